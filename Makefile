@@ -1,0 +1,49 @@
+# Everything a person does with this repository. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test check e2e lock clean
+
+PYTHON_IN_VENV := .venv/bin/python
+# Made by deploy/local/setup when it has finished; older than the lock means: install again.
+READY := .venv/.synced
+# More arguments for pytest, demo or the end-to-end tests: make test ARGS="-k retry"
+ARGS ?=
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make the virtual environment .venv from Pipfile.lock
+	@echo "setup: .venv is up to date"
+
+$(READY): Pipfile.lock deploy/local/setup
+	@deploy/local/setup
+
+demo: $(READY) ## Show the service at work on a flaky local site, in a minute and a half
+	@$(PYTHON_IN_VENV) -m deploy.local.demo $(ARGS)
+
+run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at /ui/
+	@$(PYTHON_IN_VENV) -m deploy.local.run
+
+test: $(READY) ## Run all tests with a private broker and database (TEST_BROKER=docker: broker in Docker)
+	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+
+check: $(READY) ## Check style, types and imports
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy --strict producer consumer shared deploy tests
+	@.venv/bin/lint-imports
+
+e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end tests against it, remove it
+	@deploy/compose/e2e $(ARGS)
+
+lock: $(READY) ## Renew Pipfile.lock from Pipfile, tied to no package index
+	@PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .tools/bin/pipenv lock
+	@$(PYTHON_IN_VENV) -m deploy.local.strip_lock Pipfile.lock
+
+clean: ## Remove what was made here: .venv, .tools, .run (all local data), caches
+	@rm -rf .venv .tools .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if docker info >/dev/null 2>&1; then \
+	  docker volume ls -q --filter label=retriever.data=$(CURDIR)/.run/broker | xargs -r docker volume rm >/dev/null; fi

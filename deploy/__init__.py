@@ -1,0 +1,1 @@
+"""What it takes to run Retriever: on this machine (`deploy.local`) and in containers (`deploy/compose`)."""

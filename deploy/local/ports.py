@@ -1,0 +1,44 @@
+"""Free TCP ports on the loopback address, below the ephemeral range."""
+
+import random
+import socket
+
+LOOPBACK = "127.0.0.1"
+
+# Linux hands out source ports from 32768 up. A client that reconnects to a stopped server on such a port can
+# be given that very port as its source, and so connects to itself; below the range that cannot happen.
+LOWEST_PORT = 20_000
+HIGHEST_PORT = 32_767
+ATTEMPTS_PER_PORT = 200
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on now."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Return different free TCP ports of 127.0.0.1, all in [LOWEST_PORT, HIGHEST_PORT].
+
+    Raises:
+        OSError: no free port was found in a fair number of tries.
+    """
+    held: list[socket.socket] = []
+    try:
+        held.extend(_bind_any() for _ in range(count))
+        return tuple(listener.getsockname()[1] for listener in held)
+    finally:
+        for listener in held:
+            listener.close()
+
+
+def _bind_any() -> socket.socket:
+    for _ in range(ATTEMPTS_PER_PORT):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.bind((LOOPBACK, random.randint(LOWEST_PORT, HIGHEST_PORT)))
+        except OSError:
+            listener.close()
+        else:
+            return listener
+    raise OSError(f"No free TCP port on {LOOPBACK} in {LOWEST_PORT}-{HIGHEST_PORT}; end some servers.")

@@ -1,0 +1,143 @@
+"""Processes that we start and must end: by id, never by name, however the program ends."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from deploy.local.errors import StartFailed
+
+POLL_SECONDS = 0.1
+LOG_TAIL_LINES = 25
+
+
+def wait_until_ready(
+    is_ready: Callable[[], bool],
+    *,
+    name: str,
+    deadline_seconds: float,
+    is_alive: Callable[[], bool],
+    read_log: Callable[[], str],
+) -> None:
+    """Block until a server is ready.
+
+    Raises:
+        StartFailed: It ended, or the deadline passed; the message ends with the tail of its log.
+    """
+    give_up_at = time.monotonic() + deadline_seconds
+    while not is_ready():
+        if not is_alive():
+            raise StartFailed(f"{name} ended while starting. Its log ends with:\n{_tail(read_log())}")
+        if time.monotonic() > give_up_at:
+            raise StartFailed(
+                f"{name} was not ready after {deadline_seconds:g} s. Its log ends with:\n{_tail(read_log())}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def end(process: subprocess.Popen[bytes], *, by: signal.Signals, grace_seconds: float, pid: int = 0) -> None:
+    """Ask a process to end, wait, and kill its whole group if it stays. Ended already: does nothing.
+
+    Args:
+        process: Started with `start_new_session=True`, so that its group is its own.
+        by: The signal that asks.
+        grace_seconds: How long it may take.
+        pid: The process to ask, when that is a child of `process` (a server behind its start script).
+    """
+    if process.poll() is None:
+        _signal(pid or process.pid, by)
+        try:
+            process.wait(timeout=grace_seconds)
+        except subprocess.TimeoutExpired:
+            pass
+    kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a process group that we started, and reap the process itself."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        # Nobody is left (macOS says so with EPERM).
+        pass
+    process.wait()
+
+
+def end_leftover(pid_file: Path, *, mark: str, grace_seconds: float = 20.0) -> None:
+    """End the server that a killed run left behind: two servers on one data folder would ruin it.
+
+    Args:
+        pid_file: Written by that server; missing or stale is fine.
+        mark: Text in the server's command line, so that a recycled id is left alone.
+        grace_seconds: How long it may take before it is killed.
+    """
+    try:
+        pid = int(pid_file.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return
+    if mark not in command_line(pid):
+        return
+    _signal(pid, signal.SIGTERM)
+    give_up_at = time.monotonic() + grace_seconds
+    while mark in command_line(pid):
+        if time.monotonic() > give_up_at:
+            _signal(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a running process; empty if there is none (or no /proc: macOS)."""
+    try:
+        return (
+            (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
+    except OSError:
+        return ""
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of the running children of a process (none without /proc: macOS)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # "pid (name) state parent ...": the name may hold blanks and brackets, so read from its end.
+            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+        if parent == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the program like Ctrl-C does, so that every `finally` ends what it started."""
+    ours_to_set = threading.current_thread() is threading.main_thread()
+    if not ours_to_set or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _tail(log: str) -> str:
+    return "\n".join(log.splitlines()[-LOG_TAIL_LINES:])

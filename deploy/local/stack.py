@@ -1,0 +1,157 @@
+"""The whole service on this machine: a broker, a migrated store, the Procfile's processes under honcho."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.broker import Broker, open_broker
+from deploy.local.errors import StartFailed
+from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.processes import end, sigterm_as_exit, wait_until_ready
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_SECONDS = 60.0
+# honcho itself kills what has not ended five seconds after its SIGTERM.
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where the running service is, and how it runs."""
+
+    api_url: str
+    management_url: str | None
+    amqp_url: str
+    broker: Broker
+    processes: subprocess.Popen[bytes]
+
+    def wait(self) -> int:
+        """Block until the processes have ended by themselves; return their exit status."""
+        return self.processes.wait()
+
+
+@contextmanager
+def open_stack(data_dir: Path, environment: Mapping[str, str], *, log: Path | None = None) -> Iterator[Stack]:
+    """Yield the running service when its API is ready, and end all of it afterwards.
+
+    Args:
+        data_dir: Keeps the broker's data and the SQLite store from run to run.
+        environment: All of the processes' environment: pass `os.environ` with changes. RETRIEVER_API_PORT is
+            a free port unless it is set, RETRIEVER_DATABASE_URL is SQLite in `data_dir` unless it is set.
+        log: Where the processes write; None for the terminal.
+
+    Raises:
+        LocalError: There is no broker, the migration failed, or the API did not become ready.
+    """
+    data_dir = data_dir.resolve()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        open_broker(data_dir / "broker", environment=environment) as broker,
+        open_service(broker, data_dir, environment, log=log) as stack,
+    ):
+        yield stack
+
+
+@contextmanager
+def open_service(
+    broker: Broker, data_dir: Path, environment: Mapping[str, str], *, log: Path | None = None
+) -> Iterator[Stack]:
+    """Yield the service on a broker that runs already, and end the service, not the broker, afterwards.
+
+    Args:
+        broker: Where the jobs go.
+        data_dir: An existing folder for the SQLite store.
+        environment: As for `open_stack`.
+        log: As for `open_stack`.
+
+    Raises:
+        StartFailed: The migration failed, or the API did not become ready.
+    """
+    with sigterm_as_exit():
+        settings = _settings(environment, broker, data_dir.resolve())
+        _migrate(settings)
+        api_url = f"http://{LOOPBACK}:{settings['RETRIEVER_API_PORT']}"
+        processes = _start(settings, log)
+        try:
+            wait_until_ready(
+                lambda: _is_api_ready(api_url),
+                name="Retriever",
+                deadline_seconds=READY_SECONDS,
+                is_alive=lambda: processes.poll() is None,
+                read_log=lambda: log.read_text(errors="replace") if log else "(it is above)",
+            )
+            yield Stack(api_url, broker.management_url, broker.amqp_url, broker, processes)
+        finally:
+            end(processes, by=signal.SIGTERM, grace_seconds=STOP_SECONDS)
+
+
+def _settings(environment: Mapping[str, str], broker: Broker, data_dir: Path) -> dict[str, str]:
+    """Return the processes' environment; their `python` is the one that runs this."""
+    database_url = environment.get("RETRIEVER_DATABASE_URL") or f"sqlite:///{data_dir / 'retriever.db'}"
+    folders = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+    return {
+        **environment,
+        "PATH": os.pathsep.join(folders),
+        "PYTHONUNBUFFERED": "1",
+        "RETRIEVER_AMQP_URL": broker.amqp_url,
+        "RETRIEVER_DATABASE_URL": database_url,
+        "RETRIEVER_API_PORT": environment.get("RETRIEVER_API_PORT") or str(free_port()),
+    }
+
+
+def _migrate(settings: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "producer", "migrate"],
+        cwd=ROOT,
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise StartFailed(
+            f"`python -m producer migrate` failed with status {done.returncode}:\n{done.stdout}"
+        )
+
+
+def _start(settings: Mapping[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+    # --env: honcho would let a .env file override the settings that we pass.
+    command = [
+        sys.executable,
+        "-m",
+        "honcho",
+        "--env",
+        os.devnull,
+        "--procfile",
+        str(ROOT / "Procfile"),
+        "start",
+    ]
+    with (log or Path(os.devnull)).open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=settings,
+            stdin=subprocess.DEVNULL,
+            stdout=output if log else None,
+            stderr=subprocess.STDOUT if log else None,
+            # Its own session: Ctrl-C in the terminal reaches us alone, and we stop it in order.
+            start_new_session=True,
+        )
+
+
+def _is_api_ready(api_url: str) -> bool:
+    connection = http.client.HTTPConnection(api_url.removeprefix("http://"), timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,101 @@
+"""Fixtures for the whole suite: one broker and PostgreSQL a run, a fresh virtual host and database a test."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from deploy.local.broker import Broker, open_broker
+from deploy.local.database import Database, open_postgres
+from deploy.local.ports import free_ports
+from tests.support.management import Management
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """Yield the run's broker; `TEST_BROKER=docker` takes one in Docker. A missing broker is an error."""
+    with open_broker(prefer=os.environ.get("TEST_BROKER") or None) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def own_broker(broker: Broker) -> Iterator[Broker]:
+    """Yield a broker to stop, kill and start again: the run's own, or a private one beside a given one."""
+    if broker.is_ours:
+        yield broker
+        return
+    with open_broker(environment={}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Database]:
+    """Yield the run's PostgreSQL. A missing one is an error."""
+    with open_postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def management(broker: Broker) -> Iterator[Management]:
+    """Yield a client of the broker's management API."""
+    if broker.management_url is None:
+        raise pytest.UsageError("RETRIEVER_AMQP_URL is set: set RETRIEVER_MANAGEMENT_URL too.")
+    client = Management(broker.management_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """Return a TCP port on which nobody listens."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture
+def vhost(management: Management) -> Iterator[str]:
+    """Yield the name of a virtual host that only this test has."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    management.create_vhost(name)
+    yield name
+    management.delete_vhost(name)
+
+
+@pytest.fixture
+def vhost_url(broker: Broker, vhost: str) -> str:
+    """Return the AMQP address of a virtual host that only this test has."""
+    return f"{broker.amqp_url.rsplit('/', maxsplit=1)[0]}/{vhost}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the address of a fresh empty database, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'retriever.db'}"
+        return
+    yield request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def postgres_url(postgres: Database) -> Iterator[str]:
+    """Yield the address of a fresh empty PostgreSQL database, dropped afterwards."""
+    with new_postgres_database(postgres) as url:
+        yield url
+
+
+@contextmanager
+def new_postgres_database(postgres: Database) -> Iterator[str]:
+    """Yield the address of a fresh empty database of a server, and drop it afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _administer(postgres, f"CREATE DATABASE {name}")
+    yield f"{postgres.url.rsplit('/', maxsplit=1)[0]}/{name}"
+    _administer(postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _administer(postgres: Database, statement: str) -> None:
+    with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as connection:
+        # The name is ours and random; identifiers cannot be parameters.
+        connection.execute(statement.encode())

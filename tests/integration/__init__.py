@@ -1,0 +1,1 @@
+"""Tests of one adapter each, against a real broker or database."""

@@ -1,0 +1,78 @@
+"""Tests of `deploy.local.broker` against the broker that it opens."""
+
+import asyncio
+
+import aio_pika
+import pytest
+
+from deploy.local.broker import Broker, open_broker
+from deploy.local.errors import LocalError
+from tests.support.management import Management
+
+QUEUE = "kept"
+
+
+async def test_a_stopped_and_a_killed_broker_come_back_on_their_ports_with_their_messages(
+    own_broker: Broker,
+) -> None:
+    await publish(own_broker.amqp_url, b"before the stop")
+
+    # In this order: RabbitMQ (3.10 and 4.3) loses a quorum queue whose node is killed within seconds of its
+    # declaration (Ra's table of names is not on disk yet); an orderly stop writes it.
+    await asyncio.to_thread(own_broker.stop)
+    was_ready_while_stopped = own_broker.is_ready()
+    await asyncio.to_thread(own_broker.start)
+    await publish(own_broker.amqp_url, b"before the kill")
+    await asyncio.to_thread(own_broker.kill)
+    was_ready_while_dead = own_broker.is_ready()
+    await asyncio.to_thread(own_broker.start)
+
+    assert not was_ready_while_stopped
+    assert not was_ready_while_dead
+    assert await take(own_broker.amqp_url, count=2) == [b"before the stop", b"before the kill"]
+
+
+async def test_a_test_has_a_virtual_host_of_its_own(
+    management: Management, vhost: str, vhost_url: str
+) -> None:
+    await publish(vhost_url, b"mine")
+
+    assert [queue["name"] for queue in management.queues(vhost)] == [QUEUE]
+    assert [message["payload"] for message in management.messages(vhost, QUEUE)] == ["mine"]
+
+
+def test_a_given_broker_is_taken_as_it_is_and_never_stopped() -> None:
+    given = {
+        "RETRIEVER_AMQP_URL": "amqp://u:p@broker.example/",
+        "RETRIEVER_MANAGEMENT_URL": "http://u:p@broker.example",
+    }
+
+    with open_broker(environment=given) as broker:
+        assert (broker.kind, broker.amqp_url) == ("given", given["RETRIEVER_AMQP_URL"])
+        with pytest.raises(LocalError, match="given"):
+            broker.stop()
+
+
+async def publish(url: str, body: bytes) -> None:
+    """Publish one persistent message to a durable quorum queue and wait for the confirm."""
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel(publisher_confirms=True)
+        await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+        message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+        await channel.default_exchange.publish(message, QUEUE, timeout=10)
+
+
+async def take(url: str, *, count: int) -> list[bytes]:
+    """Take messages from the queue, and the queue with them."""
+    taken: list[bytes] = []
+    async with asyncio.timeout(20), await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(QUEUE)
+        async with queue.iterator() as messages:
+            async for message in messages:
+                await message.ack()
+                taken.append(message.body)
+                if len(taken) == count:
+                    break
+        await queue.delete(if_unused=False, if_empty=False)
+    return taken

@@ -1,0 +1,71 @@
+"""A tiny client of RabbitMQ's management API: what tests look at, and the virtual hosts that they work in."""
+
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+
+class Management:
+    """Reads queues and makes virtual hosts through the management API."""
+
+    def __init__(self, url: str) -> None:
+        """Take the API's address with user and password, `http://guest:guest@127.0.0.1:15672`."""
+        self._user = urlsplit(url).username or "guest"
+        self._http = httpx.Client(base_url=f"{url.rstrip('/')}/api", timeout=10.0)
+
+    def queues(self, vhost: str) -> list[dict[str, Any]]:
+        """Return every queue of a virtual host; lengths are about a second old."""
+        return list(self._call("GET", f"/queues/{quote(vhost, safe='')}").json())
+
+    def queue(self, vhost: str, name: str) -> dict[str, Any]:
+        """Return one queue with its length, arguments and state.
+
+        Raises:
+            httpx.HTTPStatusError: There is no such queue (404).
+        """
+        return dict(self._call("GET", f"/queues/{quote(vhost, safe='')}/{quote(name, safe='')}").json())
+
+    def messages(self, vhost: str, name: str, *, count: int = 1000) -> list[dict[str, Any]]:
+        """Return the messages at the head of a queue and put them back; it counts as a delivery of each."""
+        body = {"count": count, "ackmode": "ack_requeue_true", "encoding": "auto"}
+        path = f"/queues/{quote(vhost, safe='')}/{quote(name, safe='')}/get"
+        return list(self._call("POST", path, body).json())
+
+    def publish(self, vhost: str, exchange: str, routing_key: str, payload: str) -> None:
+        """Publish a message as a stranger would."""
+        body = {
+            "routing_key": routing_key,
+            "payload": payload,
+            "payload_encoding": "string",
+            "properties": {},
+        }
+        path = f"/exchanges/{quote(vhost, safe='')}/{quote(exchange, safe='')}/publish"
+        assert self._call("POST", path, body).json() == {"routed": True}
+
+    async def close_connections(self, vhost: str, *, name: str) -> bool:
+        """Close the connections of that name by force; return whether there were any yet."""
+        connections = self._call("GET", f"/vhosts/{quote(vhost, safe='')}/connections").json()
+        chosen = [each for each in connections if each.get("user_provided_name") == name]
+        for each in chosen:
+            self._call("DELETE", f"/connections/{quote(each['name'], safe='')}")
+        return bool(chosen)
+
+    def create_vhost(self, vhost: str) -> None:
+        """Make a virtual host that our user may do everything in."""
+        self._call("PUT", f"/vhosts/{quote(vhost, safe='')}", {})
+        rights = {"configure": ".*", "write": ".*", "read": ".*"}
+        self._call("PUT", f"/permissions/{quote(vhost, safe='')}/{quote(self._user, safe='')}", rights)
+
+    def delete_vhost(self, vhost: str) -> None:
+        """Delete a virtual host with all that is in it; its connections are closed."""
+        self._call("DELETE", f"/vhosts/{quote(vhost, safe='')}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        response = self._http.request(method, path, json=body)
+        response.raise_for_status()
+        return response
