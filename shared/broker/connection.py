@@ -1,0 +1,99 @@
+"""Connections that come back: a fresh plain connection each time, never a half-restored one.
+
+aio-pika's robust connection is not used: it restores what it remembers, loops for ever on a
+declaration that no longer matches, and leaves consumers behind when their queue was deleted.
+Here whoever uses a connection sets it up again from the start, so a connection that is up is
+one on which everything was done.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from yarl import URL
+
+# What a broker that is away, or taken away, looks like through aio-pika and aiormq.
+CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
+
+_HEARTBEAT_SECONDS = 15
+_CONNECT_TIMEOUT_SECONDS = 10.0
+_CLOSE_TIMEOUT_SECONDS = 5.0
+_FIRST_BACKOFF_SECONDS = 0.2
+_MAX_BACKOFF_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+async def keep_connected(
+    url: str, *, name: str, use: Callable[[AbstractConnection], Awaitable[None]]
+) -> None:
+    """Call `use` with a fresh connection, and again after each loss, until cancelled.
+
+    `use` sets up what it needs and runs until cancelled; it is cancelled when the connection is
+    lost. A broker that is away, or errors of it that `use` lets through, are waited out with a
+    growing, jittered pause.
+
+    Args:
+        name: How the connection is called in the management console.
+    """
+    backoff_seconds = _FIRST_BACKOFF_SECONDS
+    while True:
+        try:
+            connection = await _connect(url, name)
+            backoff_seconds = _FIRST_BACKOFF_SECONDS
+            try:
+                await _use_until_lost(connection, use)
+            finally:
+                await _close(connection)
+            logger.warning("broker_connection_lost", extra={"connection": name})
+        except CONNECTION_ERRORS as error:
+            logger.warning("broker_unavailable", extra={"connection": name, "error": _words(error)})
+        await asyncio.sleep(backoff_seconds * (0.5 + random.random() / 2))
+        backoff_seconds = min(backoff_seconds * 2, _MAX_BACKOFF_SECONDS)
+
+
+async def _connect(url: str, name: str) -> AbstractConnection:
+    asked = URL(url)
+    # The default heartbeat of 60 s leaves a silent peer unnoticed for three minutes.
+    query = {"heartbeat": str(_HEARTBEAT_SECONDS), "name": name, **dict(asked.query)}
+    async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
+        return await aio_pika.connect(asked.with_query(query))
+
+
+async def _use_until_lost(
+    connection: AbstractConnection, use: Callable[[AbstractConnection], Awaitable[None]]
+) -> None:
+    lost = asyncio.Event()
+    connection.close_callbacks.add(lambda *_: lost.set())
+
+    async def watch(using: asyncio.Task[None]) -> None:
+        await lost.wait()
+        using.cancel()
+
+    using = asyncio.ensure_future(use(connection))
+    watching = asyncio.create_task(watch(using))
+    try:
+        await asyncio.wait({using})
+    finally:
+        watching.cancel()
+        using.cancel()
+        await asyncio.gather(watching, using, return_exceptions=True)
+    if not using.cancelled() and (error := using.exception()):
+        raise error
+
+
+async def _close(connection: AbstractConnection) -> None:
+    # A blocked or dead peer would hold the close for minutes; dropping the socket requeues all the same.
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+            await connection.close()
+    except CONNECTION_ERRORS as error:
+        logger.debug("broker_close_failed", extra={"error": _words(error)})
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

@@ -1,0 +1,55 @@
+"""One delivered message and the ways to settle it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from shared.broker.connection import CONNECTION_ERRORS
+from shared.errors import DeliveryLost
+
+
+class Delivery:
+    """One delivered message; settle it exactly once, by `ack`, `requeue` or `dead_letter`."""
+
+    def __init__(self, message: AbstractIncomingMessage, on_settled: Callable[[], None]) -> None:
+        """Wrap a message of aio-pika, which stays bound to the channel it came on."""
+        self._message = message
+        self._on_settled = on_settled
+        self.body: bytes = message.body
+        self.exchange: str = message.exchange or ""
+        self.routing_key: str = message.routing_key or ""
+        self.headers: Mapping[str, Any] = message.headers
+        self.type: str = message.type or ""
+        self.correlation_id: str = message.correlation_id or ""
+
+    async def ack(self) -> None:
+        """Tell the broker that the message is dealt with.
+
+        Raises:
+            DeliveryLost: the channel is gone; the broker delivers the message again.
+        """
+        await self._settle(self._message.ack())
+
+    async def dead_letter(self) -> None:
+        """Refuse the message for good: its queue's dead-letter exchange takes it, at least once.
+
+        Raises:
+            DeliveryLost: the channel is gone; the broker delivers the message again.
+        """
+        await self._settle(self._message.reject(requeue=False))
+
+    async def requeue(self) -> None:
+        """Give the message back untouched. A nack, because on 4.3 only a reject counts as a delivery.
+
+        Raises:
+            DeliveryLost: the channel is gone; the broker requeues the message by itself.
+        """
+        await self._settle(self._message.nack(requeue=True))
+
+    async def _settle(self, settling: Awaitable[None]) -> None:
+        self._on_settled()
+        try:
+            await settling
+        except CONNECTION_ERRORS as error:
+            raise DeliveryLost("the channel closed before the message was settled") from error

@@ -1,0 +1,160 @@
+"""Publishing with confirms: a message counts as sent only when the broker has it on disk."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import aio_pika
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.exceptions import DeliveryError, PublishError
+
+from shared.broker.connection import CONNECTION_ERRORS, keep_connected
+from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish, persistent and mandatory.
+
+    Attributes:
+        type: `job` or `report`, the AMQP type property.
+        job_id: Goes into `correlation_id`; empty when the message cannot be read.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    type: str
+    job_id: str = ""
+    headers: Mapping[str, str | int] = field(default_factory=dict)
+
+
+class Publisher:
+    """Publishes on one confirming channel of its own connection; `run` keeps it open.
+
+    A connection that publishes is blocked by the broker's memory and disk alarms, so it must not be
+    the one that consumes: acks would hang with it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        timeout_seconds: float,
+        prepare: Callable[[AbstractChannel], Awaitable[None]] | None = None,
+    ) -> None:
+        """Make a publisher that is not connected yet.
+
+        Args:
+            name: How the connection is called in the management console.
+            timeout_seconds: Limit of one publish, waiting for the connection included.
+            prepare: Called with a throw-away channel on each new connection, to declare the topology.
+        """
+        self._url = url
+        self._name = name
+        self._timeout_seconds = timeout_seconds
+        self._prepare = prepare
+        self._ready = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._channel: AbstractChannel | None = None
+        self._exchanges: dict[str, AbstractExchange] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a message could be published now."""
+        return self._ready.is_set()
+
+    async def wait_ready(self) -> None:
+        """Return once a message could be published."""
+        if self._channel is not None and self._channel.is_closed:
+            # The channel knows that it is closed a moment before its callbacks run.
+            self._ready.clear()
+        await self._ready.wait()
+
+    async def run(self) -> None:
+        """Keep the channel open until cancelled."""
+        await keep_connected(self._url, name=self._name, use=self._keep_channel)
+
+    def reset(self) -> None:
+        """Open a new channel and prepare it again, as after an unroutable message."""
+        self._broken.set()
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish one message and wait for the broker's confirm.
+
+        Every call makes a new message id: aiormq matches returned messages to publishes by it, and
+        of two equal ones in flight it would confirm one that was returned.
+
+        Raises:
+            MessageUnroutable: no queue is bound for the routing key; nothing was stored.
+            MessageRefused: a queue rejected it.
+            BrokerUnavailable: no confirm came; the message may have been stored all the same.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self.wait_ready()
+                await self._exchange(message.exchange).publish(
+                    _amqp_message(message), message.routing_key, mandatory=True
+                )
+        except PublishError as error:
+            raise MessageUnroutable(f"{message.exchange} has no queue for {message.routing_key}") from error
+        except DeliveryError as error:
+            raise MessageRefused(f"a queue of {message.exchange} refused {message.routing_key}") from error
+        except CONNECTION_ERRORS as error:
+            raise BrokerUnavailable(f"no confirm from the broker: {type(error).__name__}") from error
+        except asyncio.CancelledError as error:
+            # A connection torn down by the client side cancels the publishes in flight. Nobody
+            # cancelled us then, and the outcome is simply unknown.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise BrokerUnavailable("the connection was torn down before the confirm") from error
+
+    async def _keep_channel(self, connection: AbstractConnection) -> None:
+        while True:
+            await self._prepare_topology(connection)
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            self._broken = asyncio.Event()
+            channel.close_callbacks.add(lambda *_, broken=self._broken: broken.set())
+            self._channel, self._exchanges = channel, {}
+            self._ready.set()
+            try:
+                await self._broken.wait()
+            finally:
+                self._ready.clear()
+            if not channel.is_closed:
+                await channel.close()
+
+    async def _prepare_topology(self, connection: AbstractConnection) -> None:
+        if self._prepare is None:
+            return
+        # A throw-away channel: a declaration that does not match closes the channel it was made on.
+        async with connection.channel() as channel:
+            await self._prepare(channel)
+
+    def _exchange(self, name: str) -> AbstractExchange:
+        if self._channel is None:
+            raise BrokerUnavailable("no channel is open")
+        exchange = self._exchanges.get(name)
+        if exchange is None:
+            exchange = self._exchanges[name] = aio_pika.Exchange(self._channel, name)
+        return exchange
+
+
+def _amqp_message(message: Outgoing) -> Message:
+    return Message(
+        message.body,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        content_type="application/json",
+        message_id=uuid.uuid4().hex,
+        correlation_id=message.job_id or None,
+        type=message.type,
+        app_id="retriever",
+        headers=dict(message.headers),
+    )

@@ -1,0 +1,149 @@
+"""Names, arguments and bindings of every exchange and queue, and their declaration.
+
+Declares identically on RabbitMQ 3.10 and 4.3. What correctness needs is in queue arguments and not
+in policies, because losing nothing must not depend on an operator's step. Redeclaring is harmless;
+a queue that exists with other arguments is a 406, which names it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel, AbstractExchange
+from pamqp.common import FieldTable
+
+from shared.kinds.registry import Lane
+from shared.retry import DELAY_STEPS_SECONDS
+
+JOBS = "jobs"
+DELAY = "jobs.delay"
+RETURN = "jobs.return"
+DEAD = "jobs.dead"
+UNROUTED = "jobs.unrouted"
+RESULTS = "results"
+OUTCOMES = "outcomes"
+
+PARKED_QUEUE = "jobs.parked"
+RECORDER_QUEUE = "results.recorder"
+
+# A worker that dies with a message counts here. An explicit number, because the defaults differ:
+# none on 3.10, 20 on 4.x; and -1 drops messages on 3.10.
+WORK_DELIVERY_LIMIT = 20
+# The parking queue is terminal and has no dead-letter exchange: from 4.0 on, the default limit of
+# 20 would delete a message that a dying reader had in hand that often. Out of reach on purpose.
+PARKED_DELIVERY_LIMIT = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeSpec:
+    """A durable exchange."""
+
+    name: str
+    type: ExchangeType = ExchangeType.TOPIC
+    alternate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """A durable quorum queue and what it is bound to, as (exchange, binding key)."""
+
+    name: str
+    bindings: tuple[tuple[str, str], ...]
+    arguments: Mapping[str, str | int] = field(default_factory=dict)
+
+
+def work_queue(kind: str, lane: Lane) -> str:
+    """Return the name of the queue that workers of one kind and lane consume."""
+    return f"jobs.{kind}.{lane}"
+
+
+def work_key(kind: str, lane: Lane) -> str:
+    """Return the routing key of a job that is to run now."""
+    return f"{kind}.{lane}"
+
+
+def delay_queue(step_seconds: int) -> str:
+    """Return the name of the queue in which messages wait for one step of the ladder."""
+    return f"jobs.delay.{step_seconds}s"
+
+
+def delay_key(kind: str, lane: Lane, step_seconds: int) -> str:
+    """Return the routing key that picks a delay step and, unchanged, leads home."""
+    return f"{kind}.{lane}.{step_seconds}s"
+
+
+def exchanges() -> tuple[ExchangeSpec, ...]:
+    """Return every exchange, alternates first."""
+    return (
+        ExchangeSpec(UNROUTED, ExchangeType.FANOUT),
+        # No alternate here: the relay wants to hear of an unroutable job and keep it.
+        ExchangeSpec(JOBS),
+        ExchangeSpec(DELAY),
+        # At-least-once dead-lettering stalls for good behind 32 unroutable messages, so
+        # everything that dead-letters must find a queue.
+        ExchangeSpec(RETURN, alternate=UNROUTED),
+        ExchangeSpec(DEAD, alternate=UNROUTED),
+        ExchangeSpec(RESULTS),
+        ExchangeSpec(OUTCOMES),
+    )
+
+
+def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
+    """Return every queue for the given kinds."""
+    return (
+        QueueSpec(PARKED_QUEUE, ((DEAD, "#"), (UNROUTED, "#")), {"x-delivery-limit": PARKED_DELIVERY_LIMIT}),
+        QueueSpec(
+            RECORDER_QUEUE,
+            ((RESULTS, "#"), (DELAY, "#"), (DEAD, "#")),
+            {"x-delivery-limit": WORK_DELIVERY_LIMIT, **_dead_lettering_to(UNROUTED)},
+        ),
+        *(_work_queue_spec(kind, lane) for kind in kinds for lane in Lane),
+        *(_delay_queue_spec(step) for step in DELAY_STEPS_SECONDS),
+    )
+
+
+async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> None:
+    """Declare every exchange, queue and binding; idempotent.
+
+    Raises:
+        ChannelPreconditionFailed: something of that name exists with other arguments.
+    """
+    declared: dict[str, AbstractExchange] = {}
+    for spec in exchanges():
+        arguments: FieldTable | None = {"alternate-exchange": spec.alternate} if spec.alternate else None
+        declared[spec.name] = await channel.declare_exchange(
+            spec.name, spec.type, durable=True, arguments=arguments
+        )
+    for queue_spec in queues(kinds):
+        queue = await channel.declare_queue(
+            queue_spec.name, durable=True, arguments={"x-queue-type": "quorum", **queue_spec.arguments}
+        )
+        for exchange, key in queue_spec.bindings:
+            await queue.bind(declared[exchange], key)
+
+
+def _dead_lettering_to(exchange: str) -> dict[str, str | int]:
+    # At-least-once needs reject-publish; with drop-head it silently falls back to at-most-once.
+    # https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
+    return {
+        "x-dead-letter-exchange": exchange,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+def _work_queue_spec(kind: str, lane: Lane) -> QueueSpec:
+    key = f"{work_key(kind, lane)}.#"
+    return QueueSpec(
+        work_queue(kind, lane),
+        ((JOBS, key), (RETURN, key)),
+        {"x-delivery-limit": WORK_DELIVERY_LIMIT, **_dead_lettering_to(DEAD)},
+    )
+
+
+def _delay_queue_spec(step_seconds: int) -> QueueSpec:
+    return QueueSpec(
+        delay_queue(step_seconds),
+        ((DELAY, f"#.{step_seconds}s"),),
+        {"x-message-ttl": step_seconds * 1_000, **_dead_lettering_to(RETURN)},
+    )

@@ -1,0 +1,90 @@
+"""Every error Retriever raises on purpose, in one tree.
+
+RetrieverError
+├── SettingsInvalid            a setting is missing or wrong; the process must not start
+├── BrokerError
+│   ├── BrokerUnavailable      connection lost, blocked, or no confirm in time: publish again later
+│   ├── MessageUnroutable      no queue is bound for it: the topology is not declared or was damaged
+│   ├── MessageRefused         a queue said no (full, or without a majority): back off
+│   └── DeliveryLost           its channel is gone: the broker will deliver the message again
+├── MessageUndecodable         the body is not one of our messages; park it raw
+├── StoreUnavailable           the database did not answer; try again
+├── JobInvalid                 a submitted job breaks a rule; carries where and why
+├── JobNotFound, BatchNotFound no row has this id
+└── JobNotParked               only a parked job can be redriven
+
+A job's own failure is not here: it is a value, `shared.outcomes.Failed`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RetrieverError(Exception):
+    """Anything Retriever raises on purpose."""
+
+
+class SettingsInvalid(RetrieverError):
+    """A setting is missing or wrong; the message names the variable."""
+
+
+class BrokerError(RetrieverError):
+    """RabbitMQ did not take or give a message."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The connection was lost, is blocked by an alarm, or no confirm came in time.
+
+    The message may have been stored all the same: publish it again with the same job id.
+    """
+
+
+class MessageUnroutable(BrokerError):
+    """The broker returned the message: no queue is bound for its routing key."""
+
+
+class MessageRefused(BrokerError):
+    """A queue rejected the message (full, or unavailable); back off and publish it again."""
+
+
+class DeliveryLost(BrokerError):
+    """The delivery's channel has closed; the broker has requeued or will requeue the message."""
+
+
+class MessageUndecodable(RetrieverError):
+    """The body of a message is not one that this version understands."""
+
+
+class StoreUnavailable(RetrieverError):
+    """The database did not answer or refused.
+
+    The change was not made, unless the connection broke at the very commit.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong with a submitted document: `loc` is a JSON pointer such as `/args/url`."""
+
+    loc: str
+    msg: str
+
+
+class JobInvalid(RetrieverError):
+    """A submitted job breaks a rule; `errors` names every field at fault."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.loc}: {error.msg}" for error in errors))
+        self.errors = tuple(errors)
+
+
+class JobNotFound(RetrieverError):
+    """No job has this id."""
+
+
+class BatchNotFound(RetrieverError):
+    """No batch has this id."""
+
+
+class JobNotParked(RetrieverError):
+    """The job is not parked, so there is nothing to redrive."""

@@ -1,0 +1,46 @@
+"""The small HTTP server of processes that have no API: `/livez`, `/readyz` and `/metrics`."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+Probe = Callable[[], bool]
+
+
+@asynccontextmanager
+async def serve_health(
+    *, host: str, port: int, probes: Mapping[str, Probe], registry: CollectorRegistry
+) -> AsyncIterator[None]:
+    """Serve health and metrics while inside; port 0 serves nothing.
+
+    `/readyz` is 200 when every probe says yes, else 503; both name each probe.
+    """
+    if port == 0:
+        yield
+        return
+    runner = web.AppRunner(_build_app(probes, registry), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _build_app(probes: Mapping[str, Probe], registry: CollectorRegistry) -> web.Application:
+    async def livez(_: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        answers = {name: probe() for name, probe in probes.items()}
+        return web.json_response(answers, status=200 if all(answers.values()) else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return app

@@ -1,0 +1,47 @@
+"""The table of kinds: everything that is known of a kind without doing its work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+
+from shared.kinds.check import CheckArgs, CheckResult
+from shared.kinds.fetch import FetchArgs, FetchResult
+from shared.retry import RetryPolicy
+
+
+class Lane(StrEnum):
+    """Two queues a kind, so that a million-URL batch never makes one person wait."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of job."""
+
+    name: str
+    description: str
+    args_model: type[BaseModel]
+    result_model: type[BaseModel]
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            Kind("check", "Is this URL good?", CheckArgs, CheckResult),
+            Kind("fetch", "GET a page or an API, keep it, pick out data.", FetchArgs, FetchResult),
+        )
+    }
+)
+
+
+def args_document(args: BaseModel) -> dict[str, Any]:
+    """Return validated arguments as the JSON that is stored and sent: only what differs from the defaults."""
+    return args.model_dump(mode="json", exclude_defaults=True)

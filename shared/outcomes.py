@@ -1,0 +1,53 @@
+"""What one attempt came to, as a value. A job that fails is not an error of ours."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The work was done; `result` is JSON as the kind's result model says."""
+
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The work was not done.
+
+    Attributes:
+        reason: A short stable code, such as `http_503` or `timeout`; failures are grouped by it.
+        explanation: One sentence for a person; never secrets or bodies.
+        transient: Whether the same attempt may succeed later.
+        retry_after_seconds: What the target asked for, if it did.
+        result: What is known all the same, as the kind's result model says.
+    """
+
+    reason: str
+    explanation: str
+    transient: bool
+    retry_after_seconds: float | None = None
+    result: dict[str, Any] | None = None
+
+
+Outcome = Succeeded | Failed
+
+
+class OutcomeName(StrEnum):
+    """The outcome of an attempt as recorded: wire and database names."""
+
+    SUCCEEDED = "succeeded"
+    FAILED_TRANSIENT = "failed_transient"
+    FAILED_PERMANENT = "failed_permanent"
+
+
+def outcome_name(outcome: Outcome) -> OutcomeName:
+    """Return the recorded name of an outcome."""
+    match outcome:
+        case Succeeded():
+            return OutcomeName.SUCCEEDED
+        case Failed(transient=True):
+            return OutcomeName.FAILED_TRANSIENT
+        case Failed():
+            return OutcomeName.FAILED_PERMANENT

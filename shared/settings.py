@@ -1,0 +1,118 @@
+"""Settings, read once at start from `RETRIEVER_*` variables or the files that `RETRIEVER_*_FILE` name."""
+
+import os
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from shared.errors import SettingsInvalid
+
+PREFIX = "RETRIEVER_"
+
+
+class LogFormat(StrEnum):
+    """`json` for machines, `console` for people."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Settings(BaseSettings):
+    """All settings of all processes; `.env.example` lists them with unit and default."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    amqp_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    database_url: str = "sqlite:///.run/retriever.db"
+
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=1, le=65_535)] = 8_080
+    api_max_body_bytes: Annotated[int, Field(ge=1_024)] = 1_048_576
+    api_max_batch_bytes: Annotated[int, Field(ge=1_024)] = 268_435_456
+    api_body_idle_seconds: Annotated[float, Field(gt=0)] = 15.0
+
+    health_host: str = "127.0.0.1"
+    health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+
+    publish_window: Annotated[int, Field(ge=1, le=2_000)] = 200
+    publish_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+
+    relay_poll_seconds: Annotated[float, Field(gt=0)] = 0.1
+    relay_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
+    relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 500
+    recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
+
+    worker_interactive_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 20
+    worker_bulk_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 100
+    worker_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
+    user_agent: str = "Retriever/0.1"
+
+    egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+
+    log_format: LogFormat = LogFormat.JSON
+    log_level: str = "INFO"
+
+    @field_validator("egress_allow", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read variables first, then the files that `RETRIEVER_*_FILE` variables name."""
+        return init_settings, env_settings, _NamedFiles(settings_cls)
+
+
+def read_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        SettingsInvalid: a value is wrong or a named file cannot be read; names the variable, not the value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False))
+        raise SettingsInvalid("; ".join(wrong)) from None
+
+
+class _NamedFiles(PydanticBaseSettingsSource):
+    """Values from files, for Docker secrets: `RETRIEVER_AMQP_URL_FILE=/run/secrets/amqp_url`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = f"{PREFIX}{field_name.upper()}_FILE"
+        path = os.environ.get(name)
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except OSError as error:
+            raise SettingsInvalid(f"{name}: cannot read {path}: {error.strerror}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        values = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,181 @@
+"""Consuming from a real broker: every kind of loss is survived, and unsettled messages come again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared.broker.consumer import Consumer, Subscription
+from shared.broker.delivery import Delivery
+from shared.broker.publisher import Outgoing
+from shared.broker.topology import JOBS, declare_topology, work_queue
+from shared.errors import DeliveryLost
+from shared.kinds.registry import KINDS, Lane
+from tests.support.amqp import open_channel, running, running_publisher
+from tests.support.management import Management
+from tests.support.waiting import eventually
+
+QUEUE = work_queue("check", Lane.BULK)
+
+
+@asynccontextmanager
+async def consuming(
+    url: str, *, prefetch: int = 10
+) -> AsyncIterator[tuple[Consumer, asyncio.Queue[Delivery]]]:
+    """Consume the check queue while inside."""
+    deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+    subscription = Subscription(QUEUE, prefetch, deliveries.put_nowait)
+    consumer = Consumer(url, name="test consumer", subscriptions=[subscription], renew_seconds=1.0)
+    async with running(consumer.run()):
+        yield consumer, deliveries
+
+
+async def take(deliveries: asyncio.Queue[Delivery]) -> Delivery:
+    """Return the next delivery, with a deadline."""
+    async with asyncio.timeout(20):
+        return await deliveries.get()
+
+
+def job(number: int) -> Outgoing:
+    return Outgoing(JOBS, "check.bulk", str(number).encode(), "job", f"job-{number}")
+
+
+async def test_the_prefetch_limit_holds_back_what_is_not_settled(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, consuming(vhost_url, prefetch=2) as (_, deliveries):
+        for number in range(3):
+            await publisher.publish(job(number))
+        first, second = await take(deliveries), await take(deliveries)
+        assert deliveries.empty()
+
+        await first.ack()
+
+        assert (await take(deliveries)).body == b"2"
+        assert second.body == b"1"
+
+
+async def test_a_closed_connection_brings_unsettled_messages_again(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (_, deliveries):
+        await publisher.publish(job(1))
+        lost = await take(deliveries)
+        await eventually(lambda: management.close_connections(vhost, name="test consumer"))
+
+        again = await take(deliveries)
+
+        assert again.body == lost.body
+        with pytest.raises(DeliveryLost):
+            await lost.ack()
+        await again.ack()
+
+
+async def test_a_channel_closed_by_the_broker_is_opened_again(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (_, deliveries):
+        await publisher.publish(job(1))
+        delivery = await take(deliveries)
+        await delivery.ack()
+        # The broker closes a channel on which an unknown delivery tag is acked.
+        delivery._message._IncomingMessage__processed = False  # type: ignore[attr-defined]
+        await delivery._message.ack()
+
+        await publisher.publish(job(2))
+
+        assert (await take(deliveries)).body == b"2"
+
+
+async def test_a_consumer_whose_queue_was_deleted_and_declared_at_once_consumes_again(vhost_url: str) -> None:
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url) as (consumer, deliveries),
+        open_channel(vhost_url) as channel,
+    ):
+        await publisher.publish(job(1))
+        await (await take(deliveries)).ack()
+
+        # On RabbitMQ 3.10 the consumer of such a queue is never told, and would stay deaf.
+        await channel.queue_delete(QUEUE)
+        await declare_topology(channel, KINDS)
+        await publisher.publish(job(2))
+
+        assert (await take(deliveries)).body == b"2"
+
+        async def is_consuming() -> bool:
+            return consumer.is_consuming
+
+        await eventually(is_consuming)
+
+
+async def test_a_consumer_cancelled_by_the_broker_consumes_again(vhost_url: str) -> None:
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url) as (consumer, deliveries),
+        open_channel(vhost_url) as channel,
+    ):
+        await publisher.publish(job(1))
+        await (await take(deliveries)).ack()
+
+        async def is_deaf() -> bool:
+            return not consumer.is_consuming
+
+        await channel.queue_delete(QUEUE)
+        await eventually(is_deaf)
+        await declare_topology(channel, KINDS)
+        await publisher.publish(job(2))
+
+        assert (await take(deliveries)).body == b"2"
+
+
+async def test_renewing_a_quiet_consumer_never_doubles_what_is_in_hand(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, consuming(vhost_url, prefetch=1) as (_, deliveries):
+        for number in range(2):
+            await publisher.publish(job(number))
+        in_hand = await take(deliveries)
+
+        # Long enough for several renewals, were it not for the delivery in hand.
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await deliveries.get()
+
+        await in_hand.ack()
+        assert (await take(deliveries)).body == b"1"
+
+
+async def test_a_queue_that_is_declared_late_is_waited_for(vhost_url: str) -> None:
+    async with consuming(vhost_url) as (consumer, deliveries):
+        assert not consumer.is_consuming
+
+        async with running_publisher(vhost_url) as publisher:
+            await publisher.publish(job(1))
+
+            assert (await take(deliveries)).body == b"1"
+
+
+async def test_after_stop_taking_nothing_comes_but_what_is_in_hand_can_be_settled(vhost_url: str) -> None:
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url) as (consumer, deliveries),
+    ):
+        await publisher.publish(job(1))
+        in_hand = await take(deliveries)
+
+        await consumer.stop_taking()
+        await publisher.publish(job(2))
+        await in_hand.ack()
+
+        async with consuming(vhost_url) as (_, others):
+            assert (await take(others)).body == b"2"
+            assert others.empty()
+        assert deliveries.empty()
+
+
+async def test_a_requeued_message_goes_to_the_next_consumer(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (consumer, deliveries):
+        await publisher.publish(job(1))
+        delivery = await take(deliveries)
+        await consumer.stop_taking()
+
+        await delivery.requeue()
+
+        async with consuming(vhost_url) as (_, others):
+            assert (await take(others)).body == b"1"

@@ -1,0 +1,120 @@
+"""Publishing to a real broker: what is confirmed, what is refused, and what comes back."""
+
+import asyncio
+
+import aio_pika
+import pytest
+
+from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.topology import JOBS, work_queue
+from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
+from shared.kinds.registry import Lane
+from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
+from tests.support.management import Management
+from tests.support.waiting import eventually
+
+ROUTABLE = Outgoing(JOBS, "check.bulk", b"{}", "job", "job-1")
+UNROUTABLE = Outgoing(JOBS, "nosuch.bulk", b"{}", "job", "job-1")
+
+
+async def test_a_confirmed_message_is_persistent_and_carries_its_job_id(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        await publisher.publish(ROUTABLE)
+
+        message = await get_message(channel, work_queue("check", Lane.BULK))
+        assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+        assert (message.correlation_id, message.type, message.body) == ("job-1", "job", b"{}")
+
+
+async def test_every_unroutable_message_is_reported_even_of_the_same_job(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher:
+        # aiormq confirms one of two returned messages with equal message ids.
+        results = await asyncio.gather(
+            *(publisher.publish(UNROUTABLE) for _ in range(20)), return_exceptions=True
+        )
+
+    assert [type(result) for result in results] == [MessageUnroutable] * 20
+
+
+async def test_each_publication_has_its_own_message_id(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        await publisher.publish(ROUTABLE)
+        await publisher.publish(ROUTABLE)
+
+        ids = {(await get_message(channel, work_queue("check", Lane.BULK))).message_id for _ in range(2)}
+        assert len(ids) == 2 and None not in ids
+
+
+async def test_a_full_queue_refuses_and_the_publisher_goes_on(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        arguments: dict[str, str | int] = {
+            "x-queue-type": "quorum",
+            "x-max-length": 1,
+            "x-overflow": "reject-publish",
+        }
+        queue = await channel.declare_queue("full", durable=True, arguments=dict(arguments))
+        await queue.bind(JOBS, "full.#")
+        full = Outgoing(JOBS, "full.bulk", b"{}", "job")
+
+        async def is_refused() -> bool:
+            try:
+                await publisher.publish(full)
+            except MessageRefused:
+                return True
+            return False
+
+        await eventually(is_refused)
+
+        await publisher.publish(ROUTABLE)
+        assert await message_count(channel, work_queue("check", Lane.BULK)) == 1
+
+
+async def test_publishing_to_nobody_ends_in_time(unused_port: int) -> None:
+    publisher = Publisher(f"amqp://guest:guest@127.0.0.1:{unused_port}/", name="test", timeout_seconds=0.3)
+
+    async with running(publisher.run()):
+        with pytest.raises(BrokerUnavailable):
+            await publisher.publish(ROUTABLE)
+
+
+async def test_a_channel_closed_by_the_broker_is_opened_again(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher:
+        with pytest.raises(BrokerUnavailable):
+            await publisher.publish(Outgoing("no such exchange", "key", b"{}", "job"))
+
+        await publisher.publish(ROUTABLE)
+
+
+async def test_a_closed_connection_is_opened_again(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        await eventually(lambda: management.close_connections(vhost, name="test publisher"))
+
+        async def is_published() -> bool:
+            try:
+                await publisher.publish(ROUTABLE)
+            except BrokerUnavailable:
+                return False
+            return True
+
+        await eventually(is_published)
+        assert await message_count(channel, work_queue("check", Lane.BULK)) >= 1
+
+
+async def test_a_reset_declares_a_deleted_queue_again(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        await channel.queue_delete(work_queue("check", Lane.BULK))
+        with pytest.raises(MessageUnroutable):
+            await publisher.publish(ROUTABLE)
+
+        publisher.reset()
+
+        async def is_routed() -> bool:
+            try:
+                await publisher.publish(ROUTABLE)
+            except MessageUnroutable:
+                return False
+            return True
+
+        await eventually(is_routed)

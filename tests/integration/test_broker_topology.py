@@ -1,0 +1,122 @@
+"""The topology on a real broker: it declares twice, and every key leads where the design says."""
+
+import json
+
+import aio_pika
+from aio_pika.abc import AbstractChannel
+
+from shared.broker.topology import (
+    DEAD,
+    DELAY,
+    JOBS,
+    PARKED_QUEUE,
+    RECORDER_QUEUE,
+    declare_topology,
+    delay_key,
+    delay_queue,
+    queues,
+    work_queue,
+)
+from shared.kinds.registry import KINDS, Lane
+from shared.retry import DELAY_STEPS_SECONDS
+from tests.support.amqp import get_message, message_count, open_channel
+from tests.support.management import Management
+from tests.support.waiting import eventually
+
+
+async def publish(channel: AbstractChannel, exchange: str, key: str, body: bytes = b"{}") -> None:
+    await aio_pika.Exchange(channel, exchange).publish(aio_pika.Message(body), key, mandatory=True)
+
+
+async def test_declaring_twice_changes_nothing(vhost_url: str, management: Management, vhost: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+        first = {queue["name"]: queue["arguments"] for queue in management.queues(vhost)}
+
+        await declare_topology(channel, KINDS)
+
+    assert {queue["name"]: queue["arguments"] for queue in management.queues(vhost)} == first
+    assert set(first) == {spec.name for spec in queues(KINDS)}
+
+
+async def test_every_queue_is_a_durable_quorum_queue_that_loses_nothing(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+    for queue in management.queues(vhost):
+        arguments = queue["arguments"]
+        assert queue["durable"] and arguments["x-queue-type"] == "quorum", queue["name"]
+        if "x-dead-letter-exchange" in arguments:
+            assert arguments["x-dead-letter-strategy"] == "at-least-once", queue["name"]
+            assert arguments["x-overflow"] == "reject-publish", queue["name"]
+
+
+async def test_each_delay_key_reaches_its_own_step_and_the_recorder(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+        # The short steps expire while the test looks at them; they are tested below.
+        steps = [step for step in DELAY_STEPS_SECONDS if step >= 60]
+
+        for step in steps:
+            await publish(channel, DELAY, delay_key("check", Lane.BULK, step))
+
+        assert {step: await message_count(channel, delay_queue(step)) for step in steps} == dict.fromkeys(
+            steps, 1
+        )
+        assert await message_count(channel, RECORDER_QUEUE) == len(steps)
+
+
+async def test_a_delayed_message_comes_home_after_its_step_and_not_before(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+        await publish(channel, DELAY, delay_key("fetch", Lane.INTERACTIVE, 1), b'{"n": 1}')
+
+        assert await message_count(channel, work_queue("fetch", Lane.INTERACTIVE)) == 0
+        message = await get_message(channel, work_queue("fetch", Lane.INTERACTIVE))
+        assert json.loads(message.body) == {"n": 1}
+        assert message.routing_key == "fetch.interactive.1s"
+        assert message.exchange == "jobs.return"
+
+
+async def test_lanes_and_kinds_have_queues_of_their_own(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+        await publish(channel, JOBS, "check.bulk")
+
+        counts = {
+            (kind, lane): await message_count(channel, work_queue(kind, lane))
+            for kind in KINDS
+            for lane in Lane
+        }
+        assert counts == {key: int(key == ("check", Lane.BULK)) for key in counts}
+
+
+async def test_a_parked_message_reaches_the_parking_queue_and_the_recorder(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+        await publish(channel, DEAD, "check.bulk")
+
+        assert await message_count(channel, PARKED_QUEUE) == 1
+        assert await message_count(channel, RECORDER_QUEUE) == 1
+
+
+async def test_a_delayed_message_without_a_home_is_parked_and_blocks_nothing(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+        # More than the 32 unroutable dead letters that stall an at-least-once queue for good.
+        for _ in range(40):
+            await publish(channel, DELAY, delay_key("nosuchkind", Lane.BULK, 1))
+        await publish(channel, DELAY, delay_key("check", Lane.BULK, 1))
+
+        await get_message(channel, work_queue("check", Lane.BULK))
+
+        async def all_parked() -> bool:
+            return await message_count(channel, PARKED_QUEUE) == 40
+
+        await eventually(all_parked)
