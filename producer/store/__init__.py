@@ -1,0 +1,1 @@
+"""The one place that knows the database: tables, migrations and every query, behind `JobStore`."""

@@ -1,0 +1,29 @@
+"""What SQLAlchemy and the drivers raise, told in our own words: none of their errors leaves the store."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from shared.errors import StoreUnavailable
+
+
+@contextmanager
+def store_failures() -> Iterator[None]:
+    """Raise what the database raises within the block as `StoreUnavailable`.
+
+    That holds for a statement it refused too: the transaction was rolled back and nothing changed.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, psycopg.Error, sqlite3.Error) as error:
+        raise StoreUnavailable(_describe(error)) from error
+
+
+def _describe(error: Exception) -> str:
+    # Only the driver's first line: the rest holds the statement, its parameters and row contents.
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(cause).splitlines() or [""]
+    return f"the database failed ({type(cause).__name__}): {lines[0]}"

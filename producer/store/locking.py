@@ -1,0 +1,38 @@
+"""Lock the jobs that a transaction is about to change, so that no two change one at once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.store.schema import jobs
+from shared.states import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a locked job is."""
+
+    kind: str
+    state: JobState
+    run: int
+    position: int
+
+
+def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, Standing]:
+    """Return where the jobs are, locked until the transaction ends; unknown ids are missing.
+
+    Rows are locked in the order of their ids, so two transactions cannot wait for each other. SQLite
+    has one writer at a time and needs no more than that.
+    """
+    query = (
+        sa.select(jobs.c.id, jobs.c.kind, jobs.c.state, jobs.c.run, jobs.c.position)
+        .where(jobs.c.id.in_(sorted(set(job_ids))))
+        .order_by(jobs.c.id)
+        .with_for_update(key_share=True)
+    )
+    return {
+        row["id"]: Standing(row["kind"], JobState(row["state"]), row["run"], row["position"])
+        for row in connection.execute(query).mappings()
+    }

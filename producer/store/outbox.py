@@ -1,0 +1,66 @@
+"""The transactional outbox: the accepted jobs, leased to one relay at a time until they are published."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.records import ClaimedJob
+from producer.store.locking import lock_jobs
+from producer.store.rows import CLAIM_COLUMNS, claimed_job
+from producer.store.schema import IS_ACCEPTED, jobs
+from shared.states import JobState, position
+
+
+def claim_accepted(
+    connection: sa.Connection, *, limit: int, lease_seconds: float, now: datetime
+) -> list[ClaimedJob]:
+    """Lease the oldest accepted jobs that nobody holds a lease on, and return them, oldest first."""
+    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once and
+    # then leases more than the limit; one that locks rows is run once.
+    free = (
+        sa.select(jobs.c.id)
+        .where(IS_ACCEPTED, sa.or_(jobs.c.claimed_until.is_(None), jobs.c.claimed_until < now))
+        .order_by(jobs.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+        .cte("free")
+    )
+    lease = (
+        jobs.update()
+        .where(jobs.c.id.in_(sa.select(free.c.id)))
+        .values(claimed_until=now + timedelta(seconds=lease_seconds))
+        .returning(*CLAIM_COLUMNS)
+    )
+    claimed = [claimed_job(row) for row in connection.execute(lease).mappings()]
+    # RETURNING promises no order.
+    return sorted(claimed, key=lambda job: job.id)
+
+
+def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
+    """Move jobs that the broker has confirmed to `queued`; a job that has moved on stays where it is.
+
+    A fast worker's report may come first, and a redrive may have started another run.
+    """
+    locked = lock_jobs(connection, (job_id for job_id, _ in claims))
+    standing = sorted({(run, job_id) for job_id, run in claims if job_id in locked})
+    for run, pairs in groupby(standing, key=itemgetter(0)):
+        queued = position(run=run, attempt=0, state=JobState.QUEUED)
+        connection.execute(
+            jobs.update()
+            .where(
+                jobs.c.id.in_([job_id for _, job_id in pairs]), jobs.c.run == run, jobs.c.position < queued
+            )
+            .values(state=JobState.QUEUED.value, position=queued, claimed_until=None, updated_at=now)
+        )
+
+
+def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_at: datetime) -> None:
+    """Give up the lease of jobs that could not be published: they can be claimed after `retry_at`."""
+    locked = lock_jobs(connection, job_ids)
+    connection.execute(
+        jobs.update().where(jobs.c.id.in_(list(locked)), IS_ACCEPTED).values(claimed_until=retry_at)
+    )

@@ -1,0 +1,159 @@
+"""Write down what workers report: late, twice, in any order or by two recorders, it comes to the same."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from producer.records import Recorded, Transition
+from producer.store.engine import POSTGRESQL
+from producer.store.locking import Standing, lock_jobs
+from producer.store.schema import attempts, jobs
+from shared.messages import Report
+from shared.states import JobState, position
+
+logger = logging.getLogger(__name__)
+
+# PostgreSQL's INTEGER. No job of ours gets there, but anyone may publish a report.
+_LAST_RUN = 2**31 - 1
+
+_ADVANCE = jobs.update().where(
+    jobs.c.id == sa.bindparam("job_id"), jobs.c.position < sa.bindparam("new_position")
+)
+
+
+def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> Recorded:
+    """Write down the reports, each as if it had come alone and in the order given.
+
+    Returns:
+        The transitions really made, in the order of their reports.
+    """
+    possible = [report for report in reports if _is_possible(report)]
+    standing = lock_jobs(connection, (report.job_id for report in possible))
+    known = [report for report in possible if report.job_id in standing]
+    _write_attempts(connection, known, now=now)
+    advances = choose_advances(known, standing)
+    _write_jobs(connection, advances, now=now)
+    return Recorded(
+        transitions=[_transition(report, standing[report.job_id]) for report in advances],
+        unknown_job_ids=frozenset(report.job_id for report in possible if report.job_id not in standing),
+    )
+
+
+def choose_advances(reports: Iterable[Report], standing: Mapping[UUID, Standing]) -> list[Report]:
+    """Return the reports that lead their job further, each measured against those before it."""
+    reached = {job_id: where.position for job_id, where in standing.items()}
+    advances = []
+    for report in reports:
+        here = _position(report)
+        if here > reached[report.job_id]:
+            reached[report.job_id] = here
+            advances.append(report)
+    return advances
+
+
+def choose_attempts(reports: Iterable[Report]) -> list[Report]:
+    """Return one report of each attempt: the first that has ended, else the first; sorted by job."""
+    chosen: dict[tuple[UUID, int, int], Report] = {}
+    for report in reports:
+        key = (report.job_id, report.run, report.attempt)
+        if key not in chosen or (_is_end(report) and not _is_end(chosen[key])):
+            chosen[key] = report
+    return [chosen[key] for key in sorted(chosen)]
+
+
+def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> None:
+    if not reports:
+        return
+    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(attempts)
+    ending = ("started_at", "ended_at", "outcome", "reason", "explanation", "wait_seconds", "worker")
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=list(attempts.primary_key),
+            set_={name: insert.excluded[name] for name in ending},
+            # The first end wins, and a start never undoes one.
+            where=sa.and_(attempts.c.ended_at.is_(None), insert.excluded.ended_at.is_not(None)),
+        ),
+        [_attempt_row(report, now) for report in choose_attempts(reports)],
+    )
+
+
+def _write_jobs(connection: sa.Connection, advances: Iterable[Report], *, now: datetime) -> None:
+    # Only where a job ends up is written; the last of its reports has the greatest position.
+    last = {report.job_id: report for report in advances}
+    if last:
+        connection.execute(_ADVANCE, [_job_row(last[job_id], now) for job_id in sorted(last)])
+
+
+def _attempt_row(report: Report, now: datetime) -> dict[str, Any]:
+    return {
+        "job_id": report.job_id,
+        "run": report.run,
+        "number": report.attempt,
+        "started_at": report.started_at,
+        "ended_at": _ended_at(report, now),
+        "outcome": None if report.outcome is None else report.outcome.value,
+        "reason": report.reason,
+        "explanation": report.explanation,
+        "wait_seconds": report.wait_seconds,
+        "worker": report.worker,
+    }
+
+
+def _job_row(report: Report, now: datetime) -> dict[str, Any]:
+    succeeded = report.state is JobState.SUCCEEDED
+    here = _position(report)
+    return {
+        "job_id": report.job_id,
+        "new_position": here,
+        "position": here,
+        "state": report.state.value,
+        "run": report.run,
+        "attempt": report.attempt,
+        "reason": None if succeeded else report.reason,
+        "explanation": None if succeeded else report.explanation,
+        "result": report.result,
+        "due_at": report.due_at if report.state is JobState.DELAYED else None,
+        "claimed_until": None,
+        "finished_at": _ended_at(report, now) if report.state.is_final else None,
+        "updated_at": now,
+    }
+
+
+def _ended_at(report: Report, now: datetime) -> datetime | None:
+    return report.ended_at or (now if _is_end(report) else None)
+
+
+def _is_end(report: Report) -> bool:
+    return report.ended_at is not None or report.state.is_final or report.state is JobState.DELAYED
+
+
+def _is_possible(report: Report) -> bool:
+    try:
+        _position(report)
+    except ValueError:
+        possible = False
+    else:
+        possible = report.run <= _LAST_RUN
+    if not possible:
+        logger.warning("report_impossible", extra={"job_id": report.job_id, "worker": report.worker})
+    return possible
+
+
+def _position(report: Report) -> int:
+    return position(run=report.run, attempt=report.attempt, state=report.state)
+
+
+def _transition(report: Report, standing: Standing) -> Transition:
+    return Transition(
+        job_id=report.job_id,
+        kind=standing.kind,
+        run=report.run,
+        attempt=report.attempt,
+        state=report.state,
+        reason=None if report.state is JobState.SUCCEEDED else report.reason,
+    )

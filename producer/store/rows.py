@@ -1,0 +1,126 @@
+"""Between rows and records. Nothing else in the store knows both."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.records import AttemptRecord, ClaimedJob, JobRecord, NewJob
+from producer.store.schema import jobs
+from shared.kinds.registry import Lane
+from shared.outcomes import OutcomeName
+from shared.retry import RetryPolicy
+from shared.states import JobState, position
+
+# A name has at most 253 characters (RFC 1035 section 2.3.4), but a URL may hold a longer host that no
+# resolver takes, and a PostgreSQL index entry is limited to 2,704 bytes.
+_HOST_CHARACTERS = 255
+
+JOB_COLUMNS = (
+    jobs.c.id,
+    jobs.c.kind,
+    jobs.c.lane,
+    jobs.c.args,
+    jobs.c.retry,
+    jobs.c.host,
+    jobs.c.labels,
+    jobs.c.batch_id,
+    jobs.c.state,
+    jobs.c.run,
+    jobs.c.attempt,
+    jobs.c.reason,
+    jobs.c.explanation,
+    jobs.c.result,
+    jobs.c.due_at,
+    jobs.c.created_at,
+    jobs.c.finished_at,
+)
+
+CLAIM_COLUMNS = (
+    jobs.c.id,
+    jobs.c.kind,
+    jobs.c.lane,
+    jobs.c.args,
+    jobs.c.retry,
+    jobs.c.run,
+    jobs.c.batch_id,
+)
+
+_FIRST_POSITION = position(run=1, attempt=0, state=JobState.ACCEPTED)
+
+
+def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
+    """Return the row of a job that is accepted: run 1, attempt 0."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "lane": job.lane.value,
+        "args": job.args,
+        # Every field, not only what differs: the defaults of a later version must not change this job.
+        "retry": job.retry.model_dump(mode="json"),
+        "labels": job.labels,
+        "host": stored_host(job.host),
+        "batch_id": batch_id,
+        "state": JobState.ACCEPTED.value,
+        "position": _FIRST_POSITION,
+        "run": 1,
+        "attempt": 0,
+        "created_at": job.created_at,
+        "updated_at": job.created_at,
+    }
+
+
+def stored_host(host: str) -> str:
+    """Return a host as it is stored and looked up."""
+    return host[:_HOST_CHARACTERS]
+
+
+def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) -> JobRecord:
+    """Return the record of a row of `JOB_COLUMNS`."""
+    return JobRecord(
+        id=row["id"],
+        kind=row["kind"],
+        lane=Lane(row["lane"]),
+        args=row["args"],
+        retry=RetryPolicy.model_validate(row["retry"]),
+        host=row["host"],
+        labels=row["labels"],
+        batch_id=row["batch_id"],
+        state=JobState(row["state"]),
+        run=row["run"],
+        attempt=row["attempt"],
+        reason=row["reason"],
+        explanation=row["explanation"],
+        result=row["result"],
+        due_at=row["due_at"],
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        attempts=attempts,
+    )
+
+
+def claimed_job(row: sa.RowMapping) -> ClaimedJob:
+    """Return what the relay needs of a row of `CLAIM_COLUMNS`."""
+    return ClaimedJob(
+        id=row["id"],
+        kind=row["kind"],
+        lane=Lane(row["lane"]),
+        args=row["args"],
+        retry=RetryPolicy.model_validate(row["retry"]),
+        run=row["run"],
+        batch_id=row["batch_id"],
+    )
+
+
+def attempt_record(row: sa.RowMapping) -> AttemptRecord:
+    """Return the record of a row of `attempts`."""
+    return AttemptRecord(
+        run=row["run"],
+        number=row["number"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        outcome=None if row["outcome"] is None else OutcomeName(row["outcome"]),
+        reason=row["reason"],
+        wait_seconds=row["wait_seconds"],
+    )

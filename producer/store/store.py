@@ -1,0 +1,170 @@
+"""`JobStore`: all that the rest of the program asks of the database. Each method is one transaction."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.records import BatchRecord, ClaimedJob, JobFilter, JobRecord, NewBatch, NewJob, Recorded
+from producer.store import outbox, queries, recording, redrives, submissions
+from producer.store.engine import open_engine, writing
+from producer.store.failures import store_failures
+from producer.store.migrate import schema_is_current
+from shared.errors import StoreUnavailable
+from shared.messages import Report
+from shared.states import JobState
+
+
+class JobStore:
+    """Jobs and batches in SQLite or PostgreSQL, for any number of threads and processes.
+
+    Every method blocks on the database, and raises `StoreUnavailable` when it does not answer or
+    refuses; then nothing was changed, unless the connection broke at the very commit. Every method
+    that changes something may be called again with the same arguments, but `insert_batch` and `redrive`,
+    which refuse.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._reader = engine
+        self._writer = writing(engine)
+
+    @classmethod
+    def open(cls, database_url: str) -> Self:
+        """Return the store of the database; connects only when first used.
+
+        Raises:
+            SettingsInvalid: the URL cannot be read or names another database.
+        """
+        return cls(open_engine(database_url))
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._reader.dispose()
+
+    def ping(self) -> None:
+        """Do nothing if the database answers and its tables are those of this version.
+
+        Raises:
+            StoreUnavailable: otherwise.
+        """
+        if not schema_is_current(self._reader):
+            raise StoreUnavailable("the database has not been migrated to this version")
+
+    def insert_jobs(self, jobs: Sequence[NewJob]) -> None:
+        """Store the jobs as accepted, all or none, and wake the relay. Idempotent by id."""
+        with self._writing() as connection:
+            submissions.insert_jobs(connection, jobs)
+
+    def insert_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> int:
+        """Store the batch and its jobs, all or none, wake the relay, and return how many jobs there are.
+
+        Holds a chunk of the jobs in memory at a time. SQLite has no other writer until the last job is
+        read, so `jobs` must not wait for a network. What `jobs` raises is passed on, and nothing is stored.
+        """
+        with self._writing() as connection:
+            return submissions.insert_batch(connection, batch, jobs)
+
+    def get_job(self, job_id: UUID) -> JobRecord:
+        """Return the job with every attempt, oldest first.
+
+        Raises:
+            JobNotFound: no job has this id.
+        """
+        with self._reading() as connection:
+            return queries.get_job(connection, job_id)
+
+    def list_jobs(self, job_filter: JobFilter, *, limit: int, after: UUID | None) -> list[JobRecord]:
+        """Return up to `limit` jobs that match, without attempts, newest first.
+
+        Args:
+            job_filter: Which jobs.
+            limit: How many at most.
+            after: The id of the last job of the page before; only older ones are returned.
+        """
+        with self._reading() as connection:
+            return queries.list_jobs(connection, job_filter, limit=limit, after=after)
+
+    def get_batch(self, batch_id: UUID) -> BatchRecord:
+        """Return the batch with its counts; it is finished when every job is in a final state.
+
+        Raises:
+            BatchNotFound: no batch has this id.
+        """
+        with self._reading() as connection:
+            return queries.get_batch(connection, batch_id)
+
+    def batch_jobs(self, batch_id: UUID, *, after: UUID | None, limit: int) -> list[JobRecord]:
+        """Return up to `limit` jobs of the batch, without attempts, oldest first, newer than the id `after`.
+
+        Raises:
+            BatchNotFound: no batch has this id.
+        """
+        with self._reading() as connection:
+            return queries.batch_jobs(connection, batch_id, after=after, limit=limit)
+
+    def count_unfinished(self) -> Mapping[JobState, int]:
+        """Return how many jobs are in each state but succeeded and cancelled; empty states are missing."""
+        with self._reading() as connection:
+            return queries.count_unfinished(connection)
+
+    def claim_accepted(self, *, limit: int, lease_seconds: float, now: datetime) -> list[ClaimedJob]:
+        """Lease up to `limit` accepted jobs, oldest first; no other relay gets them before the lease ends.
+
+        A relay that dies between this and `mark_queued` publishes nothing or twice: the lease runs out
+        and the jobs are claimed again.
+        """
+        with self._writing() as connection:
+            return outbox.claim_accepted(connection, limit=limit, lease_seconds=lease_seconds, now=now)
+
+    def mark_queued(self, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
+        """Move published jobs, as (id, run), from accepted to queued; one that has moved on stays."""
+        with self._writing() as connection:
+            outbox.mark_queued(connection, claims, now=now)
+
+    def release_claims(self, job_ids: Iterable[UUID], *, retry_at: datetime) -> None:
+        """Let jobs that could not be published be claimed again after `retry_at`."""
+        with self._writing() as connection:
+            outbox.release_claims(connection, job_ids, retry_at=retry_at)
+
+    def record(self, reports: Sequence[Report], *, now: datetime) -> Recorded:
+        """Write down reports, all or none. A report that is late or a duplicate changes no job.
+
+        The first final state of a run wins, and so does the first end of an attempt. An attempt of an
+        older run is kept, but moves nothing.
+        """
+        with self._writing() as connection:
+            return recording.record_reports(connection, reports, now=now)
+
+    def redrive(self, job_id: UUID, *, now: datetime) -> JobRecord:
+        """Start a parked job's next run, wake the relay, and return the job. Of two at once, one wins.
+
+        Raises:
+            JobNotFound: no job has this id.
+            JobNotParked: the job is in another state.
+        """
+        with self._writing() as connection:
+            redrives.redrive(connection, job_id, now=now)
+            return queries.get_job(connection, job_id)
+
+    def pending_redrives(self, limit: int) -> list[tuple[UUID, int]]:
+        """Return (job id, parked run) of redriven jobs whose old message may still be in `jobs.parked`."""
+        with self._reading() as connection:
+            return redrives.pending_redrives(connection, limit)
+
+    def settle_redrives(self, pairs: Iterable[tuple[UUID, int]], *, now: datetime) -> None:
+        """Note that these messages have left `jobs.parked`."""
+        with self._writing() as connection:
+            redrives.settle_redrives(connection, pairs, now=now)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with store_failures(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with store_failures(), self._writer.begin() as connection:
+            yield connection

@@ -1,0 +1,114 @@
+"""How the relay learns of new jobs at once: `NOTIFY` on PostgreSQL, a short poll on SQLite."""
+
+import asyncio
+import logging
+import time
+from typing import Any, Final, Protocol
+
+import psycopg
+import sqlalchemy as sa
+
+from producer.store.engine import POSTGRESQL, SQLITE, postgresql_arguments, read_url
+
+logger = logging.getLogger(__name__)
+
+CHANNEL: Final = "retriever_jobs"
+
+_CONNECT_SECONDS = 10.0
+
+
+def announce_jobs(connection: sa.Connection) -> None:
+    """Wake the relays when this transaction commits; does nothing on SQLite."""
+    if connection.dialect.name == POSTGRESQL:
+        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+
+
+class Wakeup(Protocol):
+    """Tells one relay when it is worth looking for accepted jobs."""
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Return when there may be new jobs, at the latest after the timeout; no database error leaves."""
+
+    async def aclose(self) -> None:
+        """Give up what is held open."""
+
+
+def open_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
+    """Return the wakeup of the database; connects only when first waited on.
+
+    Args:
+        database_url: As for `open_engine`.
+        poll_seconds: How often to look where nobody tells: on SQLite.
+
+    Raises:
+        SettingsInvalid: the URL cannot be read or names another database.
+    """
+    url = read_url(database_url)
+    return PollWakeup(poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url)
+
+
+class PollWakeup:
+    """Returns after every poll interval: SQLite cannot tell one process what another has written."""
+
+    def __init__(self, poll_seconds: float) -> None:
+        self._poll_seconds = poll_seconds
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Return after the poll interval, or after the timeout if that is shorter."""
+        await asyncio.sleep(min(self._poll_seconds, timeout_seconds))
+
+    async def aclose(self) -> None:
+        """Do nothing: nothing is held open."""
+
+
+class NotifyWakeup:
+    """Returns at once when a transaction with new jobs has committed since the last wait.
+
+    One connection of its own, outside the pool, for one relay. It comes back by itself; while the
+    database is down, `wait` takes its whole time.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        _, self._conninfo = url.get_dialect()().create_connect_args(url)
+        self._conninfo.update(postgresql_arguments(url))
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Return when jobs were announced, or after the timeout; at once after each new connection.
+
+        What was announced while nobody listened is lost, so the relay has to look then.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            if self._connection is None:
+                self._connection = await self._listen()
+                return
+            await _next_announcement(self._connection, timeout_seconds)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            logger.warning("wakeup_lost", extra={"error": type(error).__name__})
+            await self.aclose()
+            await asyncio.sleep(max(0.0, deadline - time.monotonic()))
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def _listen(self) -> psycopg.AsyncConnection[Any]:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            connection = await psycopg.AsyncConnection.connect(**self._conninfo, autocommit=True)
+            try:
+                await connection.execute(f"LISTEN {CHANNEL}")
+            except BaseException:
+                await connection.close()
+                raise
+        return connection
+
+
+async def _next_announcement(connection: psycopg.AsyncConnection[Any], timeout_seconds: float) -> None:
+    async for _ in connection.notifies(timeout=timeout_seconds, stop_after=1):
+        pass
+    # Take what else has arrived: a hundred announcements are one reason to look, not a hundred.
+    async for _ in connection.notifies(timeout=0):
+        pass

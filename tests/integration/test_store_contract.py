@@ -1,0 +1,241 @@
+"""What every store keeps to, on SQLite and on PostgreSQL: submit, read, list, count."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from producer.records import JobFilter, NewJob
+from producer.store.migrate import migrate
+from producer.store.store import JobStore
+from shared.errors import BatchNotFound, JobNotFound
+from shared.identity import new_id
+from shared.kinds.registry import Lane
+from shared.retry import RetryPolicy
+from shared.states import JobState
+from tests.support.factories import NOON, make_batch, make_job, make_report
+
+UGLY_DOCUMENT: dict[str, Any] = {
+    "nul": "a\0b",
+    "lone": "\ud800 \udc00",
+    "emoji": "😀\u2028é",
+    "": {"deep": [None, True, 1.5, 2**70, "\\u0000"]},
+    "k\0ey": [],
+}
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[JobStore]:
+    """Yield a store on a fresh database with its tables."""
+    migrate(database_url)
+    opened = JobStore.open(database_url)
+    yield opened
+    opened.close()
+
+
+def test_a_stored_job_comes_back_as_it_was_given(store: JobStore) -> None:
+    batch = make_batch()
+    store.insert_batch(batch, [])
+    retry = RetryPolicy(max_attempts=40, jitter=False)
+    job = make_job(
+        kind="fetch", lane=Lane.BULK, args=UGLY_DOCUMENT, retry=retry, labels={"a": "b"}, batch_id=batch.id
+    )
+
+    store.insert_jobs([job])
+
+    stored = store.get_job(job.id)
+    assert (stored.id, stored.kind, stored.lane, stored.host) == (job.id, "fetch", Lane.BULK, job.host)
+    assert (stored.args, stored.retry, stored.labels) == (UGLY_DOCUMENT, retry, {"a": "b"})
+    assert (stored.state, stored.run, stored.attempt, stored.batch_id) == (JobState.ACCEPTED, 1, 0, batch.id)
+    assert (stored.result, stored.reason, stored.finished_at, stored.attempts) == (None, None, None, [])
+    assert stored.created_at == NOON
+    assert stored.created_at.utcoffset() == timedelta(0)
+
+
+def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+    with pytest.raises(JobNotFound):
+        store.get_job(new_id())
+
+
+def test_jobs_inserted_twice_are_stored_once_and_stay_where_they_are(store: JobStore) -> None:
+    job = make_job()
+    store.insert_jobs([job])
+    store.mark_queued([(job.id, 1)], now=NOON)
+
+    store.insert_jobs([job, make_job()])
+
+    assert store.get_job(job.id).state is JobState.QUEUED
+    assert len(store.list_jobs(JobFilter(), limit=10, after=None)) == 2
+
+
+def test_no_job_of_a_refused_insert_is_stored(store: JobStore) -> None:
+    good = make_job()
+    bad = make_job(args={"not json": object()})
+
+    with pytest.raises(Exception, match="JSON serializable"):
+        store.insert_jobs([good, bad])
+
+    with pytest.raises(JobNotFound):
+        store.get_job(good.id)
+
+
+def test_text_that_no_database_holds_is_stored_with_replacement_characters(store: JobStore) -> None:
+    job = make_job(host="nul\0lone\ud800.example")
+
+    store.insert_jobs([job])
+
+    assert store.get_job(job.id).host == "nul\ufffdlone\ufffd.example"
+    assert store.list_jobs(JobFilter(host="nul\0lone\ud800.example"), limit=1, after=None)[0].id == job.id
+
+
+def test_a_host_longer_than_an_index_entry_is_stored_and_found(store: JobStore) -> None:
+    # Every character counts: PostgreSQL compresses a repeated one.
+    host = "".join(new_id().hex for _ in range(250))
+    job = make_job(host=host)
+
+    store.insert_jobs([job])
+
+    assert [found.id for found in store.list_jobs(JobFilter(host=host), limit=9, after=None)] == [job.id]
+
+
+@pytest.mark.parametrize("field", ["state", "kind", "batch_id", "host", "nothing", "everything"])
+def test_a_list_gives_every_matching_job_once_newest_first(store: JobStore, field: str) -> None:
+    batch = make_batch()
+    wanted = [make_job(kind="fetch", host="a.example") for _ in range(250)]
+    others = [make_job() for _ in range(20)]
+    store.insert_jobs(others[:10])
+    store.insert_batch(batch, wanted)
+    store.insert_jobs(others[10:])
+    store.mark_queued([(job.id, 1) for job in others], now=NOON)
+    fields: dict[str, Any] = {
+        "state": JobState.ACCEPTED,
+        "kind": "fetch",
+        "batch_id": batch.id,
+        "host": "a.example",
+    }
+    match field:
+        case "nothing":
+            job_filter, expected = JobFilter(), wanted + others
+        case "everything":
+            job_filter, expected = JobFilter(**fields), wanted
+        case _:
+            job_filter, expected = JobFilter(**{field: fields[field]}), wanted
+
+    listed = list(_all_pages(store, job_filter))
+
+    assert listed == sorted((job.id for job in expected), reverse=True)
+
+
+def test_a_list_has_no_attempts(store: JobStore) -> None:
+    job = make_job()
+    store.insert_jobs([job])
+    store.record([make_report(job.id, JobState.RUNNING)], now=NOON)
+
+    assert store.list_jobs(JobFilter(), limit=1, after=None)[0].attempts == ()
+    assert len(store.get_job(job.id).attempts) == 1
+
+
+def test_a_batch_counts_its_jobs_by_state(store: JobStore) -> None:
+    batch = make_batch()
+    jobs = [make_job() for _ in range(2_500)]
+
+    total = store.insert_batch(batch, iter(jobs))
+
+    store.insert_jobs([make_job()])
+    store.mark_queued([(job.id, 1) for job in jobs[:2]], now=NOON)
+    stored = store.get_batch(batch.id)
+    assert (total, stored.total, stored.kind, stored.labels) == (2_500, 2_500, "check", {"team": "web"})
+    assert stored.counts == {JobState.ACCEPTED: 2_498, JobState.QUEUED: 2}
+    assert (stored.created_at, stored.finished_at) == (NOON, None)
+
+
+def test_a_batch_is_finished_when_its_last_job_is(store: JobStore) -> None:
+    batch = make_batch()
+    first, second, third = (make_job() for _ in range(3))
+    store.insert_batch(batch, [first, second, third])
+    later = NOON + timedelta(minutes=5)
+    store.record(
+        [make_report(first.id, JobState.SUCCEEDED), make_report(second.id, JobState.RUNNING)], now=NOON
+    )
+
+    before = store.get_batch(batch.id)
+    store.record(
+        [
+            make_report(second.id, JobState.PARKED, ended_at=later),
+            make_report(third.id, JobState.SUCCEEDED, ended_at=NOON),
+        ],
+        now=later,
+    )
+
+    assert before.finished_at is None
+    assert before.counts == {JobState.SUCCEEDED: 1, JobState.RUNNING: 1, JobState.ACCEPTED: 1}
+    assert store.get_batch(batch.id).finished_at == later
+    assert store.get_batch(batch.id).counts == {JobState.SUCCEEDED: 2, JobState.PARKED: 1}
+
+
+def test_an_empty_batch_is_finished_when_it_is_made(store: JobStore) -> None:
+    batch = make_batch()
+
+    assert store.insert_batch(batch, []) == 0
+
+    assert store.get_batch(batch.id).finished_at == NOON
+    assert store.batch_jobs(batch.id, after=None, limit=10) == []
+
+
+def test_an_unknown_batch_is_not_found(store: JobStore) -> None:
+    with pytest.raises(BatchNotFound):
+        store.get_batch(new_id())
+    with pytest.raises(BatchNotFound):
+        store.batch_jobs(new_id(), after=None, limit=10)
+
+
+def test_a_batch_whose_upload_breaks_off_leaves_nothing(store: JobStore) -> None:
+    batch = make_batch()
+
+    def broken_upload() -> Iterator[NewJob]:
+        yield from (make_job() for _ in range(1_500))
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        store.insert_batch(batch, broken_upload())
+
+    assert store.list_jobs(JobFilter(), limit=1, after=None) == []
+    with pytest.raises(BatchNotFound):
+        store.get_batch(batch.id)
+
+
+def test_a_batch_is_exported_oldest_first_each_job_once(store: JobStore) -> None:
+    batch = make_batch()
+    jobs = [make_job() for _ in range(250)]
+    store.insert_batch(batch, reversed(jobs))
+    store.insert_jobs([make_job()])
+
+    exported: list[UUID] = []
+    while page := store.batch_jobs(batch.id, after=exported[-1] if exported else None, limit=60):
+        exported.extend(job.id for job in page)
+
+    assert exported == sorted(job.id for job in jobs)
+
+
+def test_unfinished_jobs_are_counted_by_state(store: JobStore) -> None:
+    jobs = [make_job() for _ in range(5)]
+    store.insert_jobs(jobs)
+    store.record(
+        [
+            make_report(jobs[0].id, JobState.SUCCEEDED),
+            make_report(jobs[1].id, JobState.PARKED),
+            make_report(jobs[2].id, JobState.DELAYED),
+        ],
+        now=NOON,
+    )
+
+    assert store.count_unfinished() == {JobState.ACCEPTED: 2, JobState.PARKED: 1, JobState.DELAYED: 1}
+
+
+def _all_pages(store: JobStore, job_filter: JobFilter) -> Iterator[UUID]:
+    after = None
+    while page := store.list_jobs(job_filter, limit=40, after=after):
+        yield from (job.id for job in page)
+        after = page[-1].id

@@ -1,0 +1,202 @@
+"""What the relay may count on: leases, crashes, redrives."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
+
+import pytest
+
+from producer.records import JobRecord, NewJob
+from producer.store.migrate import migrate
+from producer.store.store import JobStore
+from shared.errors import JobNotFound, JobNotParked
+from shared.identity import new_id
+from shared.states import JobState
+from tests.support.factories import NOON, make_job, make_report
+
+T = TypeVar("T")
+
+LEASE = timedelta(seconds=60)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[JobStore]:
+    """Yield a store on a fresh database with its tables."""
+    migrate(database_url)
+    opened = JobStore.open(database_url)
+    yield opened
+    opened.close()
+
+
+def test_the_oldest_jobs_are_claimed_first(store: JobStore) -> None:
+    jobs = _store_jobs(store, 5)
+
+    claimed = store.claim_accepted(limit=3, lease_seconds=60, now=NOON)
+
+    assert [job.id for job in claimed] == [job.id for job in jobs[:3]]
+    assert (claimed[0].args, claimed[0].retry, claimed[0].run) == (jobs[0].args, jobs[0].retry, 1)
+
+
+def test_a_claimed_job_is_claimed_again_only_after_its_lease(store: JobStore) -> None:
+    _store_jobs(store, 1)
+    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+
+    # The relay has crashed between claim and publish.
+    assert store.claim_accepted(limit=10, lease_seconds=60, now=NOON + LEASE) == []
+    assert len(store.claim_accepted(limit=10, lease_seconds=60, now=NOON + LEASE * 1.1)) == 1
+
+
+def test_a_queued_job_is_not_claimed_again(store: JobStore) -> None:
+    (job,) = _store_jobs(store, 1)
+    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+
+    store.mark_queued([(job.id, 1)], now=NOON)
+    store.mark_queued([(job.id, 1)], now=NOON)
+
+    assert store.get_job(job.id).state is JobState.QUEUED
+    assert store.claim_accepted(limit=10, lease_seconds=60, now=NOON + LEASE * 2) == []
+
+
+def test_a_job_whose_report_came_first_is_not_moved_back_to_queued(store: JobStore) -> None:
+    (job,) = _store_jobs(store, 1)
+    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+    store.record([make_report(job.id, JobState.RUNNING)], now=NOON)
+
+    store.mark_queued([(job.id, 1)], now=NOON)
+
+    assert store.get_job(job.id).state is JobState.RUNNING
+
+
+def test_marking_an_older_run_queued_leaves_the_new_run_accepted(store: JobStore) -> None:
+    job = _store_parked_job(store)
+    store.redrive(job.id, now=NOON)
+
+    store.mark_queued([(job.id, 1), (new_id(), 1)], now=NOON)
+
+    assert store.get_job(job.id).state is JobState.ACCEPTED
+    store.mark_queued([(job.id, 2)], now=NOON)
+    assert store.get_job(job.id).state is JobState.QUEUED
+
+
+def test_a_released_job_is_claimed_after_its_pause_and_a_queued_one_never(store: JobStore) -> None:
+    released, queued = _store_jobs(store, 2)
+    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+    store.mark_queued([(queued.id, 1)], now=NOON)
+
+    store.release_claims([released.id, queued.id, new_id()], retry_at=NOON + timedelta(seconds=5))
+
+    assert store.claim_accepted(limit=10, lease_seconds=60, now=NOON + timedelta(seconds=5)) == []
+    (again,) = store.claim_accepted(limit=10, lease_seconds=60, now=NOON + timedelta(seconds=6))
+    assert again.id == released.id
+
+
+def test_empty_calls_do_nothing(store: JobStore) -> None:
+    store.insert_jobs([])
+    store.mark_queued([], now=NOON)
+    store.release_claims([], retry_at=NOON)
+    store.settle_redrives([], now=NOON)
+
+    assert store.claim_accepted(limit=1, lease_seconds=1, now=NOON) == []
+
+
+def test_relays_that_claim_at_once_share_the_jobs(store: JobStore, database_url: str) -> None:
+    jobs = _store_jobs(store, 400)
+    other = JobStore.open(database_url)
+
+    def claim_all(relay: JobStore) -> list[UUID]:
+        mine: list[UUID] = []
+        while page := relay.claim_accepted(limit=7, lease_seconds=60, now=NOON):
+            assert len(page) <= 7
+            mine.extend(job.id for job in page)
+        return mine
+
+    claimed = _at_once(*[partial(claim_all, relay) for relay in (store, store, other, other)])
+    other.close()
+
+    # A relay may stop early when all that is free is being claimed by others; none is claimed twice.
+    ids = [job_id for mine in claimed for job_id in mine]
+    assert sorted(ids) == sorted(job.id for job in jobs)
+
+
+def test_a_redriven_job_starts_over_and_keeps_its_attempts(store: JobStore) -> None:
+    job = _store_parked_job(store)
+
+    redriven = store.redrive(job.id, now=NOON)
+
+    assert (redriven.id, redriven.state, redriven.run, redriven.attempt) == (job.id, JobState.ACCEPTED, 2, 0)
+    assert (redriven.reason, redriven.explanation, redriven.result) == (None, None, None)
+    assert (redriven.due_at, redriven.finished_at) == (None, None)
+    assert [(attempt.run, attempt.number) for attempt in redriven.attempts] == [(1, 1)]
+    (claimed,) = store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+    assert (claimed.id, claimed.run) == (job.id, 2)
+    store.record([make_report(job.id, JobState.SUCCEEDED, run=2)], now=NOON)
+    assert store.get_job(job.id).state is JobState.SUCCEEDED
+
+
+def test_only_a_parked_job_can_be_redriven(store: JobStore) -> None:
+    (job,) = _store_jobs(store, 1)
+
+    with pytest.raises(JobNotParked, match="accepted"):
+        store.redrive(job.id, now=NOON)
+    with pytest.raises(JobNotFound):
+        store.redrive(new_id(), now=NOON)
+    assert store.pending_redrives(10) == []
+
+
+def test_of_two_redrives_at_once_one_wins(store: JobStore, database_url: str) -> None:
+    job = _store_parked_job(store)
+    other = JobStore.open(database_url)
+
+    def try_redrive(caller: JobStore) -> JobRecord | None:
+        try:
+            return caller.redrive(job.id, now=NOON)
+        except JobNotParked:
+            return None
+
+    won = _at_once(*[partial(try_redrive, caller) for caller in (store, other, store, other)])
+    other.close()
+
+    assert sum(record is not None for record in won) == 1
+    assert store.get_job(job.id).run == 2
+    assert store.pending_redrives(10) == [(job.id, 1)]
+
+
+def test_a_redrive_is_pending_until_its_message_has_left_the_parking_lot(store: JobStore) -> None:
+    first, second = _store_parked_job(store), _store_parked_job(store)
+    store.redrive(second.id, now=NOON)
+    store.redrive(first.id, now=NOON + timedelta(seconds=1))
+
+    before = store.pending_redrives(10)
+    store.settle_redrives([(second.id, 1), (second.id, 1), (new_id(), 1)], now=NOON)
+
+    assert before == [(second.id, 1), (first.id, 1)]
+    assert store.pending_redrives(10) == [(first.id, 1)]
+    assert store.pending_redrives(0) == []
+
+
+def _store_jobs(store: JobStore, count: int) -> list[NewJob]:
+    jobs = [make_job() for _ in range(count)]
+    store.insert_jobs(jobs)
+    return jobs
+
+
+def _store_parked_job(store: JobStore) -> NewJob:
+    job = make_job()
+    store.insert_jobs([job])
+    store.record([make_report(job.id, JobState.PARKED, result={"status": 404})], now=NOON)
+    return job
+
+
+def _at_once(*calls: Callable[[], T]) -> list[T]:
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))

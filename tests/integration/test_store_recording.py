@@ -1,0 +1,264 @@
+"""What the recorder may count on: reports late, doubled, out of order, of older runs or of nobody."""
+
+import random
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from producer.records import AttemptRecord, NewJob
+from producer.store.migrate import migrate
+from producer.store.store import JobStore
+from shared.identity import new_id
+from shared.messages import Report
+from shared.outcomes import OutcomeName
+from shared.states import JobState
+from tests.support.factories import NOON, make_job, make_report
+
+LATER = NOON + timedelta(minutes=1)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[JobStore]:
+    """Yield a store on a fresh database with its tables."""
+    migrate(database_url)
+    opened = JobStore.open(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def job(store: JobStore) -> NewJob:
+    """Return a job that is stored and queued."""
+    job = make_job()
+    store.insert_jobs([job])
+    store.mark_queued([(job.id, 1)], now=NOON)
+    return job
+
+
+def test_a_success_is_recorded_with_its_attempt_and_result(store: JobStore, job: NewJob) -> None:
+    result = {"body": "nul \0 lone \ud800 😀"}
+    report = make_report(job.id, JobState.SUCCEEDED, reason="redirected").model_copy(
+        update={"result": result}
+    )
+
+    recorded = store.record([report], now=LATER)
+
+    stored = store.get_job(job.id)
+    assert [(t.job_id, t.kind, t.state, t.reason) for t in recorded.transitions] == [
+        (job.id, "check", JobState.SUCCEEDED, None)
+    ]
+    assert (stored.state, stored.attempt, stored.reason, stored.explanation) == (
+        JobState.SUCCEEDED,
+        1,
+        None,
+        None,
+    )
+    assert (stored.result, stored.finished_at) == (result, NOON + timedelta(seconds=1))
+    ended_at = NOON + timedelta(seconds=1)
+    assert stored.attempts == [AttemptRecord(1, 1, NOON, ended_at, OutcomeName.SUCCEEDED, "redirected", None)]
+
+
+def test_a_retry_is_recorded_with_its_wait_and_its_end_is_not_the_job_s(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.DELAYED)], now=LATER)
+
+    stored = store.get_job(job.id)
+    assert (stored.state, stored.reason, stored.finished_at) == (JobState.DELAYED, "http_503", None)
+    assert (stored.explanation, stored.due_at) == ("The server answered 503.", NOON + timedelta(seconds=6))
+    assert stored.attempts[0].wait_seconds == 5.0
+
+
+def test_a_running_attempt_has_no_end_until_its_end_is_reported(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.RUNNING, worker="first")], now=NOON)
+    open_attempt = store.get_job(job.id).attempts[0]
+
+    store.record([make_report(job.id, JobState.PARKED)], now=NOON)
+
+    assert (open_attempt.ended_at, open_attempt.outcome) == (None, None)
+    (attempt,) = store.get_job(job.id).attempts
+    assert attempt.outcome is OutcomeName.FAILED_PERMANENT
+    assert attempt.ended_at == NOON + timedelta(seconds=1)
+
+
+def test_a_late_running_report_changes_nothing(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.SUCCEEDED)], now=NOON)
+    before = store.get_job(job.id)
+
+    recorded = store.record([make_report(job.id, JobState.RUNNING)], now=LATER)
+
+    assert recorded.transitions == []
+    assert store.get_job(job.id) == before
+
+
+def test_a_duplicate_report_changes_nothing(store: JobStore, job: NewJob) -> None:
+    report = make_report(job.id, JobState.DELAYED)
+    store.record([report], now=NOON)
+    before = store.get_job(job.id)
+
+    recorded = store.record([report, report], now=LATER)
+
+    assert recorded.transitions == []
+    assert store.get_job(job.id) == before
+
+
+def test_the_first_final_state_of_a_run_wins(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.SUCCEEDED, result={"ok": True})], now=NOON)
+
+    recorded = store.record(
+        [make_report(job.id, JobState.PARKED), make_report(job.id, JobState.PARKED, attempt=2)], now=LATER
+    )
+
+    stored = store.get_job(job.id)
+    assert recorded.transitions == []
+    assert (stored.state, stored.result, stored.reason) == (JobState.SUCCEEDED, {"ok": True}, None)
+    assert [attempt.outcome for attempt in stored.attempts] == [
+        OutcomeName.SUCCEEDED,
+        OutcomeName.FAILED_PERMANENT,
+    ]
+
+
+def test_reports_of_one_job_in_one_call_are_taken_in_their_order(store: JobStore, job: NewJob) -> None:
+    recorded = store.record(
+        [
+            make_report(job.id, JobState.RUNNING),
+            make_report(job.id, JobState.DELAYED),
+            make_report(job.id, JobState.RUNNING, attempt=2),
+            make_report(job.id, JobState.SUCCEEDED, attempt=2),
+        ],
+        now=NOON,
+    )
+
+    assert [(made.state, made.attempt) for made in recorded.transitions] == [
+        (JobState.RUNNING, 1),
+        (JobState.DELAYED, 1),
+        (JobState.RUNNING, 2),
+        (JobState.SUCCEEDED, 2),
+    ]
+    assert [attempt.number for attempt in store.get_job(job.id).attempts] == [1, 2]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_in_any_order_reports_only_move_a_job_forward(store: JobStore, *, together: bool) -> None:
+    chance = random.Random(7)
+    jobs = [make_job() for _ in range(10)]
+    store.insert_jobs(jobs)
+    reports = [report for job in jobs for report in _story(job.id)] * 2
+    chance.shuffle(reports)
+    calls = [reports] if together else [reports[at : at + 7] for at in range(0, len(reports), 7)]
+
+    transitions = [made for call in calls for made in store.record(call, now=NOON).transitions]
+
+    for job in jobs:
+        places = [(t.attempt, t.state.is_final, t.state) for t in transitions if t.job_id == job.id]
+        stored = store.get_job(job.id)
+        assert places == sorted(places)
+        assert places[-1] == (3, True, JobState.SUCCEEDED)
+        assert (stored.state, stored.attempt) == (JobState.SUCCEEDED, 3)
+        assert [(a.number, a.outcome) for a in stored.attempts] == [
+            (1, OutcomeName.FAILED_TRANSIENT),
+            (2, OutcomeName.FAILED_TRANSIENT),
+            (3, OutcomeName.SUCCEEDED),
+        ]
+
+
+def test_reports_of_unknown_jobs_are_told_and_leave_nothing(store: JobStore, job: NewJob) -> None:
+    stranger = new_id()
+
+    recorded = store.record(
+        [make_report(stranger, JobState.SUCCEEDED), make_report(job.id, JobState.RUNNING)], now=NOON
+    )
+
+    assert recorded.unknown_job_ids == {stranger}
+    assert [made.job_id for made in recorded.transitions] == [job.id]
+
+
+def test_a_report_of_an_older_run_changes_only_its_attempt(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.PARKED)], now=NOON)
+    store.redrive(job.id, now=NOON)
+
+    recorded = store.record([make_report(job.id, JobState.SUCCEEDED, attempt=2, result={"old": 1})], now=NOON)
+
+    stored = store.get_job(job.id)
+    assert recorded.transitions == []
+    assert (stored.state, stored.run, stored.result) == (JobState.ACCEPTED, 2, None)
+    assert [(attempt.run, attempt.number) for attempt in stored.attempts] == [(1, 1), (1, 2)]
+
+
+def test_no_report_can_stop_the_recorder(store: JobStore, job: NewJob) -> None:
+    extremes: list[dict[str, object]] = [
+        {"attempt": 10**12},
+        {"run": 10**12},
+        {"result": {"nan": float("nan"), "deep": [float("inf"), {"x": float("-inf")}]}},
+        {"explanation": "nul \0", "reason": "\ud800", "worker": "\0"},
+        {"started_at": datetime.max, "ended_at": datetime.min, "attempt": 2},  # noqa: DTZ901
+        {"started_at": datetime(2026, 1, 1), "attempt": 3, "ended_at": None},  # noqa: DTZ001
+        {"wait_seconds": float("inf"), "attempt": 4},
+    ]
+    plain = make_report(job.id, JobState.DELAYED)
+    good = make_job()
+    store.insert_jobs([good])
+
+    recorded = store.record(
+        [
+            *(plain.model_copy(update=extreme) for extreme in extremes),
+            make_report(good.id, JobState.SUCCEEDED),
+        ],
+        now=LATER,
+    )
+
+    attempts = {attempt.number: attempt for attempt in store.get_job(job.id).attempts}
+    assert recorded.transitions[-1].job_id == good.id
+    assert set(attempts) == {1, 2, 3, 4}
+    assert attempts[3].started_at.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert attempts[3].ended_at == LATER
+
+
+def test_a_number_that_json_does_not_know_is_stored_as_null(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.SUCCEEDED, result={"x": [float("nan"), 1.0]})], now=NOON)
+
+    assert store.get_job(job.id).result == {"x": [None, 1.0]}
+
+
+def test_nothing_is_recorded_of_no_reports(store: JobStore) -> None:
+    recorded = store.record([], now=NOON)
+
+    assert (recorded.transitions, recorded.unknown_job_ids) == ([], frozenset())
+
+
+def test_two_recorders_at_once_record_each_transition_once(store: JobStore, database_url: str) -> None:
+    jobs = [make_job() for _ in range(40)]
+    store.insert_jobs(jobs)
+    reports = [report for job in jobs for report in _story(job.id)]
+    other = JobStore.open(database_url)
+    made: list[tuple[UUID, int, JobState]] = []
+
+    def record(recorder: JobStore, seed: int) -> None:
+        mine = list(reports)
+        random.Random(seed).shuffle(mine)
+        for at in range(0, len(mine), 20):
+            recorded = recorder.record(mine[at : at + 20], now=NOON)
+            made.extend((t.job_id, t.attempt, t.state) for t in recorded.transitions)
+
+    threads = [threading.Thread(target=record, args=pair) for pair in ((store, 1), (other, 2), (store, 3))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    other.close()
+
+    assert len(made) == len(set(made))
+    assert sum(state is JobState.SUCCEEDED for _, _, state in made) == len(jobs)
+    assert all(len(store.get_job(job.id).attempts) == 3 for job in jobs)
+
+
+def _story(job_id: UUID) -> list[Report]:
+    return [
+        make_report(job_id, JobState.RUNNING),
+        make_report(job_id, JobState.DELAYED),
+        make_report(job_id, JobState.RUNNING, attempt=2),
+        make_report(job_id, JobState.DELAYED, attempt=2),
+        make_report(job_id, JobState.RUNNING, attempt=3),
+        make_report(job_id, JobState.SUCCEEDED, attempt=3),
+    ]

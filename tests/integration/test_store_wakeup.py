@@ -1,0 +1,111 @@
+"""How the relay is woken: by `NOTIFY` on PostgreSQL, by a poll on SQLite."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from producer.store.engine import open_engine
+from producer.store.migrate import migrate
+from producer.store.store import JobStore
+from producer.store.wakeup import NotifyWakeup, PollWakeup, open_wakeup
+from shared.states import JobState
+from tests.support.factories import NOON, make_batch, make_job, make_report
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[JobStore]:
+    """Yield a store on a fresh PostgreSQL database with its tables."""
+    migrate(postgres_url)
+    opened = JobStore.open(postgres_url)
+    yield opened
+    opened.close()
+
+
+async def test_new_jobs_wake_the_relay_at_once(store: JobStore, postgres_url: str) -> None:
+    parked = make_job()
+    store.insert_jobs([parked])
+    store.record([make_report(parked.id, JobState.PARKED)], now=NOON)
+    wakeup = open_wakeup(postgres_url, poll_seconds=60)
+    assert isinstance(wakeup, NotifyWakeup)
+    await wakeup.wait(60)
+    changes: list[Callable[[], object]] = [
+        lambda: store.insert_jobs([make_job()]),
+        lambda: store.insert_batch(make_batch(), [make_job()]),
+        lambda: store.redrive(parked.id, now=NOON),
+    ]
+
+    for change in changes:
+        # Announced while nobody waits, and while somebody does.
+        await asyncio.to_thread(change)
+        async with asyncio.timeout(5):
+            await wakeup.wait(60)
+    waiting = asyncio.create_task(wakeup.wait(60))
+    await asyncio.to_thread(store.insert_jobs, [make_job()])
+    async with asyncio.timeout(5):
+        await waiting
+
+    await wakeup.aclose()
+
+
+async def test_many_announcements_wake_the_relay_once(store: JobStore, postgres_url: str) -> None:
+    wakeup = open_wakeup(postgres_url, poll_seconds=60)
+    await wakeup.wait(60)
+    for _ in range(20):
+        await asyncio.to_thread(store.insert_jobs, [make_job()])
+
+    await wakeup.wait(60)
+    before = time.monotonic()
+    await wakeup.wait(0.2)
+
+    assert time.monotonic() - before >= 0.19
+    await wakeup.aclose()
+
+
+async def test_the_wakeup_comes_back_after_its_connection_was_cut(store: JobStore, postgres_url: str) -> None:
+    wakeup = open_wakeup(postgres_url, poll_seconds=60)
+    await wakeup.wait(60)
+    _cut_every_connection(postgres_url)
+
+    await wakeup.wait(0.05)  # Finds the connection gone, and waits all the same.
+    await wakeup.wait(60)  # Connects again, and says so at once.
+    await asyncio.to_thread(store.insert_jobs, [make_job()])
+    async with asyncio.timeout(5):
+        await wakeup.wait(60)
+
+    await wakeup.aclose()
+
+
+async def test_without_a_database_the_wakeup_takes_its_whole_time() -> None:
+    wakeup = open_wakeup("postgresql://nobody@127.0.0.1:1/nothing", poll_seconds=60)
+
+    before = time.monotonic()
+    await wakeup.wait(0.2)
+
+    assert time.monotonic() - before >= 0.19
+    await wakeup.aclose()
+
+
+async def test_sqlite_is_polled(tmp_path: Path) -> None:
+    wakeup = open_wakeup(f"sqlite:///{tmp_path}/retriever.db", poll_seconds=0.01)
+
+    async with asyncio.timeout(5):
+        await wakeup.wait(60)
+
+    assert isinstance(wakeup, PollWakeup)
+    await wakeup.aclose()
+
+
+def _cut_every_connection(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    with engine.connect() as connection:
+        connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    engine.dispose()

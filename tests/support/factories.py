@@ -1,0 +1,89 @@
+"""Make test data; each factory takes only what the test is about."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from producer.records import NewBatch, NewJob
+from shared.identity import new_id
+from shared.kinds.registry import Lane
+from shared.messages import Report
+from shared.outcomes import OutcomeName
+from shared.retry import RetryPolicy
+from shared.states import JobState
+
+NOON = datetime(2026, 1, 2, 12, 0, 0, 123_456, tzinfo=UTC)
+
+_OUTCOMES = {
+    JobState.SUCCEEDED: OutcomeName.SUCCEEDED,
+    JobState.DELAYED: OutcomeName.FAILED_TRANSIENT,
+    JobState.PARKED: OutcomeName.FAILED_PERMANENT,
+}
+
+
+def make_job(
+    *,
+    job_id: UUID | None = None,
+    kind: str = "check",
+    lane: Lane = Lane.INTERACTIVE,
+    args: Mapping[str, Any] | None = None,
+    retry: RetryPolicy | None = None,
+    host: str = "example.com",
+    created_at: datetime = NOON,
+    labels: Mapping[str, str] | None = None,
+    batch_id: UUID | None = None,
+) -> NewJob:
+    """Return a job that is about to be stored."""
+    return NewJob(
+        id=job_id or new_id(),
+        kind=kind,
+        lane=lane,
+        args={"url": f"https://{host}/"} if args is None else args,
+        retry=retry or RetryPolicy(),
+        host=host,
+        created_at=created_at,
+        labels=labels or {},
+        batch_id=batch_id,
+    )
+
+
+def make_batch(*, kind: str = "check", created_at: datetime = NOON) -> NewBatch:
+    """Return a batch that is about to be stored."""
+    return NewBatch(id=new_id(), kind=kind, created_at=created_at, labels={"team": "web"})
+
+
+def make_report(
+    job_id: UUID,
+    state: JobState,
+    *,
+    attempt: int = 1,
+    run: int = 1,
+    kind: str = "check",
+    started_at: datetime = NOON,
+    ended_at: datetime | None = None,
+    reason: str | None = None,
+    explanation: str | None = None,
+    result: dict[str, Any] | None = None,
+    worker: str = "worker-1",
+) -> Report:
+    """Return a report as a worker sends it in this state; one that has ended took a second."""
+    has_ended = state.is_final or state is JobState.DELAYED
+    has_failed = state in {JobState.DELAYED, JobState.PARKED}
+    ended_at = (ended_at or started_at + timedelta(seconds=1)) if has_ended else None
+    return Report(
+        job_id=job_id,
+        kind=kind,
+        run=run,
+        attempt=attempt,
+        state=state,
+        started_at=started_at,
+        ended_at=ended_at,
+        outcome=_OUTCOMES.get(state),
+        reason=reason or ("http_503" if has_failed else None),
+        explanation=explanation or ("The server answered 503." if has_failed else None),
+        wait_seconds=5.0 if state is JobState.DELAYED else None,
+        due_at=ended_at + timedelta(seconds=5) if ended_at and state is JobState.DELAYED else None,
+        result=result,
+        worker=worker,
+    )
