@@ -1,0 +1,43 @@
+"""`python -m consumer worker --kinds check,fetch`."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+import uvloop
+
+from consumer.bootstrap import run_worker
+from consumer.handlers.registry import check_handlers
+from shared.errors import RetrieverError
+from shared.kinds.registry import KINDS
+from shared.logs import configure_logging
+from shared.settings import Settings, read_settings
+from shared.signals import stop_event
+
+
+@click.group()
+def main() -> None:
+    """The side of Retriever that does the work."""
+
+
+@main.command()
+@click.option("--kinds", default=",".join(KINDS), show_default=True, help="Kinds of jobs to work on.")
+def worker(kinds: str) -> None:
+    """Work on jobs until stopped; then let those in hand end, within the grace period."""
+    settings = read_settings()
+    configure_logging(settings, process="worker")
+    chosen = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    check_handlers(chosen)
+    uvloop.run(_run_worker(settings, chosen))
+
+
+async def _run_worker(settings: Settings, kinds: Sequence[str]) -> None:
+    await run_worker(settings, kinds, stop_event())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RetrieverError as error:
+        click.echo(f"retriever: {error}", err=True)
+        sys.exit(2)

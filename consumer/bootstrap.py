@@ -1,0 +1,60 @@
+"""Builds a worker from settings: the one place where its parts meet."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from aiohttp import ClientSession
+from pydantic import BaseModel
+
+from consumer.delivery import DeliveryHandler
+from consumer.executor import BoundHandler, Executor
+from consumer.handlers.http import open_session
+from consumer.handlers.registry import HANDLERS, Handler
+from consumer.metrics import WorkerMetrics
+from consumer.worker import Worker
+from shared.broker.publisher import Publisher
+from shared.health import serve_health
+from shared.outcomes import Outcome
+from shared.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Event) -> None:
+    """Run a worker for some kinds until `stop` is set and it has drained."""
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    metrics = WorkerMetrics()
+    publisher = Publisher(
+        settings.amqp_url,
+        name=f"retriever worker {name} publish",
+        timeout_seconds=settings.publish_timeout_seconds,
+    )
+    async with open_session(settings) as session:
+        executor = Executor({kind: _bind(HANDLERS[kind], session) for kind in kinds})
+        worker = Worker(
+            settings=settings,
+            kinds=kinds,
+            handler=DeliveryHandler(executor=executor, publisher=publisher, metrics=metrics, worker=name),
+            publisher=publisher,
+            metrics=metrics,
+            name=f"retriever worker {name}",
+        )
+        async with serve_health(
+            host=settings.health_host,
+            port=settings.health_port,
+            probes={"broker": lambda: worker.is_ready},
+            registry=metrics.registry,
+        ):
+            logger.info("worker_started", extra={"worker": name, "kinds": list(kinds)})
+            await worker.run(stop)
+    logger.info("worker_stopped", extra={"worker": name})
+
+
+def _bind(handler: Handler, session: ClientSession) -> BoundHandler:
+    async def run(args: BaseModel) -> Outcome:
+        return await handler(args, session)
+
+    return run

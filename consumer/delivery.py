@@ -1,0 +1,149 @@
+"""One delivery in hand: read it, run its attempt, settle it. The worker's part of a job's life."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+
+from consumer.executor import Attempt, Executor
+from consumer.in_hand import AttemptsInHand
+from consumer.metrics import WorkerMetrics
+from consumer.settlement import decide, publish_until_confirmed, settlement_message
+from shared.broker.delivery import Delivery
+from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.topology import DEAD, RESULTS, work_key
+from shared.clock import utc_now
+from shared.errors import BrokerError, DeliveryLost, MessageUndecodable
+from shared.messages import RAW_TYPE, REASON_HEADER, REPORT_TYPE, JobMessage, Report
+from shared.outcomes import outcome_name
+from shared.states import JobState
+
+# Attempts that end sooner are reported once, at their end: announcing each would double the traffic.
+_ANNOUNCE_AFTER_SECONDS = 0.5
+# How long a settlement under way may hold up a worker that has to stop.
+_SETTLE_LIMIT_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class DeliveryHandler:
+    """Handles the deliveries of one worker."""
+
+    def __init__(
+        self, *, executor: Executor, publisher: Publisher, metrics: WorkerMetrics, worker: str
+    ) -> None:
+        """Make a handler; `worker` is the name that reports carry."""
+        self._executor = executor
+        self._publisher = publisher
+        self._metrics = metrics
+        self._worker = worker
+        self._in_hand = AttemptsInHand()
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Run and settle one delivery.
+
+        When cancelled, which means that the worker stops, the message is given back: that burns no
+        attempt. A settlement that has begun is finished first.
+        """
+        try:
+            job = JobMessage.decode(delivery.body)
+        except MessageUndecodable as error:
+            await _to_its_end(self._park_raw(delivery, error))
+            return
+        async with self._in_hand.taking(job) as must_run:
+            attempt = await self._run(delivery, job) if must_run else None
+            await _to_its_end(self._settle(delivery, job, attempt))
+
+    async def _run(self, delivery: Delivery, job: JobMessage) -> Attempt:
+        try:
+            async with self._announced(job):
+                return await self._executor.execute(job)
+        except asyncio.CancelledError:
+            await _give_back(delivery, job)
+            raise
+
+    async def _settle(self, delivery: Delivery, job: JobMessage, attempt: Attempt | None) -> None:
+        if attempt is not None:
+            decision = decide(job, attempt, random=random.random)
+            message = settlement_message(job, attempt, decision, worker=self._worker)
+            await publish_until_confirmed(message, self._publisher)
+            self._in_hand.settled(job)
+            self._note(job, attempt, settled_as=type(decision).__name__.lower())
+        # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
+        await _ack(delivery, job_id=str(job.id))
+
+    async def _park_raw(self, delivery: Delivery, error: MessageUndecodable) -> None:
+        """Park a message that nobody can read, byte for byte, with the reason in a header."""
+        headers = {REASON_HEADER: str(error)[:1_000]}
+        raw = Outgoing(DEAD, delivery.routing_key, delivery.body, RAW_TYPE, delivery.correlation_id, headers)
+        await publish_until_confirmed(raw, self._publisher)
+        logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
+        await _ack(delivery, job_id=delivery.correlation_id)
+
+    @asynccontextmanager
+    async def _announced(self, job: JobMessage) -> AsyncIterator[None]:
+        announcing = asyncio.create_task(self._announce(job))
+        try:
+            yield
+        finally:
+            announcing.cancel()
+            await asyncio.gather(announcing, return_exceptions=True)
+
+    async def _announce(self, job: JobMessage) -> None:
+        """Report a longer attempt as running. Best effort: its end is reported with certainty."""
+        started_at = utc_now()
+        await asyncio.sleep(_ANNOUNCE_AFTER_SECONDS)
+        report = Report(
+            job_id=job.id,
+            kind=job.kind,
+            run=job.run,
+            attempt=job.attempt,
+            state=JobState.RUNNING,
+            started_at=started_at,
+            worker=self._worker,
+        )
+        key = f"{work_key(job.kind, job.lane)}.{JobState.RUNNING}"
+        try:
+            await self._publisher.publish(Outgoing(RESULTS, key, report.encode(), REPORT_TYPE, str(job.id)))
+        except BrokerError as error:
+            logger.debug("announce_failed", extra={"job_id": str(job.id), "error": str(error)})
+
+    def _note(self, job: JobMessage, attempt: Attempt, *, settled_as: str) -> None:
+        outcome = outcome_name(attempt.outcome)
+        seconds = (attempt.ended_at - attempt.started_at).total_seconds()
+        self._metrics.attempts.labels(job.kind, outcome).inc()
+        self._metrics.attempt_seconds.labels(job.kind).observe(max(seconds, 0.0))
+        facts = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind, "outcome": outcome.value}
+        logger.info(
+            "attempt_settled", extra={**facts, "settled_as": settled_as, "seconds": round(seconds, 3)}
+        )
+
+
+async def _ack(delivery: Delivery, *, job_id: str) -> None:
+    try:
+        await delivery.ack()
+    except DeliveryLost:
+        # The message comes again, to a worker that acks it, or runs it once more.
+        logger.info("ack_lost", extra={"job_id": job_id})
+
+
+async def _give_back(delivery: Delivery, job: JobMessage) -> None:
+    facts = {"job_id": str(job.id), "attempt": job.attempt}
+    try:
+        await delivery.requeue()
+    except DeliveryLost:
+        logger.info("delivery_lost", extra=facts)
+    else:
+        logger.info("job_given_back", extra=facts)
+
+
+async def _to_its_end(settling: Coroutine[None, None, None]) -> None:
+    """Await a settlement even when cancelled meanwhile, but not for ever."""
+    task = asyncio.ensure_future(settling)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_SETTLE_LIMIT_SECONDS)
+        task.cancel()
+        raise

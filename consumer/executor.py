@@ -1,0 +1,78 @@
+"""Running one attempt: its handler, under a time limit, with an outcome as a value."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import BaseModel, ValidationError
+
+from shared.clock import utc_now
+from shared.kinds.registry import KINDS
+from shared.messages import JobMessage
+from shared.outcomes import Failed, Outcome
+
+# Handlers keep their own limit, `timeout_seconds`; this much later they are stopped from outside.
+_OVERTIME_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+BoundHandler = Callable[[BaseModel], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of a job."""
+
+    started_at: datetime
+    ended_at: datetime
+    outcome: Outcome
+
+
+class Executor:
+    """Runs attempts of the kinds it has handlers for."""
+
+    def __init__(self, handlers: Mapping[str, BoundHandler]) -> None:
+        """Make an executor; `handlers` are bound to whatever they need."""
+        self._handlers = handlers
+
+    async def execute(self, job: JobMessage) -> Attempt:
+        """Return what one attempt came to. Raises nothing but CancelledError, when the worker stops."""
+        started_at = utc_now()
+        outcome = await self._outcome(job)
+        return Attempt(started_at, utc_now(), outcome)
+
+    async def _outcome(self, job: JobMessage) -> Outcome:
+        handler = self._handlers.get(job.kind)
+        if handler is None:
+            return Failed(
+                "kind_unknown", f"This worker has no handler for kind {job.kind!r}.", transient=False
+            )
+        try:
+            args = KINDS[job.kind].args_model.model_validate(job.args)
+        except ValidationError as error:
+            return _invalid_arguments(error)
+        return await _run(handler, args, job)
+
+
+async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outcome:
+    limit_seconds = float(getattr(args, "timeout_seconds", 60.0)) + _OVERTIME_SECONDS
+    try:
+        async with asyncio.timeout(limit_seconds):
+            return await handler(args)
+    except TimeoutError:
+        return Failed("time_limit", f"Stopped after {limit_seconds:g} s.", transient=True)
+    except Exception:  # One of the three edges: a handler's bug is a failed attempt, not a dead worker.
+        facts = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind}
+        logger.exception("handler_crashed", extra=facts)
+        said = "The handler failed in an unexpected way; see the worker's log."
+        return Failed("handler_crashed", said, transient=True)
+
+
+def _invalid_arguments(error: ValidationError) -> Failed:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = "/".join(str(part) for part in first["loc"])
+    return Failed(
+        "arguments_invalid", f"The arguments are not valid: {place}: {first['msg']}", transient=False
+    )

@@ -1,0 +1,170 @@
+"""The body of an answer: read as it comes, expanded, complete or refused, and decoded to text."""
+
+import codecs
+import zlib
+from typing import Protocol
+
+import aiohttp
+
+from consumer.handlers.client_errors import failure_of_error
+from consumer.handlers.failures import (
+    BODY_CORRUPT,
+    BODY_TRUNCATED,
+    UNSUPPORTED_ENCODING,
+    Failure,
+    body_too_large,
+)
+
+CHUNK_BYTES = 65_536
+RAW_SLACK_BYTES = 65_536
+"""How much larger than the limit the compressed form may be: far beyond what honest gzip adds."""
+
+
+async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> bytes | Failure:
+    """Return the expanded body, or why there is none.
+
+    Both forms are counted as they come: never more than the limit is held. The session must not
+    expand by itself: aiohttp takes a gzip stream that stops half-way for a whole one.
+
+    Args:
+        max_bytes: Limit of the expanded body.
+    """
+    expander = _expander(response.headers.get("Content-Encoding", ""))
+    if isinstance(expander, Failure):
+        return expander
+    body = bytearray()
+    raw_bytes = 0
+    try:
+        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            raw_bytes += len(chunk)
+            body += expander.expand(chunk, max_bytes - len(body) + 1)
+            if len(body) > max_bytes or raw_bytes > max_bytes + RAW_SLACK_BYTES:
+                return body_too_large(max_bytes)
+    except zlib.error:
+        return BODY_CORRUPT
+    except (aiohttp.ClientError, OSError) as error:
+        return failure_of_error(error)
+    return bytes(body) if expander.is_complete else BODY_TRUNCATED
+
+
+def decode_text(body: bytes, content_type_charset: str | None) -> str | None:
+    """Return a body as text that every store can hold, or None when it is not text.
+
+    A byte order mark wins, then the charset that was declared, then UTF-8. Text with a NUL is not
+    text to us: PostgreSQL refuses it.
+    """
+    try:
+        text = body.decode(_charset(body, content_type_charset))
+    except UnicodeError:
+        return None
+    return None if "\0" in text else text
+
+
+class _Expander(Protocol):
+    """Turns the raw bytes of a body into its content."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the stream has ended where its format says it ends."""
+
+    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
+        """Return what the chunk expands to, at most `max_bytes` (at least 1) of it."""
+
+
+class _Plain:
+    is_complete = True
+
+    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
+        return chunk[:max_bytes]
+
+
+class _Zlib:
+    """gzip (RFC 1952), zlib (RFC 1950) and, because servers send it as `deflate`, raw deflate (RFC 1951)."""
+
+    def __init__(self) -> None:
+        self._stream: zlib._Decompress | None = None
+        self._held = b""
+
+    @property
+    def is_complete(self) -> bool:
+        # An empty body is fine: answers to HEAD, and 204.
+        return self._stream is None or self._stream.eof
+
+    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
+        content = b""
+        pending = self._held + chunk
+        self._held = b""
+        while pending and len(content) < max_bytes:
+            if self._stream is None:
+                self._stream = zlib.decompressobj(_window_bits(pending[0]))
+            elif self._stream.eof:
+                # A gzip file may have many members; what is no member behind them is padding.
+                if pending == _GZIP_MAGIC[:1]:
+                    self._held = pending
+                    break
+                if not pending.startswith(_GZIP_MAGIC):
+                    break
+                self._stream = zlib.decompressobj(_GZIP_WINDOW_BITS)
+            content += self._stream.decompress(pending, max_bytes - len(content))
+            pending = self._stream.unused_data
+        return content
+
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_WINDOW_BITS = zlib.MAX_WBITS | 16
+
+
+def _window_bits(first_octet: int) -> int:
+    if first_octet == _GZIP_MAGIC[0]:
+        return _GZIP_WINDOW_BITS
+    return zlib.MAX_WBITS if first_octet & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
+
+
+def _expander(content_encoding: str) -> _Expander | Failure:
+    codings = [part.strip().lower() for part in content_encoding.split(",")]
+    match [coding for coding in codings if coding not in {"", "identity"}]:
+        case []:
+            return _Plain()
+        case ["gzip" | "x-gzip" | "deflate"]:
+            return _Zlib()
+        case _:
+            return UNSUPPORTED_ENCODING
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+# Python also calls `punycode`, `unicode_escape` and the like charsets: slow, or not text at all.
+_CHARSETS = (
+    "utf-8",
+    "utf-16",
+    "utf-32",
+    "ascii",
+    "iso8859",
+    "cp",
+    "koi8",
+    "big5",
+    "gb",
+    "euc",
+    "shift_jis",
+    "iso2022",
+)
+
+# What is declared and what is sent differ by these extensions; browsers read the wider one (WHATWG Encoding).
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+
+
+def _charset(body: bytes, declared: str | None) -> str:
+    for mark, charset in _MARKS:
+        if body.startswith(mark):
+            return charset
+    try:
+        name = codecs.lookup(declared or "utf-8").name
+    except (LookupError, ValueError):
+        return "utf-8"
+    return _WIDER.get(name, name) if name.startswith(_CHARSETS) else "utf-8"

@@ -1,0 +1,141 @@
+"""JMESPath under limits: an expression is a stranger's program, and Python cannot stop a thread.
+
+The language has no loops, yet 100 characters of `[@,@]|[@,@]|…` describe more than a machine can
+hold, and one call on that never returns. So what an expression makes is weighed as it is made.
+"""
+
+import math
+import time
+from typing import Any
+
+import jmespath
+import orjson
+from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions, signature
+from jmespath.visitor import Options, TreeInterpreter
+
+from consumer.handlers.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NOT_JSON, Failure
+from shared.kinds.fetch import MAX_BODY_BYTES
+
+EXTRACT_SECONDS = 2.0
+
+MAX_WEIGHT = 4_000_000
+"""Of any one value, and of all that an expression makes: about characters of JSON."""
+
+MAX_DEPTH = 100
+"""Of what is picked out: every JSON library on its way to the reader can take it."""
+
+
+def extract(text: str | None, expression: str) -> Any | Failure:
+    """Return what an expression picks out of a JSON text, as JSON that every store can hold, or a `Failure`.
+
+    NUL characters, which PostgreSQL refuses, become U+FFFD. Blocks for about `EXTRACT_SECONDS` at
+    most: call it in a thread.
+
+    Args:
+        text: The body; None when it was not text.
+        expression: A JMESPath expression that compiles.
+    """
+    try:
+        document = orjson.loads(text or "")
+    except ValueError:
+        return NOT_JSON
+    try:
+        parsed = jmespath.compile(expression).parsed
+        data = _storable(_BoundedInterpreter(EXTRACT_SECONDS).visit(parsed, document))
+        return data if len(orjson.dumps(data)) <= MAX_BODY_BYTES else EXTRACT_LIMIT
+    except _LimitReached:
+        return EXTRACT_LIMIT
+    # jmespath checks types, but lets Python's own errors through where it does not.
+    except (
+        JMESPathError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):
+        return EXTRACT_FAILED
+
+
+class _LimitReached(Exception):
+    """An expression ran for too long or made too much."""
+
+
+class _BoundedFunctions(Functions):
+    """The standard functions; `join` is the only one that can make much out of little at once."""
+
+    @signature({"types": ["string"]}, {"types": ["array-string"]})
+    def _func_join(self, separator: str, array: list[str]) -> str:
+        if len(separator) * len(array) > MAX_WEIGHT:
+            raise _LimitReached
+        return separator.join(array)
+
+
+class _BoundedInterpreter(TreeInterpreter):
+    """Evaluates an expression, looking at the clock and at the weight of every result."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(Options(custom_functions=_BoundedFunctions()))
+        self._deadline = time.monotonic() + limit_seconds
+        self._made = 0
+        # By id, with the value, so that no id is used twice.
+        self._weights: dict[int, tuple[Any, int]] = {}
+
+    def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super().visit(node, *args, **kwargs)
+        if time.monotonic() > self._deadline:
+            raise _LimitReached
+        if isinstance(result, list | dict):
+            self._weigh(result)
+        elif isinstance(result, str) and node["type"] == "function_expression":
+            self._make(len(result))
+        return result
+
+    def _weigh(self, value: Any) -> int:
+        if isinstance(value, str):
+            return len(value) + 1
+        if not isinstance(value, list | dict):
+            return 1
+        if known := self._weights.get(id(value)):
+            return known[1]
+        self._make(len(value))
+        if isinstance(value, dict):
+            weight = 1 + sum(len(name) + self._weigh(part) for name, part in value.items())
+        else:
+            weight = 1 + sum(map(self._weigh, value))
+        if weight > MAX_WEIGHT:
+            raise _LimitReached
+        self._weights[id(value)] = (value, weight)
+        return weight
+
+    def _make(self, weight: int) -> None:
+        self._made += weight
+        if self._made > MAX_WEIGHT:
+            raise _LimitReached
+
+
+def _storable(value: Any, depth: int = 0) -> Any:
+    """Return a copy that is JSON to everybody.
+
+    Raises:
+        ValueError: it is nested too deep, or holds a number or a thing that JSON cannot say.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deep")
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return value.replace("\0", "\ufffd")
+        case int():
+            return value if abs(value) < 1 << 63 else _storable(float(value))
+        case float() if math.isfinite(value):
+            return value
+        case list():
+            return [_storable(part, depth + 1) for part in value]
+        case dict():
+            return {_storable(name): _storable(part, depth + 1) for name, part in value.items()}
+        case _:
+            raise ValueError("not JSON")

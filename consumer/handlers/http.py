@@ -1,0 +1,103 @@
+"""The one HTTP session of a worker: guarded, without memory of cookies, without hidden repeats."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from types import SimpleNamespace
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
+
+from consumer.egress import guarded_socket_factory
+from consumer.handlers.client_errors import DroppedConnection
+from shared.settings import Settings
+
+CONNECT_SECONDS = 10.0
+"""For each address, TLS included: the fourth SYN goes out after 7 s, so more is hoping."""
+
+KEEPALIVE_SECONDS = 1.0
+"""Far below the idle limits of common servers (5 s at Node and Apache), so that few kept connections turn
+out dead; and short, because a batch over thousands of hosts holds a socket of each for so long."""
+
+HEADER_BYTES = 32_768
+"""One field; Content-Security-Policy and Set-Cookie go beyond aiohttp's 8,190 on the open web."""
+
+HEADER_FIELDS = 256
+READ_BUFFER_BYTES = 65_536
+DNS_CACHE_NAMES = 10_000
+
+ACCEPT_ENCODING = "gzip, deflate"
+"""What `consumer.handlers.body` can expand to the last byte."""
+
+
+@asynccontextmanager
+async def open_session(
+    settings: Settings, *, resolver: AbstractResolver | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Give the session that all handlers of a worker share, and close it at the end.
+
+    The pool has no limit: how many requests run at once is decided by the prefetch, so that waiting
+    for a turn never looks like a target's timeout. There is no total time limit either, because each
+    handler bounds its whole attempt. Connections are kept for a moment, since HEAD then GET, redirects
+    and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
+
+    Args:
+        settings: Read for `egress_allow` and `user_agent`.
+        resolver: Looks names up; None is aiohttp's own choice.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        socket_factory=guarded_socket_factory(settings.egress_allow),
+        resolver=resolver,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        dns_cache_max_size=DNS_CACHE_NAMES,
+        # Without it some versions of Python leak the transport of a TLS peer that never says goodbye.
+        enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
+    )
+    reuse = aiohttp.TraceConfig()
+    reuse.on_connection_reuseconn.append(_note_reuse)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        requote_redirect_url=False,
+        headers={"User-Agent": settings.user_agent, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        max_line_size=HEADER_BYTES,
+        max_field_size=HEADER_BYTES,
+        max_headers=HEADER_FIELDS,
+        read_bufsize=READ_BUFFER_BYTES,
+        middlewares=(_repeat_only_on_stale_connections,),
+        trace_configs=[reuse],
+    ) as session:
+        yield session
+
+
+_is_reused: ContextVar[bool] = ContextVar("_is_reused", default=False)
+
+
+async def _note_reuse(
+    _session: aiohttp.ClientSession,
+    _context: SimpleNamespace,
+    _params: aiohttp.TraceConnectionReuseconnParams,
+) -> None:
+    _is_reused.set(True)
+
+
+async def _repeat_only_on_stale_connections(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    # aiohttp repeats a dropped request once, in silence (aiohttp issue 10790). On a pooled connection
+    # that is right, the server may have closed it just then; on a fresh one it doubles the load of
+    # every host that answers by hanging up (blackbox_exporter issue 1453).
+    _is_reused.set(False)
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        if _is_reused.get():
+            raise
+        raise DroppedConnection from error

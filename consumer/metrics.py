@@ -1,0 +1,20 @@
+"""What a worker counts, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class WorkerMetrics:
+    """Counters of one worker process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Register the metrics."""
+        self.registry = CollectorRegistry()
+        self.attempts = Counter(
+            "retriever_attempts", "Attempts settled.", ["kind", "outcome"], registry=self.registry
+        )
+        self.attempt_seconds = Histogram(
+            "retriever_attempt_seconds", "How long attempts took.", ["kind"], registry=self.registry
+        )
+        self.in_hand = Gauge(
+            "retriever_deliveries_in_hand", "Deliveries being handled.", registry=self.registry
+        )

@@ -1,0 +1,98 @@
+"""The worker process: takes deliveries, lets each be handled, and stops without losing or burning any."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from consumer.delivery import DeliveryHandler
+from consumer.metrics import WorkerMetrics
+from shared.broker.consumer import Consumer, Subscription
+from shared.broker.delivery import Delivery
+from shared.broker.publisher import Publisher
+from shared.broker.topology import work_queue
+from shared.kinds.registry import Lane
+from shared.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Consumes the queues of some kinds until told to stop.
+
+    How many jobs run at once is the prefetch limit of each queue: a delivery in hand is unacked.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        kinds: Sequence[str],
+        handler: DeliveryHandler,
+        publisher: Publisher,
+        metrics: WorkerMetrics,
+        name: str,
+    ) -> None:
+        """Make a worker that is not connected yet."""
+        self._handler = handler
+        self._publisher = publisher
+        self._grace_seconds = settings.worker_grace_seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._consumer = Consumer(
+            settings.amqp_url,
+            name=f"{name} consume",
+            subscriptions=[
+                Subscription(work_queue(kind, lane), prefetch, self._take)
+                for kind in kinds
+                for lane, prefetch in _prefetch_by_lane(settings).items()
+            ],
+        )
+        metrics.in_hand.set_function(lambda: len(self._tasks))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker consumes all its queues and could publish a result."""
+        return self._consumer.is_consuming and self._publisher.is_ready
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain: jobs in hand have the grace period to end.
+
+        What is still running then is cancelled and given back to its queue.
+        """
+        async with asyncio.TaskGroup() as group:
+            connections = [group.create_task(self._publisher.run()), group.create_task(self._consumer.run())]
+            await stop.wait()
+            await self._drain()
+            for connection in connections:
+                connection.cancel()
+
+    def _take(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._handler.handle(delivery))
+        self._tasks.add(task)
+        task.add_done_callback(self._handled)
+
+    def _handled(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            # Left unacked on purpose: the broker counts the delivery and parks the message in the end.
+            logger.error("delivery_crashed", exc_info=error)
+
+    async def _drain(self) -> None:
+        logger.info(
+            "worker_draining", extra={"in_hand": len(self._tasks), "grace_seconds": self._grace_seconds}
+        )
+        await self._consumer.stop_taking()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._grace_seconds)
+        unfinished = list(self._tasks)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        await self._consumer.flush()
+        logger.info("worker_drained", extra={"given_back": len(unfinished)})
+
+
+def _prefetch_by_lane(settings: Settings) -> dict[Lane, int]:
+    return {
+        Lane.INTERACTIVE: settings.worker_interactive_prefetch,
+        Lane.BULK: settings.worker_bulk_prefetch,
+    }

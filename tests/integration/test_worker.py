@@ -1,0 +1,192 @@
+"""A worker on a real broker: what is run again after a loss, what is not, and what stopping costs."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aio_pika.abc import AbstractChannel
+from pydantic import BaseModel
+
+from consumer.delivery import DeliveryHandler
+from consumer.executor import Executor
+from consumer.metrics import WorkerMetrics
+from consumer.worker import Worker
+from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.topology import JOBS, PARKED_QUEUE, RECORDER_QUEUE, work_queue
+from shared.kinds.registry import Lane
+from shared.messages import JobMessage, Report
+from shared.outcomes import Outcome, Succeeded
+from shared.settings import Settings
+from tests.support.amqp import get_message, message_count, open_channel, running_publisher
+from tests.support.management import Management
+from tests.support.waiting import eventually
+
+WORK = work_queue("check", Lane.BULK)
+
+
+@dataclass
+class Work:
+    """A handler that counts its starts and ends when it is let go."""
+
+    starts: int = 0
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, _: BaseModel) -> Outcome:
+        self.starts += 1
+        self.started.set()
+        await self.let_go.wait()
+        return Succeeded({"starts": self.starts})
+
+
+@asynccontextmanager
+async def working(url: str, work: Work, *, grace_seconds: float = 0.0) -> AsyncIterator[asyncio.Event]:
+    """Run a worker while inside; setting the event yielded, or leaving, lets it drain."""
+    settings = Settings(amqp_url=url, worker_grace_seconds=grace_seconds)
+    publisher = Publisher(url, name="test worker publish", timeout_seconds=10)
+    metrics = WorkerMetrics()
+    executor = Executor({"check": work})
+    worker = Worker(
+        settings=settings,
+        kinds=["check"],
+        handler=DeliveryHandler(executor=executor, publisher=publisher, metrics=metrics, worker="w"),
+        publisher=publisher,
+        metrics=metrics,
+        name="test worker",
+    )
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        async with asyncio.timeout(30):
+            await task
+
+
+async def final_report(channel: AbstractChannel) -> Report:
+    """Return the next report that is not of a job still running."""
+    while (report := Report.decode((await get_message(channel, RECORDER_QUEUE)).body)).state == "running":
+        pass
+    return report
+
+
+def job(number: int = 1) -> Outgoing:
+    message = JobMessage(
+        id=uuid.uuid4(), kind="check", lane=Lane.BULK, args={"url": f"http://example.com/{number}"}
+    )
+    return Outgoing(JOBS, "check.bulk", message.encode(), "job", str(message.id))
+
+
+async def test_work_under_way_is_not_started_again_when_its_connection_is_lost(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    work = Work()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job())
+        async with working(vhost_url, work, grace_seconds=10):
+            await work.started.wait()
+            await eventually(lambda: management.close_connections(vhost, name="test worker consume"))
+
+            async def is_delivered_again() -> bool:
+                queue = management.queue(vhost, WORK)
+                return bool(queue.get("messages_unacknowledged") and queue.get("consumers"))
+
+            await eventually(is_delivered_again)
+            work.let_go.set()
+            report = await final_report(channel)
+
+            async def is_acked() -> bool:
+                return await message_count(channel, WORK) == 0
+
+            await eventually(is_acked)
+
+        assert (work.starts, report.result) == (1, {"starts": 1})
+        # Nothing is left over: neither the job nor a second report.
+        assert await message_count(channel, WORK) == 0
+        assert await message_count(channel, RECORDER_QUEUE) == 0
+
+
+async def test_a_result_waits_for_the_broker_and_is_published_when_it_can_be(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    work = Work()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job())
+        async with working(vhost_url, work, grace_seconds=10):
+            await work.started.wait()
+            await eventually(lambda: management.close_connections(vhost, name="test worker publish"))
+            work.let_go.set()
+
+            report = await final_report(channel)
+
+        assert report.state == "succeeded"
+        assert await message_count(channel, WORK) == 0
+
+
+async def test_stopping_gives_unfinished_work_back_at_the_same_attempt(vhost_url: str) -> None:
+    work = Work()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job())
+        async with working(vhost_url, work):
+            await work.started.wait()
+
+        message = await get_message(channel, WORK)
+        assert JobMessage.decode(message.body).attempt == 1
+        assert message.redelivered
+        assert await message_count(channel, PARKED_QUEUE) == 0
+
+
+async def test_stopping_lets_work_end_within_the_grace_period(vhost_url: str) -> None:
+    work = Work()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job())
+        async with working(vhost_url, work, grace_seconds=20) as stop:
+            await work.started.wait()
+            stop.set()
+            work.let_go.set()
+
+        assert (await final_report(channel)).state == "succeeded"
+        assert await message_count(channel, WORK) == 0
+
+
+async def test_a_stopping_worker_takes_nothing_new(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    work = Work()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job(1))
+        async with working(vhost_url, work, grace_seconds=20) as stop:
+            await work.started.wait()
+            stop.set()
+
+            async def has_no_consumer() -> bool:
+                # A quorum queue counts a cancelled consumer for as long as it has unsettled messages.
+                return not management.queue(vhost, WORK)["consumer_details"]
+
+            await eventually(has_no_consumer)
+            await client.publish(job(2))
+            work.let_go.set()
+
+        assert work.starts == 1
+        assert await message_count(channel, WORK) == 1
+
+
+async def test_a_job_whose_workers_always_die_is_given_up_by_the_broker_and_reported(vhost_url: str) -> None:
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job())
+        queue = await channel.declare_queue(WORK, passive=True)
+        deaths = 0
+        while (message := await queue.get(fail=False)) is not None:
+            # A reject counts as a delivery on every version, as the death of a worker does.
+            await message.reject(requeue=True)
+            deaths += 1
+            assert deaths <= 25
+
+        parked = await get_message(channel, PARKED_QUEUE)
+        reported = await get_message(channel, RECORDER_QUEUE)
+        assert deaths == 21
+        assert parked.body == reported.body
+        assert reported.exchange == "jobs.dead"

@@ -1,0 +1,107 @@
+"""Expanding and decoding bodies."""
+
+import codecs
+import gzip
+import zlib
+
+import pytest
+
+from consumer.handlers.body import _expander, decode_text
+from consumer.handlers.failures import UNSUPPORTED_ENCODING, Failure
+
+TEXT = b"All is well. " * 1_000
+
+
+def _expand(raw: bytes, coding: str, *, chunk_bytes: int, max_bytes: int = 1_000_000) -> tuple[bytes, bool]:
+    expander = _expander(coding)
+    assert not isinstance(expander, Failure)
+    content = b""
+    for at in range(0, len(raw), chunk_bytes):
+        content += expander.expand(raw[at : at + chunk_bytes], max_bytes - len(content))
+    return content, expander.is_complete
+
+
+def _raw_deflate(content: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return stream.compress(content) + stream.flush()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 100_000])
+@pytest.mark.parametrize(
+    ("coding", "raw"),
+    [
+        ("", TEXT),
+        ("identity", TEXT),
+        ("gzip", gzip.compress(TEXT)),
+        ("X-GZIP", gzip.compress(TEXT)),
+        ("gzip", gzip.compress(TEXT[:500]) + gzip.compress(TEXT[500:])),
+        ("gzip", gzip.compress(TEXT) + b"\0" * 50),
+        ("deflate", zlib.compress(TEXT)),
+        ("deflate", _raw_deflate(TEXT)),
+    ],
+)
+def test_a_body_is_expanded_however_it_is_cut(coding: str, raw: bytes, chunk_bytes: int) -> None:
+    assert _expand(raw, coding, chunk_bytes=chunk_bytes) == (TEXT, True)
+
+
+@pytest.mark.parametrize("missing_bytes", [1, 8, 10, 30])
+@pytest.mark.parametrize("chunk_bytes", [1, 100_000])
+def test_a_truncated_gzip_stream_is_not_complete(missing_bytes: int, chunk_bytes: int) -> None:
+    _, is_complete = _expand(gzip.compress(TEXT)[:-missing_bytes], "gzip", chunk_bytes=chunk_bytes)
+
+    assert not is_complete
+
+
+def test_an_empty_body_is_complete_whatever_it_claims_to_be() -> None:
+    assert _expand(b"", "gzip", chunk_bytes=1) == (b"", True)
+
+
+def test_a_bomb_expands_no_further_than_asked() -> None:
+    content, _ = _expand(gzip.compress(b"\0" * 50_000_000), "gzip", chunk_bytes=100_000, max_bytes=1_000)
+
+    assert len(content) == 1_000
+
+
+def test_a_damaged_stream_is_an_error() -> None:
+    raw = bytearray(gzip.compress(TEXT))
+    raw[-6] ^= 0xFF
+
+    with pytest.raises(zlib.error):
+        _expand(bytes(raw), "gzip", chunk_bytes=100_000)
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "rot13"])
+def test_a_coding_that_we_did_not_ask_for_is_refused(coding: str) -> None:
+    assert _expander(coding) is UNSUPPORTED_ENCODING
+
+
+@pytest.mark.parametrize(
+    ("body", "charset", "text"),
+    [
+        (b"", None, ""),
+        ("é".encode(), None, "é"),
+        ("é".encode("latin-1"), "iso-8859-1", "é"),
+        ("é".encode("cp1252"), "windows-1252", "é"),
+        ("語".encode("shift_jis"), "Shift_JIS", "語"),
+        ("語".encode("gb18030"), "gb2312", "語"),
+        (codecs.BOM_UTF8 + "é".encode(), "iso-8859-1", "é"),
+        ("é".encode("utf-16"), None, "é"),
+        ("é".encode("utf-32"), None, "é"),
+        ("é".encode(), "no-such-charset", "é"),
+        (rb"\u0041", "unicode_escape", r"\u0041"),
+        (b"abc", "punycode", "abc"),
+        (b"abc", "hex", "abc"),
+        (b"abc", "a\0b", "abc"),
+    ],
+)
+def test_text_is_decoded_by_mark_then_declaration_then_utf_8(
+    body: bytes, charset: str | None, text: str
+) -> None:
+    assert decode_text(body, charset) == text
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff\xfe\xfd", b"\x89PNG\r\n", b"a\0b", "\ud800".encode("utf-16", "surrogatepass")]
+)
+def test_what_is_not_text_is_left_alone(body: bytes) -> None:
+    assert decode_text(body, None) is None

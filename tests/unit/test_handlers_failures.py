@@ -1,0 +1,129 @@
+"""The table from errors and statuses to reasons."""
+
+import errno
+import socket
+import ssl
+
+import aiodns.error
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from consumer.egress import AddressClass, EgressDenied
+from consumer.handlers import failures
+from consumer.handlers.client_errors import DroppedConnection, failure_of_error
+from consumer.handlers.failures import Failure, failure_of_status
+
+KEY = ConnectionKey("example.org", 443, True, True, None, None, None)
+
+
+def _connector_error(error: OSError) -> aiohttp.ClientConnectorError:
+    return aiohttp.ClientConnectorError(KEY, error)
+
+
+def _dns_error(error: OSError, cause: Exception | None = None) -> aiohttp.ClientConnectorDNSError:
+    error.__cause__ = cause
+    return aiohttp.ClientConnectorDNSError(KEY, error)
+
+
+def _dropped(cause: Exception) -> DroppedConnection:
+    error = DroppedConnection()
+    error.__cause__ = cause
+    return error
+
+
+def _unparsable() -> aiohttp.ClientResponseError:
+    url = URL("http://example.org/")
+    info = aiohttp.RequestInfo(url, "GET", CIMultiDictProxy(CIMultiDict()), url)
+    return aiohttp.ClientResponseError(info, (), status=400, message="Expected HTTP/")
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 206, 299])
+def test_success_is_no_failure(status: int) -> None:
+    assert failure_of_status(status) is None
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 520, 599])
+def test_statuses_that_may_pass_are_transient(status: int) -> None:
+    failure = failure_of_status(status)
+
+    assert failure is not None
+    assert (failure.reason, failure.transient) == (f"http_{status}", True)
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 403, 404, 405, 410, 418, 451, 499, 600, 999])
+def test_statuses_that_stay_are_permanent(status: int) -> None:
+    failure = failure_of_status(status)
+
+    assert failure is not None
+    assert (failure.reason, failure.transient) == (f"http_{status}", False)
+    assert str(status) in failure.explanation
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (aiohttp.ConnectionTimeoutError(), failures.CONNECT_TIMEOUT),
+        (aiohttp.SocketTimeoutError(), failures.READ_TIMEOUT),
+        (
+            _connector_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")),
+            failures.CONNECTION_REFUSED,
+        ),
+        (_connector_error(OSError(errno.EHOSTUNREACH, "no route")), failures.UNREACHABLE),
+        (_connector_error(OSError(errno.ETIMEDOUT, "timed out")), failures.CONNECT_TIMEOUT),
+        (_connector_error(OSError("Multiple exceptions: …")), failures.CONNECT_FAILED),
+        (_dropped(aiohttp.ServerDisconnectedError()), failures.CONNECTION_RESET),
+        (_dropped(aiohttp.ClientOSError(errno.ECONNRESET, "reset")), failures.CONNECTION_RESET),
+        (aiohttp.ServerDisconnectedError(), failures.CONNECTION_RESET),
+        (aiohttp.ClientConnectionResetError("closing"), failures.CONNECTION_RESET),
+        (aiohttp.ClientPayloadError(), failures.BODY_TRUNCATED),
+        (_unparsable(), failures.PROTOCOL_ERROR),
+        (aiohttp.InvalidURL("http://"), failures.INVALID_URL),
+        (UnicodeError("label too long"), failures.INVALID_URL),
+        (
+            aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError("bad")),
+            failures.BAD_CERTIFICATE,
+        ),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "bad")), failures.TLS_FAILED),
+        (_dns_error(socket.gaierror(socket.EAI_NONAME, "unknown")), failures.DNS_NO_SUCH_NAME),
+        (_dns_error(socket.gaierror(socket.EAI_AGAIN, "later")), failures.DNS_FAILED),
+        (_dns_error(OSError(None, "x"), aiodns.error.DNSError(4, "not found")), failures.DNS_NO_SUCH_NAME),
+        (_dns_error(OSError(None, "x"), aiodns.error.DNSError(1, "no data")), failures.DNS_NO_ADDRESS),
+        (_dns_error(OSError(None, "x"), aiodns.error.DNSError(12, "timeout")), failures.DNS_FAILED),
+        (_dns_error(OSError(None, "x"), aiodns.error.DNSError(11, "no server")), failures.DNS_UNAVAILABLE),
+        (_dns_error(OSError(None, "DNS lookup failed")), failures.DNS_FAILED),
+        (aiohttp.ClientError("what?"), failures.REQUEST_FAILED),
+    ],
+)
+def test_each_error_has_its_own_reason(error: Exception, failure: Failure) -> None:
+    assert failure_of_error(error) is failure
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_our_own_exhaustion_is_never_blamed_on_the_target(number: int) -> None:
+    failure = failure_of_error(_connector_error(OSError(number, "too many")))
+
+    assert failure is failures.WORKER_OVERLOADED
+    assert failure.is_ours
+    assert failure.transient
+
+
+def test_a_denied_address_is_permanent_and_named_by_its_class() -> None:
+    failure = failure_of_error(_connector_error(EgressDenied(AddressClass.METADATA)))
+
+    assert (failure.reason, failure.transient, failure.is_ours) == ("egress_denied", False, True)
+    assert "cloud metadata service" in failure.explanation
+
+
+def test_a_made_up_status_400_is_not_reported_as_the_status_of_the_server() -> None:
+    failure = failure_of_error(_unparsable())
+
+    assert failure.reason == "protocol_error"
+    assert "400" not in failure.explanation
+
+
+def test_a_permanent_failure_carries_no_wait() -> None:
+    assert failures.REDIRECT_LOOP.as_outcome(retry_after_seconds=30).retry_after_seconds is None
+    assert failures.CONNECTION_RESET.as_outcome(retry_after_seconds=30).retry_after_seconds == 30

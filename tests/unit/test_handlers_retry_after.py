@@ -1,0 +1,96 @@
+"""What a target means by `Retry-After`."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.handlers.retry_after import MAX_SECONDS, honours_retry_after, retry_after_seconds
+
+NOW = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        ("60", 60),
+        (" 60 ", 60),
+        ("1.5", 1.5),
+        ("30s", 30),
+        ("1m30s", 90),
+        ("1M30S", 90),
+        ("2h", 7_200),
+        ("5m", 300),
+        ("9" * 400, MAX_SECONDS),
+        ("Sun, 06 Nov 1994 08:50:37 GMT", 60),
+        ("Sunday, 06-Nov-94 08:50:37 GMT", 60),
+        ("Sun Nov  6 08:50:37 1994", 60),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
+        ("Sat, 05 Nov 1994 08:49:37 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_SECONDS),
+    ],
+)
+def test_seconds_durations_and_dates_are_understood(text: str, seconds: float) -> None:
+    assert retry_after_seconds({"Retry-After": text}, now=NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "-1",
+        "-0.5",
+        "+5",
+        "soon",
+        "1e3",
+        "nan",
+        "inf",
+        "0x10",
+        "60,60",
+        "1 2",
+        "s",
+        "m",
+        "٣",
+        "30ms",
+        "1s1m",
+        "Sun, 06 Nov 1994 08:49:37",
+        "Sun, 32 Nov 1994 08:49:37 GMT",
+        "Sun, 06 Nov 1994 25:49:37 GMT",
+    ],
+)
+def test_garbage_and_negative_numbers_are_ignored(text: str) -> None:
+    assert retry_after_seconds({"Retry-After": text}, now=NOW) is None
+
+
+def test_an_answer_without_the_field_asks_for_nothing() -> None:
+    assert retry_after_seconds({}, now=NOW) is None
+
+
+def test_a_date_is_measured_by_the_clock_of_the_target() -> None:
+    headers = {"Retry-After": "Sun, 06 Nov 1994 10:00:30 GMT", "Date": "Sun, 06 Nov 1994 10:00:00 GMT"}
+
+    assert retry_after_seconds(headers, now=NOW) == 30
+
+
+def test_a_broken_date_of_the_target_is_replaced_by_our_own() -> None:
+    headers = {"Retry-After": "Sun, 06 Nov 1994 08:50:37 GMT", "Date": "yesterday"}
+
+    assert retry_after_seconds(headers, now=NOW) == 60
+
+
+@given(st.text())
+def test_no_text_is_ever_an_error(text: str) -> None:
+    seconds = retry_after_seconds({"Retry-After": text}, now=NOW)
+
+    assert seconds is None or 0 <= seconds <= MAX_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("status", "honoured"),
+    [(429, True), (503, True), (301, True), (302, True), (200, False), (404, False), (500, False)],
+)
+def test_the_field_counts_where_it_is_defined(status: int, honoured: bool) -> None:
+    assert honours_retry_after(status) is honoured

@@ -1,0 +1,100 @@
+"""What follows an attempt, and the one message that says so."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from consumer.executor import Attempt
+from consumer.settlement import Decision, Delay, Finish, Park, decide, settlement_message
+from shared.kinds.registry import Lane
+from shared.messages import JobMessage, Report
+from shared.outcomes import Failed, Outcome, Succeeded
+from shared.retry import RetryPolicy
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+TRANSIENT = Failed("http_503", "The host answered 503.", transient=True)
+PERMANENT = Failed("http_404", "The host answered 404.", transient=False)
+
+
+def make_job(*, attempt: int = 1, max_attempts: int = 3) -> JobMessage:
+    retry = RetryPolicy(max_attempts=max_attempts, first_delay_seconds=4, jitter=False)
+    args = {"url": "http://example.com/"}
+    return JobMessage(id=uuid.uuid4(), kind="check", lane=Lane.BULK, args=args, retry=retry, attempt=attempt)
+
+
+def make_attempt(outcome: Outcome) -> Attempt:
+    return Attempt(NOON, NOON + timedelta(seconds=1), outcome)
+
+
+def decided(job: JobMessage, outcome: Outcome) -> Decision:
+    return decide(job, make_attempt(outcome), random=lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempt", "expected"),
+    [
+        (Succeeded({}), 1, Finish()),
+        (Succeeded({}), 3, Finish()),
+        (TRANSIENT, 1, Delay(4)),
+        (TRANSIENT, 2, Delay(8)),
+        (TRANSIENT, 3, Park()),
+        (PERMANENT, 1, Park()),
+        (Failed("http_429", "Later.", transient=True, retry_after_seconds=31), 1, Delay(40)),
+    ],
+)
+def test_an_outcome_and_the_attempts_left_decide(outcome: Outcome, attempt: int, expected: Decision) -> None:
+    assert decided(make_job(attempt=attempt), outcome) == expected
+
+
+def test_a_success_is_one_report_to_the_results() -> None:
+    job = make_job()
+
+    message = settlement_message(job, make_attempt(Succeeded({"verdict": "ok"})), Finish(), worker="w")
+
+    assert (message.exchange, message.routing_key) == ("results", "check.bulk.succeeded")
+    report = Report.decode(message.body)
+    assert (report.job_id, report.attempt, report.state, report.result) == (
+        job.id,
+        1,
+        "succeeded",
+        {"verdict": "ok"},
+    )
+
+
+def test_a_retry_asks_for_the_next_attempt_and_carries_the_report_of_this_one() -> None:
+    job = make_job(attempt=1)
+
+    message = settlement_message(job, make_attempt(TRANSIENT), Delay(4), worker="w")
+
+    assert (message.exchange, message.routing_key) == ("jobs.delay", "check.bulk.4s")
+    copy = JobMessage.decode(message.body)
+    assert copy.report is not None
+    assert (copy.id, copy.run, copy.attempt) == (job.id, 1, 2)
+    assert (copy.report.attempt, copy.report.state, copy.report.reason) == (1, "delayed", "http_503")
+    assert (copy.report.wait_seconds, copy.report.due_at) == (4, NOON + timedelta(seconds=5))
+
+
+def test_a_parked_job_keeps_its_arguments_and_says_why() -> None:
+    job = make_job(attempt=3)
+
+    message = settlement_message(job, make_attempt(TRANSIENT), Park(), worker="w")
+
+    assert (message.exchange, message.routing_key) == ("jobs.dead", "check.bulk")
+    copy = JobMessage.decode(message.body)
+    assert copy.report is not None
+    assert (copy.args, copy.attempt, copy.report.state) == (job.args, 3, "parked")
+    assert copy.report.explanation == "The host answered 503."
+
+
+def test_a_copy_never_carries_the_copies_before_it() -> None:
+    first = settlement_message(make_job(attempt=1), make_attempt(TRANSIENT), Delay(1), worker="w")
+    message = first
+    for _ in range(40):
+        message = settlement_message(
+            JobMessage.decode(message.body), make_attempt(TRANSIENT), Delay(1), worker="w"
+        )
+
+    assert JobMessage.decode(message.body).attempt == 42
+    assert len(message.body) <= len(first.body) + 4
+    assert message.headers == {}
