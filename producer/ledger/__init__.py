@@ -1,0 +1,1 @@
+"""The background side of the store: what moves jobs to the broker and results back."""

@@ -1,0 +1,112 @@
+"""The recorder: writes what workers report into the store, in batches, idempotently, then acks."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.patience import until_stored
+from producer.ledger.reports import report_of
+from producer.records import Recorded
+from producer.store.store import JobStore
+from shared.broker.consumer import Consumer, Subscription
+from shared.broker.delivery import Delivery
+from shared.broker.topology import RECORDER_QUEUE, RESULTS
+from shared.clock import utc_now
+from shared.errors import DeliveryLost, MessageUndecodable
+from shared.messages import Report
+from shared.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Consumes `results.recorder`. Any number of recorders share the work."""
+
+    def __init__(self, *, store: JobStore, metrics: LedgerMetrics, settings: Settings) -> None:
+        """Make a recorder that is not connected yet."""
+        self._store = store
+        self._metrics = metrics
+        self._batch_limit = settings.recorder_prefetch
+        self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._consumer = Consumer(
+            settings.amqp_url,
+            name="retriever ledger recorder",
+            subscriptions=[
+                Subscription(RECORDER_QUEUE, settings.recorder_prefetch, self._waiting.put_nowait)
+            ],
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the queue of results is being consumed."""
+        return self._consumer.is_consuming
+
+    async def run(self) -> None:
+        """Record until cancelled. What was not acked by then is delivered again and changes nothing."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._consumer.run())
+            group.create_task(self._record_batches())
+
+    async def _record_batches(self) -> None:
+        while True:
+            deliveries = [await self._waiting.get()]
+            # Whatever arrived meanwhile is written in the same transaction: batches grow with the load.
+            while len(deliveries) < self._batch_limit and not self._waiting.empty():
+                deliveries.append(self._waiting.get_nowait())
+            await self._record_batch(deliveries)
+
+    async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
+        readable: list[Delivery] = []
+        reports: list[Report] = []
+        for delivery in deliveries:
+            try:
+                report = report_of(delivery, now=utc_now())
+            except MessageUndecodable as error:
+                await _put_aside(delivery, error)
+                continue
+            readable.append(delivery)
+            if report is not None:
+                reports.append(report)
+        if reports:
+            # A record that runs twice changes nothing the second time, so it may be tried again.
+            self._note(await until_stored(partial(self._store.record, reports, now=utc_now())), len(reports))
+        # Commit before ack: a crash between the two repeats the record, the other order would lose it.
+        for delivery in readable:
+            await _ack(delivery)
+
+    def _note(self, recorded: Recorded, reports: int) -> None:
+        self._metrics.reports.labels("changed").inc(len(recorded.transitions))
+        self._metrics.reports.labels("unknown_job").inc(len(recorded.unknown_job_ids))
+        self._metrics.reports.labels("late").inc(
+            max(reports - len(recorded.transitions) - len(recorded.unknown_job_ids), 0)
+        )
+        for change in recorded.transitions:
+            self._metrics.transitions.labels(change.kind, change.state).inc()
+            facts = {"job_id": str(change.job_id), "run": change.run, "attempt": change.attempt}
+            logger.info(
+                "job_state_changed", extra={**facts, "state": change.state.value, "reason": change.reason}
+            )
+        for job_id in recorded.unknown_job_ids:
+            logger.warning("report_for_unknown_job", extra={"job_id": str(job_id)})
+
+
+async def _put_aside(delivery: Delivery, error: MessageUndecodable) -> None:
+    logger.error("report_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
+    if delivery.exchange == RESULTS:
+        try:
+            # The queue dead-letters to `jobs.unrouted` and so to `jobs.parked`, for a person to see.
+            await delivery.dead_letter()
+        except DeliveryLost:
+            logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
+    else:
+        # The same message is in its delay or parking queue.
+        await _ack(delivery)
+
+
+async def _ack(delivery: Delivery) -> None:
+    try:
+        await delivery.ack()
+    except DeliveryLost:
+        logger.info("ack_lost", extra={"job_id": delivery.correlation_id})

@@ -1,0 +1,50 @@
+"""The ledger process: relay, recorder and redrive sweeper side by side, until told to stop."""
+
+import asyncio
+import logging
+
+from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.recorder import Recorder
+from producer.ledger.redrives import RedriveSweeper
+from producer.ledger.relay import Relay
+from producer.store.store import JobStore
+from producer.store.wakeup import open_wakeup
+from shared.broker.publisher import Publisher
+from shared.broker.topology import declare_topology
+from shared.health import serve_health
+from shared.kinds.registry import KINDS
+from shared.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -> None:
+    """Run the ledger until `stop` is set.
+
+    Stopping at any point is safe: leases run out, and what was not acked is delivered again.
+    """
+    metrics = LedgerMetrics()
+    publisher = Publisher(
+        settings.amqp_url,
+        name="retriever ledger publish",
+        timeout_seconds=settings.publish_timeout_seconds,
+        prepare=lambda channel: declare_topology(channel, KINDS),
+    )
+    recorder = Recorder(store=store, metrics=metrics, settings=settings)
+    wakeup = open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds)
+    relay = Relay(store=store, publisher=publisher, wakeup=wakeup, metrics=metrics, settings=settings)
+    sweeper = RedriveSweeper(store=store, settings=settings)
+    probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
+    async with serve_health(
+        host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
+    ):
+        logger.info("ledger_started", extra={"health_port": settings.health_port})
+        async with asyncio.TaskGroup() as group:
+            services = [
+                group.create_task(service())
+                for service in (publisher.run, recorder.run, relay.run, sweeper.run)
+            ]
+            await stop.wait()
+            for service in services:
+                service.cancel()
+    logger.info("ledger_stopped")
