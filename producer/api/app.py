@@ -1,0 +1,145 @@
+"""Builds the ASGI application: what a request meets, from the outside in.
+
+MeteredApp            counts and times it
+BodyGuard             refuses a body that is too large, too slow, or of a type that is not taken
+Edge                  fixed pages, OPTIONS, 405
+connexion.FlaskApp    routes by the contract, checks parameters, turns errors into problem+json
+NativeOperations      `async` operations, on the event loop
+WsgiBridge, Flask     all others, in threads
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import connexion
+import orjson
+from connexion.exceptions import ProblemException
+from connexion.lifecycle import ConnexionRequest, ConnexionResponse
+from connexion.options import SwaggerUIOptions
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp
+
+from producer.api.batches import BatchOperations
+from producer.api.bridge import WsgiBridge
+from producer.api.contract import load_contract, without_bodies
+from producer.api.edge import Edge
+from producer.api.guard import JSON_TYPE, TEXT_TYPE, BodyGuard, BodyLimits
+from producer.api.jobs import JobOperations
+from producer.api.metrics import ApiMetrics, MeteredApp
+from producer.api.native import Handlers, NativeOperations
+from producer.api.parameters import NamedParameterValidator
+from producer.api.pools import Pools
+from producer.api.problems import PROBLEM_TYPE, problem_response
+from producer.api.results import ResultOperations
+from producer.api.routes import RouteTable
+from producer.api.service import ServiceOperations
+from producer.api.writer import JobWriter
+from producer.store.store import JobStore
+from shared.errors import RetrieverError
+from shared.settings import Settings
+
+# Parsing this much JSON in one piece holds Python's one lock for some 40 ms; larger batches come as lines.
+MAX_JSON_BATCH_BYTES = 8 * 1_048_576
+SWAGGER_PAGE = Path(__file__).with_name("swagger.html")
+
+
+def build_app(store: JobStore, settings: Settings) -> ASGIApp:
+    """Return a fresh application on an open store. Its lifespan ends its threads, not the store."""
+    contract = load_contract()
+    routes = RouteTable.of(contract)
+    metrics = ApiMetrics(store)
+    app: ASGIApp = _build_connexion(contract, store, metrics)
+    app = Edge(app, routes=routes, pages=_fixed_pages(contract))
+    app = BodyGuard(app, routes=routes, limits=_body_limits(settings))
+    return MeteredApp(app, routes=routes, metrics=metrics)
+
+
+def _build_connexion(contract: Mapping[str, Any], store: JobStore, metrics: ApiMetrics) -> ASGIApp:
+    pools, writer = Pools(), JobWriter(store)
+    handlers = _handlers(
+        JobOperations(store, writer, pools),
+        BatchOperations(store, pools),
+        ResultOperations(store, pools),
+        ServiceOperations(store, metrics),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: object) -> AsyncIterator[None]:
+        writer.start()
+        try:
+            yield
+        finally:
+            # The last requests have been answered; what they left behind ends off the event loop.
+            for part in (writer, pools, bridge):
+                await asyncio.to_thread(part.close)
+
+    app = connexion.FlaskApp(
+        __name__,
+        lifespan=lifespan,
+        strict_validation=True,
+        validator_map={"parameter": NamedParameterValidator},
+        swagger_ui_options=SwaggerUIOptions(serve_spec=False),
+    )
+    bridge = WsgiBridge(app.app.wsgi_app)
+    # FlaskApp has no parameter for it: its own bridge loses its threads to slow readers.
+    app._middleware_app.asgi_app = NativeOperations(handlers, bridge)  # noqa: SLF001
+    app.add_api(without_bodies(contract), resolver=connexion.resolver.Resolver(_resolver(handlers)))
+    for error in (RetrieverError, ProblemException, HTTPException, Exception):
+        app.add_error_handler(error, _handle_error)
+    return app  # type: ignore[no-any-return]
+
+
+def _handlers(
+    jobs: JobOperations, batches: BatchOperations, results: ResultOperations, service: ServiceOperations
+) -> Handlers:
+    """Return the table of operations: the operationId of the contract and who answers it."""
+    return {
+        "submit_job": jobs.submit_job,
+        "list_jobs": jobs.list_jobs,
+        "get_job": jobs.get_job,
+        "redrive_job": jobs.redrive_job,
+        "submit_batch": batches.submit_batch,
+        "get_batch": batches.get_batch,
+        "export_results": results.export_results,
+        "list_kinds": service.list_kinds,
+        "livez": service.livez,
+        "readyz": service.readyz,
+        "metrics": service.metrics,
+    }
+
+
+def _resolver(handlers: Handlers) -> Callable[[str], Callable[..., object]]:
+    return lambda operation_id: handlers[operation_id]
+
+
+def _fixed_pages(contract: Mapping[str, Any]) -> Mapping[str, Response]:
+    swagger = HTMLResponse(SWAGGER_PAGE.read_text())
+    return {
+        "/": RedirectResponse("/ui/", HTTPStatus.FOUND),
+        "/ui": RedirectResponse("/ui/", HTTPStatus.FOUND),
+        "/ui/": swagger,
+        "/ui/index.html": swagger,
+        "/openapi.json": Response(orjson.dumps(contract), media_type=JSON_TYPE),
+    }
+
+
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        default_bytes=settings.api_max_body_bytes,
+        idle_seconds=settings.api_body_idle_seconds,
+        caps={
+            ("submit_batch", JSON_TYPE): min(MAX_JSON_BATCH_BYTES, settings.api_max_batch_bytes),
+            ("submit_batch", TEXT_TYPE): settings.api_max_batch_bytes,
+        },
+    )
+
+
+async def _handle_error(_request: ConnexionRequest, error: Exception) -> ConnexionResponse:
+    response = problem_response(error)
+    headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+    return ConnexionResponse(response.status_code, PROBLEM_TYPE, PROBLEM_TYPE, bytes(response.body), headers)

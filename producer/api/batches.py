@@ -1,0 +1,104 @@
+"""The operations on batches: submit as JSON or as lines of text, and count."""
+
+import logging
+from collections.abc import Iterable
+from http import HTTPStatus
+
+import flask
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer.api.documents import batch_document
+from producer.api.guard import JSON_TYPE
+from producer.api.ids import read_id
+from producer.api.lines import LineBatch
+from producer.api.models import Batch, BatchSubmission
+from producer.api.pools import Pools
+from producer.api.problems import HttpProblem
+from producer.api.reading import read_document
+from producer.records import BatchRecord, NewBatch, NewJob
+from producer.store.store import JobStore
+from producer.submission import JobTemplate, ValidArgs, batch_args, find_kind
+from shared.clock import utc_now
+from shared.errors import BatchNotFound
+from shared.identity import new_id
+from shared.kinds.registry import Lane
+from shared.states import JobState
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_KIND = "check"
+
+
+class BatchOperations:
+    """Takes many jobs at once, all or none, and tells how far they are."""
+
+    def __init__(self, store: JobStore, pools: Pools) -> None:
+        self._store = store
+        self._pools = pools
+
+    async def submit_batch(self, request: Request) -> Response:
+        """Store the jobs of a body and answer 202 with the batch."""
+        if request.headers["content-type"] == JSON_TYPE:
+            batch = await self._submit_document(request)
+        else:
+            batch = await self._submit_lines(request)
+        logger.info(
+            "batch_accepted", extra={"batch_id": str(batch.id), "kind": batch.kind, "total": batch.total}
+        )
+        headers = {"Location": f"/batches/{batch.id}"}
+        return Response(batch.model_dump_json(), HTTPStatus.ACCEPTED, headers, JSON_TYPE)
+
+    def get_batch(self, batch_id: str) -> flask.Response:
+        """Answer with the batch and its counts."""
+        record = self._store.get_batch(read_id(batch_id, BatchNotFound))
+        return flask.Response(batch_document(record).model_dump_json(), mimetype=JSON_TYPE)
+
+    async def _submit_document(self, request: Request) -> Batch:
+        if request.query_params:
+            detail = "A JSON batch says its kind and lane in the body, not in the query."
+            raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
+        template, args = await self._pools.short(_read_batch, await request.body())
+        batch = _new_batch(template)
+        jobs = (template.job(each, job_id=new_id(), batch_id=batch.id) for each in args)
+        return await self._pools.long(self._store_batch, batch, jobs)
+
+    async def _submit_lines(self, request: Request) -> Batch:
+        query = request.query_params
+        template = JobTemplate(
+            kind=(kind := find_kind(query.get("kind", DEFAULT_KIND))),
+            lane=Lane(query.get("lane", Lane.BULK)),
+            retry=kind.retry,
+            labels={},
+            created_at=utc_now(),
+        )
+        with LineBatch(template) as lines:
+            # A client that leaves raises ClientDisconnect here, so nothing of it is stored.
+            async for chunk in request.stream():
+                await self._pools.short(lines.feed, chunk)
+            await self._pools.short(lines.finish)
+            batch = _new_batch(template)
+            return await self._pools.long(self._store_batch, batch, lines.jobs(batch_id=batch.id))
+
+    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> Batch:
+        total = self._store.insert_batch(batch, jobs)
+        record = BatchRecord(
+            id=batch.id,
+            kind=batch.kind,
+            total=total,
+            labels=batch.labels,
+            counts={JobState.ACCEPTED: total},
+            created_at=batch.created_at,
+            finished_at=None,
+        )
+        return batch_document(record)
+
+
+def _read_batch(body: bytes) -> tuple[JobTemplate, list[ValidArgs]]:
+    submission = read_document(BatchSubmission, body)
+    template = JobTemplate.of(submission, now=utc_now())
+    return template, batch_args(submission, template)
+
+
+def _new_batch(template: JobTemplate) -> NewBatch:
+    return NewBatch(new_id(), template.kind.name, template.created_at, template.labels)

@@ -1,0 +1,108 @@
+"""From the store's records to the API's documents, with one honest sentence on why a job is not finished."""
+
+from producer.api.models import Attempt, Batch, Job, JobSummary
+from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob
+from shared.states import JobState
+
+
+def accepted_document(job: NewJob) -> Job:
+    """Return the document of a job that has just been stored."""
+    return Job(
+        id=job.id,
+        kind=job.kind,
+        args=job.args,
+        lane=job.lane,
+        state=JobState.ACCEPTED,
+        reason=None,
+        explanation=_WAITING[JobState.ACCEPTED],
+        run=1,
+        attempt=0,
+        result=None,
+        host=job.host,
+        batch_id=job.batch_id,
+        labels=job.labels,
+        due_at=None,
+        created_at=job.created_at,
+        finished_at=None,
+        attempts=[],
+    )
+
+
+def job_document(record: JobRecord) -> Job:
+    """Return the document of a stored job, with its attempts."""
+    attempts = [_attempt_document(attempt) for attempt in record.attempts]
+    return Job(**dict(job_summary(record)), attempts=attempts)
+
+
+def job_summary(record: JobRecord) -> JobSummary:
+    """Return the document of a stored job as lists and exports show it: without attempts."""
+    # The store's values are ours and typed: checking each again would cost more than reading it.
+    return JobSummary.model_construct(
+        id=record.id,
+        kind=record.kind,
+        args=record.args,
+        lane=record.lane,
+        state=record.state,
+        reason=record.reason,
+        explanation=explain(record),
+        run=record.run,
+        attempt=record.attempt,
+        result=record.result,
+        host=record.host,
+        batch_id=record.batch_id,
+        labels=record.labels,
+        due_at=record.due_at,
+        created_at=record.created_at,
+        finished_at=record.finished_at,
+    )
+
+
+def batch_document(record: BatchRecord) -> Batch:
+    """Return the document of a stored batch; every state is counted, most of them with 0."""
+    return Batch(
+        id=record.id,
+        kind=record.kind,
+        total=record.total,
+        counts={state: record.counts.get(state, 0) for state in JobState},
+        labels=record.labels,
+        created_at=record.created_at,
+        finished_at=record.finished_at,
+    )
+
+
+def explain(record: JobRecord) -> str | None:
+    """Return one sentence: why the job is not finished, or why it is parked; None when it succeeded."""
+    match record.state:
+        case JobState.SCHEDULED if record.due_at:
+            return f"Waiting for its time, {record.due_at.isoformat(timespec='seconds')}."
+        case JobState.RUNNING:
+            return f"Attempt {record.attempt} is running."
+        case JobState.DELAYED if record.due_at:
+            due = record.due_at.isoformat(timespec="seconds")
+            return (
+                f"Waiting until {due} for attempt {record.attempt + 1} after {record.reason or 'a failure'}."
+            )
+        case JobState.PARKED | JobState.CANCELLED:
+            return record.explanation or record.reason
+        case state:
+            return _WAITING.get(state)
+
+
+_WAITING = {
+    JobState.SCHEDULED: "Waiting for its time.",
+    JobState.ACCEPTED: "Stored; waiting to be published to the broker.",
+    JobState.QUEUED: "In its queue; waiting for a worker.",
+    JobState.DELAYED: "Waiting for its next attempt.",
+}
+
+
+def _attempt_document(record: AttemptRecord) -> Attempt:
+    return Attempt(
+        run=record.run,
+        number=record.number,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        outcome=record.outcome,
+        reason=record.reason,
+        wait_seconds=record.wait_seconds,
+    )

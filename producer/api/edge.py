@@ -1,0 +1,61 @@
+"""What is answered before connexion: fixed pages, OPTIONS, and the ways a path can be wrong.
+
+connexion would build `/openapi.json` anew each time (14 ms of the event loop), answer 405 with half the
+`Allow`, and send `/jobs/` to an absolute `http://` address even behind TLS.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from urllib.parse import quote
+
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from producer.api.problems import NO_PAGE, HttpProblem, problem_response
+from producer.api.routes import RouteTable
+
+LAST_CONTROL_CHARACTER = "\x1f"
+
+
+class Edge:
+    """Answers what needs no operation; everything else goes on to connexion."""
+
+    def __init__(self, app: ASGIApp, *, routes: RouteTable, pages: Mapping[str, Response]) -> None:
+        self._app = app
+        self._routes = routes
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        if scope["type"] != "http" or (response := self._answer(scope)) is None:
+            await self._app(scope, receive, send)
+            return
+        await response(scope, receive, send)
+
+    def _answer(self, scope: Scope) -> Response | None:
+        path, method = scope["path"], scope["method"]
+        if (page := self._pages.get(path)) is not None:
+            return page if method in {"GET", "HEAD"} else _method_refused(method, "GET, HEAD, OPTIONS")
+        if (route := self._routes.find(path)) is not None:
+            return None if route.operation(method) else _method_refused(method, route.allow)
+        if any(character <= LAST_CONTROL_CHARACTER for character in path):
+            # A NUL in the name of a static file would end in an unhandled ValueError.
+            return problem_response(HttpProblem(HTTPStatus.NOT_FOUND, NO_PAGE))
+        if path.endswith("/") and self._routes.find(path[:-1]) is not None:
+            return _redirect(path[:-1], scope["query_string"])
+        return None
+
+
+def _method_refused(method: str, allow: str) -> Response:
+    if method == "OPTIONS":
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": allow})
+    problem = HttpProblem(
+        HTTPStatus.METHOD_NOT_ALLOWED, f"This path answers to {allow}.", headers={"Allow": allow}
+    )
+    return problem_response(problem)
+
+
+def _redirect(path: str, query: bytes) -> Response:
+    # Without a host, so it stays right behind a proxy; 308 keeps method and body (RFC 9110 section 15.4.9).
+    target = quote(path) + (f"?{query.decode('latin-1')}" if query else "")
+    return RedirectResponse(target, HTTPStatus.PERMANENT_REDIRECT)

@@ -1,0 +1,117 @@
+"""What Prometheus reads: requests by operation, and unfinished jobs by state."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer.api.routes import RouteTable
+from producer.store.store import JobStore
+from shared.errors import StoreUnavailable
+from shared.states import JobState
+
+logger = logging.getLogger(__name__)
+
+COUNTS_KEPT_SECONDS = 5.0
+# A request that nobody answered: the client left first.
+NO_STATUS = 499
+# Parked jobs are counted: somebody has to decide on them.
+FINISHED = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class ApiMetrics:
+    """The metrics of one application, in a registry of its own."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_UnfinishedJobs(store))
+        self._requests = Counter(
+            "retriever_http_requests",
+            "HTTP requests that were answered.",
+            ("operation", "method", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "retriever_http_request_seconds",
+            "Time from a request's headers to the end of its answer.",
+            ("operation",),
+            registry=self._registry,
+        )
+
+    def observe(self, operation: str, *, method: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self._requests.labels(operation, method, status).inc()
+        self._seconds.labels(operation).observe(seconds)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format. Blocks: it asks the store every few seconds."""
+        return generate_latest(self._registry)
+
+
+class _UnfinishedJobs(Collector):
+    """`retriever_jobs{state}`, counted at most every few seconds; without the store it says nothing."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._counts: Mapping[JobState, int] = {}
+        self._counted_at = float("-inf")
+
+    def describe(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("retriever_jobs", "Unfinished jobs by state.")
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("retriever_jobs", "Unfinished jobs by state.", labels=("state",))
+        try:
+            for state, count in self._fresh_counts().items():
+                family.add_metric([state], count)
+        except StoreUnavailable as error:
+            # A gauge that is gone is honest; a stale or zero one would look like an empty queue.
+            logger.warning("jobs_not_counted", extra={"error": str(error)[:200]})
+        yield family
+
+    def _fresh_counts(self) -> Mapping[JobState, int]:
+        if time.monotonic() - self._counted_at > COUNTS_KEPT_SECONDS:
+            stored = self._store.count_unfinished()
+            self._counts = {state: stored.get(state, 0) for state in JobState if state not in FINISHED}
+            self._counted_at = time.monotonic()
+        return self._counts
+
+
+class MeteredApp:
+    """Counts and times every request around all else; labels are bounded by the contract, not by clients."""
+
+    def __init__(self, app: ASGIApp, *, routes: RouteTable, metrics: ApiMetrics) -> None:
+        self._app = app
+        self._routes = routes
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and count its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), NO_STATUS
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            self._observe(scope, status=status, seconds=time.monotonic() - started)
+
+    def _observe(self, scope: Scope, *, status: int, seconds: float) -> None:
+        route = self._routes.find(scope["path"])
+        operation = route.operation(scope["method"]) if route else None
+        name = operation.id if operation else "none"
+        method = scope["method"] if scope["method"] in KNOWN_METHODS else "other"
+        self._metrics.observe(name, method=method, status=status, seconds=seconds)
+        logger.debug("request_answered", extra={"operation": name, "method": method, "status": status})

@@ -1,0 +1,158 @@
+"""The documents that the API takes and gives. Their schemas in the contract are made from these models."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.kinds.registry import Lane
+from shared.outcomes import OutcomeName
+from shared.retry import RetryPolicy
+from shared.states import JobState
+
+MAX_LABELS = 20
+MAX_LABEL_LENGTH = 200
+
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, Field(max_length=MAX_LABEL_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Labels = Annotated[
+    dict[LabelName, LabelValue],
+    Field(max_length=MAX_LABELS, description="Your own names for the job: no control characters."),
+]
+KindName = Annotated[str, Field(min_length=1, max_length=100, description="See `GET /kinds`.")]
+# Only the fields that were sent count; the rest come from the kind's policy. So a default says nothing.
+RetryOverride = Annotated[RetryPolicy, Field(default_factory=RetryPolicy)]
+
+
+class _Submission(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: KindName
+    retry: RetryOverride
+    labels: Labels = {}
+
+
+class JobSubmission(_Submission):
+    """One job to accept."""
+
+    args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
+    lane: Lane = Lane.INTERACTIVE
+
+
+class BatchSubmission(_Submission):
+    """Jobs of one kind to accept together: all of them or none."""
+
+    items: Annotated[list[dict[str, Any]], Field(min_length=1, description="The arguments of each job.")]
+    defaults: Annotated[
+        dict[str, Any], Field(description="Arguments of every item that does not say else.")
+    ] = {}
+    lane: Lane = Lane.BULK
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Attempt(_Document):
+    """One execution of a job. `ended_at` and `outcome` are null while it runs."""
+
+    run: int
+    number: Annotated[int, Field(description="From 1 in every run.")]
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: OutcomeName | None
+    reason: Annotated[str | None, Field(description="A stable code such as `http_503` or `timeout`.")]
+    wait_seconds: Annotated[
+        float | None, Field(description="How long the job then waits for the next attempt.")
+    ]
+
+
+class JobSummary(_Document):
+    """A job without its attempts, as lists and exports show it."""
+
+    id: UUID
+    kind: str
+    args: Mapping[str, Any]
+    lane: Lane
+    state: JobState
+    reason: Annotated[str | None, Field(description="The code of the last failure, such as `http_503`.")]
+    explanation: Annotated[str | None, Field(description="Why it is not finished, or why it is parked.")]
+    run: Annotated[int, Field(description="From 1; a redrive starts the next.")]
+    attempt: Annotated[int, Field(description="The latest attempt of this run; 0 before the first.")]
+    result: Annotated[Mapping[str, Any] | None, Field(description="As the kind's result says.")]
+    host: Annotated[str, Field(description="The host that the job talks to; empty when it has none.")]
+    batch_id: UUID | None
+    labels: Mapping[str, str]
+    due_at: Annotated[datetime | None, Field(description="When a delayed job is tried again.")]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class Job(JobSummary):
+    """A job with every attempt, oldest first."""
+
+    attempts: list[Attempt]
+
+
+class JobPage(_Document):
+    """One page of jobs, newest first."""
+
+    items: list[JobSummary]
+    next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last.")]
+
+
+class Batch(_Document):
+    """A batch and how many of its jobs are in each state."""
+
+    id: UUID
+    kind: str
+    total: int
+    counts: Mapping[JobState, int]
+    labels: Mapping[str, str]
+    created_at: datetime
+    finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]
+
+
+class KindDocument(_Document):
+    """One kind of job: what it does, what it takes, what it gives. The schemas are JSON Schema 2020-12."""
+
+    name: str
+    description: str
+    args: Annotated[Mapping[str, Any], Field(description="JSON Schema of the arguments.")]
+    result: Annotated[Mapping[str, Any], Field(description="JSON Schema of the result.")]
+    retry: Annotated[RetryPolicy, Field(description="The policy of a job that does not ask for another.")]
+
+
+class KindList(_Document):
+    """Every kind of job that this server takes."""
+
+    items: list[KindDocument]
+
+
+class Health(_Document):
+    """The server is well."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ProblemField(_Document):
+    """One thing wrong in a request."""
+
+    loc: Annotated[str, Field(description="Where: a JSON pointer such as `/args/url` or `/query/limit`.")]
+    msg: Annotated[str, Field(description="Why.")]
+
+
+class Problem(BaseModel):
+    """What went wrong, as RFC 9457 says."""
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=False)
+
+    type: Annotated[
+        str, Field(description="`about:blank`, or a stable name such as `urn:retriever:job-invalid`.")
+    ]
+    title: str
+    status: int
+    detail: str
+    errors: Annotated[list[ProblemField] | None, Field(description="The first 20 fields at fault.")] = None

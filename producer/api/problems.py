@@ -1,0 +1,149 @@
+"""Every error as `application/problem+json` (RFC 9457): one table from our errors to HTTP."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from producer.api.models import Problem, ProblemField
+from producer.submission import MAX_ERRORS, BatchInvalid
+from shared.errors import (
+    BatchNotFound,
+    FieldError,
+    JobInvalid,
+    JobNotFound,
+    JobNotParked,
+    RetrieverError,
+    StoreUnavailable,
+)
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+MAX_DETAIL_LENGTH = 500
+RETRY_AFTER_SECONDS = 5
+NO_PAGE = "There is nothing at this path."
+
+
+class HttpProblem(RetrieverError):
+    """A request that HTTP itself has a status for: too large, too slow, of a type that is not taken."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """How one of our errors looks from outside; without `detail` the error's own message is shown."""
+
+    status: HTTPStatus
+    name: str
+    title: str
+    detail: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_TABLE: Mapping[type[RetrieverError], _Entry] = {
+    JobInvalid: _Entry(HTTPStatus.BAD_REQUEST, "job-invalid", "What was sent is not valid"),
+    JobNotFound: _Entry(HTTPStatus.NOT_FOUND, "job-not-found", "No such job", "No job has this id."),
+    BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
+    JobNotParked: _Entry(
+        HTTPStatus.CONFLICT, "job-not-parked", "The job is not parked", "Only a parked job can be redriven."
+    ),
+    StoreUnavailable: _Entry(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "store-unavailable",
+        "The store did not answer",
+        "The store did not answer in time; send the request again.",
+        {"Retry-After": str(RETRY_AFTER_SECONDS)},
+    ),
+}
+
+
+def problem_response(error: Exception) -> Response:
+    """Return the answer to an error, whatever it is; one that nobody foresaw is logged with its traceback."""
+    match error:
+        case HttpProblem():
+            return _respond(error.status, error.detail, errors=error.errors, headers=error.headers)
+        case RetrieverError() if (entry := _entry(error)) is not None:
+            return _our_error(error, entry)
+        case HTTPException(status_code=status):
+            # connexion's and Flask's own: 404 and what a parameter breaks.
+            detail = NO_PAGE if status == HTTPStatus.NOT_FOUND else str(error.detail or "")
+            return _respond(HTTPStatus(status), detail, headers=dict(error.headers or {}))
+        case ClientDisconnect():
+            # Nobody is there to read it.
+            return _respond(HTTPStatus.BAD_REQUEST, "The request ended before its body did.")
+        case _:
+            logger.error("api_unhandled_error", exc_info=error)
+            return _respond(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed on this request; it is logged."
+            )
+
+
+def _entry(error: RetrieverError) -> _Entry | None:
+    return next((entry for kind, entry in _TABLE.items() if isinstance(error, kind)), None)
+
+
+def _our_error(error: RetrieverError, entry: _Entry) -> Response:
+    if entry.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.warning(
+            "api_request_failed", extra={"problem": entry.name, "error": str(error)[:MAX_DETAIL_LENGTH]}
+        )
+    errors = error.errors if isinstance(error, JobInvalid) else ()
+    return _respond(
+        entry.status,
+        entry.detail or _summary(error),
+        name=f"urn:retriever:{entry.name}",
+        title=entry.title,
+        errors=errors,
+        headers=entry.headers,
+    )
+
+
+def _summary(error: RetrieverError) -> str:
+    # Tools show the detail alone, so it says the first fault itself.
+    match error:
+        case BatchInvalid(errors=(first, *_)):
+            return f"{error.summary}. {first.loc}: {first.msg}."
+        case JobInvalid(errors=(first, *others)):
+            more = f", and {len(others)} more" if others else ""
+            return f"{first.loc}: {first.msg}{more}." if first.loc else f"{first.msg}{more}."
+        case _:
+            return str(error)
+
+
+def _respond(
+    status: HTTPStatus,
+    detail: str,
+    *,
+    name: str = "about:blank",
+    title: str | None = None,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    problem = Problem(
+        type=name,
+        title=title or status.phrase,
+        status=status,
+        detail=detail[:MAX_DETAIL_LENGTH],
+        errors=[ProblemField(loc=e.loc[:200], msg=e.msg[:MAX_DETAIL_LENGTH]) for e in errors[:MAX_ERRORS]]
+        or None,
+    )
+    body = problem.model_dump_json(exclude_none=True)
+    return Response(body, status, headers=dict(headers or {}), media_type=PROBLEM_TYPE)

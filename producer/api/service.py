@@ -1,0 +1,52 @@
+"""The operations that tell of the service itself: its kinds, its health, its metrics."""
+
+from http import HTTPStatus
+
+import flask
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer.api.metrics import ApiMetrics
+from producer.api.models import Health, KindDocument, KindList
+from producer.store.store import JobStore
+from shared.kinds.registry import KINDS, Kind
+
+JSON_TYPE = "application/json"
+
+
+class ServiceOperations:
+    """Tells what the service can do and how it is."""
+
+    def __init__(self, store: JobStore, metrics: ApiMetrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._kinds = KindList(items=[_kind_document(kind) for kind in KINDS.values()]).model_dump_json()
+        self._health = Health().model_dump_json()
+
+    def list_kinds(self) -> flask.Response:
+        """Answer with every kind, its schemas and its retry policy."""
+        return flask.Response(self._kinds, mimetype=JSON_TYPE)
+
+    async def livez(self, _request: Request) -> Response:
+        """Answer that the process lives: on the event loop, so a busy thread or store cannot hold it up."""
+        return Response(self._health, media_type=JSON_TYPE)
+
+    def readyz(self) -> flask.Response:
+        """Answer that requests can be served: the store answers, and its tables are of this version."""
+        self._store.ping()
+        return flask.Response(self._health, HTTPStatus.OK, mimetype=JSON_TYPE)
+
+    def metrics(self) -> flask.Response:
+        """Answer with all metrics for Prometheus."""
+        return flask.Response(self._metrics.render(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _kind_document(kind: Kind) -> KindDocument:
+    return KindDocument(
+        name=kind.name,
+        description=kind.description,
+        args=kind.args_model.model_json_schema(),
+        result=kind.result_model.model_json_schema(mode="serialization"),
+        retry=kind.retry,
+    )

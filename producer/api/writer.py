@@ -1,0 +1,144 @@
+"""Group commit: the jobs of concurrent requests are stored by one thread, many in one transaction."""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from producer.records import NewJob
+from producer.store.store import JobStore
+from shared.errors import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING_JOBS = 5_000
+MAX_GROUP_JOBS = 500
+CLOSE_TIMEOUT_SECONDS = 30.0
+SLOW_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A job that waits for its transaction, and the request that waits for the job."""
+
+    job: NewJob
+    stored: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+
+
+class JobWriter:
+    """Stores single jobs. Each request awaits its own; whatever waits meanwhile shares the next commit."""
+
+    def __init__(self, store: JobStore, *, max_waiting_jobs: int = MAX_WAITING_JOBS) -> None:
+        self._store = store
+        # None ends the thread; what was put before it is stored first.
+        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting_jobs)
+        self._thread = threading.Thread(target=self._run, name="job-writer", daemon=True)
+        self._closing = False
+
+    def start(self) -> None:
+        """Start the writer thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Store what waits, then end. Blocks for up to 30 s; call it off the event loop."""
+        self._closing = True
+        self._waiting.put(None)
+        self._thread.join(CLOSE_TIMEOUT_SECONDS)
+        # A request may have slipped in behind the end; it must not wait for ever.
+        while not self._waiting.empty():
+            if (late := self._waiting.get_nowait()) is not None:
+                _answer([late], StoreUnavailable("the server is stopping"))
+
+    async def write(self, job: NewJob) -> None:
+        """Return once the job is committed.
+
+        Raises:
+            StoreUnavailable: the database did not answer, too many jobs wait, or the server is stopping.
+        """
+        if self._closing:
+            raise StoreUnavailable("the server is stopping")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(job, loop.create_future(), loop)
+        try:
+            self._waiting.put_nowait(waiting)
+        except queue.Full:
+            raise StoreUnavailable(f"{self._waiting.maxsize} jobs already wait to be stored") from None
+        await waiting.stored
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            group, ended = self._gather(first)
+            self._store_group(group)
+            if ended:
+                return
+
+    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        group = [first]
+        while len(group) < MAX_GROUP_JOBS:
+            try:
+                waiting = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if waiting is None:
+                return group, True
+            group.append(waiting)
+        return group, False
+
+    def _store_group(self, group: Sequence[_Waiting]) -> None:
+        started = time.monotonic()
+        try:
+            self._store.insert_jobs([waiting.job for waiting in group])
+        except Exception as error:
+            if len(group) == 1 or _was_slow(started):
+                _answer(group, error)
+            else:
+                logger.warning("job_group_refused", extra={"jobs": len(group), "error": str(error)[:200]})
+                self._store_singly(group)
+        else:
+            _answer(group, None)
+
+    def _store_singly(self, group: Sequence[_Waiting]) -> None:
+        """Store each job in a transaction of its own, so that the one that is refused fails nobody else."""
+        for done, waiting in enumerate(group, start=1):
+            started = time.monotonic()
+            try:
+                self._store.insert_jobs([waiting.job])
+            except Exception as error:
+                _answer([waiting], error)
+                if _was_slow(started):
+                    _answer(group[done:], error)
+                    return
+            else:
+                _answer([waiting], None)
+
+
+def _was_slow(started: float) -> bool:
+    # A database refuses a row at once. What failed slowly waited for a lock or a lost server, and so
+    # would every other job.
+    return time.monotonic() - started > SLOW_SECONDS
+
+
+def _answer(group: Sequence[_Waiting], error: Exception | None) -> None:
+    """Wake the requests of a group: one call into each event loop, not one a request."""
+    for loop in {waiting.loop for waiting in group}:
+        stored = [waiting.stored for waiting in group if waiting.loop is loop]
+        try:
+            loop.call_soon_threadsafe(_settle, stored, error)
+        except RuntimeError:
+            # The loop has closed, so nobody waits any more. The jobs are stored or not all the same.
+            logger.warning("job_writer_without_listener", extra={"jobs": len(stored)})
+
+
+def _settle(stored: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in stored:
+        if future.done():
+            # The request was cancelled while it waited.
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,171 @@
+"""From what was submitted to jobs that can be stored. Pure: it knows nothing of HTTP or the store."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from producer.api.models import BatchSubmission, JobSubmission
+from producer.records import NewJob
+from shared.errors import FieldError, JobInvalid
+from shared.kinds.registry import KINDS, Kind, Lane, args_document
+from shared.kinds.urls import url_host
+from shared.retry import RetryPolicy
+
+MAX_ECHO_LENGTH = 60
+MAX_ERRORS = 20
+
+
+def new_job(submission: JobSubmission, *, job_id: UUID, now: datetime) -> NewJob:
+    """Return the job that a submission asks for, ready to be stored.
+
+    Raises:
+        JobInvalid: the kind is unknown or its arguments break a rule; every field is named.
+    """
+    template = JobTemplate.of(submission, now=now)
+    return template.job(template.validate(submission.args), job_id=job_id)
+
+
+def batch_args(submission: BatchSubmission, template: "JobTemplate") -> list["ValidArgs"]:
+    """Return the arguments of every item of a batch, its defaults filled in.
+
+    Raises:
+        BatchInvalid: items break a rule; the first fields at fault are named.
+    """
+    valid: list[ValidArgs] = []
+    errors: list[FieldError] = []
+    for index, item in enumerate(submission.items):
+        try:
+            valid.append(template.validate({**submission.defaults, **item}, at=f"/items/{index}"))
+        except JobInvalid as error:
+            # Each item is named once: a fault in the defaults is in every item.
+            errors.append(error.errors[0])
+    if errors:
+        total = len(submission.items)
+        raise BatchInvalid(
+            errors[:MAX_ERRORS], f"{len(errors):,} of {total:,} items are not valid; none was stored"
+        )
+    return valid
+
+
+class BatchInvalid(JobInvalid):
+    """Jobs of a batch break a rule, so none was stored; `summary` counts them, `errors` names the first."""
+
+    def __init__(self, errors: Sequence[FieldError], summary: str) -> None:
+        super().__init__(errors)
+        self.summary = summary
+
+
+@dataclass(frozen=True, slots=True)
+class ValidArgs:
+    """Arguments as they are stored, and the host they lead to; the host is empty when there is none."""
+
+    document: Mapping[str, Any]
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobTemplate:
+    """What all jobs of one submission have in common, so that it is worked out once."""
+
+    kind: Kind
+    lane: Lane
+    retry: RetryPolicy
+    labels: Mapping[str, str]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, submission: JobSubmission | BatchSubmission, *, now: datetime) -> Self:
+        """Return the template of a submission.
+
+        Raises:
+            JobInvalid: the kind is unknown.
+        """
+        kind = find_kind(submission.kind)
+        retry = kind.retry.model_copy(update=submission.retry.model_dump(exclude_unset=True))
+        return cls(kind, submission.lane, retry, submission.labels, now)
+
+    def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
+        """Return arguments as they are stored: normalized, and only what differs from the defaults.
+
+        Args:
+            at: JSON pointer of the arguments, for the errors.
+
+        Raises:
+            JobInvalid: they break a rule; every field is named.
+        """
+        model = _validate_args(self.kind, args, at=at)
+        document = args_document(model)
+        if nul_at := next(_nul_pointers(document, at), None):
+            # PostgreSQL stores no NUL, neither in text nor in JSON.
+            raise JobInvalid([FieldError(nul_at, "A NUL character cannot be stored")])
+        url = getattr(model, "url", None)
+        return ValidArgs(document, url_host(url) if url else "")
+
+    def job(self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None) -> NewJob:
+        """Return one job of this template."""
+        return NewJob(
+            id=job_id,
+            kind=self.kind.name,
+            lane=self.lane,
+            args=args.document,
+            retry=self.retry,
+            host=args.host,
+            created_at=self.created_at,
+            labels=self.labels,
+            batch_id=batch_id,
+        )
+
+
+def find_kind(name: str) -> Kind:
+    """Return the kind of a name.
+
+    Raises:
+        JobInvalid: there is no such kind; the message lists those there are.
+    """
+    if (kind := KINDS.get(name)) is None:
+        known = ", ".join(sorted(KINDS))
+        raise JobInvalid(
+            [FieldError("/kind", f"Unknown kind '{name[:MAX_ECHO_LENGTH]}'; known are: {known}")]
+        )
+    return kind
+
+
+def field_errors(error: ValidationError, *, at: str = "") -> list[FieldError]:
+    """Return what pydantic found, each with its JSON pointer below `at`; never what was sent."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [FieldError(at + json_pointer(entry["loc"]), entry["msg"]) for entry in found]
+
+
+def json_pointer(parts: Iterable[int | str]) -> str:
+    """Return a JSON pointer (RFC 6901), each part cut to a bounded length; "" is the whole document."""
+    # pydantic says `[key]` when the name of a field itself is at fault.
+    named = (str(part)[:MAX_ECHO_LENGTH] for part in parts if part != "[key]")
+    return "".join(f"/{name.replace('~', '~0').replace('/', '~1')}" for name in named)
+
+
+def _validate_args(kind: Kind, args: Mapping[str, Any], *, at: str) -> BaseModel:
+    try:
+        # From JSON and strictly: "5" is no number, but "GET" is a method.
+        return kind.args_model.model_validate_json(orjson.dumps(args), strict=True)
+    except ValidationError as error:
+        raise JobInvalid(field_errors(error, at=at)) from None
+    except TypeError:
+        # orjson refuses integers of more than 64 bits and deep nesting.
+        raise JobInvalid([FieldError(at, "A number is too large, or values are nested too deeply")]) from None
+
+
+def _nul_pointers(document: object, at: str) -> Iterator[str]:
+    match document:
+        case str() if "\0" in document:
+            yield at
+        case dict():
+            for name, value in document.items():
+                yield from _nul_pointers(value, at + json_pointer([name]))
+        case list():
+            for index, value in enumerate(document):
+                yield from _nul_pointers(value, f"{at}/{index}")

@@ -1,0 +1,87 @@
+"""Generated requests: no 500, no status, type or document that the contract does not know."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from _pytest.mark.structures import ParameterSet
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from producer.api.contract import load_contract
+from producer.api.routes import METHODS
+from shared.settings import Settings
+from tests.support.api import running_api
+
+EXAMPLES = 60
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+CONTRACT = load_contract()
+
+
+def _operations() -> Iterator[ParameterSet]:
+    for path, item in CONTRACT["paths"].items():
+        for method in set(METHODS) & item.keys():
+            yield pytest.param(path, method.upper(), GenerationMode.POSITIVE, id=f"{method} {path}")
+            if {"parameters", "requestBody"} & (item.keys() | item[method].keys()):
+                yield pytest.param(path, method.upper(), GenerationMode.NEGATIVE, id=f"wrong {method} {path}")
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseSchema]:
+    database = tmp_path_factory.mktemp("contract") / "retriever.db"
+    with running_api(Settings(database_url=f"sqlite:///{database}")) as api:
+        yield schemathesis.openapi.from_url(f"{api.client.base_url}/openapi.json")
+
+
+@pytest.mark.parametrize(("path", "method", "mode"), list(_operations()))
+def test_no_request_breaks_the_contract(
+    schema: schemathesis.BaseSchema, path: str, method: str, mode: GenerationMode
+) -> None:
+    operation = schema[path][method]
+    checks = [*CHECKS, negative_data_rejection] if mode is GenerationMode.NEGATIVE else CHECKS
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def holds(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(checks=checks)
+
+    holds()
+
+
+def test_documents_of_real_jobs_and_batches_are_as_the_contract_says(schema: schemathesis.BaseSchema) -> None:
+    def call(path: str, method: str, status: int, **request: Any) -> Any:
+        response = schema[path][method].Case(**request).call_and_validate(checks=CHECKS)
+        assert response.status_code == status
+        return response.json()
+
+    content = CONTRACT["paths"]["/jobs"]["post"]["requestBody"]["content"]["application/json"]
+    jobs = [
+        call("/jobs", "POST", 202, body=example["value"], media_type="application/json")
+        for example in content["examples"].values()
+    ]
+    batch = call(
+        "/batches",
+        "POST",
+        202,
+        body={"kind": "check", "items": [{"url": "http://a.example/"}]},
+        media_type="application/json",
+    )
+
+    assert call("/jobs/{job_id}", "GET", 200, path_parameters={"job_id": jobs[0]["id"]}) == jobs[0]
+    assert call("/batches/{batch_id}", "GET", 200, path_parameters={"batch_id": batch["id"]}) == batch
+    assert len(call("/jobs", "GET", 200)["items"]) > len(jobs)

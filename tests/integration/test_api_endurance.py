@@ -1,0 +1,201 @@
+"""The API under clients that are slow, huge or gone, over real connections."""
+
+import asyncio
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from producer.api.writer import JobWriter
+from producer.records import JobFilter, NewBatch, NewJob
+from producer.store.migrate import migrate
+from producer.store.store import JobStore
+from shared.errors import StoreUnavailable
+from shared.identity import new_id
+from shared.kinds.registry import Lane
+from shared.retry import RetryPolicy
+from shared.settings import Settings
+from tests.integration.test_api_batches import wait_for_metric
+from tests.support.api import RunningApi, running_api
+
+CHUNK = b" " * 1_048_576
+HUGE_CHUNKS = 300
+SMALL_GROWTH_BYTES = 64 * 1_048_576
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[RunningApi]:
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'retriever.db'}", api_body_idle_seconds=1.0)
+    with running_api(settings) as running:
+        yield running
+
+
+def make_job(**args: object) -> NewJob:
+    return NewJob(
+        id=new_id(),
+        kind="check",
+        lane=Lane.BULK,
+        args={"url": "http://example.com/", **args},
+        retry=RetryPolicy(),
+        host="example.com",
+        created_at=datetime.now(UTC),
+    )
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def status_of(connection: socket.socket) -> int:
+    return int(connection.recv(4_096).split()[1])
+
+
+def send_huge(connection: socket.socket, *, is_chunked: bool) -> None:
+    """Send 300 MB, whatever the server says meanwhile."""
+    for _ in range(HUGE_CHUNKS):
+        connection.sendall(b"100000\r\n" + CHUNK + b"\r\n" if is_chunked else CHUNK)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/batches"])
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+@pytest.mark.parametrize("framing", ["announced", "chunked"])
+def test_a_huge_body_is_refused_without_growing(
+    api: RunningApi, path: str, content_type: str, framing: str
+) -> None:
+    length = (
+        f"Content-Length: {HUGE_CHUNKS * len(CHUNK)}"
+        if framing == "announced"
+        else "Transfer-Encoding: chunked"
+    )
+    before = resident_bytes()
+
+    with api.connect() as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\n{length}\r\n\r\n"
+        connection.sendall(head.encode())
+        send_huge(connection, is_chunked=framing == "chunked")
+        status = status_of(connection)
+
+    assert status == (415 if (path, content_type) == ("/jobs", "text/plain") else 413)
+    assert resident_bytes() - before < SMALL_GROWTH_BYTES
+
+
+def test_slow_bodies_end_in_408_and_hold_up_nobody(api: RunningApi) -> None:
+    heads = [
+        b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /batches HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhttp",
+        b"POST /jobs/x/redrive HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nx",
+        b"GET /kinds HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nx",
+    ]
+    with ExitStack() as stack:
+        connections = [stack.enter_context(api.connect()) for _ in range(20)]
+        for number, connection in enumerate(connections):
+            connection.sendall(heads[number % len(heads)])
+
+        assert api.client.get("/livez", timeout=0.9).status_code == 200
+        job = {"kind": "check", "args": {"url": "http://example.com/"}}
+        assert api.client.post("/jobs", json=job, timeout=0.9).status_code == 202
+        # What takes no body is answered without waiting for one.
+        assert [status_of(connection) for connection in connections] == [408, 408, 404, 200] * 5
+
+
+def test_abandoned_exports_stop_and_leave_the_service_well(api: RunningApi) -> None:
+    batch = NewBatch(new_id(), "check", datetime.now(UTC))
+    api.store.insert_batch(batch, (make_job(url="http://example.com/" + "x" * 2_000) for _ in range(10_000)))
+    threads_before = threading.active_count()
+
+    for _ in range(24):
+        with api.connect() as connection:
+            connection.sendall(f"GET /batches/{batch.id}/results HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert status_of(connection) == 200
+
+    # Each is counted once it has really ended: 23 MB to nobody would have blocked it.
+    wait_for_metric(api, 'operation="export_results"', 24)
+    assert api.client.get("/jobs", timeout=2).status_code == 200
+    assert threading.active_count() - threads_before <= 12
+
+
+def test_a_large_text_batch_is_stored_in_flat_memory(api: RunningApi) -> None:
+    lines = 60_000
+    body = (
+        b"".join(b"http://example.com/%d/%d\n" % (page, n) for n in range(1_000))
+        for page in range(lines // 1_000)
+    )
+    before = resident_bytes()
+
+    response = api.client.post("/batches", content=body, headers={"Content-Type": "text/plain"}, timeout=60)
+
+    assert response.json()["total"] == lines
+    assert resident_bytes() - before < SMALL_GROWTH_BYTES
+
+
+def test_concurrent_submissions_are_all_stored(api: RunningApi) -> None:
+    body = {"kind": "check", "args": {"url": "http://example.com/"}}
+
+    def submit() -> None:
+        for _ in range(25):
+            assert api.client.post("/jobs", json=body).status_code == 202
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(api.store.list_jobs(JobFilter(), limit=1_000, after=None)) == 200
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[JobStore]:
+    migrate(database_url)
+    store = JobStore.open(database_url)
+    yield store
+    store.close()
+
+
+async def test_one_bad_row_fails_only_its_own_request(store: JobStore) -> None:
+    writer = JobWriter(store)
+    good = [make_job() for _ in range(3)]
+    bad = replace(make_job(), host=None)  # type: ignore[arg-type]
+    writes = [asyncio.create_task(writer.write(job)) for job in (good[0], bad, *good[1:])]
+    await asyncio.sleep(0)
+    writer.start()
+
+    answers = await asyncio.gather(*writes, return_exceptions=True)
+
+    assert [answer is None for answer in answers] == [True, False, True, True]
+    assert {store.get_job(job.id).id for job in good} == {job.id for job in good}
+    await asyncio.to_thread(writer.close)
+
+
+async def test_a_full_writer_refuses_and_a_closing_one_stores_what_waits(store: JobStore) -> None:
+    writer = JobWriter(store, max_waiting_jobs=2)
+    jobs = [make_job(), make_job()]
+    writes = [asyncio.create_task(writer.write(job)) for job in jobs]
+    await asyncio.sleep(0)
+
+    with pytest.raises(StoreUnavailable, match="2 jobs already wait"):
+        await writer.write(make_job())
+    writer.start()
+    await asyncio.to_thread(writer.close)
+    await asyncio.gather(*writes)
+    with pytest.raises(StoreUnavailable, match="stopping"):
+        await writer.write(make_job())
+
+    assert len(store.list_jobs(JobFilter(), limit=10, after=None)) == 2
+
+
+def test_accepted_jobs_are_logged_once_stored(api: RunningApi, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="producer.api")
+
+    job = api.client.post("/jobs", json={"kind": "check", "args": {"url": "http://example.com/"}}).json()
+
+    [record] = [record for record in caplog.records if record.message == "job_accepted"]
+    assert record.__dict__["job_id"] == job["id"]
+    assert re.fullmatch("interactive", record.__dict__["lane"])
