@@ -1,0 +1,26 @@
+# One image for all commands: `python -m producer api|ledger|migrate`, `python -m consumer worker`.
+
+FROM python:3.13-slim AS build
+ARG PIPENV_VERSION=2026.10.3
+# For a machine whose package index is named in its environment; unset means pip's own default.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/pipenv && /opt/pipenv/bin/pip install --quiet "pipenv==$PIPENV_VERSION"
+WORKDIR /build
+COPY Pipfile Pipfile.lock ./
+# VIRTUAL_ENV makes pipenv install into /opt/venv, not into an environment of its own making.
+RUN python -m venv /opt/venv && VIRTUAL_ENV=/opt/venv PIPENV_VERBOSITY=-1 PIPENV_NOSPIN=1 /opt/pipenv/bin/pipenv sync
+
+FROM python:3.13-slim
+# A fixed number, so that a volume's files have the same owner in every build.
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin retriever \
+ # New volumes take over the owner of these folders: see the service `secrets` in docker-compose.yml.
+ && install -d -o retriever -g retriever /secrets /secrets/broker /secrets/database /secrets/amqp_url /secrets/database_url
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY . .
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+# No shell in between: Python is process 1 and gets SIGTERM itself.
+CMD ["python", "-m", "producer", "api"]

@@ -1,0 +1,70 @@
+"""The whole service in Docker, started by `make e2e`. The same tests run against it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+
+_FILES = ("docker-compose.yml", "tests/end_to_end/docker-compose.e2e.yml")
+
+
+class ComposeSystem:
+    """The compose stack of `make e2e`."""
+
+    vhost = "/"
+    # The broker there is stock: its figures are renewed every five seconds.
+    seen_after_seconds = 12
+
+    def __init__(self) -> None:
+        """Read where everything is from the environment that `make e2e` made."""
+        self.api_url = os.environ["E2E_API_URL"]
+        self.site_url = os.environ["E2E_TARGET_URL"]
+        self.control_url = os.environ["E2E_CONTROL_URL"]
+        self.management_url = os.environ["RETRIEVER_MANAGEMENT_URL"]
+
+    def kill_workers(self) -> None:
+        """SIGKILL every worker, then start them again."""
+        _compose("kill", "--signal", "SIGKILL", "worker")
+        _compose("start", "worker")
+
+    def drain_workers(self) -> None:
+        """SIGTERM one worker after the other, wait until each has ended, and start it again."""
+        for worker in self._containers("worker"):
+            _docker("stop", "--time", "40", worker)
+            _docker("start", worker)
+
+    def stop_broker(self) -> None:
+        """Stop the broker in order."""
+        _compose("stop", "rabbitmq")
+
+    def kill_broker(self) -> None:
+        """SIGKILL the broker."""
+        _compose("kill", "--signal", "SIGKILL", "rabbitmq")
+
+    def start_broker(self) -> None:
+        """Start the broker again; returns when it is healthy."""
+        _compose("up", "--detach", "--no-recreate", "--wait", "rabbitmq")
+
+    def memory_bytes(self, process: str) -> int:
+        """Return the resident memory of the first process of `api` or `ledger`."""
+        container = self._containers(process)[0]
+        statm = _docker("exec", container, "cat", "/proc/1/statm")
+        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def _containers(self, service: str) -> list[str]:
+        return _compose("ps", "--quiet", service).split()
+
+
+def _compose(*arguments: str) -> str:
+    files = [part for name in _FILES for part in ("--file", name)]
+    return _run(["docker", "compose", "--project-name", "retriever-e2e", *files, *arguments])
+
+
+def _docker(*arguments: str) -> str:
+    return _run(["docker", *arguments])
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{json.dumps(command)}: {done.stderr[-500:]}"
+    return done.stdout

@@ -1,0 +1,163 @@
+"""The whole service as a person or a fault sees it, run here as processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from deploy.local.broker import Broker
+from deploy.local.ports import free_port
+
+_ROOT = Path(__file__).resolve().parents[2]
+_READY_SECONDS = 60.0
+
+
+class System(Protocol):
+    """A running service, the site it works on, and the ways to hurt it."""
+
+    api_url: str
+    site_url: str
+    """The flaky site as workers reach it."""
+    control_url: str
+    """The flaky site as the tests reach it."""
+    management_url: str
+    vhost: str
+    seen_after_seconds: int
+    """How long a message must wait to be seen by the management API, whose figures are old by then."""
+
+    def kill_workers(self) -> None:
+        """SIGKILL every worker, then start as many, as a supervisor does."""
+
+    def drain_workers(self) -> None:
+        """SIGTERM one worker after the other, wait until each has ended, and start it again: a deploy."""
+
+    def stop_broker(self) -> None:
+        """Stop the broker in order."""
+
+    def kill_broker(self) -> None:
+        """SIGKILL the broker."""
+
+    def start_broker(self) -> None:
+        """Start the broker again; returns when it answers."""
+
+    def memory_bytes(self, process: str) -> int:
+        """Return the resident memory of `api` or `ledger`."""
+
+
+class LocalSystem:
+    """API, ledger and two workers as processes on this machine."""
+
+    seen_after_seconds = 3
+
+    def __init__(self, *, broker: Broker, vhost: str, amqp_url: str, database_url: str, logs: Path) -> None:
+        """Describe a system; `start` starts it."""
+        self._broker = broker
+        self._logs = logs
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.vhost = vhost
+        self.management_url = str(broker.management_url)
+        ports = {"api": free_port(), "ledger": free_port(), "site": free_port()}
+        self.api_url = f"http://127.0.0.1:{ports['api']}"
+        self.site_url = self.control_url = f"http://127.0.0.1:{ports['site']}"
+        self._worker_ports = {"worker-1": free_port(), "worker-2": free_port()}
+        self._ledger_url = f"http://127.0.0.1:{ports['ledger']}"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")},
+            "PYTHONUNBUFFERED": "1",
+            "RETRIEVER_AMQP_URL": amqp_url,
+            "RETRIEVER_DATABASE_URL": database_url,
+            "RETRIEVER_API_PORT": str(ports["api"]),
+            "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
+            "RETRIEVER_WORKER_GRACE_SECONDS": "1",
+        }
+        self._site_port, self._ledger_port = ports["site"], ports["ledger"]
+
+    def start(self) -> None:
+        """Migrate the store and start everything; returns when all of it is ready."""
+        subprocess.run(
+            [sys.executable, "-m", "producer", "migrate"], cwd=_ROOT, env=self._environment, check=True
+        )
+        self._start("site", "deploy.local.target_site", "--port", str(self._site_port))
+        self._start("api", "producer", "api")
+        self._start("ledger", "producer", "ledger", health_port=self._ledger_port)
+        for name in self._worker_ports:
+            self._start_worker(name)
+        for url in (self.api_url, self._ledger_url, *self._worker_urls()):
+            _wait_until(lambda url=url: _is_ready(url), what=url)  # type: ignore[misc]
+
+    def stop(self) -> None:
+        """End everything that was started."""
+        for name in list(self._processes):
+            self._end(name, signal.SIGKILL)
+
+    def kill_workers(self) -> None:
+        """SIGKILL every worker, then start as many."""
+        for name in self._worker_ports:
+            self._end(name, signal.SIGKILL)
+        for name in self._worker_ports:
+            self._start_worker(name)
+
+    def drain_workers(self) -> None:
+        """SIGTERM one worker after the other, wait until each has ended, and start it again."""
+        for name in self._worker_ports:
+            self._end(name, signal.SIGTERM)
+            self._start_worker(name)
+
+    def stop_broker(self) -> None:
+        """Stop the broker in order."""
+        self._broker.stop()
+
+    def kill_broker(self) -> None:
+        """SIGKILL the broker."""
+        self._broker.kill()
+
+    def start_broker(self) -> None:
+        """Start the broker again."""
+        self._broker.start()
+
+    def memory_bytes(self, process: str) -> int:
+        """Return the resident memory of `api` or `ledger`."""
+        pages = int(Path(f"/proc/{self._processes[process].pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _worker_urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self._worker_ports.values()]
+
+    def _start_worker(self, name: str) -> None:
+        self._start(name, "consumer", "worker", health_port=self._worker_ports[name])
+
+    def _start(self, name: str, module: str, *arguments: str, health_port: int = 0) -> None:
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=_ROOT,
+                env={**self._environment, "RETRIEVER_HEALTH_PORT": str(health_port)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _end(self, name: str, by: signal.Signals) -> None:
+        process = self._processes.pop(name)
+        process.send_signal(by)
+        process.wait(timeout=30)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _wait_until(is_so: Callable[[], bool], *, what: str) -> None:
+    ends_at = time.monotonic() + _READY_SECONDS
+    while not is_so():
+        if time.monotonic() > ends_at:
+            raise AssertionError(f"{what} is not ready after {_READY_SECONDS:g} s")
+        time.sleep(0.05)
