@@ -8,7 +8,7 @@ import uvloop
 
 from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
-from shared.errors import RetrieverError
+from shared.errors import RetrieverError, SettingsInvalid
 from shared.kinds.registry import KINDS
 from shared.logs import configure_logging
 from shared.settings import Settings, read_settings
@@ -26,7 +26,9 @@ def worker(kinds: str) -> None:
     """Work on jobs until stopped; then let those in hand end, within the grace period."""
     settings = read_settings()
     configure_logging(settings, process="worker")
-    chosen = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    chosen = list(dict.fromkeys(kind.strip() for kind in kinds.split(",") if kind.strip()))
+    if not chosen:
+        raise SettingsInvalid("--kinds: name at least one kind")
     check_handlers(chosen)
     uvloop.run(_run_worker(settings, chosen))
 

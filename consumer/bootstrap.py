@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from consumer.handlers.registry import HANDLERS, Handler
 from consumer.metrics import WorkerMetrics
 from consumer.worker import Worker
 from shared.broker.publisher import Publisher
+from shared.broker.topology import verify_topology
 from shared.health import serve_health
 from shared.outcomes import Outcome
 from shared.settings import Settings
@@ -26,11 +28,13 @@ logger = logging.getLogger(__name__)
 async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Event) -> None:
     """Run a worker for some kinds until `stop` is set and it has drained."""
     name = f"{socket.gethostname()}-{os.getpid()}"
+    _raise_file_limit()
     metrics = WorkerMetrics()
     publisher = Publisher(
         settings.amqp_url,
         name=f"retriever worker {name} publish",
         timeout_seconds=settings.publish_timeout_seconds,
+        prepare=lambda channel: verify_topology(channel, kinds),
     )
     async with open_session(settings) as session:
         executor = Executor({kind: _bind(HANDLERS[kind], session) for kind in kinds})
@@ -51,6 +55,12 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             logger.info("worker_started", extra={"worker": name, "kinds": list(kinds)})
             await worker.run(stop)
     logger.info("worker_stopped", extra={"worker": name})
+
+
+def _raise_file_limit() -> None:
+    # Every job in hand may hold a socket or two, and idle ones linger; the soft limit is often 1,024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bind(handler: Handler, session: ClientSession) -> BoundHandler:

@@ -44,8 +44,16 @@ class DeliveryHandler:
         """Run and settle one delivery.
 
         When cancelled, which means that the worker stops, the message is given back: that burns no
-        attempt. A settlement that has begun is finished first.
+        attempt. A settlement that has begun is finished first. A bug of ours counts as a delivery, so
+        that the broker parks the message in the end.
         """
+        try:
+            await self._handle(delivery)
+        except Exception:  # One of the three edges, the service loop of a worker.
+            logger.exception("delivery_crashed", extra={"job_id": delivery.correlation_id})
+            await _refuse(delivery)
+
+    async def _handle(self, delivery: Delivery) -> None:
         try:
             job = JobMessage.decode(delivery.body)
         except MessageUndecodable as error:
@@ -76,7 +84,15 @@ class DeliveryHandler:
     async def _park_raw(self, delivery: Delivery, error: MessageUndecodable) -> None:
         """Park a message that nobody can read, byte for byte, with the reason in a header."""
         headers = {REASON_HEADER: str(error)[:1_000]}
-        raw = Outgoing(DEAD, delivery.routing_key, delivery.body, RAW_TYPE, delivery.correlation_id, headers)
+        raw = Outgoing(
+            DEAD,
+            delivery.routing_key,
+            delivery.body,
+            RAW_TYPE,
+            delivery.correlation_id,
+            headers,
+            content_type="application/octet-stream",
+        )
         await publish_until_confirmed(raw, self._publisher)
         logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
         await _ack(delivery, job_id=delivery.correlation_id)
@@ -136,6 +152,13 @@ async def _give_back(delivery: Delivery, job: JobMessage) -> None:
         logger.info("delivery_lost", extra=facts)
     else:
         logger.info("job_given_back", extra=facts)
+
+
+async def _refuse(delivery: Delivery) -> None:
+    try:
+        await delivery.refuse()
+    except DeliveryLost:
+        logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
 
 
 async def _to_its_end(settling: Coroutine[None, None, None]) -> None:

@@ -68,13 +68,7 @@ class Worker:
     def _take(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._handler.handle(delivery))
         self._tasks.add(task)
-        task.add_done_callback(self._handled)
-
-    def _handled(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            # Left unacked on purpose: the broker counts the delivery and parks the message in the end.
-            logger.error("delivery_crashed", exc_info=error)
+        task.add_done_callback(self._tasks.discard)
 
     async def _drain(self) -> None:
         logger.info(

@@ -1,6 +1,7 @@
 """`python -m producer api | ledger | migrate`."""
 
 import sys
+import warnings
 
 import click
 import uvloop
@@ -28,6 +29,8 @@ def main(context: click.Context) -> None:
 def api(settings: Settings) -> None:
     """Serve the HTTP API until stopped."""
     # Here, so that the ledger does not carry the whole web framework in its memory.
+    # Its test client warns at import; nothing of ours uses it.
+    warnings.filterwarnings("ignore", module="connexion.apps.abstract")
     from producer.api.server import serve  # noqa: PLC0415
 
     serve(settings)

@@ -1,4 +1,4 @@
-"""From what was submitted to jobs that can be stored. Pure: it knows nothing of HTTP or the store."""
+"""From the documents of the API to jobs that can be stored. Pure: no requests, no store."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -9,7 +9,10 @@ RetrieverError
 │   └── DeliveryLost           its channel is gone: the broker will deliver the message again
 ├── MessageUndecodable         the body is not one of our messages; park it raw
 ├── StoreUnavailable           the database did not answer; try again
+├── StoreRefused               the database will not take a value, however often it is tried
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
+│   └── BatchInvalid           so do jobs of a batch (producer.submission)
+├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
 ├── JobNotFound, BatchNotFound no row has this id
 └── JobNotParked               only a parked job can be redriven
 
@@ -60,6 +63,10 @@ class StoreUnavailable(RetrieverError):
 
     The change was not made, unless the connection broke at the very commit.
     """
+
+
+class StoreRefused(RetrieverError):
+    """The database refused a value; nothing was changed, and trying again changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)

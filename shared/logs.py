@@ -3,12 +3,13 @@
 import logging
 import sys
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from shared.settings import LogFormat, Settings
 
 # What logging puts on every record; everything else was given as `extra` and is shown.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 def configure_logging(settings: Settings, *, process: str) -> None:
@@ -30,6 +31,7 @@ def _json_formatter(process: str) -> logging.Formatter:
         timestamp="at",
         rename_fields={"message": "event", "levelname": "level", "name": "logger"},
         static_fields={"process": process},
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],
     )
 
 

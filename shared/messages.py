@@ -20,6 +20,8 @@ REASON_HEADER = "x-retriever-reason"
 # Bounded well inside the store's integers: nobody redrives a job a million times.
 Run = Annotated[int, Field(ge=1, le=1_000_000)]
 AttemptNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+# A part of routing keys, which may have 255 bytes, and of metric labels.
+KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
 
 
 class WireMessage(BaseModel):
@@ -56,7 +58,7 @@ class Report(WireMessage):
     """
 
     job_id: UUID
-    kind: str
+    kind: KindName
     run: Run
     attempt: AttemptNumber
     state: JobState
@@ -79,7 +81,7 @@ class JobMessage(WireMessage):
     """
 
     id: UUID
-    kind: str
+    kind: KindName
     lane: Lane = Lane.INTERACTIVE
     args: dict[str, Any]
     retry: RetryPolicy = RetryPolicy()

@@ -19,9 +19,12 @@ DELAY_STEPS_SECONDS: tuple[int, ...] = (
 
 
 class RetryPolicy(BaseModel):
-    """How often and how patiently a job is tried again."""
+    """How often and how patiently a job is tried again.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Unknown fields are ignored, because policies travel in messages to workers of other versions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 5
     first_delay_seconds: Annotated[float, Field(gt=0, le=DAY_SECONDS)] = 5.0
@@ -66,6 +69,8 @@ def wait_seconds(
 
 def delay_step_seconds(wait: float) -> int:
     """Return the first step of the ladder that is not shorter than `wait`: never early.
+
+    So a wait may become longer than the policy's maximum, by the distance to the next step.
 
     Args:
         wait: Seconds, up to a day; longer waits take the last step.

@@ -12,9 +12,18 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from producer.api.models import Batch, BatchSubmission, Health, Job, JobPage, JobSubmission, KindList, Problem
+from producer.api.models import (
+    Batch,
+    BatchSubmission,
+    Health,
+    Job,
+    JobPage,
+    JobSubmission,
+    KindList,
+    Problem,
+    RetryOverride,
+)
 from shared.kinds.registry import KINDS, Kind
-from shared.retry import RetryPolicy
 
 PATH = Path(__file__).parent.parent / "openapi.yaml"
 
@@ -123,11 +132,8 @@ def _argument_schemas() -> dict[str, Schema]:
 
 def _submission_schemas() -> dict[str, Schema]:
     schemas = _schemas_of([JobSubmission, BatchSubmission], "validation")
-    override = schemas.pop(RetryPolicy.__name__)
-    for field in override["properties"].values():
+    for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
-    override["description"] = "What differs from the kind's own policy; leave out the rest."
-    schemas["RetryOverride"] = override
     schemas["KindName"] = {"type": "string", "enum": list(KINDS), "description": "See `GET /kinds`."}
     return schemas | _by_kind(schemas, "JobSubmission") | _by_kind(schemas, "BatchSubmission")
 
@@ -146,7 +152,7 @@ def _variant(submission: Schema, kind: Kind) -> Schema:
     variant = copy.deepcopy(submission)
     properties = variant["properties"]
     properties["kind"] = {"type": "string", "enum": [kind.name]}
-    properties["retry"] = _ref("RetryOverride")
+    properties["retry"] = _ref(RetryOverride.__name__)
     if "args" in properties:
         properties["args"] = _ref(kind.args_model.__name__)
     if "items" in properties:

@@ -1,7 +1,10 @@
 """From the store's records to the API's documents, with one honest sentence on why a job is not finished."""
 
+from datetime import datetime
+
 from producer.api.models import Attempt, Batch, Job, JobSummary
 from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob
+from shared.clock import utc_now
 from shared.states import JobState
 
 
@@ -78,14 +81,19 @@ def explain(record: JobRecord) -> str | None:
         case JobState.RUNNING:
             return f"Attempt {record.attempt} is running."
         case JobState.DELAYED if record.due_at:
-            due = record.due_at.isoformat(timespec="seconds")
-            return (
-                f"Waiting until {due} for attempt {record.attempt + 1} after {record.reason or 'a failure'}."
-            )
+            return _explain_delay(record, record.due_at)
         case JobState.PARKED | JobState.CANCELLED:
             return record.explanation or record.reason
         case state:
             return _WAITING.get(state)
+
+
+def _explain_delay(record: JobRecord, due_at: datetime) -> str:
+    due = due_at.isoformat(timespec="seconds")
+    attempt, reason = record.attempt + 1, record.reason or "a failure"
+    if due_at <= utc_now():
+        return f"Attempt {attempt} after {reason} has been due since {due}; waiting for a worker."
+    return f"Waiting until {due} for attempt {attempt} after {reason}."
 
 
 _WAITING = {

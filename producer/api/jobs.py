@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import accepted_document, job_document, job_summary
+from producer.api.guard import JSON_TYPE
 from producer.api.ids import read_id
 from producer.api.models import JobPage, JobSubmission
 from producer.api.pools import Pools
@@ -25,7 +26,6 @@ from shared.states import JobState
 
 logger = logging.getLogger(__name__)
 
-JSON_TYPE = "application/json"
 DEFAULT_LIMIT = 100
 
 
@@ -45,7 +45,9 @@ class JobOperations:
         else:
             job = _read_job(body)
         await self._writer.write(job)
-        logger.info("job_accepted", extra={"job_id": str(job.id), "kind": job.kind, "lane": job.lane})
+        logger.info(
+            "job_accepted", extra={"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
+        )
         headers = {"Location": f"/jobs/{job.id}"}
         return _json(accepted_document(job), HTTPStatus.ACCEPTED, headers)
 
@@ -82,7 +84,9 @@ class JobOperations:
     def redrive_job(self, job_id: str) -> flask.Response:
         """Send a parked job back: the same id, the next run, fresh attempts."""
         record = self._store.redrive(read_id(job_id, JobNotFound), now=utc_now())
-        logger.info("job_redriven", extra={"job_id": job_id, "kind": record.kind, "run": record.run})
+        logger.info(
+            "job_redriven", extra={"job_id": job_id, "kind": record.kind, "run": record.run, "attempt": 0}
+        )
         return flask.Response(
             job_document(record).model_dump_json(),
             HTTPStatus.ACCEPTED,

@@ -88,7 +88,7 @@ class LineBatch:
 
         Raises:
             BatchInvalid: a line was not valid; the first 20 are named.
-        JobInvalid: there was no line at all.
+            JobInvalid: there was no line at all.
         """
         for number, line in self._splitter.finish():
             self._judge(number, line)

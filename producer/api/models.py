@@ -22,15 +22,20 @@ Labels = Annotated[
     Field(max_length=MAX_LABELS, description="Your own names for the job: no control characters."),
 ]
 KindName = Annotated[str, Field(min_length=1, max_length=100, description="See `GET /kinds`.")]
-# Only the fields that were sent count; the rest come from the kind's policy. So a default says nothing.
-RetryOverride = Annotated[RetryPolicy, Field(default_factory=RetryPolicy)]
+
+
+class RetryOverride(RetryPolicy):
+    """What differs from the kind's own policy; leave out the rest."""
+
+    # Only the fields that were sent count, so a default says nothing.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class _Submission(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: KindName
-    retry: RetryOverride
+    retry: Annotated[RetryOverride, Field(default_factory=RetryOverride)]
     labels: Labels = {}
 
 

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# With the writer and Flask's threads this stays below SQLAlchemy's default of 15 connections.
+# With the writer and Flask's threads this stays below the connections that the engine may open.
 SHORT_THREADS = 6
 LONG_THREADS = 2
 

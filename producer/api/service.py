@@ -7,12 +7,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer.api.guard import JSON_TYPE
 from producer.api.metrics import ApiMetrics
 from producer.api.models import Health, KindDocument, KindList
 from producer.store.store import JobStore
 from shared.kinds.registry import KINDS, Kind
-
-JSON_TYPE = "application/json"
 
 
 class ServiceOperations:

@@ -14,7 +14,7 @@ from shared.broker.consumer import Consumer, Subscription
 from shared.broker.delivery import Delivery
 from shared.broker.topology import RECORDER_QUEUE, RESULTS
 from shared.clock import utc_now
-from shared.errors import DeliveryLost, MessageUndecodable
+from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused
 from shared.messages import Report
 from shared.settings import Settings
 
@@ -58,23 +58,36 @@ class Recorder:
             await self._record_batch(deliveries)
 
     async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
-        readable: list[Delivery] = []
-        reports: list[Report] = []
+        letters: list[tuple[Delivery, Report | None]] = []
         for delivery in deliveries:
             try:
-                report = report_of(delivery, now=utc_now())
+                letters.append((delivery, report_of(delivery, now=utc_now())))
             except MessageUndecodable as error:
                 await _put_aside(delivery, error)
-                continue
-            readable.append(delivery)
-            if report is not None:
-                reports.append(report)
-        if reports:
-            # A record that runs twice changes nothing the second time, so it may be tried again.
-            self._note(await until_stored(partial(self._store.record, reports, now=utc_now())), len(reports))
+        try:
+            await self._record([report for _, report in letters if report is not None])
+        except StoreRefused:
+            await self._record_singly(letters)
+            return
         # Commit before ack: a crash between the two repeats the record, the other order would lose it.
-        for delivery in readable:
+        for delivery, _ in letters:
             await _ack(delivery)
+
+    async def _record_singly(self, letters: Sequence[tuple[Delivery, Report | None]]) -> None:
+        """Record each report on its own, so that the one that the store refuses holds up nobody else."""
+        for delivery, report in letters:
+            try:
+                await self._record([report] if report is not None else [])
+            except StoreRefused as error:
+                await _put_aside(delivery, error)
+            else:
+                await _ack(delivery)
+
+    async def _record(self, reports: Sequence[Report]) -> None:
+        if not reports:
+            return
+        # A record that runs twice changes nothing the second time, so it may be tried again.
+        self._note(await until_stored(partial(self._store.record, reports, now=utc_now())), len(reports))
 
     def _note(self, recorded: Recorded, reports: int) -> None:
         self._metrics.reports.labels("changed").inc(len(recorded.transitions))
@@ -92,11 +105,11 @@ class Recorder:
             logger.warning("report_for_unknown_job", extra={"job_id": str(job_id)})
 
 
-async def _put_aside(delivery: Delivery, error: MessageUndecodable) -> None:
-    logger.error("report_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
+async def _put_aside(delivery: Delivery, error: MessageUndecodable | StoreRefused) -> None:
+    logger.error("report_put_aside", extra={"job_id": delivery.correlation_id, "error": str(error)})
     if delivery.exchange == RESULTS:
         try:
-            # The queue dead-letters to `jobs.unrouted` and so to `jobs.parked`, for a person to see.
+            # The queue dead-letters to `jobs.parked`, for a person to see.
             await delivery.dead_letter()
         except DeliveryLost:
             logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})

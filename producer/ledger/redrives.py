@@ -45,7 +45,8 @@ class RedriveSweeper:
         def is_wanted(body: bytes) -> bool:
             key = _parked_run(body)
             is_ours = key in missing
-            missing.discard(key) if key else None
+            if key is not None:
+                missing.discard(key)
             return is_ours
 
         try:
@@ -53,16 +54,10 @@ class RedriveSweeper:
         except BrokerUnavailable as error:
             logger.warning("parked_sweep_failed", extra={"error": str(error)})
             return
-        settled = (pending - missing) | {key for key in missing if self._is_overdue(key)}
+        self._rounds = {key: self._rounds.get(key, 0) + 1 for key in missing}
+        settled = (pending - missing) | {key for key, rounds in self._rounds.items() if rounds >= _MAX_ROUNDS}
         await until_stored(partial(self._store.settle_redrives, sorted(settled), now=utc_now()))
         logger.info("parked_swept", extra={"removed": removed, "missing": len(missing)})
-
-    def _is_overdue(self, key: tuple[UUID, int]) -> bool:
-        self._rounds[key] = self._rounds.get(key, 0) + 1
-        if self._rounds[key] < _MAX_ROUNDS:
-            return False
-        del self._rounds[key]
-        return True
 
 
 def _parked_run(body: bytes) -> tuple[UUID, int] | None:

@@ -25,6 +25,8 @@ from shared.settings import Settings
 from shared.states import JobState
 
 _REFUSED_PAUSE_SECONDS = 1.0
+# New jobs wake the relay; this is for leases that ran out, and for wake-ups that were missed.
+_SAFETY_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,6 @@ class Relay:
         self._metrics = metrics
         self._page_jobs = settings.relay_page_jobs
         self._lease_seconds = settings.relay_lease_seconds
-        self._poll_seconds = settings.relay_poll_seconds
         self._window = asyncio.Semaphore(settings.publish_window)
 
     async def run(self) -> None:
@@ -57,7 +58,7 @@ class Relay:
             # Nothing is claimed while the broker is away, so that the first relay back can publish at once.
             await self._publisher.wait_ready()
             if await self.relay_page() < self._page_jobs:
-                await self._wakeup.wait(self._poll_seconds)
+                await self._wakeup.wait(_SAFETY_SECONDS)
 
     async def relay_page(self) -> int:
         """Claim, publish and mark one page of jobs; return how many were claimed."""

@@ -3,10 +3,13 @@
 from datetime import datetime
 from typing import Protocol
 
-from shared.broker.topology import DELAY, RESULTS
+from shared.broker.topology import DEAD, DELAY, RESULTS, RETURN
 from shared.messages import RAW_TYPE, JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.states import JobState
+
+_WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
+_NO_QUEUE = "When its delay was over there was no queue for its kind and lane."
 
 
 class Letter(Protocol):
@@ -28,9 +31,9 @@ class Letter(Protocol):
 def report_of(delivery: Letter, *, now: datetime) -> Report | None:
     """Return the report in a delivery, or None when there is nothing to record.
 
-    Results are reports. Delayed and parked copies of jobs carry theirs. A job that the broker itself
-    dead-lettered carries none for its last attempt: its workers died with it, and the report
-    is written here.
+    Results are reports. Delayed and parked copies of jobs carry theirs. Of a job that the broker itself
+    parked nobody reported: its workers died with it, or it came back from a delay to a queue that
+    was gone. Then the report is written here.
 
     Raises:
         MessageUndecodable: the body is not a message of ours.
@@ -40,9 +43,11 @@ def report_of(delivery: Letter, *, now: datetime) -> Report | None:
     if delivery.type == RAW_TYPE:
         return None
     job = JobMessage.decode(delivery.body)
-    if delivery.exchange == DELAY or _was_parked_by_a_worker(job):
+    if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
         return job.report
-    return _crash_report(job, now)
+    if delivery.exchange == RETURN:
+        return _broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE)
+    return _broker_report(job, now, reason="worker_crashed", explanation=_WORKER_CRASHED)
 
 
 def _was_parked_by_a_worker(job: JobMessage) -> bool:
@@ -51,7 +56,7 @@ def _was_parked_by_a_worker(job: JobMessage) -> bool:
     return report is not None and report.state is JobState.PARKED and report.attempt == job.attempt
 
 
-def _crash_report(job: JobMessage, now: datetime) -> Report:
+def _broker_report(job: JobMessage, now: datetime, *, reason: str, explanation: str) -> Report:
     return Report(
         job_id=job.id,
         kind=job.kind,
@@ -61,7 +66,7 @@ def _crash_report(job: JobMessage, now: datetime) -> Report:
         started_at=now,
         ended_at=now,
         outcome=OutcomeName.FAILED_PERMANENT,
-        reason="worker_crashed",
-        explanation="Every worker that took this job died or let it go; the broker gave up delivering it.",
+        reason=reason,
+        explanation=explanation,
         worker="broker",
     )

@@ -39,10 +39,15 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
     ):
         logger.info("ledger_started", extra={"health_port": settings.health_port})
+
+        async def record() -> None:
+            # The publisher declares the topology when it connects.
+            await publisher.wait_ready()
+            await recorder.run()
+
         async with asyncio.TaskGroup() as group:
             services = [
-                group.create_task(service())
-                for service in (publisher.run, recorder.run, relay.run, sweeper.run)
+                group.create_task(service()) for service in (publisher.run, record, relay.run, sweeper.run)
             ]
             await stop.wait()
             for service in services:

@@ -21,7 +21,7 @@ _POOL_WAIT_SECONDS = 10
 # Bounds a lost server or a stuck lock; the longest statement of ours counts a batch's jobs.
 _STATEMENT_MS = 30_000
 _LOCK_MS = 10_000
-# A batch is stored while its upload is read, so this is far above the time one read may take.
+# A batch is read from its spool while it is stored, so this is far above the time one read may take.
 _IDLE_IN_TRANSACTION_MS = 120_000
 
 

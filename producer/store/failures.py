@@ -5,19 +5,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from shared.errors import StoreUnavailable
+from shared.errors import StoreRefused, StoreUnavailable
 
 
 @contextmanager
 def store_failures() -> Iterator[None]:
-    """Raise what the database raises within the block as `StoreUnavailable`.
+    """Raise what the database raises within the block in our own words; the transaction was rolled back.
 
-    That holds for a statement it refused too: the transaction was rolled back and nothing changed.
+    Raises:
+        StoreRefused: a value does not fit its column, or breaks a constraint.
+        StoreUnavailable: anything else; it may pass.
     """
     try:
         yield
+    except (DataError, IntegrityError, OverflowError) as error:
+        raise StoreRefused(_describe(error)) from error
+    except DBAPIError as error:
+        raise StoreUnavailable(_describe(error)) from error
+    except StatementError as error:
+        # SQLAlchemy could not even bind the parameters.
+        raise StoreRefused(_describe(error)) from error
     except (SQLAlchemyError, psycopg.Error, sqlite3.Error) as error:
         raise StoreUnavailable(_describe(error)) from error
 

@@ -1,7 +1,6 @@
 """One delivered message and the ways to settle it."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from aio_pika.abc import AbstractIncomingMessage
 
@@ -10,7 +9,7 @@ from shared.errors import DeliveryLost
 
 
 class Delivery:
-    """One delivered message; settle it exactly once, by `ack`, `requeue` or `dead_letter`."""
+    """One delivered message; settle it exactly once, by one of the methods."""
 
     def __init__(self, message: AbstractIncomingMessage, on_settled: Callable[[], None]) -> None:
         """Wrap a message of aio-pika, which stays bound to the channel it came on."""
@@ -19,7 +18,6 @@ class Delivery:
         self.body: bytes = message.body
         self.exchange: str = message.exchange or ""
         self.routing_key: str = message.routing_key or ""
-        self.headers: Mapping[str, Any] = message.headers
         self.type: str = message.type or ""
         self.correlation_id: str = message.correlation_id or ""
 
@@ -46,6 +44,16 @@ class Delivery:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
         await self._settle(self._message.nack(requeue=True))
+
+    async def refuse(self) -> None:
+        """Give the message back as failed: a reject, which counts as a delivery on every version.
+
+        After the queue's delivery limit the broker dead-letters it.
+
+        Raises:
+            DeliveryLost: the channel is gone; the broker requeues the message by itself.
+        """
+        await self._settle(self._message.reject(requeue=True))
 
     async def _settle(self, settling: Awaitable[None]) -> None:
         self._on_settled()

@@ -32,6 +32,7 @@ class Outgoing:
     type: str
     job_id: str = ""
     headers: Mapping[str, str | int] = field(default_factory=dict)
+    content_type: str = "application/json"
 
 
 class Publisher:
@@ -54,7 +55,8 @@ class Publisher:
         Args:
             name: How the connection is called in the management console.
             timeout_seconds: Limit of one publish, waiting for the connection included.
-            prepare: Called with a throw-away channel on each new connection, to declare the topology.
+            prepare: Called with a throw-away channel on each new connection, to declare the topology or
+                to make sure of it; while it fails, nothing is published.
         """
         self._url = url
         self._name = name
@@ -151,7 +153,7 @@ def _amqp_message(message: Outgoing) -> Message:
     return Message(
         message.body,
         delivery_mode=DeliveryMode.PERSISTENT,
-        content_type="application/json",
+        content_type=message.content_type,
         message_id=uuid.uuid4().hex,
         correlation_id=message.job_id or None,
         type=message.type,

@@ -15,6 +15,7 @@ from pamqp.common import FieldTable
 from shared.kinds.registry import Lane
 from shared.retry import DELAY_STEPS_SECONDS
 
+DEFAULT = ""
 JOBS = "jobs"
 DELAY = "jobs.delay"
 RETURN = "jobs.return"
@@ -94,12 +95,31 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
         QueueSpec(PARKED_QUEUE, ((DEAD, "#"), (UNROUTED, "#")), {"x-delivery-limit": PARKED_DELIVERY_LIMIT}),
         QueueSpec(
             RECORDER_QUEUE,
-            ((RESULTS, "#"), (DELAY, "#"), (DEAD, "#")),
-            {"x-delivery-limit": WORK_DELIVERY_LIMIT, **_dead_lettering_to(UNROUTED)},
+            ((RESULTS, "#"), (DELAY, "#"), (DEAD, "#"), (UNROUTED, "#")),
+            # Straight to the parking queue: over an exchange that it is bound to, the queue would
+            # dead-letter to itself, which 3.10 cannot do.
+            {
+                "x-delivery-limit": WORK_DELIVERY_LIMIT,
+                "x-dead-letter-routing-key": PARKED_QUEUE,
+                **_dead_lettering_to(DEFAULT),
+            },
         ),
         *(_work_queue_spec(kind, lane) for kind in kinds for lane in Lane),
         *(_delay_queue_spec(step) for step in DELAY_STEPS_SECONDS),
     )
+
+
+async def verify_topology(channel: AbstractChannel, kinds: Iterable[str]) -> None:
+    """Make sure that every queue exists, without declaring any.
+
+    A publish to `jobs.delay` is routed to the recorder even where its step is missing, so a worker
+    that knows more steps than the ledger has declared must not start.
+
+    Raises:
+        ChannelNotFoundEntity: a queue is missing; the error names it.
+    """
+    for spec in queues(kinds):
+        await channel.declare_queue(spec.name, passive=True)
 
 
 async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> None:

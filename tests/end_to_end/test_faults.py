@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.broker.topology import DEAD, JOBS
+from shared.broker.topology import DEAD, JOBS, PARKED_QUEUE, RESULTS
 from tests.support.client import Client, Json
 from tests.support.waiting import eventually
 
@@ -54,7 +54,11 @@ async def test_jobs_in_hand_of_a_killed_worker_all_end(client: Client) -> None:
 
 async def test_a_worker_that_is_told_to_stop_gives_jobs_back_and_burns_no_attempt(client: Client) -> None:
     gate = str(uuid.uuid4())
-    job = await client.submit("fetch", f"/gate/{gate}", retry={"max_attempts": 1})
+    args = {"url": client.site(f"/gate/{gate}"), "timeout_seconds": 120}
+    answer = await client.http.post(
+        "/jobs", json={"kind": "fetch", "args": args, "retry": {"max_attempts": 1}}
+    )
+    job = answer.json()
     await client.wait_at_gate(gate, at_least=1)
 
     # Whichever worker has the job must let go of it at least once, after its grace period.
@@ -116,13 +120,27 @@ async def test_a_message_that_nobody_can_read_is_parked_as_it_came(client: Clien
     client.management.publish(client.system.vhost, JOBS, "fetch.bulk", garbage)
 
     async def parked() -> Json | None:
-        messages = client.management.messages(client.system.vhost, "jobs.parked")
+        messages = client.management.messages(client.system.vhost, PARKED_QUEUE)
         return next((each for each in messages if each["payload"] == garbage), None)
 
     message = await eventually(parked)
     assert message is not None
     assert message["exchange"] == DEAD and message["properties"]["type"] == "raw"
     assert "Invalid JSON" in message["properties"]["headers"]["x-retriever-reason"]
+
+
+async def test_a_report_that_nobody_can_read_is_parked_and_blocks_nothing(client: Client) -> None:
+    garbage = f"not a report {uuid.uuid4()}"
+
+    client.management.publish(client.system.vhost, RESULTS, "fetch.bulk.succeeded", garbage)
+
+    async def parked() -> bool:
+        messages = client.management.messages(client.system.vhost, PARKED_QUEUE)
+        return any(each["payload"] == garbage for each in messages)
+
+    await eventually(parked)
+    job = await client.submit("fetch", "/ok")
+    await client.job_in(job["id"], "succeeded")
 
 
 async def test_a_job_published_straight_to_the_broker_with_wrong_arguments_is_parked(client: Client) -> None:

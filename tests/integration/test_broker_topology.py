@@ -3,7 +3,9 @@
 import json
 
 import aio_pika
+import pytest
 from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from shared.broker.topology import (
     DEAD,
@@ -15,6 +17,7 @@ from shared.broker.topology import (
     delay_key,
     delay_queue,
     queues,
+    verify_topology,
     work_queue,
 )
 from shared.kinds.registry import KINDS, Lane
@@ -51,6 +54,17 @@ async def test_every_queue_is_a_durable_quorum_queue_that_loses_nothing(
         if "x-dead-letter-exchange" in arguments:
             assert arguments["x-dead-letter-strategy"] == "at-least-once", queue["name"]
             assert arguments["x-overflow"] == "reject-publish", queue["name"]
+
+
+async def test_a_missing_queue_is_noticed_before_anything_is_published(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+        await verify_topology(channel, KINDS)
+
+        await channel.queue_delete(delay_queue(5))
+
+        with pytest.raises(ChannelNotFoundEntity, match=delay_queue(5)):
+            await verify_topology(channel, KINDS)
 
 
 async def test_each_delay_key_reaches_its_own_step_and_the_recorder(vhost_url: str) -> None:
@@ -120,3 +134,5 @@ async def test_a_delayed_message_without_a_home_is_parked_and_blocks_nothing(vho
             return await message_count(channel, PARKED_QUEUE) == 40
 
         await eventually(all_parked)
+        # The recorder hears of each twice: when it was delayed, and when it found no queue.
+        assert await message_count(channel, RECORDER_QUEUE) == 40 + 1 + 40

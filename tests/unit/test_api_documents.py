@@ -17,6 +17,7 @@ from shared.retry import RetryPolicy
 from shared.states import JobState
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
+FAR_OFF = datetime(2999, 1, 1, tzinfo=UTC)
 RECORD = JobRecord(
     id=new_id(),
     kind="check",
@@ -45,8 +46,12 @@ RECORD = JobRecord(
         (replace(RECORD, state=JobState.QUEUED), "In its queue; waiting for a worker."),
         (replace(RECORD, state=JobState.RUNNING, attempt=2), "Attempt 2 is running."),
         (
+            replace(RECORD, state=JobState.DELAYED, attempt=1, due_at=FAR_OFF, reason="http_503"),
+            "Waiting until 2999-01-01T00:00:00+00:00 for attempt 2 after http_503.",
+        ),
+        (
             replace(RECORD, state=JobState.DELAYED, attempt=1, due_at=NOW, reason="http_503"),
-            "Waiting until 2025-01-01T00:00:00+00:00 for attempt 2 after http_503.",
+            "Attempt 2 after http_503 has been due since 2025-01-01T00:00:00+00:00; waiting for a worker.",
         ),
         (replace(RECORD, state=JobState.PARKED, reason="http_404", explanation="Gone."), "Gone."),
         (replace(RECORD, state=JobState.PARKED, reason="http_404"), "http_404"),

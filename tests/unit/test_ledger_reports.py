@@ -86,6 +86,14 @@ def test_a_crash_at_a_later_attempt_is_not_mistaken_for_the_delay_before_it() ->
     )
 
 
+def test_a_job_that_comes_back_from_a_delay_to_no_queue_is_reported_as_parked() -> None:
+    delayed = settlement_message(job(1), attempt(FAILED), Delay(5), worker="w")
+
+    report = report_of(Delivered(delayed.body, "jobs.return"), now=NOON)
+
+    assert report is not None and (report.state, report.attempt, report.reason) == ("parked", 2, "no_queue")
+
+
 def test_a_raw_message_has_nothing_to_record() -> None:
     assert report_of(Delivered(b"\x00garbage", "jobs.dead", "raw"), now=NOON) is None
 

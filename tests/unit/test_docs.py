@@ -1,0 +1,140 @@
+"""The documents say what the code says: settings, paths, links, states, messages and commands."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.broker.topology import exchanges, queues
+from shared.messages import JobMessage, Report, WireMessage
+from shared.retry import DELAY_STEPS_SECONDS
+from shared.settings import PREFIX, Settings
+from shared.states import JobState
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+SETTING = re.compile(rf"^#?{PREFIX}([A-Z_]+)=(.*)$", re.MULTILINE)
+# One stop: its number, what happens, the file, the name in it, what is beside it.
+STOP = re.compile(r"^\| (\d+) \| .* \| `([^`]+)` \| `([^`]+)` \| (.*) \|$", re.MULTILINE)
+
+
+def read(path: str | Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def examples_of_settings() -> dict[str, str]:
+    return {name.lower(): value for name, value in SETTING.findall(read(".env.example"))}
+
+
+def stops() -> list[tuple[str, str, str, str]]:
+    return STOP.findall(read("README.md"))
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub makes of the headings."""
+    headings = HEADING.findall(CODE_BLOCK.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def relative_links() -> Iterator[tuple[Path, str]]:
+    for document in DOCUMENTS:
+        for target in LINK.findall(CODE_BLOCK.sub("", read(document))):
+            if not re.match(r"[a-z]+:", target):
+                yield document, target
+
+
+def bodies_of_messages() -> list[str]:
+    return [body for language, body in CODE_BLOCK.findall(read("docs/messages.md")) if language == "json"]
+
+
+def test_every_setting_is_listed_and_every_listed_setting_exists() -> None:
+    listed = [name for name, _ in SETTING.findall(read(".env.example"))]
+
+    assert sorted(listed) == sorted(name.upper() for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_setting_is_listed_with_its_real_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"{PREFIX}{field.upper()}", raising=False)
+        monkeypatch.delenv(f"{PREFIX}{field.upper()}_FILE", raising=False)
+    monkeypatch.setenv(f"{PREFIX}{name.upper()}", examples_of_settings()[name])
+
+    assert getattr(Settings(), name) == Settings.model_fields[name].default
+
+
+def test_a_job_is_followed_through_ten_different_files() -> None:
+    assert [number for number, *_ in stops()] == [str(number) for number in range(1, 11)]
+    assert len({file for _, file, *_ in stops()}) == 10
+
+
+@pytest.mark.parametrize(("file", "name"), [(file, name) for _, file, name, _ in stops()])
+def test_a_stop_names_something_that_its_file_defines(file: str, name: str) -> None:
+    assert re.search(rf"^ *(?:async )?(?:def|class) {name}\b", read(file), re.MULTILINE)
+
+
+def test_every_file_beside_a_stop_exists() -> None:
+    beside = [path for *_, paths in stops() for path in re.findall(r"`([^`]+)`", paths)]
+
+    assert [path for path in beside if not (ROOT / path).is_file()] == []
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    astray = []
+    for document, target in relative_links():
+        path, _, anchor = target.partition("#")
+        there = ROOT / document.parent / path if path else ROOT / document
+        if not there.exists() or (anchor and anchor not in anchors(there.read_text(encoding="utf-8"))):
+            astray.append(f"{document}: {target}")
+
+    assert astray == []
+
+
+def test_every_command_of_make_in_the_documents_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z0-9]+):", read("Makefile"), re.MULTILINE))
+    code = re.compile(r"`[^`\n]*`|^```sh\n.*?^```", re.MULTILINE | re.DOTALL)
+    named = {
+        target
+        for document in DOCUMENTS
+        for piece in code.findall(read(document))
+        for target in re.findall(r"\bmake ([a-z0-9]+)", piece)
+    }
+
+    assert named <= targets
+    assert {"demo", "test", "run"} <= named
+
+
+def test_every_state_is_in_the_architecture_page() -> None:
+    page = read("docs/architecture.md")
+
+    assert [state for state in JobState if f"| `{state}` |" not in page] == []
+
+
+def test_every_exchange_and_queue_is_in_the_architecture_page() -> None:
+    page = read("docs/architecture.md")
+    names = {spec.name for spec in exchanges()}
+    names |= {re.sub(r"^jobs\.delay\..*", "jobs.delay.<n>s", spec.name) for spec in queues(["<kind>"])}
+    names = {re.sub(r"<kind>\..*", "<kind>.<lane>", name) for name in names}
+
+    assert [name for name in sorted(names) if f"| `{name}` |" not in page] == []
+    assert f"There are {len(DELAY_STEPS_SECONDS)} delay queues" in page
+
+
+def test_there_are_examples_of_jobs_and_reports() -> None:
+    is_report = ["job_id" in json.loads(body) for body in bodies_of_messages()]
+
+    assert is_report.count(True) >= 2 and is_report.count(False) >= 2
+
+
+@pytest.mark.parametrize("body", bodies_of_messages())
+def test_an_example_of_a_message_is_just_what_its_model_writes(body: str) -> None:
+    model: type[WireMessage] = Report if "job_id" in json.loads(body) else JobMessage
+
+    message = model.decode(body.encode())
+
+    assert json.loads(message.encode()) == json.loads(body)
