@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -83,7 +83,7 @@ def main(*, stay: bool) -> None:
 def run_demo(screen: Screen, *, stay: bool) -> int:
     """Run the demo, end every process that it started however it ends, and return the exit status."""
     started_at = time.monotonic()
-    _heed_interruption()
+    _on_interruption(_interrupt)
     try:
         with _private_folder():
             wrong = _start_and_show(screen, stay=stay)
@@ -98,11 +98,9 @@ def run_demo(screen: Screen, *, stay: bool) -> int:
     if wrong:
         screen.complain(f"make demo: not what should have happened. The services' log: {_shown(LOG)}")
         return 1
-    took_seconds = time.monotonic() - started_at
-    screen.say(f"Every job ended as it must. {took_seconds:.0f} s in all; everything has been stopped.")
-    screen.say(
-        "`make run` serves until Ctrl-C: the API on port 8080, Swagger UI at http://127.0.0.1:8080/ui/."
-    )
+    screen.gap()
+    screen.say(f"Every job ended as it must, in {time.monotonic() - started_at:.0f} s from start to stop.")
+    screen.say("Next: `make run` serves until Ctrl-C, with Swagger UI at http://127.0.0.1:8080/ui/.")
     return 0
 
 
@@ -115,9 +113,16 @@ def _start_and_show(screen: Screen, *, stay: bool) -> list[str]:
             broker = running.enter_context(open_broker(environment=environment))
         with screen.step("API, ledger and worker, on SQLite"):
             stack = running.enter_context(open_service(broker, DATA_DIR, environment, log=LOG))
-        running.callback(_stop_heeding)
+        screen.gap()
         screen.facts(_addresses(stack))
-        return asyncio.run(_show(screen, stack, stay=stay))
+        try:
+            return asyncio.run(_show(screen, stack, stay=stay))
+        finally:
+            # A second, impatient Ctrl-C must not stop the clearing up.
+            _on_interruption(signal.SIG_IGN)
+            screen.gap()
+            with screen.step("Stop everything"):
+                running.close()
 
 
 async def _show(screen: Screen, stack: Stack, *, stay: bool) -> list[str]:
@@ -130,7 +135,8 @@ async def _show(screen: Screen, stack: Stack, *, stay: bool) -> list[str]:
             service = _Service(stack, http, amqp)
             wrong = await _play(screen, service, site, refused_url)
             if stay and not wrong:
-                screen.say("Everything stays up, the target site too. Ctrl-C stops it.")
+                screen.gap()
+                screen.say("Everything stays up, the target site too, until Ctrl-C.")
                 await _stay(service)
             return wrong
 
@@ -148,11 +154,12 @@ async def _play(screen: Screen, service: "_Service", site: TargetSite, refused_u
             ),
         ]
     )
+    screen.gap()
     screen.say(
-        f"The target is {site.url}, flaky on purpose. The egress guard refuses loopback, so for this demo "
-        f"only it was told RETRIEVER_EGRESS_ALLOW={OPEN_NETWORK}. Retries are quick: up to "
-        f"{MAX_ATTEMPTS} attempts, waits of 1, 2 and 4 s at most."
+        f"They go to {site.url}, a site that is flaky on purpose. The egress guard refuses loopback "
+        f"addresses; RETRIEVER_EGRESS_ALLOW={OPEN_NETWORK} opens them for this demo alone."
     )
+    screen.say(f"A job has {MAX_ATTEMPTS} attempts, and waits 1, 2 and up to 4 s in between.")
     fine = await service.submit_urls(fine_urls(site.url))
     difficult = await service.submit_cases("check", checks)
     picked = await service.submit_cases("fetch", fetched)
@@ -207,9 +214,9 @@ async def _redrive(screen: Screen, service: "_Service", parked: Job) -> list[str
         await asyncio.sleep(POLL_SECONDS)
         job = await service.job(job.id)
         still_in_queue = (await service.queue_lengths()).get(PARKED_QUEUE, 0)
+    screen.say(f"POST /jobs/{job.id}/redrive")
     screen.facts(
         [
-            (f"POST /jobs/{job.id}/redrive", ""),
             (
                 "State",
                 f"{job.state}: the same id, run {job.run}, {len(job.attempts)} attempts over both runs",
@@ -217,18 +224,15 @@ async def _redrive(screen: Screen, service: "_Service", parked: Job) -> list[str
             (PARKED_QUEUE, f"{in_queue} messages before, {still_in_queue} now"),
         ]
     )
-    screen.say()
     return surprises_after_redrive(parked, job, left_queue=still_in_queue < in_queue)
 
 
 async def _stay(service: "_Service") -> None:
-    try:
-        while True:
-            service.insist_it_runs()
-            await asyncio.sleep(POLL_SECONDS)
-    except SystemExit:
-        # The interruption that was asked for.
-        return
+    asked: list[int] = []
+    _on_interruption(lambda number, _frame: asked.append(number))
+    while not asked:
+        service.insist_it_runs()
+        await asyncio.sleep(POLL_SECONDS)
 
 
 class _Service:
@@ -277,7 +281,7 @@ class _Service:
         return Job.model_validate_json(await self._ask("POST", f"/jobs/{job.id}/redrive"))
 
     async def queue_lengths(self) -> dict[str, int]:
-        """Return how many messages wait in each of `QUEUES` now; empty until the service has declared them."""
+        """Return how many messages wait in each of `QUEUES` now; empty before they are declared."""
         try:
             # Asked of the broker itself: the management API can be five seconds behind. A channel for each
             # time, because asking for a queue that is not there yet closes it.
@@ -364,21 +368,16 @@ def _refused_url() -> Iterator[str]:
         yield f"http://{LOOPBACK}:{held.getsockname()[1]}"
 
 
-def _heed_interruption() -> None:
-    """Let Ctrl-C, SIGTERM and a closed terminal unwind the program, so that every `finally` does its work."""
+def _on_interruption(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Choose what Ctrl-C, SIGTERM and a closed terminal do, unless whoever started us ignores them."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-
-
-def _stop_heeding() -> None:
-    """From here on everything is being ended: a second, impatient Ctrl-C must not stop that."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    _stop_heeding()
+    """Unwind the program, so that every `finally` does its work; once is enough."""
+    _on_interruption(signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

@@ -1,6 +1,7 @@
 """What `make demo` prints: live on a terminal, plain lines in a log. Knows nothing of processes or HTTP."""
 
 import json
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from shared.states import JobState
 PLAIN_WIDTH = 100
 PLAIN_SECONDS = 1.0
 BAR_WIDTH = 24
+INDENT = "  "
 SHOWN_STATES = (
     JobState.ACCEPTED,
     JobState.QUEUED,
@@ -112,9 +114,14 @@ class Screen:
         """Print the heading of a part."""
         self._console.print(f"\n[bold]{text}[/bold]", highlight=False)
 
-    def say(self, text: str = "") -> None:
+    def say(self, text: str) -> None:
         """Print a paragraph, wrapped."""
-        self._console.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
+        for line in textwrap.wrap(text, self._console.width - len(INDENT), break_on_hyphens=False):
+            self._console.print(Text(INDENT + line), soft_wrap=True)
+
+    def gap(self) -> None:
+        """Print an empty line."""
+        self._console.print()
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
         """Print names and values, aligned; a value is never broken, so that it can be copied."""
@@ -178,15 +185,13 @@ class Screen:
 
     def explain(self, peaks: Mapping[str, int], fetched: Sequence[Job]) -> None:
         """Print how to read the table, which delay queues were used, and what the fetches picked out."""
-        self.say(
-            "ok and broken are answers, so the job succeeded. What may pass was tried again, waiting in "
-            "RabbitMQ; what did not pass, and what can never work, is parked with its reason."
-        )
+        self.say("ok and broken are answers, so the job succeeded. What may pass was tried again.")
+        self.say("What did not pass, and what can never work, is parked with its reason.")
         waited = [f"{name} ({length})" for name, length in peaks.items() if length and "delay" in name]
         if waited:
-            self.say(f"Most messages at once in the delay queues: {', '.join(waited)}.")
+            self.say(f"Waits, with the most messages at once: {', '.join(waited)}.")
         for data in filter(None, ((job.result or {}).get("data") for job in fetched)):
-            self.say(f"Picked out of the API by its extract: {json.dumps(data)}")
+            self.say(f"Picked out of /api/items by its extract: {json.dumps(data)}.")
 
 
 class Lines:
