@@ -23,7 +23,13 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 
 def test_a_row_that_breaks_a_constraint_is_refused(engine: sa.Engine) -> None:
     batch = make_batch()
-    row = {"id": batch.id, "kind": None, "total": 1, "labels": {}, "created_at": batch.created_at}
+    row: dict[str, object] = {
+        "id": batch.id,
+        "kind": None,
+        "total": 1,
+        "labels": {},
+        "created_at": batch.created_at,
+    }
 
     with pytest.raises(StoreRefused), store_failures(), writing(engine).begin() as connection:
         connection.execute(batches.insert().values(row))
