@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from aiohttp import ClientSession
 from pydantic import BaseModel
 
+from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
 from consumer.handlers.http import open_session
@@ -36,13 +37,21 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
         timeout_seconds=settings.publish_timeout_seconds,
         prepare=lambda channel: verify_topology(channel, kinds),
     )
+    cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
         executor = Executor({kind: _bind(HANDLERS[kind], session) for kind in kinds})
         worker = Worker(
             settings=settings,
             kinds=kinds,
-            handler=DeliveryHandler(executor=executor, publisher=publisher, metrics=metrics, worker=name),
+            handler=DeliveryHandler(
+                executor=executor,
+                publisher=publisher,
+                cancellations=cancellations,
+                metrics=metrics,
+                worker=name,
+            ),
             publisher=publisher,
+            cancellations=cancellations,
             metrics=metrics,
             name=f"retriever worker {name}",
         )

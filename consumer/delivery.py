@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
+from consumer.cancellations import Cancellations
 from consumer.executor import Attempt, Executor
 from consumer.in_hand import AttemptsInHand
 from consumer.metrics import WorkerMetrics
@@ -16,7 +17,7 @@ from shared.broker.topology import DEAD, RESULTS, work_key
 from shared.clock import utc_now
 from shared.errors import BrokerError, DeliveryLost, MessageUndecodable
 from shared.messages import RAW_TYPE, REASON_HEADER, REPORT_TYPE, JobMessage, Report
-from shared.outcomes import outcome_name
+from shared.outcomes import Cancelled, outcome_name
 from shared.states import JobState
 
 # Attempts that end sooner are reported once, at their end: announcing each would double the traffic.
@@ -31,11 +32,18 @@ class DeliveryHandler:
     """Handles the deliveries of one worker."""
 
     def __init__(
-        self, *, executor: Executor, publisher: Publisher, metrics: WorkerMetrics, worker: str
+        self,
+        *,
+        executor: Executor,
+        publisher: Publisher,
+        cancellations: Cancellations,
+        metrics: WorkerMetrics,
+        worker: str,
     ) -> None:
         """Make a handler; `worker` is the name that reports carry."""
         self._executor = executor
         self._publisher = publisher
+        self._cancellations = cancellations
         self._metrics = metrics
         self._worker = worker
         self._in_hand = AttemptsInHand()
@@ -64,10 +72,16 @@ class DeliveryHandler:
             await _to_its_end(self._settle(delivery, job, attempt))
 
     async def _run(self, delivery: Delivery, job: JobMessage) -> Attempt:
+        if self._cancellations.has(job):
+            return Attempt(None, utc_now(), Cancelled())
+        started_at = utc_now()
         try:
-            async with self._announced(job):
-                return await self._executor.execute(job)
+            with self._cancellations.watching(job):
+                async with self._announced(job):
+                    return await self._executor.execute(job)
         except asyncio.CancelledError:
+            if self._cancellations.was_cancelled():
+                return Attempt(started_at, utc_now(), Cancelled())
             await _give_back(delivery, job)
             raise
 
@@ -127,7 +141,7 @@ class DeliveryHandler:
 
     def _note(self, job: JobMessage, attempt: Attempt, *, settled_as: str) -> None:
         outcome = outcome_name(attempt.outcome)
-        seconds = (attempt.ended_at - attempt.started_at).total_seconds()
+        seconds = (attempt.ended_at - (attempt.started_at or attempt.ended_at)).total_seconds()
         self._metrics.attempts.labels(job.kind, outcome).inc()
         self._metrics.attempt_seconds.labels(job.kind).observe(max(seconds, 0.0))
         facts = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind, "outcome": outcome.value}

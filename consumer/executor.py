@@ -23,9 +23,9 @@ BoundHandler = Callable[[BaseModel], Awaitable[Outcome]]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One execution of a job."""
+    """One execution of a job, or one that was cancelled before it started."""
 
-    started_at: datetime
+    started_at: datetime | None
     ended_at: datetime
     outcome: Outcome
 

@@ -11,11 +11,12 @@ from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import DEAD, DELAY, RESULTS, delay_key, work_key
 from shared.errors import BrokerError
 from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report
-from shared.outcomes import Failed, Succeeded, outcome_name
+from shared.outcomes import Cancelled, Failed, Succeeded, outcome_name
 from shared.retry import can_retry, delay_step_seconds, wait_seconds
 from shared.states import JobState
 
 _REPUBLISH_SECONDS = 1.0
+_CANCELLED = "Cancelled by its worker, before or while it ran."
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,12 @@ class Park:
     """No attempt follows; a person decides."""
 
 
-Decision = Finish | Delay | Park
+@dataclass(frozen=True, slots=True)
+class End:
+    """The job was cancelled."""
+
+
+Decision = Finish | Delay | Park | End
 
 
 def decide(job: JobMessage, attempt: Attempt, *, random: Callable[[], float]) -> Decision:
@@ -54,13 +60,15 @@ def decide(job: JobMessage, attempt: Attempt, *, random: Callable[[], float]) ->
             return Delay(delay_step_seconds(wait))
         case Failed():
             return Park()
+        case Cancelled():
+            return End()
 
 
 def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *, worker: str) -> Outgoing:
     """Return the one message that carries the decision and the attempt's report."""
     report = _report(job, attempt, decision, worker)
     match decision:
-        case Finish():
+        case Finish() | End():
             key = f"{work_key(job.kind, job.lane)}.{report.state}"
             return Outgoing(RESULTS, key, report.encode(), REPORT_TYPE, str(job.id))
         case Delay(step_seconds):
@@ -101,6 +109,8 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
         result=attempt.outcome.result,
         worker=worker,
     )
+    if isinstance(attempt.outcome, Cancelled):
+        return common.model_copy(update={"reason": "cancelled", "explanation": _CANCELLED})
     if not isinstance(attempt.outcome, Failed):
         return common
     wait = decision.step_seconds if isinstance(decision, Delay) else None
@@ -122,3 +132,5 @@ def _state(decision: Decision) -> JobState:
             return JobState.DELAYED
         case Park():
             return JobState.PARKED
+        case End():
+            return JobState.CANCELLED

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.metrics import WorkerMetrics
 from shared.broker.consumer import Consumer, Subscription
@@ -29,12 +30,14 @@ class Worker:
         kinds: Sequence[str],
         handler: DeliveryHandler,
         publisher: Publisher,
+        cancellations: Cancellations,
         metrics: WorkerMetrics,
         name: str,
     ) -> None:
         """Make a worker that is not connected yet."""
         self._handler = handler
         self._publisher = publisher
+        self._cancellations = cancellations
         self._grace_seconds = settings.worker_grace_seconds
         self._tasks: set[asyncio.Task[None]] = set()
         self._consumer = Consumer(
@@ -50,8 +53,8 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the worker consumes all its queues and could publish a result."""
-        return self._consumer.is_consuming and self._publisher.is_ready
+        """Whether the worker knows what is cancelled, consumes all its queues and could publish a result."""
+        return self._cancellations.is_caught_up and self._consumer.is_consuming and self._publisher.is_ready
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain: jobs in hand have the grace period to end.
@@ -59,11 +62,17 @@ class Worker:
         What is still running then is cancelled and given back to its queue.
         """
         async with asyncio.TaskGroup() as group:
-            connections = [group.create_task(self._publisher.run()), group.create_task(self._consumer.run())]
+            services = (self._publisher.run(), self._cancellations.run(), self._consume())
+            connections = [group.create_task(service) for service in services]
             await stop.wait()
             await self._drain()
             for connection in connections:
                 connection.cancel()
+
+    async def _consume(self) -> None:
+        # Nothing is taken before it is known what was cancelled while this worker was not there.
+        await self._cancellations.catch_up(self._publisher)
+        await self._consumer.run()
 
     def _take(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._handler.handle(delivery))

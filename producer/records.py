@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from shared.events import EventType
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
@@ -71,6 +72,7 @@ class JobRecord:
     due_at: datetime | None
     created_at: datetime
     finished_at: datetime | None
+    cancel_requested_at: datetime | None = None
     attempts: Sequence[AttemptRecord] = ()
 
 
@@ -98,6 +100,16 @@ class BatchRecord:
     counts: Mapping[JobState, int]
     created_at: datetime
     finished_at: datetime | None
+    cancelled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    """An event that one relay has leased for publishing; `body` is a message of `shared.events`."""
+
+    id: UUID
+    type: EventType
+    body: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

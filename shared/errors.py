@@ -14,7 +14,8 @@ RetrieverError
 │   └── BatchInvalid           so do jobs of a batch (producer.submission)
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
 ├── JobNotFound, BatchNotFound no row has this id
-└── JobNotParked               only a parked job can be redriven
+├── JobNotParked               only a parked job can be redriven
+└── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
 
 A job's own failure is not here: it is a value, `shared.outcomes.Failed`.
 """
@@ -95,3 +96,7 @@ class BatchNotFound(RetrieverError):
 
 class JobNotParked(RetrieverError):
     """The job is not parked, so there is nothing to redrive."""
+
+
+class JobEndedAlready(RetrieverError):
+    """The job has succeeded or is parked, so there is nothing to cancel."""

@@ -54,7 +54,7 @@ class Report(WireMessage):
     """What became of one attempt of a job; the recorder writes it down.
 
     `state` is the job's new state; `attempt` the attempt it belongs to. A report of state
-    `running` has no end and no outcome yet.
+    `running` has no end and no outcome yet; an attempt that was cancelled before it started has no start.
     """
 
     job_id: UUID
@@ -62,7 +62,7 @@ class Report(WireMessage):
     run: Run
     attempt: AttemptNumber
     state: JobState
-    started_at: AwareDatetime
+    started_at: AwareDatetime | None = None
     ended_at: AwareDatetime | None = None
     outcome: OutcomeName | None = None
     reason: str | None = None

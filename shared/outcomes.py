@@ -31,7 +31,14 @@ class Failed:
     result: dict[str, Any] | None = None
 
 
-Outcome = Succeeded | Failed
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A person ended the job; what had been done until then is unknown."""
+
+    result: None = None
+
+
+Outcome = Succeeded | Failed | Cancelled
 
 
 class OutcomeName(StrEnum):
@@ -40,6 +47,7 @@ class OutcomeName(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED_TRANSIENT = "failed_transient"
     FAILED_PERMANENT = "failed_permanent"
+    CANCELLED = "cancelled"
 
 
 def outcome_name(outcome: Outcome) -> OutcomeName:
@@ -51,3 +59,5 @@ def outcome_name(outcome: Outcome) -> OutcomeName:
             return OutcomeName.FAILED_TRANSIENT
         case Failed():
             return OutcomeName.FAILED_PERMANENT
+        case Cancelled():
+            return OutcomeName.CANCELLED

@@ -54,6 +54,14 @@ class BatchOperations:
         record = self._store.get_batch(read_id(batch_id, BatchNotFound))
         return flask.Response(batch_document(record).model_dump_json(), mimetype=JSON_TYPE)
 
+    async def cancel_batch(self, request: Request) -> Response:
+        """Cancel a batch: what waits at once, what runs by its worker."""
+        batch_id = read_id(request.path_params["batch_id"], BatchNotFound)
+        record = await self._pools.long(self._store.cancel_batch, batch_id, now=utc_now())
+        logger.info("batch_cancel_requested", extra={"batch_id": str(batch_id), "total": record.total})
+        headers = {"Location": f"/batches/{batch_id}"}
+        return Response(batch_document(record).model_dump_json(), HTTPStatus.ACCEPTED, headers, JSON_TYPE)
+
     async def _submit_document(self, request: Request) -> Batch:
         if request.query_params:
             detail = "A JSON batch says its kind and lane in the body, not in the query."

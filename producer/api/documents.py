@@ -70,6 +70,7 @@ def batch_document(record: BatchRecord) -> Batch:
         labels=record.labels,
         created_at=record.created_at,
         finished_at=record.finished_at,
+        cancelled_at=record.cancelled_at,
     )
 
 
@@ -78,6 +79,8 @@ def explain(record: JobRecord) -> str | None:
     match record.state:
         case JobState.SCHEDULED if record.due_at:
             return f"Waiting for its time, {record.due_at.isoformat(timespec='seconds')}."
+        case JobState.RUNNING if record.cancel_requested_at:
+            return f"Attempt {record.attempt} is running; its worker has been told to cancel it."
         case JobState.RUNNING:
             return f"Attempt {record.attempt} is running."
         case JobState.DELAYED if record.due_at:

@@ -94,6 +94,18 @@ class JobOperations:
             mimetype=JSON_TYPE,
         )
 
+    def cancel_job(self, job_id: str) -> flask.Response:
+        """Cancel a job: at once when it waits, by its worker when it runs."""
+        record = self._store.cancel_job(read_id(job_id, JobNotFound), now=utc_now())
+        facts = {"job_id": job_id, "kind": record.kind, "run": record.run, "attempt": record.attempt}
+        logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
+        return flask.Response(
+            job_document(record).model_dump_json(),
+            HTTPStatus.ACCEPTED,
+            {"Location": f"/jobs/{record.id}"},
+            mimetype=JSON_TYPE,
+        )
+
 
 def _read_job(body: bytes) -> NewJob:
     return new_job(read_document(JobSubmission, body), job_id=new_id(), now=utc_now())

@@ -118,6 +118,7 @@ class Batch(_Document):
     labels: Mapping[str, str]
     created_at: datetime
     finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]
+    cancelled_at: Annotated[datetime | None, Field(description="When somebody cancelled it.")]
 
 
 class KindDocument(_Document):

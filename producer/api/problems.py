@@ -14,6 +14,7 @@ from producer.submission import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
     FieldError,
+    JobEndedAlready,
     JobInvalid,
     JobNotFound,
     JobNotParked,
@@ -64,6 +65,12 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
     JobNotParked: _Entry(
         HTTPStatus.CONFLICT, "job-not-parked", "The job is not parked", "Only a parked job can be redriven."
+    ),
+    JobEndedAlready: _Entry(
+        HTTPStatus.CONFLICT,
+        "job-ended-already",
+        "The job has ended already",
+        "A job that has succeeded or is parked cannot be cancelled.",
     ),
     StoreUnavailable: _Entry(
         HTTPStatus.SERVICE_UNAVAILABLE,

@@ -12,6 +12,9 @@ class LedgerMetrics:
         self.relayed = Counter(
             "retriever_jobs_relayed", "Jobs published and marked queued.", registry=self.registry
         )
+        self.events = Counter(
+            "retriever_events_announced", "Outcomes, batches and cancellations told.", registry=self.registry
+        )
         self.reports = Counter(
             "retriever_reports", "Reports taken from the broker.", ["effect"], registry=self.registry
         )

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from producer.ledger.announcer import Announcer
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.ledger.redrives import RedriveSweeper
@@ -33,6 +34,13 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     recorder = Recorder(store=store, metrics=metrics, settings=settings)
     wakeup = open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds)
     relay = Relay(store=store, publisher=publisher, wakeup=wakeup, metrics=metrics, settings=settings)
+    announcer = Announcer(
+        store=store,
+        publisher=publisher,
+        wakeup=open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds),
+        metrics=metrics,
+        settings=settings,
+    )
     sweeper = RedriveSweeper(store=store, settings=settings)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
     async with serve_health(
@@ -47,7 +55,8 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
 
         async with asyncio.TaskGroup() as group:
             services = [
-                group.create_task(service()) for service in (publisher.run, record, relay.run, sweeper.run)
+                group.create_task(service())
+                for service in (publisher.run, record, relay.run, announcer.run, sweeper.run)
             ]
             await stop.wait()
             for service in services:

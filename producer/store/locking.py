@@ -18,6 +18,8 @@ class Standing:
     state: JobState
     run: int
     position: int
+    attempt: int
+    batch_id: UUID | None
 
 
 def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, Standing]:
@@ -27,12 +29,14 @@ def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, 
     has one writer at a time and needs no more than that.
     """
     query = (
-        sa.select(jobs.c.id, jobs.c.kind, jobs.c.state, jobs.c.run, jobs.c.position)
+        sa.select(
+            jobs.c.id, jobs.c.kind, jobs.c.state, jobs.c.run, jobs.c.position, jobs.c.attempt, jobs.c.batch_id
+        )
         .where(jobs.c.id.in_(sorted(set(job_ids))))
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
     return {
-        row["id"]: Standing(row["kind"], JobState(row["state"]), row["run"], row["position"])
-        for row in connection.execute(query).mappings()
+        job_id: Standing(kind, JobState(state), run, position, attempt, batch_id)
+        for job_id, kind, state, run, position, attempt, batch_id in connection.execute(query)
     }

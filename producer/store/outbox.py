@@ -9,7 +9,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.records import ClaimedJob
-from producer.store.locking import lock_jobs
+from producer.store.counters import Move, count_moves
+from producer.store.locking import Standing, lock_jobs
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
 from producer.store.schema import IS_ACCEPTED, jobs
 from shared.states import JobState, position
@@ -45,17 +46,22 @@ def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *
 
     A fast worker's report may come first, and a redrive may have started another run.
     """
-    locked = lock_jobs(connection, (job_id for job_id, _ in claims))
-    standing = sorted({(run, job_id) for job_id, run in claims if job_id in locked})
-    for run, pairs in groupby(standing, key=itemgetter(0)):
-        queued = position(run=run, attempt=0, state=JobState.QUEUED)
+    standing = lock_jobs(connection, (job_id for job_id, _ in claims))
+    moving = sorted({(run, job_id) for job_id, run in claims if _can_be_queued(standing.get(job_id), run)})
+    for run, pairs in groupby(moving, key=itemgetter(0)):
         connection.execute(
             jobs.update()
-            .where(
-                jobs.c.id.in_([job_id for _, job_id in pairs]), jobs.c.run == run, jobs.c.position < queued
+            .where(jobs.c.id.in_([job_id for _, job_id in pairs]))
+            .values(
+                state=JobState.QUEUED.value,
+                position=position(run=run, attempt=0, state=JobState.QUEUED),
+                claimed_until=None,
+                updated_at=now,
             )
-            .values(state=JobState.QUEUED.value, position=queued, claimed_until=None, updated_at=now)
         )
+    places = [standing[job_id] for _, job_id in moving]
+    moves = [Move(place.batch_id, place.state, JobState.QUEUED) for place in places]
+    count_moves(connection, moves, now=now)
 
 
 def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_at: datetime) -> None:
@@ -64,3 +70,9 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
     connection.execute(
         jobs.update().where(jobs.c.id.in_(list(locked)), IS_ACCEPTED).values(claimed_until=retry_at)
     )
+
+
+def _can_be_queued(standing: Standing | None, run: int) -> bool:
+    if standing is None or standing.run != run:
+        return False
+    return standing.position < position(run=run, attempt=0, state=JobState.QUEUED)

@@ -1,13 +1,12 @@
 """Read jobs and batches. Nothing here changes a row."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from producer.records import AttemptRecord, BatchRecord, JobFilter, JobRecord
-from producer.store.rows import JOB_COLUMNS, attempt_record, job_record, stored_host
+from producer.store.rows import JOB_COLUMNS, attempt_record, batch_record, job_record, stored_host
 from producer.store.schema import attempts, batches, jobs
 from shared.errors import BatchNotFound, JobNotFound
 from shared.states import JobState
@@ -55,18 +54,7 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     row = connection.execute(sa.select(batches).where(batches.c.id == batch_id)).mappings().one_or_none()
     if row is None:
         raise BatchNotFound(f"no batch has the id {batch_id}")
-    counts = _counts(connection, jobs.c.batch_id == batch_id)
-    is_finished = all(state.is_final for state in counts)
-    return BatchRecord(
-        id=row["id"],
-        kind=row["kind"],
-        total=row["total"],
-        labels=row["labels"],
-        counts=counts,
-        created_at=row["created_at"],
-        # A batch without jobs was finished when it was made.
-        finished_at=_last_finish(connection, batch_id) or row["created_at"] if is_finished else None,
-    )
+    return batch_record(row)
 
 
 def batch_jobs(
@@ -99,9 +87,3 @@ def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]
 def _counts(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[JobState, int]:
     query = sa.select(jobs.c.state, sa.func.count()).where(which).group_by(jobs.c.state)
     return {JobState(state): number for state, number in connection.execute(query)}
-
-
-def _last_finish(connection: sa.Connection, batch_id: UUID) -> datetime | None:
-    query = sa.select(sa.func.max(jobs.c.finished_at)).where(jobs.c.batch_id == batch_id)
-    finished_at: datetime | None = connection.scalar(query)
-    return finished_at

@@ -10,9 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import Recorded, Transition
+from producer.store.counters import Move, count_moves
 from producer.store.engine import POSTGRESQL
+from producer.store.events import announce_outcomes
 from producer.store.locking import Standing, lock_jobs
 from producer.store.schema import attempts, jobs
+from shared.events import JobEnded
 from shared.messages import Report
 from shared.states import JobState, position
 
@@ -37,7 +40,10 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     known = [report for report in possible if report.job_id in standing]
     _write_attempts(connection, known, now=now)
     advances = choose_advances(known, standing)
-    _write_jobs(connection, advances, now=now)
+    # Only where a job ends up is written; the last of its reports has the greatest position.
+    reached = {report.job_id: report for report in advances}
+    _write_jobs(connection, reached, now=now)
+    _tell(connection, reached, standing, now=now)
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],
         unknown_job_ids=frozenset(report.job_id for report in possible if report.job_id not in standing),
@@ -67,7 +73,9 @@ def choose_attempts(reports: Iterable[Report]) -> list[Report]:
 
 
 def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> None:
-    if not reports:
+    # An attempt that was cancelled before it started is none.
+    started = [report for report in choose_attempts(reports) if report.started_at is not None]
+    if not started:
         return
     insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(attempts)
     ending = ("started_at", "ended_at", "outcome", "reason", "explanation", "wait_seconds", "worker")
@@ -78,15 +86,49 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
             # The first end wins, and a start never undoes one.
             where=sa.and_(attempts.c.ended_at.is_(None), insert.excluded.ended_at.is_not(None)),
         ),
-        [_attempt_row(report, now) for report in choose_attempts(reports)],
+        [_attempt_row(report, now) for report in started],
     )
 
 
-def _write_jobs(connection: sa.Connection, advances: Iterable[Report], *, now: datetime) -> None:
-    # Only where a job ends up is written; the last of its reports has the greatest position.
-    last = {report.job_id: report for report in advances}
-    if last:
-        connection.execute(_ADVANCE, [_job_row(last[job_id], now) for job_id in sorted(last)])
+def _write_jobs(connection: sa.Connection, reached: Mapping[UUID, Report], *, now: datetime) -> None:
+    if reached:
+        connection.execute(_ADVANCE, [_job_row(reached[job_id], now) for job_id in sorted(reached)])
+
+
+def _tell(
+    connection: sa.Connection,
+    reached: Mapping[UUID, Report],
+    standing: Mapping[UUID, Standing],
+    *,
+    now: datetime,
+) -> None:
+    """Count the moves in their batches, and announce the jobs that have ended."""
+    moves = [
+        Move(standing[job_id].batch_id, standing[job_id].state, report.state)
+        for job_id, report in reached.items()
+    ]
+    ended = [
+        _ended(report, standing[job_id].batch_id, now)
+        for job_id, report in reached.items()
+        if report.state.is_final
+    ]
+    count_moves(connection, moves, now=now)
+    announce_outcomes(connection, ended, now=now)
+
+
+def _ended(report: Report, batch_id: UUID | None, now: datetime) -> JobEnded:
+    return JobEnded(
+        job_id=report.job_id,
+        kind=report.kind,
+        run=report.run,
+        state=report.state,
+        attempt=report.attempt,
+        reason=report.reason,
+        explanation=report.explanation,
+        result=report.result,
+        batch_id=batch_id,
+        finished_at=_ended_at(report, now) or now,
+    )
 
 
 def _attempt_row(report: Report, now: datetime) -> dict[str, Any]:

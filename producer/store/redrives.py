@@ -6,6 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.store.counters import Move, count_moves
 from producer.store.locking import lock_jobs
 from producer.store.schema import jobs, redrives
 from producer.store.wakeup import announce_jobs
@@ -33,6 +34,7 @@ def redrive(connection: sa.Connection, job_id: UUID, *, now: datetime) -> None:
         raise JobNotParked(f"job {job_id} is {standing.state}; only a parked job can be redriven")
     connection.execute(jobs.update().where(jobs.c.id == job_id).values(_next_run(standing.run + 1, now)))
     connection.execute(redrives.insert().values(job_id=job_id, run=standing.run, requested_at=now))
+    count_moves(connection, [Move(standing.batch_id, standing.state, JobState.ACCEPTED)], now=now)
     announce_jobs(connection)
 
 
@@ -65,6 +67,7 @@ def _next_run(run: int, now: datetime) -> dict[str, object]:
         "result": sa.null(),
         "due_at": None,
         "claimed_until": None,
+        "cancel_requested_at": None,
         "finished_at": None,
         "updated_at": now,
     }

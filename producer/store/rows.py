@@ -6,7 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.records import AttemptRecord, ClaimedJob, JobRecord, NewJob
+from producer.records import AttemptRecord, BatchRecord, ClaimedJob, JobRecord, NewJob
 from producer.store.schema import jobs
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
@@ -35,6 +35,7 @@ JOB_COLUMNS = (
     jobs.c.due_at,
     jobs.c.created_at,
     jobs.c.finished_at,
+    jobs.c.cancel_requested_at,
 )
 
 CLAIM_COLUMNS = (
@@ -96,7 +97,22 @@ def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) ->
         due_at=row["due_at"],
         created_at=row["created_at"],
         finished_at=row["finished_at"],
+        cancel_requested_at=row["cancel_requested_at"],
         attempts=attempts,
+    )
+
+
+def batch_record(row: sa.RowMapping) -> BatchRecord:
+    """Return the record of a row of `batches`."""
+    return BatchRecord(
+        id=row["id"],
+        kind=row["kind"],
+        total=row["total"],
+        labels=row["labels"],
+        counts={state: row[state.value] for state in JobState if row[state.value]},
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        cancelled_at=row["cancelled_at"],
     )
 
 

@@ -6,8 +6,9 @@ are only those that a query cannot do without:
 - `(state, id)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state.
   A partial index of the accepted alone would give the relay nothing more and cost every insert.
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
-- `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and its counts read from the
-  index alone. Both hold only jobs of batches; a single job pays nothing for them.
+- `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and what of it can still be
+  cancelled. Both hold only jobs of batches; a single job pays nothing for them.
+- `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
 
 Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT).
 """
@@ -32,6 +33,12 @@ batches = sa.Table(
     sa.Column("total", sa.BigInteger(), nullable=False),
     sa.Column("labels", sa.JSON(), nullable=False),
     sa.Column("created_at", Moment(), nullable=False),
+    # How many of its jobs are in each state, changed in the transaction that moves the job.
+    *(sa.Column(state.value, sa.BigInteger(), nullable=False, server_default="0") for state in JobState),
+    sa.Column("finished_at", Moment(), nullable=True),
+    # When all its jobs had ended for the first time: then, once, its completion is announced.
+    sa.Column("completed_at", Moment(), nullable=True),
+    sa.Column("cancelled_at", Moment(), nullable=True),
 )
 
 jobs = sa.Table(
@@ -56,6 +63,10 @@ jobs = sa.Table(
     sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
     sa.Column("due_at", Moment(), nullable=True),
     sa.Column("claimed_until", Moment(), nullable=True),
+    # A person wants it to end; a worker that has it in hand will say how it did.
+    sa.Column("cancel_requested_at", Moment(), nullable=True),
+    # Of kind and normalized arguments, 16 bytes; only of jobs that were submitted singly.
+    sa.Column("unique_key", sa.LargeBinary(), nullable=True),
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("finished_at", Moment(), nullable=True),
     sa.Column("updated_at", Moment(), nullable=False),
@@ -82,6 +93,16 @@ sa.Index(
     postgresql_where=_OF_A_BATCH,
 )
 
+_WITH_UNIQUE_KEY = jobs.c.unique_key.is_not(None)
+
+sa.Index(
+    "ix_jobs_unique_key_id",
+    jobs.c.unique_key,
+    jobs.c.id,
+    sqlite_where=_WITH_UNIQUE_KEY,
+    postgresql_where=_WITH_UNIQUE_KEY,
+)
+
 attempts = sa.Table(
     "attempts",
     metadata,
@@ -96,6 +117,32 @@ attempts = sa.Table(
     sa.Column("wait_seconds", sa.Double(), nullable=True),
     sa.Column("worker", PlainText(), nullable=False),
 )
+
+# What still has to be announced to the broker: outcomes, completed batches, cancellations. Rows are
+# deleted when the broker has confirmed them.
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("type", PlainText(), nullable=False),
+    sa.Column("body", sa.JSON(), nullable=False),
+    sa.Column("claimed_until", Moment(), nullable=True),
+    sa.Column("created_at", Moment(), nullable=False),
+)
+
+# Answers that are given again when a request comes again with the same Idempotency-Key.
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("scope", PlainText(), primary_key=True),
+    sa.Column("key", PlainText(), primary_key=True),
+    # SHA-256 of the request.
+    sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+    sa.Column("resource_id", sa.Uuid(), nullable=False),
+    sa.Column("expires_at", Moment(), nullable=False),
+)
+
+sa.Index("ix_idempotency_keys_expires_at", idempotency_keys.c.expires_at)
 
 # A redriven job's old message still has to leave `jobs.parked`; `run` is the run that was parked.
 redrives = sa.Table(

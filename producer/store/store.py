@@ -8,14 +8,34 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.records import BatchRecord, ClaimedJob, JobFilter, JobRecord, NewBatch, NewJob, Recorded
-from producer.store import outbox, queries, recording, redrives, submissions
+from producer.records import (
+    BatchRecord,
+    ClaimedEvent,
+    ClaimedJob,
+    JobFilter,
+    JobRecord,
+    NewBatch,
+    NewJob,
+    Recorded,
+)
+from producer.store import (
+    cancellations,
+    counters,
+    events,
+    outbox,
+    queries,
+    recording,
+    redrives,
+    submissions,
+)
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
 from shared.errors import StoreUnavailable
 from shared.messages import Report
 from shared.states import JobState
+
+_PAGE_JOBS = 1_000
 
 
 class JobStore:
@@ -148,6 +168,53 @@ class JobStore:
         with self._writing() as connection:
             redrives.redrive(connection, job_id, now=now)
             return queries.get_job(connection, job_id)
+
+    def cancel_job(self, job_id: UUID, *, now: datetime) -> JobRecord:
+        """Cancel a job, tell the workers, and return the job. A running one is ended by its worker.
+
+        Raises:
+            JobNotFound: no job has this id.
+            JobEndedAlready: the job has succeeded or is parked.
+        """
+        with self._writing() as connection:
+            cancellations.cancel_job(connection, job_id, now=now)
+            return queries.get_job(connection, job_id)
+
+    def cancel_batch(self, batch_id: UUID, *, now: datetime) -> BatchRecord:
+        """Cancel a batch: tell the workers first, then cancel its jobs in pages, and return the batch.
+
+        Many transactions. If this process dies in between, workers end the rest when it reaches them,
+        and a second call goes on.
+
+        Raises:
+            BatchNotFound: no batch has this id.
+        """
+        with self._writing() as connection:
+            cancellations.begin_batch_cancel(connection, batch_id, now=now)
+        while True:
+            with self._writing() as connection:
+                if not cancellations.cancel_page(connection, batch_id, limit=_PAGE_JOBS, now=now):
+                    return queries.get_batch(connection, batch_id)
+
+    def wrong_counts(self, batch_id: UUID) -> Mapping[JobState, tuple[int, int]]:
+        """Return where a batch's counts are not what its jobs say, as (kept, counted); empty is right."""
+        with self._reading() as connection:
+            return counters.wrong_counts(connection, batch_id)
+
+    def claim_events(self, *, limit: int, lease_seconds: float, now: datetime) -> list[ClaimedEvent]:
+        """Lease up to `limit` events for publishing, oldest first."""
+        with self._writing() as connection:
+            return events.claim_events(connection, limit=limit, lease_seconds=lease_seconds, now=now)
+
+    def forget_events(self, event_ids: Sequence[UUID]) -> None:
+        """Delete events that the broker has confirmed."""
+        with self._writing() as connection:
+            events.forget_events(connection, event_ids)
+
+    def release_events(self, event_ids: Sequence[UUID], *, retry_at: datetime) -> None:
+        """Let events that could not be published be claimed again after `retry_at`."""
+        with self._writing() as connection:
+            events.release_events(connection, event_ids, retry_at=retry_at)
 
     def pending_redrives(self, limit: int) -> list[tuple[UUID, int]]:
         """Return (job id, parked run) of redriven jobs whose old message may still be in `jobs.parked`."""

@@ -38,7 +38,11 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
     for chunk in _chunks(new_jobs):
         connection.execute(jobs.insert(), [new_job_row(job, batch_id=batch.id) for job in chunk])
         total += len(chunk)
-    connection.execute(batches.update().where(batches.c.id == batch.id).values(total=total))
+    connection.execute(
+        batches.update()
+        .where(batches.c.id == batch.id)
+        .values(total=total, accepted=total, finished_at=None if total else batch.created_at)
+    )
     announce_jobs(connection)
     return total
 

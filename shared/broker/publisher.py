@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to publish, persistent and mandatory.
+    """A message to publish, persistent; it comes back when no queue is bound for it, if it is mandatory.
 
     Attributes:
+        message_id: Only of a message that is not mandatory; others get a new one each time.
         type: `job` or `report`, the AMQP type property.
         job_id: Goes into `correlation_id`; empty when the message cannot be read.
     """
@@ -33,6 +34,12 @@ class Outgoing:
     job_id: str = ""
     headers: Mapping[str, str | int] = field(default_factory=dict)
     content_type: str = "application/json"
+    message_id: str | None = None
+
+    @property
+    def is_mandatory(self) -> bool:
+        """Whether somebody must be bound for it."""
+        return self.message_id is None
 
 
 class Publisher:
@@ -102,7 +109,7 @@ class Publisher:
             async with asyncio.timeout(self._timeout_seconds):
                 await self.wait_ready()
                 await self._exchange(message.exchange).publish(
-                    _amqp_message(message), message.routing_key, mandatory=True
+                    _amqp_message(message), message.routing_key, mandatory=message.is_mandatory
                 )
         except PublishError as error:
             raise MessageUnroutable(f"{message.exchange} has no queue for {message.routing_key}") from error
@@ -154,7 +161,7 @@ def _amqp_message(message: Outgoing) -> Message:
         message.body,
         delivery_mode=DeliveryMode.PERSISTENT,
         content_type=message.content_type,
-        message_id=uuid.uuid4().hex,
+        message_id=message.message_id or uuid.uuid4().hex,
         correlation_id=message.job_id or None,
         type=message.type,
         app_id="retriever",

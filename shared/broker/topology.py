@@ -26,6 +26,9 @@ OUTCOMES = "outcomes"
 
 PARKED_QUEUE = "jobs.parked"
 RECORDER_QUEUE = "results.recorder"
+# A stream: every worker reads all of it from its start, so that one started later knows of earlier
+# cancellations. Kept for a week, a week longer than any delay.
+CANCELLED_STREAM = "jobs.cancelled"
 
 # A worker that dies with a message counts here. An explicit number, because the defaults differ:
 # none on 3.10, 20 on 4.x; and -1 drops messages on 3.10.
@@ -46,11 +49,12 @@ class ExchangeSpec:
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
-    """A durable quorum queue and what it is bound to, as (exchange, binding key)."""
+    """A durable queue, quorum unless said otherwise, and what it is bound to, as (exchange, binding key)."""
 
     name: str
     bindings: tuple[tuple[str, str], ...]
     arguments: Mapping[str, str | int] = field(default_factory=dict)
+    type: str = "quorum"
 
 
 def work_queue(kind: str, lane: Lane) -> str:
@@ -104,6 +108,13 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
                 **_dead_lettering_to(DEFAULT),
             },
         ),
+        # Old messages go by whole segments, so these are small: some 5,000 cancellations each.
+        QueueSpec(
+            CANCELLED_STREAM,
+            (),
+            {"x-max-age": "7D", "x-stream-max-segment-size-bytes": 1_000_000},
+            type="stream",
+        ),
         *(_work_queue_spec(kind, lane) for kind in kinds for lane in Lane),
         *(_delay_queue_spec(step) for step in DELAY_STEPS_SECONDS),
     )
@@ -136,7 +147,7 @@ async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> No
         )
     for queue_spec in queues(kinds):
         queue = await channel.declare_queue(
-            queue_spec.name, durable=True, arguments={"x-queue-type": "quorum", **queue_spec.arguments}
+            queue_spec.name, durable=True, arguments={"x-queue-type": queue_spec.type, **queue_spec.arguments}
         )
         for exchange, key in queue_spec.bindings:
             await queue.bind(declared[exchange], key)

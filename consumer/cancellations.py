@@ -1,0 +1,119 @@
+"""What must not run any more, as every worker reads it from the stream of cancellations."""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.stream import StreamReader
+from shared.broker.topology import CANCELLED_STREAM, DEFAULT
+from shared.errors import BrokerError, MessageUndecodable
+from shared.events import Cancellation, EventType
+from shared.messages import JobMessage
+
+# Some 200 bytes each. The oldest are forgotten first; their messages are long gone.
+_KEPT = 200_000
+_MARK_AGAIN_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+V = TypeVar("V")
+
+
+class Cancellations:
+    """Knows cancelled jobs and batches, and cancels the attempts of theirs that run here."""
+
+    def __init__(self, url: str, *, name: str) -> None:
+        """Make one that has read nothing yet."""
+        self._reader = StreamReader(url, name=name, stream=CANCELLED_STREAM, take=self._take)
+        self._runs_by_job: OrderedDict[UUID, int] = OrderedDict()
+        self._batches: OrderedDict[UUID, None] = OrderedDict()
+        self._running: dict[asyncio.Task[Any], JobMessage] = {}
+        self._cancelled_tasks: set[asyncio.Task[Any]] = set()
+        self._marker = uuid4()
+        self._is_caught_up = asyncio.Event()
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether everything cancelled before this worker started is known."""
+        return self._is_caught_up.is_set()
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        await self._reader.run()
+
+    async def catch_up(self, publisher: Publisher) -> None:
+        """Return once everything that was cancelled before now is known.
+
+        Writes a marker of its own to the end of the stream and waits until it has read it.
+        """
+        marker = Outgoing(
+            DEFAULT,
+            CANCELLED_STREAM,
+            Cancellation(marker=self._marker).encode(),
+            EventType.CANCELLATION.value,
+        )
+        while not self._is_caught_up.is_set():
+            try:
+                await publisher.publish(marker)
+                await self._is_caught_up.wait()
+            except BrokerError as error:
+                logger.debug("marker_failed", extra={"error": str(error)})
+                await asyncio.sleep(_MARK_AGAIN_SECONDS)
+
+    def has(self, job: JobMessage) -> bool:
+        """Return whether the job, or its batch, was cancelled."""
+        return self._runs_by_job.get(job.id, 0) >= job.run or job.batch_id in self._batches
+
+    @contextmanager
+    def watching(self, job: JobMessage) -> Iterator[None]:
+        """Cancel the current task when the job is cancelled while inside; `was_cancelled` tells."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an attempt runs in a task")
+        self._running[task] = job
+        try:
+            yield
+        finally:
+            del self._running[task]
+
+    def was_cancelled(self) -> bool:
+        """Return whether the current task was cancelled because of its job; asking takes it back."""
+        task = asyncio.current_task()
+        if task is None or task not in self._cancelled_tasks:
+            return False
+        self._cancelled_tasks.discard(task)
+        task.uncancel()
+        return True
+
+    def _take(self, body: bytes) -> None:
+        try:
+            cancellation = Cancellation.decode(body)
+        except MessageUndecodable as error:
+            logger.warning("cancellation_undecodable", extra={"error": str(error)})
+            return
+        if cancellation.marker == self._marker:
+            self._is_caught_up.set()
+        if cancellation.job_id is not None:
+            _remember(self._runs_by_job, cancellation.job_id, cancellation.run or 1)
+        if cancellation.batch_id is not None:
+            _remember(self._batches, cancellation.batch_id, None)
+        if cancellation.marker is None:
+            self._cancel_running()
+
+    def _cancel_running(self) -> None:
+        for task, job in self._running.items():
+            if task not in self._cancelled_tasks and self.has(job):
+                self._cancelled_tasks.add(task)
+                task.cancel()
+
+
+def _remember(kept: OrderedDict[UUID, V], key: UUID, value: V) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > _KEPT:
+        kept.popitem(last=False)

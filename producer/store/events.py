@@ -1,0 +1,90 @@
+"""The outbox of events: what the broker is to be told, written with the change that it tells of."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.records import ClaimedEvent
+from producer.store.schema import events
+from producer.store.wakeup import announce_jobs
+from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
+from shared.identity import new_id
+from shared.messages import WireMessage
+from shared.states import JobState
+
+
+def announce_outcomes(connection: sa.Connection, ended: Iterable[JobEnded], *, now: datetime) -> None:
+    """Tell of jobs that have ended."""
+    _insert(connection, EventType.OUTCOME, ended, now)
+
+
+def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: datetime) -> None:
+    """Tell of a batch all of whose jobs have ended."""
+    completed = BatchCompleted(
+        id=row["id"],
+        kind=row["kind"],
+        total=row["total"],
+        counts={state: row[state.value] for state in JobState if row[state.value]},
+        labels=row["labels"],
+        created_at=row["created_at"],
+        completed_at=now,
+    )
+    _insert(connection, EventType.BATCH, [completed], now)
+
+
+def announce_cancellation(connection: sa.Connection, cancellation: Cancellation, *, now: datetime) -> None:
+    """Tell the workers what they must not run."""
+    _insert(connection, EventType.CANCELLATION, [cancellation], now)
+
+
+def claim_events(
+    connection: sa.Connection, *, limit: int, lease_seconds: float, now: datetime
+) -> list[ClaimedEvent]:
+    """Lease the oldest events that nobody holds a lease on, and return them, oldest first."""
+    free = (
+        sa.select(events.c.id)
+        .where(sa.or_(events.c.claimed_until.is_(None), events.c.claimed_until < now))
+        .order_by(events.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("free")
+    )
+    lease = (
+        events.update()
+        .where(events.c.id.in_(sa.select(free.c.id)))
+        .values(claimed_until=now + timedelta(seconds=lease_seconds))
+        .returning(events.c.id, events.c.type, events.c.body)
+    )
+    rows = connection.execute(lease).mappings().all()
+    claimed = [ClaimedEvent(row["id"], EventType(row["type"]), row["body"]) for row in rows]
+    return sorted(claimed, key=lambda event: event.id)
+
+
+def forget_events(connection: sa.Connection, event_ids: Sequence[UUID]) -> None:
+    """Delete events that the broker has confirmed."""
+    connection.execute(events.delete().where(events.c.id.in_(event_ids)))
+
+
+def release_events(connection: sa.Connection, event_ids: Sequence[UUID], *, retry_at: datetime) -> None:
+    """Let events that could not be published be claimed again after `retry_at`."""
+    connection.execute(events.update().where(events.c.id.in_(event_ids)).values(claimed_until=retry_at))
+
+
+def _insert(
+    connection: sa.Connection, event_type: EventType, bodies: Iterable[WireMessage], now: datetime
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": new_id(),
+            "type": event_type.value,
+            "body": body.model_dump(mode="json", exclude_none=True),
+            "created_at": now,
+        }
+        for body in bodies
+    ]
+    if rows:
+        connection.execute(events.insert(), rows)
+        announce_jobs(connection)
