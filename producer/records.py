@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -14,8 +15,21 @@ from shared.states import JobState
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A client's own name for a request, and what the request was: SHA-256 of all that it said."""
+
+    key: str
+    fingerprint: bytes
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
-    """A validated job that is about to be stored as `accepted`, run 1, attempt 0."""
+    """A validated job that is about to be stored as `accepted`, run 1, attempt 0.
+
+    `unique_key` is the same for jobs that ask for the same. With `unique_for_seconds` the job is stored
+    only if no such job was submitted or finished within that time, or is unfinished.
+    """
 
     id: UUID
     kind: str
@@ -26,6 +40,30 @@ class NewJob:
     created_at: datetime
     labels: Mapping[str, str] = field(default_factory=dict)
     batch_id: UUID | None = None
+    unique_key: bytes | None = None
+    unique_for_seconds: float | None = None
+    idempotency: IdempotencyKey | None = None
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether another job may be the answer to it."""
+        return self.idempotency is not None or self.unique_for_seconds is not None
+
+
+class How(StrEnum):
+    """What a submission came to."""
+
+    STORED = "stored"
+    REPLAYED = "replayed"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The job or batch that answers a submission: the one handed in, or one that was there before."""
+
+    id: UUID
+    how: How = How.STORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +74,7 @@ class NewBatch:
     kind: str
     created_at: datetime
     labels: Mapping[str, str] = field(default_factory=dict)
+    idempotency: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

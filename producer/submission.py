@@ -1,7 +1,8 @@
 """From the documents of the API to jobs that can be stored. Pure: no requests, no store."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
@@ -10,7 +11,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from producer.api.models import BatchSubmission, JobSubmission
-from producer.records import NewJob
+from producer.records import IdempotencyKey, NewJob
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.urls import url_host
@@ -20,14 +21,35 @@ MAX_ECHO_LENGTH = 60
 MAX_ERRORS = 20
 
 
-def new_job(submission: JobSubmission, *, job_id: UUID, now: datetime) -> NewJob:
+def new_job(
+    submission: JobSubmission, *, job_id: UUID, now: datetime, idempotency: IdempotencyKey | None = None
+) -> NewJob:
     """Return the job that a submission asks for, ready to be stored.
 
     Raises:
         JobInvalid: the kind is unknown or its arguments break a rule; every field is named.
     """
     template = JobTemplate.of(submission, now=now)
-    return template.job(template.validate(submission.args), job_id=job_id)
+    args = template.validate(submission.args)
+    return replace(
+        template.job(args, job_id=job_id),
+        unique_key=unique_key(submission.kind, args.document),
+        unique_for_seconds=submission.unique_for_seconds,
+        idempotency=idempotency,
+    )
+
+
+def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
+    """Return 16 bytes that are the same for jobs that ask for the same.
+
+    The arguments are normalized already; of the URL the fragment does not count, because it is never
+    sent (RFC 9110 section 4.2.5).
+    """
+    asked = dict(args)
+    if isinstance(url := asked.get("url"), str):
+        asked["url"] = url.partition("#")[0]
+    text = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).digest()[:16]
 
 
 def batch_args(submission: BatchSubmission, template: "JobTemplate") -> list["ValidArgs"]:

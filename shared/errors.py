@@ -15,7 +15,8 @@ RetrieverError
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
 ├── JobNotFound, BatchNotFound no row has this id
 ├── JobNotParked               only a parked job can be redriven
-└── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
+├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
+└── IdempotencyConflict        an idempotency key was used for another request
 
 A job's own failure is not here: it is a value, `shared.outcomes.Failed`.
 """
@@ -100,3 +101,7 @@ class JobNotParked(RetrieverError):
 
 class JobEndedAlready(RetrieverError):
     """The job has succeeded or is parked, so there is nothing to cancel."""
+
+
+class IdempotencyConflict(RetrieverError):
+    """The idempotency key was used before, for a request that said something else."""

@@ -42,6 +42,15 @@ class _Submission(BaseModel):
 class JobSubmission(_Submission):
     """One job to accept."""
 
+    unique_for_seconds: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=31_536_000,
+            description="Answer with a job that asks for the same, when one was submitted or has finished within "
+            "this time, or has not finished. Jobs of batches are not looked at.",
+        ),
+    ] = None
     args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
     lane: Lane = Lane.INTERACTIVE
 
@@ -99,6 +108,9 @@ class Job(JobSummary):
     """A job with every attempt, oldest first."""
 
     attempts: list[Attempt]
+    duplicate_of: Annotated[
+        UUID | None, Field(description="Only in the answer to a submission: the job that was there before.")
+    ] = None
 
 
 class JobPage(_Document):

@@ -63,6 +63,7 @@ def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
         "labels": job.labels,
         "host": stored_host(job.host),
         "batch_id": batch_id,
+        "unique_key": job.unique_key,
         "state": JobState.ACCEPTED.value,
         "position": _FIRST_POSITION,
         "run": 1,

@@ -22,6 +22,7 @@ from producer.store import (
     cancellations,
     counters,
     events,
+    identity,
     outbox,
     queries,
     recording,
@@ -78,14 +79,33 @@ class JobStore:
         with self._writing() as connection:
             submissions.insert_jobs(connection, jobs)
 
-    def insert_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> int:
-        """Store the batch and its jobs, all or none, wake the relay, and return how many jobs there are.
+    def admit_job(self, job: NewJob) -> Admitted:
+        """Store a job that may have been submitted before; return which job answers it, and why.
+
+        Race-free: of any number of requests with one key, or for one thing, one is stored.
+
+        Raises:
+            IdempotencyConflict: the idempotency key was used for another request.
+        """
+        with self._writing() as connection:
+            return submissions.admit_job(connection, job)
+
+    def insert_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> Admitted:
+        """Store the batch and its jobs, all or none, and wake the relay.
 
         Holds a chunk of the jobs in memory at a time. SQLite has no other writer until the last job is
         read, so `jobs` must not wait for a network. What `jobs` raises is passed on, and nothing is stored.
+
+        Raises:
+            IdempotencyConflict: the idempotency key was used for another request.
         """
         with self._writing() as connection:
             return submissions.insert_batch(connection, batch, jobs)
+
+    def forget_expired_keys(self, *, limit: int, now: datetime) -> int:
+        """Delete up to `limit` idempotency keys whose time is over; return how many."""
+        with self._writing() as connection:
+            return identity.forget_expired_keys(connection, limit=limit, now=now)
 
     def get_job(self, job_id: UUID) -> JobRecord:
         """Return the job with every attempt, oldest first.

@@ -6,8 +6,9 @@ from itertools import islice
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from producer.records import NewBatch, NewJob
+from producer.records import Admitted, How, NewBatch, NewJob
 from producer.store.engine import POSTGRESQL
+from producer.store.identity import BATCH_SCOPE, JOB_SCOPE, find_same_job, point_key, take_key
 from producer.store.rows import new_job_row
 from producer.store.schema import batches, jobs
 from producer.store.wakeup import announce_jobs
@@ -27,8 +28,32 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
     announce_jobs(connection)
 
 
-def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[NewJob]) -> int:
-    """Store the batch and its jobs, read a chunk at a time, and return how many they are."""
+def admit_job(connection: sa.Connection, job: NewJob) -> Admitted:
+    """Store the job, unless its idempotency key or its unique key leads to one that is there.
+
+    Raises:
+        IdempotencyConflict: the key was used for another request.
+    """
+    if job.idempotency and (earlier := take_key(connection, JOB_SCOPE, job.idempotency, job.id, job.created_at)):
+        return Admitted(earlier, How.REPLAYED)
+    if job.unique_for_seconds and (same := find_same_job(connection, job)):
+        if job.idempotency:
+            point_key(connection, JOB_SCOPE, job.idempotency, same)
+        return Admitted(same, How.DUPLICATE)
+    insert_jobs(connection, [job])
+    return Admitted(job.id)
+
+
+def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[NewJob]) -> Admitted:
+    """Store the batch and its jobs, read a chunk at a time, unless its idempotency key leads to one.
+
+    Raises:
+        IdempotencyConflict: the key was used for another request.
+    """
+    if batch.idempotency and (
+        earlier := take_key(connection, BATCH_SCOPE, batch.idempotency, batch.id, batch.created_at)
+    ):
+        return Admitted(earlier, How.REPLAYED)
     connection.execute(
         batches.insert().values(
             id=batch.id, kind=batch.kind, total=0, labels=batch.labels, created_at=batch.created_at
@@ -44,7 +69,7 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
         .values(total=total, accepted=total, finished_at=None if total else batch.created_at)
     )
     announce_jobs(connection)
-    return total
+    return Admitted(batch.id)
 
 
 def _chunks(new_jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:

@@ -8,6 +8,7 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from shared.broker.topology import (
+    CANCELLED_STREAM,
     DEAD,
     DELAY,
     JOBS,
@@ -42,7 +43,7 @@ async def test_declaring_twice_changes_nothing(vhost_url: str, management: Manag
     assert set(first) == {spec.name for spec in queues(KINDS)}
 
 
-async def test_every_queue_is_a_durable_quorum_queue_that_loses_nothing(
+async def test_every_queue_is_durable_and_replicated_and_loses_nothing(
     vhost_url: str, management: Management, vhost: str
 ) -> None:
     async with open_channel(vhost_url) as channel:
@@ -50,7 +51,8 @@ async def test_every_queue_is_a_durable_quorum_queue_that_loses_nothing(
 
     for queue in management.queues(vhost):
         arguments = queue["arguments"]
-        assert queue["durable"] and arguments["x-queue-type"] == "quorum", queue["name"]
+        expected = "stream" if queue["name"] == CANCELLED_STREAM else "quorum"
+        assert queue["durable"] and arguments["x-queue-type"] == expected, queue["name"]
         if "x-dead-letter-exchange" in arguments:
             assert arguments["x-dead-letter-strategy"] == "at-least-once", queue["name"]
             assert arguments["x-overflow"] == "reject-publish", queue["name"]

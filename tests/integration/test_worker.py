@@ -5,16 +5,19 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from aio_pika.abc import AbstractChannel
 from pydantic import BaseModel
 
+from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.executor import Executor
 from consumer.metrics import WorkerMetrics
 from consumer.worker import Worker
 from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import JOBS, PARKED_QUEUE, RECORDER_QUEUE, work_queue
+from shared.broker.topology import CANCELLED_STREAM, DEFAULT, JOBS, PARKED_QUEUE, RECORDER_QUEUE, work_queue
+from shared.events import Cancellation
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import Outcome, Succeeded
@@ -48,11 +51,15 @@ async def working(url: str, work: Work, *, grace_seconds: float = 0.0) -> AsyncI
     publisher = Publisher(url, name="test worker publish", timeout_seconds=10)
     metrics = WorkerMetrics()
     executor = Executor({"check": work})
+    cancellations = Cancellations(url, name="test worker cancellations")
     worker = Worker(
         settings=settings,
         kinds=["check"],
-        handler=DeliveryHandler(executor=executor, publisher=publisher, metrics=metrics, worker="w"),
+        handler=DeliveryHandler(
+            executor=executor, publisher=publisher, cancellations=cancellations, metrics=metrics, worker="w"
+        ),
         publisher=publisher,
+        cancellations=cancellations,
         metrics=metrics,
         name="test worker",
     )
@@ -73,9 +80,13 @@ async def final_report(channel: AbstractChannel) -> Report:
     return report
 
 
-def job(number: int = 1) -> Outgoing:
+def job(number: int = 1, *, batch_id: UUID | None = None) -> Outgoing:
     message = JobMessage(
-        id=uuid.uuid4(), kind="check", lane=Lane.BULK, args={"url": f"http://example.com/{number}"}
+        batch_id=batch_id,
+        id=uuid.uuid4(),
+        kind="check",
+        lane=Lane.BULK,
+        args={"url": f"http://example.com/{number}"},
     )
     return Outgoing(JOBS, "check.bulk", message.encode(), "job", str(message.id))
 
@@ -190,3 +201,73 @@ async def test_a_job_whose_workers_always_die_is_given_up_by_the_broker_and_repo
         assert deaths == 21
         assert parked.body == reported.body
         assert reported.exchange == "jobs.dead"
+
+
+def cancellation(message: Outgoing) -> Outgoing:
+    body = Cancellation(job_id=UUID(message.job_id), run=1).encode()
+    return Outgoing(DEFAULT, CANCELLED_STREAM, body, "cancellation")
+
+
+async def test_a_running_attempt_is_cancelled_and_reported(vhost_url: str) -> None:
+    work, message = Work(), job()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(message)
+        async with working(vhost_url, work):
+            await work.started.wait()
+
+            await client.publish(cancellation(message))
+
+            report = await final_report(channel)
+        assert (report.state, report.outcome, report.attempt) == ("cancelled", "cancelled", 1)
+        assert await message_count(channel, WORK) == 0
+
+
+async def test_a_job_cancelled_before_the_worker_started_never_runs(vhost_url: str) -> None:
+    work, message, other = Work(), job(1), job(2)
+    work.let_go.set()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(cancellation(message))
+        await client.publish(message)
+        await client.publish(other)
+
+        async with working(vhost_url, work):
+            reports = [await final_report(channel), await final_report(channel)]
+
+        by_state = {report.state.value: report for report in reports}
+        assert work.starts == 1
+        assert str(by_state["succeeded"].job_id) == other.job_id
+        assert (str(by_state["cancelled"].job_id), by_state["cancelled"].started_at) == (message.job_id, None)
+
+
+async def test_cancelling_a_batch_reaches_every_job_of_it(vhost_url: str) -> None:
+    work, batch_id = Work(), uuid.uuid4()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        for number in range(5):
+            await client.publish(job(number, batch_id=batch_id))
+        async with working(vhost_url, work):
+
+            async def all_run() -> bool:
+                return work.starts == 5
+
+            await eventually(all_run)
+            await client.publish(
+                Outgoing(DEFAULT, CANCELLED_STREAM, Cancellation(batch_id=batch_id).encode(), "cancellation")
+            )
+            states = [(await final_report(channel)).state for _ in range(5)]
+
+        assert states == ["cancelled"] * 5
+
+
+async def test_cancellations_are_heard_again_after_a_lost_connection(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    work, message = Work(), job()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(message)
+        async with working(vhost_url, work):
+            await work.started.wait()
+            await eventually(lambda: management.close_connections(vhost, name="test worker cancellations"))
+
+            await client.publish(cancellation(message))
+
+            assert (await final_report(channel)).state == "cancelled"
