@@ -80,10 +80,10 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
 
     async def _drain(self) -> None:
+        await self._consumer.stop_taking()
         logger.info(
             "worker_draining", extra={"in_hand": len(self._tasks), "grace_seconds": self._grace_seconds}
         )
-        await self._consumer.stop_taking()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._grace_seconds)
         unfinished = list(self._tasks)

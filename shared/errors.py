@@ -61,7 +61,7 @@ class MessageUndecodable(RetrieverError):
 
 
 class StoreUnavailable(RetrieverError):
-    """The database did not answer or refused.
+    """The database did not answer, or cannot do its work now.
 
     The change was not made, unless the connection broke at the very commit.
     """

@@ -87,9 +87,9 @@ def postgres_url(postgres: Database) -> Iterator[str]:
 
 
 @contextmanager
-def new_postgres_database(postgres: Database) -> Iterator[str]:
+def new_postgres_database(postgres: Database, *, prefix: str = "test") -> Iterator[str]:
     """Yield the address of a fresh empty database of a server, and drop it afterwards."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
+    name = f"{prefix}_{uuid.uuid4().hex[:12]}"
     _administer(postgres, f"CREATE DATABASE {name}")
     yield f"{postgres.url.rsplit('/', maxsplit=1)[0]}/{name}"
     _administer(postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

@@ -74,7 +74,7 @@ def row_of(name: str, job: Job) -> Row:
     result = job.result or {}
     reason = (job.reason or "") if job.state is JobState.PARKED else (result.get("reason") or "")
     waits = [f"{attempt.wait_seconds:g}" for attempt in job.attempts if attempt.wait_seconds]
-    attempts = f"{len(job.attempts)}  ({' + '.join(waits)} s)" if waits else f"{len(job.attempts)}"
+    attempts = f"{len(job.attempts)} ({'+'.join(waits)} s)" if waits else f"{len(job.attempts)}"
     return Row(
         kind=job.kind,
         name=name,
@@ -92,7 +92,7 @@ def row_of_fine(jobs: Sequence[JobSummary]) -> Row:
     last = jobs[-1]
     return Row(
         kind=last.kind,
-        name=f"/ok/1 to /ok/{len(jobs)}",
+        name=f"/ok/1 to {len(jobs)}",
         verdict=(last.result or {}).get("verdict") or "",
         status=(last.result or {}).get("status"),
         attempts="1 each",
@@ -160,14 +160,12 @@ class Screen:
 
     def table(self, rows: Sequence[Row]) -> None:
         """Print what became of the jobs."""
-        table = Table(
-            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
-        )
+        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
         table.add_column("Kind")
         table.add_column("URL", no_wrap=True)
         table.add_column("Verdict")
         table.add_column("Status", justify="right")
-        table.add_column(" Attempts (waits)", no_wrap=True)
+        table.add_column(" Attempts", no_wrap=True)
         table.add_column("Time", justify="right", no_wrap=True)
         table.add_column(" State")
         for row in rows:
@@ -189,7 +187,7 @@ class Screen:
         self.say("What did not pass, and what can never work, is parked with its reason.")
         waited = [f"{name} ({length})" for name, length in peaks.items() if length and "delay" in name]
         if waited:
-            self.say(f"Waits, with the most messages at once: {', '.join(waited)}.")
+            self.say(f"Most messages that waited at once: {', '.join(waited)}.")
         for data in filter(None, ((job.result or {}).get("data") for job in fetched)):
             self.say(f"Picked out of /api/items by its extract: {json.dumps(data)}.")
 

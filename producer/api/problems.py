@@ -97,6 +97,7 @@ def problem_response(error: Exception) -> Response:
             # Nobody is there to read it.
             return _respond(HTTPStatus.BAD_REQUEST, "The request ended before its body did.")
         case _:
+            # StoreRefused too, and so it is not in the table: nothing that passed our checks may be refused.
             logger.error("api_unhandled_error", exc_info=error)
             return _respond(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed on this request; it is logged."

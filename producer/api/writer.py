@@ -4,20 +4,18 @@ import asyncio
 import logging
 import queue
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from producer.records import NewJob
 from producer.store.store import JobStore
-from shared.errors import StoreUnavailable
+from shared.errors import StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_JOBS = 5_000
 MAX_GROUP_JOBS = 500
 CLOSE_TIMEOUT_SECONDS = 30.0
-SLOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,7 @@ class JobWriter:
 
         Raises:
             StoreUnavailable: the database did not answer, too many jobs wait, or the server is stopping.
+            StoreRefused: the database will not take this job.
         """
         if self._closing:
             raise StoreUnavailable("the server is stopping")
@@ -72,7 +71,14 @@ class JobWriter:
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
             group, ended = self._gather(first)
-            self._store_group(group)
+            try:
+                self._store_group(group)
+            except StoreUnavailable as error:
+                _answer(group, error)
+            except Exception as error:
+                # One of the three edges, a service loop: without its thread all requests would wait for ever.
+                logger.exception("job_writer_failed", extra={"jobs": len(group)})
+                _answer(group, error)
             if ended:
                 return
 
@@ -89,37 +95,21 @@ class JobWriter:
         return group, False
 
     def _store_group(self, group: Sequence[_Waiting]) -> None:
-        started = time.monotonic()
+        """Store the jobs in one transaction, or each in its own when one is refused, and answer for each.
+
+        What is raised ends the group: the requests that were not answered yet get the error.
+        """
         try:
             self._store.insert_jobs([waiting.job for waiting in group])
-        except Exception as error:
-            if len(group) == 1 or _was_slow(started):
+        except StoreRefused as error:
+            if len(group) == 1:
                 _answer(group, error)
-            else:
-                logger.warning("job_group_refused", extra={"jobs": len(group), "error": str(error)[:200]})
-                self._store_singly(group)
+                return
+            logger.warning("job_group_refused", extra={"jobs": len(group), "error": str(error)[:200]})
+            for waiting in group:
+                self._store_group([waiting])
         else:
             _answer(group, None)
-
-    def _store_singly(self, group: Sequence[_Waiting]) -> None:
-        """Store each job in a transaction of its own, so that the one that is refused fails nobody else."""
-        for done, waiting in enumerate(group, start=1):
-            started = time.monotonic()
-            try:
-                self._store.insert_jobs([waiting.job])
-            except Exception as error:
-                _answer([waiting], error)
-                if _was_slow(started):
-                    _answer(group[done:], error)
-                    return
-            else:
-                _answer([waiting], None)
-
-
-def _was_slow(started: float) -> bool:
-    # A database refuses a row at once. What failed slowly waited for a lock or a lost server, and so
-    # would every other job.
-    return time.monotonic() - started > SLOW_SECONDS
 
 
 def _answer(group: Sequence[_Waiting], error: Exception | None) -> None:
@@ -136,7 +126,7 @@ def _answer(group: Sequence[_Waiting], error: Exception | None) -> None:
 def _settle(stored: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
     for future in stored:
         if future.done():
-            # The request was cancelled while it waited.
+            # The request was cancelled while it waited, or was answered before the rest of its group failed.
             continue
         if error is None:
             future.set_result(None)

@@ -28,7 +28,7 @@ _IDLE_IN_TRANSACTION_MS = 120_000
 def open_engine(database_url: str, *, sqlite_busy_seconds: float = _SQLITE_BUSY_SECONDS) -> sa.Engine:
     """Return an engine for the database; connects only when first used. Safe from many threads.
 
-    Creates the folder of a SQLite file.
+    Creates the folder of a SQLite file. Its errors hide the parameters of a statement: rows hold secrets.
 
     Args:
         database_url: `sqlite:///path/to/file.db` or `postgresql://user@host/name`.
@@ -103,6 +103,7 @@ def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     engine = sa.create_engine(
         url,
         json_serializer=encode_document,
+        hide_parameters=True,
         pool_size=20,
         pool_timeout=_POOL_WAIT_SECONDS,
         # The driver must not begin transactions by itself: `_begin_sqlite` says which kind.
@@ -117,6 +118,7 @@ def _open_postgresql(url: sa.URL) -> sa.Engine:
     return sa.create_engine(
         url,
         json_serializer=encode_document,
+        hide_parameters=True,
         pool_size=10,
         max_overflow=10,
         pool_timeout=_POOL_WAIT_SECONDS,

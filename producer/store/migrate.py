@@ -29,7 +29,8 @@ def migrate(database_url: str) -> None:
 
     Raises:
         SettingsInvalid: the URL is wrong.
-        StoreUnavailable: the database did not answer or refused; nothing was changed.
+        StoreUnavailable: the database did not answer or cannot be migrated; nothing was changed.
+        StoreRefused: stored rows do not fit the new tables; nothing was changed.
     """
     engine = open_engine(database_url)
     try:

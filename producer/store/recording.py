@@ -182,7 +182,8 @@ def _is_possible(report: Report) -> bool:
     else:
         possible = report.run <= _LAST_RUN
     if not possible:
-        logger.warning("report_impossible", extra={"job_id": report.job_id, "worker": report.worker})
+        facts = {"job_id": str(report.job_id), "run": report.run, "attempt": report.attempt}
+        logger.warning("report_impossible", extra={**facts, "worker": report.worker})
     return possible
 
 

@@ -42,10 +42,11 @@ _PAGE_JOBS = 1_000
 class JobStore:
     """Jobs and batches in SQLite or PostgreSQL, for any number of threads and processes.
 
-    Every method blocks on the database, and raises `StoreUnavailable` when it does not answer or
-    refuses; then nothing was changed, unless the connection broke at the very commit. Every method
-    that changes something may be called again with the same arguments, but `insert_batch` and `redrive`,
-    which refuse.
+    Every method blocks on the database. It raises `StoreUnavailable` when that does not answer; then
+    nothing was changed, unless the connection broke at the very commit. It raises `StoreRefused` when
+    that will not take a value; then nothing was changed, and calling again is in vain. Every method that
+    changes something may be called twice with the same arguments, but `insert_batch` (`StoreRefused`) and
+    `redrive` (`JobNotParked`).
     """
 
     def __init__(self, engine: sa.Engine) -> None:

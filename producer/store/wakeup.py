@@ -14,8 +14,6 @@ logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "retriever_jobs"
 
-_CONNECT_SECONDS = 10.0
-
 
 def announce_jobs(connection: sa.Connection) -> None:
     """Wake the relays when this transaction commits; does nothing on SQLite."""
@@ -81,7 +79,7 @@ class NotifyWakeup:
         deadline = time.monotonic() + timeout_seconds
         try:
             if self._connection is None:
-                self._connection = await self._listen()
+                self._connection = await self._listen(timeout_seconds)
                 return
             await _next_announcement(self._connection, timeout_seconds)
         except (psycopg.Error, OSError, TimeoutError) as error:
@@ -95,8 +93,8 @@ class NotifyWakeup:
             await self._connection.close()
             self._connection = None
 
-    async def _listen(self) -> psycopg.AsyncConnection[Any]:
-        async with asyncio.timeout(_CONNECT_SECONDS):
+    async def _listen(self, timeout_seconds: float) -> psycopg.AsyncConnection[Any]:
+        async with asyncio.timeout(timeout_seconds):
             connection = await psycopg.AsyncConnection.connect(**self._conninfo, autocommit=True)
             try:
                 await connection.execute(f"LISTEN {CHANNEL}")

@@ -29,7 +29,7 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "sqlite":
         yield from _local_system(broker, f"sqlite:///{folder / 'retriever.db'}", folder)
     else:
-        with new_postgres_database(request.getfixturevalue("postgres")) as database_url:
+        with new_postgres_database(request.getfixturevalue("postgres"), prefix="system") as database_url:
             yield from _local_system(broker, database_url, folder)
 
 

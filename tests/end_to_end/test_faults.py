@@ -47,8 +47,9 @@ async def test_jobs_in_hand_of_a_killed_worker_all_end(client: Client) -> None:
     ]
     counts = await count(client, done, pages)
     assert counts == Counts(acknowledged=30, lost=0, duplicated_effects=0, recorded_twice=0, unexpected=0)
-    # The kill repeats what was in hand, as an at-least-once service must, and records it once.
-    assert 10 <= (await client.hits())[f"/gate/{gate}"] <= 20
+    # Each kill repeats what was in hand, as an at-least-once service must; it is recorded once. Two workers
+    # do not die in the same instant, so a job may be given from the first to the second and meet both.
+    assert 10 <= (await client.hits())[f"/gate/{gate}"] <= 30
     assert all(len(job["attempts"]) == 1 for job in done)
 
 

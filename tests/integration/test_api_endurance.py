@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from producer.api.writer import JobWriter
 from producer.records import JobFilter, NewBatch, NewJob
 from producer.store.migrate import migrate
 from producer.store.store import JobStore
-from shared.errors import StoreUnavailable
+from shared.errors import StoreRefused, StoreUnavailable
 from shared.identity import new_id
 from shared.kinds.registry import Lane
 from shared.retry import RetryPolicy
@@ -151,27 +151,69 @@ def test_concurrent_submissions_are_all_stored(api: RunningApi) -> None:
     assert len(api.store.list_jobs(JobFilter(), limit=1_000, after=None)) == 200
 
 
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    migrate(database_url)
-    store = JobStore.open(database_url)
-    yield store
-    store.close()
+class CountingStore(JobStore):
+    """Counts the inserts; the first one meets a bug when the test asks for it."""
+
+    inserts = 0
+    has_bug = False
+
+    def insert_jobs(self, jobs: Sequence[NewJob]) -> None:
+        self.inserts += 1
+        if self.has_bug and self.inserts == 1:
+            raise ZeroDivisionError
+        super().insert_jobs(jobs)
+
+
+async def write_together(writer: JobWriter, jobs: Sequence[NewJob]) -> list[BaseException | None]:
+    """Start a writer on jobs that all wait already, so that they are one group."""
+    writes = [asyncio.create_task(writer.write(job)) for job in jobs]
+    await asyncio.sleep(0)
+    writer.start()
+    return await asyncio.gather(*writes, return_exceptions=True)
 
 
 async def test_one_bad_row_fails_only_its_own_request(store: JobStore) -> None:
     writer = JobWriter(store)
     good = [make_job() for _ in range(3)]
-    bad = replace(make_job(), host=None)  # type: ignore[arg-type]
-    writes = [asyncio.create_task(writer.write(job)) for job in (good[0], bad, *good[1:])]
-    await asyncio.sleep(0)
-    writer.start()
+    bad = replace(make_job(), kind=None)  # type: ignore[arg-type]
 
-    answers = await asyncio.gather(*writes, return_exceptions=True)
+    answers = await write_together(writer, [good[0], bad, *good[1:]])
 
-    assert [answer is None for answer in answers] == [True, False, True, True]
+    assert [type(answer) for answer in answers] == [type(None), StoreRefused, type(None), type(None)]
     assert {store.get_job(job.id).id for job in good} == {job.id for job in good}
     await asyncio.to_thread(writer.close)
+
+
+async def test_a_store_that_is_away_is_asked_once_for_a_whole_group() -> None:
+    # Nothing listens on port 1.
+    store = CountingStore.open("postgresql://nobody@127.0.0.1:1/none")
+    writer = JobWriter(store)
+
+    answers = await write_together(writer, [make_job() for _ in range(3)])
+
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    assert store.inserts == 1
+    await asyncio.to_thread(writer.close)
+    store.close()
+
+
+async def test_the_writer_outlives_a_bug_and_logs_it(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    migrate(database_url)
+    store = CountingStore.open(database_url)
+    store.has_bug = True
+    writer = JobWriter(store)
+    job = make_job()
+
+    answers = await write_together(writer, [make_job(), make_job()])
+    await writer.write(job)
+
+    assert [type(answer) for answer in answers] == [ZeroDivisionError] * 2
+    assert store.get_job(job.id).id == job.id
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    await asyncio.to_thread(writer.close)
+    store.close()
 
 
 async def test_a_full_writer_refuses_and_a_closing_one_stores_what_waits(store: JobStore) -> None:
@@ -199,3 +241,4 @@ def test_accepted_jobs_are_logged_once_stored(api: RunningApi, caplog: pytest.Lo
     [record] = [record for record in caplog.records if record.message == "job_accepted"]
     assert record.__dict__["job_id"] == job["id"]
     assert re.fullmatch("interactive", record.__dict__["lane"])
+    assert record.__dict__["attempt"] == 0

@@ -191,7 +191,8 @@ def test_options_and_head_are_answered(api: RunningApi) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nope", "/ui/nope", "/ui/%00", "/%00", "/jobs/a/b", "/ui/" + "a" * 5_000, "/ui//x"]
+    "path",
+    ["/nope", "/ui/nope", "/ui/%00", "/%00", "/jobs/a/b", "/batches/%0A", "/ui/" + "a" * 5_000, "/ui//x"],
 )
 def test_an_unknown_path_is_not_found(api: RunningApi, path: str) -> None:
     problem(api.client.get(path), 404)

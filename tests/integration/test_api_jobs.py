@@ -133,7 +133,7 @@ def test_lists_are_filtered_by_state_kind_batch_and_host(api: RunningApi) -> Non
 
 
 def test_an_unknown_or_malformed_id_is_not_found(api: RunningApi) -> None:
-    for job_id in ("x", "%00", "0" * 36, "01a203ed-41f9-7748-9387-575740560da6", "é", "a" * 5_000):
+    for job_id in ("x", "%00", "%0A", "0" * 36, "01a203ed-41f9-7748-9387-575740560da6", "é", "a" * 5_000):
         for response in (api.client.get(f"/jobs/{job_id}"), api.client.post(f"/jobs/{job_id}/redrive")):
             assert response.status_code == 404, job_id
             assert response.headers["content-type"] == "application/problem+json"

@@ -8,7 +8,6 @@ from uuid import UUID
 import pytest
 
 from producer.records import JobFilter, NewJob
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.errors import BatchNotFound, JobNotFound
 from shared.identity import new_id
@@ -24,15 +23,6 @@ UGLY_DOCUMENT: dict[str, Any] = {
     "": {"deep": [None, True, 1.5, 2**70, "\\u0000"]},
     "k\0ey": [],
 }
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 def test_a_stored_job_comes_back_as_it_was_given(store: JobStore) -> None:

@@ -1,7 +1,7 @@
 """What the relay may count on: leases, crashes, redrives."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -11,7 +11,6 @@ from uuid import UUID
 import pytest
 
 from producer.records import JobRecord, NewJob
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.errors import JobNotFound, JobNotParked
 from shared.identity import new_id
@@ -21,15 +20,6 @@ from tests.support.factories import NOON, make_job, make_report
 T = TypeVar("T")
 
 LEASE = timedelta(seconds=60)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 def test_the_oldest_jobs_are_claimed_first(store: JobStore) -> None:

@@ -2,14 +2,12 @@
 
 import random
 import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
 
 from producer.records import AttemptRecord, NewJob
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.identity import new_id
 from shared.messages import Report
@@ -18,15 +16,6 @@ from shared.states import JobState
 from tests.support.factories import NOON, make_job, make_report
 
 LATER = NOON + timedelta(minutes=1)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
 """How the relay is woken: by `NOTIFY` on PostgreSQL, by a poll on SQLite."""
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from producer.store.engine import open_engine
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from producer.store.wakeup import NotifyWakeup, PollWakeup, open_wakeup
 from shared.states import JobState
@@ -17,12 +17,9 @@ from tests.support.factories import NOON, make_batch, make_job, make_report
 
 
 @pytest.fixture
-def store(postgres_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh PostgreSQL database with its tables."""
-    migrate(postgres_url)
-    opened = JobStore.open(postgres_url)
-    yield opened
-    opened.close()
+def database_url(postgres_url: str) -> str:
+    """Return the address of a fresh PostgreSQL database: only there are jobs announced."""
+    return postgres_url
 
 
 async def test_new_jobs_wake_the_relay_at_once(store: JobStore, postgres_url: str) -> None:
@@ -97,6 +94,25 @@ async def test_sqlite_is_polled(tmp_path: Path) -> None:
 
     assert isinstance(wakeup, PollWakeup)
     await wakeup.aclose()
+
+
+async def test_a_poll_longer_than_the_timeout_ends_with_it(tmp_path: Path) -> None:
+    wakeup = open_wakeup(f"sqlite:///{tmp_path}/retriever.db", poll_seconds=60)
+
+    async with asyncio.timeout(5):
+        await wakeup.wait(0.01)
+
+    await wakeup.aclose()
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_costs_no_more_than_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        wakeup = open_wakeup(f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/n", poll_seconds=60)
+
+        async with asyncio.timeout(3):
+            await wakeup.wait(0.2)
+
+        await wakeup.aclose()
 
 
 def _cut_every_connection(postgres_url: str) -> None:

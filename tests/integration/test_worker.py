@@ -1,12 +1,14 @@
 """A worker on a real broker: what is run again after a loss, what is not, and what stopping costs."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import pytest
 from aio_pika.abc import AbstractChannel
 from pydantic import BaseModel
 
@@ -163,21 +165,20 @@ async def test_stopping_lets_work_end_within_the_grace_period(vhost_url: str) ->
         assert await message_count(channel, WORK) == 0
 
 
-async def test_a_stopping_worker_takes_nothing_new(
-    vhost_url: str, management: Management, vhost: str
-) -> None:
+async def test_a_stopping_worker_takes_nothing_new(vhost_url: str, caplog: pytest.LogCaptureFixture) -> None:
     work = Work()
     async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
         await client.publish(job(1))
         async with working(vhost_url, work, grace_seconds=20) as stop:
             await work.started.wait()
-            stop.set()
 
-            async def has_no_consumer() -> bool:
+            async def takes_no_more() -> bool:
                 # A quorum queue counts a cancelled consumer for as long as it has unsettled messages.
-                return not management.queue(vhost, WORK)["consumer_details"]
+                return "worker_draining" in caplog.messages
 
-            await eventually(has_no_consumer)
+            with caplog.at_level(logging.INFO):
+                stop.set()
+                await eventually(takes_no_more)
             await client.publish(job(2))
             work.let_go.set()
 
