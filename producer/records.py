@@ -44,11 +44,6 @@ class NewJob:
     unique_for_seconds: float | None = None
     idempotency: IdempotencyKey | None = None
 
-    @property
-    def is_conditional(self) -> bool:
-        """Whether another job may be the answer to it."""
-        return self.idempotency is not None or self.unique_for_seconds is not None
-
 
 class How(StrEnum):
     """What a submission came to."""
@@ -56,11 +51,15 @@ class How(StrEnum):
     STORED = "stored"
     REPLAYED = "replayed"
     DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The job or batch that answers a submission: the one handed in, or one that was there before."""
+    """The job or batch that answers a submission: the one handed in, or one that was there before.
+
+    In a conflict it is what the idempotency key was used for, by a request that said something else.
+    """
 
     id: UUID
     how: How = How.STORED

@@ -1,7 +1,9 @@
 """The operations on batches: submit as JSON or as lines of text, and count."""
 
+import hashlib
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from http import HTTPStatus
 
 import flask
@@ -10,17 +12,18 @@ from starlette.responses import Response
 
 from producer.api.documents import batch_document
 from producer.api.guard import JSON_TYPE
+from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
 from producer.api.ids import read_id
 from producer.api.lines import LineBatch
 from producer.api.models import Batch, BatchSubmission
 from producer.api.pools import Pools
 from producer.api.problems import HttpProblem
 from producer.api.reading import read_document
-from producer.records import BatchRecord, NewBatch, NewJob
+from producer.records import How, IdempotencyKey, NewBatch, NewJob
 from producer.store.store import JobStore
 from producer.submission import JobTemplate, ValidArgs, batch_args, find_kind
 from shared.clock import utc_now
-from shared.errors import BatchNotFound
+from shared.errors import BatchNotFound, IdempotencyConflict
 from shared.identity import new_id
 from shared.kinds.registry import Lane
 from shared.states import JobState
@@ -40,13 +43,15 @@ class BatchOperations:
     async def submit_batch(self, request: Request) -> Response:
         """Store the jobs of a body and answer 202 with the batch."""
         if request.headers["content-type"] == JSON_TYPE:
-            batch = await self._submit_document(request)
+            batch, how = await self._submit_document(request)
         else:
-            batch = await self._submit_lines(request)
-        logger.info(
-            "batch_accepted", extra={"batch_id": str(batch.id), "kind": batch.kind, "total": batch.total}
-        )
+            batch, how = await self._submit_lines(request)
         headers = {"Location": f"/batches/{batch.id}"}
+        if how is How.REPLAYED:
+            headers[REPLAYED_HEADER] = "true"
+        else:
+            facts = {"batch_id": str(batch.id), "kind": batch.kind, "total": batch.total}
+            logger.info("batch_accepted", extra=facts)
         return Response(batch.model_dump_json(), HTTPStatus.ACCEPTED, headers, JSON_TYPE)
 
     def get_batch(self, batch_id: str) -> flask.Response:
@@ -62,16 +67,18 @@ class BatchOperations:
         headers = {"Location": f"/batches/{batch_id}"}
         return Response(batch_document(record).model_dump_json(), HTTPStatus.ACCEPTED, headers, JSON_TYPE)
 
-    async def _submit_document(self, request: Request) -> Batch:
+    async def _submit_document(self, request: Request) -> tuple[Batch, How]:
         if request.query_params:
             detail = "A JSON batch says its kind and lane in the body, not in the query."
             raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
-        template, args = await self._pools.short(_read_batch, await request.body())
-        batch = _new_batch(template)
+        body = await request.body()
+        idempotency = read_idempotency_key(request, hashlib.sha256(body).digest())
+        template, args = await self._pools.short(_read_batch, body)
+        batch = _new_batch(template, idempotency)
         jobs = (template.job(each, job_id=new_id(), batch_id=batch.id) for each in args)
         return await self._pools.long(self._store_batch, batch, jobs)
 
-    async def _submit_lines(self, request: Request) -> Batch:
+    async def _submit_lines(self, request: Request) -> tuple[Batch, How]:
         query = request.query_params
         template = JobTemplate(
             kind=(kind := find_kind(query.get("kind", DEFAULT_KIND))),
@@ -80,26 +87,25 @@ class BatchOperations:
             labels={},
             created_at=utc_now(),
         )
+        # What the request says is its query and its body.
+        said = hashlib.sha256(str(query).encode() + b"\n")
         with LineBatch(template) as lines:
             # A client that leaves raises ClientDisconnect here, so nothing of it is stored.
             async for chunk in request.stream():
+                said.update(chunk)
                 await self._pools.short(lines.feed, chunk)
             await self._pools.short(lines.finish)
-            batch = _new_batch(template)
+            batch = _new_batch(template, read_idempotency_key(request, said.digest()))
             return await self._pools.long(self._store_batch, batch, lines.jobs(batch_id=batch.id))
 
-    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> Batch:
-        total = self._store.insert_batch(batch, jobs)
-        record = BatchRecord(
-            id=batch.id,
-            kind=batch.kind,
-            total=total,
-            labels=batch.labels,
-            counts={JobState.ACCEPTED: total},
-            created_at=batch.created_at,
-            finished_at=None,
-        )
-        return batch_document(record)
+    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> tuple[Batch, How]:
+        admitted = self._store.insert_batch(batch, jobs)
+        if admitted.how is How.CONFLICT:
+            raise IdempotencyConflict(f"the key was used for batch {admitted.id}")
+        record = self._store.get_batch(admitted.id)
+        # The same answer however often it is asked for, and however far the batch has come since.
+        first = replace(record, counts={JobState.ACCEPTED: record.total}, finished_at=None, cancelled_at=None)
+        return batch_document(first), admitted.how
 
 
 def _read_batch(body: bytes) -> tuple[JobTemplate, list[ValidArgs]]:
@@ -108,5 +114,5 @@ def _read_batch(body: bytes) -> tuple[JobTemplate, list[ValidArgs]]:
     return template, batch_args(submission, template)
 
 
-def _new_batch(template: JobTemplate) -> NewBatch:
-    return NewBatch(new_id(), template.kind.name, template.created_at, template.labels)
+def _new_batch(template: JobTemplate, idempotency: IdempotencyKey | None) -> NewBatch:
+    return NewBatch(new_id(), template.kind.name, template.created_at, template.labels, idempotency)

@@ -31,6 +31,22 @@ def accepted_document(job: NewJob) -> Job:
     )
 
 
+def first_document(record: JobRecord) -> Job:
+    """Return the document that the submission of a stored job was answered with."""
+    job = NewJob(
+        id=record.id,
+        kind=record.kind,
+        lane=record.lane,
+        args=record.args,
+        retry=record.retry,
+        host=record.host,
+        created_at=record.created_at,
+        labels=record.labels,
+        batch_id=record.batch_id,
+    )
+    return accepted_document(job)
+
+
 def job_document(record: JobRecord) -> Job:
     """Return the document of a stored job, with its attempts."""
     attempts = [_attempt_document(attempt) for attempt in record.attempts]

@@ -1,5 +1,6 @@
 """The operations on jobs: submit, look up, list, redrive."""
 
+import hashlib
 import logging
 from http import HTTPStatus
 from uuid import UUID
@@ -9,18 +10,19 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import accepted_document, job_document, job_summary
+from producer.api.documents import accepted_document, first_document, job_document, job_summary
 from producer.api.guard import JSON_TYPE
+from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
 from producer.api.ids import read_id
 from producer.api.models import JobPage, JobSubmission
 from producer.api.pools import Pools
 from producer.api.reading import LARGE_BODY_BYTES, read_document
 from producer.api.writer import JobWriter
-from producer.records import JobFilter, NewJob
+from producer.records import Admitted, How, IdempotencyKey, JobFilter, NewJob
 from producer.store.store import JobStore
 from producer.submission import new_job
 from shared.clock import utc_now
-from shared.errors import JobNotFound
+from shared.errors import IdempotencyConflict, JobNotFound
 from shared.identity import new_id
 from shared.states import JobState
 
@@ -40,16 +42,29 @@ class JobOperations:
     async def submit_job(self, request: Request) -> Response:
         """Store one job, then answer 202: from then on it is never lost."""
         body = await request.body()
+        idempotency = read_idempotency_key(request, hashlib.sha256(body).digest())
         if len(body) > LARGE_BODY_BYTES:
-            job = await self._pools.short(_read_job, body)
+            job = await self._pools.short(_read_job, body, idempotency)
         else:
-            job = _read_job(body)
-        await self._writer.write(job)
+            job = _read_job(body, idempotency)
+        admitted = await self._writer.write(job)
+        if admitted.how is not How.STORED:
+            return await self._answer_again(admitted)
         logger.info(
             "job_accepted", extra={"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
         )
         headers = {"Location": f"/jobs/{job.id}"}
         return _json(accepted_document(job), HTTPStatus.ACCEPTED, headers)
+
+    async def _answer_again(self, admitted: Admitted) -> Response:
+        if admitted.how is How.CONFLICT:
+            raise IdempotencyConflict(f"the key was used for job {admitted.id}")
+        record = await self._pools.short(self._store.get_job, admitted.id)
+        headers = {"Location": f"/jobs/{record.id}"}
+        if admitted.how is How.REPLAYED:
+            return _json(first_document(record), HTTPStatus.ACCEPTED, {**headers, REPLAYED_HEADER: "true"})
+        document = job_document(record).model_copy(update={"duplicate_of": record.id})
+        return _json(document, HTTPStatus.OK, headers)
 
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
@@ -107,8 +122,9 @@ class JobOperations:
         )
 
 
-def _read_job(body: bytes) -> NewJob:
-    return new_job(read_document(JobSubmission, body), job_id=new_id(), now=utc_now())
+def _read_job(body: bytes, idempotency: IdempotencyKey | None) -> NewJob:
+    submission = read_document(JobSubmission, body)
+    return new_job(submission, job_id=new_id(), now=utc_now(), idempotency=idempotency)
 
 
 def _json(

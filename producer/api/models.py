@@ -47,8 +47,8 @@ class JobSubmission(_Submission):
         Field(
             gt=0,
             le=31_536_000,
-            description="Answer with a job that asks for the same, when one was submitted or has finished within "
-            "this time, or has not finished. Jobs of batches are not looked at.",
+            description="Answer with a job that asks for the same, when one was submitted or has finished "
+            "within this time, or has not finished. Jobs of batches are not looked at.",
         ),
     ] = None
     args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]

@@ -14,6 +14,7 @@ from producer.submission import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
     FieldError,
+    IdempotencyConflict,
     JobEndedAlready,
     JobInvalid,
     JobNotFound,
@@ -65,6 +66,12 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
     JobNotParked: _Entry(
         HTTPStatus.CONFLICT, "job-not-parked", "The job is not parked", "Only a parked job can be redriven."
+    ),
+    IdempotencyConflict: _Entry(
+        HTTPStatus.CONFLICT,
+        "idempotency-conflict",
+        "The Idempotency-Key is taken",
+        "This Idempotency-Key was sent before, with a request that said something else.",
     ),
     JobEndedAlready: _Entry(
         HTTPStatus.CONFLICT,

@@ -4,10 +4,11 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
-from producer.records import NewJob
+from producer.records import Admitted, NewJob
 from producer.store.store import JobStore
 from shared.errors import StoreRefused, StoreUnavailable
 
@@ -23,7 +24,7 @@ class _Waiting:
     """A job that waits for its transaction, and the request that waits for the job."""
 
     job: NewJob
-    stored: asyncio.Future[None]
+    answer: asyncio.Future[Admitted]
     loop: asyncio.AbstractEventLoop
 
 
@@ -51,8 +52,8 @@ class JobWriter:
             if (late := self._waiting.get_nowait()) is not None:
                 _answer([late], StoreUnavailable("the server is stopping"))
 
-    async def write(self, job: NewJob) -> None:
-        """Return once the job is committed.
+    async def write(self, job: NewJob) -> Admitted:
+        """Return which job answers the submission, once that is committed.
 
         Raises:
             StoreUnavailable: the database did not answer, too many jobs wait, or the server is stopping.
@@ -66,7 +67,7 @@ class JobWriter:
             self._waiting.put_nowait(waiting)
         except queue.Full:
             raise StoreUnavailable(f"{self._waiting.maxsize} jobs already wait to be stored") from None
-        await waiting.stored
+        return await waiting.answer
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -100,7 +101,7 @@ class JobWriter:
         What is raised ends the group: the requests that were not answered yet get the error.
         """
         try:
-            self._store.insert_jobs([waiting.job for waiting in group])
+            admitted = self._store.admit_jobs([waiting.job for waiting in group])
         except StoreRefused as error:
             if len(group) == 1:
                 _answer(group, error)
@@ -109,26 +110,26 @@ class JobWriter:
             for waiting in group:
                 self._store_group([waiting])
         else:
-            _answer(group, None)
+            _answer(group, admitted)
 
 
-def _answer(group: Sequence[_Waiting], error: Exception | None) -> None:
+def _answer(group: Sequence[_Waiting], outcome: Mapping[UUID, Admitted] | Exception) -> None:
     """Wake the requests of a group: one call into each event loop, not one a request."""
     for loop in {waiting.loop for waiting in group}:
-        stored = [waiting.stored for waiting in group if waiting.loop is loop]
+        here = [waiting for waiting in group if waiting.loop is loop]
         try:
-            loop.call_soon_threadsafe(_settle, stored, error)
+            loop.call_soon_threadsafe(_settle, here, outcome)
         except RuntimeError:
             # The loop has closed, so nobody waits any more. The jobs are stored or not all the same.
-            logger.warning("job_writer_without_listener", extra={"jobs": len(stored)})
+            logger.warning("job_writer_without_listener", extra={"jobs": len(here)})
 
 
-def _settle(stored: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
-    for future in stored:
-        if future.done():
+def _settle(group: Sequence[_Waiting], outcome: Mapping[UUID, Admitted] | Exception) -> None:
+    for waiting in group:
+        if waiting.answer.done():
             # The request was cancelled while it waited, or was answered before the rest of its group failed.
             continue
-        if error is None:
-            future.set_result(None)
+        if isinstance(outcome, Exception):
+            waiting.answer.set_exception(outcome)
         else:
-            future.set_exception(error)
+            waiting.answer.set_result(outcome[waiting.job.id])

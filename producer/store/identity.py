@@ -6,10 +6,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from producer.records import IdempotencyKey, NewJob
+from producer.records import Admitted, How, IdempotencyKey, NewJob
 from producer.store.engine import POSTGRESQL
 from producer.store.schema import idempotency_keys, jobs
-from shared.errors import IdempotencyConflict
 from shared.states import JobState
 
 JOB_SCOPE = "job"
@@ -20,31 +19,27 @@ _FINAL = [state.value for state in JobState if state.is_final]
 
 def take_key(
     connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID, now: datetime
-) -> UUID | None:
+) -> Admitted | None:
     """Take the key for a new resource and return None, or return what it was taken for before.
 
     Waits for a transaction that is taking the same key, so one request of many wins.
-
-    Raises:
-        IdempotencyConflict: it was taken for another request.
     """
     here = _is_key(scope, idempotency)
     connection.execute(idempotency_keys.delete().where(here, idempotency_keys.c.expires_at <= now))
     insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(idempotency_keys)
-    taken = insert.on_conflict_do_nothing().values(
+    taking = insert.on_conflict_do_nothing().values(
         scope=scope,
         key=idempotency.key,
         fingerprint=idempotency.fingerprint,
         resource_id=resource_id,
         expires_at=idempotency.expires_at,
     )
-    if connection.execute(taken).rowcount:
+    # What is returned and not how many rows there were: psycopg's count is not to be had here.
+    if connection.execute(taking.returning(idempotency_keys.c.key)).first():
         return None
     row = connection.execute(sa.select(idempotency_keys).where(here)).mappings().one()
-    if bytes(row["fingerprint"]) != idempotency.fingerprint:
-        raise IdempotencyConflict("the idempotency key was used for another request")
-    earlier: UUID = row["resource_id"]
-    return earlier
+    is_same = bytes(row["fingerprint"]) == idempotency.fingerprint
+    return Admitted(row["resource_id"], How.REPLAYED if is_same else How.CONFLICT)
 
 
 def point_key(connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID) -> None:
@@ -67,7 +62,10 @@ def find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
     since = job.created_at - timedelta(seconds=job.unique_for_seconds)
     recent = sa.or_(jobs.c.created_at > since, jobs.c.finished_at > since, jobs.c.state.not_in(_FINAL))
     query = (
-        sa.select(jobs.c.id).where(jobs.c.unique_key == job.unique_key, recent).order_by(jobs.c.id.desc()).limit(1)
+        sa.select(jobs.c.id)
+        .where(jobs.c.unique_key == job.unique_key, recent)
+        .order_by(jobs.c.id.desc())
+        .limit(1)
     )
     return connection.scalar(query)
 

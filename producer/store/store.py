@@ -9,6 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.records import (
+    Admitted,
     BatchRecord,
     ClaimedEvent,
     ClaimedJob,
@@ -80,25 +81,22 @@ class JobStore:
         with self._writing() as connection:
             submissions.insert_jobs(connection, jobs)
 
-    def admit_job(self, job: NewJob) -> Admitted:
-        """Store a job that may have been submitted before; return which job answers it, and why.
+    def admit_jobs(self, jobs: Sequence[NewJob]) -> Mapping[UUID, Admitted]:
+        """Store jobs of which some may have been submitted before, and wake the relay.
 
         Race-free: of any number of requests with one key, or for one thing, one is stored.
 
-        Raises:
-            IdempotencyConflict: the idempotency key was used for another request.
+        Returns:
+            By the id of the job handed in, which job answers it and why.
         """
         with self._writing() as connection:
-            return submissions.admit_job(connection, job)
+            return submissions.admit_jobs(connection, jobs)
 
     def insert_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> Admitted:
         """Store the batch and its jobs, all or none, and wake the relay.
 
         Holds a chunk of the jobs in memory at a time. SQLite has no other writer until the last job is
         read, so `jobs` must not wait for a network. What `jobs` raises is passed on, and nothing is stored.
-
-        Raises:
-            IdempotencyConflict: the idempotency key was used for another request.
         """
         with self._writing() as connection:
             return submissions.insert_batch(connection, batch, jobs)

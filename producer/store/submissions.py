@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -28,32 +29,41 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
     announce_jobs(connection)
 
 
-def admit_job(connection: sa.Connection, job: NewJob) -> Admitted:
-    """Store the job, unless its idempotency key or its unique key leads to one that is there.
+def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, Admitted]:
+    """Store the jobs, but for those whose idempotency key or unique key leads to one that is there.
 
-    Raises:
-        IdempotencyConflict: the key was used for another request.
+    Returns:
+        By the id of the job handed in, which job answers it and why.
     """
-    if job.idempotency and (earlier := take_key(connection, JOB_SCOPE, job.idempotency, job.id, job.created_at)):
-        return Admitted(earlier, How.REPLAYED)
-    if job.unique_for_seconds and (same := find_same_job(connection, job)):
-        if job.idempotency:
-            point_key(connection, JOB_SCOPE, job.idempotency, same)
-        return Admitted(same, How.DUPLICATE)
-    insert_jobs(connection, [job])
-    return Admitted(job.id)
+    answers: dict[UUID, Admitted] = {}
+    # Keys are taken in order, and locks on unique keys in order after them, so that two transactions
+    # cannot wait for each other.
+    for job in sorted(new_jobs, key=_key_of):
+        if job.idempotency and (
+            answer := take_key(connection, JOB_SCOPE, job.idempotency, job.id, job.created_at)
+        ):
+            answers[job.id] = answer
+    open_jobs = [job for job in new_jobs if job.id not in answers]
+    for job in sorted((job for job in open_jobs if job.unique_for_seconds), key=_unique_key_of):
+        if same := find_same_job(connection, job):
+            answers[job.id] = Admitted(same, How.DUPLICATE)
+            if job.idempotency:
+                point_key(connection, JOB_SCOPE, job.idempotency, same)
+        else:
+            # At once, so that the next of this group that asks for the same finds it.
+            insert_jobs(connection, [job])
+            answers[job.id] = Admitted(job.id)
+    plain = [job for job in open_jobs if not job.unique_for_seconds]
+    insert_jobs(connection, plain)
+    return answers | {job.id: Admitted(job.id) for job in plain}
 
 
 def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[NewJob]) -> Admitted:
-    """Store the batch and its jobs, read a chunk at a time, unless its idempotency key leads to one.
-
-    Raises:
-        IdempotencyConflict: the key was used for another request.
-    """
+    """Store the batch and its jobs, read a chunk at a time, unless its idempotency key leads to one."""
     if batch.idempotency and (
-        earlier := take_key(connection, BATCH_SCOPE, batch.idempotency, batch.id, batch.created_at)
+        answer := take_key(connection, BATCH_SCOPE, batch.idempotency, batch.id, batch.created_at)
     ):
-        return Admitted(earlier, How.REPLAYED)
+        return answer
     connection.execute(
         batches.insert().values(
             id=batch.id, kind=batch.kind, total=0, labels=batch.labels, created_at=batch.created_at
@@ -70,6 +80,14 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
     )
     announce_jobs(connection)
     return Admitted(batch.id)
+
+
+def _key_of(job: NewJob) -> str:
+    return job.idempotency.key if job.idempotency else ""
+
+
+def _unique_key_of(job: NewJob) -> bytes:
+    return job.unique_key or b""
 
 
 def _chunks(new_jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:

@@ -5,16 +5,17 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from producer.api.writer import JobWriter
-from producer.records import JobFilter, NewBatch, NewJob
+from producer.records import Admitted, JobFilter, NewBatch, NewJob
 from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.errors import StoreRefused, StoreUnavailable
@@ -157,14 +158,14 @@ class CountingStore(JobStore):
     inserts = 0
     has_bug = False
 
-    def insert_jobs(self, jobs: Sequence[NewJob]) -> None:
+    def admit_jobs(self, jobs: Sequence[NewJob]) -> Mapping[UUID, Admitted]:
         self.inserts += 1
         if self.has_bug and self.inserts == 1:
             raise ZeroDivisionError
-        super().insert_jobs(jobs)
+        return super().admit_jobs(jobs)
 
 
-async def write_together(writer: JobWriter, jobs: Sequence[NewJob]) -> list[BaseException | None]:
+async def write_together(writer: JobWriter, jobs: Sequence[NewJob]) -> list[Admitted | BaseException]:
     """Start a writer on jobs that all wait already, so that they are one group."""
     writes = [asyncio.create_task(writer.write(job)) for job in jobs]
     await asyncio.sleep(0)
@@ -179,7 +180,7 @@ async def test_one_bad_row_fails_only_its_own_request(store: JobStore) -> None:
 
     answers = await write_together(writer, [good[0], bad, *good[1:]])
 
-    assert [type(answer) for answer in answers] == [type(None), StoreRefused, type(None), type(None)]
+    assert [type(answer) for answer in answers] == [Admitted, StoreRefused, Admitted, Admitted]
     assert {store.get_job(job.id).id for job in good} == {job.id for job in good}
     await asyncio.to_thread(writer.close)
 

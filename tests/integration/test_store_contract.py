@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from producer.records import JobFilter, NewJob
+from producer.records import Admitted, JobFilter, NewJob
 from producer.store.store import JobStore
 from shared.errors import BatchNotFound, JobNotFound
 from shared.identity import new_id
@@ -131,7 +131,8 @@ def test_a_batch_counts_its_jobs_by_state(store: JobStore) -> None:
     batch = make_batch()
     jobs = [make_job() for _ in range(2_500)]
 
-    total = store.insert_batch(batch, iter(jobs))
+    store.insert_batch(batch, iter(jobs))
+    total = store.get_batch(batch.id).total
 
     store.insert_jobs([make_job()])
     store.mark_queued([(job.id, 1) for job in jobs[:2]], now=NOON)
@@ -168,7 +169,7 @@ def test_a_batch_is_finished_when_its_last_job_is(store: JobStore) -> None:
 def test_an_empty_batch_is_finished_when_it_is_made(store: JobStore) -> None:
     batch = make_batch()
 
-    assert store.insert_batch(batch, []) == 0
+    assert store.insert_batch(batch, []) == Admitted(batch.id)
 
     assert store.get_batch(batch.id).finished_at == NOON
     assert store.batch_jobs(batch.id, after=None, limit=10) == []

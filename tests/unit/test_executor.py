@@ -25,7 +25,7 @@ async def test_the_handler_gets_validated_arguments_and_its_outcome_comes_back()
     attempt = await Executor({"check": handler}).execute(make_job())
 
     assert attempt.outcome == Succeeded({"seen": URL})
-    assert attempt.started_at <= attempt.ended_at
+    assert attempt.started_at is not None and attempt.started_at <= attempt.ended_at
 
 
 async def test_a_handler_that_raises_is_a_failed_attempt_that_may_be_tried_again(

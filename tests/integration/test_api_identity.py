@@ -1,0 +1,175 @@
+"""Identity over HTTP: the same request twice, the same job twice, and cancelling, on both stores."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from producer.records import JobFilter
+from shared.settings import Settings
+from tests.support.api import RunningApi, running_api
+
+JOB = {"kind": "check", "args": {"url": "https://example.com/"}}
+
+
+@pytest.fixture
+def api(database_url: str) -> Iterator[RunningApi]:
+    with running_api(Settings(database_url=database_url)) as running:
+        yield running
+
+
+def post(api: RunningApi, path: str, document: object, **headers: str) -> httpx.Response:
+    return api.client.post(
+        path, json=document, headers={name.replace("_", "-"): v for name, v in headers.items()}
+    )
+
+
+def test_the_same_request_with_the_same_key_gets_the_same_answer(api: RunningApi) -> None:
+    first = post(api, "/jobs", JOB, Idempotency_Key="order 7")
+    post(api, f"/jobs/{first.json()['id']}/cancel", None)
+
+    again = post(api, "/jobs", JOB, Idempotency_Key="order 7")
+
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["location"] == first.headers["location"]
+
+
+def test_another_request_with_the_same_key_is_refused(api: RunningApi) -> None:
+    post(api, "/jobs", JOB, Idempotency_Key="order 7")
+
+    other = post(api, "/jobs", {**JOB, "lane": "bulk"}, Idempotency_Key="order 7")
+
+    assert (other.status_code, other.json()["type"]) == (409, "urn:retriever:idempotency-conflict")
+
+
+def test_keys_of_jobs_and_of_batches_are_apart(api: RunningApi) -> None:
+    post(api, "/jobs", JOB, Idempotency_Key="7")
+
+    batch = post(api, "/batches", {"kind": "check", "items": [JOB["args"]]}, Idempotency_Key="7")
+
+    assert batch.status_code == 202
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "tab\there"])
+def test_a_key_that_is_none_is_refused(api: RunningApi, key: str) -> None:
+    refused = post(api, "/jobs", JOB, Idempotency_Key=key)
+
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["loc"] == "/header/Idempotency-Key"
+
+
+def test_a_batch_sent_again_is_stored_once(api: RunningApi) -> None:
+    headers = {"Content-Type": "text/plain", "Idempotency-Key": "list of Monday"}
+    lines = "http://example.com/1\nhttp://example.com/2\n"
+
+    first = api.client.post("/batches?kind=check", content=lines, headers=headers)
+    again = api.client.post("/batches?kind=check", content=lines, headers=headers)
+    other = api.client.post("/batches?kind=fetch", content=lines, headers=headers)
+
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert again.headers["idempotent-replayed"] == "true"
+    assert other.status_code == 409
+    assert len(api.store.list_jobs(JobFilter(), limit=10, after=None)) == 2
+
+
+def test_a_job_that_asks_for_the_same_is_answered_with_the_one_there_is(api: RunningApi) -> None:
+    first = post(api, "/jobs", JOB).json()
+
+    fragment = {"kind": "check", "args": {"method": "auto", "url": "HTTPS://EXAMPLE.com#part"}}
+    same = post(api, "/jobs", {**fragment, "unique_for_seconds": 60})
+
+    assert (same.status_code, same.json()["id"], same.json()["duplicate_of"]) == (
+        200,
+        first["id"],
+        first["id"],
+    )
+    assert same.headers["location"] == f"/jobs/{first['id']}"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kind": "fetch", "args": {"url": "https://example.com/"}},
+        {"kind": "check", "args": {"url": "https://example.com/?a=1"}},
+        {"kind": "check", "args": {"url": "https://example.com/", "method": "GET"}},
+    ],
+)
+def test_a_job_that_asks_for_something_else_is_stored(api: RunningApi, other: dict[str, object]) -> None:
+    post(api, "/jobs", JOB)
+
+    assert post(api, "/jobs", {**other, "unique_for_seconds": 60}).status_code == 202
+
+
+def test_without_a_window_the_same_is_stored_twice(api: RunningApi) -> None:
+    assert post(api, "/jobs", JOB).json()["id"] != post(api, "/jobs", JOB).json()["id"]
+
+
+def test_a_cancelled_batch_says_so(api: RunningApi) -> None:
+    batch = post(api, "/batches", {"kind": "check", "items": [JOB["args"]] * 3}).json()
+
+    cancelled = post(api, f"/batches/{batch['id']}/cancel", None)
+
+    assert cancelled.status_code == 202
+    assert (cancelled.json()["counts"]["cancelled"], cancelled.json()["cancelled_at"] is not None) == (
+        3,
+        True,
+    )
+    assert cancelled.json()["finished_at"] is not None
+
+
+def test_a_job_is_cancelled_twice_and_not_when_unknown(api: RunningApi) -> None:
+    job = post(api, "/jobs", JOB).json()
+
+    answers = [post(api, f"/jobs/{job['id']}/cancel", None) for _ in range(2)]
+
+    assert [(each.status_code, each.json()["state"]) for each in answers] == [(202, "cancelled")] * 2
+    assert answers[0].json()["explanation"] == "Cancelled before it was run."
+    assert post(api, "/jobs/01a20410-0000-7000-8000-000000000000/cancel", None).status_code == 404
+
+
+async def test_two_thousand_requests_with_two_hundred_keys_at_two_apis_make_two_hundred_jobs(
+    database_url: str,
+) -> None:
+    with ExitStack() as running:
+        apis = [running.enter_context(running_api(Settings(database_url=database_url))) for _ in range(2)]
+        # The client's own pool slows down with the square of the requests that wait for it.
+        turns = asyncio.Semaphore(64)
+        async with httpx.AsyncClient(timeout=60) as http:
+
+            async def submit(number: int) -> tuple[int, str]:
+                api = apis[number % 2]
+                async with turns:
+                    answer = await http.post(
+                        f"http://127.0.0.1:{api.port}/jobs",
+                        json={"kind": "check", "args": {"url": f"https://example.com/{number % 200}"}},
+                        headers={"Idempotency-Key": f"key {number % 200}"},
+                    )
+                return answer.status_code, answer.json()["id"]
+
+            answers = await asyncio.gather(*(submit(number) for number in range(2_000)))
+
+        assert Counter(status for status, _ in answers) == {202: 2_000}
+        assert len({job_id for _, job_id in answers}) == 200
+        stored = apis[0].store.list_jobs(JobFilter(), limit=1_000, after=None)
+        assert len(stored) == 200
+
+
+async def test_of_many_requests_for_the_same_thing_at_once_one_is_stored(database_url: str) -> None:
+    with ExitStack() as running:
+        apis = [running.enter_context(running_api(Settings(database_url=database_url))) for _ in range(2)]
+        async with httpx.AsyncClient(timeout=60) as http:
+            posts = [
+                http.post(
+                    f"http://127.0.0.1:{apis[number % 2].port}/jobs", json={**JOB, "unique_for_seconds": 60}
+                )
+                for number in range(60)
+            ]
+            answers = await asyncio.gather(*posts)
+
+        assert Counter(answer.status_code for answer in answers) == {202: 1, 200: 59}
+        assert len({answer.json()["id"] for answer in answers}) == 1
