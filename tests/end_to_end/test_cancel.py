@@ -44,7 +44,7 @@ async def test_no_job_of_a_cancelled_batch_starts_more_than_two_seconds_later(cl
 
     async def is_under_way() -> Json | None:
         now = (await client.http.get(f"/batches/{batch['id']}")).json()
-        return now if now["counts"]["succeeded"] >= 200 else None
+        return now if now["counts"]["succeeded"] >= 200 and now["counts"]["running"] >= 20 else None
 
     await eventually(is_under_way, deadline_seconds=60)
     answer = await client.http.post(f"/batches/{batch['id']}/cancel", timeout=60)
