@@ -14,7 +14,10 @@ from shared.states import JobState
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A validated job that is about to be stored as `accepted`, run 1, attempt 0."""
+    """A validated job that is about to be stored in run 1, attempt 0.
+
+    It is stored as `scheduled` when it has a `due_at`, which lies ahead, else as `accepted`.
+    """
 
     id: UUID
     kind: str
@@ -25,6 +28,13 @@ class NewJob:
     created_at: datetime
     labels: Mapping[str, str] = field(default_factory=dict)
     batch_id: UUID | None = None
+    due_at: datetime | None = None
+    deadline_at: datetime | None = None
+
+    @property
+    def state(self) -> JobState:
+        """The state it is stored in."""
+        return JobState.SCHEDULED if self.due_at else JobState.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,7 @@ class JobRecord:
     explanation: str | None
     result: Mapping[str, Any] | None
     due_at: datetime | None
+    deadline_at: datetime | None
     created_at: datetime
     finished_at: datetime | None
     attempts: Sequence[AttemptRecord] = ()
@@ -85,6 +96,7 @@ class ClaimedJob:
     retry: RetryPolicy
     run: int
     batch_id: UUID | None
+    deadline_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change that a report really made to a job; reports that came late make none."""
+    """A change that was really made to a job; a report that came late makes none."""
 
     job_id: UUID
     kind: str

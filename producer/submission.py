@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from producer.api.models import BatchSubmission, JobSubmission
 from producer.records import NewJob
+from producer.timing import NOW, Timing, timing_of
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.urls import url_host
@@ -77,17 +78,18 @@ class JobTemplate:
     retry: RetryPolicy
     labels: Mapping[str, str]
     created_at: datetime
+    timing: Timing = NOW
 
     @classmethod
     def of(cls, submission: JobSubmission | BatchSubmission, *, now: datetime) -> Self:
         """Return the template of a submission.
 
         Raises:
-            JobInvalid: the kind is unknown.
+            JobInvalid: the kind is unknown, or its times contradict each other.
         """
         kind = find_kind(submission.kind)
         retry = kind.retry.model_copy(update=submission.retry.model_dump(exclude_unset=True))
-        return cls(kind, submission.lane, retry, submission.labels, now)
+        return cls(kind, submission.lane, retry, submission.labels, now, timing_of(submission, now=now))
 
     def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
         """Return arguments as they are stored: normalized, and only what differs from the defaults.
@@ -118,6 +120,8 @@ class JobTemplate:
             created_at=self.created_at,
             labels=self.labels,
             batch_id=batch_id,
+            due_at=self.timing.due_at,
+            deadline_at=self.timing.deadline_at,
         )
 
 

@@ -60,8 +60,9 @@ class BatchOperations:
             raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
         template, args = await self._pools.short(_read_batch, await request.body())
         batch = _new_batch(template)
+        state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
         jobs = (template.job(each, job_id=new_id(), batch_id=batch.id) for each in args)
-        return await self._pools.long(self._store_batch, batch, jobs)
+        return await self._pools.long(self._store_batch, batch, jobs, state)
 
     async def _submit_lines(self, request: Request) -> Batch:
         query = request.query_params
@@ -78,16 +79,17 @@ class BatchOperations:
                 await self._pools.short(lines.feed, chunk)
             await self._pools.short(lines.finish)
             batch = _new_batch(template)
-            return await self._pools.long(self._store_batch, batch, lines.jobs(batch_id=batch.id))
+            jobs = lines.jobs(batch_id=batch.id)
+            return await self._pools.long(self._store_batch, batch, jobs, JobState.ACCEPTED)
 
-    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> Batch:
+    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob], state: JobState) -> Batch:
         total = self._store.insert_batch(batch, jobs)
         record = BatchRecord(
             id=batch.id,
             kind=batch.kind,
             total=total,
             labels=batch.labels,
-            counts={JobState.ACCEPTED: total},
+            counts={state: total},
             created_at=batch.created_at,
             finished_at=None,
         )

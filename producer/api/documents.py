@@ -15,16 +15,17 @@ def accepted_document(job: NewJob) -> Job:
         kind=job.kind,
         args=job.args,
         lane=job.lane,
-        state=JobState.ACCEPTED,
+        state=job.state,
         reason=None,
-        explanation=_WAITING[JobState.ACCEPTED],
+        explanation=_explain_schedule(job.due_at) if job.due_at else _WAITING[JobState.ACCEPTED],
         run=1,
         attempt=0,
         result=None,
         host=job.host,
         batch_id=job.batch_id,
         labels=job.labels,
-        due_at=None,
+        due_at=job.due_at,
+        deadline_at=job.deadline_at,
         created_at=job.created_at,
         finished_at=None,
         attempts=[],
@@ -55,6 +56,7 @@ def job_summary(record: JobRecord) -> JobSummary:
         batch_id=record.batch_id,
         labels=record.labels,
         due_at=record.due_at,
+        deadline_at=record.deadline_at,
         created_at=record.created_at,
         finished_at=record.finished_at,
     )
@@ -77,7 +79,7 @@ def explain(record: JobRecord) -> str | None:
     """Return one sentence: why the job is not finished, or why it is parked; None when it succeeded."""
     match record.state:
         case JobState.SCHEDULED if record.due_at:
-            return f"Waiting for its time, {record.due_at.isoformat(timespec='seconds')}."
+            return _explain_schedule(record.due_at)
         case JobState.RUNNING:
             return f"Attempt {record.attempt} is running."
         case JobState.DELAYED if record.due_at:
@@ -86,6 +88,10 @@ def explain(record: JobRecord) -> str | None:
             return record.explanation or record.reason
         case state:
             return _WAITING.get(state)
+
+
+def _explain_schedule(due_at: datetime) -> str:
+    return f"Waiting until {due_at.isoformat(timespec='seconds')}, its time to run."
 
 
 def _explain_delay(record: JobRecord, due_at: datetime) -> str:

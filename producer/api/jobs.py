@@ -38,16 +38,15 @@ class JobOperations:
         self._pools = pools
 
     async def submit_job(self, request: Request) -> Response:
-        """Store one job, then answer 202: from then on it is never lost."""
+        """Store one job, to run now or at its time, then answer 202: from then on it is never lost."""
         body = await request.body()
         if len(body) > LARGE_BODY_BYTES:
             job = await self._pools.short(_read_job, body)
         else:
             job = _read_job(body)
         await self._writer.write(job)
-        logger.info(
-            "job_accepted", extra={"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
-        )
+        facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
+        logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
         headers = {"Location": f"/jobs/{job.id}"}
         return _json(accepted_document(job), HTTPStatus.ACCEPTED, headers)
 

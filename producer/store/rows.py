@@ -33,6 +33,7 @@ JOB_COLUMNS = (
     jobs.c.explanation,
     jobs.c.result,
     jobs.c.due_at,
+    jobs.c.deadline_at,
     jobs.c.created_at,
     jobs.c.finished_at,
 )
@@ -45,13 +46,16 @@ CLAIM_COLUMNS = (
     jobs.c.retry,
     jobs.c.run,
     jobs.c.batch_id,
+    jobs.c.deadline_at,
 )
 
-_FIRST_POSITION = position(run=1, attempt=0, state=JobState.ACCEPTED)
+_FIRST_POSITIONS = {
+    state: position(run=1, attempt=0, state=state) for state in (JobState.SCHEDULED, JobState.ACCEPTED)
+}
 
 
 def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
-    """Return the row of a job that is accepted: run 1, attempt 0."""
+    """Return the row of a job that is accepted or scheduled: run 1, attempt 0."""
     return {
         "id": job.id,
         "kind": job.kind,
@@ -62,10 +66,12 @@ def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
         "labels": job.labels,
         "host": stored_host(job.host),
         "batch_id": batch_id,
-        "state": JobState.ACCEPTED.value,
-        "position": _FIRST_POSITION,
+        "state": job.state.value,
+        "position": _FIRST_POSITIONS[job.state],
         "run": 1,
         "attempt": 0,
+        "due_at": job.due_at,
+        "deadline_at": job.deadline_at,
         "created_at": job.created_at,
         "updated_at": job.created_at,
     }
@@ -94,6 +100,7 @@ def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) ->
         explanation=row["explanation"],
         result=row["result"],
         due_at=row["due_at"],
+        deadline_at=row["deadline_at"],
         created_at=row["created_at"],
         finished_at=row["finished_at"],
         attempts=attempts,
@@ -110,6 +117,7 @@ def claimed_job(row: sa.RowMapping) -> ClaimedJob:
         retry=RetryPolicy.model_validate(row["retry"]),
         run=row["run"],
         batch_id=row["batch_id"],
+        deadline_at=row["deadline_at"],
     )
 
 

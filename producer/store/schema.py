@@ -6,6 +6,8 @@ are only those that a query cannot do without:
 - `(state, id)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state.
   A partial index of the accepted alone would give the relay nothing more and cost every insert.
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
+- `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
+  looks for. Both are partial; a job without a time pays nothing for them.
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and its counts read from the
   index alone. Both hold only jobs of batches; a single job pays nothing for them.
 
@@ -54,7 +56,10 @@ jobs = sa.Table(
     sa.Column("explanation", PlainText(), nullable=True),
     # `json`, not `jsonb`: jsonb refuses \u0000 and lone surrogates, which JSON from outside may hold.
     sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
+    # When a scheduled job is accepted, or a delayed one is tried again.
     sa.Column("due_at", Moment(), nullable=True),
+    # No attempt starts from then on.
+    sa.Column("deadline_at", Moment(), nullable=True),
     sa.Column("claimed_until", Moment(), nullable=True),
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("finished_at", Moment(), nullable=True),
@@ -62,6 +67,25 @@ jobs = sa.Table(
 )
 
 _OF_A_BATCH = jobs.c.batch_id.is_not(None)
+
+
+def _written(state: JobState) -> sa.ColumnElement[str]:
+    # Into the statement and not bound: a prepared plan must know which state it is to trust the index.
+    return sa.literal_column(f"'{state.value}'")
+
+
+IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
+IS_SCHEDULED = jobs.c.state == _written(JobState.SCHEDULED)
+# The next attempt has not started, and must not start too late.
+CAN_EXPIRE = sa.and_(
+    jobs.c.deadline_at.is_not(None),
+    jobs.c.state.in_(
+        [
+            _written(state)
+            for state in (JobState.SCHEDULED, JobState.ACCEPTED, JobState.QUEUED, JobState.DELAYED)
+        ]
+    ),
+)
 
 sa.Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
@@ -80,6 +104,21 @@ sa.Index(
     jobs.c.id,
     sqlite_where=_OF_A_BATCH,
     postgresql_where=_OF_A_BATCH,
+)
+
+sa.Index(
+    "ix_jobs_scheduled_due_at",
+    jobs.c.due_at,
+    jobs.c.id,
+    sqlite_where=IS_SCHEDULED,
+    postgresql_where=IS_SCHEDULED,
+)
+sa.Index(
+    "ix_jobs_unstarted_deadline_at",
+    jobs.c.deadline_at,
+    jobs.c.id,
+    sqlite_where=CAN_EXPIRE,
+    postgresql_where=CAN_EXPIRE,
 )
 
 attempts = sa.Table(
@@ -116,6 +155,3 @@ sa.Index(
     sqlite_where=_UNSWEPT,
     postgresql_where=_UNSWEPT,
 )
-
-# Written into the statement and not bound: a prepared plan must know which state it is to trust the index.
-IS_ACCEPTED = jobs.c.state == sa.literal_column(f"'{JobState.ACCEPTED.value}'")

@@ -8,8 +8,17 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.records import BatchRecord, ClaimedJob, JobFilter, JobRecord, NewBatch, NewJob, Recorded
-from producer.store import outbox, queries, recording, redrives, submissions
+from producer.records import (
+    BatchRecord,
+    ClaimedJob,
+    JobFilter,
+    JobRecord,
+    NewBatch,
+    NewJob,
+    Recorded,
+    Transition,
+)
+from producer.store import due, outbox, queries, recording, redrives, submissions
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
@@ -54,7 +63,7 @@ class JobStore:
             raise StoreUnavailable("the database has not been migrated to this version")
 
     def insert_jobs(self, jobs: Sequence[NewJob]) -> None:
-        """Store the jobs as accepted, all or none, and wake the relay. Idempotent by id."""
+        """Store the jobs as accepted or scheduled, all or none, and wake the relay. Idempotent by id."""
         with self._writing() as connection:
             submissions.insert_jobs(connection, jobs)
 
@@ -137,6 +146,24 @@ class JobStore:
         """
         with self._writing() as connection:
             return recording.record_reports(connection, reports, now=now)
+
+    def next_due_at(self) -> datetime | None:
+        """Return when `release_due` or `expire_jobs` has work next; None when no job has a time."""
+        with self._reading() as connection:
+            return due.next_due_at(connection)
+
+    def release_due(self, *, limit: int, now: datetime) -> list[Transition]:
+        """Accept up to `limit` scheduled jobs that are due, wake the relay, and return what changed.
+
+        Two ledgers at once release each job once.
+        """
+        with self._writing() as connection:
+            return due.release_due(connection, limit=limit, now=now)
+
+    def expire_jobs(self, *, limit: int, now: datetime) -> list[Transition]:
+        """Park up to `limit` jobs that were not started before their deadline; return what changed."""
+        with self._writing() as connection:
+            return due.expire_jobs(connection, limit=limit, now=now)
 
     def redrive(self, job_id: UUID, *, now: datetime) -> JobRecord:
         """Start a parked job's next run, wake the relay, and return the job. Of two at once, one wins.

@@ -1,4 +1,4 @@
-"""Store new jobs as `accepted`: the relay finds them there, so nothing else is needed to publish them."""
+"""Store new jobs as `accepted`, where the relay finds them, or as `scheduled`, where the scheduler does."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice

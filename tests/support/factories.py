@@ -33,6 +33,8 @@ def make_job(
     created_at: datetime = NOON,
     labels: Mapping[str, str] | None = None,
     batch_id: UUID | None = None,
+    due_at: datetime | None = None,
+    deadline_at: datetime | None = None,
 ) -> NewJob:
     """Return a job that is about to be stored."""
     return NewJob(
@@ -45,6 +47,8 @@ def make_job(
         created_at=created_at,
         labels=labels or {},
         batch_id=batch_id,
+        due_at=due_at,
+        deadline_at=deadline_at,
     )
 
 

@@ -34,6 +34,7 @@ RECORD = JobRecord(
     explanation=None,
     result=None,
     due_at=None,
+    deadline_at=None,
     created_at=NOW,
     finished_at=None,
 )
