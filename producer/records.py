@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from producer.timetable import CatchUp, Timetable
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
@@ -30,6 +32,7 @@ class NewJob:
     batch_id: UUID | None = None
     due_at: datetime | None = None
     deadline_at: datetime | None = None
+    schedule_id: UUID | None = None
 
     @property
     def state(self) -> JobState:
@@ -45,6 +48,7 @@ class NewBatch:
     kind: str
     created_at: datetime
     labels: Mapping[str, str] = field(default_factory=dict)
+    schedule_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class JobRecord:
     host: str
     labels: Mapping[str, str]
     batch_id: UUID | None
+    schedule_id: UUID | None
     state: JobState
     run: int
     attempt: int
@@ -108,6 +113,7 @@ class BatchRecord:
     total: int
     labels: Mapping[str, str]
     counts: Mapping[JobState, int]
+    schedule_id: UUID | None
     created_at: datetime
     finished_at: datetime | None
 
@@ -120,6 +126,7 @@ class JobFilter:
     kind: str | None = None
     batch_id: UUID | None = None
     host: str | None = None
+    schedule_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +147,59 @@ class Recorded:
 
     transitions: Sequence[Transition]
     unknown_job_ids: frozenset[UUID]
+
+
+class Overlap(StrEnum):
+    """What becomes of a run while jobs of the run before it are unfinished."""
+
+    SKIP = "skip"
+    ALLOW = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchedule:
+    """A validated schedule that is about to be stored; `template` is a submission, under `job` or `batch`."""
+
+    id: UUID
+    name: str | None
+    timetable: Timetable
+    template: Mapping[str, Any]
+    overlap: Overlap
+    catch_up: CatchUp
+    labels: Mapping[str, str]
+    created_at: datetime
+    next_run_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord(NewSchedule):
+    """A stored schedule. `last_run_at` is the time that the last run was for; a skipped run is none."""
+
+    paused_at: datetime | None
+    revision: int
+    runs: int
+    skipped: int
+    last_run_at: datetime | None
+    last_job_id: UUID | None
+    last_batch_id: UUID | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRun:
+    """What one run of a schedule is to store: a batch with its jobs, or one job."""
+
+    run_at: datetime
+    jobs: Sequence[NewJob]
+    batch: NewBatch | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the API shows it."""
+        return f"/batches/{self.batch.id}" if self.batch else f"/jobs/{self.jobs[0].id}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the log says of it."""
+        made = {"batch_id": str(self.batch.id)} if self.batch else {"job_id": str(self.jobs[0].id)}
+        return {"run_at": self.run_at.isoformat(), **made}

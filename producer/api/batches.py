@@ -59,7 +59,7 @@ class BatchOperations:
             detail = "A JSON batch says its kind and lane in the body, not in the query."
             raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
         template, args = await self._pools.short(_read_batch, await request.body())
-        batch = _new_batch(template)
+        batch = template.batch(batch_id=new_id())
         state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
         jobs = (template.job(each, job_id=new_id(), batch_id=batch.id) for each in args)
         return await self._pools.long(self._store_batch, batch, jobs, state)
@@ -78,7 +78,7 @@ class BatchOperations:
             async for chunk in request.stream():
                 await self._pools.short(lines.feed, chunk)
             await self._pools.short(lines.finish)
-            batch = _new_batch(template)
+            batch = template.batch(batch_id=new_id())
             jobs = lines.jobs(batch_id=batch.id)
             return await self._pools.long(self._store_batch, batch, jobs, JobState.ACCEPTED)
 
@@ -89,6 +89,7 @@ class BatchOperations:
             kind=batch.kind,
             total=total,
             labels=batch.labels,
+            schedule_id=None,
             counts={state: total},
             created_at=batch.created_at,
             finished_at=None,
@@ -100,7 +101,3 @@ def _read_batch(body: bytes) -> tuple[JobTemplate, list[ValidArgs]]:
     submission = read_document(BatchSubmission, body)
     template = JobTemplate.of(submission, now=utc_now())
     return template, batch_args(submission, template)
-
-
-def _new_batch(template: JobTemplate) -> NewBatch:
-    return NewBatch(new_id(), template.kind.name, template.created_at, template.labels)

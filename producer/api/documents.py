@@ -3,9 +3,13 @@
 from datetime import datetime
 
 from producer.api.models import Attempt, Batch, Job, JobSummary
-from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob
+from producer.api.schedule_models import LastRun, Schedule
+from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob, ScheduleRecord
+from producer.timetable import Cron, Every, next_times
 from shared.clock import utc_now
 from shared.states import JobState
+
+NEXT_RUNS = 5
 
 
 def accepted_document(job: NewJob) -> Job:
@@ -23,6 +27,7 @@ def accepted_document(job: NewJob) -> Job:
         result=None,
         host=job.host,
         batch_id=job.batch_id,
+        schedule_id=job.schedule_id,
         labels=job.labels,
         due_at=job.due_at,
         deadline_at=job.deadline_at,
@@ -54,6 +59,7 @@ def job_summary(record: JobRecord) -> JobSummary:
         result=record.result,
         host=record.host,
         batch_id=record.batch_id,
+        schedule_id=record.schedule_id,
         labels=record.labels,
         due_at=record.due_at,
         deadline_at=record.deadline_at,
@@ -70,8 +76,39 @@ def batch_document(record: BatchRecord) -> Batch:
         total=record.total,
         counts={state: record.counts.get(state, 0) for state in JobState},
         labels=record.labels,
+        schedule_id=record.schedule_id,
         created_at=record.created_at,
         finished_at=record.finished_at,
+    )
+
+
+def schedule_document(record: ScheduleRecord) -> Schedule:
+    """Return the document of a stored schedule, with its next times worked out."""
+    timetable = record.timetable
+    cron = timetable if isinstance(timetable, Cron) else None
+    return Schedule(
+        id=record.id,
+        name=record.name,
+        cron=cron.expression if cron else None,
+        timezone=cron.timezone if cron else None,
+        every_seconds=timetable.seconds if isinstance(timetable, Every) else None,
+        starts_at=timetable.starts_at,
+        job=record.template.get("job"),
+        batch=record.template.get("batch"),
+        overlap=record.overlap,
+        catch_up=record.catch_up,
+        labels=record.labels,
+        paused=record.paused_at is not None,
+        next_runs=next_times(timetable, not_before=record.next_run_at, limit=NEXT_RUNS)
+        if record.next_run_at
+        else [],
+        last_run=LastRun(run_at=record.last_run_at, job_id=record.last_job_id, batch_id=record.last_batch_id)
+        if record.last_run_at
+        else None,
+        runs=record.runs,
+        skipped=record.skipped,
+        last_error=record.last_error,
+        created_at=record.created_at,
     )
 
 

@@ -64,6 +64,7 @@ class JobOperations:
         kind: str | None = None,
         batch: str | None = None,
         host: str | None = None,
+        schedule: str | None = None,
     ) -> flask.Response:
         """Answer with one page of jobs, newest first."""
         job_filter = JobFilter(
@@ -71,6 +72,7 @@ class JobOperations:
             kind=kind,
             batch_id=UUID(batch) if batch else None,
             host=host.lower() if host else None,
+            schedule_id=UUID(schedule) if schedule else None,
         )
         # One more than asked for tells whether there is a next page.
         after = UUID(cursor) if cursor else None

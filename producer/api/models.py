@@ -118,6 +118,7 @@ class JobSummary(_Document):
     result: Annotated[Mapping[str, Any] | None, Field(description="As the kind's result says.")]
     host: Annotated[str, Field(description="The host that the job talks to; empty when it has none.")]
     batch_id: UUID | None
+    schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     labels: Mapping[str, str]
     due_at: Annotated[
         datetime | None,
@@ -151,6 +152,7 @@ class Batch(_Document):
     total: int
     counts: Mapping[JobState, int]
     labels: Mapping[str, str]
+    schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     created_at: datetime
     finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]
 

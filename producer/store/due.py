@@ -12,7 +12,7 @@ from operator import itemgetter
 import sqlalchemy as sa
 
 from producer.records import Transition
-from producer.store.schema import CAN_EXPIRE, IS_SCHEDULED, jobs
+from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.wakeup import announce_jobs
 from shared.outcomes import EXPIRED
 from shared.states import JobState, position
@@ -25,13 +25,16 @@ _EXPLANATION = "No attempt was started before its deadline."
 
 
 def next_due_at(connection: sa.Connection) -> datetime | None:
-    """Return when `release_due` or `expire_jobs` has something to do next, or None when no job has a time."""
+    """Return when a job or a schedule is due next, or a job expires; None when nothing has a time."""
     due_at: datetime | None = connection.scalar(sa.select(sa.func.min(jobs.c.due_at)).where(IS_SCHEDULED))
     deadline_at: datetime | None = connection.scalar(
         sa.select(sa.func.min(jobs.c.deadline_at)).where(CAN_EXPIRE)
     )
+    run_at: datetime | None = connection.scalar(
+        sa.select(sa.func.min(schedules.c.next_run_at)).where(HAS_A_RUN)
+    )
     expires_at = deadline_at + EXPIRY_GRACE if deadline_at else None
-    return min((at for at in (due_at, expires_at) if at), default=None)
+    return min((at for at in (due_at, expires_at, run_at) if at), default=None)
 
 
 def release_due(connection: sa.Connection, *, limit: int, now: datetime) -> list[Transition]:

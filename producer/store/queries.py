@@ -41,6 +41,8 @@ def list_jobs(
         query = query.where(jobs.c.batch_id == job_filter.batch_id)
     if job_filter.host is not None:
         query = query.where(jobs.c.host == stored_host(job_filter.host))
+    if job_filter.schedule_id is not None:
+        query = query.where(jobs.c.schedule_id == job_filter.schedule_id)
     if after is not None:
         query = query.where(jobs.c.id < after)
     return [job_record(row) for row in connection.execute(query).mappings()]
@@ -63,6 +65,7 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
         total=row["total"],
         labels=row["labels"],
         counts=counts,
+        schedule_id=row["schedule_id"],
         created_at=row["created_at"],
         # A batch without jobs was finished when it was made.
         finished_at=_last_finish(connection, batch_id) or row["created_at"] if is_finished else None,

@@ -8,6 +8,7 @@ are only those that a query cannot do without:
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
 - `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
   looks for. Both are partial; a job without a time pays nothing for them.
+- `(schedule_id, id)`: lists of what a schedule made; it holds nothing else.
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and its counts read from the
   index alone. Both hold only jobs of batches; a single job pays nothing for them.
 
@@ -33,6 +34,8 @@ batches = sa.Table(
     sa.Column("kind", PlainText(), nullable=False),
     sa.Column("total", sa.BigInteger(), nullable=False),
     sa.Column("labels", sa.JSON(), nullable=False),
+    # The schedule that made it, which may have been deleted since.
+    sa.Column("schedule_id", sa.Uuid(), nullable=True),
     sa.Column("created_at", Moment(), nullable=False),
 )
 
@@ -47,6 +50,8 @@ jobs = sa.Table(
     sa.Column("labels", sa.JSON(), nullable=False),
     sa.Column("host", PlainText(), nullable=False),
     sa.Column("batch_id", sa.Uuid(), sa.ForeignKey("batches.id"), nullable=True),
+    # The schedule that made it, which may have been deleted since.
+    sa.Column("schedule_id", sa.Uuid(), nullable=True),
     sa.Column("state", PlainText(), nullable=False),
     # `shared.states.position`: a job only ever moves to a greater one.
     sa.Column("position", sa.BigInteger(), nullable=False),
@@ -120,6 +125,13 @@ sa.Index(
     sqlite_where=CAN_EXPIRE,
     postgresql_where=CAN_EXPIRE,
 )
+sa.Index(
+    "ix_jobs_schedule_id_id",
+    jobs.c.schedule_id,
+    jobs.c.id,
+    sqlite_where=jobs.c.schedule_id.is_not(None),
+    postgresql_where=jobs.c.schedule_id.is_not(None),
+)
 
 attempts = sa.Table(
     "attempts",
@@ -154,4 +166,43 @@ sa.Index(
     redrives.c.job_id,
     sqlite_where=_UNSWEPT,
     postgresql_where=_UNSWEPT,
+)
+
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("name", PlainText(), nullable=True),
+    # Either cron and timezone, or every_seconds and starts_at.
+    sa.Column("cron", PlainText(), nullable=True),
+    sa.Column("timezone", PlainText(), nullable=True),
+    sa.Column("every_seconds", sa.Integer(), nullable=True),
+    sa.Column("starts_at", Moment(), nullable=True),
+    # The submission that each run makes, under `job` or `batch`.
+    sa.Column("template", sa.JSON(), nullable=False),
+    sa.Column("overlap", PlainText(), nullable=False),
+    sa.Column("catch_up", PlainText(), nullable=False),
+    sa.Column("labels", sa.JSON(), nullable=False),
+    sa.Column("created_at", Moment(), nullable=False),
+    sa.Column("paused_at", Moment(), nullable=True),
+    # Null while paused, or when no time is left.
+    sa.Column("next_run_at", Moment(), nullable=True),
+    # Grows with each change; a run is made only from the revision that it was decided on.
+    sa.Column("revision", sa.BigInteger(), nullable=False),
+    sa.Column("runs", sa.BigInteger(), nullable=False),
+    sa.Column("skipped", sa.BigInteger(), nullable=False),
+    sa.Column("last_run_at", Moment(), nullable=True),
+    sa.Column("last_job_id", sa.Uuid(), nullable=True),
+    sa.Column("last_batch_id", sa.Uuid(), nullable=True),
+    sa.Column("last_error", PlainText(), nullable=True),
+)
+
+HAS_A_RUN = schedules.c.next_run_at.is_not(None)
+
+sa.Index(
+    "ix_schedules_next_run_at",
+    schedules.c.next_run_at,
+    schedules.c.id,
+    sqlite_where=HAS_A_RUN,
+    postgresql_where=HAS_A_RUN,
 )

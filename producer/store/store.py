@@ -22,6 +22,7 @@ from producer.store import due, outbox, queries, recording, redrives, submission
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
+from producer.store.schedule_store import ScheduleStore
 from shared.errors import StoreUnavailable
 from shared.messages import Report
 from shared.states import JobState
@@ -39,6 +40,7 @@ class JobStore:
     def __init__(self, engine: sa.Engine) -> None:
         self._reader = engine
         self._writer = writing(engine)
+        self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -148,7 +150,7 @@ class JobStore:
             return recording.record_reports(connection, reports, now=now)
 
     def next_due_at(self) -> datetime | None:
-        """Return when `release_due` or `expire_jobs` has work next; None when no job has a time."""
+        """Return when a job or a schedule is due next, or a job expires; None when nothing has a time."""
         with self._reading() as connection:
             return due.next_due_at(connection)
 

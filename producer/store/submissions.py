@@ -31,7 +31,12 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
     """Store the batch and its jobs, read a chunk at a time, and return how many they are."""
     connection.execute(
         batches.insert().values(
-            id=batch.id, kind=batch.kind, total=0, labels=batch.labels, created_at=batch.created_at
+            id=batch.id,
+            kind=batch.kind,
+            total=0,
+            labels=batch.labels,
+            schedule_id=batch.schedule_id,
+            created_at=batch.created_at,
         )
     )
     total = 0

@@ -27,6 +27,7 @@ RECORD = JobRecord(
     host="example.com",
     labels={},
     batch_id=None,
+    schedule_id=None,
     state=JobState.ACCEPTED,
     run=1,
     attempt=0,
