@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from shared.clock import utc_now
 from shared.kinds.registry import KINDS
 from shared.messages import JobMessage
-from shared.outcomes import Failed, Outcome
+from shared.outcomes import EXPIRED, Failed, Outcome
 
 # Handlers keep their own limit, `timeout_seconds`; this much later they are stopped from outside.
 _OVERTIME_SECONDS = 5.0
@@ -40,6 +40,8 @@ class Executor:
     async def execute(self, job: JobMessage) -> Attempt:
         """Return what one attempt came to. Raises nothing but CancelledError, when the worker stops."""
         started_at = utc_now()
+        if job.expires_at is not None and started_at >= job.expires_at:
+            return Attempt(started_at, started_at, _expired(job.expires_at))
         outcome = await self._outcome(job)
         return Attempt(started_at, utc_now(), outcome)
 
@@ -54,6 +56,11 @@ class Executor:
         except ValidationError as error:
             return _invalid_arguments(error)
         return await _run(handler, args, job)
+
+
+def _expired(expires_at: datetime) -> Failed:
+    said = f"No attempt was started before its deadline, {expires_at.isoformat(timespec='seconds')}."
+    return Failed(EXPIRED, said, transient=False)
 
 
 async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outcome:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from producer.timetable import CatchUp, Timetable
 from shared.events import EventType
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
@@ -25,10 +26,11 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A validated job that is about to be stored as `accepted`, run 1, attempt 0.
+    """A validated job that is about to be stored in run 1, attempt 0.
 
-    `unique_key` is the same for jobs that ask for the same. With `unique_for_seconds` the job is stored
-    only if no such job was submitted or finished within that time, or is unfinished.
+    It is stored as `scheduled` when it has a `due_at`, which lies ahead, else as `accepted`. `unique_key`
+    is the same for jobs that ask for the same. With `unique_for_seconds` the job is stored only if no
+    such job was submitted or finished within that time, or is unfinished.
     """
 
     id: UUID
@@ -40,9 +42,17 @@ class NewJob:
     created_at: datetime
     labels: Mapping[str, str] = field(default_factory=dict)
     batch_id: UUID | None = None
+    due_at: datetime | None = None
+    deadline_at: datetime | None = None
+    schedule_id: UUID | None = None
     unique_key: bytes | None = None
     unique_for_seconds: float | None = None
     idempotency: IdempotencyKey | None = None
+
+    @property
+    def state(self) -> JobState:
+        """The state it is stored in."""
+        return JobState.SCHEDULED if self.due_at else JobState.ACCEPTED
 
 
 class How(StrEnum):
@@ -73,6 +83,7 @@ class NewBatch:
     kind: str
     created_at: datetime
     labels: Mapping[str, str] = field(default_factory=dict)
+    schedule_id: UUID | None = None
     idempotency: IdempotencyKey | None = None
 
 
@@ -101,6 +112,7 @@ class JobRecord:
     host: str
     labels: Mapping[str, str]
     batch_id: UUID | None
+    schedule_id: UUID | None
     state: JobState
     run: int
     attempt: int
@@ -108,6 +120,7 @@ class JobRecord:
     explanation: str | None
     result: Mapping[str, Any] | None
     due_at: datetime | None
+    deadline_at: datetime | None
     created_at: datetime
     finished_at: datetime | None
     cancel_requested_at: datetime | None = None
@@ -125,6 +138,7 @@ class ClaimedJob:
     retry: RetryPolicy
     run: int
     batch_id: UUID | None
+    deadline_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +150,7 @@ class BatchRecord:
     total: int
     labels: Mapping[str, str]
     counts: Mapping[JobState, int]
+    schedule_id: UUID | None
     created_at: datetime
     finished_at: datetime | None
     cancelled_at: datetime | None = None
@@ -158,11 +173,12 @@ class JobFilter:
     kind: str | None = None
     batch_id: UUID | None = None
     host: str | None = None
+    schedule_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change that a report really made to a job; reports that came late make none."""
+    """A change that was really made to a job; a report that came late makes none."""
 
     job_id: UUID
     kind: str
@@ -178,3 +194,59 @@ class Recorded:
 
     transitions: Sequence[Transition]
     unknown_job_ids: frozenset[UUID]
+
+
+class Overlap(StrEnum):
+    """What becomes of a run while jobs of the run before it are unfinished."""
+
+    SKIP = "skip"
+    ALLOW = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchedule:
+    """A validated schedule that is about to be stored; `template` is a submission, under `job` or `batch`."""
+
+    id: UUID
+    name: str | None
+    timetable: Timetable
+    template: Mapping[str, Any]
+    overlap: Overlap
+    catch_up: CatchUp
+    labels: Mapping[str, str]
+    created_at: datetime
+    next_run_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord(NewSchedule):
+    """A stored schedule. `last_run_at` is the time that the last run was for; a skipped run is none."""
+
+    paused_at: datetime | None
+    revision: int
+    runs: int
+    skipped: int
+    last_run_at: datetime | None
+    last_job_id: UUID | None
+    last_batch_id: UUID | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRun:
+    """What one run of a schedule is to store: a batch with its jobs, or one job."""
+
+    run_at: datetime
+    jobs: Sequence[NewJob]
+    batch: NewBatch | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the API shows it."""
+        return f"/batches/{self.batch.id}" if self.batch else f"/jobs/{self.jobs[0].id}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the log says of it."""
+        made = {"batch_id": str(self.batch.id)} if self.batch else {"job_id": str(self.jobs[0].id)}
+        return {"run_at": self.run_at.isoformat(), **made}

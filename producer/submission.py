@@ -11,7 +11,8 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from producer.api.models import BatchSubmission, JobSubmission
-from producer.records import IdempotencyKey, NewJob
+from producer.records import IdempotencyKey, NewBatch, NewJob
+from producer.timing import NOW, Timing, timing_of
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.urls import url_host
@@ -99,17 +100,26 @@ class JobTemplate:
     retry: RetryPolicy
     labels: Mapping[str, str]
     created_at: datetime
+    timing: Timing = NOW
+    schedule_id: UUID | None = None
 
     @classmethod
-    def of(cls, submission: JobSubmission | BatchSubmission, *, now: datetime) -> Self:
+    def of(
+        cls,
+        submission: JobSubmission | BatchSubmission,
+        *,
+        now: datetime,
+        schedule_id: UUID | None = None,
+    ) -> Self:
         """Return the template of a submission.
 
         Raises:
-            JobInvalid: the kind is unknown.
+            JobInvalid: the kind is unknown, or its times contradict each other.
         """
         kind = find_kind(submission.kind)
         retry = kind.retry.model_copy(update=submission.retry.model_dump(exclude_unset=True))
-        return cls(kind, submission.lane, retry, submission.labels, now)
+        timing = timing_of(submission, now=now)
+        return cls(kind, submission.lane, retry, submission.labels, now, timing, schedule_id)
 
     def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
         """Return arguments as they are stored: normalized, and only what differs from the defaults.
@@ -140,7 +150,14 @@ class JobTemplate:
             created_at=self.created_at,
             labels=self.labels,
             batch_id=batch_id,
+            due_at=self.timing.due_at,
+            deadline_at=self.timing.deadline_at,
+            schedule_id=self.schedule_id,
         )
+
+    def batch(self, *, batch_id: UUID) -> NewBatch:
+        """Return a batch for jobs of this template."""
+        return NewBatch(batch_id, self.kind.name, self.created_at, self.labels, self.schedule_id)
 
 
 def find_kind(name: str) -> Kind:

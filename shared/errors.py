@@ -13,7 +13,8 @@ RetrieverError
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
 │   └── BatchInvalid           so do jobs of a batch (producer.submission)
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
-├── JobNotFound, BatchNotFound no row has this id
+├── JobNotFound, BatchNotFound, ScheduleNotFound
+│                              no row has this id
 ├── JobNotParked               only a parked job can be redriven
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
@@ -93,6 +94,10 @@ class JobNotFound(RetrieverError):
 
 class BatchNotFound(RetrieverError):
     """No batch has this id."""
+
+
+class ScheduleNotFound(RetrieverError):
+    """No schedule has this id."""
 
 
 class JobNotParked(RetrieverError):

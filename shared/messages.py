@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from shared.errors import MessageUndecodable
 from shared.kinds.registry import Lane
-from shared.outcomes import OutcomeName
+from shared.outcomes import EXPIRED, OutcomeName
 from shared.retry import RetryPolicy
 from shared.states import JobState
 
@@ -72,12 +72,17 @@ class Report(WireMessage):
     result: dict[str, Any] | None = None
     worker: str
 
+    @property
+    def is_expiry(self) -> bool:
+        """Whether no attempt was made, because the job's deadline had passed when it was delivered."""
+        return self.state is JobState.PARKED and self.reason == EXPIRED
+
 
 class JobMessage(WireMessage):
     """One job, asking for its attempt number `attempt`.
 
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
-    publish reaches both the delay or parking queue and the recorder.
+    publish reaches both the delay or parking queue and the recorder. No attempt starts from `expires_at` on.
     """
 
     id: UUID
@@ -88,4 +93,5 @@ class JobMessage(WireMessage):
     run: Run = 1
     attempt: AttemptNumber = 1
     batch_id: UUID | None = None
+    expires_at: AwareDatetime | None = None
     report: Report | None = None

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+# The reason of a job whose deadline passed before an attempt started.
+EXPIRED: Final = "expired"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from producer.api.pools import Pools
 from producer.api.problems import PROBLEM_TYPE, problem_response
 from producer.api.results import ResultOperations
 from producer.api.routes import RouteTable
+from producer.api.schedules import ScheduleOperations
 from producer.api.service import ServiceOperations
 from producer.api.writer import JobWriter
 from producer.store.store import JobStore
@@ -65,6 +66,7 @@ def _build_connexion(contract: Mapping[str, Any], store: JobStore, metrics: ApiM
         JobOperations(store, writer, pools),
         BatchOperations(store, pools),
         ResultOperations(store, pools),
+        ScheduleOperations(store, pools),
         ServiceOperations(store, metrics),
     )
 
@@ -95,7 +97,11 @@ def _build_connexion(contract: Mapping[str, Any], store: JobStore, metrics: ApiM
 
 
 def _handlers(
-    jobs: JobOperations, batches: BatchOperations, results: ResultOperations, service: ServiceOperations
+    jobs: JobOperations,
+    batches: BatchOperations,
+    results: ResultOperations,
+    schedules: ScheduleOperations,
+    service: ServiceOperations,
 ) -> Handlers:
     """Return the table of operations: the operationId of the contract and who answers it."""
     return {
@@ -108,6 +114,13 @@ def _handlers(
         "get_batch": batches.get_batch,
         "cancel_batch": batches.cancel_batch,
         "export_results": results.export_results,
+        "submit_schedule": schedules.submit_schedule,
+        "list_schedules": schedules.list_schedules,
+        "get_schedule": schedules.get_schedule,
+        "pause_schedule": schedules.pause_schedule,
+        "resume_schedule": schedules.resume_schedule,
+        "run_schedule": schedules.run_schedule,
+        "delete_schedule": schedules.delete_schedule,
         "list_kinds": service.list_kinds,
         "livez": service.livez,
         "readyz": service.readyz,

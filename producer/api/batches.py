@@ -19,7 +19,7 @@ from producer.api.models import Batch, BatchSubmission
 from producer.api.pools import Pools
 from producer.api.problems import HttpProblem
 from producer.api.reading import read_document
-from producer.records import How, IdempotencyKey, NewBatch, NewJob
+from producer.records import How, NewBatch, NewJob
 from producer.store.store import JobStore
 from producer.submission import JobTemplate, ValidArgs, batch_args, find_kind
 from shared.clock import utc_now
@@ -74,9 +74,10 @@ class BatchOperations:
         body = await request.body()
         idempotency = read_idempotency_key(request, hashlib.sha256(body).digest())
         template, args = await self._pools.short(_read_batch, body)
-        batch = _new_batch(template, idempotency)
+        batch = replace(template.batch(batch_id=new_id()), idempotency=idempotency)
+        state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
         jobs = (template.job(each, job_id=new_id(), batch_id=batch.id) for each in args)
-        return await self._pools.long(self._store_batch, batch, jobs)
+        return await self._pools.long(self._store_batch, batch, jobs, state)
 
     async def _submit_lines(self, request: Request) -> tuple[Batch, How]:
         query = request.query_params
@@ -95,16 +96,18 @@ class BatchOperations:
                 said.update(chunk)
                 await self._pools.short(lines.feed, chunk)
             await self._pools.short(lines.finish)
-            batch = _new_batch(template, read_idempotency_key(request, said.digest()))
-            return await self._pools.long(self._store_batch, batch, lines.jobs(batch_id=batch.id))
+            idempotency = read_idempotency_key(request, said.digest())
+            batch = replace(template.batch(batch_id=new_id()), idempotency=idempotency)
+            jobs = lines.jobs(batch_id=batch.id)
+            return await self._pools.long(self._store_batch, batch, jobs, JobState.ACCEPTED)
 
-    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> tuple[Batch, How]:
+    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob], state: JobState) -> tuple[Batch, How]:
         admitted = self._store.insert_batch(batch, jobs)
         if admitted.how is How.CONFLICT:
             raise IdempotencyConflict(f"the key was used for batch {admitted.id}")
         record = self._store.get_batch(admitted.id)
         # The same answer however often it is asked for, and however far the batch has come since.
-        first = replace(record, counts={JobState.ACCEPTED: record.total}, finished_at=None, cancelled_at=None)
+        first = replace(record, counts={state: record.total}, finished_at=None, cancelled_at=None)
         return batch_document(first), admitted.how
 
 
@@ -112,7 +115,3 @@ def _read_batch(body: bytes) -> tuple[JobTemplate, list[ValidArgs]]:
     submission = read_document(BatchSubmission, body)
     template = JobTemplate.of(submission, now=utc_now())
     return template, batch_args(submission, template)
-
-
-def _new_batch(template: JobTemplate, idempotency: IdempotencyKey | None) -> NewBatch:
-    return NewBatch(new_id(), template.kind.name, template.created_at, template.labels, idempotency)

@@ -23,6 +23,7 @@ from producer.api.models import (
     Problem,
     RetryOverride,
 )
+from producer.api.schedule_models import Schedule, SchedulePage, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
 
 PATH = Path(__file__).parent.parent / "openapi.yaml"
@@ -100,6 +101,9 @@ def _nullable(schema: Schema) -> Schema:
         del schema["anyOf"]
         only = others[0] if len(others) == 1 else {"anyOf": others}
         schema = {**({"allOf": [only]} if "$ref" in only else only), **schema, "nullable": True}
+        if schema.get("default", "") is None:
+            # It says nothing, and connexion would hold it against the schema that is referred to.
+            del schema["default"]
     elif "$ref" in schema and len(schema) > 1:
         # OpenAPI 3.0 ignores whatever stands beside a reference.
         schema["allOf"] = [{"$ref": schema.pop("$ref")}]
@@ -113,7 +117,9 @@ def _schemas_of(models: list[type[BaseModel]], mode: JsonSchemaMode) -> dict[str
 
 def _answer_schemas() -> dict[str, Schema]:
     results = [kind.result_model for kind in KINDS.values()]
-    schemas = _schemas_of([Job, JobPage, Batch, KindList, Health, Problem, *results], "serialization")
+    schemas = _schemas_of(
+        [Job, JobPage, Batch, Schedule, SchedulePage, KindList, Health, Problem, *results], "serialization"
+    )
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."
@@ -131,7 +137,7 @@ def _argument_schemas() -> dict[str, Schema]:
 
 
 def _submission_schemas() -> dict[str, Schema]:
-    schemas = _schemas_of([JobSubmission, BatchSubmission], "validation")
+    schemas = _schemas_of([JobSubmission, BatchSubmission, ScheduleSubmission], "validation")
     for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
     schemas["KindName"] = {"type": "string", "enum": list(KINDS), "description": "See `GET /kinds`."}

@@ -3,9 +3,13 @@
 from datetime import datetime
 
 from producer.api.models import Attempt, Batch, Job, JobSummary
-from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob
+from producer.api.schedule_models import LastRun, Schedule
+from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob, ScheduleRecord
+from producer.timetable import Cron, Every, next_times
 from shared.clock import utc_now
 from shared.states import JobState
+
+NEXT_RUNS = 5
 
 
 def accepted_document(job: NewJob) -> Job:
@@ -15,16 +19,18 @@ def accepted_document(job: NewJob) -> Job:
         kind=job.kind,
         args=job.args,
         lane=job.lane,
-        state=JobState.ACCEPTED,
+        state=job.state,
         reason=None,
-        explanation=_WAITING[JobState.ACCEPTED],
+        explanation=_explain_schedule(job.due_at) if job.due_at else _WAITING[JobState.ACCEPTED],
         run=1,
         attempt=0,
         result=None,
         host=job.host,
         batch_id=job.batch_id,
+        schedule_id=job.schedule_id,
         labels=job.labels,
-        due_at=None,
+        due_at=job.due_at,
+        deadline_at=job.deadline_at,
         created_at=job.created_at,
         finished_at=None,
         attempts=[],
@@ -69,8 +75,10 @@ def job_summary(record: JobRecord) -> JobSummary:
         result=record.result,
         host=record.host,
         batch_id=record.batch_id,
+        schedule_id=record.schedule_id,
         labels=record.labels,
         due_at=record.due_at,
+        deadline_at=record.deadline_at,
         created_at=record.created_at,
         finished_at=record.finished_at,
     )
@@ -84,9 +92,40 @@ def batch_document(record: BatchRecord) -> Batch:
         total=record.total,
         counts={state: record.counts.get(state, 0) for state in JobState},
         labels=record.labels,
+        schedule_id=record.schedule_id,
         created_at=record.created_at,
         finished_at=record.finished_at,
         cancelled_at=record.cancelled_at,
+    )
+
+
+def schedule_document(record: ScheduleRecord) -> Schedule:
+    """Return the document of a stored schedule, with its next times worked out."""
+    timetable = record.timetable
+    cron = timetable if isinstance(timetable, Cron) else None
+    return Schedule(
+        id=record.id,
+        name=record.name,
+        cron=cron.expression if cron else None,
+        timezone=cron.timezone if cron else None,
+        every_seconds=timetable.seconds if isinstance(timetable, Every) else None,
+        starts_at=timetable.starts_at,
+        job=record.template.get("job"),
+        batch=record.template.get("batch"),
+        overlap=record.overlap,
+        catch_up=record.catch_up,
+        labels=record.labels,
+        paused=record.paused_at is not None,
+        next_runs=next_times(timetable, not_before=record.next_run_at, limit=NEXT_RUNS)
+        if record.next_run_at
+        else [],
+        last_run=LastRun(run_at=record.last_run_at, job_id=record.last_job_id, batch_id=record.last_batch_id)
+        if record.last_run_at
+        else None,
+        runs=record.runs,
+        skipped=record.skipped,
+        last_error=record.last_error,
+        created_at=record.created_at,
     )
 
 
@@ -94,7 +133,7 @@ def explain(record: JobRecord) -> str | None:
     """Return one sentence: why the job is not finished, or why it is parked; None when it succeeded."""
     match record.state:
         case JobState.SCHEDULED if record.due_at:
-            return f"Waiting for its time, {record.due_at.isoformat(timespec='seconds')}."
+            return _explain_schedule(record.due_at)
         case JobState.RUNNING if record.cancel_requested_at:
             return f"Attempt {record.attempt} is running; its worker has been told to cancel it."
         case JobState.RUNNING:
@@ -105,6 +144,10 @@ def explain(record: JobRecord) -> str | None:
             return record.explanation or record.reason
         case state:
             return _WAITING.get(state)
+
+
+def _explain_schedule(due_at: datetime) -> str:
+    return f"Waiting until {due_at.isoformat(timespec='seconds')}, its time to run."
 
 
 def _explain_delay(record: JobRecord, due_at: datetime) -> str:

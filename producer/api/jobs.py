@@ -40,7 +40,7 @@ class JobOperations:
         self._pools = pools
 
     async def submit_job(self, request: Request) -> Response:
-        """Store one job, then answer 202: from then on it is never lost."""
+        """Store one job, to run now or at its time, then answer 202: from then on it is never lost."""
         body = await request.body()
         idempotency = read_idempotency_key(request, hashlib.sha256(body).digest())
         if len(body) > LARGE_BODY_BYTES:
@@ -50,9 +50,8 @@ class JobOperations:
         admitted = await self._writer.write(job)
         if admitted.how is not How.STORED:
             return await self._answer_again(admitted)
-        logger.info(
-            "job_accepted", extra={"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
-        )
+        facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
+        logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
         headers = {"Location": f"/jobs/{job.id}"}
         return _json(accepted_document(job), HTTPStatus.ACCEPTED, headers)
 
@@ -80,6 +79,7 @@ class JobOperations:
         kind: str | None = None,
         batch: str | None = None,
         host: str | None = None,
+        schedule: str | None = None,
     ) -> flask.Response:
         """Answer with one page of jobs, newest first."""
         job_filter = JobFilter(
@@ -87,6 +87,7 @@ class JobOperations:
             kind=kind,
             batch_id=UUID(batch) if batch else None,
             host=host.lower() if host else None,
+            schedule_id=UUID(schedule) if schedule else None,
         )
         # One more than asked for tells whether there is a next page.
         after = UUID(cursor) if cursor else None

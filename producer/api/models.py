@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
@@ -14,6 +14,8 @@ from shared.states import JobState
 
 MAX_LABELS = 20
 MAX_LABEL_LENGTH = 200
+# A year, and the day that some have more.
+MAX_AHEAD_SECONDS = 366 * 86_400
 
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=MAX_LABEL_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
@@ -31,9 +33,36 @@ class RetryOverride(RetryPolicy):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Submission(BaseModel):
+class _Timed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    run_at: Annotated[
+        AwareDatetime | None,
+        Field(description="Not before this time, up to a year ahead; a time that has passed means now."),
+    ] = None
+    delay_seconds: Annotated[
+        float | None,
+        Field(
+            ge=0, le=MAX_AHEAD_SECONDS, description="Not before so many seconds from now. Not with `run_at`."
+        ),
+    ] = None
+    deadline_at: Annotated[
+        AwareDatetime | None,
+        Field(
+            description="When no attempt has started by then, the job is parked with the reason `expired`."
+        ),
+    ] = None
+    expires_after_seconds: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=MAX_AHEAD_SECONDS,
+            description="A deadline so long after the job may first run. Not with `deadline_at`.",
+        ),
+    ] = None
+
+
+class _Submission(_Timed):
     kind: KindName
     retry: Annotated[RetryOverride, Field(default_factory=RetryOverride)]
     labels: Labels = {}
@@ -98,8 +127,15 @@ class JobSummary(_Document):
     result: Annotated[Mapping[str, Any] | None, Field(description="As the kind's result says.")]
     host: Annotated[str, Field(description="The host that the job talks to; empty when it has none.")]
     batch_id: UUID | None
+    schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     labels: Mapping[str, str]
-    due_at: Annotated[datetime | None, Field(description="When a delayed job is tried again.")]
+    due_at: Annotated[
+        datetime | None,
+        Field(description="When a scheduled job is accepted, or a delayed one is tried again."),
+    ]
+    deadline_at: Annotated[
+        datetime | None, Field(description="No attempt starts from then on: the job is parked as `expired`.")
+    ]
     created_at: datetime
     finished_at: datetime | None
 
@@ -128,6 +164,7 @@ class Batch(_Document):
     total: int
     counts: Mapping[JobState, int]
     labels: Mapping[str, str]
+    schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     created_at: datetime
     finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]
     cancelled_at: Annotated[datetime | None, Field(description="When somebody cancelled it.")]

@@ -20,6 +20,7 @@ from shared.errors import (
     JobNotFound,
     JobNotParked,
     RetrieverError,
+    ScheduleNotFound,
     StoreUnavailable,
 )
 
@@ -64,6 +65,9 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     JobInvalid: _Entry(HTTPStatus.BAD_REQUEST, "job-invalid", "What was sent is not valid"),
     JobNotFound: _Entry(HTTPStatus.NOT_FOUND, "job-not-found", "No such job", "No job has this id."),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
+    ScheduleNotFound: _Entry(
+        HTTPStatus.NOT_FOUND, "schedule-not-found", "No such schedule", "No schedule has this id."
+    ),
     JobNotParked: _Entry(
         HTTPStatus.CONFLICT, "job-not-parked", "The job is not parked", "Only a parked job can be redriven."
     ),

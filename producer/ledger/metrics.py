@@ -18,6 +18,12 @@ class LedgerMetrics:
         self.reports = Counter(
             "retriever_reports", "Reports taken from the broker.", ["effect"], registry=self.registry
         )
+        self.schedule_runs = Counter(
+            "retriever_schedule_runs",
+            "Runs of schedules that were due, by what became of them.",
+            ["effect"],
+            registry=self.registry,
+        )
         self.transitions = Counter(
             "retriever_job_transitions",
             "Changes of state recorded.",

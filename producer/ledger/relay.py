@@ -117,4 +117,5 @@ def _job_message(job: ClaimedJob) -> JobMessage:
         retry=job.retry,
         run=job.run,
         batch_id=job.batch_id,
+        expires_at=job.deadline_at,
     )

@@ -1,4 +1,4 @@
-"""The ledger process: relay, recorder and redrive sweeper side by side, until told to stop."""
+"""The ledger process: relay, recorder, scheduler and redrive sweeper side by side, until told to stop."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.relay import Relay
+from producer.ledger.scheduler import Scheduler
 from producer.store.store import JobStore
 from producer.store.wakeup import open_wakeup
 from shared.broker.publisher import Publisher
@@ -41,6 +42,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         metrics=metrics,
         settings=settings,
     )
+    scheduler = Scheduler(store=store, metrics=metrics)
     sweeper = RedriveSweeper(store=store, settings=settings)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
     async with serve_health(
@@ -56,7 +58,14 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         async with asyncio.TaskGroup() as group:
             services = [
                 group.create_task(service())
-                for service in (publisher.run, record, relay.run, announcer.run, sweeper.run)
+                for service in (
+                    publisher.run,
+                    record,
+                    relay.run,
+                    announcer.run,
+                    scheduler.run,
+                    sweeper.run,
+                )
             ]
             await stop.wait()
             for service in services:

@@ -40,6 +40,8 @@ def list_jobs(
         query = query.where(jobs.c.batch_id == job_filter.batch_id)
     if job_filter.host is not None:
         query = query.where(jobs.c.host == stored_host(job_filter.host))
+    if job_filter.schedule_id is not None:
+        query = query.where(jobs.c.schedule_id == job_filter.schedule_id)
     if after is not None:
         query = query.where(jobs.c.id < after)
     return [job_record(row) for row in connection.execute(query).mappings()]

@@ -38,7 +38,7 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     possible = [report for report in reports if _is_possible(report)]
     standing = lock_jobs(connection, (report.job_id for report in possible))
     known = [report for report in possible if report.job_id in standing]
-    _write_attempts(connection, known, now=now)
+    _write_attempts(connection, [report for report in known if not report.is_expiry], now=now)
     advances = choose_advances(known, standing)
     # Only where a job ends up is written; the last of its reports has the greatest position.
     reached = {report.job_id: report for report in advances}
@@ -155,7 +155,7 @@ def _job_row(report: Report, now: datetime) -> dict[str, Any]:
         "position": here,
         "state": report.state.value,
         "run": report.run,
-        "attempt": report.attempt,
+        "attempt": _last_attempt(report),
         "reason": None if succeeded else report.reason,
         "explanation": None if succeeded else report.explanation,
         "result": report.result,
@@ -164,6 +164,11 @@ def _job_row(report: Report, now: datetime) -> dict[str, Any]:
         "finished_at": _ended_at(report, now) if report.state.is_final else None,
         "updated_at": now,
     }
+
+
+def _last_attempt(report: Report) -> int:
+    # The attempt that an expired delivery asked for was never made.
+    return report.attempt - 1 if report.is_expiry else report.attempt
 
 
 def _ended_at(report: Report, now: datetime) -> datetime | None:
@@ -196,7 +201,7 @@ def _transition(report: Report, standing: Standing) -> Transition:
         job_id=report.job_id,
         kind=standing.kind,
         run=report.run,
-        attempt=report.attempt,
+        attempt=_last_attempt(report),
         state=report.state,
         reason=None if report.state is JobState.SUCCEEDED else report.reason,
     )

@@ -66,6 +66,8 @@ def _next_run(run: int, now: datetime) -> dict[str, object]:
         "explanation": None,
         "result": sa.null(),
         "due_at": None,
+        # A person has decided that it shall run; a deadline of before would end it at once.
+        "deadline_at": None,
         "claimed_until": None,
         "cancel_requested_at": None,
         "finished_at": None,

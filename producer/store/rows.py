@@ -26,6 +26,7 @@ JOB_COLUMNS = (
     jobs.c.host,
     jobs.c.labels,
     jobs.c.batch_id,
+    jobs.c.schedule_id,
     jobs.c.state,
     jobs.c.run,
     jobs.c.attempt,
@@ -33,6 +34,7 @@ JOB_COLUMNS = (
     jobs.c.explanation,
     jobs.c.result,
     jobs.c.due_at,
+    jobs.c.deadline_at,
     jobs.c.created_at,
     jobs.c.finished_at,
     jobs.c.cancel_requested_at,
@@ -46,13 +48,16 @@ CLAIM_COLUMNS = (
     jobs.c.retry,
     jobs.c.run,
     jobs.c.batch_id,
+    jobs.c.deadline_at,
 )
 
-_FIRST_POSITION = position(run=1, attempt=0, state=JobState.ACCEPTED)
+_FIRST_POSITIONS = {
+    state: position(run=1, attempt=0, state=state) for state in (JobState.SCHEDULED, JobState.ACCEPTED)
+}
 
 
 def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
-    """Return the row of a job that is accepted: run 1, attempt 0."""
+    """Return the row of a job that is accepted or scheduled: run 1, attempt 0."""
     return {
         "id": job.id,
         "kind": job.kind,
@@ -64,10 +69,13 @@ def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
         "host": stored_host(job.host),
         "batch_id": batch_id,
         "unique_key": job.unique_key,
-        "state": JobState.ACCEPTED.value,
-        "position": _FIRST_POSITION,
+        "schedule_id": job.schedule_id,
+        "state": job.state.value,
+        "position": _FIRST_POSITIONS[job.state],
         "run": 1,
         "attempt": 0,
+        "due_at": job.due_at,
+        "deadline_at": job.deadline_at,
         "created_at": job.created_at,
         "updated_at": job.created_at,
     }
@@ -89,6 +97,7 @@ def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) ->
         host=row["host"],
         labels=row["labels"],
         batch_id=row["batch_id"],
+        schedule_id=row["schedule_id"],
         state=JobState(row["state"]),
         run=row["run"],
         attempt=row["attempt"],
@@ -96,6 +105,7 @@ def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) ->
         explanation=row["explanation"],
         result=row["result"],
         due_at=row["due_at"],
+        deadline_at=row["deadline_at"],
         created_at=row["created_at"],
         finished_at=row["finished_at"],
         cancel_requested_at=row["cancel_requested_at"],
@@ -111,6 +121,7 @@ def batch_record(row: sa.RowMapping) -> BatchRecord:
         total=row["total"],
         labels=row["labels"],
         counts={state: row[state.value] for state in JobState if row[state.value]},
+        schedule_id=row["schedule_id"],
         created_at=row["created_at"],
         finished_at=row["finished_at"],
         cancelled_at=row["cancelled_at"],
@@ -127,6 +138,7 @@ def claimed_job(row: sa.RowMapping) -> ClaimedJob:
         retry=RetryPolicy.model_validate(row["retry"]),
         run=row["run"],
         batch_id=row["batch_id"],
+        deadline_at=row["deadline_at"],
     )
 
 

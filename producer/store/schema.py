@@ -6,6 +6,9 @@ are only those that a query cannot do without:
 - `(state, id)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state.
   A partial index of the accepted alone would give the relay nothing more and cost every insert.
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
+- `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
+  looks for. Both are partial; a job without a time pays nothing for them.
+- `(schedule_id, id)`: lists of what a schedule made; it holds nothing else.
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and what of it can still be
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
@@ -32,6 +35,8 @@ batches = sa.Table(
     sa.Column("kind", PlainText(), nullable=False),
     sa.Column("total", sa.BigInteger(), nullable=False),
     sa.Column("labels", sa.JSON(), nullable=False),
+    # The schedule that made it, which may have been deleted since.
+    sa.Column("schedule_id", sa.Uuid(), nullable=True),
     sa.Column("created_at", Moment(), nullable=False),
     # How many of its jobs are in each state, changed in the transaction that moves the job.
     *(sa.Column(state.value, sa.BigInteger(), nullable=False, server_default="0") for state in JobState),
@@ -52,6 +57,8 @@ jobs = sa.Table(
     sa.Column("labels", sa.JSON(), nullable=False),
     sa.Column("host", PlainText(), nullable=False),
     sa.Column("batch_id", sa.Uuid(), sa.ForeignKey("batches.id"), nullable=True),
+    # The schedule that made it, which may have been deleted since.
+    sa.Column("schedule_id", sa.Uuid(), nullable=True),
     sa.Column("state", PlainText(), nullable=False),
     # `shared.states.position`: a job only ever moves to a greater one.
     sa.Column("position", sa.BigInteger(), nullable=False),
@@ -61,7 +68,10 @@ jobs = sa.Table(
     sa.Column("explanation", PlainText(), nullable=True),
     # `json`, not `jsonb`: jsonb refuses \u0000 and lone surrogates, which JSON from outside may hold.
     sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
+    # When a scheduled job is accepted, or a delayed one is tried again.
     sa.Column("due_at", Moment(), nullable=True),
+    # No attempt starts from then on.
+    sa.Column("deadline_at", Moment(), nullable=True),
     sa.Column("claimed_until", Moment(), nullable=True),
     # A person wants it to end; a worker that has it in hand will say how it did.
     sa.Column("cancel_requested_at", Moment(), nullable=True),
@@ -73,6 +83,25 @@ jobs = sa.Table(
 )
 
 _OF_A_BATCH = jobs.c.batch_id.is_not(None)
+
+
+def _written(state: JobState) -> sa.ColumnElement[str]:
+    # Into the statement and not bound: a prepared plan must know which state it is to trust the index.
+    return sa.literal_column(f"'{state.value}'")
+
+
+IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
+IS_SCHEDULED = jobs.c.state == _written(JobState.SCHEDULED)
+# The next attempt has not started, and must not start too late.
+CAN_EXPIRE = sa.and_(
+    jobs.c.deadline_at.is_not(None),
+    jobs.c.state.in_(
+        [
+            _written(state)
+            for state in (JobState.SCHEDULED, JobState.ACCEPTED, JobState.QUEUED, JobState.DELAYED)
+        ]
+    ),
+)
 
 sa.Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
@@ -101,6 +130,27 @@ sa.Index(
     jobs.c.id,
     sqlite_where=_WITH_UNIQUE_KEY,
     postgresql_where=_WITH_UNIQUE_KEY,
+)
+sa.Index(
+    "ix_jobs_scheduled_due_at",
+    jobs.c.due_at,
+    jobs.c.id,
+    sqlite_where=IS_SCHEDULED,
+    postgresql_where=IS_SCHEDULED,
+)
+sa.Index(
+    "ix_jobs_unstarted_deadline_at",
+    jobs.c.deadline_at,
+    jobs.c.id,
+    sqlite_where=CAN_EXPIRE,
+    postgresql_where=CAN_EXPIRE,
+)
+sa.Index(
+    "ix_jobs_schedule_id_id",
+    jobs.c.schedule_id,
+    jobs.c.id,
+    sqlite_where=jobs.c.schedule_id.is_not(None),
+    postgresql_where=jobs.c.schedule_id.is_not(None),
 )
 
 attempts = sa.Table(
@@ -164,5 +214,41 @@ sa.Index(
     postgresql_where=_UNSWEPT,
 )
 
-# Written into the statement and not bound: a prepared plan must know which state it is to trust the index.
-IS_ACCEPTED = jobs.c.state == sa.literal_column(f"'{JobState.ACCEPTED.value}'")
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("name", PlainText(), nullable=True),
+    # Either cron and timezone, or every_seconds and starts_at.
+    sa.Column("cron", PlainText(), nullable=True),
+    sa.Column("timezone", PlainText(), nullable=True),
+    sa.Column("every_seconds", sa.Integer(), nullable=True),
+    sa.Column("starts_at", Moment(), nullable=True),
+    # The submission that each run makes, under `job` or `batch`.
+    sa.Column("template", sa.JSON(), nullable=False),
+    sa.Column("overlap", PlainText(), nullable=False),
+    sa.Column("catch_up", PlainText(), nullable=False),
+    sa.Column("labels", sa.JSON(), nullable=False),
+    sa.Column("created_at", Moment(), nullable=False),
+    sa.Column("paused_at", Moment(), nullable=True),
+    # Null while paused, or when no time is left.
+    sa.Column("next_run_at", Moment(), nullable=True),
+    # Grows with each change; a run is made only from the revision that it was decided on.
+    sa.Column("revision", sa.BigInteger(), nullable=False),
+    sa.Column("runs", sa.BigInteger(), nullable=False),
+    sa.Column("skipped", sa.BigInteger(), nullable=False),
+    sa.Column("last_run_at", Moment(), nullable=True),
+    sa.Column("last_job_id", sa.Uuid(), nullable=True),
+    sa.Column("last_batch_id", sa.Uuid(), nullable=True),
+    sa.Column("last_error", PlainText(), nullable=True),
+)
+
+HAS_A_RUN = schedules.c.next_run_at.is_not(None)
+
+sa.Index(
+    "ix_schedules_next_run_at",
+    schedules.c.next_run_at,
+    schedules.c.id,
+    sqlite_where=HAS_A_RUN,
+    postgresql_where=HAS_A_RUN,
+)

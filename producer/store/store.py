@@ -18,10 +18,12 @@ from producer.records import (
     NewBatch,
     NewJob,
     Recorded,
+    Transition,
 )
 from producer.store import (
     cancellations,
     counters,
+    due,
     events,
     identity,
     outbox,
@@ -33,6 +35,7 @@ from producer.store import (
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
+from producer.store.schedule_store import ScheduleStore
 from shared.errors import StoreUnavailable
 from shared.messages import Report
 from shared.states import JobState
@@ -53,6 +56,7 @@ class JobStore:
     def __init__(self, engine: sa.Engine) -> None:
         self._reader = engine
         self._writer = writing(engine)
+        self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -77,7 +81,7 @@ class JobStore:
             raise StoreUnavailable("the database has not been migrated to this version")
 
     def insert_jobs(self, jobs: Sequence[NewJob]) -> None:
-        """Store the jobs as accepted, all or none, and wake the relay. Idempotent by id."""
+        """Store the jobs as accepted or scheduled, all or none, and wake the relay. Idempotent by id."""
         with self._writing() as connection:
             submissions.insert_jobs(connection, jobs)
 
@@ -176,6 +180,24 @@ class JobStore:
         """
         with self._writing() as connection:
             return recording.record_reports(connection, reports, now=now)
+
+    def next_due_at(self) -> datetime | None:
+        """Return when a job or a schedule is due next, or a job expires; None when nothing has a time."""
+        with self._reading() as connection:
+            return due.next_due_at(connection)
+
+    def release_due(self, *, limit: int, now: datetime) -> list[Transition]:
+        """Accept up to `limit` scheduled jobs that are due, wake the relay, and return what changed.
+
+        Two ledgers at once release each job once.
+        """
+        with self._writing() as connection:
+            return due.release_due(connection, limit=limit, now=now)
+
+    def expire_jobs(self, *, limit: int, now: datetime) -> list[Transition]:
+        """Park up to `limit` jobs that were not started before their deadline; return what changed."""
+        with self._writing() as connection:
+            return due.expire_jobs(connection, limit=limit, now=now)
 
     def redrive(self, job_id: UUID, *, now: datetime) -> JobRecord:
         """Start a parked job's next run, wake the relay, and return the job. Of two at once, one wins.

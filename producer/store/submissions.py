@@ -1,5 +1,6 @@
-"""Store new jobs as `accepted`: the relay finds them there, so nothing else is needed to publish them."""
+"""Store new jobs as `accepted`, where the relay finds them, or as `scheduled`, where the scheduler does."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from uuid import UUID
@@ -66,17 +67,23 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
         return answer
     connection.execute(
         batches.insert().values(
-            id=batch.id, kind=batch.kind, total=0, labels=batch.labels, created_at=batch.created_at
+            id=batch.id,
+            kind=batch.kind,
+            total=0,
+            labels=batch.labels,
+            schedule_id=batch.schedule_id,
+            created_at=batch.created_at,
         )
     )
-    total = 0
+    counts: Counter[str] = Counter()
     for chunk in _chunks(new_jobs):
         connection.execute(jobs.insert(), [new_job_row(job, batch_id=batch.id) for job in chunk])
-        total += len(chunk)
+        counts.update(job.state.value for job in chunk)
+    finished_at = None if counts else batch.created_at
     connection.execute(
         batches.update()
         .where(batches.c.id == batch.id)
-        .values(total=total, accepted=total, finished_at=None if total else batch.created_at)
+        .values(total=counts.total(), finished_at=finished_at, **counts)
     )
     announce_jobs(connection)
     return Admitted(batch.id)

@@ -50,6 +50,15 @@ def test_a_json_batch_fills_in_its_defaults(api: RunningApi) -> None:
     assert jobs[0]["labels"] == {"team": "docs"}
 
 
+def test_a_json_batch_waits_for_its_time(api: RunningApi) -> None:
+    batch = {"kind": "check", "items": [{"url": "http://a.example/"}], "delay_seconds": 3_600}
+
+    document = api.client.post("/batches", json=batch).json()
+
+    assert document["counts"]["scheduled"] == 1
+    assert api.client.get(f"/batches/{document['id']}").json() == document
+
+
 def test_one_wrong_item_fails_the_whole_json_batch(api: RunningApi) -> None:
     items = [{"url": "http://a.example/"} for _ in range(17)] + [{"url": "nonsense"}]
 

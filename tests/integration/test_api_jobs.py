@@ -1,7 +1,7 @@
 """Jobs over HTTP, on both stores: submit, look up, list, redrive."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -59,6 +59,40 @@ def test_a_submitted_job_is_stored_before_it_is_answered(api: RunningApi) -> Non
     assert job["args"] == {"url": URL}
     assert job["host"] == "example.com"
     assert api.client.get(response.headers["location"]).json() == job
+
+
+def test_a_job_with_a_time_says_until_when_it_waits(api: RunningApi) -> None:
+    job = submit(api, delay_seconds=3_600)
+
+    assert job["state"] == "scheduled"
+    assert job["explanation"] == f"Waiting until {str(job['due_at'])[:19]}+00:00, its time to run."
+    assert api.client.get(f"/jobs/{job['id']}").json() == job
+
+
+def test_a_deadline_is_shown(api: RunningApi) -> None:
+    job = submit(api, expires_after_seconds=60)
+
+    created_at, deadline_at = (
+        datetime.fromisoformat(str(job[name])) for name in ("created_at", "deadline_at")
+    )
+    assert deadline_at - created_at == timedelta(minutes=1)
+    assert job["state"] == "accepted"
+
+
+def test_times_that_make_no_sense_are_named(api: RunningApi) -> None:
+    wrong: dict[str, list[object]] = {
+        "run_at": ["2999-01-01T00:00:00Z", "2026-01-01T00:00:00", "soon", 5],
+        "delay_seconds": [-1, "5", 1e9],
+        "deadline_at": ["2001-01-01T00:00:00Z"],
+        "expires_after_seconds": [0],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            body = {"kind": "check", "args": {"url": URL}, name: value}
+            response = api.client.post("/jobs", json=body)
+
+            assert response.status_code == 400, body
+            assert response.json()["errors"][0]["loc"] == f"/{name}"
 
 
 def test_an_override_changes_only_its_own_part_of_the_retry_policy(api: RunningApi) -> None:

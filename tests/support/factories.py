@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from producer.records import NewBatch, NewJob
+from producer.records import NewBatch, NewJob, NewSchedule, Overlap
+from producer.timetable import CatchUp, Every, Timetable
 from shared.identity import new_id
 from shared.kinds.registry import Lane
 from shared.messages import Report
@@ -33,6 +34,8 @@ def make_job(
     created_at: datetime = NOON,
     labels: Mapping[str, str] | None = None,
     batch_id: UUID | None = None,
+    due_at: datetime | None = None,
+    deadline_at: datetime | None = None,
 ) -> NewJob:
     """Return a job that is about to be stored."""
     return NewJob(
@@ -45,6 +48,8 @@ def make_job(
         created_at=created_at,
         labels=labels or {},
         batch_id=batch_id,
+        due_at=due_at,
+        deadline_at=deadline_at,
     )
 
 
@@ -86,4 +91,26 @@ def make_report(
         due_at=ended_at + timedelta(seconds=5) if ended_at and state is JobState.DELAYED else None,
         result=result,
         worker=worker,
+    )
+
+
+def make_schedule(
+    *,
+    timetable: Timetable | None = None,
+    template: Mapping[str, Any] | None = None,
+    overlap: Overlap = Overlap.ALLOW,
+    catch_up: CatchUp = CatchUp.ONE,
+    next_run_at: datetime | None = NOON,
+) -> NewSchedule:
+    """Return a schedule that is about to be stored: a job every minute, the first at noon."""
+    return NewSchedule(
+        id=new_id(),
+        name="pulse",
+        timetable=timetable or Every(60, NOON),
+        template=template or {"job": {"kind": "check", "args": {"url": "https://example.com/"}}},
+        overlap=overlap,
+        catch_up=catch_up,
+        labels={"team": "web"},
+        created_at=NOON,
+        next_run_at=next_run_at,
     )

@@ -27,6 +27,7 @@ RECORD = JobRecord(
     host="example.com",
     labels={},
     batch_id=None,
+    schedule_id=None,
     state=JobState.ACCEPTED,
     run=1,
     attempt=0,
@@ -34,6 +35,7 @@ RECORD = JobRecord(
     explanation=None,
     result=None,
     due_at=None,
+    deadline_at=None,
     created_at=NOW,
     finished_at=None,
 )

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import uuid
+from datetime import timedelta
 
 import pytest
 from pydantic import BaseModel
 
 from consumer.executor import Executor
+from shared.clock import utc_now
 from shared.messages import JobMessage
-from shared.outcomes import Failed, Outcome, Succeeded
+from shared.outcomes import Failed, Outcome, Succeeded, outcome_name
 
 URL = "http://example.com/"
 
@@ -72,6 +74,20 @@ async def test_a_kind_without_a_handler_fails_for_good() -> None:
 
     assert isinstance(attempt.outcome, Failed)
     assert (attempt.outcome.reason, attempt.outcome.transient) == ("kind_unknown", False)
+
+
+@pytest.mark.parametrize(("seconds_left", "outcome"), [(60, "succeeded"), (-1, "failed_permanent")])
+async def test_an_attempt_starts_only_before_its_deadline(seconds_left: int, outcome: str) -> None:
+    async def handler(_: BaseModel) -> Outcome:
+        return Succeeded({})
+
+    job = make_job().model_copy(update={"expires_at": utc_now() + timedelta(seconds=seconds_left)})
+
+    attempt = await Executor({"check": handler}).execute(job)
+
+    assert outcome_name(attempt.outcome) == outcome
+    if isinstance(attempt.outcome, Failed):
+        assert (attempt.outcome.reason, attempt.ended_at) == ("expired", attempt.started_at)
 
 
 async def test_being_cancelled_is_no_outcome() -> None:

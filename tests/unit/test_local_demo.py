@@ -52,6 +52,8 @@ def make_finished(
         batch_id=None,
         labels={},
         due_at=None,
+        deadline_at=None,
+        schedule_id=None,
         created_at=NOON,
         finished_at=NOON + timedelta(seconds=2.5),
         attempts=[make_attempt(number, wait, run=run) for number, wait in enumerate(waits_seconds, start=1)],
