@@ -3,12 +3,16 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from producer.records import JobFilter
 from producer.store.due import EXPIRY_GRACE
+from producer.store.engine import open_engine
 from producer.store.migrate import migrate
+from producer.store.schema import CAN_EXPIRE, IS_SCHEDULED, jobs
 from producer.store.store import JobStore
 from shared.states import JobState
 from tests.support.factories import NOON, make_batch, make_job, make_report
@@ -173,3 +177,22 @@ def test_the_relay_is_told_the_deadline_and_a_redrive_lifts_it(store: JobStore) 
     assert store.expire_jobs(limit=10, now=NOON + MINUTE) == []
     assert store.get_job(job.id).deadline_at is None
     assert claim(store, NOON + 2 * MINUTE) == [None]
+
+
+def test_sqlite_looks_for_times_in_indexes_that_hold_nothing_else(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    migrate(url)
+    engine = open_engine(url)
+
+    with engine.connect() as connection:
+        plans = [
+            str(connection.execute(sa.text(f"EXPLAIN QUERY PLAN {query}")).all())
+            for query in (
+                sa.select(sa.func.min(jobs.c.due_at)).where(IS_SCHEDULED),
+                sa.select(sa.func.min(jobs.c.deadline_at)).where(CAN_EXPIRE),
+            )
+        ]
+    engine.dispose()
+
+    assert "ix_jobs_scheduled_due_at" in plans[0]
+    assert "ix_jobs_unstarted_deadline_at" in plans[1]

@@ -3,7 +3,8 @@
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 _FILES = ("docker-compose.yml", "tests/end_to_end/docker-compose.e2e.yml")
 
@@ -50,6 +51,16 @@ class ComposeSystem:
         container = self._containers(process)[0]
         statm = _docker("exec", container, "cat", "/proc/1/statm")
         return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @contextmanager
+    def second_pair(self) -> Iterator[str]:
+        """Run a second ledger while inside; yield the only API, whose port of the host nobody can share."""
+        scale = ("up", "--detach", "--no-recreate", "--wait", "--scale")
+        _compose(*scale, "ledger=2", "ledger")
+        try:
+            yield self.api_url
+        finally:
+            _compose(*scale, "ledger=1", "ledger")
 
     def _containers(self, service: str) -> list[str]:
         return _compose("ps", "--quiet", service).split()

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,9 @@ class System(Protocol):
 
     def memory_bytes(self, process: str) -> int:
         """Return the resident memory of `api` or `ledger`."""
+
+    def second_pair(self) -> AbstractContextManager[str]:
+        """Run a second api and a second ledger while inside; yield the address of an API."""
 
 
 class LocalSystem:
@@ -126,18 +130,38 @@ class LocalSystem:
         pages = int(Path(f"/proc/{self._processes[process].pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    @contextmanager
+    def second_pair(self) -> Iterator[str]:
+        """Run a second api and a second ledger while inside; yield the second API's address."""
+        api_port, ledger_port = free_port(), free_port()
+        api_url = f"http://127.0.0.1:{api_port}"
+        self._start("api-2", "producer", "api", api_port=api_port)
+        self._start("ledger-2", "producer", "ledger", health_port=ledger_port)
+        try:
+            for url in (api_url, f"http://127.0.0.1:{ledger_port}"):
+                _wait_until(lambda url=url: _is_ready(url), what=url)  # type: ignore[misc]
+            yield api_url
+        finally:
+            self._end("api-2", signal.SIGTERM)
+            self._end("ledger-2", signal.SIGTERM)
+
     def _worker_urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in self._worker_ports.values()]
 
     def _start_worker(self, name: str) -> None:
         self._start(name, "consumer", "worker", health_port=self._worker_ports[name])
 
-    def _start(self, name: str, module: str, *arguments: str, health_port: int = 0) -> None:
+    def _start(
+        self, name: str, module: str, *arguments: str, health_port: int = 0, api_port: int | None = None
+    ) -> None:
+        environment = {**self._environment, "RETRIEVER_HEALTH_PORT": str(health_port)}
+        if api_port is not None:
+            environment["RETRIEVER_API_PORT"] = str(api_port)
         with (self._logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=_ROOT,
-                env={**self._environment, "RETRIEVER_HEALTH_PORT": str(health_port)},
+                env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -83,7 +83,7 @@ def test_cells_are_no_formulas() -> None:
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "string", "nullable": True}),
         (
             {"anyOf": [{"$ref": "#/x"}, {"type": "null"}], "default": None},
-            {"allOf": [{"$ref": "#/x"}], "default": None, "nullable": True},
+            {"allOf": [{"$ref": "#/x"}], "nullable": True},
         ),
         ({"$ref": "#/x", "default": 1}, {"allOf": [{"$ref": "#/x"}], "default": 1}),
         ({"exclusiveMinimum": 0}, {"minimum": 0, "exclusiveMinimum": True}),

@@ -14,8 +14,11 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_IS_SCHEDULED = sa.text("state = 'scheduled'")
-_CAN_EXPIRE = sa.text("deadline_at IS NOT NULL AND state IN ('scheduled', 'accepted', 'queued', 'delayed')")
+# Word for word as the queries say it, or neither database trusts the index.
+_IS_SCHEDULED = sa.text("coalesce(state, '') = 'scheduled'")
+_CAN_EXPIRE = sa.text(
+    "deadline_at IS NOT NULL AND coalesce(state, '') IN ('scheduled', 'accepted', 'queued', 'delayed')"
+)
 
 _OF_A_SCHEDULE = sa.text("schedule_id IS NOT NULL")
 _HAS_A_RUN = sa.text("next_run_at IS NOT NULL")
