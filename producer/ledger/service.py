@@ -33,14 +33,11 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         prepare=lambda channel: declare_topology(channel, KINDS),
     )
     recorder = Recorder(store=store, metrics=metrics, settings=settings)
-    wakeup = open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds)
-    relay = Relay(store=store, publisher=publisher, wakeup=wakeup, metrics=metrics, settings=settings)
+    # One for each: a wakeup tells one listener.
+    wakeups = [open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds) for _ in range(2)]
+    relay = Relay(store=store, publisher=publisher, wakeup=wakeups[0], metrics=metrics, settings=settings)
     announcer = Announcer(
-        store=store,
-        publisher=publisher,
-        wakeup=open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds),
-        metrics=metrics,
-        settings=settings,
+        store=store, publisher=publisher, wakeup=wakeups[1], metrics=metrics, settings=settings
     )
     scheduler = Scheduler(store=store, metrics=metrics)
     sweeper = RedriveSweeper(store=store, settings=settings)
@@ -70,4 +67,6 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
             await stop.wait()
             for service in services:
                 service.cancel()
+    for wakeup in wakeups:
+        await wakeup.aclose()
     logger.info("ledger_stopped")
