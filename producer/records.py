@@ -128,3 +128,11 @@ class Recorded:
 
     transitions: Sequence[Transition]
     unknown_job_ids: frozenset[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedPage:
+    """How many jobs were deleted, and the id to go on from; None after the last."""
+
+    deleted: int
+    following: UUID | None

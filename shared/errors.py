@@ -13,8 +13,10 @@ RetrieverError
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
 │   └── BatchInvalid           so do jobs of a batch (producer.submission)
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
-├── JobNotFound, BatchNotFound no row has this id
-└── JobNotParked               only a parked job can be redriven
+├── JobNotFound, BatchNotFound, OperationNotFound
+│                              no row has this id
+├── JobNotParked               only a parked job can be redriven or discarded
+└── OperationFinished          only a running operation can be cancelled
 
 A job's own failure is not here: it is a value, `shared.outcomes.Failed`.
 """
@@ -93,5 +95,13 @@ class BatchNotFound(RetrieverError):
     """No batch has this id."""
 
 
+class OperationNotFound(RetrieverError):
+    """No operation has this id."""
+
+
 class JobNotParked(RetrieverError):
-    """The job is not parked, so there is nothing to redrive."""
+    """The job is not parked, so there is nothing to redrive or discard."""
+
+
+class OperationFinished(RetrieverError):
+    """The operation has done all its jobs, so there is nothing to cancel."""

@@ -8,11 +8,13 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.parking import ANONYMOUS
 from producer.records import BatchRecord, ClaimedJob, JobFilter, JobRecord, NewBatch, NewJob, Recorded
 from producer.store import outbox, queries, recording, redrives, submissions
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
+from producer.store.parking_store import ParkingStore
 from shared.errors import StoreUnavailable
 from shared.messages import Report
 from shared.states import JobState
@@ -30,6 +32,7 @@ class JobStore:
     def __init__(self, engine: sa.Engine) -> None:
         self._reader = engine
         self._writer = writing(engine)
+        self.parking = ParkingStore(engine)
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -138,7 +141,7 @@ class JobStore:
         with self._writing() as connection:
             return recording.record_reports(connection, reports, now=now)
 
-    def redrive(self, job_id: UUID, *, now: datetime) -> JobRecord:
+    def redrive(self, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
         """Start a parked job's next run, wake the relay, and return the job. Of two at once, one wins.
 
         Raises:
@@ -146,11 +149,11 @@ class JobStore:
             JobNotParked: the job is in another state.
         """
         with self._writing() as connection:
-            redrives.redrive(connection, job_id, now=now)
+            redrives.redrive(connection, job_id, by=by, now=now)
             return queries.get_job(connection, job_id)
 
     def pending_redrives(self, limit: int) -> list[tuple[UUID, int]]:
-        """Return (job id, parked run) of redriven jobs whose old message may still be in `jobs.parked`."""
+        """Return (job id, parked run) of jobs that left, but whose message may still be in `jobs.parked`."""
         with self._reading() as connection:
             return redrives.pending_redrives(connection, limit)
 
