@@ -10,12 +10,16 @@ from enum import StrEnum
 from typing import Any, Final, Self
 from uuid import UUID
 
+from shared.states import JobState
+
 # Who did it, when the request does not say.
 ANONYMOUS: Final = "anonymous"
 # The reason of a job that an operator has ended.
 DISCARDED: Final = "discarded"
 # A reason is a short code; of a stranger's long one this much tells groups apart.
 FINGERPRINT_CHARACTERS: Final = 100
+# What is deleted after the retention. A person has decided on a cancelled job; parked ones wait for that.
+DELETED_STATES: Final = (JobState.SUCCEEDED, JobState.CANCELLED)
 DEFAULT_RATE_PER_SECOND: Final = 50
 MAX_RATE_PER_SECOND: Final = 1_000
 

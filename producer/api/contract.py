@@ -23,6 +23,16 @@ from producer.api.models import (
     Problem,
     RetryOverride,
 )
+from producer.api.parking_models import (
+    AuditPage,
+    DryRun,
+    OperationDocument,
+    OperationPageDocument,
+    OperationRequest,
+    ParkedGroupList,
+    RedriveRequest,
+    Retention,
+)
 from shared.kinds.registry import KINDS, Kind
 
 PATH = Path(__file__).parent.parent / "openapi.yaml"
@@ -113,7 +123,16 @@ def _schemas_of(models: list[type[BaseModel]], mode: JsonSchemaMode) -> dict[str
 
 def _answer_schemas() -> dict[str, Schema]:
     results = [kind.result_model for kind in KINDS.values()]
-    schemas = _schemas_of([Job, JobPage, Batch, KindList, Health, Problem, *results], "serialization")
+    parking: list[type[BaseModel]] = [
+        ParkedGroupList,
+        DryRun,
+        OperationDocument,
+        OperationPageDocument,
+        AuditPage,
+        Retention,
+    ]
+    answers: list[type[BaseModel]] = [Job, JobPage, Batch, KindList, Health, Problem, *parking, *results]
+    schemas = _schemas_of(answers, "serialization")
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."
@@ -131,7 +150,7 @@ def _argument_schemas() -> dict[str, Schema]:
 
 
 def _submission_schemas() -> dict[str, Schema]:
-    schemas = _schemas_of([JobSubmission, BatchSubmission], "validation")
+    schemas = _schemas_of([JobSubmission, BatchSubmission, RedriveRequest, OperationRequest], "validation")
     for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
     schemas["KindName"] = {"type": "string", "enum": list(KINDS), "description": "See `GET /kinds`."}

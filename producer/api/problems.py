@@ -17,6 +17,8 @@ from shared.errors import (
     JobInvalid,
     JobNotFound,
     JobNotParked,
+    OperationFinished,
+    OperationNotFound,
     RetrieverError,
     StoreUnavailable,
 )
@@ -63,7 +65,19 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     JobNotFound: _Entry(HTTPStatus.NOT_FOUND, "job-not-found", "No such job", "No job has this id."),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
     JobNotParked: _Entry(
-        HTTPStatus.CONFLICT, "job-not-parked", "The job is not parked", "Only a parked job can be redriven."
+        HTTPStatus.CONFLICT,
+        "job-not-parked",
+        "The job is not parked",
+        "Only a parked job can be redriven or discarded.",
+    ),
+    OperationNotFound: _Entry(
+        HTTPStatus.NOT_FOUND, "operation-not-found", "No such operation", "No operation has this id."
+    ),
+    OperationFinished: _Entry(
+        HTTPStatus.CONFLICT,
+        "operation-finished",
+        "The operation is done",
+        "It has done all its jobs; only a running operation can be cancelled.",
     ),
     StoreUnavailable: _Entry(
         HTTPStatus.SERVICE_UNAVAILABLE,

@@ -1,12 +1,17 @@
-"""The ledger process: relay, recorder and redrive sweeper side by side, until told to stop."""
+"""The ledger process: everything that works beside the API, side by side, until told to stop."""
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 
+from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.operations import OperationRunner
+from producer.ledger.reconciler import ParkedReconciler
 from producer.ledger.recorder import Recorder
 from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.relay import Relay
+from producer.ledger.turns import Turns
 from producer.store.store import JobStore
 from producer.store.wakeup import open_wakeup
 from shared.broker.publisher import Publisher
@@ -33,7 +38,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     recorder = Recorder(store=store, metrics=metrics, settings=settings)
     wakeup = open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds)
     relay = Relay(store=store, publisher=publisher, wakeup=wakeup, metrics=metrics, settings=settings)
-    sweeper = RedriveSweeper(store=store, settings=settings)
+    parked = _parked_services(settings, store, publisher, metrics)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
     async with serve_health(
         host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
@@ -47,9 +52,29 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
 
         async with asyncio.TaskGroup() as group:
             services = [
-                group.create_task(service()) for service in (publisher.run, record, relay.run, sweeper.run)
+                group.create_task(service()) for service in (publisher.run, record, relay.run, *parked)
             ]
             await stop.wait()
             for service in services:
                 service.cancel()
     logger.info("ledger_stopped")
+
+
+def _parked_services(
+    settings: Settings, store: JobStore, publisher: Publisher, metrics: LedgerMetrics
+) -> list[Callable[[], Coroutine[None, None, None]]]:
+    """Return what keeps the parking lot and the store tidy."""
+    runner = OperationRunner(store=store, metrics=metrics)
+    # Both walk the parking queue, so they take turns, with each other and with those of other ledgers.
+    sweeper = RedriveSweeper(
+        store=store, turns=Turns(store, "parked_walk"), metrics=metrics, settings=settings
+    )
+    reconciler = ParkedReconciler(
+        store=store,
+        publisher=publisher,
+        turns=Turns(store, "parked_walk"),
+        metrics=metrics,
+        settings=settings,
+    )
+    janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=metrics, settings=settings)
+    return [runner.run, sweeper.run, reconciler.run, janitor.run]

@@ -6,12 +6,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.parking import DELETED_STATES
 from producer.records import DeletedPage
 from producer.store.schema import batches, jobs
 from shared.states import JobState
 
-# A person has decided on a discarded job, so only parked and unfinished ones are kept.
-DELETED_STATES = (JobState.SUCCEEDED, JobState.CANCELLED)
 _KEPT = [state.value for state in JobState if state not in DELETED_STATES]
 
 
