@@ -20,6 +20,8 @@ WALK_HEADER = "x-retriever-walk"
 _PAGE_MESSAGES = 200
 _CONNECT_SECONDS = 10
 _STEP_SECONDS = 10
+# A queue that is not empty delivers within milliseconds.
+_QUIET_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +79,57 @@ async def count_parked(url: str) -> int:
 async def _walk(channel: AbstractChannel, choose: Callable[[Sequence[bytes]], Awaitable[Choice]]) -> Walk:
     queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
     length, walk_id = queue.declaration_result.message_count or 0, uuid.uuid4().hex
+    waiting = await _consume(channel, queue)
     seen = removed = 0
     while seen < length:
-        page = await _take_page(queue, min(_PAGE_MESSAGES, length - seen), walk_id)
+        page = await _take_page(waiting, min(_PAGE_MESSAGES, length - seen), walk_id)
         if not page:
             break
         choice = await choose([message.body for message in page])
         kept = [message for place, message in enumerate(page) if place not in choice.leaving]
         # Every copy is confirmed before any message of the page is acked.
         await asyncio.gather(*(_put_back(channel, message, walk_id) for message in kept))
-        for message in page:
-            await message.ack()
+        await page[-1].ack(multiple=True)
+        # An ack has no answer; that to what follows it says that it was read.
+        await channel.declare_queue(PARKED_QUEUE, passive=True)
         seen, removed = seen + len(page), removed + len(page) - len(kept)
         if choice.is_last:
             return Walk(seen, removed, complete=seen >= length)
     return Walk(seen, removed, complete=True)
 
 
-async def _take_page(queue: AbstractQueue, wanted: int, walk_id: str) -> list[AbstractIncomingMessage]:
+async def _consume(
+    channel: AbstractChannel, queue: AbstractQueue
+) -> "asyncio.Queue[AbstractIncomingMessage]":
+    """Return where deliveries arrive; those that no page takes go back when the channel closes.
+
+    A consumer and not `basic.get`: to a quorum queue every get is a consumer of its own, so a page is acked
+    one by one. On 3.10 some of that had not reached the queue when the channel closed, and messages that had
+    left were back.
+    """
+    waiting: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+    await channel.set_qos(prefetch_count=_PAGE_MESSAGES)
+
+    async def receive(message: AbstractIncomingMessage) -> None:
+        waiting.put_nowait(message)
+
+    await queue.consume(receive, timeout=_STEP_SECONDS)
+    return waiting
+
+
+async def _take_page(
+    waiting: "asyncio.Queue[AbstractIncomingMessage]", wanted: int, walk_id: str
+) -> list[AbstractIncomingMessage]:
     page: list[AbstractIncomingMessage] = []
     while len(page) < wanted:
-        message = await queue.get(fail=False, timeout=_STEP_SECONDS)
-        if message is None:
+        try:
+            async with asyncio.timeout(_QUIET_SECONDS):
+                message = await waiting.get()
+        except TimeoutError:
+            # Somebody else took messages out meanwhile.
             break
         if message.headers.get(WALK_HEADER) == walk_id:
-            # Somebody else took messages out meanwhile: this one is the first of our own copies.
-            await message.nack(requeue=True)
+            # So they did, and this is the first of our own copies.
             break
         page.append(message)
     return page
