@@ -151,3 +151,8 @@ def test_the_retention_is_shown(api: RunningApi) -> None:
     retention = api.client.get("/retention").json()
 
     assert (retention["days"], retention["states"]) == (7, ["succeeded", "cancelled"])
+
+
+@pytest.mark.parametrize("path", ["/operations/%0Ax", "/batches/%0Ax/results", "/jobs/x%0A"])
+def test_a_newline_in_a_path_is_not_found(api: RunningApi, path: str) -> None:
+    assert api.client.get(path).status_code == 404
