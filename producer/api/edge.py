@@ -37,8 +37,8 @@ class Edge:
         if (page := self._pages.get(path)) is not None:
             return page if method in {"GET", "HEAD"} else _method_refused(method, "GET, HEAD, OPTIONS")
         if any(character <= LAST_CONTROL_CHARACTER for character in path):
-            # A NUL in the name of a static file would end in an unhandled ValueError; over a newline, what routes
-            # by patterns disagrees: connexion finds no operation where Flask finds one.
+            # A NUL in the name of a static file would end in an unhandled ValueError. Over a newline the
+            # routers disagree: connexion finds no operation where Flask finds one.
             return problem_response(HttpProblem(HTTPStatus.NOT_FOUND, NO_PAGE))
         if (route := self._routes.find(path)) is not None:
             return None if route.operation(method) else _method_refused(method, route.allow)
