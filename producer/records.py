@@ -250,3 +250,11 @@ class ScheduledRun:
         """What the log says of it."""
         made = {"batch_id": str(self.batch.id)} if self.batch else {"job_id": str(self.jobs[0].id)}
         return {"run_at": self.run_at.isoformat(), **made}
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedPage:
+    """How many jobs were deleted, and the id to go on from; None after the last."""
+
+    deleted: int
+    following: UUID | None

@@ -130,13 +130,7 @@ class JobTemplate:
         Raises:
             JobInvalid: they break a rule; every field is named.
         """
-        model = _validate_args(self.kind, args, at=at)
-        document = args_document(model)
-        if nul_at := next(_nul_pointers(document, at), None):
-            # PostgreSQL stores no NUL, neither in text nor in JSON.
-            raise JobInvalid([FieldError(nul_at, "A NUL character cannot be stored")])
-        url = getattr(model, "url", None)
-        return ValidArgs(document, url_host(url) if url else "")
+        return valid_args(self.kind, args, at=at)
 
     def job(self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None) -> NewJob:
         """Return one job of this template."""
@@ -158,6 +152,26 @@ class JobTemplate:
     def batch(self, *, batch_id: UUID) -> NewBatch:
         """Return a batch for jobs of this template."""
         return NewBatch(batch_id, self.kind.name, self.created_at, self.labels, self.schedule_id)
+
+
+def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
+    """Return arguments of a kind as they are stored: normalized, and only what differs from the defaults.
+
+    Args:
+        kind: Whose arguments they are.
+        args: As they were sent.
+        at: JSON pointer of the arguments, for the errors.
+
+    Raises:
+        JobInvalid: they break a rule; every field is named.
+    """
+    model = _validate_args(kind, args, at=at)
+    document = args_document(model)
+    if nul_at := next(_nul_pointers(document, at), None):
+        # PostgreSQL stores no NUL, neither in text nor in JSON.
+        raise JobInvalid([FieldError(nul_at, "A NUL character cannot be stored")])
+    url = getattr(model, "url", None)
+    return ValidArgs(document, url_host(url) if url else "")
 
 
 def find_kind(name: str) -> Kind:

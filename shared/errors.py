@@ -13,10 +13,11 @@ RetrieverError
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
 │   └── BatchInvalid           so do jobs of a batch (producer.submission)
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
-├── JobNotFound, BatchNotFound, ScheduleNotFound
+├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound
 │                              no row has this id
-├── JobNotParked               only a parked job can be redriven
+├── JobNotParked               only a parked job can be redriven or discarded
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
+├── OperationFinished          only a running operation can be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
 
 A job's own failure is not here: it is a value, `shared.outcomes.Failed`.
@@ -100,12 +101,20 @@ class ScheduleNotFound(RetrieverError):
     """No schedule has this id."""
 
 
+class OperationNotFound(RetrieverError):
+    """No operation has this id."""
+
+
 class JobNotParked(RetrieverError):
-    """The job is not parked, so there is nothing to redrive."""
+    """The job is not parked, so there is nothing to redrive or discard."""
 
 
 class JobEndedAlready(RetrieverError):
     """The job has succeeded or is parked, so there is nothing to cancel."""
+
+
+class OperationFinished(RetrieverError):
+    """The operation has done all its jobs, so there is nothing to cancel."""
 
 
 class IdempotencyConflict(RetrieverError):

@@ -32,7 +32,9 @@ from producer.api.guard import JSON_TYPE, TEXT_TYPE, BodyGuard, BodyLimits
 from producer.api.jobs import JobOperations
 from producer.api.metrics import ApiMetrics, MeteredApp
 from producer.api.native import Handlers, NativeOperations
+from producer.api.operations import OperationOperations
 from producer.api.parameters import NamedParameterValidator
+from producer.api.parking import ParkingOperations
 from producer.api.pools import Pools
 from producer.api.problems import PROBLEM_TYPE, problem_response
 from producer.api.results import ResultOperations
@@ -54,20 +56,24 @@ def build_app(store: JobStore, settings: Settings) -> ASGIApp:
     contract = load_contract()
     routes = RouteTable.of(contract)
     metrics = ApiMetrics(store)
-    app: ASGIApp = _build_connexion(contract, store, metrics)
+    app: ASGIApp = _build_connexion(contract, store, metrics, settings)
     app = Edge(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings))
     return MeteredApp(app, routes=routes, metrics=metrics)
 
 
-def _build_connexion(contract: Mapping[str, Any], store: JobStore, metrics: ApiMetrics) -> ASGIApp:
+def _build_connexion(
+    contract: Mapping[str, Any], store: JobStore, metrics: ApiMetrics, settings: Settings
+) -> ASGIApp:
     pools, writer = Pools(), JobWriter(store)
     handlers = _handlers(
-        JobOperations(store, writer, pools),
-        BatchOperations(store, pools),
-        ResultOperations(store, pools),
-        ScheduleOperations(store, pools),
-        ServiceOperations(store, metrics),
+        jobs=JobOperations(store, writer, pools),
+        batches=BatchOperations(store, pools),
+        results=ResultOperations(store, pools),
+        schedules=ScheduleOperations(store, pools),
+        service=ServiceOperations(store, metrics, settings),
+        parking=ParkingOperations(store, pools),
+        operations=OperationOperations(store),
     )
 
     @asynccontextmanager
@@ -97,19 +103,30 @@ def _build_connexion(contract: Mapping[str, Any], store: JobStore, metrics: ApiM
 
 
 def _handlers(
+    *,
     jobs: JobOperations,
     batches: BatchOperations,
     results: ResultOperations,
     schedules: ScheduleOperations,
     service: ServiceOperations,
+    parking: ParkingOperations,
+    operations: OperationOperations,
 ) -> Handlers:
     """Return the table of operations: the operationId of the contract and who answers it."""
     return {
         "submit_job": jobs.submit_job,
         "list_jobs": jobs.list_jobs,
         "get_job": jobs.get_job,
-        "redrive_job": jobs.redrive_job,
         "cancel_job": jobs.cancel_job,
+        "redrive_job": parking.redrive_job,
+        "discard_job": parking.discard_job,
+        "list_parked": parking.list_parked,
+        "redrive_parked": parking.redrive_parked,
+        "discard_parked": parking.discard_parked,
+        "list_operations": operations.list_operations,
+        "get_operation": operations.get_operation,
+        "cancel_operation": operations.cancel_operation,
+        "list_audit": operations.list_audit,
         "submit_batch": batches.submit_batch,
         "get_batch": batches.get_batch,
         "cancel_batch": batches.cancel_batch,
@@ -122,6 +139,7 @@ def _handlers(
         "run_schedule": schedules.run_schedule,
         "delete_schedule": schedules.delete_schedule,
         "list_kinds": service.list_kinds,
+        "get_retention": service.get_retention,
         "livez": service.livez,
         "readyz": service.readyz,
         "metrics": service.metrics,

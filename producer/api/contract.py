@@ -23,6 +23,16 @@ from producer.api.models import (
     Problem,
     RetryOverride,
 )
+from producer.api.parking_models import (
+    AuditPage,
+    DryRun,
+    OperationDocument,
+    OperationPageDocument,
+    OperationRequest,
+    ParkedGroupList,
+    RedriveRequest,
+    Retention,
+)
 from producer.api.schedule_models import Schedule, SchedulePage, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
 
@@ -117,9 +127,16 @@ def _schemas_of(models: list[type[BaseModel]], mode: JsonSchemaMode) -> dict[str
 
 def _answer_schemas() -> dict[str, Schema]:
     results = [kind.result_model for kind in KINDS.values()]
-    schemas = _schemas_of(
-        [Job, JobPage, Batch, Schedule, SchedulePage, KindList, Health, Problem, *results], "serialization"
-    )
+    parking: list[type[BaseModel]] = [
+        ParkedGroupList,
+        DryRun,
+        OperationDocument,
+        OperationPageDocument,
+        AuditPage,
+        Retention,
+    ]
+    service: list[type[BaseModel]] = [Schedule, SchedulePage, KindList, Health, Problem]
+    schemas = _schemas_of([Job, JobPage, Batch, *service, *parking, *results], "serialization")
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."
@@ -137,7 +154,8 @@ def _argument_schemas() -> dict[str, Schema]:
 
 
 def _submission_schemas() -> dict[str, Schema]:
-    schemas = _schemas_of([JobSubmission, BatchSubmission, ScheduleSubmission], "validation")
+    submissions: list[type[BaseModel]] = [JobSubmission, BatchSubmission, ScheduleSubmission]
+    schemas = _schemas_of([*submissions, RedriveRequest, OperationRequest], "validation")
     for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
     schemas["KindName"] = {"type": "string", "enum": list(KINDS), "description": "See `GET /kinds`."}

@@ -54,6 +54,9 @@ class BodyGuard:
             return
         try:
             headers = _BodyHeaders.of(scope["headers"])
+            if not operation.needs_body and headers.announce_nothing:
+                await self._app(scope, receive, send)
+                return
             media_type = headers.media_type(operation.media_types)
             cap_bytes = self._limits.cap_bytes(operation, media_type)
             headers.check_length(cap_bytes)
@@ -123,6 +126,11 @@ class _BodyHeaders:
             values(b"content-encoding"),
             bool(values(b"transfer-encoding")),
         )
+
+    @property
+    def announce_nothing(self) -> bool:
+        """Whether no body follows; a Content-Type without a body says nothing."""
+        return not self.is_chunked and set(self.content_lengths) <= {"0"}
 
     def media_type(self, known: frozenset[str]) -> str:
         """Return the media type, in lower case and without parameters.

@@ -2,16 +2,19 @@
 
 from uuid import UUID
 
-from shared.errors import BatchNotFound, JobNotFound, ScheduleNotFound
+from shared.errors import BatchNotFound, JobNotFound, OperationNotFound, ScheduleNotFound
 
 CANONICAL_LENGTH = 36
 
 
-def read_id(text: str, not_found: type[JobNotFound | BatchNotFound | ScheduleNotFound]) -> UUID:
+NotFound = JobNotFound | BatchNotFound | ScheduleNotFound | OperationNotFound
+
+
+def read_id(text: str, not_found: type[NotFound]) -> UUID:
     """Return the id of a path.
 
     Raises:
-        JobNotFound, BatchNotFound, ScheduleNotFound: it is not a UUID, so it is the id of nothing.
+        NotFound: it is not a UUID, so it is the id of nothing.
     """
     try:
         # UUID() also reads braces and URNs; nothing of ours was ever called so.

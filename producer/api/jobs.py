@@ -1,4 +1,4 @@
-"""The operations on jobs: submit, look up, list, redrive."""
+"""The operations on jobs: submit, look up, list."""
 
 import hashlib
 import logging
@@ -96,19 +96,6 @@ class JobOperations:
         following = str(page[-1].id) if len(records) > limit else None
         document = JobPage.model_construct(items=[job_summary(record) for record in page], next=following)
         return flask.Response(document.model_dump_json(), mimetype=JSON_TYPE)
-
-    def redrive_job(self, job_id: str) -> flask.Response:
-        """Send a parked job back: the same id, the next run, fresh attempts."""
-        record = self._store.redrive(read_id(job_id, JobNotFound), now=utc_now())
-        logger.info(
-            "job_redriven", extra={"job_id": job_id, "kind": record.kind, "run": record.run, "attempt": 0}
-        )
-        return flask.Response(
-            job_document(record).model_dump_json(),
-            HTTPStatus.ACCEPTED,
-            {"Location": f"/jobs/{record.id}"},
-            mimetype=JSON_TYPE,
-        )
 
     def cancel_job(self, job_id: str) -> flask.Response:
         """Cancel a job: at once when it waits, by its worker when it runs."""

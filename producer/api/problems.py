@@ -19,6 +19,8 @@ from shared.errors import (
     JobInvalid,
     JobNotFound,
     JobNotParked,
+    OperationFinished,
+    OperationNotFound,
     RetrieverError,
     ScheduleNotFound,
     StoreUnavailable,
@@ -69,7 +71,19 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         HTTPStatus.NOT_FOUND, "schedule-not-found", "No such schedule", "No schedule has this id."
     ),
     JobNotParked: _Entry(
-        HTTPStatus.CONFLICT, "job-not-parked", "The job is not parked", "Only a parked job can be redriven."
+        HTTPStatus.CONFLICT,
+        "job-not-parked",
+        "The job is not parked",
+        "Only a parked job can be redriven or discarded.",
+    ),
+    OperationNotFound: _Entry(
+        HTTPStatus.NOT_FOUND, "operation-not-found", "No such operation", "No operation has this id."
+    ),
+    OperationFinished: _Entry(
+        HTTPStatus.CONFLICT,
+        "operation-finished",
+        "The operation is done",
+        "It has done all its jobs; only a running operation can be cancelled.",
     ),
     IdempotencyConflict: _Entry(
         HTTPStatus.CONFLICT,

@@ -14,6 +14,7 @@ class Operation:
 
     id: str
     media_types: frozenset[str]
+    needs_body: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def _route(item: Mapping[str, Any]) -> Route:
             method.upper(): Operation(
                 item[method]["operationId"],
                 frozenset(item[method].get("requestBody", {}).get("content", ())),
+                bool(item[method].get("requestBody", {}).get("required", False)),
             )
             for method in METHODS
             if method in item

@@ -1,5 +1,6 @@
 """The operations that tell of the service itself: its kinds, its health, its metrics."""
 
+from datetime import timedelta
 from http import HTTPStatus
 
 import flask
@@ -10,15 +11,20 @@ from starlette.responses import Response
 from producer.api.guard import JSON_TYPE
 from producer.api.metrics import ApiMetrics
 from producer.api.models import Health, KindDocument, KindList
+from producer.api.parking_models import Retention
+from producer.parking import DELETED_STATES
 from producer.store.store import JobStore
+from shared.clock import utc_now
 from shared.kinds.registry import KINDS, Kind
+from shared.settings import Settings
 
 
 class ServiceOperations:
     """Tells what the service can do and how it is."""
 
-    def __init__(self, store: JobStore, metrics: ApiMetrics) -> None:
+    def __init__(self, store: JobStore, metrics: ApiMetrics, settings: Settings) -> None:
         self._store = store
+        self._retention_days = settings.retention_days
         self._metrics = metrics
         self._kinds = KindList(items=[_kind_document(kind) for kind in KINDS.values()]).model_dump_json()
         self._health = Health().model_dump_json()
@@ -26,6 +32,13 @@ class ServiceOperations:
     def list_kinds(self) -> flask.Response:
         """Answer with every kind, its schemas and its retry policy."""
         return flask.Response(self._kinds, mimetype=JSON_TYPE)
+
+    def get_retention(self) -> flask.Response:
+        """Answer with how long jobs are kept after their end."""
+        days = self._retention_days
+        before = utc_now() - timedelta(days=days) if days else None
+        document = Retention(days=days, states=list(DELETED_STATES), ended_before=before)
+        return flask.Response(document.model_dump_json(), mimetype=JSON_TYPE)
 
     async def livez(self, _request: Request) -> Response:
         """Answer that the process lives: on the event loop, so a busy thread or store cannot hold it up."""

@@ -30,3 +30,23 @@ class LedgerMetrics:
             ["kind", "state"],
             registry=self.registry,
         )
+        self.operation_jobs = Counter(
+            "retriever_operation_jobs",
+            "Jobs redriven or discarded by operations on many.",
+            ["action"],
+            registry=self.registry,
+        )
+        self.parked_removed = Counter(
+            "retriever_parked_messages_removed",
+            "Messages taken out of jobs.parked.",
+            ["by"],
+            registry=self.registry,
+        )
+        self.parked_republished = Counter(
+            "retriever_parked_messages_republished",
+            "Messages of parked jobs that were missing in jobs.parked and put there again.",
+            registry=self.registry,
+        )
+        self.jobs_deleted = Counter(
+            "retriever_jobs_deleted", "Jobs deleted after their retention.", registry=self.registry
+        )

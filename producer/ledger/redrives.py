@@ -1,68 +1,84 @@
-"""After a redrive, its old message leaves `jobs.parked`, so that the queue holds what is still parked."""
+"""After a redrive or discard, the old message leaves `jobs.parked`: it holds what is still parked."""
 
 import asyncio
 import logging
+import time
+from collections.abc import Sequence
 from functools import partial
-from uuid import UUID
 
+from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.parked_messages import ParkedRun, leaving, parked_run
 from producer.ledger.patience import until_stored
+from producer.ledger.turns import Turns
 from producer.store.store import JobStore
-from shared.broker.parked_queue import take_out_parked
+from shared.broker.parked_queue import Choice, Walk, walk_parked
 from shared.clock import utc_now
-from shared.errors import BrokerUnavailable, MessageUndecodable
-from shared.messages import JobMessage
+from shared.errors import BrokerUnavailable
 from shared.settings import Settings
 
 _POLL_SECONDS = 0.5
-_PAGE = 1_000
+# One walk serves all that is pending, however much that is: some 100 bytes each.
+_PENDING = 100_000
+# A walk costs what the queue is long, whatever it removes. Between two, so many times its duration passes: a
+# mass redrive then shares a few walks, and a single one in a short queue still takes half a second.
+_REST_FACTOR = 3
 # A parked message may reach its queue a moment after the recorder saw its twin. A message that is
-# still missing after that many rounds was taken out by somebody else.
+# still missing after that many walks was taken out by somebody else.
 _MAX_ROUNDS = 5
 
 logger = logging.getLogger(__name__)
 
 
 class RedriveSweeper:
-    """Takes the messages of redriven jobs out of the parking queue."""
+    """Takes the messages of jobs that have left the parking lot out of the parking queue."""
 
-    def __init__(self, *, store: JobStore, settings: Settings) -> None:
+    def __init__(self, *, store: JobStore, turns: Turns, metrics: LedgerMetrics, settings: Settings) -> None:
         """Make a sweeper that has swept nothing yet."""
         self._store = store
+        self._turns = turns
+        self._metrics = metrics
         self._amqp_url = settings.amqp_url
-        self._rounds: dict[tuple[UUID, int], int] = {}
+        self._rounds: dict[ParkedRun, int] = {}
 
     async def run(self) -> None:
         """Sweep until cancelled."""
+        rest_seconds = _POLL_SECONDS
         while True:
-            await asyncio.sleep(_POLL_SECONDS)
-            pending = await until_stored(partial(self._store.pending_redrives, _PAGE))
-            if pending:
+            await asyncio.sleep(rest_seconds)
+            started = time.monotonic()
+            pending = await until_stored(partial(self._store.pending_redrives, _PENDING))
+            if pending and await self._turns.take():
                 await self._sweep(set(pending))
+                await self._turns.give_up()
+            rest_seconds = max(_POLL_SECONDS, (time.monotonic() - started) * _REST_FACTOR)
 
-    async def _sweep(self, pending: set[tuple[UUID, int]]) -> None:
-        missing = set(pending)
+    async def _sweep(self, pending: set[ParkedRun]) -> None:
+        missing, seen = set(pending), set[ParkedRun]()
 
-        def is_wanted(body: bytes) -> bool:
-            key = _parked_run(body)
-            is_ours = key in missing
-            if key is not None:
-                missing.discard(key)
-            return is_ours
+        async def choose(bodies: Sequence[bytes]) -> Choice:
+            page = [parked_run(body) for body in bodies]
+            gone = await self.judge(page, seen)
+            missing.difference_update(page[place] for place in gone)
+            return Choice(gone, is_last=not missing or not await self._turns.take())
 
         try:
-            removed = await take_out_parked(self._amqp_url, is_wanted=is_wanted, wanted=len(pending))
+            walk = await walk_parked(self._amqp_url, choose=choose)
         except BrokerUnavailable as error:
             logger.warning("parked_sweep_failed", extra={"error": str(error)})
             return
-        self._rounds = {key: self._rounds.get(key, 0) + 1 for key in missing}
+        await self._settle(pending, missing, walk)
+
+    async def judge(self, page: Sequence[ParkedRun | None], seen: set[ParkedRun]) -> frozenset[int]:
+        """Return the places of a page's messages that do not belong in the queue, as the store stands."""
+        job_ids = {key[0] for key in page if key is not None}
+        standing = await until_stored(partial(self._store.parking.runs_of, job_ids))
+        return leaving(page, standing, seen)
+
+    async def _settle(self, pending: set[ParkedRun], missing: set[ParkedRun], walk: Walk) -> None:
+        self._rounds = {key: self._rounds.get(key, 0) + walk.complete for key in missing}
         settled = (pending - missing) | {key for key, rounds in self._rounds.items() if rounds >= _MAX_ROUNDS}
         await until_stored(partial(self._store.settle_redrives, sorted(settled), now=utc_now()))
-        logger.info("parked_swept", extra={"removed": removed, "missing": len(missing)})
-
-
-def _parked_run(body: bytes) -> tuple[UUID, int] | None:
-    try:
-        job = JobMessage.decode(body)
-    except MessageUndecodable:
-        return None
-    return job.id, job.run
+        self._metrics.parked_removed.labels("sweep").inc(walk.removed)
+        logger.info(
+            "parked_swept", extra={"seen": walk.seen, "removed": walk.removed, "missing": len(missing)}
+        )

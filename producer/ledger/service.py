@@ -1,14 +1,19 @@
-"""The ledger process: relay, recorder, scheduler and redrive sweeper side by side, until told to stop."""
+"""The ledger process: everything that works beside the API, side by side, until told to stop."""
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 
 from producer.ledger.announcer import Announcer
+from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.operations import OperationRunner
+from producer.ledger.reconciler import ParkedReconciler
 from producer.ledger.recorder import Recorder
 from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.relay import Relay
 from producer.ledger.scheduler import Scheduler
+from producer.ledger.turns import Turns
 from producer.store.store import JobStore
 from producer.store.wakeup import open_wakeup
 from shared.broker.publisher import Publisher
@@ -40,7 +45,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         store=store, publisher=publisher, wakeup=wakeups[1], metrics=metrics, settings=settings
     )
     scheduler = Scheduler(store=store, metrics=metrics)
-    sweeper = RedriveSweeper(store=store, settings=settings)
+    parked = _parked_services(settings, store, publisher, metrics)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
     async with serve_health(
         host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
@@ -55,14 +60,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         async with asyncio.TaskGroup() as group:
             services = [
                 group.create_task(service())
-                for service in (
-                    publisher.run,
-                    record,
-                    relay.run,
-                    announcer.run,
-                    scheduler.run,
-                    sweeper.run,
-                )
+                for service in (publisher.run, record, relay.run, announcer.run, scheduler.run, *parked)
             ]
             await stop.wait()
             for service in services:
@@ -70,3 +68,23 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     for wakeup in wakeups:
         await wakeup.aclose()
     logger.info("ledger_stopped")
+
+
+def _parked_services(
+    settings: Settings, store: JobStore, publisher: Publisher, metrics: LedgerMetrics
+) -> list[Callable[[], Coroutine[None, None, None]]]:
+    """Return what keeps the parking lot and the store tidy."""
+    runner = OperationRunner(store=store, metrics=metrics)
+    # Both walk the parking queue, so they take turns, with each other and with those of other ledgers.
+    sweeper = RedriveSweeper(
+        store=store, turns=Turns(store, "parked_walk"), metrics=metrics, settings=settings
+    )
+    reconciler = ParkedReconciler(
+        store=store,
+        publisher=publisher,
+        turns=Turns(store, "parked_walk"),
+        metrics=metrics,
+        settings=settings,
+    )
+    janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=metrics, settings=settings)
+    return [runner.run, sweeper.run, reconciler.run, janitor.run]

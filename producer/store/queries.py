@@ -53,7 +53,8 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     Raises:
         BatchNotFound: no row has this id.
     """
-    row = connection.execute(sa.select(batches).where(batches.c.id == batch_id)).mappings().one_or_none()
+    query = sa.select(batches).where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
+    row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise BatchNotFound(f"no batch has the id {batch_id}")
     return batch_record(row)

@@ -9,6 +9,7 @@ are only those that a query cannot do without:
 - `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
   looks for. Both are partial; a job without a time pays nothing for them.
 - `(schedule_id, id)`: lists of what a schedule made; it holds nothing else.
+- `(kind, host, id)` of the parked alone: their groups, and the operations on them.
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and what of it can still be
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
@@ -18,6 +19,7 @@ Leasing a job changes no indexed column, so PostgreSQL writes no index where the
 
 import sqlalchemy as sa
 
+from producer.parking import OperationState
 from producer.store.column_types import Moment, PlainText
 from shared.states import JobState
 
@@ -44,6 +46,8 @@ batches = sa.Table(
     # When all its jobs had ended for the first time: then, once, its completion is announced.
     sa.Column("completed_at", Moment(), nullable=True),
     sa.Column("cancelled_at", Moment(), nullable=True),
+    # Its retention is over: nobody sees it any more, and its jobs are being deleted.
+    sa.Column("expired_at", Moment(), nullable=True),
 )
 
 jobs = sa.Table(
@@ -254,4 +258,75 @@ sa.Index(
     schedules.c.id,
     sqlite_where=HAS_A_RUN,
     postgresql_where=HAS_A_RUN,
+)
+
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("action", PlainText(), nullable=False),
+    sa.Column("filter", sa.JSON(), nullable=False),
+    sa.Column("rate_per_second", sa.Integer(), nullable=False),
+    sa.Column("by", PlainText(), nullable=False),
+    sa.Column("state", PlainText(), nullable=False),
+    sa.Column("total", sa.BigInteger(), nullable=False),
+    sa.Column("done", sa.BigInteger(), nullable=False),
+    sa.Column("skipped", sa.BigInteger(), nullable=False),
+    # The next page may be made from then on: this is how all ledgers together keep the rate.
+    sa.Column("next_at", Moment(), nullable=False),
+    sa.Column("created_at", Moment(), nullable=False),
+    sa.Column("finished_at", Moment(), nullable=True),
+)
+
+IS_PARKED = jobs.c.state == _written(JobState.PARKED)
+IS_RUNNING_OPERATION = operations.c.state == sa.literal_column(f"'{OperationState.RUNNING.value}'")
+
+sa.Index(
+    "ix_operations_running",
+    operations.c.next_at,
+    sqlite_where=IS_RUNNING_OPERATION,
+    postgresql_where=IS_RUNNING_OPERATION,
+)
+
+# The jobs that an operation still has to deal with, chosen when it began; `run` is the run that was parked.
+operation_jobs = sa.Table(
+    "operation_jobs",
+    metadata,
+    sa.Column(
+        "operation_id", sa.Uuid(), sa.ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("job_id", sa.Uuid(), primary_key=True),
+    sa.Column("run", sa.Integer(), nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("at", Moment(), nullable=False),
+    sa.Column("by", PlainText(), nullable=False),
+    sa.Column("action", PlainText(), nullable=False),
+    sa.Column("target", PlainText(), nullable=False),
+    sa.Column("details", sa.JSON(), nullable=False),
+)
+
+sa.Index("ix_audit_target_id", audit.c.target, audit.c.id)
+
+# What only one ledger may do at a time, such as walking the parking queue.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", PlainText(), primary_key=True),
+    sa.Column("holder", PlainText(), nullable=False),
+    sa.Column("held_until", Moment(), nullable=False),
+)
+
+
+sa.Index(
+    "ix_jobs_parked",
+    jobs.c.kind,
+    jobs.c.host,
+    jobs.c.id,
+    sqlite_where=IS_PARKED,
+    postgresql_where=IS_PARKED,
 )

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.parking import ANONYMOUS
 from producer.records import (
     Admitted,
     BatchRecord,
@@ -35,6 +36,7 @@ from producer.store import (
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
+from producer.store.parking_store import ParkingStore
 from producer.store.schedule_store import ScheduleStore
 from shared.errors import StoreUnavailable
 from shared.messages import Report
@@ -57,6 +59,7 @@ class JobStore:
         self._reader = engine
         self._writer = writing(engine)
         self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
+        self.parking = ParkingStore(engine)
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -199,7 +202,7 @@ class JobStore:
         with self._writing() as connection:
             return due.expire_jobs(connection, limit=limit, now=now)
 
-    def redrive(self, job_id: UUID, *, now: datetime) -> JobRecord:
+    def redrive(self, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
         """Start a parked job's next run, wake the relay, and return the job. Of two at once, one wins.
 
         Raises:
@@ -207,7 +210,7 @@ class JobStore:
             JobNotParked: the job is in another state.
         """
         with self._writing() as connection:
-            redrives.redrive(connection, job_id, now=now)
+            redrives.redrive(connection, job_id, by=by, now=now)
             return queries.get_job(connection, job_id)
 
     def cancel_job(self, job_id: UUID, *, now: datetime) -> JobRecord:
@@ -258,7 +261,7 @@ class JobStore:
             events.release_events(connection, event_ids, retry_at=retry_at)
 
     def pending_redrives(self, limit: int) -> list[tuple[UUID, int]]:
-        """Return (job id, parked run) of redriven jobs whose old message may still be in `jobs.parked`."""
+        """Return (job id, parked run) of jobs that left, but whose message may still be in `jobs.parked`."""
         with self._reading() as connection:
             return redrives.pending_redrives(connection, limit)
 

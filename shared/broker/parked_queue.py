@@ -1,62 +1,154 @@
-"""Taking chosen messages out of `jobs.parked`, the queue that nobody consumes."""
+"""Walking `jobs.parked`, the queue that nobody consumes: chosen messages leave it, all others stay."""
 
-from collections.abc import Callable
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import aio_pika
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from yarl import URL
 
 from shared.broker.connection import CONNECTION_ERRORS
 from shared.broker.topology import PARKED_QUEUE
 from shared.errors import BrokerUnavailable
 
+# On a copy that was put back: which walk did it, so that no walk goes round twice.
+WALK_HEADER = "x-retriever-walk"
 
-async def take_out_parked(url: str, *, is_wanted: Callable[[bytes], bool], wanted: int) -> int:
-    """Remove up to `wanted` messages that `is_wanted` says yes to; return how many.
+_PAGE_MESSAGES = 200
+_CONNECT_SECONDS = 10
+_STEP_SECONDS = 10
+# A queue that is not empty delivers within milliseconds.
+_QUIET_SECONDS = 5
 
-    Reads from the head, once around: up to as many messages as the queue held at the start. Others
-    are put back behind, confirmed before their old copy is acked, so a crash can double a parked
-    message and never lose one.
 
-    Args:
-        is_wanted: Gets a message's body.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What becomes of a page of messages: those at these places leave; all others are put back behind."""
+
+    leaving: frozenset[int]
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What a walk came to; it is `complete` when it saw every message that was there at its start."""
+
+    seen: int
+    removed: int
+    complete: bool
+
+
+async def walk_parked(url: str, *, choose: Callable[[Sequence[bytes]], Awaitable[Choice]]) -> Walk:
+    """Read the queue once around, a page at a time, and remove what `choose` picks from the bodies of each.
+
+    Reads from the head: up to as many messages as the queue held at the start. Others are put back behind,
+    confirmed before their old copy is acked, so a crash can double a parked message and never lose one.
+    Only one walk at a time: two would meet each other's copies.
 
     Raises:
         BrokerUnavailable: the broker went away; what was removed so far stays removed.
     """
     try:
-        connection = await aio_pika.connect(URL(url).update_query(name="retriever ledger parked"), timeout=10)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            connection = await aio_pika.connect(URL(url).update_query(name="retriever ledger parked"))
         async with connection, connection.channel(on_return_raises=True) as channel:
-            return await _sweep(channel, is_wanted=is_wanted, wanted=wanted)
+            return await _walk(channel, choose)
     except CONNECTION_ERRORS as error:
-        raise BrokerUnavailable(f"sweep of {PARKED_QUEUE} broken off: {type(error).__name__}") from error
+        raise BrokerUnavailable(f"walk of {PARKED_QUEUE} broken off: {type(error).__name__}") from error
 
 
-async def _sweep(channel: AbstractChannel, *, is_wanted: Callable[[bytes], bool], wanted: int) -> int:
+async def count_parked(url: str) -> int:
+    """Return how many messages the queue holds.
+
+    Raises:
+        BrokerUnavailable: the broker did not answer.
+    """
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            connection = await aio_pika.connect(URL(url).update_query(name="retriever ledger parked"))
+            async with connection, connection.channel() as channel:
+                queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
+    except CONNECTION_ERRORS as error:
+        raise BrokerUnavailable(f"{PARKED_QUEUE} not counted: {type(error).__name__}") from error
+    return queue.declaration_result.message_count or 0
+
+
+async def _walk(channel: AbstractChannel, choose: Callable[[Sequence[bytes]], Awaitable[Choice]]) -> Walk:
     queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
-    removed = 0
-    for _ in range(queue.declaration_result.message_count or 0):
-        message = await queue.get(fail=False, timeout=10)
-        if message is None:
+    length, walk_id = queue.declaration_result.message_count or 0, uuid.uuid4().hex
+    waiting = await _consume(channel, queue)
+    seen = removed = 0
+    while seen < length:
+        page = await _take_page(waiting, min(_PAGE_MESSAGES, length - seen), walk_id)
+        if not page:
             break
-        if is_wanted(message.body):
-            removed += 1
-        else:
-            await channel.default_exchange.publish(_copy(message), PARKED_QUEUE, mandatory=True, timeout=10)
-        await message.ack()
-        if removed == wanted:
-            break
-    return removed
+        choice = await choose([message.body for message in page])
+        kept = [message for place, message in enumerate(page) if place not in choice.leaving]
+        # Every copy is confirmed before any message of the page is acked.
+        await asyncio.gather(*(_put_back(channel, message, walk_id) for message in kept))
+        await page[-1].ack(multiple=True)
+        # An ack has no answer; that to what follows it says that it was read.
+        await channel.declare_queue(PARKED_QUEUE, passive=True)
+        seen, removed = seen + len(page), removed + len(page) - len(kept)
+        if choice.is_last:
+            return Walk(seen, removed, complete=seen >= length)
+    return Walk(seen, removed, complete=True)
 
 
-def _copy(message: AbstractIncomingMessage) -> Message:
+async def _consume(
+    channel: AbstractChannel, queue: AbstractQueue
+) -> "asyncio.Queue[AbstractIncomingMessage]":
+    """Return where deliveries arrive; those that no page takes go back when the channel closes.
+
+    A consumer and not `basic.get`: to a quorum queue every get is a consumer of its own, so a page is acked
+    one by one. On 3.10 some of that had not reached the queue when the channel closed, and messages that had
+    left were back.
+    """
+    waiting: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+    await channel.set_qos(prefetch_count=_PAGE_MESSAGES)
+
+    async def receive(message: AbstractIncomingMessage) -> None:
+        waiting.put_nowait(message)
+
+    await queue.consume(receive, timeout=_STEP_SECONDS)
+    return waiting
+
+
+async def _take_page(
+    waiting: "asyncio.Queue[AbstractIncomingMessage]", wanted: int, walk_id: str
+) -> list[AbstractIncomingMessage]:
+    page: list[AbstractIncomingMessage] = []
+    while len(page) < wanted:
+        try:
+            async with asyncio.timeout(_QUIET_SECONDS):
+                message = await waiting.get()
+        except TimeoutError:
+            # Somebody else took messages out meanwhile.
+            break
+        if message.headers.get(WALK_HEADER) == walk_id:
+            # So they did, and this is the first of our own copies.
+            break
+        page.append(message)
+    return page
+
+
+async def _put_back(channel: AbstractChannel, message: AbstractIncomingMessage, walk_id: str) -> None:
+    await channel.default_exchange.publish(
+        _copy(message, walk_id), PARKED_QUEUE, mandatory=True, timeout=_STEP_SECONDS
+    )
+
+
+def _copy(message: AbstractIncomingMessage, walk_id: str) -> Message:
     return Message(
         message.body,
-        headers=message.headers,
+        headers={**message.headers, WALK_HEADER: walk_id},
         content_type=message.content_type,
         correlation_id=message.correlation_id,
-        message_id=message.message_id,
+        # A new one: of two equal ids in flight aiormq would confirm one that was returned.
+        message_id=uuid.uuid4().hex,
         type=message.type,
         app_id=message.app_id,
         delivery_mode=DeliveryMode.PERSISTENT,

@@ -91,7 +91,7 @@ def test_slow_bodies_end_in_408_and_hold_up_nobody(api: RunningApi) -> None:
     heads = [
         b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
         b"POST /batches HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhttp",
-        b"POST /jobs/x/redrive HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nx",
+        b"POST /jobs/x/discard HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nx",
         b"GET /kinds HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nx",
     ]
     with ExitStack() as stack:

@@ -178,3 +178,29 @@ def test_an_event_that_was_not_published_is_claimed_again(store: JobStore) -> No
     store.release_events([event.id], retry_at=LATER)
 
     assert store.claim_events(limit=10, lease_seconds=60, now=LATER + timedelta(seconds=1)) == [event]
+
+
+def test_a_discarded_job_of_a_batch_is_counted_and_told(store: JobStore) -> None:
+    batch, job = make_batch(), make_job()
+    store.insert_batch(batch, [job])
+    store.record([make_report(job.id, JobState.PARKED)], now=LATER)
+    events(store)
+
+    store.parking.discard(job.id, now=LATER)
+
+    assert store.get_batch(batch.id).counts == {JobState.CANCELLED: 1}
+    assert store.wrong_counts(batch.id) == {}
+    assert events(store) == [(EventType.OUTCOME, "cancelled")]
+
+
+def test_times_move_the_counts_of_a_batch_too(store: JobStore) -> None:
+    batch = make_batch()
+    due, late = make_job(due_at=LATER), make_job(due_at=LATER, deadline_at=LATER)
+    store.insert_batch(batch, [due, late])
+    assert store.get_batch(batch.id).counts == {JobState.SCHEDULED: 2}
+
+    store.expire_jobs(limit=10, now=LATER + timedelta(minutes=1))
+    store.release_due(limit=10, now=LATER + timedelta(minutes=1))
+
+    assert store.get_batch(batch.id).counts == {JobState.ACCEPTED: 1, JobState.PARKED: 1}
+    assert store.wrong_counts(batch.id) == {}

@@ -1,0 +1,38 @@
+"""Taking turns: what only one ledger may do at a time, by a lease in the store."""
+
+import uuid
+from functools import partial
+
+from producer.ledger.patience import until_stored
+from producer.store.store import JobStore
+from shared.clock import utc_now
+
+# Far above the time of one step between two calls of `take`; a ledger that dies is waited for as long.
+_LEASE_SECONDS = 60.0
+
+
+class Turns:
+    """One holder's claim to a lease; a process may make several, and each has to wait for the others."""
+
+    def __init__(self, store: JobStore, name: str) -> None:
+        """Make a claim that holds nothing yet.
+
+        Args:
+            store: Where the lease is.
+            name: What is done in turns.
+        """
+        self._store = store
+        self._name = name
+        self._holder = uuid.uuid4().hex
+
+    async def take(self) -> bool:
+        """Take the turn, or keep it a while longer; return whether it is ours."""
+        hold = partial(
+            self._store.parking.hold_lease, self._name, holder=self._holder, seconds=_LEASE_SECONDS
+        )
+        # The time is told in the call: one that waited for the store must not be of the past.
+        return await until_stored(lambda: hold(now=utc_now()))
+
+    async def give_up(self) -> None:
+        """Let the next one have its turn at once."""
+        await until_stored(partial(self._store.parking.release_lease, self._name, holder=self._holder))

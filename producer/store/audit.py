@@ -1,0 +1,54 @@
+"""The audit log: what operators did, written in the transaction that did it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.parking import AuditAction, AuditEntry
+from producer.store.schema import audit
+from shared.identity import new_id
+
+
+def write_audit(
+    connection: sa.Connection,
+    action: AuditAction,
+    *,
+    target: str,
+    by: str,
+    details: Mapping[str, Any],
+    now: datetime,
+) -> None:
+    """Note one action."""
+    connection.execute(
+        audit.insert().values(
+            id=new_id(), at=now, by=by, action=action.value, target=target, details=dict(details)
+        )
+    )
+
+
+def list_audit(
+    connection: sa.Connection, *, target: str | None, limit: int, after: UUID | None
+) -> list[AuditEntry]:
+    """Return a page of entries, newest first, from below the id `after`."""
+    query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
+    if target is not None:
+        query = query.where(audit.c.target == target)
+    if after is not None:
+        query = query.where(audit.c.id < after)
+    return [
+        AuditEntry(row["id"], row["at"], row["by"], AuditAction(row["action"]), row["target"], row["details"])
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def job_target(job_id: UUID) -> str:
+    """Return how the log names a job."""
+    return f"job/{job_id}"
+
+
+def operation_target(operation_id: UUID) -> str:
+    """Return how the log names an operation."""
+    return f"operation/{operation_id}"

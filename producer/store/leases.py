@@ -1,0 +1,27 @@
+"""Leases: what only one ledger may do at a time. One that dies lets go when its lease runs out."""
+
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from producer.store.engine import POSTGRESQL
+from producer.store.schema import leases
+
+
+def hold_lease(connection: sa.Connection, name: str, *, holder: str, seconds: float, now: datetime) -> bool:
+    """Take the lease, or keep it; return whether the holder has it now."""
+    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(leases)
+    taken = insert.values(name=name, holder=holder, held_until=now + timedelta(seconds=seconds))
+    is_free = sa.or_(leases.c.holder == holder, leases.c.held_until < now)
+    statement = taken.on_conflict_do_update(
+        index_elements=[leases.c.name],
+        set_={"holder": insert.excluded.holder, "held_until": insert.excluded.held_until},
+        where=is_free,
+    )
+    return connection.scalar(statement.returning(leases.c.name)) is not None
+
+
+def release_lease(connection: sa.Connection, name: str, *, holder: str) -> None:
+    """Let go of the lease, if the holder still has it."""
+    connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == holder))

@@ -1,0 +1,202 @@
+"""Operations on many parked jobs: chosen when they begin, done page by page, each page one transaction."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.parking import (
+    AuditAction,
+    NewOperation,
+    Operation,
+    OperationAction,
+    OperationPage,
+    OperationState,
+    ParkedFilter,
+)
+from producer.store.audit import operation_target, write_audit
+from producer.store.locking import lock_jobs
+from producer.store.parked import matching
+from producer.store.redrives import leave_parking
+from producer.store.schema import IS_RUNNING_OPERATION, jobs, operation_jobs, operations
+from shared.errors import OperationFinished, OperationNotFound
+from shared.states import JobState
+
+# A page is what the rate gives in this time, so progress is smooth and a crash repeats nothing.
+PAGE_SECONDS = 0.5
+
+_STARTED = {
+    OperationAction.REDRIVE: AuditAction.REDRIVE_STARTED,
+    OperationAction.DISCARD: AuditAction.DISCARD_STARTED,
+}
+
+
+def start_operation(connection: sa.Connection, new: NewOperation, parked_filter: ParkedFilter) -> Operation:
+    """Store the operation and choose its jobs: those that match now, and no others later."""
+    now = new.created_at
+    connection.execute(
+        operations.insert().values(
+            id=new.id,
+            action=new.action.value,
+            filter=dict(new.filter_document),
+            rate_per_second=new.rate_per_second,
+            by=new.by,
+            state=OperationState.RUNNING.value,
+            total=0,
+            done=0,
+            skipped=0,
+            next_at=now,
+            created_at=now,
+        )
+    )
+    total = _choose_jobs(connection, new.id, parked_filter)
+    _change(connection, new.id, {"total": total, **({} if total else _end(OperationState.DONE, now))})
+    details = {
+        "filter": dict(new.filter_document),
+        "rate_per_second": new.rate_per_second,
+        "total": total,
+    }
+    write_audit(
+        connection, _STARTED[new.action], target=operation_target(new.id), by=new.by, details=details, now=now
+    )
+    return get_operation(connection, new.id)
+
+
+def get_operation(connection: sa.Connection, operation_id: UUID) -> Operation:
+    """Return the operation.
+
+    Raises:
+        OperationNotFound: no row has this id.
+    """
+    query = sa.select(operations).where(operations.c.id == operation_id)
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise OperationNotFound(f"no operation has the id {operation_id}")
+    return _operation(row)
+
+
+def list_operations(connection: sa.Connection, *, limit: int, after: UUID | None) -> list[Operation]:
+    """Return a page of operations, newest first, from below the id `after`."""
+    query = sa.select(operations).order_by(operations.c.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(operations.c.id < after)
+    return [_operation(row) for row in connection.execute(query).mappings()]
+
+
+def cancel_operation(connection: sa.Connection, operation_id: UUID, *, by: str, now: datetime) -> Operation:
+    """End a running operation: no page of it follows; one that was cancelled before stays as it is.
+
+    Raises:
+        OperationNotFound: no row has this id.
+        OperationFinished: it has done all its jobs.
+    """
+    query = sa.select(operations.c.state).where(operations.c.id == operation_id).with_for_update()
+    match connection.scalar(query):
+        case OperationState.RUNNING:
+            _change(connection, operation_id, _end(OperationState.CANCELLED, now))
+            connection.execute(operation_jobs.delete().where(operation_jobs.c.operation_id == operation_id))
+            cancelled = get_operation(connection, operation_id)
+            details = {"total": cancelled.total, "done": cancelled.done, "skipped": cancelled.skipped}
+            target = operation_target(operation_id)
+            write_audit(
+                connection, AuditAction.OPERATION_CANCELLED, target=target, by=by, details=details, now=now
+            )
+        case OperationState.DONE:
+            raise OperationFinished(f"operation {operation_id} is done")
+    return get_operation(connection, operation_id)
+
+
+def next_page_at(connection: sa.Connection) -> datetime | None:
+    """Return when the next page of any operation may be made; None when no operation runs."""
+    next_at: datetime | None = connection.scalar(
+        sa.select(sa.func.min(operations.c.next_at)).where(IS_RUNNING_OPERATION)
+    )
+    return next_at
+
+
+def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | None:
+    """Do the next page of the operation that is due first, its progress in the same transaction.
+
+    Returns:
+        What was done; None when nothing is due, or another ledger is at it.
+    """
+    # The lock is the lease: a ledger that dies gives it up with its transaction, and all of the page with it.
+    due = (
+        sa.select(operations)
+        .where(IS_RUNNING_OPERATION, operations.c.next_at <= now)
+        .order_by(operations.c.next_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = connection.execute(due).mappings().one_or_none()
+    if row is None:
+        return None
+    operation = _operation(row)
+    chosen = _take_jobs(connection, operation)
+    standing = lock_jobs(connection, chosen)
+    # A job that was dealt with since, and even parked again in a later run, is not this operation's any more.
+    parked = {
+        job_id: where
+        for job_id, where in standing.items()
+        if where.state is JobState.PARKED and where.run == chosen[job_id]
+    }
+    moved = leave_parking(connection, operation.action, parked, by=operation.by, now=now)
+    done, skipped = operation.done + len(moved), operation.skipped + len(chosen) - len(moved)
+    next_at = _next_at(row["next_at"], len(chosen), operation.rate_per_second, now=now)
+    end = _end(OperationState.DONE, now) if done + skipped >= operation.total else {}
+    _change(connection, operation.id, {"done": done, "skipped": skipped, "next_at": next_at, **end})
+    return OperationPage(get_operation(connection, operation.id), moved)
+
+
+def _choose_jobs(connection: sa.Connection, operation_id: UUID, parked_filter: ParkedFilter) -> int:
+    chosen = sa.select(sa.literal(operation_id, sa.Uuid()), jobs.c.id, jobs.c.run).where(
+        *matching(parked_filter)
+    )
+    columns = ["operation_id", "job_id", "run"]
+    connection.execute(operation_jobs.insert().from_select(columns, chosen))
+    query = sa.select(sa.func.count()).where(operation_jobs.c.operation_id == operation_id)
+    return connection.scalar(query) or 0
+
+
+def _take_jobs(connection: sa.Connection, operation: Operation) -> dict[UUID, int]:
+    """Take the next page off the operation's list; return the run in which each job was parked."""
+    of_operation = operation_jobs.c.operation_id == operation.id
+    page = (
+        sa.select(operation_jobs.c.job_id, operation_jobs.c.run)
+        .where(of_operation)
+        .order_by(operation_jobs.c.job_id)
+        .limit(max(1, int(operation.rate_per_second * PAGE_SECONDS)))
+    )
+    runs = {row.job_id: row.run for row in connection.execute(page)}
+    connection.execute(operation_jobs.delete().where(of_operation, operation_jobs.c.job_id.in_(list(runs))))
+    return runs
+
+
+def _next_at(next_at: datetime, jobs_done: int, rate_per_second: int, *, now: datetime) -> datetime:
+    # A ledger that woke late may catch up by one page, never by all that a pause would have given.
+    since = max(next_at, now - timedelta(seconds=PAGE_SECONDS))
+    return since + timedelta(seconds=jobs_done / rate_per_second)
+
+
+def _change(connection: sa.Connection, operation_id: UUID, values: dict[str, object]) -> None:
+    connection.execute(operations.update().where(operations.c.id == operation_id).values(values))
+
+
+def _end(state: OperationState, now: datetime) -> dict[str, object]:
+    return {"state": state.value, "finished_at": now}
+
+
+def _operation(row: sa.RowMapping) -> Operation:
+    return Operation(
+        id=row["id"],
+        action=OperationAction(row["action"]),
+        filter_document=row["filter"],
+        rate_per_second=row["rate_per_second"],
+        by=row["by"],
+        state=OperationState(row["state"]),
+        total=row["total"],
+        done=row["done"],
+        skipped=row["skipped"],
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+    )

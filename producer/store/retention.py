@@ -1,0 +1,90 @@
+"""Delete what ended long ago: single jobs one by one, batches as a whole, so that no count ever lies."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.parking import DELETED_STATES
+from producer.records import DeletedPage
+from producer.store.schema import batches, jobs
+from shared.states import JobState
+
+_KEPT = [state.value for state in JobState if state not in DELETED_STATES]
+
+
+def delete_single_jobs(
+    connection: sa.Connection, state: JobState, *, before: datetime, after: UUID | None, limit: int
+) -> DeletedPage:
+    """Look at up to `limit` jobs of a final state, oldest first from above `after`; delete those due.
+
+    Due are jobs of no batch that ended before the time. Their attempts and redrives go with them. Ids are
+    UUIDv7, so the index on (state, id) is in the order of age and nothing else is needed.
+    """
+    query = (
+        sa.select(jobs.c.id, jobs.c.batch_id, jobs.c.finished_at)
+        .where(jobs.c.state == state.value, jobs.c.id < _first_id_at(before))
+        .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(jobs.c.id > after)
+    rows = connection.execute(query).all()
+    due = [job_id for job_id, batch_id, ended_at in rows if batch_id is None and ended_at <= before]
+    return DeletedPage(_delete_jobs(connection, due), rows[-1].id if len(rows) == limit else None)
+
+
+def expire_batches(
+    connection: sa.Connection, *, before: datetime, after: UUID | None, limit: int, now: datetime
+) -> UUID | None:
+    """Hide those of the next `limit` batches whose jobs have all ended before the time, but for parked ones.
+
+    Returns:
+        The id to go on from; None when this were the last batches that are old enough.
+    """
+    query = (
+        sa.select(batches.c.id)
+        .where(batches.c.expired_at.is_(None), batches.c.id < _first_id_at(before))
+        .order_by(batches.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(batches.c.id > after)
+    page = connection.scalars(query).all()
+    of_batch = jobs.c.batch_id == batches.c.id
+    is_kept = sa.exists().where(of_batch, jobs.c.state.in_(_KEPT))
+    is_young = sa.exists().where(of_batch, jobs.c.finished_at > before)
+    connection.execute(
+        batches.update().where(batches.c.id.in_(page), ~is_kept, ~is_young).values(expired_at=now)
+    )
+    return page[-1] if len(page) == limit else None
+
+
+def expired_batches(connection: sa.Connection) -> list[UUID]:
+    """Return the batches that are hidden and still to be deleted."""
+    query = sa.select(batches.c.id).where(batches.c.expired_at.is_not(None)).order_by(batches.c.id)
+    return list(connection.scalars(query))
+
+
+def delete_of_batch(connection: sa.Connection, batch_id: UUID, *, limit: int) -> int:
+    """Delete up to `limit` jobs of an expired batch, and the batch itself after the last; return how many."""
+    chosen = connection.scalars(sa.select(jobs.c.id).where(jobs.c.batch_id == batch_id).limit(limit)).all()
+    if len(chosen) < limit:
+        _delete_jobs(connection, chosen)
+        connection.execute(batches.delete().where(batches.c.id == batch_id))
+        return len(chosen)
+    return _delete_jobs(connection, chosen)
+
+
+def _delete_jobs(connection: sa.Connection, job_ids: Sequence[UUID]) -> int:
+    if not job_ids:
+        return 0
+    # Asked once more: of two janitors, the second finds nothing.
+    is_final = jobs.c.state.in_([state.value for state in DELETED_STATES])
+    return connection.execute(jobs.delete().where(jobs.c.id.in_(job_ids), is_final)).rowcount
+
+
+def _first_id_at(moment: datetime) -> UUID:
+    """Return the least UUIDv7 of a time (RFC 9562 section 5.7): its milliseconds in the first 48 bits."""
+    return UUID(int=max(0, int(moment.timestamp() * 1_000)) << 80)

@@ -1,0 +1,345 @@
+"""The parking lot on both stores: groups, operations page by page, crashes, two ledgers, the audit log."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+
+from producer.parking import (
+    AuditAction,
+    GroupKey,
+    NewOperation,
+    Operation,
+    OperationAction,
+    OperationState,
+    ParkedFilter,
+)
+from producer.records import JobFilter, NewJob
+from producer.store import operations
+from producer.store.migrate import migrate
+from producer.store.store import JobStore
+from shared.errors import JobNotFound, JobNotParked, OperationFinished, OperationNotFound, StoreUnavailable
+from shared.identity import new_id
+from shared.states import JobState
+from tests.support.factories import NOON, make_batch, make_job, make_report
+
+LATER = NOON + timedelta(hours=1)
+PAGE = timedelta(seconds=0.5)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[JobStore]:
+    """Yield a store on a fresh database with its tables."""
+    migrate(database_url)
+    opened = JobStore.open(database_url)
+    yield opened
+    opened.close()
+
+
+def park(store: JobStore, count: int, *, host: str = "a.example", reason: str = "http_503") -> list[NewJob]:
+    """Store jobs and record them as parked; each a second after the one before."""
+    jobs = sorted((make_job(host=host) for _ in range(count)), key=lambda job: job.id)
+    store.insert_jobs(jobs)
+    reports = [
+        make_report(
+            job.id,
+            JobState.PARKED,
+            reason=reason,
+            explanation=f"{reason} {number}",
+            ended_at=NOON + timedelta(seconds=number),
+        )
+        for number, job in enumerate(jobs)
+    ]
+    store.record(reports, now=NOON)
+    return jobs
+
+
+def start(
+    store: JobStore,
+    parked_filter: ParkedFilter,
+    *,
+    action: OperationAction = OperationAction.REDRIVE,
+    rate: int = 20,
+) -> Operation:
+    """Start an operation at LATER."""
+    new = NewOperation(new_id(), action, {"host": "a.example"}, rate, "ann", LATER)
+    return store.parking.start_operation(new, parked_filter)
+
+
+def states(store: JobStore, jobs: Sequence[NewJob]) -> list[JobState]:
+    return [store.get_job(job.id).state for job in jobs]
+
+
+def test_parked_jobs_are_grouped_by_kind_reason_and_host(store: JobStore) -> None:
+    park(store, 2, host="b.example")
+    jobs = park(store, 3)
+    park(store, 1, reason="x" * 150)
+    store.insert_jobs([make_job(host="a.example")])
+
+    groups = store.parking.list_groups(ParkedFilter(), limit=10)
+
+    assert (groups.total_groups, groups.total_jobs) == (3, 6)
+    assert [(group.key, group.count) for group in groups.largest] == [
+        (GroupKey("check", "http_503", "a.example"), 3),
+        (GroupKey("check", "http_503", "b.example"), 2),
+        (GroupKey("check", "x" * 100, "a.example"), 1),
+    ]
+    first = groups.largest[0]
+    assert (first.first_parked_at, first.last_parked_at) == (NOON, NOON + timedelta(seconds=2))
+    assert (first.sample_job_id, first.sample_explanation) == (jobs[2].id, "http_503 2")
+    assert len(store.parking.list_groups(ParkedFilter(), limit=1).largest) == 1
+    assert store.parking.list_groups(ParkedFilter(), limit=1).total_groups == 3
+
+
+def test_a_filter_takes_what_matches_all_its_fields(store: JobStore) -> None:
+    jobs = park(store, 3)
+    park(store, 2, reason="dns_failed")
+    batch = make_batch()
+    of_batch = make_job(host="a.example")
+    store.insert_batch(batch, [of_batch])
+    store.record([make_report(of_batch.id, JobState.PARKED, reason="http_503", ended_at=LATER)], now=LATER)
+    expected = {
+        ParkedFilter(): 6,
+        ParkedFilter(group=GroupKey("check", "http_503", "a.example")): 4,
+        ParkedFilter(group=GroupKey("check", "", "a.example")): 0,
+        ParkedFilter(kind="check", host="a.example", reason="http_503"): 4,
+        ParkedFilter(kind="fetch"): 0,
+        ParkedFilter(host="b.example"): 0,
+        ParkedFilter(reason="nul\0"): 0,
+        ParkedFilter(batch_id=batch.id): 1,
+        ParkedFilter(parked_before=NOON + timedelta(seconds=1)): 4,
+        ParkedFilter(ids=(jobs[0].id, jobs[1].id, new_id())): 2,
+        ParkedFilter(ids=(jobs[0].id,), reason="timeout"): 0,
+    }
+
+    counted = {each: store.parking.count_matching(each) for each in expected}
+
+    assert counted == expected
+    for each, count in expected.items():
+        assert store.parking.list_groups(each, limit=9).total_jobs == count
+
+
+def test_an_operation_takes_a_page_at_a_time_at_its_rate(store: JobStore) -> None:
+    park(store, 5, host="b.example")
+    jobs = park(store, 25)
+    operation = start(store, ParkedFilter(host="a.example"), rate=20)
+    assert (operation.state, operation.total, operation.done) == (OperationState.RUNNING, 25, 0)
+
+    progress = []
+    for page in range(4):
+        now = LATER + page * PAGE
+        assert page == 3 or store.parking.next_page_at() == now
+        made = store.parking.make_page(now=now)
+        assert store.parking.make_page(now=now) is None
+        if made is not None:
+            progress.append((made.operation.done, made.operation.state.value, len(made.moved)))
+
+    assert progress == [(10, "running", 10), (20, "running", 10), (25, "done", 5)]
+    assert states(store, jobs) == [JobState.ACCEPTED] * 25
+    assert {store.get_job(job.id).run for job in jobs} == {2}
+    assert len(store.pending_redrives(100)) == 25
+    assert store.parking.count_matching(ParkedFilter()) == 5
+    assert store.parking.get_operation(operation.id).finished_at == LATER + 2 * PAGE
+    assert store.parking.next_page_at() is None
+
+
+def test_a_late_ledger_catches_up_by_one_page_only(store: JobStore) -> None:
+    park(store, 100)
+    start(store, ParkedFilter(host="a.example"), rate=20)
+    store.parking.make_page(now=LATER)
+    much_later = LATER + timedelta(minutes=5)
+
+    made = [store.parking.make_page(now=much_later) for _ in range(5)]
+
+    assert [page.operation.done if page else None for page in made] == [20, 30, None, None, None]
+
+
+def test_a_crash_in_the_middle_of_a_page_leaves_nothing_of_it(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = park(store, 15)
+    operation = start(store, ParkedFilter(host="a.example"), rate=20)
+    store.parking.make_page(now=LATER)
+
+    def die(*_: object) -> None:
+        raise sa.exc.OperationalError("the ledger died", None, OSError())
+
+    with monkeypatch.context() as broken:
+        broken.setattr(operations, "_change", die)
+        with pytest.raises(StoreUnavailable):
+            store.parking.make_page(now=LATER + PAGE)
+    between = store.parking.get_operation(operation.id)
+    left = store.parking.count_matching(ParkedFilter())
+    resumed = store.parking.make_page(now=LATER + PAGE)
+
+    assert (between.done, left) == (10, 5)
+    assert resumed is not None
+    assert (resumed.operation.done, resumed.operation.skipped, resumed.operation.state) == (10 + 5, 0, "done")
+    assert {store.get_job(job.id).run for job in jobs} == {2}
+
+
+def test_two_ledgers_do_no_job_twice_and_keep_the_rate(store: JobStore, database_url: str) -> None:
+    jobs = park(store, 60)
+    operation = start(store, ParkedFilter(host="a.example"), rate=20)
+    ledgers = [store, JobStore.open(database_url)]
+    moved: list[list[UUID]] = []
+    for step in range(6):
+        done: list[UUID] = []
+        threads = [
+            threading.Thread(target=_make_pages, args=(ledger, LATER + step * PAGE, done))
+            for ledger in ledgers
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        moved.append(done)
+    ledgers[1].close()
+
+    assert [len(page) for page in moved] == [10] * 6
+    assert sorted(job_id for page in moved for job_id in page) == [job.id for job in jobs]
+    assert store.parking.get_operation(operation.id).done == 60
+
+
+def _make_pages(store: JobStore, now: datetime, done: list[UUID]) -> None:
+    while (page := store.parking.make_page(now=now)) is not None:
+        done.extend(job.id for job in page.moved)
+
+
+def test_jobs_dealt_with_since_are_skipped_and_new_ones_are_not_taken(store: JobStore) -> None:
+    jobs = park(store, 4)
+    operation = start(store, ParkedFilter(host="a.example"))
+    store.redrive(jobs[0].id, now=LATER)
+    store.redrive(jobs[1].id, now=LATER)
+    # Parked again in its next run: that is for a person to look at afresh.
+    store.record([make_report(jobs[1].id, JobState.PARKED, run=2)], now=LATER)
+    newer = park(store, 1)
+
+    store.parking.make_page(now=LATER)
+
+    ended = store.parking.get_operation(operation.id)
+    assert (ended.state, ended.total, ended.done, ended.skipped) == (OperationState.DONE, 4, 2, 2)
+    assert store.get_job(jobs[1].id).run == 2
+    assert states(store, [*jobs, *newer]) == ["accepted", "parked", "accepted", "accepted", "parked"]
+
+
+def test_a_cancelled_operation_stops_where_it_is(store: JobStore) -> None:
+    jobs = park(store, 30)
+    operation = start(store, ParkedFilter(host="a.example"), rate=20)
+    store.parking.make_page(now=LATER)
+
+    cancelled = store.parking.cancel_operation(operation.id, by="bob", now=LATER + PAGE)
+    again = store.parking.cancel_operation(operation.id, by="eve", now=LATER + 2 * PAGE)
+
+    assert (cancelled.state, cancelled.done, cancelled.finished_at) == ("cancelled", 10, LATER + PAGE)
+    assert again == cancelled
+    assert store.parking.make_page(now=LATER + timedelta(hours=1)) is None
+    assert states(store, jobs).count(JobState.PARKED) == 20
+    entries = store.parking.list_audit(target=f"operation/{operation.id}", limit=10, after=None)
+    assert [(entry.action, entry.by) for entry in entries] == [
+        (AuditAction.OPERATION_CANCELLED, "bob"),
+        (AuditAction.REDRIVE_STARTED, "ann"),
+    ]
+    assert entries[0].details == {"total": 30, "done": 10, "skipped": 0}
+
+
+def test_an_operation_that_is_done_cannot_be_cancelled(store: JobStore) -> None:
+    empty = start(store, ParkedFilter(host="nobody.example"))
+
+    assert (empty.state, empty.total, empty.finished_at) == (OperationState.DONE, 0, LATER)
+    with pytest.raises(OperationFinished):
+        store.parking.cancel_operation(empty.id, by="ann", now=LATER)
+    with pytest.raises(OperationNotFound):
+        store.parking.cancel_operation(new_id(), by="ann", now=LATER)
+    with pytest.raises(OperationNotFound):
+        store.parking.get_operation(new_id())
+    assert [each.id for each in store.parking.list_operations(limit=5, after=None)] == [empty.id]
+
+
+def test_a_discarded_job_has_ended_for_good(store: JobStore) -> None:
+    (job,) = park(store, 1)
+
+    discarded = store.parking.discard(job.id, now=LATER, by="ann")
+
+    assert (discarded.state, discarded.reason, discarded.run) == (JobState.CANCELLED, "discarded", 2)
+    assert (discarded.explanation, discarded.finished_at) == ("Discarded from the parking lot by ann.", LATER)
+    assert [(each.run, each.reason) for each in discarded.attempts] == [(1, "http_503")]
+    assert store.pending_redrives(10) == [(job.id, 1)]
+    late = [make_report(job.id, state, attempt=2) for state in (JobState.SUCCEEDED, JobState.PARKED)]
+    assert store.record(late, now=LATER).transitions == []
+    for change in (store.redrive, store.parking.discard):
+        with pytest.raises(JobNotParked):
+            change(job.id, now=LATER)
+    with pytest.raises(JobNotFound):
+        store.parking.discard(new_id(), now=LATER)
+
+
+def test_a_mass_discard_ends_jobs_and_leaves_nothing_to_publish(store: JobStore) -> None:
+    jobs = park(store, 3)
+
+    start(store, ParkedFilter(host="a.example"), action=OperationAction.DISCARD)
+    store.parking.make_page(now=LATER)
+
+    assert states(store, jobs) == [JobState.CANCELLED] * 3
+    assert store.claim_accepted(limit=10, lease_seconds=1, now=LATER) == []
+    assert len(store.pending_redrives(10)) == 3
+
+
+def test_an_edited_redrive_keeps_the_old_arguments_in_the_audit_log(store: JobStore) -> None:
+    (job,) = park(store, 1)
+    args = {"url": "https://b.example/nul\0"}
+
+    edited = store.parking.redrive_edited(
+        job.id, args=args, host="b.example", unique_key=b"k", by="ann", now=LATER
+    )
+
+    assert (edited.state, edited.run, edited.args, edited.host) == ("accepted", 2, args, "b.example")
+    (entry,) = store.parking.list_audit(target=f"job/{job.id}", limit=10, after=None)
+    assert (entry.action, entry.by, entry.at) == (AuditAction.JOB_REDRIVEN, "ann", LATER)
+    assert (entry.details["old_args"], entry.details["new_args"]) == (job.args, args)
+    assert store.list_jobs(JobFilter(host="b.example"), limit=2, after=None)[0].id == job.id
+
+
+def test_a_refused_action_is_not_in_the_audit_log(store: JobStore) -> None:
+    job = make_job()
+    store.insert_jobs([job])
+
+    with pytest.raises(JobNotParked):
+        store.redrive(job.id, now=LATER)
+
+    assert store.parking.list_audit(target=None, limit=10, after=None) == []
+
+
+def test_the_audit_log_is_paged_newest_first(store: JobStore) -> None:
+    jobs = park(store, 5)
+    for job in jobs:
+        store.redrive(job.id, now=LATER, by="ann")
+
+    seen, after = [], None
+    while page := store.parking.list_audit(target=None, limit=2, after=after):
+        seen += [entry.target for entry in page]
+        after = page[-1].id
+
+    assert seen == [f"job/{job.id}" for job in reversed(jobs)]
+
+
+def test_a_lease_has_one_holder_until_it_runs_out(store: JobStore) -> None:
+    def hold(holder: str, seconds_later: float) -> bool:
+        now = NOON + timedelta(seconds=seconds_later)
+        return store.parking.hold_lease("walk", holder=holder, seconds=10, now=now)
+
+    assert [hold("a", 0), hold("b", 5), hold("a", 8), hold("b", 15), hold("b", 19), hold("a", 20)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    store.parking.release_lease("walk", holder="a")
+    assert not hold("a", 21)
+    store.parking.release_lease("walk", holder="b")
+    assert hold("a", 21)
