@@ -7,15 +7,16 @@ import resource
 import socket
 from collections.abc import Sequence
 
-from aiohttp import ClientSession
 from pydantic import BaseModel
 
 from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
+from consumer.handlers.client import Client
 from consumer.handlers.http import open_session
 from consumer.handlers.registry import HANDLERS, Handler
 from consumer.metrics import WorkerMetrics
+from consumer.secrets import Secrets
 from consumer.worker import Worker
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
@@ -39,7 +40,8 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
-        executor = Executor({kind: _bind(HANDLERS[kind], session) for kind in kinds})
+        client = Client(session, Secrets(settings.secrets_dir))
+        executor = Executor({kind: _bind(HANDLERS[kind], client) for kind in kinds})
         worker = Worker(
             settings=settings,
             kinds=kinds,
@@ -72,8 +74,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _bind(handler: Handler, session: ClientSession) -> BoundHandler:
+def _bind(handler: Handler, client: Client) -> BoundHandler:
     async def run(args: BaseModel) -> Outcome:
-        return await handler(args, session)
+        return await handler(args, client)
 
     return run

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     worker_bulk_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 100
     worker_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     user_agent: str = "Retriever/0.1"
+    secrets_dir: Path | None = None
 
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
 
@@ -66,6 +67,12 @@ class Settings(BaseSettings):
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("secrets_dir", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        # Path("") would be the current folder.
+        return value or None
 
     @field_validator("amqp_url")
     @classmethod

@@ -116,6 +116,16 @@ EXTRACT_LIMIT = _permanent("extract_limit", "The JMESPath expression takes too l
 # With the redirects.
 REDIRECT_LOOP = _permanent("redirect_loop", "The redirects lead back to a URL that was already asked.")
 REDIRECT_INVALID = _permanent("redirect_invalid", "A redirect leads to something that is not an HTTP URL.")
+REDIRECT_REFUSED = _permanent("redirect_refused", "The host redirects, and the job refuses redirects.")
+REDIRECT_WITH_BODY = _permanent(
+    "redirect_with_body", "The redirect would take the body to another origin, where it was not meant to go."
+)
+
+
+def secret_missing(name: str, host: str) -> Failure:
+    """Return the failure of a job that names a secret which this worker does not have."""
+    said = f"This worker has no readable secret '{name}' for {host}; see RETRIEVER_SECRETS_DIR."
+    return _unreached("secret_missing", said, transient=False, is_ours=True)
 
 
 def too_many_redirects(limit: int) -> Failure:

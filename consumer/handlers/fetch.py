@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 
 from consumer.handlers.body import decode_text, read_body
+from consumer.handlers.client import Client, question_of
 from consumer.handlers.extract import extract
 from consumer.handlers.failures import Failure, failure_of_status, timed_out
 from consumer.handlers.hops import Trail, final_answer
@@ -17,13 +18,13 @@ from shared.outcomes import Outcome, Succeeded
 MAX_CONTENT_TYPE_LENGTH = 200
 
 
-async def fetch(args: FetchArgs, session: aiohttp.ClientSession) -> Outcome:
+async def fetch(args: FetchArgs, client: Client) -> Outcome:
     """Return the body of a URL, or why there is none; a failure carries what was seen up to then."""
     trail = Trail(args.url)
     page = _Page()
     try:
         async with asyncio.timeout(args.timeout_seconds):
-            failure = await _get(args, session, trail, page)
+            failure = await _get(args, client, trail, page)
     except TimeoutError:
         failure = timed_out(args.timeout_seconds)
     if failure is None:
@@ -43,9 +44,11 @@ class _Page:
     data: Any = None
 
 
-async def _get(args: FetchArgs, session: aiohttp.ClientSession, trail: Trail, page: _Page) -> Failure | None:
-    url, max_redirects = args.url, args.max_redirects
-    async with final_answer(session, trail, method="GET", url=url, max_redirects=max_redirects) as answer:
+async def _get(args: FetchArgs, client: Client, trail: Trail, page: _Page) -> Failure | None:
+    question = question_of(args, client.secrets, method="GET")
+    if isinstance(question, Failure):
+        return question
+    async with final_answer(client, trail, question) as answer:
         if isinstance(answer, Failure):
             return answer
         page.content_type = _content_type(answer)

@@ -1,9 +1,8 @@
 """Our own way through redirects: every hop asked once, guarded at the socket, recorded and timed."""
 
-import base64
 import string
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote_from_bytes, urljoin
@@ -11,17 +10,21 @@ from urllib.parse import quote_from_bytes, urljoin
 import aiohttp
 from yarl import URL
 
+from consumer.handlers.client import Client, Question, basic_authorization
 from consumer.handlers.client_errors import failure_of_error
 from consumer.handlers.failures import (
     INVALID_URL,
     REDIRECT_INVALID,
     REDIRECT_LOOP,
+    REDIRECT_REFUSED,
+    REDIRECT_WITH_BODY,
     Failure,
     too_many_redirects,
 )
 from consumer.handlers.retry_after import honours_retry_after, retry_after_seconds
 from shared.clock import utc_now
 from shared.kinds.check import Hop
+from shared.kinds.requests import Redirects
 from shared.kinds.urls import normalize_url
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -54,18 +57,18 @@ class Trail:
 
 @asynccontextmanager
 async def final_answer(
-    session: aiohttp.ClientSession, trail: Trail, *, method: str, url: str, max_redirects: int
+    client: Client, trail: Trail, question: Question
 ) -> AsyncIterator[aiohttp.ClientResponse | Failure]:
-    """Give the first answer that is no redirect, its body unread, or why there is none.
+    """Give the answer to a question, its body unread, or why there is none.
 
-    Bodies on the way are not read. Credentials in the URL go to its own origin only, and those in a
-    `Location` nowhere. https to http is followed; the hops show it.
+    Bodies on the way are not read. Headers, body and credentials of the question go to its own origin
+    only, and credentials in a `Location` nowhere. https to http is followed; the hops show it.
 
     Args:
         trail: Is added to as answers come, so that a time limit loses none.
-        max_redirects: How many to follow; 0 follows none and makes any redirect a failure.
+        question: With `max_redirects` 0 any redirect that is to be followed is a failure.
     """
-    answer = await _follow(session, trail, method=method, url=url, max_redirects=max_redirects)
+    answer = await _follow(client, trail, question)
     if isinstance(answer, Failure):
         yield answer
         return
@@ -73,45 +76,60 @@ async def final_answer(
         yield answer
 
 
-async def _follow(
-    session: aiohttp.ClientSession, trail: Trail, *, method: str, url: str, max_redirects: int
-) -> aiohttp.ClientResponse | Failure:
+async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.ClientResponse | Failure:
     try:
-        target, credentials = _without_credentials(URL(url, encoded=True))
+        target, credentials = _without_credentials(URL(question.url, encoded=True))
     except ValueError:
         return INVALID_URL
-    first_origin = target.origin()
+    origin = target.origin()
+    # What `auth` says comes after what the URL says, and wins.
+    own = _Request(question.method, question.body, {**credentials, **question.headers})
+    request = own
     asked: set[tuple[str, URL]] = set()
-    for _ in range(max_redirects + 1):
+    for _ in range(question.max_redirects + 1):
         # The fragment is never sent, so two URLs that differ in it alone are one (RFC 9110 section 4.2.5).
-        if (method, target.with_fragment(None)) in asked:
+        if (request.method, target.with_fragment(None)) in asked:
             return REDIRECT_LOOP
-        asked.add((method, target.with_fragment(None)))
-        headers = credentials if target.origin() == first_origin else {}
-        answer = await _ask(session, trail, method=method, target=target, headers=headers)
-        if isinstance(answer, Failure) or not _leads_on(answer):
+        asked.add((request.method, target.with_fragment(None)))
+        answer = await _ask(client.session, trail, target, request)
+        if isinstance(answer, Failure) or not _leads_on(answer) or question.redirects is Redirects.REPORT:
             return answer
-        method = _next_method(method, answer.status)
-        following = _next_target(target, answer.headers["Location"])
         # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
         answer.release()
-        if following is None:
-            return REDIRECT_INVALID
-        target = following
-    return too_many_redirects(max_redirects)
+        following = (
+            REDIRECT_REFUSED if question.redirects is Redirects.REFUSE else _next_target(target, answer)
+        )
+        if isinstance(following, Failure):
+            return following
+        target, is_own = following, following.origin() == origin
+        request = _next_request(request, answer.status, headers=own.headers if is_own else {})
+        if request.body is not None and not is_own:
+            return REDIRECT_WITH_BODY
+    return too_many_redirects(question.max_redirects)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is sent to one target of the chain."""
+
+    method: str
+    body: bytes | None
+    headers: Mapping[str, str] = field(repr=False)
 
 
 async def _ask(
-    session: aiohttp.ClientSession, trail: Trail, *, method: str, target: URL, headers: dict[str, str]
+    session: aiohttp.ClientSession, trail: Trail, target: URL, request: _Request
 ) -> aiohttp.ClientResponse | Failure:
     trail.url = str(target)
     asked = time.monotonic()
     try:
-        answer = await session.request(method, target, headers=headers, allow_redirects=False)
+        answer = await session.request(
+            request.method, target, headers=request.headers, data=request.body, allow_redirects=False
+        )
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
         return failure_of_error(error)
     seconds = round(time.monotonic() - asked, 6)
-    trail.hops.append(Hop(method=method, url=trail.url, status=answer.status, seconds=seconds))
+    trail.hops.append(Hop(method=request.method, url=trail.url, status=answer.status, seconds=seconds))
     if honours_retry_after(answer.status):
         wait = retry_after_seconds(answer.headers, now=utc_now())
         trail.retry_after_seconds = trail.retry_after_seconds if wait is None else wait
@@ -122,21 +140,22 @@ def _leads_on(answer: aiohttp.ClientResponse) -> bool:
     return answer.status in REDIRECTS and "Location" in answer.headers
 
 
-def _next_method(method: str, status: int) -> str:
-    """Return the method of the next request, RFC 9110 section 15.4."""
-    if (status == 303 and method != "HEAD") or (status in {301, 302} and method == "POST"):
-        return "GET"
-    return method
+def _next_request(request: _Request, status: int, *, headers: Mapping[str, str]) -> _Request:
+    """Return what is asked after a redirect, RFC 9110 section 15.4: 301, 302 and 303 drop the body."""
+    if (status == 303 and request.method != "HEAD") or (status in {301, 302} and request.method == "POST"):
+        return _Request("GET", None, headers)
+    return _Request(request.method, request.body, headers)
 
 
-def _next_target(current: URL, location: str) -> URL | None:
+def _next_target(current: URL, answer: aiohttp.ClientResponse) -> URL | Failure:
+    location = answer.headers["Location"]
     # aiohttp hands over bytes beyond ASCII as surrogates or UTF-8; browsers percent-encode them.
     octets = location.encode("utf-8", "surrogateescape")
     reference = quote_from_bytes(octets, safe=string.printable)
     try:
         target = URL(normalize_url(urljoin(str(current), reference)), encoded=True)
     except ValueError:
-        return None
+        return REDIRECT_INVALID
     target, _ = _without_credentials(target)
     # A redirect without a fragment inherits the one it came from (RFC 9110 section 10.2.2).
     return target if target.raw_fragment else target.with_fragment(current.fragment or None)
@@ -145,6 +164,4 @@ def _next_target(current: URL, location: str) -> URL | None:
 def _without_credentials(url: URL) -> tuple[URL, dict[str, str]]:
     if url.user is None and url.password is None:
         return url, {}
-    pair = f"{url.user or ''}:{url.password or ''}"
-    # RFC 7617, with UTF-8, which is what servers of today expect.
-    return url.with_user(None), {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return url.with_user(None), {"Authorization": basic_authorization(url.user or "", url.password or "")}

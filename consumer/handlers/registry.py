@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
-import aiohttp
 from pydantic import BaseModel
 
 from consumer.handlers.check import check
+from consumer.handlers.client import Client
 from consumer.handlers.fetch import fetch
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
@@ -17,7 +17,7 @@ from shared.kinds.registry import KINDS
 from shared.outcomes import Outcome
 
 ArgsT = TypeVar("ArgsT", bound=BaseModel)
-Work = Callable[[ArgsT, aiohttp.ClientSession], Coroutine[Any, Any, Outcome]]
+Work = Callable[[ArgsT, Client], Coroutine[Any, Any, Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Handler:
     args_model: type[BaseModel]
     work: Work[BaseModel]
 
-    async def __call__(self, args: BaseModel, session: aiohttp.ClientSession) -> Outcome:
+    async def __call__(self, args: BaseModel, client: Client) -> Outcome:
         """Do one attempt. Never raises for what the world does; cancelling it stops the work.
 
         Raises:
@@ -35,7 +35,7 @@ class Handler:
         """
         if not isinstance(args, self.args_model):
             raise TypeError(f"{type(args).__name__} is not {self.args_model.__name__}")
-        return await self.work(args, session)
+        return await self.work(args, client)
 
 
 def handler_of(args_model: type[ArgsT], work: Work[ArgsT]) -> Handler:

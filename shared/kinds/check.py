@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.kinds.urls import HttpUrl
+from shared.kinds.requests import RequestArgs
 
 
 class CheckMethod(StrEnum):
@@ -16,15 +16,10 @@ class CheckMethod(StrEnum):
     HEAD = "HEAD"
 
 
-class CheckArgs(BaseModel):
+class CheckArgs(RequestArgs):
     """What to check, and how patiently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: HttpUrl
     method: CheckMethod = CheckMethod.AUTO
-    timeout_seconds: Annotated[float, Field(ge=0.1, le=300, description="Limit of one attempt.")] = 30.0
-    max_redirects: Annotated[int, Field(ge=0, le=20)] = 10
 
 
 class Verdict(StrEnum):

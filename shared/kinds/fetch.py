@@ -7,7 +7,7 @@ from jmespath.exceptions import JMESPathError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from shared.kinds.check import Hop
-from shared.kinds.urls import HttpUrl
+from shared.kinds.requests import RequestArgs
 
 MAX_BODY_BYTES = 1_048_576
 MAX_EXPRESSION_LENGTH = 1_000
@@ -29,18 +29,13 @@ JmesPath = Annotated[
 ]
 
 
-class FetchArgs(BaseModel):
+class FetchArgs(RequestArgs):
     """What to fetch, how much of it, and what to pick out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: HttpUrl
     extract: Annotated[JmesPath | None, Field(description="JMESPath on the JSON body.")] = None
     max_bytes: Annotated[int, Field(ge=1, le=MAX_BODY_BYTES, description="Limit of the expanded body.")] = (
         MAX_BODY_BYTES
     )
-    timeout_seconds: Annotated[float, Field(ge=0.1, le=300, description="Limit of one attempt.")] = 30.0
-    max_redirects: Annotated[int, Field(ge=0, le=20)] = 10
 
 
 class FetchResult(BaseModel):

@@ -9,7 +9,7 @@ from consumer.handlers.fetch import fetch
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs
 from shared.outcomes import Failed
-from tests.support.http_servers import raw_server, session_that_reaches_loopback, trap
+from tests.support.http_servers import client_that_reaches_loopback, raw_server, trap
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,11 @@ from tests.support.http_servers import raw_server, session_that_reaches_loopback
     ],
 )
 async def test_no_spelling_of_a_denied_host_reaches_a_listener(url: str) -> None:
-    async with trap() as listener, session_that_reaches_loopback(allow=()) as session:
+    async with trap() as listener, client_that_reaches_loopback(allow=()) as client:
         target = url.format(port=listener.port)
 
-        checked = await check(CheckArgs(url=target), session)
-        fetched = await fetch(FetchArgs(url=target), session)
+        checked = await check(CheckArgs(url=target), client)
+        fetched = await fetch(FetchArgs(url=target), client)
 
         for outcome in (checked, fetched):
             assert isinstance(outcome, Failed)
@@ -48,8 +48,8 @@ async def test_no_spelling_of_a_denied_host_reaches_a_listener(url: str) -> None
 )
 async def test_a_name_that_resolves_to_denied_addresses_reaches_no_listener(addresses: list[str]) -> None:
     names: dict[str, list[str] | OSError] = {"inside.example": addresses}
-    async with trap() as listener, session_that_reaches_loopback(allow=(), names=names) as session:
-        outcome = await check(CheckArgs(url=f"http://inside.example:{listener.port}/"), session)
+    async with trap() as listener, client_that_reaches_loopback(allow=(), names=names) as client:
+        outcome = await check(CheckArgs(url=f"http://inside.example:{listener.port}/"), client)
 
         assert isinstance(outcome, Failed)
         assert outcome.reason == "egress_denied"
@@ -82,10 +82,10 @@ async def test_a_redirect_to_a_denied_address_reaches_no_listener(location: str)
     async with (
         trap("127.0.0.2") as listener,
         raw_server(_redirect(location.format(port=listener.port))) as outside,
-        session_that_reaches_loopback(allow=outside_only, names=names) as session,
+        client_that_reaches_loopback(allow=outside_only, names=names) as client,
     ):
-        checked = await check(CheckArgs(url=outside.url), session)
-        fetched = await fetch(FetchArgs(url=outside.url), session)
+        checked = await check(CheckArgs(url=outside.url), client)
+        fetched = await fetch(FetchArgs(url=outside.url), client)
 
         for outcome in (checked, fetched):
             assert isinstance(outcome, Failed)
@@ -98,8 +98,8 @@ def _redirect(location: str) -> bytes:
 
 
 async def test_the_explanation_names_the_class_of_the_address_only() -> None:
-    async with session_that_reaches_loopback(allow=()) as session:
-        outcome = await fetch(FetchArgs(url="http://169.254.169.254/latest/secret"), session)
+    async with client_that_reaches_loopback(allow=()) as client:
+        outcome = await fetch(FetchArgs(url="http://169.254.169.254/latest/secret"), client)
 
     assert isinstance(outcome, Failed)
     assert (

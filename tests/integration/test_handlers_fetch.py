@@ -5,14 +5,14 @@ import base64
 import gzip
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 
+from consumer.handlers.client import Client
 from consumer.handlers.fetch import fetch
 from deploy.local.target_site import TargetSite, open_target
 from shared.kinds.fetch import FetchArgs, FetchResult
 from shared.outcomes import Failed, Outcome, Succeeded
-from tests.support.http_servers import STAY_SILENT, raw_server, session_that_reaches_loopback
+from tests.support.http_servers import STAY_SILENT, client_that_reaches_loopback, raw_server
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ async def target() -> AsyncIterator[TargetSite]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with session_that_reaches_loopback() as opened:
+async def client() -> AsyncIterator[Client]:
+    async with client_that_reaches_loopback() as opened:
         yield opened
 
 
@@ -37,8 +37,8 @@ def answer_of(body: bytes, *, headers: str = "", length: int | None = None) -> b
     return head.encode("latin-1") + body
 
 
-async def test_a_page_is_kept_as_text(target: TargetSite, session: aiohttp.ClientSession) -> None:
-    outcome = await fetch(FetchArgs(url=f"{target.url}/moved"), session)
+async def test_a_page_is_kept_as_text(target: TargetSite, client: Client) -> None:
+    outcome = await fetch(FetchArgs(url=f"{target.url}/moved"), client)
 
     assert isinstance(outcome, Succeeded)
     result = seen(outcome)
@@ -48,12 +48,10 @@ async def test_a_page_is_kept_as_text(target: TargetSite, session: aiohttp.Clien
     assert result.final_url == f"{target.url}/ok"
 
 
-async def test_data_is_picked_out_instead_of_the_body(
-    target: TargetSite, session: aiohttp.ClientSession
-) -> None:
+async def test_data_is_picked_out_instead_of_the_body(target: TargetSite, client: Client) -> None:
     url = f"{target.url}/api/items?page=3"
 
-    result = seen(await fetch(FetchArgs(url=url, extract="{total: total, ids: items[].id}"), session))
+    result = seen(await fetch(FetchArgs(url=url, extract="{total: total, ids: items[].id}"), client))
 
     assert result.data == {"total": 60, "ids": list(range(51, 61))}
     assert (result.body, result.body_base64) == (None, None)
@@ -65,9 +63,9 @@ async def test_data_is_picked_out_instead_of_the_body(
     [("/ok", "@", "not_json"), ("/api/items", "sum(items)", "extract_failed")],
 )
 async def test_what_cannot_be_picked_out_is_permanent(
-    target: TargetSite, session: aiohttp.ClientSession, path: str, expression: str, reason: str
+    target: TargetSite, client: Client, path: str, expression: str, reason: str
 ) -> None:
-    outcome = await fetch(FetchArgs(url=target.url + path, extract=expression), session)
+    outcome = await fetch(FetchArgs(url=target.url + path, extract=expression), client)
 
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.transient) == (reason, False)
@@ -79,9 +77,9 @@ async def test_what_cannot_be_picked_out_is_permanent(
     [("/missing", "http_404", False), ("/broken", "http_500", True), ("/loop", "redirect_loop", False)],
 )
 async def test_anything_but_success_is_a_failure_that_shows_what_was_seen(
-    target: TargetSite, session: aiohttp.ClientSession, path: str, reason: str, transient: bool
+    target: TargetSite, client: Client, path: str, reason: str, transient: bool
 ) -> None:
-    outcome = await fetch(FetchArgs(url=target.url + path), session)
+    outcome = await fetch(FetchArgs(url=target.url + path), client)
 
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.transient) == (reason, transient)
@@ -89,53 +87,51 @@ async def test_anything_but_success_is_a_failure_that_shows_what_was_seen(
     assert seen(outcome).body is None
 
 
-async def test_a_limited_host_says_how_long_to_wait(
-    target: TargetSite, session: aiohttp.ClientSession
-) -> None:
-    outcome = await fetch(FetchArgs(url=f"{target.url}/limited/a"), session)
+async def test_a_limited_host_says_how_long_to_wait(target: TargetSite, client: Client) -> None:
+    outcome = await fetch(FetchArgs(url=f"{target.url}/limited/a"), client)
 
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.retry_after_seconds) == ("http_429", 2)
 
 
-async def test_a_page_that_is_mended_is_fetched(target: TargetSite, session: aiohttp.ClientSession) -> None:
+async def test_a_page_that_is_mended_is_fetched(target: TargetSite, client: Client) -> None:
     args = FetchArgs(url=f"{target.url}/mendable/a")
 
-    before = await fetch(args, session)
-    async with session.post(f"{target.url}/control/mend/a"):
-        after = await fetch(args, session)
+    before = await fetch(args, client)
+    async with client.session.post(f"{target.url}/control/mend/a"):
+        after = await fetch(args, client)
 
     assert isinstance(before, Failed)
     assert isinstance(after, Succeeded)
 
 
-async def test_a_body_that_is_not_text_is_kept_as_base64(session: aiohttp.ClientSession) -> None:
+async def test_a_body_that_is_not_text_is_kept_as_base64(client: Client) -> None:
     body = bytes(range(256))
     async with raw_server(answer_of(body, headers="Content-Type: image/png\r\n")) as server:
-        result = seen(await fetch(FetchArgs(url=server.url), session))
+        result = seen(await fetch(FetchArgs(url=server.url), client))
 
     assert result.body is None
     assert base64.b64decode(result.body_base64 or "") == body
 
 
-async def test_a_body_is_decoded_by_its_charset(session: aiohttp.ClientSession) -> None:
+async def test_a_body_is_decoded_by_its_charset(client: Client) -> None:
     async with raw_server(
         answer_of(b"caf\xe9", headers='Content-Type: text/plain; charset="latin1"\r\n')
     ) as server:
-        assert seen(await fetch(FetchArgs(url=server.url), session)).body == "café"
+        assert seen(await fetch(FetchArgs(url=server.url), client)).body == "café"
 
 
-async def test_a_content_type_that_is_not_text_does_no_harm(session: aiohttp.ClientSession) -> None:
+async def test_a_content_type_that_is_not_text_does_no_harm(client: Client) -> None:
     async with raw_server(answer_of(b"ok", headers="Content-Type: text/\xff; charset=\xfe\r\n")) as server:
-        result = seen(await fetch(FetchArgs(url=server.url), session))
+        result = seen(await fetch(FetchArgs(url=server.url), client))
 
     assert (result.body, result.content_type) == ("ok", "text/?; charset=?")
 
 
-async def test_a_compressed_body_is_expanded(session: aiohttp.ClientSession) -> None:
+async def test_a_compressed_body_is_expanded(client: Client) -> None:
     body = gzip.compress(b"All is well. " * 1_000)
     async with raw_server(answer_of(body, headers="Content-Encoding: gzip\r\n")) as server:
-        result = seen(await fetch(FetchArgs(url=server.url), session))
+        result = seen(await fetch(FetchArgs(url=server.url), client))
 
     assert (result.body_bytes, result.body) == (13_000, "All is well. " * 1_000)
 
@@ -143,7 +139,7 @@ async def test_a_compressed_body_is_expanded(session: aiohttp.ClientSession) -> 
 @pytest.mark.parametrize("size", [999, 1_000, 1_001])
 @pytest.mark.parametrize("compressed", [False, True])
 async def test_the_limit_counts_the_expanded_body_to_the_byte(
-    session: aiohttp.ClientSession, size: int, compressed: bool
+    client: Client, size: int, compressed: bool
 ) -> None:
     body = b"x" * size
     answer = (
@@ -152,7 +148,7 @@ async def test_the_limit_counts_the_expanded_body_to_the_byte(
         else answer_of(body)
     )
     async with raw_server(answer) as server:
-        outcome = await fetch(FetchArgs(url=server.url, max_bytes=1_000), session)
+        outcome = await fetch(FetchArgs(url=server.url, max_bytes=1_000), client)
 
     assert isinstance(outcome, Succeeded) is (size <= 1_000)
     if isinstance(outcome, Failed):
@@ -162,9 +158,9 @@ async def test_the_limit_counts_the_expanded_body_to_the_byte(
 @pytest.mark.parametrize(
     "body", [gzip.compress(b"\0" * 30_000_000), gzip.compress(b"") * 100_000], ids=["bomb", "empty members"]
 )
-async def test_a_bomb_is_stopped(session: aiohttp.ClientSession, body: bytes) -> None:
+async def test_a_bomb_is_stopped(client: Client, body: bytes) -> None:
     async with raw_server(answer_of(body, headers="Content-Encoding: gzip\r\n")) as server:
-        outcome = await fetch(FetchArgs(url=server.url), session)
+        outcome = await fetch(FetchArgs(url=server.url), client)
 
     assert isinstance(outcome, Failed)
     assert outcome.reason == "body_too_large"
@@ -179,9 +175,9 @@ async def test_a_bomb_is_stopped(session: aiohttp.ClientSession, body: bytes) ->
     ],
     ids=["content-length", "gzip", "chunked"],
 )
-async def test_a_body_that_is_cut_short_is_noticed(session: aiohttp.ClientSession, answer: bytes) -> None:
+async def test_a_body_that_is_cut_short_is_noticed(client: Client, answer: bytes) -> None:
     async with raw_server(answer) as server:
-        outcome = await fetch(FetchArgs(url=server.url), session)
+        outcome = await fetch(FetchArgs(url=server.url), client)
 
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.transient) == ("body_truncated", True)
@@ -193,20 +189,18 @@ async def test_a_body_that_is_cut_short_is_noticed(session: aiohttp.ClientSessio
     [(b"no gzip", "gzip", "body_corrupt"), (b"\x1b\x02", "br", "unsupported_encoding")],
 )
 async def test_a_body_that_cannot_be_expanded_is_told(
-    session: aiohttp.ClientSession, body: bytes, coding: str, reason: str
+    client: Client, body: bytes, coding: str, reason: str
 ) -> None:
     async with raw_server(answer_of(body, headers=f"Content-Encoding: {coding}\r\n")) as server:
-        outcome = await fetch(FetchArgs(url=server.url), session)
+        outcome = await fetch(FetchArgs(url=server.url), client)
 
     assert isinstance(outcome, Failed)
     assert outcome.reason == reason
 
 
-async def test_a_body_that_drips_is_bounded_by_the_time_limit(
-    target: TargetSite, session: aiohttp.ClientSession
-) -> None:
+async def test_a_body_that_drips_is_bounded_by_the_time_limit(target: TargetSite, client: Client) -> None:
     outcome = await fetch(
-        FetchArgs(url=f"{target.url}/drip?seconds=60&bytes=1000", timeout_seconds=0.4), session
+        FetchArgs(url=f"{target.url}/drip?seconds=60&bytes=1000", timeout_seconds=0.4), client
     )
 
     assert isinstance(outcome, Failed)
@@ -215,16 +209,16 @@ async def test_a_body_that_drips_is_bounded_by_the_time_limit(
 
 
 async def test_a_first_request_that_fails_has_no_result() -> None:
-    async with session_that_reaches_loopback(names={}) as session:
-        outcome = await fetch(FetchArgs(url="http://nowhere.example/"), session)
+    async with client_that_reaches_loopback(names={}) as client:
+        outcome = await fetch(FetchArgs(url="http://nowhere.example/"), client)
 
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.transient, outcome.result) == ("dns_no_such_name", False, None)
 
 
-async def test_a_cancelled_fetch_lets_the_cancellation_through(session: aiohttp.ClientSession) -> None:
+async def test_a_cancelled_fetch_lets_the_cancellation_through(client: Client) -> None:
     async with raw_server(answer_of(b"half", length=8), then=STAY_SILENT) as server:
-        running = asyncio.create_task(fetch(FetchArgs(url=server.url), session))
+        running = asyncio.create_task(fetch(FetchArgs(url=server.url), client))
         async with asyncio.timeout(10):
             while not server.heads:
                 await asyncio.sleep(0)

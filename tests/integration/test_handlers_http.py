@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from consumer.handlers.client import Question
 from consumer.handlers.failures import Failure
 from consumer.handlers.hops import Trail, final_answer
 from deploy.local.target_site import open_target
+from shared.kinds.requests import Redirects
 from tests.support.http_servers import (
     CLOSE_AFTER,
     KEEP_OPEN,
     STAY_SILENT,
+    client_that_reaches_loopback,
     raw_server,
     self_signed_tls,
-    session_that_reaches_loopback,
 )
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -35,8 +37,8 @@ async def ask(
     trail = Trail(url)
     async with (
         asyncio.timeout(10),
-        session_that_reaches_loopback(names=names) as session,
-        final_answer(session, trail, method=method, url=url, max_redirects=max_redirects) as answer,
+        client_that_reaches_loopback(names=names) as client,
+        final_answer(client, trail, Question(method, url, max_redirects=max_redirects)) as answer,
     ):
         return answer if isinstance(answer, Failure) else answer.status, trail
 
@@ -78,10 +80,10 @@ async def test_a_server_that_hangs_up_is_asked_once_and_not_again_in_silence() -
 async def test_a_kept_connection_that_turns_out_dead_is_replaced_without_a_word() -> None:
     async with (
         raw_server(OK, b"", OK, then=KEEP_OPEN) as server,
-        session_that_reaches_loopback() as session,
+        client_that_reaches_loopback() as client,
     ):
         for _ in range(2):
-            async with session.get(server.url) as answer:
+            async with client.session.get(server.url) as answer:
                 assert await answer.read() == b"ok"
 
         assert (len(server.heads), server.connections) == (3, 2)
@@ -283,9 +285,9 @@ async def test_the_request_says_who_we_are_and_what_we_can_read() -> None:
 async def test_many_requests_at_once_do_not_wait_for_one_another() -> None:
     async with (
         raw_server(b"HTTP/1.1 200 OK\r\n", then=STAY_SILENT) as server,
-        session_that_reaches_loopback() as session,
+        client_that_reaches_loopback() as client,
     ):
-        requests = [asyncio.create_task(session.get(server.url)) for _ in range(150)]
+        requests = [asyncio.create_task(client.session.get(server.url)) for _ in range(150)]
         async with asyncio.timeout(10):
             while len(server.heads) < len(requests):
                 await asyncio.sleep(0)
@@ -294,3 +296,53 @@ async def test_many_requests_at_once_do_not_wait_for_one_another() -> None:
         await asyncio.gather(*requests, return_exceptions=True)
 
         assert server.connections == 150
+
+
+async def test_headers_of_the_job_stay_with_its_own_origin() -> None:
+    async with (
+        asyncio.timeout(10),
+        raw_server(OK) as elsewhere,
+        raw_server(redirect(f"{elsewhere.url}/x")) as home,
+        client_that_reaches_loopback() as client,
+        final_answer(
+            client, Trail(home.url), Question("GET", home.url, headers={"X-Api-Key": "k", "Cookie": "a=b"})
+        ) as answer,
+    ):
+        assert not isinstance(answer, Failure)
+
+    assert "x-api-key: k" in home.heads[0].lower()
+    assert "x-api-key" not in elsewhere.heads[0].lower()
+    assert "cookie" not in elsewhere.heads[0].lower()
+
+
+async def test_a_body_is_not_taken_to_another_origin() -> None:
+    async with (
+        asyncio.timeout(10),
+        raw_server(OK) as elsewhere,
+        raw_server(redirect(f"{elsewhere.url}/x", 307)) as home,
+        client_that_reaches_loopback() as client,
+        final_answer(client, Trail(home.url), Question("POST", home.url, body=b"secret")) as answer,
+    ):
+        assert isinstance(answer, Failure)
+
+    assert answer.reason == "redirect_with_body"
+    assert elsewhere.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("redirects", "expected"), [(Redirects.REPORT, 302), (Redirects.REFUSE, "redirect_refused")]
+)
+async def test_a_redirect_is_not_followed_when_the_job_says_so(
+    redirects: Redirects, expected: int | str
+) -> None:
+    async with (
+        asyncio.timeout(10),
+        raw_server(OK) as elsewhere,
+        raw_server(redirect(elsewhere.url)) as home,
+        client_that_reaches_loopback() as client,
+        final_answer(client, Trail(home.url), Question("GET", home.url, redirects=redirects)) as answer,
+    ):
+        came = answer.reason if isinstance(answer, Failure) else answer.status
+
+    assert came == expected
+    assert elsewhere.connections == 0

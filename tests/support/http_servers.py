@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
-import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from consumer.egress import Network
+from consumer.handlers.client import Client
 from consumer.handlers.http import open_session
+from consumer.secrets import Secrets
 from shared.settings import Settings
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -101,10 +102,13 @@ async def trap(host: str = "127.0.0.1") -> AsyncIterator[RawServer]:
 
 
 @contextlib.asynccontextmanager
-async def session_that_reaches_loopback(
-    *, allow: Sequence[Network] = LOOPBACK, names: dict[str, list[str] | OSError] | None = None
-) -> AsyncIterator[aiohttp.ClientSession]:
-    """Give a worker's session.
+async def client_that_reaches_loopback(
+    *,
+    allow: Sequence[Network] = LOOPBACK,
+    names: dict[str, list[str] | OSError] | None = None,
+    secrets: Secrets | None = None,
+) -> AsyncIterator[Client]:
+    """Give a worker's client.
 
     Args:
         allow: What the guard lets through; with nothing it is as in production.
@@ -113,7 +117,7 @@ async def session_that_reaches_loopback(
     settings = Settings(egress_allow=tuple(allow), user_agent="Retriever/test")
     resolver = None if names is None else StubResolver(names)
     async with open_session(settings, resolver=resolver) as session:
-        yield session
+        yield Client(session, secrets or Secrets())
 
 
 class StubResolver(AbstractResolver):

@@ -1,0 +1,124 @@
+"""What a job may say of a request beside its URL: headers, credentials, redirects. Shared by all kinds."""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from shared.kinds.urls import HttpUrl
+
+MAX_HEADERS = 50
+MAX_HEADER_VALUE_LENGTH = 4_096
+
+SecretName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
+
+
+class Redirects(StrEnum):
+    """What to do with a redirect: `follow` it, `report` it as the answer, or `refuse` it as a failure."""
+
+    FOLLOW = "follow"
+    REPORT = "report"
+    REFUSE = "refuse"
+
+
+class Secret(BaseModel):
+    """A value that only workers know: a file of this name in the folder of the URL's host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    secret: SecretName
+
+
+class BasicAuth(BaseModel):
+    """A user name and a password (RFC 7617)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["basic"]
+    username: Annotated[str, Field(max_length=200, pattern=r"^[^:\x00-\x1f\x7f]*$")]
+    password: Secret
+
+
+class BearerAuth(BaseModel):
+    """A token (RFC 6750)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["bearer"]
+    token: Secret
+
+
+Auth = Annotated[BasicAuth | BearerAuth, Field(discriminator="type")]
+
+# RFC 9110 section 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+# RFC 9110 section 5.5, without what is beyond ASCII, which no two servers read alike.
+_VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")
+# They frame the message, name the connection, or are written by us: two of them would be a smuggled request.
+_OURS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def _check_header_name(name: str) -> str:
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("not a field name (RFC 9110 section 5.1)")
+    lowered = name.lower()
+    if lowered in _OURS or lowered.startswith(("proxy-", "sec-")):
+        raise ValueError(f"{name} is written by the worker and cannot be set")
+    if lowered == "authorization":
+        raise ValueError("credentials belong in `auth`, as the name of a secret")
+    return name
+
+
+def _check_header_value(value: str) -> str:
+    if not _VALUE.fullmatch(value):
+        raise ValueError("not a field value: printable ASCII, no line feeds, no blanks around it")
+    return value
+
+
+HeaderName = Annotated[str, AfterValidator(_check_header_name)]
+HeaderValue = Annotated[str, Field(max_length=MAX_HEADER_VALUE_LENGTH), AfterValidator(_check_header_value)]
+
+
+def _check_unique(headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("a field is named twice; names are the same in any case")
+    return headers
+
+
+Headers = Annotated[
+    dict[HeaderName, HeaderValue | Secret],
+    Field(max_length=MAX_HEADERS),
+    AfterValidator(_check_unique),
+]
+
+
+class RequestArgs(BaseModel):
+    """What every kind that asks a host can be told of the request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: HttpUrl
+    headers: Annotated[
+        Headers,
+        Field(description="Sent to the URL's own origin alone; a value may be the name of a secret."),
+    ] = {}  # pydantic copies it
+    auth: Annotated[
+        Auth | None, Field(description="Sent to the URL's own origin alone; the secret stays in the workers.")
+    ] = None
+    redirects: Redirects = Redirects.FOLLOW
+    max_redirects: Annotated[int, Field(ge=0, le=20)] = 10
+    timeout_seconds: Annotated[float, Field(ge=0.1, le=300, description="Limit of one attempt.")] = 30.0
