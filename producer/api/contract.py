@@ -111,7 +111,7 @@ def _nullable(schema: Schema) -> Schema:
         del schema["anyOf"]
         only = others[0] if len(others) == 1 else {"anyOf": others}
         schema = {**({"allOf": [only]} if "$ref" in only else only), **schema, "nullable": True}
-        if "allOf" in schema and schema.get("default", "") is None:
+        if schema.get("default", "") is None and not schema.keys().isdisjoint({"allOf", "oneOf", "anyOf"}):
             # It says nothing, and connexion would hold it against the schema that is referred to.
             del schema["default"]
     elif "$ref" in schema and len(schema) > 1:
