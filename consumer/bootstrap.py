@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Sequence
+from uuid import UUID
 
 from aiohttp import ClientSession
 from pydantic import BaseModel
@@ -15,6 +16,8 @@ from consumer.delivery import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
 from consumer.handlers.http import open_session
 from consumer.handlers.registry import HANDLERS, Handler
+from consumer.handlers.signing import Signer
+from consumer.handlers.surroundings import Surroundings
 from consumer.metrics import WorkerMetrics
 from consumer.worker import Worker
 from shared.broker.publisher import Publisher
@@ -39,7 +42,8 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
-        executor = Executor({kind: _bind(HANDLERS[kind], session) for kind in kinds})
+        signer = Signer(settings.webhook_secrets)
+        executor = Executor({kind: _bind(HANDLERS[kind], session, signer) for kind in kinds})
         worker = Worker(
             settings=settings,
             kinds=kinds,
@@ -72,8 +76,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _bind(handler: Handler, session: ClientSession) -> BoundHandler:
-    async def run(args: BaseModel) -> Outcome:
-        return await handler(args, session)
+def _bind(handler: Handler, session: ClientSession, signer: Signer) -> BoundHandler:
+    async def run(args: BaseModel, job_id: UUID) -> Outcome:
+        return await handler(args, Surroundings(job_id, session, signer))
 
     return run

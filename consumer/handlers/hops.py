@@ -88,7 +88,7 @@ async def _follow(
             return REDIRECT_LOOP
         asked.add((method, target.with_fragment(None)))
         headers = credentials if target.origin() == first_origin else {}
-        answer = await _ask(session, trail, method=method, target=target, headers=headers)
+        answer = await ask(session, trail, method=method, target=target, headers=headers)
         if isinstance(answer, Failure) or not _leads_on(answer):
             return answer
         method = _next_method(method, answer.status)
@@ -101,13 +101,20 @@ async def _follow(
     return too_many_redirects(max_redirects)
 
 
-async def _ask(
-    session: aiohttp.ClientSession, trail: Trail, *, method: str, target: URL, headers: dict[str, str]
+async def ask(
+    session: aiohttp.ClientSession,
+    trail: Trail,
+    *,
+    method: str,
+    target: URL,
+    headers: dict[str, str],
+    body: bytes | None = None,
 ) -> aiohttp.ClientResponse | Failure:
+    """Return the answer to one request, redirect or not, its body unread, or why there is none."""
     trail.url = str(target)
     asked = time.monotonic()
     try:
-        answer = await session.request(method, target, headers=headers, allow_redirects=False)
+        answer = await session.request(method, target, data=body, headers=headers, allow_redirects=False)
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
         return failure_of_error(error)
     seconds = round(time.monotonic() - asked, 6)
