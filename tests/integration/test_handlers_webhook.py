@@ -18,6 +18,7 @@ from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.factories import make_webhook_secret
 from tests.support.http_servers import (
     KEEP_OPEN,
+    LOOPBACK,
     STAY_SILENT,
     raw_server,
     session_that_reaches_loopback,
@@ -48,8 +49,7 @@ async def send(
     reach: bool = True,
 ) -> Outcome:
     signer = Signer(SecretStr(secret) for secret in secrets)
-    networks = {} if reach else {"allow": ()}
-    async with session_that_reaches_loopback(**networks) as session:
+    async with session_that_reaches_loopback(allow=LOOPBACK if reach else ()) as session:
         return await send_webhook(args, Surroundings(job_id or new_id(), session, signer))
 
 

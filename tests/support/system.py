@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +30,7 @@ class System(Protocol):
     """The flaky site as the tests reach it."""
     management_url: str
     vhost: str
-    webhook_secrets: Sequence[str]
+    webhook_secrets: tuple[str, ...]
     """The secrets that sign webhooks, the newest first."""
     seen_after_seconds: int
     """How long a message must wait to be seen by the management API, whose figures are old by then."""
@@ -60,7 +60,7 @@ class System(Protocol):
 class LocalSystem:
     """API, ledger and two workers as processes on this machine."""
 
-    webhook_secrets = (make_webhook_secret(), make_webhook_secret())
+    webhook_secrets: tuple[str, ...] = (make_webhook_secret(), make_webhook_secret())
     seen_after_seconds = 3
 
     def __init__(self, *, broker: Broker, vhost: str, amqp_url: str, database_url: str, logs: Path) -> None:
