@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.asyncapi import asyncapi_document
 from shared.settings import Settings
 from tests.support.api import RunningApi, running_api
 
@@ -101,3 +102,10 @@ def test_a_schedule_may_have_a_callback_in_its_template(api: RunningApi) -> None
 
     assert api.client.get(run.headers["Location"]).json()["callback_url"] == URL
     assert faults(api.client.post("/schedules", json=webhook)) == ["/job/callback_url"]
+
+
+def test_the_messages_at_the_broker_are_described_too(api: RunningApi) -> None:
+    answer = api.client.get("/asyncapi.json")
+
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json() == asyncapi_document()
