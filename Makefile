@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check e2e lock clean
+.PHONY: help setup demo run test check e2e asyncapi lock clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -37,6 +37,9 @@ check: $(READY) ## Check style, types and imports
 
 e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end tests against it, remove it
 	@deploy/compose/e2e $(ARGS)
+
+asyncapi: $(READY) ## Renew docs/asyncapi.yaml from the models of the messages
+	@$(PYTHON_IN_VENV) -m shared.asyncapi > docs/asyncapi.yaml
 
 lock: $(READY) ## Renew Pipfile.lock from Pipfile, tied to no package index
 	@PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .tools/bin/pipenv lock

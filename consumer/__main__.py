@@ -1,4 +1,4 @@
-"""`python -m consumer worker --kinds check,fetch`."""
+"""`python -m consumer worker --kinds check,fetch,webhook`."""
 
 import sys
 from collections.abc import Sequence

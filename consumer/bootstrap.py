@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Sequence
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -15,6 +16,8 @@ from consumer.executor import BoundHandler, Executor
 from consumer.handlers.client import Client
 from consumer.handlers.http import open_session
 from consumer.handlers.registry import HANDLERS, Handler
+from consumer.handlers.signing import Signer
+from consumer.handlers.surroundings import Surroundings
 from consumer.metrics import WorkerMetrics
 from consumer.secrets import Secrets
 from consumer.worker import Worker
@@ -41,7 +44,8 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
         client = Client(session, Secrets(settings.secrets_dir))
-        executor = Executor({kind: _bind(HANDLERS[kind], client) for kind in kinds})
+        signer = Signer(settings.webhook_secrets)
+        executor = Executor({kind: _bind(HANDLERS[kind], client, signer) for kind in kinds})
         worker = Worker(
             settings=settings,
             kinds=kinds,
@@ -74,8 +78,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _bind(handler: Handler, client: Client) -> BoundHandler:
-    async def run(args: BaseModel) -> Outcome:
-        return await handler(args, client)
+def _bind(handler: Handler, client: Client, signer: Signer) -> BoundHandler:
+    async def run(args: BaseModel, job_id: UUID) -> Outcome:
+        return await handler(args, Surroundings(job_id, client, signer))
 
     return run

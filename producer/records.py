@@ -48,6 +48,7 @@ class NewJob:
     unique_key: bytes | None = None
     unique_for_seconds: float | None = None
     idempotency: IdempotencyKey | None = None
+    callback_url: str | None = None
 
     @property
     def state(self) -> JobState:
@@ -85,6 +86,7 @@ class NewBatch:
     labels: Mapping[str, str] = field(default_factory=dict)
     schedule_id: UUID | None = None
     idempotency: IdempotencyKey | None = None
+    callback_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class JobRecord:
     created_at: datetime
     finished_at: datetime | None
     cancel_requested_at: datetime | None = None
+    callback_url: str | None = None
     attempts: Sequence[AttemptRecord] = ()
 
 
@@ -154,6 +157,7 @@ class BatchRecord:
     created_at: datetime
     finished_at: datetime | None
     cancelled_at: datetime | None = None
+    callback_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from producer.api.models import BatchSubmission, JobSubmission
 from producer.records import IdempotencyKey, NewBatch, NewJob
@@ -16,10 +16,13 @@ from producer.timing import NOW, Timing, timing_of
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.urls import url_host
+from shared.kinds.webhook import WEBHOOK, WebhookUrl
 from shared.retry import RetryPolicy
 
 MAX_ECHO_LENGTH = 60
 MAX_ERRORS = 20
+
+_WEBHOOK_URL = TypeAdapter[str](WebhookUrl)
 
 
 def new_job(
@@ -102,6 +105,7 @@ class JobTemplate:
     created_at: datetime
     timing: Timing = NOW
     schedule_id: UUID | None = None
+    callback_url: str | None = None
 
     @classmethod
     def of(
@@ -114,12 +118,13 @@ class JobTemplate:
         """Return the template of a submission.
 
         Raises:
-            JobInvalid: the kind is unknown, or its times contradict each other.
+            JobInvalid: the kind is unknown or calls nobody back, or its times contradict each other.
         """
         kind = find_kind(submission.kind)
         retry = kind.retry.model_copy(update=submission.retry.model_dump(exclude_unset=True))
         timing = timing_of(submission, now=now)
-        return cls(kind, submission.lane, retry, submission.labels, now, timing, schedule_id)
+        callback_url = callback_url_of(kind, submission.callback_url)
+        return cls(kind, submission.lane, retry, submission.labels, now, timing, schedule_id, callback_url)
 
     def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
         """Return arguments as they are stored: normalized, and only what differs from the defaults.
@@ -147,11 +152,20 @@ class JobTemplate:
             due_at=self.timing.due_at,
             deadline_at=self.timing.deadline_at,
             schedule_id=self.schedule_id,
+            # A batch calls back once, for all its jobs.
+            callback_url=None if batch_id else self.callback_url,
         )
 
     def batch(self, *, batch_id: UUID) -> NewBatch:
         """Return a batch for jobs of this template."""
-        return NewBatch(batch_id, self.kind.name, self.created_at, self.labels, self.schedule_id)
+        return NewBatch(
+            id=batch_id,
+            kind=self.kind.name,
+            created_at=self.created_at,
+            labels=self.labels,
+            schedule_id=self.schedule_id,
+            callback_url=self.callback_url,
+        )
 
 
 def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
@@ -186,6 +200,23 @@ def find_kind(name: str) -> Kind:
             [FieldError("/kind", f"Unknown kind '{name[:MAX_ECHO_LENGTH]}'; known are: {known}")]
         )
     return kind
+
+
+def callback_url_of(kind: Kind, url: str | None) -> str | None:
+    """Return whom a job of a kind calls back, its URL normalized.
+
+    Raises:
+        JobInvalid: the URL is not one of a webhook, or the kind calls nobody back.
+    """
+    if url is None:
+        return None
+    if kind.name == WEBHOOK:
+        # Or webhooks would tell of webhooks for ever.
+        raise JobInvalid([FieldError("/callback_url", "A webhook calls nobody back")])
+    try:
+        return _WEBHOOK_URL.validate_python(url)
+    except ValidationError as error:
+        raise JobInvalid(field_errors(error, at="/callback_url")) from None
 
 
 def field_errors(error: ValidationError, *, at: str = "") -> list[FieldError]:

@@ -1,5 +1,7 @@
 """Settings, read once at start from `RETRIEVER_*` variables or the files that `RETRIEVER_*_FILE` name."""
 
+import base64
+import binascii
 import os
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
@@ -7,13 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import SettingsInvalid
 
 PREFIX = "RETRIEVER_"
+
+# Standard Webhooks: at least 24 bytes, which nobody guesses, and at most 64, the block of SHA-256.
+_WEBHOOK_MARK = "whsec_"
+_MIN_KEY_BYTES = 24
+_MAX_KEY_BYTES = 64
 
 
 class LogFormat(StrEnum):
@@ -57,16 +64,28 @@ class Settings(BaseSettings):
     secrets_dir: Path | None = None
 
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    # The newest first. A secret never shows its value when it is printed or logged.
+    webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
     log_format: LogFormat = LogFormat.JSON
     log_level: str = "INFO"
 
-    @field_validator("egress_allow", mode="before")
+    @field_validator("egress_allow", "webhook_secrets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return (
-            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        )
+        # Commas in a variable, lines in a file.
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _signing(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, secret in enumerate(secrets, start=1):
+            if not _is_webhook_secret(secret.get_secret_value()):
+                raise ValueError(
+                    f"number {number} is not {_WEBHOOK_MARK} and the base64 of "
+                    f"{_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} bytes"
+                )
+        return secrets
 
     @field_validator("secrets_dir", mode="before")
     @classmethod
@@ -113,6 +132,15 @@ def read_settings() -> Settings:
     except ValidationError as error:
         wrong = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False))
         raise SettingsInvalid("; ".join(wrong)) from None
+
+
+def _is_webhook_secret(secret: str) -> bool:
+    prefix, _, encoded = secret.partition(_WEBHOOK_MARK)
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return not prefix and _MIN_KEY_BYTES <= len(key) <= _MAX_KEY_BYTES
 
 
 class _NamedFiles(PydanticBaseSettingsSource):

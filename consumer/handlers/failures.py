@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from consumer.egress import EgressDenied
 from shared.outcomes import Failed
@@ -58,6 +58,8 @@ def _unreached(reason: str, explanation: str, *, transient: bool, is_ours: bool 
     return Failure(reason, transient, explanation, is_ours=is_ours, before_sending=True)
 
 
+EGRESS_DENIED: Final = "egress_denied"
+
 # Before anything was sent.
 INVALID_URL = _unreached("invalid_url", "The URL names no host that can be reached.", transient=False)
 DNS_NO_SUCH_NAME = _unreached(
@@ -94,6 +96,15 @@ WORKER_OVERLOADED = _unreached(
     "worker_overloaded",
     "This worker ran out of sockets or memory; the target was not asked.",
     transient=True,
+    is_ours=True,
+)
+
+# Of a webhook.
+NO_SIGNING_SECRET = _unreached(
+    "no_signing_secret",
+    "Nothing was sent, because this worker has no secret to sign with: set RETRIEVER_WEBHOOK_SECRETS, then "
+    "redrive the job.",
+    transient=False,
     is_ours=True,
 )
 
@@ -146,7 +157,7 @@ def body_too_large(limit_bytes: int) -> Failure:
 def egress_denied(denied: EgressDenied) -> Failure:
     """Return the failure of a request that our own guard refused."""
     return _unreached(
-        "egress_denied",
+        EGRESS_DENIED,
         f"Connections to this class of address are not allowed: {denied.address_class}.",
         transient=False,
         is_ours=True,

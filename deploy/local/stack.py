@@ -1,7 +1,9 @@
 """The whole service on this machine: a broker, a migrated store, the Procfile's processes under honcho."""
 
+import base64
 import http.client
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -96,6 +98,7 @@ def _settings(environment: Mapping[str, str], broker: Broker, data_dir: Path) ->
     database_url = environment.get("RETRIEVER_DATABASE_URL") or f"sqlite:///{data_dir / 'retriever.db'}"
     folders = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
     return {
+        **_webhook_secrets(environment, data_dir),
         **environment,
         "PATH": os.pathsep.join(folders),
         "PYTHONUNBUFFERED": "1",
@@ -103,6 +106,21 @@ def _settings(environment: Mapping[str, str], broker: Broker, data_dir: Path) ->
         "RETRIEVER_DATABASE_URL": database_url,
         "RETRIEVER_API_PORT": environment.get("RETRIEVER_API_PORT") or str(free_port()),
     }
+
+
+def _webhook_secrets(environment: Mapping[str, str], data_dir: Path) -> dict[str, str]:
+    """Return where the secret that signs webhooks is, made at the first start; nothing if one was given."""
+    name = "RETRIEVER_WEBHOOK_SECRETS"
+    if environment.get(name) or environment.get(f"{name}_FILE"):
+        return {}
+    path = data_dir / "webhook_secrets"
+    if not path.exists():
+        # Written aside and renamed: a half written secret is never used.
+        fresh = path.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
+        fresh.rename(path)
+    return {f"{name}_FILE": str(path)}
 
 
 def _migrate(settings: Mapping[str, str]) -> None:

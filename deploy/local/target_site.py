@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import click
 from aiohttp import web
@@ -19,6 +19,14 @@ PER_PAGE = 25
 MAX_PER_PAGE = 100
 LIMITED_SECONDS = 2
 SHUTDOWN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that a webhook made; the names of headers are in lower case."""
+
+    headers: dict[str, str]
+    body: str
 
 
 @dataclass(slots=True)
@@ -34,13 +42,15 @@ class SiteState:
     limited: set[tuple[str, str]] = field(default_factory=set)
     mended: set[str] = field(default_factory=set)
     open_gates: set[str] = field(default_factory=set)
+    hooks: dict[str, list[Call]] = field(default_factory=dict)
     waiting: Counter[str] = field(default_factory=Counter)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     is_closing: bool = False
 
     def forget(self) -> None:
         """Forget everything but who is waiting; gates close again."""
-        for remembered in (self.hits, self.flaky, self.limited, self.mended, self.open_gates):
+        remembered_all = (self.hits, self.flaky, self.limited, self.mended, self.open_gates, self.hooks)
+        for remembered in remembered_all:
             remembered.clear()
 
 
@@ -98,11 +108,13 @@ def build_site() -> web.Application:
             web.get("/hang", _hang),
             web.get("/drip", _drip),
             web.get("/gate/{key}", _gate),
+            web.post("/hooks/{key}", _hook),
             web.get("/control/hits", _control_hits),
             web.post("/control/reset", _control_reset),
             web.post("/control/mend/{key}", _control_mend),
             web.post("/control/open/{key}", _control_open),
             web.get("/control/waiting/{key}", _control_waiting),
+            web.get("/control/hooks/{key}", _control_hooks),
         ]
     )
     return application
@@ -227,6 +239,24 @@ async def _gate(request: web.Request) -> web.Response:
             state.waiting[key] -= 1
             state.changed.notify_all()
     return web.Response(text="Through.")
+
+
+async def _hook(request: web.Request) -> web.Response:
+    # A receiver of webhooks: it refuses the first ?fail=n calls with ?status=, and remembers all.
+    calls = request.app[STATE].hooks.setdefault(request.match_info["key"], [])
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    calls.append(Call(headers, await request.text()))
+    if len(calls) > _number(request, "fail", default=0):
+        return web.Response(status=204)
+    status = int(_number(request, "status", default=503))
+    return web.Response(
+        status=status, headers={"Location": "/hooks/elsewhere"} if 300 <= status < 400 else {}
+    )
+
+
+async def _control_hooks(request: web.Request) -> web.Response:
+    calls = request.app[STATE].hooks.get(request.match_info["key"], [])
+    return web.json_response([asdict(call) for call in calls])
 
 
 async def _control_hits(request: web.Request) -> web.Response:

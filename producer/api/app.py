@@ -43,6 +43,7 @@ from producer.api.schedules import ScheduleOperations
 from producer.api.service import ServiceOperations
 from producer.api.writer import JobWriter
 from producer.store.store import JobStore
+from shared.asyncapi import asyncapi_document
 from shared.errors import RetrieverError
 from shared.settings import Settings
 
@@ -158,6 +159,7 @@ def _fixed_pages(contract: Mapping[str, Any]) -> Mapping[str, Response]:
         "/ui/": swagger,
         "/ui/index.html": swagger,
         "/openapi.json": Response(orjson.dumps(contract), media_type=JSON_TYPE),
+        "/asyncapi.json": Response(orjson.dumps(asyncapi_document()), media_type=JSON_TYPE),
     }
 
 

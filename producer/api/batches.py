@@ -21,7 +21,7 @@ from producer.api.problems import HttpProblem
 from producer.api.reading import read_document
 from producer.records import How, NewBatch, NewJob
 from producer.store.store import JobStore
-from producer.submission import JobTemplate, ValidArgs, batch_args, find_kind
+from producer.submission import JobTemplate, ValidArgs, batch_args, callback_url_of, find_kind
 from shared.clock import utc_now
 from shared.errors import BatchNotFound, IdempotencyConflict
 from shared.identity import new_id
@@ -87,6 +87,7 @@ class BatchOperations:
             retry=kind.retry,
             labels={},
             created_at=utc_now(),
+            callback_url=callback_url_of(kind, query.get("callback_url")),
         )
         # What the request says is its query and its body.
         said = hashlib.sha256(str(query).encode() + b"\n")

@@ -35,6 +35,7 @@ from producer.api.parking_models import (
 )
 from producer.api.schedule_models import Schedule, SchedulePage, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
+from shared.kinds.webhook import WEBHOOK
 
 PATH = Path(__file__).parent.parent / "openapi.yaml"
 
@@ -177,6 +178,8 @@ def _variant(submission: Schema, kind: Kind) -> Schema:
     properties = variant["properties"]
     properties["kind"] = {"type": "string", "enum": [kind.name]}
     properties["retry"] = _ref(RetryOverride.__name__)
+    if kind.name == WEBHOOK:
+        del properties["callback_url"]
     if "args" in properties:
         properties["args"] = _ref(kind.args_model.__name__)
     if "items" in properties:

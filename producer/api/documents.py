@@ -31,6 +31,7 @@ def accepted_document(job: NewJob) -> Job:
         labels=job.labels,
         due_at=job.due_at,
         deadline_at=job.deadline_at,
+        callback_url=job.callback_url,
         created_at=job.created_at,
         finished_at=None,
         attempts=[],
@@ -49,6 +50,7 @@ def first_document(record: JobRecord) -> Job:
         created_at=record.created_at,
         labels=record.labels,
         batch_id=record.batch_id,
+        callback_url=record.callback_url,
     )
     return accepted_document(job)
 
@@ -79,6 +81,7 @@ def job_summary(record: JobRecord) -> JobSummary:
         labels=record.labels,
         due_at=record.due_at,
         deadline_at=record.deadline_at,
+        callback_url=record.callback_url,
         created_at=record.created_at,
         finished_at=record.finished_at,
     )
@@ -96,6 +99,7 @@ def batch_document(record: BatchRecord) -> Batch:
         created_at=record.created_at,
         finished_at=record.finished_at,
         cancelled_at=record.cancelled_at,
+        callback_url=record.callback_url,
     )
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.kinds.registry import Lane
+from shared.kinds.webhook import WebhookUrl
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
 from shared.states import JobState
@@ -64,6 +65,10 @@ class _Timed(BaseModel):
 
 class _Submission(_Timed):
     kind: KindName
+    callback_url: Annotated[
+        WebhookUrl | None,
+        Field(description="Whom to tell of the end, with a signed webhook. Not of jobs that are webhooks."),
+    ] = None
     retry: Annotated[RetryOverride, Field(default_factory=RetryOverride)]
     labels: Labels = {}
 
@@ -136,6 +141,7 @@ class JobSummary(_Document):
     deadline_at: Annotated[
         datetime | None, Field(description="No attempt starts from then on: the job is parked as `expired`.")
     ]
+    callback_url: Annotated[str | None, Field(description="Who is told each time that it ends.")]
     created_at: datetime
     finished_at: datetime | None
 
@@ -168,6 +174,7 @@ class Batch(_Document):
     created_at: datetime
     finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]
     cancelled_at: Annotated[datetime | None, Field(description="When somebody cancelled it.")]
+    callback_url: Annotated[str | None, Field(description="Who is told, once, when all its jobs have ended.")]
 
 
 class KindDocument(_Document):

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from producer.store.counters import Move, count_moves
 from producer.store.events import announce_cancellation, announce_outcomes
-from producer.store.locking import Standing, lock_jobs
+from producer.store.locking import Standing, callback_urls, lock_jobs
 from producer.store.schema import batches, jobs
 from shared.errors import BatchNotFound, JobEndedAlready, JobNotFound
 from shared.events import Cancellation, JobEnded
@@ -89,7 +89,8 @@ def _cancel(connection: sa.Connection, standing: Mapping[UUID, Standing], *, now
         [Move(place.batch_id, place.state, JobState.CANCELLED) for place in waiting.values()],
         now=now,
     )
-    announce_outcomes(connection, (_ended(job_id, place, now) for job_id, place in waiting.items()), now=now)
+    ended = [_ended(job_id, place, now) for job_id, place in waiting.items()]
+    announce_outcomes(connection, ended, callback_urls(waiting), now=now)
 
 
 def _cancelled(run: int, now: datetime) -> dict[str, object]:

@@ -24,6 +24,15 @@ from shared.states import JobState, position
 # parked while that report is on its way.
 EXPIRY_GRACE = timedelta(seconds=3)
 
+_COLUMNS = (
+    jobs.c.id,
+    jobs.c.kind,
+    jobs.c.state,
+    jobs.c.run,
+    jobs.c.attempt,
+    jobs.c.batch_id,
+    jobs.c.callback_url,
+)
 _EXPLANATION = "No attempt was started before its deadline."
 
 
@@ -61,7 +70,8 @@ def expire_jobs(connection: sa.Connection, *, limit: int, now: datetime) -> list
         "finished_at": now,
         "updated_at": now,
     }
-    announce_outcomes(connection, (_expired(row, now) for row in late), now=now)
+    callback_urls = {row["id"]: row["callback_url"] for row in late if row["callback_url"]}
+    announce_outcomes(connection, [_expired(row, now) for row in late], callback_urls, now=now)
     return _move(connection, late, JobState.PARKED, values, now=now)
 
 
@@ -69,7 +79,7 @@ def _lock(
     connection: sa.Connection, which: sa.ColumnElement[bool], *, by: sa.Column[datetime], limit: int
 ) -> Sequence[sa.RowMapping]:
     query = (
-        sa.select(jobs.c.id, jobs.c.kind, jobs.c.state, jobs.c.run, jobs.c.attempt, jobs.c.batch_id)
+        sa.select(*_COLUMNS)
         .where(which)
         .order_by(by, jobs.c.id)
         .limit(limit)

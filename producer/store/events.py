@@ -1,13 +1,15 @@
 """The outbox of events: what the broker is to be told, written with the change that it tells of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.callbacks import batch_callback, job_callback
 from producer.records import ClaimedEvent
+from producer.store.callbacks import insert_callbacks
 from producer.store.schema import events
 from producer.store.wakeup import announce_jobs
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
@@ -16,9 +18,22 @@ from shared.messages import WireMessage
 from shared.states import JobState
 
 
-def announce_outcomes(connection: sa.Connection, ended: Iterable[JobEnded], *, now: datetime) -> None:
-    """Tell of jobs that have ended."""
+def announce_outcomes(
+    connection: sa.Connection,
+    ended: Iterable[JobEnded],
+    callback_urls: Mapping[UUID, str],
+    *,
+    now: datetime,
+) -> None:
+    """Tell of jobs that have ended: the broker of each, and those who asked to be called back.
+
+    Args:
+        callback_urls: By the id of the job; a job that is missing calls nobody.
+    """
+    ended = list(ended)
     _insert(connection, EventType.OUTCOME, ended, now)
+    calls = [(end, callback_urls[end.job_id]) for end in ended if end.job_id in callback_urls]
+    insert_callbacks(connection, [job_callback(end, url, now=now) for end, url in calls])
 
 
 def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: datetime) -> None:
@@ -33,6 +48,8 @@ def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: dateti
         completed_at=now,
     )
     _insert(connection, EventType.BATCH, [completed], now)
+    if (url := row["callback_url"]) is not None:
+        insert_callbacks(connection, [batch_callback(completed, url, now=now)])
 
 
 def announce_cancellation(connection: sa.Connection, cancellation: Cancellation, *, now: datetime) -> None:

@@ -1,6 +1,6 @@
 """Lock the jobs that a transaction is about to change, so that no two change one at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,6 +20,12 @@ class Standing:
     position: int
     attempt: int
     batch_id: UUID | None
+    callback_url: str | None = None
+
+
+def callback_urls(standing: Mapping[UUID, Standing]) -> dict[UUID, str]:
+    """Return whom to tell when a job ends, of those jobs that say so."""
+    return {job_id: place.callback_url for job_id, place in standing.items() if place.callback_url}
 
 
 def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, Standing]:
@@ -30,13 +36,20 @@ def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, 
     """
     query = (
         sa.select(
-            jobs.c.id, jobs.c.kind, jobs.c.state, jobs.c.run, jobs.c.position, jobs.c.attempt, jobs.c.batch_id
+            jobs.c.id,
+            jobs.c.kind,
+            jobs.c.state,
+            jobs.c.run,
+            jobs.c.position,
+            jobs.c.attempt,
+            jobs.c.batch_id,
+            jobs.c.callback_url,
         )
         .where(jobs.c.id.in_(sorted(set(job_ids))))
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
     return {
-        job_id: Standing(kind, JobState(state), run, position, attempt, batch_id)
-        for job_id, kind, state, run, position, attempt, batch_id in connection.execute(query)
+        job_id: Standing(kind, JobState(state), run, position, attempt, batch_id, callback_url)
+        for job_id, kind, state, run, position, attempt, batch_id, callback_url in connection.execute(query)
     }

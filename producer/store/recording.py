@@ -13,7 +13,7 @@ from producer.records import Recorded, Transition
 from producer.store.counters import Move, count_moves
 from producer.store.engine import POSTGRESQL
 from producer.store.events import announce_outcomes
-from producer.store.locking import Standing, lock_jobs
+from producer.store.locking import Standing, callback_urls, lock_jobs
 from producer.store.schema import attempts, jobs
 from shared.events import JobEnded
 from shared.messages import Report
@@ -113,7 +113,7 @@ def _tell(
         if report.state.is_final
     ]
     count_moves(connection, moves, now=now)
-    announce_outcomes(connection, ended, now=now)
+    announce_outcomes(connection, ended, callback_urls(standing), now=now)
 
 
 def _ended(report: Report, batch_id: UUID | None, now: datetime) -> JobEnded:

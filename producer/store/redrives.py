@@ -12,7 +12,7 @@ from producer.parking import DISCARDED, AuditAction, MovedJob, OperationAction
 from producer.store.audit import job_target, write_audit
 from producer.store.counters import Move, count_moves
 from producer.store.events import announce_outcomes
-from producer.store.locking import Standing, lock_jobs
+from producer.store.locking import Standing, callback_urls, lock_jobs
 from producer.store.rows import stored_host
 from producer.store.schema import jobs, redrives
 from producer.store.wakeup import announce_jobs
@@ -95,7 +95,8 @@ def leave_parking(
     moves = [Move(standing.batch_id, standing.state, end) for _, standing in by_run]
     count_moves(connection, moves, now=now)
     if action is OperationAction.DISCARD:
-        announce_outcomes(connection, (_discarded(i, s, by, now) for i, s in by_run), now=now)
+        ended = [_discarded(i, s, by, now) for i, s in by_run]
+        announce_outcomes(connection, ended, callback_urls(parked), now=now)
     if by_run:
         connection.execute(
             redrives.insert(), [{"job_id": i, "run": s.run, "requested_at": now} for i, s in by_run]

@@ -38,6 +38,7 @@ JOB_COLUMNS = (
     jobs.c.created_at,
     jobs.c.finished_at,
     jobs.c.cancel_requested_at,
+    jobs.c.callback_url,
 )
 
 CLAIM_COLUMNS = (
@@ -76,6 +77,7 @@ def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
         "attempt": 0,
         "due_at": job.due_at,
         "deadline_at": job.deadline_at,
+        "callback_url": job.callback_url,
         "created_at": job.created_at,
         "updated_at": job.created_at,
     }
@@ -109,6 +111,7 @@ def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) ->
         created_at=row["created_at"],
         finished_at=row["finished_at"],
         cancel_requested_at=row["cancel_requested_at"],
+        callback_url=row["callback_url"],
         attempts=attempts,
     )
 
@@ -125,6 +128,7 @@ def batch_record(row: sa.RowMapping) -> BatchRecord:
         created_at=row["created_at"],
         finished_at=row["finished_at"],
         cancelled_at=row["cancelled_at"],
+        callback_url=row["callback_url"],
     )
 
 

@@ -48,6 +48,8 @@ batches = sa.Table(
     sa.Column("cancelled_at", Moment(), nullable=True),
     # Its retention is over: nobody sees it any more, and its jobs are being deleted.
     sa.Column("expired_at", Moment(), nullable=True),
+    # Whom to tell of its completion.
+    sa.Column("callback_url", PlainText(), nullable=True),
 )
 
 jobs = sa.Table(
@@ -81,6 +83,8 @@ jobs = sa.Table(
     sa.Column("cancel_requested_at", Moment(), nullable=True),
     # Of kind and normalized arguments, 16 bytes; only of jobs that were submitted singly.
     sa.Column("unique_key", sa.LargeBinary(), nullable=True),
+    # Whom to tell of each end.
+    sa.Column("callback_url", PlainText(), nullable=True),
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("finished_at", Moment(), nullable=True),
     sa.Column("updated_at", Moment(), nullable=False),

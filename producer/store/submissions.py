@@ -72,6 +72,7 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
             total=0,
             labels=batch.labels,
             schedule_id=batch.schedule_id,
+            callback_url=batch.callback_url,
             created_at=batch.created_at,
         )
     )

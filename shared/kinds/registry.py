@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from shared.kinds.check import CheckArgs, CheckResult
 from shared.kinds.fetch import FetchArgs, FetchResult
+from shared.kinds.webhook import WEBHOOK, WEBHOOK_RETRY, WebhookArgs, WebhookResult
 from shared.retry import RetryPolicy
 
 
@@ -37,6 +38,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         for kind in (
             Kind("check", "Is this URL good?", CheckArgs, CheckResult),
             Kind("fetch", "GET a page or an API, keep it, pick out data.", FetchArgs, FetchResult),
+            Kind(WEBHOOK, "Tell a URL what has happened, signed.", WebhookArgs, WebhookResult, WEBHOOK_RETRY),
         )
     }
 )

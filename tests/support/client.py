@@ -71,6 +71,10 @@ class Client:
         """Return how often each page of the flaky site was asked for."""
         return Counter((await self._control("GET", "/control/hits")).json())
 
+    async def webhook_calls(self, key: str) -> list[Json]:
+        """Return the calls that webhooks have made to a receiver of the flaky site."""
+        return list((await self._control("GET", f"/control/hooks/{key}")).json())
+
     async def wait_at_gate(self, gate: str, *, at_least: int) -> None:
         """Return once so many requests wait at a gate."""
         await self._control("GET", f"/control/waiting/{gate}?at_least={at_least}")

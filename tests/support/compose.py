@@ -22,6 +22,7 @@ class ComposeSystem:
         self.site_url = os.environ["E2E_TARGET_URL"]
         self.control_url = os.environ["E2E_CONTROL_URL"]
         self.management_url = os.environ["RETRIEVER_MANAGEMENT_URL"]
+        self.webhook_secrets: tuple[str, ...] = tuple(os.environ["E2E_WEBHOOK_SECRETS"].split())
 
     def kill_workers(self) -> None:
         """SIGKILL every worker, then start them again."""

@@ -1,5 +1,7 @@
 """Make test data; each factory takes only what the test is about."""
 
+import base64
+import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +38,7 @@ def make_job(
     batch_id: UUID | None = None,
     due_at: datetime | None = None,
     deadline_at: datetime | None = None,
+    callback_url: str | None = None,
 ) -> NewJob:
     """Return a job that is about to be stored."""
     return NewJob(
@@ -50,12 +53,21 @@ def make_job(
         batch_id=batch_id,
         due_at=due_at,
         deadline_at=deadline_at,
+        callback_url=callback_url,
     )
 
 
-def make_batch(*, kind: str = "check", created_at: datetime = NOON) -> NewBatch:
+def make_batch(
+    *, kind: str = "check", created_at: datetime = NOON, callback_url: str | None = None
+) -> NewBatch:
     """Return a batch that is about to be stored."""
-    return NewBatch(id=new_id(), kind=kind, created_at=created_at, labels={"team": "web"})
+    labels = {"team": "web"}
+    return NewBatch(id=new_id(), kind=kind, created_at=created_at, labels=labels, callback_url=callback_url)
+
+
+def make_webhook_secret(key_bytes: int = 32) -> str:
+    """Return a secret that can sign webhooks."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(key_bytes)).decode()}"
 
 
 def make_report(

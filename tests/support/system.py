@@ -14,6 +14,7 @@ import httpx
 
 from deploy.local.broker import Broker
 from deploy.local.ports import free_port
+from tests.support.factories import make_webhook_secret
 
 _ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60.0
@@ -29,6 +30,8 @@ class System(Protocol):
     """The flaky site as the tests reach it."""
     management_url: str
     vhost: str
+    webhook_secrets: tuple[str, ...]
+    """The secrets that sign webhooks, the newest first."""
     seen_after_seconds: int
     """How long a message must wait to be seen by the management API, whose figures are old by then."""
 
@@ -57,6 +60,7 @@ class System(Protocol):
 class LocalSystem:
     """API, ledger and two workers as processes on this machine."""
 
+    webhook_secrets: tuple[str, ...] = (make_webhook_secret(), make_webhook_secret())
     seen_after_seconds = 3
 
     def __init__(self, *, broker: Broker, vhost: str, amqp_url: str, database_url: str, logs: Path) -> None:
@@ -79,6 +83,7 @@ class LocalSystem:
             "RETRIEVER_API_PORT": str(ports["api"]),
             "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
             "RETRIEVER_WORKER_GRACE_SECONDS": "1",
+            "RETRIEVER_WEBHOOK_SECRETS": ",".join(self.webhook_secrets),
         }
         self._site_port, self._ledger_port = ports["site"], ports["ledger"]
 

@@ -53,6 +53,7 @@ def make_finished(
         labels={},
         due_at=None,
         deadline_at=None,
+        callback_url=None,
         schedule_id=None,
         created_at=NOON,
         finished_at=NOON + timedelta(seconds=2.5),

@@ -1,0 +1,97 @@
+"""The work of the `webhook` kind: POST what has happened, signed, and see it taken."""
+
+import asyncio
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from consumer.handlers.client import Question
+from consumer.handlers.failures import (
+    EGRESS_DENIED,
+    INVALID_URL,
+    NO_SIGNING_SECRET,
+    Failure,
+    failure_of_status,
+    timed_out,
+)
+from consumer.handlers.hops import Trail, final_answer
+from consumer.handlers.surroundings import Surroundings
+from shared.clock import utc_now
+from shared.kinds.requests import Redirects
+from shared.kinds.webhook import WebhookArgs, WebhookResult, encode_json
+from shared.outcomes import Outcome, Succeeded
+
+DROPPED_BYTES = 65_536
+DROP_SECONDS = 1.0
+
+# What no receiver can mend.
+_FOR_GOOD = frozenset({INVALID_URL.reason, EGRESS_DENIED})
+_REDIRECT = "The receiver answered {status}, a redirect; webhooks follow none: change the URL."
+
+
+async def send_webhook(args: WebhookArgs, around: Surroundings) -> Outcome:
+    """Return whether the receiver took it: any 2xx. Never sends unsigned.
+
+    A receiver may be in the middle of a deploy, so whatever else it does may pass, but for 410.
+    """
+    if not around.signer.can_sign:
+        return NO_SIGNING_SECRET.as_outcome()
+    trail = Trail(args.url)
+    failure = await _send(args, around, trail)
+    seconds = trail.total_seconds
+    result = WebhookResult(status=trail.status, seconds=seconds).model_dump(mode="json")
+    if failure is None:
+        return Succeeded(result)
+    return failure.as_outcome(
+        retry_after_seconds=trail.retry_after_seconds, result=None if trail.status is None else result
+    )
+
+
+def payload(args: WebhookArgs) -> str:
+    """Return the body: what is signed and sent, the same for every attempt."""
+    timestamp: dict[str, Any] = args.model_dump(mode="json", include={"timestamp"})
+    return encode_json({"type": args.type, **timestamp, "data": args.data})
+
+
+async def _send(args: WebhookArgs, around: Surroundings, trail: Trail) -> Failure | None:
+    body = payload(args)
+    headers = {
+        "Content-Type": "application/json",
+        **around.signer.headers(around.job_id, body, now=utc_now()),
+    }
+    question = Question("POST", args.url, headers, body.encode("ascii"), redirects=Redirects.REPORT)
+    try:
+        async with (
+            asyncio.timeout(args.timeout_seconds),
+            final_answer(around.client, trail, question) as answer,
+        ):
+            if isinstance(answer, Failure):
+                return replace(answer, transient=answer.reason not in _FOR_GOOD)
+            await _drop_body(answer)
+            return _judge(answer.status)
+    except TimeoutError:
+        return timed_out(args.timeout_seconds)
+
+
+def _judge(status: int) -> Failure | None:
+    failure = failure_of_status(status)
+    if failure is None:
+        return None
+    failure = replace(failure, transient=status != HTTPStatus.GONE)
+    return replace(failure, explanation=_REDIRECT.format(status=status)) if 300 <= status < 400 else failure
+
+
+async def _drop_body(answer: aiohttp.ClientResponse) -> None:
+    """Read a little of the body, so that the connection can be used again; the status has said all."""
+    seen_bytes = 0
+    try:
+        async with asyncio.timeout(DROP_SECONDS):
+            async for chunk in answer.content.iter_any():
+                seen_bytes += len(chunk)
+                if seen_bytes > DROPPED_BYTES:
+                    break
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        # What is left unread costs the connection, and nothing else.
+        answer.close()

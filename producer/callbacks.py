@@ -1,0 +1,61 @@
+"""Callbacks: the webhook jobs that tell of a job's end or a batch's completion. Pure."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from producer.records import NewJob
+from shared.events import BatchCompleted, JobEnded
+from shared.identity import new_id
+from shared.kinds.registry import KINDS, Lane
+from shared.kinds.urls import url_host
+from shared.kinds.webhook import WEBHOOK, fits
+from shared.messages import WireMessage
+
+BATCH_COMPLETED = "batch.completed"
+# Of a webhook job: whose callback it is, as `job/<id>` or `batch/<id>`.
+CALLBACK_LABEL = "callback_of"
+# In the data: the fields that were left out, because the whole would be too large.
+OMITTED = "omitted"
+
+# What may be large, the largest first. A stranger's report may say anything.
+_DISPENSABLE = ("result", "explanation", "reason")
+
+
+def job_callback(ended: JobEnded, url: str, *, now: datetime) -> NewJob:
+    """Return the webhook job that tells of a job's end: the document that `outcomes` gets."""
+    data = callback_data(ended)
+    return _webhook(url, f"job.{ended.state}", data["finished_at"], data, of=f"job/{ended.job_id}", now=now)
+
+
+def batch_callback(completed: BatchCompleted, url: str, *, now: datetime) -> NewJob:
+    """Return the webhook job that tells of a batch's completion: the document that `outcomes` gets."""
+    data = callback_data(completed)
+    return _webhook(url, BATCH_COMPLETED, data["completed_at"], data, of=f"batch/{completed.id}", now=now)
+
+
+def callback_data(event: WireMessage) -> dict[str, Any]:
+    """Return an event as data of a webhook, without what would make it too large."""
+    # By way of the text, in which a number that JSON cannot say has become null.
+    data: dict[str, Any] = json.loads(event.encode())
+    for name in _DISPENSABLE:
+        if fits(data):
+            break
+        if data.pop(name, None) is not None:
+            data[OMITTED] = [*data.get(OMITTED, []), name]
+    return data
+
+
+def _webhook(
+    url: str, event_type: str, timestamp: str, data: dict[str, Any], *, of: str, now: datetime
+) -> NewJob:
+    return NewJob(
+        id=new_id(),
+        kind=WEBHOOK,
+        lane=Lane.INTERACTIVE,
+        args={"url": url, "type": event_type, "timestamp": timestamp, "data": data},
+        retry=KINDS[WEBHOOK].retry,
+        host=url_host(url),
+        created_at=now,
+        labels={CALLBACK_LABEL: of},
+    )
