@@ -1,7 +1,7 @@
 """From the documents of the API to jobs that can be stored. Pure: no requests, no store."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from producer.api.models import BatchSubmission, JobSubmission
+from producer.api.models import BatchSubmission, JobSubmission, StreamedBatchSubmission
 from producer.records import IdempotencyKey, NewBatch, NewJob
 from producer.timing import NOW, Timing, timing_of
 from shared.errors import FieldError, JobInvalid
@@ -19,7 +19,6 @@ from shared.kinds.urls import url_host
 from shared.retry import RetryPolicy
 
 MAX_ECHO_LENGTH = 60
-MAX_ERRORS = 20
 
 
 def new_job(
@@ -53,36 +52,6 @@ def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text).digest()[:16]
 
 
-def batch_args(submission: BatchSubmission, template: "JobTemplate") -> list["ValidArgs"]:
-    """Return the arguments of every item of a batch, its defaults filled in.
-
-    Raises:
-        BatchInvalid: items break a rule; the first fields at fault are named.
-    """
-    valid: list[ValidArgs] = []
-    errors: list[FieldError] = []
-    for index, item in enumerate(submission.items):
-        try:
-            valid.append(template.validate({**submission.defaults, **item}, at=f"/items/{index}"))
-        except JobInvalid as error:
-            # Each item is named once: a fault in the defaults is in every item.
-            errors.append(error.errors[0])
-    if errors:
-        total = len(submission.items)
-        raise BatchInvalid(
-            errors[:MAX_ERRORS], f"{len(errors):,} of {total:,} items are not valid; none was stored"
-        )
-    return valid
-
-
-class BatchInvalid(JobInvalid):
-    """Jobs of a batch break a rule, so none was stored; `summary` counts them, `errors` names the first."""
-
-    def __init__(self, errors: Sequence[FieldError], summary: str) -> None:
-        super().__init__(errors)
-        self.summary = summary
-
-
 @dataclass(frozen=True, slots=True)
 class ValidArgs:
     """Arguments as they are stored, and the host they lead to; the host is empty when there is none."""
@@ -106,7 +75,7 @@ class JobTemplate:
     @classmethod
     def of(
         cls,
-        submission: JobSubmission | BatchSubmission,
+        submission: JobSubmission | BatchSubmission | StreamedBatchSubmission,
         *,
         now: datetime,
         schedule_id: UUID | None = None,
