@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check e2e asyncapi lock clean
+.PHONY: help setup demo run test check e2e bench-batch asyncapi lock clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -12,7 +12,7 @@ READY := .venv/.synced
 ARGS ?=
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make the virtual environment .venv from Pipfile.lock
 	@echo "setup: .venv is up to date"
@@ -32,11 +32,14 @@ test: $(READY) ## Run all tests with a private broker and database (TEST_BROKER=
 check: $(READY) ## Check style, types and imports
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
-	@.venv/bin/mypy --strict producer consumer shared deploy tests
+	@.venv/bin/mypy --strict producer consumer shared deploy bench tests
 	@.venv/bin/lint-imports
 
 e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end tests against it, remove it
 	@deploy/compose/e2e $(ARGS)
+
+bench-batch: $(READY) ## Measure one batch of 200,000 lines with real processes (ARGS="--lines 5000 --store sqlite")
+	@$(PYTHON_IN_VENV) -m bench.batch $(ARGS)
 
 asyncapi: $(READY) ## Renew docs/asyncapi.yaml from the models of the messages
 	@$(PYTHON_IN_VENV) -m shared.asyncapi > docs/asyncapi.yaml

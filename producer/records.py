@@ -144,9 +144,38 @@ class ClaimedJob:
     deadline_at: datetime | None
 
 
+# So many of a batch's rejected lines are shown with it; all of them have a list of their own.
+FIRST_REJECTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A line or an item of a batch that became no job.
+
+    `number` counts lines of the body, or items of a JSON document, from 1. `loc` is a JSON pointer. Neither
+    it nor `msg` holds a value that was sent: that may be a secret.
+    """
+
+    number: int
+    loc: str
+    msg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How many jobs of a batch had ended at some time; two such marks tell how fast it goes."""
+
+    at: datetime
+    ended: int
+
+
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """A stored batch; `counts` holds every state that at least one of its jobs is in."""
+    """A stored batch; `counts` holds every state that at least one of its jobs is in.
+
+    `rejected` counts the lines that became no job, `first_rejected` are the first of them. The marks are
+    moved while jobs change; see `producer.progress`.
+    """
 
     id: UUID
     kind: str
@@ -158,6 +187,18 @@ class BatchRecord:
     finished_at: datetime | None
     cancelled_at: datetime | None = None
     callback_url: str | None = None
+    rejected: int = 0
+    first_rejected: Sequence[Rejected] = ()
+    previous_mark: Mark | None = None
+    current_mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictCounts:
+    """How many jobs are in each state, and how many of the succeeded ones have a verdict that is not ok."""
+
+    by_state: Mapping[JobState, int]
+    not_ok: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +284,7 @@ class ScheduledRun:
     run_at: datetime
     jobs: Sequence[NewJob]
     batch: NewBatch | None = None
+    rejected: Sequence[Rejected] = ()
 
     @property
     def path(self) -> str:

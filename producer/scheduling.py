@@ -1,15 +1,14 @@
 """From the documents of schedules to schedules that can be stored, and from these to their runs. Pure."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import assert_never
 from uuid import UUID
 
 from producer.api.models import BatchSubmission, JobSubmission
 from producer.api.schedule_models import ScheduleSubmission
+from producer.judging import batch_args, located
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord
-from producer.submission import BatchInvalid, JobTemplate, batch_args
+from producer.submission import JobTemplate
 from producer.timetable import (
     Cron,
     Every,
@@ -35,8 +34,8 @@ def new_schedule(submission: ScheduleSubmission, *, schedule_id: UUID, now: date
     """
     timetable = _timetable(submission, now)
     part, template = _template(submission)
-    with _located(f"/{part}"):
-        _make_run(template, schedule_id=schedule_id, run_at=now, now=now)
+    with located(f"/{part}"):
+        _make_run(_strictly(template), schedule_id=schedule_id, run_at=now, now=now)
     return NewSchedule(
         id=schedule_id,
         name=submission.name,
@@ -69,7 +68,7 @@ def _run_of(
     run_at: datetime,
     now: datetime,
 ) -> ScheduledRun:
-    with _located(f"/{part}"):
+    with located(f"/{part}"):
         return _make_run(template, schedule_id=schedule.id, run_at=run_at, now=now)
 
 
@@ -82,11 +81,17 @@ def _make_run(
             return ScheduledRun(run_at, [template.job(template.validate(args), job_id=new_id())])
         case BatchSubmission():
             batch = template.batch(batch_id=new_id())
-            valid = batch_args(submission, template)
+            valid, rejected = batch_args(submission, template)
             jobs = [template.job(each, job_id=new_id(), batch_id=batch.id) for each in valid]
-            return ScheduledRun(run_at, jobs, batch)
+            return ScheduledRun(run_at, jobs, batch, rejected)
         case _:
             assert_never(submission)
+
+
+def _strictly(template: JobSubmission | BatchSubmission) -> JobSubmission | BatchSubmission:
+    # Nobody reads the rejected items of a run that is months off: whoever writes the template hears of each.
+    # Once it is stored, `strict` says what becomes of a run when a later version rejects some.
+    return template.model_copy(update={"strict": True}) if isinstance(template, BatchSubmission) else template
 
 
 def _timetable(submission: ScheduleSubmission, now: datetime) -> Timetable:
@@ -138,21 +143,6 @@ def _without_times(part: str, template: JobSubmission | BatchSubmission) -> JobS
 
 def _first_run_at(timetable: Timetable, now: datetime) -> datetime | None:
     return first_time(timetable, after=now)
-
-
-@contextmanager
-def _located(at: str) -> Iterator[None]:
-    """Name the fields of what is invalid within the block below `at`."""
-    try:
-        yield
-    except BatchInvalid as error:
-        raise BatchInvalid(_below(at, error), error.summary) from None
-    except JobInvalid as error:
-        raise JobInvalid(_below(at, error)) from None
-
-
-def _below(at: str, error: JobInvalid) -> list[FieldError]:
-    return [FieldError(at + each.loc, each.msg) for each in error.errors]
 
 
 def _invalid(loc: str, msg: str) -> JobInvalid:

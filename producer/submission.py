@@ -1,28 +1,25 @@
 """From the documents of the API to jobs that can be stored. Pure: no requests, no store."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from producer.api.models import BatchSubmission, JobSubmission
+from producer.api.models import BatchSubmission, JobSubmission, StreamedBatchSubmission
 from producer.records import IdempotencyKey, NewBatch, NewJob
 from producer.timing import NOW, Timing, timing_of
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.urls import url_host
-from shared.kinds.webhook import WEBHOOK, WebhookUrl
+from shared.kinds.webhook import WEBHOOK
 from shared.retry import RetryPolicy
 
 MAX_ECHO_LENGTH = 60
-MAX_ERRORS = 20
-
-_WEBHOOK_URL = TypeAdapter[str](WebhookUrl)
 
 
 def new_job(
@@ -56,36 +53,6 @@ def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text).digest()[:16]
 
 
-def batch_args(submission: BatchSubmission, template: "JobTemplate") -> list["ValidArgs"]:
-    """Return the arguments of every item of a batch, its defaults filled in.
-
-    Raises:
-        BatchInvalid: items break a rule; the first fields at fault are named.
-    """
-    valid: list[ValidArgs] = []
-    errors: list[FieldError] = []
-    for index, item in enumerate(submission.items):
-        try:
-            valid.append(template.validate({**submission.defaults, **item}, at=f"/items/{index}"))
-        except JobInvalid as error:
-            # Each item is named once: a fault in the defaults is in every item.
-            errors.append(error.errors[0])
-    if errors:
-        total = len(submission.items)
-        raise BatchInvalid(
-            errors[:MAX_ERRORS], f"{len(errors):,} of {total:,} items are not valid; none was stored"
-        )
-    return valid
-
-
-class BatchInvalid(JobInvalid):
-    """Jobs of a batch break a rule, so none was stored; `summary` counts them, `errors` names the first."""
-
-    def __init__(self, errors: Sequence[FieldError], summary: str) -> None:
-        super().__init__(errors)
-        self.summary = summary
-
-
 @dataclass(frozen=True, slots=True)
 class ValidArgs:
     """Arguments as they are stored, and the host they lead to; the host is empty when there is none."""
@@ -110,7 +77,7 @@ class JobTemplate:
     @classmethod
     def of(
         cls,
-        submission: JobSubmission | BatchSubmission,
+        submission: JobSubmission | BatchSubmission | StreamedBatchSubmission,
         *,
         now: datetime,
         schedule_id: UUID | None = None,
@@ -123,7 +90,10 @@ class JobTemplate:
         kind = find_kind(submission.kind)
         retry = kind.retry.model_copy(update=submission.retry.model_dump(exclude_unset=True))
         timing = timing_of(submission, now=now)
-        callback_url = callback_url_of(kind, submission.callback_url)
+        callback_url = submission.callback_url
+        if callback_url is not None and kind.name == WEBHOOK:
+            # Or webhooks would tell of webhooks for ever.
+            raise JobInvalid([FieldError("/callback_url", "A webhook calls nobody back")])
         return cls(kind, submission.lane, retry, submission.labels, now, timing, schedule_id, callback_url)
 
     def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
@@ -200,23 +170,6 @@ def find_kind(name: str) -> Kind:
             [FieldError("/kind", f"Unknown kind '{name[:MAX_ECHO_LENGTH]}'; known are: {known}")]
         )
     return kind
-
-
-def callback_url_of(kind: Kind, url: str | None) -> str | None:
-    """Return whom a job of a kind calls back, its URL normalized.
-
-    Raises:
-        JobInvalid: the URL is not one of a webhook, or the kind calls nobody back.
-    """
-    if url is None:
-        return None
-    if kind.name == WEBHOOK:
-        # Or webhooks would tell of webhooks for ever.
-        raise JobInvalid([FieldError("/callback_url", "A webhook calls nobody back")])
-    try:
-        return _WEBHOOK_URL.validate_python(url)
-    except ValidationError as error:
-        raise JobInvalid(field_errors(error, at="/callback_url")) from None
 
 
 def field_errors(error: ValidationError, *, at: str = "") -> list[FieldError]:

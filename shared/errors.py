@@ -11,7 +11,7 @@ RetrieverError
 ├── StoreUnavailable           the database did not answer; try again
 ├── StoreRefused               the database will not take a value, however often it is tried
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
-│   └── BatchInvalid           so do jobs of a batch (producer.submission)
+│   └── BatchInvalid           none of a batch's jobs was stored (producer.judging)
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
 ├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound
 │                              no row has this id

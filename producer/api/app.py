@@ -28,7 +28,7 @@ from producer.api.batches import BatchOperations
 from producer.api.bridge import WsgiBridge
 from producer.api.contract import load_contract, without_bodies
 from producer.api.edge import Edge
-from producer.api.guard import JSON_TYPE, TEXT_TYPE, BodyGuard, BodyLimits
+from producer.api.guard import JSON_TYPE, STREAM_TYPES, BodyGuard, BodyLimits
 from producer.api.jobs import JobOperations
 from producer.api.metrics import ApiMetrics, MeteredApp
 from producer.api.native import Handlers, NativeOperations
@@ -130,6 +130,7 @@ def _handlers(
         "list_audit": operations.list_audit,
         "submit_batch": batches.submit_batch,
         "get_batch": batches.get_batch,
+        "list_rejected": batches.list_rejected,
         "cancel_batch": batches.cancel_batch,
         "export_results": results.export_results,
         "submit_schedule": schedules.submit_schedule,
@@ -169,7 +170,7 @@ def _body_limits(settings: Settings) -> BodyLimits:
         idle_seconds=settings.api_body_idle_seconds,
         caps={
             ("submit_batch", JSON_TYPE): min(MAX_JSON_BATCH_BYTES, settings.api_max_batch_bytes),
-            ("submit_batch", TEXT_TYPE): settings.api_max_batch_bytes,
+            **{("submit_batch", media_type): settings.api_max_batch_bytes for media_type in STREAM_TYPES},
         },
     )
 

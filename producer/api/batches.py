@@ -1,40 +1,40 @@
-"""The operations on batches: submit as JSON or as lines of text, and count."""
+"""The operations on batches: submit as JSON or as a stream, count, cancel, and list what was rejected."""
 
 import hashlib
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import flask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import batch_document
+from producer.api.documents import batch_document, rejected_document
 from producer.api.guard import JSON_TYPE
 from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
 from producer.api.ids import read_id
-from producer.api.lines import LineBatch
-from producer.api.models import Batch, BatchSubmission
+from producer.api.models import Batch, BatchSubmission, RejectedPage
 from producer.api.pools import Pools
 from producer.api.problems import HttpProblem
 from producer.api.reading import read_document
-from producer.records import How, NewBatch, NewJob
+from producer.api.spool import BatchSpool
+from producer.api.streams import Stream
+from producer.judging import judge_items
+from producer.records import How, NewBatch
 from producer.store.store import JobStore
-from producer.submission import JobTemplate, ValidArgs, batch_args, callback_url_of, find_kind
+from producer.submission import JobTemplate
 from shared.clock import utc_now
 from shared.errors import BatchNotFound, IdempotencyConflict
 from shared.identity import new_id
-from shared.kinds.registry import Lane
 from shared.states import JobState
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_KIND = "check"
+DEFAULT_LIMIT = 100
 
 
 class BatchOperations:
-    """Takes many jobs at once, all or none, and tells how far they are."""
+    """Takes many jobs at once and tells how far they are."""
 
     def __init__(self, store: JobStore, pools: Pools) -> None:
         self._store = store
@@ -42,15 +42,20 @@ class BatchOperations:
 
     async def submit_batch(self, request: Request) -> Response:
         """Store the jobs of a body and answer 202 with the batch."""
-        if request.headers["content-type"] == JSON_TYPE:
-            batch, how = await self._submit_document(request)
-        else:
-            batch, how = await self._submit_lines(request)
+        with BatchSpool() as spool:
+            is_document = request.headers["content-type"] == JSON_TYPE
+            take = self._take_document if is_document else self._take_stream
+            taken = await take(request, spool)
+            spool.check(strict=taken.strict, noun=taken.noun)
+            idempotency = read_idempotency_key(request, taken.fingerprint)
+            new = replace(taken.template.batch(batch_id=new_id()), idempotency=idempotency)
+            batch, how = await self._pools.long(self._store_batch, new, taken.template, spool)
         headers = {"Location": f"/batches/{batch.id}"}
         if how is How.REPLAYED:
             headers[REPLAYED_HEADER] = "true"
         else:
-            facts = {"batch_id": str(batch.id), "kind": batch.kind, "total": batch.total}
+            counted = {"total": batch.total, "rejected": batch.rejected.count}
+            facts = {"batch_id": str(batch.id), "kind": batch.kind, **counted}
             logger.info("batch_accepted", extra=facts)
         return Response(batch.model_dump_json(), HTTPStatus.ACCEPTED, headers, JSON_TYPE)
 
@@ -58,6 +63,20 @@ class BatchOperations:
         """Answer with the batch and its counts."""
         record = self._store.get_batch(read_id(batch_id, BatchNotFound))
         return flask.Response(batch_document(record).model_dump_json(), mimetype=JSON_TYPE)
+
+    def list_rejected(
+        self, batch_id: str, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> flask.Response:
+        """Answer with one page of the lines or items that became no job, in their order."""
+        found = self._store.batches.list_rejected(
+            read_id(batch_id, BatchNotFound), after=int(cursor or 0), limit=limit + 1
+        )
+        page = found[:limit]
+        document = RejectedPage(
+            items=[rejected_document(each) for each in page],
+            next=str(page[-1].number) if len(found) > limit else None,
+        )
+        return flask.Response(document.model_dump_json(), mimetype=JSON_TYPE)
 
     async def cancel_batch(self, request: Request) -> Response:
         """Cancel a batch: what waits at once, what runs by its worker."""
@@ -67,52 +86,58 @@ class BatchOperations:
         headers = {"Location": f"/batches/{batch_id}"}
         return Response(batch_document(record).model_dump_json(), HTTPStatus.ACCEPTED, headers, JSON_TYPE)
 
-    async def _submit_document(self, request: Request) -> tuple[Batch, How]:
+    async def _take_document(self, request: Request, spool: BatchSpool) -> "_Taken":
         if request.query_params:
-            detail = "A JSON batch says its kind and lane in the body, not in the query."
+            detail = "A JSON batch says everything in its body, and nothing in the query."
             raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
         body = await request.body()
-        idempotency = read_idempotency_key(request, hashlib.sha256(body).digest())
-        template, args = await self._pools.short(_read_batch, body)
-        batch = replace(template.batch(batch_id=new_id()), idempotency=idempotency)
-        state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
-        jobs = (template.job(each, job_id=new_id(), batch_id=batch.id) for each in args)
-        return await self._pools.long(self._store_batch, batch, jobs, state)
+        template, strict = await self._pools.short(_judge_document, body, spool)
+        return _Taken(template, strict, "items", hashlib.sha256(body).digest())
 
-    async def _submit_lines(self, request: Request) -> tuple[Batch, How]:
-        query = request.query_params
-        template = JobTemplate(
-            kind=(kind := find_kind(query.get("kind", DEFAULT_KIND))),
-            lane=Lane(query.get("lane", Lane.BULK)),
-            retry=kind.retry,
-            labels={},
-            created_at=utc_now(),
-            callback_url=callback_url_of(kind, query.get("callback_url")),
-        )
-        # What the request says is its query and its body.
-        said = hashlib.sha256(str(query).encode() + b"\n")
-        with LineBatch(template) as lines:
-            # A client that leaves raises ClientDisconnect here, so nothing of it is stored.
-            async for chunk in request.stream():
-                said.update(chunk)
-                await self._pools.short(lines.feed, chunk)
-            await self._pools.short(lines.finish)
-            idempotency = read_idempotency_key(request, said.digest())
-            batch = replace(template.batch(batch_id=new_id()), idempotency=idempotency)
-            jobs = lines.jobs(batch_id=batch.id)
-            return await self._pools.long(self._store_batch, batch, jobs, JobState.ACCEPTED)
+    async def _take_stream(self, request: Request, spool: BatchSpool) -> "_Taken":
+        media_type, query = request.headers["content-type"], request.query_params
+        stream = Stream.open(media_type, dict(query), spool)
+        # What the request says is its type, its query and its body.
+        said = hashlib.sha256(f"{media_type}\n{query}\n".encode())
+        # A client that leaves raises ClientDisconnect here, so nothing of it is stored.
+        async for chunk in request.stream():
+            said.update(chunk)
+            await self._pools.short(stream.feed, chunk)
+        await self._pools.short(stream.finish)
+        return _Taken(stream.template, stream.strict, "lines", said.digest())
 
-    def _store_batch(self, batch: NewBatch, jobs: Iterable[NewJob], state: JobState) -> tuple[Batch, How]:
-        admitted = self._store.insert_batch(batch, jobs)
+    def _store_batch(self, batch: NewBatch, template: JobTemplate, spool: BatchSpool) -> tuple[Batch, How]:
+        jobs = spool.jobs(template, batch_id=batch.id)
+        admitted = self._store.insert_batch(batch, jobs, spool.rejected())
         if admitted.how is How.CONFLICT:
             raise IdempotencyConflict(f"the key was used for batch {admitted.id}")
         record = self._store.get_batch(admitted.id)
         # The same answer however often it is asked for, and however far the batch has come since.
-        first = replace(record, counts={state: record.total}, finished_at=None, cancelled_at=None)
+        state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
+        first = replace(
+            record,
+            counts={state: record.total},
+            finished_at=None,
+            cancelled_at=None,
+            previous_mark=None,
+            current_mark=None,
+        )
         return batch_document(first), admitted.how
 
 
-def _read_batch(body: bytes) -> tuple[JobTemplate, list[ValidArgs]]:
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A batch that has arrived; its jobs are in the spool."""
+
+    template: JobTemplate
+    strict: bool
+    noun: str
+    fingerprint: bytes
+
+
+def _judge_document(body: bytes, spool: BatchSpool) -> tuple[JobTemplate, bool]:
     submission = read_document(BatchSubmission, body)
     template = JobTemplate.of(submission, now=utc_now())
-    return template, batch_args(submission, template)
+    for judged in judge_items(submission, template):
+        spool.add(judged)
+    return template, submission.strict

@@ -21,6 +21,7 @@ from producer.api.models import (
     JobSubmission,
     KindList,
     Problem,
+    RejectedPage,
     RetryOverride,
 )
 from producer.api.parking_models import (
@@ -137,7 +138,7 @@ def _answer_schemas() -> dict[str, Schema]:
         Retention,
     ]
     service: list[type[BaseModel]] = [Schedule, SchedulePage, KindList, Health, Problem]
-    schemas = _schemas_of([Job, JobPage, Batch, *service, *parking, *results], "serialization")
+    schemas = _schemas_of([Job, JobPage, Batch, RejectedPage, *service, *parking, *results], "serialization")
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."
@@ -183,7 +184,8 @@ def _variant(submission: Schema, kind: Kind) -> Schema:
     if "args" in properties:
         properties["args"] = _ref(kind.args_model.__name__)
     if "items" in properties:
-        properties["items"]["items"] = _ref(_partial_name(kind))
+        # Anything else is an item too: it is rejected by itself, and not the batch for its sake.
+        properties["items"]["items"] = {"anyOf": [_ref(_partial_name(kind)), {}]}
         properties["defaults"] = {
             "allOf": [_ref(_partial_name(kind))],
             "description": properties["defaults"]["description"],

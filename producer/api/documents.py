@@ -2,9 +2,10 @@
 
 from datetime import datetime
 
-from producer.api.models import Attempt, Batch, Job, JobSummary
+from producer.api.models import Attempt, Batch, Job, JobSummary, RejectedLine, Rejections
 from producer.api.schedule_models import LastRun, Schedule
-from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob, ScheduleRecord
+from producer.progress import progress_of
+from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob, Rejected, ScheduleRecord
 from producer.timetable import Cron, Every, next_times
 from shared.clock import utc_now
 from shared.states import JobState
@@ -88,7 +89,8 @@ def job_summary(record: JobRecord) -> JobSummary:
 
 
 def batch_document(record: BatchRecord) -> Batch:
-    """Return the document of a stored batch; every state is counted, most of them with 0."""
+    """Return the document of a stored batch as it is now; every state is counted, most of them with 0."""
+    progress = progress_of(record, now=utc_now())
     return Batch(
         id=record.id,
         kind=record.kind,
@@ -98,9 +100,19 @@ def batch_document(record: BatchRecord) -> Batch:
         schedule_id=record.schedule_id,
         created_at=record.created_at,
         finished_at=record.finished_at,
+        rate_per_second=progress.rate_per_second,
+        estimated_end_at=progress.estimated_end_at,
+        rejected=Rejections(
+            count=record.rejected, errors=[rejected_document(each) for each in record.first_rejected]
+        ),
         cancelled_at=record.cancelled_at,
         callback_url=record.callback_url,
     )
+
+
+def rejected_document(rejected: Rejected) -> RejectedLine:
+    """Return the document of a line or item that became no job."""
+    return RejectedLine(number=rejected.number, loc=rejected.loc, msg=rejected.msg)
 
 
 def schedule_document(record: ScheduleRecord) -> Schedule:

@@ -15,6 +15,11 @@ from producer.api.routes import Operation, RouteTable
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
+CSV_TYPE = "text/csv"
+NDJSON_TYPE = "application/x-ndjson"
+# The same under another name; neither is registered with IANA.
+JSONL_TYPE = "application/jsonl"
+STREAM_TYPES = (TEXT_TYPE, CSV_TYPE, NDJSON_TYPE, JSONL_TYPE)
 UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 MAX_ECHO_LENGTH = 100
 

@@ -1,36 +1,40 @@
-"""A batch of lines, one URL each: split, validated and spooled as it arrives, in flat memory."""
+"""Batches of lines, read as they arrive, in flat memory: one URL a line, or one JSON object a line."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self
-from uuid import UUID
+from typing import Protocol
 
 import orjson
 
-from producer.records import NewJob
-from producer.submission import MAX_ERRORS, BatchInvalid, JobTemplate, ValidArgs
-from shared.errors import FieldError, JobInvalid
-from shared.identity import new_id
+from producer.judging import Arguments
+from producer.records import Rejected
 from shared.kinds.urls import MAX_URL_LENGTH
 
 # The longest URL in the longest UTF-8; a line beyond it is dropped while it arrives.
-MAX_LINE_BYTES = 4 * MAX_URL_LENGTH
-SPOOL_MEMORY_BYTES = 1_048_576
+MAX_URL_LINE_BYTES = 4 * MAX_URL_LENGTH
+# All arguments of a job as JSON or CSV.
+MAX_RECORD_BYTES = 65_536
 BLANKS = b" \t\r"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+Said = Arguments | Rejected
 
-def open_spool() -> tempfile.SpooledTemporaryFile[bytes]:
-    """Return a temporary file that stays in memory while it is small; the caller closes it."""
-    return tempfile.SpooledTemporaryFile(SPOOL_MEMORY_BYTES)
+
+class Reader(Protocol):
+    """Makes arguments of the chunks of a body, however it is cut, and holds no more than one line of it."""
+
+    def feed(self, chunk: bytes) -> Iterator[Said]:
+        """Yield what this chunk completes."""
+
+    def finish(self) -> Iterator[Said]:
+        """Yield what is left at the end of the body."""
 
 
 @dataclass(slots=True)
 class LineSplitter:
     """Cuts chunks of bytes into numbered lines; a line that is too long comes as None."""
 
-    max_line_bytes: int = MAX_LINE_BYTES
+    max_line_bytes: int
     _number: int = 0
     _rest: bytes = b""
     _is_dropping: bool = False
@@ -59,73 +63,62 @@ class LineSplitter:
 
 
 @dataclass(slots=True)
-class LineBatch:
-    """The jobs of a text body, valid ones in a temporary file until the last line has been judged.
+class UrlLines:
+    """Reads one URL a line; blank lines and blanks around a URL are ignored."""
 
-    Blocking and not thread-safe: one call at a time, off the event loop.
-    """
+    _splitter: LineSplitter = field(default_factory=lambda: LineSplitter(MAX_URL_LINE_BYTES))
 
-    template: JobTemplate
-    valid: int = 0
-    invalid: int = 0
-    errors: list[FieldError] = field(default_factory=list)
-    _splitter: LineSplitter = field(default_factory=LineSplitter)
-    _spool: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=open_spool)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._spool.close()
-
-    def feed(self, chunk: bytes) -> None:
-        """Judge the lines that this chunk completes."""
+    def feed(self, chunk: bytes) -> Iterator[Said]:
+        """Yield the URLs that this chunk completes."""
         for number, line in self._splitter.feed(chunk):
-            self._judge(number, line)
+            yield from self._read(number, line)
 
-    def finish(self) -> None:
-        """Judge the last line.
-
-        Raises:
-            BatchInvalid: a line was not valid; the first 20 are named.
-            JobInvalid: there was no line at all.
-        """
+    def finish(self) -> Iterator[Said]:
+        """Yield the last URL."""
         for number, line in self._splitter.finish():
-            self._judge(number, line)
-        if self.invalid:
-            total = self.valid + self.invalid
-            summary = f"{self.invalid:,} of {total:,} lines are not valid; none was stored"
-            raise BatchInvalid(self.errors, summary)
-        if not self.valid:
-            raise JobInvalid([FieldError("/lines", "There is no URL in the body")])
+            yield from self._read(number, line)
 
-    def jobs(self, *, batch_id: UUID) -> Iterator[NewJob]:
-        """Yield the jobs in the order of their lines, read from the file as they are asked for."""
-        self._spool.seek(0)
-        for line in self._spool:
-            document, host = orjson.loads(line)
-            yield self.template.job(ValidArgs(document, host), job_id=new_id(), batch_id=batch_id)
-
-    def _judge(self, number: int, line: bytes | None) -> None:
-        if line == b"":
-            return
-        try:
-            args = self._validate(number, line)
-        except JobInvalid as error:
-            self.invalid += 1
-            if len(self.errors) < MAX_ERRORS:
-                self.errors.append(FieldError(f"/lines/{number}", error.errors[0].msg))
-            return
-        self.valid += 1
-        if not self.invalid:
-            self._spool.write(orjson.dumps((args.document, args.host)) + b"\n")
-
-    def _validate(self, number: int, line: bytes | None) -> ValidArgs:
-        at = f"/lines/{number}"
+    def _read(self, number: int, line: bytes | None) -> Iterator[Said]:
+        at = pointer(number)
         if line is None:
-            raise JobInvalid([FieldError(at, f"The line is longer than {MAX_URL_LENGTH} characters")])
-        try:
-            url = line.decode()
-        except UnicodeDecodeError:
-            raise JobInvalid([FieldError(at, "The line is not UTF-8")]) from None
-        return self.template.validate({"url": url}, at=at)
+            yield Rejected(number, at, f"The line is longer than {MAX_URL_LENGTH:,} characters")
+        elif line:
+            try:
+                yield Arguments(number, at, {"url": line.decode()})
+            except UnicodeDecodeError:
+                yield Rejected(number, at, NOT_UTF8)
+
+
+@dataclass(slots=True)
+class JsonLines:
+    """Reads one JSON object of arguments a line (NDJSON); blank lines are ignored."""
+
+    _splitter: LineSplitter = field(default_factory=lambda: LineSplitter(MAX_RECORD_BYTES))
+
+    def feed(self, chunk: bytes) -> Iterator[Said]:
+        """Yield the objects that this chunk completes."""
+        for number, line in self._splitter.feed(chunk):
+            yield from self._read(number, line)
+
+    def finish(self) -> Iterator[Said]:
+        """Yield the last object."""
+        for number, line in self._splitter.finish():
+            yield from self._read(number, line)
+
+    def _read(self, number: int, line: bytes | None) -> Iterator[Said]:
+        at = pointer(number)
+        if line is None:
+            yield Rejected(number, at, f"The line is longer than {MAX_RECORD_BYTES:,} bytes")
+        elif line:
+            try:
+                yield Arguments(number, at, orjson.loads(line))
+            except orjson.JSONDecodeError as error:
+                yield Rejected(number, at, f"The line is not JSON: {error.msg}, at character {error.colno}")
+
+
+NOT_UTF8 = "It is not UTF-8"
+
+
+def pointer(number: int) -> str:
+    """Return the JSON pointer of a line, as errors name it."""
+    return f"/lines/{number}"

@@ -89,14 +89,30 @@ class JobSubmission(_Submission):
     lane: Lane = Lane.INTERACTIVE
 
 
-class BatchSubmission(_Submission):
-    """Jobs of one kind to accept together: all of them or none."""
-
-    items: Annotated[list[dict[str, Any]], Field(min_length=1, description="The arguments of each job.")]
+class _BatchSubmission(_Submission):
     defaults: Annotated[
         dict[str, Any], Field(description="Arguments of every item that does not say else.")
     ] = {}
     lane: Lane = Lane.BULK
+    strict: Annotated[
+        bool,
+        Field(description="Store nothing when an item is not valid, instead of the rest."),
+    ] = False
+
+
+class BatchSubmission(_BatchSubmission):
+    """Jobs of one kind to accept together."""
+
+    items: Annotated[
+        list[Any],
+        Field(min_length=1, description="The arguments of each job. A wrong one is rejected alone."),
+    ]
+
+
+class StreamedBatchSubmission(_BatchSubmission):
+    """What the query says of a batch whose items come as a stream."""
+
+    kind: KindName = "check"
 
 
 class _Document(BaseModel):
@@ -162,6 +178,34 @@ class JobPage(_Document):
     next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last.")]
 
 
+class RejectedLine(_Document):
+    """A line or an item of a batch that became no job."""
+
+    number: Annotated[
+        int,
+        Field(
+            description="The line of the body, from 1; of CSV the line that its record begins in. "
+            "Of a JSON batch the item, from 1."
+        ),
+    ]
+    loc: Annotated[str, Field(description="Where: a JSON pointer such as `/lines/7/url` or `/items/6/url`.")]
+    msg: Annotated[str, Field(description="Why. What was sent is not repeated.")]
+
+
+class Rejections(_Document):
+    """How many lines or items of a batch became no job, and the first 20 of them."""
+
+    count: int
+    errors: list[RejectedLine]
+
+
+class RejectedPage(_Document):
+    """One page of the rejected lines or items of a batch, in their order."""
+
+    items: list[RejectedLine]
+    next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last.")]
+
+
 class Batch(_Document):
     """A batch and how many of its jobs are in each state."""
 
@@ -173,6 +217,18 @@ class Batch(_Document):
     schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     created_at: datetime
     finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]
+    rate_per_second: Annotated[
+        float,
+        Field(
+            description="Jobs ended a second in the last half minute to minute; of a finished batch, "
+            "from its submission to its end."
+        ),
+    ]
+    estimated_end_at: Annotated[
+        datetime | None,
+        Field(description="When its last job will have ended at this rate; null at rate 0, or when it has."),
+    ]
+    rejected: Rejections
     cancelled_at: Annotated[datetime | None, Field(description="When somebody cancelled it.")]
     callback_url: Annotated[str | None, Field(description="Who is told, once, when all its jobs have ended.")]
 

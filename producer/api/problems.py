@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from producer.api.models import Problem, ProblemField
-from producer.submission import MAX_ERRORS, BatchInvalid
+from producer.judging import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
     FieldError,
@@ -64,6 +64,8 @@ class _Entry:
 
 
 _TABLE: Mapping[type[RetrieverError], _Entry] = {
+    # Before JobInvalid, which it is too: what was sent could be read, but no job was made of it.
+    BatchInvalid: _Entry(HTTPStatus.UNPROCESSABLE_ENTITY, "batch-invalid", "No job of the batch was stored"),
     JobInvalid: _Entry(HTTPStatus.BAD_REQUEST, "job-invalid", "What was sent is not valid"),
     JobNotFound: _Entry(HTTPStatus.NOT_FOUND, "job-not-found", "No such job", "No job has this id."),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),

@@ -1,52 +1,24 @@
-"""The export of a batch: its jobs as NDJSON or CSV, streamed page by page, in flat memory."""
+"""The export of a batch: what became of its jobs, streamed page by page, in flat memory."""
 
 import asyncio
-import csv
-import io
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from enum import StrEnum
+from collections.abc import AsyncIterator, Sequence
+from typing import assert_never
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from producer.api.documents import job_summary
+from producer.api.exports import Encode, Export, ExportFormat, csv_export, ndjson_export
 from producer.api.ids import read_id
+from producer.api.junit import JUNIT_TAIL, junit_cases, junit_head
 from producer.api.pools import Pools
-from producer.records import JobRecord
+from producer.records import BatchRecord, JobRecord
 from producer.store.store import JobStore
 from shared.errors import BatchNotFound
 
 PAGE_JOBS = 500
 SEND_TIMEOUT_SECONDS = 60.0
-
-COLUMNS = (
-    "id",
-    "kind",
-    "url",
-    "state",
-    "verdict",
-    "status",
-    "reason",
-    "attempts",
-    "created_at",
-    "finished_at",
-)
-# A cell that begins with one of these is a formula to a spreadsheet (OWASP, CSV injection).
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-Encode = Callable[[Sequence[JobRecord]], bytes]
-
-
-class ExportFormat(StrEnum):
-    """How the jobs of a batch are written."""
-
-    NDJSON = "ndjson"
-    CSV = "csv"
-
-
-_MEDIA_TYPES = {ExportFormat.NDJSON: "application/x-ndjson", ExportFormat.CSV: "text/csv; charset=utf-8"}
 
 
 class ResultOperations:
@@ -59,26 +31,42 @@ class ResultOperations:
     async def export_results(self, request: Request) -> Response:
         """Answer with all jobs of a batch, oldest first; a job that changes meanwhile appears once."""
         batch_id = read_id(request.path_params["batch_id"], BatchNotFound)
-        await self._pools.short(self._store.get_batch, batch_id)
-        chosen = _chosen_format(request)
-        encode = encode_csv if chosen is ExportFormat.CSV else encode_ndjson
-        head = csv_header() if chosen is ExportFormat.CSV else b""
+        batch = await self._pools.short(self._store.get_batch, batch_id)
+        export = await self._pools.long(self._open_export, _chosen_format(request), batch)
         headers = {
-            "Content-Disposition": f'attachment; filename="{batch_id}.{chosen}"',
+            "Content-Disposition": f'attachment; filename="{batch_id}.{export.extension}"',
             "X-Content-Type-Options": "nosniff",
         }
-        return StreamedPages(self._pages(batch_id, head, encode), headers, _MEDIA_TYPES[chosen])
+        return StreamedPages(self._pages(batch_id, export), headers, export.media_type)
 
-    async def _pages(self, batch_id: UUID, head: bytes, encode: Encode) -> AsyncIterator[bytes]:
-        if head:
-            yield head
+    def _open_export(self, chosen: ExportFormat, batch: BatchRecord) -> Export:
+        match chosen:
+            case ExportFormat.NDJSON:
+                return ndjson_export()
+            case ExportFormat.CSV:
+                return csv_export()
+            case ExportFormat.JUNIT:
+                # Its counts come first, so they are those of now; jobs that end meanwhile are not in them.
+                head = junit_head(batch, self._store.batches.count_verdicts(batch.id))
+                return Export("application/xml", "xml", self._encode_cases, head, JUNIT_TAIL)
+            case _:
+                assert_never(chosen)
+
+    def _encode_cases(self, records: Sequence[JobRecord]) -> bytes:
+        return junit_cases(records, self._store.batches.first_starts(record.id for record in records))
+
+    async def _pages(self, batch_id: UUID, export: Export) -> AsyncIterator[bytes]:
+        if export.head:
+            yield export.head
         after: UUID | None = None
         while True:
-            page, after = await self._pools.short(self._read_page, batch_id, after, encode)
+            page, after = await self._pools.short(self._read_page, batch_id, after, export.encode)
             if page:
                 yield page
             if after is None:
-                return
+                break
+        if export.tail:
+            yield export.tail
 
     def _read_page(self, batch_id: UUID, after: UUID | None, encode: Encode) -> tuple[bytes, UUID | None]:
         records = self._store.batch_jobs(batch_id, after=after, limit=PAGE_JOBS)
@@ -106,52 +94,17 @@ class StreamedPages(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def encode_ndjson(records: Sequence[JobRecord]) -> bytes:
-    """Return one JSON document a line: jobs without their attempts."""
-    return b"".join(job_summary(record).model_dump_json().encode() + b"\n" for record in records)
-
-
-def encode_csv(records: Sequence[JobRecord]) -> bytes:
-    """Return one row a job (RFC 4180), safe to open in a spreadsheet."""
-    return _rows(_cells(record) for record in records)
-
-
-def csv_header() -> bytes:
-    """Return the row of column names."""
-    return _rows([COLUMNS])
-
-
-def _cells(record: JobRecord) -> Sequence[object]:
-    result = record.result or {}
-    return (
-        record.id,
-        record.kind,
-        record.args.get("url"),
-        record.state,
-        result.get("verdict"),
-        result.get("status"),
-        record.reason or result.get("reason"),
-        record.attempt,
-        record.created_at.isoformat(),
-        record.finished_at.isoformat() if record.finished_at else None,
-    )
-
-
-def _rows(rows: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerows([_safe(cell) for cell in row] for row in rows)
-    return text.getvalue().encode()
-
-
-def _safe(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+# In the order of what a client that takes several gets; NDJSON when it names none.
+_ACCEPTED = {
+    "ndjson": ExportFormat.NDJSON,
+    "text/csv": ExportFormat.CSV,
+    "application/xml": ExportFormat.JUNIT,
+    "text/xml": ExportFormat.JUNIT,
+}
 
 
 def _chosen_format(request: Request) -> ExportFormat:
     if asked := request.query_params.get("format"):
         return ExportFormat(asked)
     accepted = request.headers.get("accept", "").lower()
-    if "text/csv" in accepted and "ndjson" not in accepted:
-        return ExportFormat.CSV
-    return ExportFormat.NDJSON
+    return next((chosen for name, chosen in _ACCEPTED.items() if name in accepted), ExportFormat.NDJSON)

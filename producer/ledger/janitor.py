@@ -1,4 +1,4 @@
-"""The janitor: deletes what ended long ago, in small chunks with pauses; never parked or unfinished jobs."""
+"""The janitor: deletes what ended long ago and keys whose time is over, in small chunks with pauses."""
 
 import asyncio
 import logging
@@ -17,6 +17,8 @@ from shared.states import JobState
 
 _CHUNK_JOBS = 500
 _CHUNK_BATCHES = 20
+_CHUNK_KEYS = 1_000
+_CHUNK_LINES = 5_000
 # Between two chunks others get at the database; on SQLite it has one writer.
 _PAUSE_SECONDS = 0.1
 _EVERY_SECONDS = 3_600.0
@@ -25,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class Janitor:
-    """Deletes succeeded and cancelled jobs, and batches that have nothing else, after the retention."""
+    """Deletes succeeded and cancelled jobs, and batches that have nothing else, after the retention.
+
+    Parked and unfinished jobs are never deleted. Idempotency keys are, whatever the retention is.
+    """
 
     def __init__(self, *, store: JobStore, turns: Turns, metrics: LedgerMetrics, settings: Settings) -> None:
         """Make a janitor that has deleted nothing yet."""
@@ -35,12 +40,25 @@ class Janitor:
         self._retention_days = settings.retention_days
 
     async def run(self) -> None:
-        """Delete every hour until cancelled; with a retention of 0 days, never."""
-        while self._retention_days:
+        """Delete every hour until cancelled; with a retention of 0 days, keys alone."""
+        while True:
             if await self._turns.take():
-                await self.clean(before=utc_now() - timedelta(days=self._retention_days))
+                await self.forget_keys()
+                if self._retention_days:
+                    await self.clean(before=utc_now() - timedelta(days=self._retention_days))
                 await self._turns.give_up()
             await asyncio.sleep(_EVERY_SECONDS)
+
+    async def forget_keys(self) -> None:
+        """Delete all idempotency keys whose time is over. Stopping at any point is safe."""
+        forgotten = 0
+        forget = partial(self._store.forget_expired_keys, limit=_CHUNK_KEYS, now=utc_now())
+        while chunk := await until_stored(forget):
+            forgotten += chunk
+            if chunk < _CHUNK_KEYS:
+                break
+            await self._rest()
+        logger.info("idempotency_keys_forgotten", extra={"keys": forgotten})
 
     async def clean(self, *, before: datetime) -> None:
         """Delete everything that is due, whose end was before a time. Stopping at any point is safe."""
@@ -66,6 +84,7 @@ class Janitor:
         expired = await until_stored(self._store.parking.expired_batches)
         deleted = 0
         for batch_id in expired:
+            await self._delete_rejected(batch_id)
             delete = partial(self._store.parking.delete_of_batch, batch_id, limit=_CHUNK_JOBS)
             while True:
                 chunk = await until_stored(delete)
@@ -75,6 +94,11 @@ class Janitor:
                 if chunk < _CHUNK_JOBS:
                     break
         return len(expired), deleted
+
+    async def _delete_rejected(self, batch_id: UUID) -> None:
+        delete = partial(self._store.batches.delete_rejected, batch_id, limit=_CHUNK_LINES)
+        while await until_stored(delete) == _CHUNK_LINES:
+            await self._rest()
 
     async def _expire_batches(self, before: datetime) -> None:
         after: UUID | None = None

@@ -47,6 +47,11 @@ class LedgerMetrics:
             "Messages of parked jobs that were missing in jobs.parked and put there again.",
             registry=self.registry,
         )
+        self.counts_corrected = Counter(
+            "retriever_batch_counts_corrected",
+            "Batches whose counts were not what their jobs say, and were mended.",
+            registry=self.registry,
+        )
         self.jobs_deleted = Counter(
             "retriever_jobs_deleted", "Jobs deleted after their retention.", registry=self.registry
         )

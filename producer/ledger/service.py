@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 
 from producer.ledger.announcer import Announcer
+from producer.ledger.batch_counts import BatchReconciler
 from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.operations import OperationRunner
@@ -87,4 +88,5 @@ def _parked_services(
         settings=settings,
     )
     janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=metrics, settings=settings)
-    return [runner.run, sweeper.run, reconciler.run, janitor.run]
+    batches = BatchReconciler(store=store, turns=Turns(store, "batch_counts"), metrics=metrics)
+    return [runner.run, sweeper.run, reconciler.run, janitor.run, batches.run]

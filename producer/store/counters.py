@@ -1,15 +1,16 @@
 """The counts of a batch's jobs by state, kept in its row, exact because they change with the jobs."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.progress import MARK_EVERY, WINDOW
 from producer.store.events import announce_batch
-from producer.store.schema import batches, jobs
+from producer.store.schema import batches
 from shared.states import JobState
 
 FINAL_STATES = tuple(state for state in JobState if state.is_final)
@@ -40,29 +41,64 @@ def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: dateti
         _change(connection, batch_id, changes[batch_id], now)
 
 
-def wrong_counts(connection: sa.Connection, batch_id: UUID) -> dict[JobState, tuple[int, int]]:
-    """Return the states whose count in the batch's row is not what its jobs say, as (kept, counted)."""
-    row = connection.execute(sa.select(batches).where(batches.c.id == batch_id)).mappings().one()
-    query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.batch_id == batch_id).group_by(jobs.c.state)
-    counted = Counter({JobState(state): number for state, number in connection.execute(query)})
-    kept = {state: row[state.value] for state in JobState}
-    return {state: (kept[state], counted[state]) for state in JobState if kept[state] != counted[state]}
+def set_counts(
+    connection: sa.Connection, batch_id: UUID, counts: Mapping[JobState, int], *, now: datetime
+) -> None:
+    """Write down what the jobs of a batch were counted to be, and announce it if it is complete now.
+
+    Call it with the batch's row locked since before they were counted.
+    """
+    ended = sum(counts[state] for state in FINAL_STATES)
+    finished_at = sa.func.coalesce(batches.c.finished_at, sa.literal(now, batches.c.finished_at.type))
+    _update(
+        connection,
+        batch_id,
+        {
+            **{state.value: number for state, number in counts.items()},
+            "finished_at": sa.case((batches.c.total == ended, finished_at)),
+        },
+        now,
+    )
 
 
 def _change(connection: sa.Connection, batch_id: UUID, change: Counter[JobState], now: datetime) -> None:
     counts = {state.value: batches.c[state.value] + number for state, number in change.items() if number}
+    before = sum((batches.c[state.value] for state in FINAL_STATES), sa.literal(0))
     ended = sum((batches.c[state.value] + change[state] for state in FINAL_STATES), sa.literal(0))
-    update = (
-        batches.update()
-        .where(batches.c.id == batch_id)
-        .values(
-            **counts,
-            finished_at=sa.case((ended == batches.c.total, sa.literal(now, batches.c.finished_at.type))),
-        )
-        .returning(batches)
-    )
+    finished_at = sa.case((ended == batches.c.total, sa.literal(now, batches.c.finished_at.type)))
+    values = {**counts, "finished_at": finished_at, **_marks(before, ended, now)}
+    _update(connection, batch_id, values, now)
+
+
+def _update(connection: sa.Connection, batch_id: UUID, values: Mapping[str, object], now: datetime) -> None:
+    update = batches.update().where(batches.c.id == batch_id).values(**values).returning(batches)
     row = connection.execute(update).mappings().one()
     if row["finished_at"] is not None and row["completed_at"] is None:
         # Once: a redrive may open the batch again, and its second end is no second completion.
         connection.execute(batches.update().where(batches.c.id == batch_id).values(completed_at=now))
         announce_batch(connection, row, now=now)
+
+
+def _marks(
+    before: sa.ColumnElement[int], ended: sa.ColumnElement[int], now: datetime
+) -> Mapping[str, sa.ColumnElement[object]]:
+    """Return the marks as they are after a change: moved forward when the current one is old."""
+    columns = batches.c
+    moment = columns.current_mark_at.type
+    has_none = columns.current_mark_at.is_(None)
+    is_due = sa.or_(has_none, columns.current_mark_at <= sa.literal(now - MARK_EVERY, moment))
+    # A due mark is moved by the next change, so nothing has changed since it was due: the number of half a
+    # minute ago is known, and a pause is not averaged into the rate that follows it.
+    was_quiet = sa.or_(has_none, columns.current_mark_at <= sa.literal(now - WINDOW, moment))
+    return {
+        "previous_mark_at": sa.case(
+            (was_quiet, sa.literal(now - MARK_EVERY, moment)),
+            (is_due, columns.current_mark_at),
+            else_=columns.previous_mark_at,
+        ),
+        "previous_mark_ended": sa.case(
+            (was_quiet, before), (is_due, columns.current_mark_ended), else_=columns.previous_mark_ended
+        ),
+        "current_mark_at": sa.case((is_due, sa.literal(now, moment)), else_=columns.current_mark_at),
+        "current_mark_ended": sa.case((is_due, ended), else_=columns.current_mark_ended),
+    }

@@ -5,7 +5,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.records import AttemptRecord, BatchRecord, JobFilter, JobRecord
+from producer.records import FIRST_REJECTED, AttemptRecord, BatchRecord, JobFilter, JobRecord
+from producer.store.rejected import list_rejected
 from producer.store.rows import JOB_COLUMNS, attempt_record, batch_record, job_record, stored_host
 from producer.store.schema import attempts, batches, jobs
 from shared.errors import BatchNotFound, JobNotFound
@@ -57,7 +58,19 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise BatchNotFound(f"no batch has the id {batch_id}")
-    return batch_record(row)
+    first = list_rejected(connection, batch_id, after=0, limit=FIRST_REJECTED) if row["rejected"] else []
+    return batch_record(row, first_rejected=first)
+
+
+def check_batch(connection: sa.Connection, batch_id: UUID) -> None:
+    """Do nothing if there is such a batch.
+
+    Raises:
+        BatchNotFound: no row has this id.
+    """
+    here = sa.exists().where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
+    if not connection.scalar(sa.select(here)):
+        raise BatchNotFound(f"no batch has the id {batch_id}")
 
 
 def batch_jobs(

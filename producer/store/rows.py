@@ -1,12 +1,13 @@
 """Between rows and records. Nothing else in the store knows both."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.records import AttemptRecord, BatchRecord, ClaimedJob, JobRecord, NewJob
+from producer.records import AttemptRecord, BatchRecord, ClaimedJob, JobRecord, Mark, NewJob, Rejected
 from producer.store.schema import jobs
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
@@ -116,7 +117,7 @@ def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) ->
     )
 
 
-def batch_record(row: sa.RowMapping) -> BatchRecord:
+def batch_record(row: sa.RowMapping, *, first_rejected: Sequence[Rejected] = ()) -> BatchRecord:
     """Return the record of a row of `batches`."""
     return BatchRecord(
         id=row["id"],
@@ -129,6 +130,10 @@ def batch_record(row: sa.RowMapping) -> BatchRecord:
         finished_at=row["finished_at"],
         cancelled_at=row["cancelled_at"],
         callback_url=row["callback_url"],
+        rejected=row["rejected"],
+        first_rejected=first_rejected,
+        previous_mark=_mark(row["previous_mark_at"], row["previous_mark_ended"]),
+        current_mark=_mark(row["current_mark_at"], row["current_mark_ended"]),
     )
 
 
@@ -157,3 +162,7 @@ def attempt_record(row: sa.RowMapping) -> AttemptRecord:
         reason=row["reason"],
         wait_seconds=row["wait_seconds"],
     )
+
+
+def _mark(at: datetime | None, ended: int | None) -> Mark | None:
+    return None if at is None or ended is None else Mark(at, ended)

@@ -178,7 +178,7 @@ def _insert_run(connection: sa.Connection, run: ScheduledRun | None) -> None:
     if run is None:
         return
     if run.batch:
-        insert_batch(connection, run.batch, run.jobs)
+        insert_batch(connection, run.batch, run.jobs, run.rejected)
     else:
         insert_jobs(connection, run.jobs)
 

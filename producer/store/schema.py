@@ -50,6 +50,26 @@ batches = sa.Table(
     sa.Column("expired_at", Moment(), nullable=True),
     # Whom to tell of its completion.
     sa.Column("callback_url", PlainText(), nullable=True),
+    # How many lines of it became no job; they are in `rejected_lines`.
+    sa.Column("rejected", sa.BigInteger(), nullable=False, server_default="0"),
+    # How many of its jobs had ended at two times of late, for its rate; see `counters.py`.
+    sa.Column("previous_mark_at", Moment(), nullable=True),
+    sa.Column("previous_mark_ended", sa.BigInteger(), nullable=True),
+    sa.Column("current_mark_at", Moment(), nullable=True),
+    sa.Column("current_mark_ended", sa.BigInteger(), nullable=True),
+)
+
+# For the reconciler: the unfinished, and those that finished lately.
+sa.Index("ix_batches_finished_at_id", batches.c.finished_at, batches.c.id)
+
+# What was handed in with a batch and became no job; never what was sent, only where and why.
+rejected_lines = sa.Table(
+    "rejected_lines",
+    metadata,
+    sa.Column("batch_id", sa.Uuid(), sa.ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.BigInteger(), primary_key=True, autoincrement=False),
+    sa.Column("loc", PlainText(), nullable=False),
+    sa.Column("msg", PlainText(), nullable=False),
 )
 
 jobs = sa.Table(

@@ -19,20 +19,22 @@ from producer.records import (
     NewBatch,
     NewJob,
     Recorded,
+    Rejected,
     Transition,
 )
 from producer.store import (
     cancellations,
-    counters,
     due,
     events,
     identity,
     outbox,
     queries,
     recording,
+    recounts,
     redrives,
     submissions,
 )
+from producer.store.batch_store import BatchStore
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
@@ -59,6 +61,7 @@ class JobStore:
         self._reader = engine
         self._writer = writing(engine)
         self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
+        self.batches = BatchStore(reading=self._reading, writing=self._writing)
         self.parking = ParkingStore(engine)
 
     @classmethod
@@ -99,14 +102,16 @@ class JobStore:
         with self._writing() as connection:
             return submissions.admit_jobs(connection, jobs)
 
-    def insert_batch(self, batch: NewBatch, jobs: Iterable[NewJob]) -> Admitted:
-        """Store the batch and its jobs, all or none, and wake the relay.
+    def insert_batch(
+        self, batch: NewBatch, jobs: Iterable[NewJob], rejected: Iterable[Rejected] = ()
+    ) -> Admitted:
+        """Store the batch, its jobs and the lines that became none, all or nothing, and wake the relay.
 
-        Holds a chunk of the jobs in memory at a time. SQLite has no other writer until the last job is
-        read, so `jobs` must not wait for a network. What `jobs` raises is passed on, and nothing is stored.
+        Holds a chunk of them in memory at a time, and reads the jobs first. SQLite has no other writer until
+        the last is read, so neither may wait for a network. What they raise is passed on: nothing is stored.
         """
         with self._writing() as connection:
-            return submissions.insert_batch(connection, batch, jobs)
+            return submissions.insert_batch(connection, batch, jobs, rejected)
 
     def forget_expired_keys(self, *, limit: int, now: datetime) -> int:
         """Delete up to `limit` idempotency keys whose time is over; return how many."""
@@ -243,7 +248,7 @@ class JobStore:
     def wrong_counts(self, batch_id: UUID) -> Mapping[JobState, tuple[int, int]]:
         """Return where a batch's counts are not what its jobs say, as (kept, counted); empty is right."""
         with self._reading() as connection:
-            return counters.wrong_counts(connection, batch_id)
+            return recounts.wrong_counts(connection, batch_id)
 
     def claim_events(self, *, limit: int, lease_seconds: float, now: datetime) -> list[ClaimedEvent]:
         """Lease up to `limit` events for publishing, oldest first."""

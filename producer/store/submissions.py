@@ -8,9 +8,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from producer.records import Admitted, How, NewBatch, NewJob
+from producer.records import Admitted, How, NewBatch, NewJob, Rejected
 from producer.store.engine import POSTGRESQL
 from producer.store.identity import BATCH_SCOPE, JOB_SCOPE, find_same_job, point_key, take_key
+from producer.store.rejected import insert_rejected
 from producer.store.rows import new_job_row
 from producer.store.schema import batches, jobs
 from producer.store.wakeup import announce_jobs
@@ -59,8 +60,16 @@ def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UU
     return answers | {job.id: Admitted(job.id) for job in plain}
 
 
-def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[NewJob]) -> Admitted:
-    """Store the batch and its jobs, read a chunk at a time, unless its idempotency key leads to one."""
+def insert_batch(
+    connection: sa.Connection,
+    batch: NewBatch,
+    new_jobs: Iterable[NewJob],
+    rejected: Iterable[Rejected] = (),
+) -> Admitted:
+    """Store the batch, its jobs and what became none, unless its idempotency key leads to a batch.
+
+    Both are read a chunk at a time, the jobs first.
+    """
     if batch.idempotency and (
         answer := take_key(connection, BATCH_SCOPE, batch.idempotency, batch.id, batch.created_at)
     ):
@@ -74,6 +83,8 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
             schedule_id=batch.schedule_id,
             callback_url=batch.callback_url,
             created_at=batch.created_at,
+            current_mark_at=batch.created_at,
+            current_mark_ended=0,
         )
     )
     counts: Counter[str] = Counter()
@@ -81,10 +92,11 @@ def insert_batch(connection: sa.Connection, batch: NewBatch, new_jobs: Iterable[
         connection.execute(jobs.insert(), [new_job_row(job, batch_id=batch.id) for job in chunk])
         counts.update(job.state.value for job in chunk)
     finished_at = None if counts else batch.created_at
+    rejections = insert_rejected(connection, batch.id, rejected)
     connection.execute(
         batches.update()
         .where(batches.c.id == batch.id)
-        .values(total=counts.total(), finished_at=finished_at, **counts)
+        .values(total=counts.total(), rejected=rejections, finished_at=finished_at, **counts)
     )
     announce_jobs(connection)
     return Admitted(batch.id)

@@ -17,7 +17,10 @@ def _check_expression(expression: str) -> str:
     try:
         jmespath.compile(expression)
     except (JMESPathError, RecursionError) as error:
-        raise ValueError(f"not a JMESPath expression: {str(error)[:200]}") from error
+        # Where and not what: the library's own message repeats the expression.
+        at = getattr(error, "lex_position", None)
+        place = "" if at is None else f", from character {at + 1} on"
+        raise ValueError(f"not a JMESPath expression{place}") from error
     return expression
 
 

@@ -5,13 +5,17 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from uuid import UUID
+from xml.etree import ElementTree as ET
 
 import httpx
 import pytest
 
 from producer.records import JobFilter
 from shared.settings import Settings
+from shared.states import JobState
 from tests.support.api import RunningApi, running_api
+from tests.support.factories import NOON, make_report
 
 TEXT = {"Content-Type": "text/plain"}
 
@@ -59,18 +63,36 @@ def test_a_json_batch_waits_for_its_time(api: RunningApi) -> None:
     assert api.client.get(f"/batches/{document['id']}").json() == document
 
 
-def test_one_wrong_item_fails_the_whole_json_batch(api: RunningApi) -> None:
+def test_a_wrong_item_fails_a_json_batch_that_is_strict(api: RunningApi) -> None:
     items = [{"url": "http://a.example/"} for _ in range(17)] + [{"url": "nonsense"}]
 
-    response = api.client.post("/batches", json={"kind": "check", "items": items})
+    response = api.client.post("/batches", json={"kind": "check", "items": items, "strict": True})
 
-    assert response.status_code == 400
+    assert (response.status_code, response.json()["type"]) == (422, "urn:retriever:batch-invalid")
     assert response.json()["errors"][0]["loc"] == "/items/17/url"
     assert stored(api) == 0
 
 
+def test_a_wrong_item_does_not_sink_the_rest(api: RunningApi) -> None:
+    items = [{"url": "http://a.example/"}, {"url": "secret"}, "secret", {"url": "http://b.example/"}]
+
+    response = api.client.post("/batches", json={"kind": "check", "items": items})
+
+    assert response.status_code == 202
+    document = response.json()
+    assert (document["total"], document["rejected"]["count"]) == (2, 2)
+    assert [(each["number"], each["loc"]) for each in document["rejected"]["errors"]] == [
+        (2, "/items/1/url"),
+        (3, "/items/2"),
+    ]
+    assert "secret" not in response.text
+    assert api.client.get(response.headers["location"]).json() == document
+
+
 def test_a_json_batch_without_items_is_refused(api: RunningApi) -> None:
-    for items in ([], None, [5], "x"):
+    assert api.client.post("/batches", json={"kind": "check", "items": [5]}).status_code == 422
+    wrong: list[object] = [[], None, "x"]
+    for items in wrong:
         response = api.client.post("/batches", json={"kind": "check", "items": items})
 
         assert response.status_code == 400
@@ -97,7 +119,7 @@ def test_lines_are_read_as_they_come_however_they_are_cut(api: RunningApi) -> No
     }
 
 
-def test_wrong_lines_are_named_by_number_and_nothing_is_stored(api: RunningApi) -> None:
+def test_wrong_lines_of_a_strict_batch_are_named_by_number_and_nothing_is_stored(api: RunningApi) -> None:
     lines = [
         b"http://a.example/",
         b"nonsense",
@@ -107,10 +129,10 @@ def test_wrong_lines_are_named_by_number_and_nothing_is_stored(api: RunningApi) 
         b"http://b.example/",
     ]
 
-    response = submit_lines(api, b"\n".join(lines))
+    response = submit_lines(api, b"\n".join(lines), "?strict=true")
 
-    assert response.status_code == 400
-    assert [error["loc"] for error in response.json()["errors"]] == ["/lines/2", "/lines/4", "/lines/5"]
+    assert response.status_code == 422
+    assert [error["loc"] for error in response.json()["errors"]] == ["/lines/2/url", "/lines/4", "/lines/5"]
     assert response.json()["detail"].startswith("3 of 5 lines are not valid")
     assert stored(api) == 0
 
@@ -118,7 +140,7 @@ def test_wrong_lines_are_named_by_number_and_nothing_is_stored(api: RunningApi) 
 def test_only_the_first_twenty_wrong_lines_are_named(api: RunningApi) -> None:
     response = submit_lines(api, b"nonsense\n" * 5_000)
 
-    assert response.status_code == 400
+    assert response.status_code == 422
     assert len(response.json()["errors"]) == 20
     assert "5,000 of 5,000" in response.json()["detail"]
 
@@ -130,8 +152,20 @@ def test_a_batch_without_lines_is_refused(api: RunningApi) -> None:
 
 
 def test_a_wrong_query_of_lines_is_refused(api: RunningApi) -> None:
-    for query in ("?kind=nonsense", "?lane=slow", "?kinds=check"):
-        assert submit_lines(api, b"http://a.example/\n", query).status_code == 400
+    for query, loc in (
+        ("?kind=nonsense", "/query/kind"),
+        ("?lane=slow", "/query/lane"),
+        ("?kinds=check", "/query/kinds"),
+        ("?strict=perhaps", "/query/strict"),
+        ("?delay_seconds=soon", "/query/delay_seconds"),
+        ("?delay_seconds=1e400", "/query/delay_seconds"),
+        ("?labels=docs", "/query/labels"),
+        ("?retry={%22max_attempts%22:0}", "/query/retry/max_attempts"),
+        ("?run_at=9999-12-31T00:00:00Z", "/query/run_at"),
+    ):
+        response = submit_lines(api, b"http://a.example/\n", query)
+
+        assert (response.status_code, response.json()["errors"][0]["loc"]) == (400, loc)
 
 
 def test_a_json_batch_takes_no_kind_in_its_query(api: RunningApi) -> None:
@@ -176,6 +210,36 @@ def test_an_unknown_batch_is_not_found(api: RunningApi) -> None:
 
         assert response.status_code == 404
         assert response.json()["type"] == "urn:retriever:batch-not-found"
+
+
+def test_a_batch_is_exported_as_junit(api: RunningApi) -> None:
+    batch = submit_lines(api, b"http://a.example/?a=1&b=2\nhttp://b.example/\nhttp://c.example/\n").json()
+    ids = [job.id for job in api.store.batch_jobs(UUID(batch["id"]), after=None, limit=10)]
+    broken = {"verdict": "broken", "reason": "http_404", "explanation": "\0 & gone"}
+    reports = [
+        make_report(ids[0], JobState.SUCCEEDED, result=broken),
+        make_report(ids[1], JobState.PARKED, reason="http_503"),
+    ]
+    api.store.record(reports, now=NOON)
+
+    for headers, query in (
+        ({"Accept": "application/xml"}, ""),
+        ({"Accept": "text/xml"}, ""),
+        ({}, "?format=junit"),
+    ):
+        answer = api.client.get(f"/batches/{batch['id']}/results{query}", headers=headers)
+        suite = ET.fromstring(answer.content)  # noqa: S314
+
+        assert answer.headers["content-type"] == "application/xml"
+        assert suite[0].attrib["name"] == "http://a.example/?a=1&b=2"
+        assert [[(each.tag, each.get("type")) for each in case] for case in suite] == [
+            [("failure", "http_404")],
+            [("error", "http_503")],
+            [("skipped", None)],
+        ]
+        counted = [suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")]
+        assert counted == ["3", "1", "1", "1"]
+        assert suite[0].attrib["time"] == "1.000"
 
 
 def test_an_unknown_format_is_refused_and_head_exports_nothing(api: RunningApi) -> None:

@@ -57,7 +57,7 @@ def test_a_wrong_callback_is_refused_by_its_name(api: RunningApi, url: Any) -> N
 
 
 def test_a_wrong_callback_in_the_query_is_refused_by_its_name(api: RunningApi) -> None:
-    assert faults(post_lines(api, callback_url="ftp://a.example/")) == ["/callback_url"]
+    assert faults(post_lines(api, callback_url="ftp://a.example/")) == ["/query/callback_url"]
 
 
 def test_a_webhook_is_a_job_that_calls_nobody_back(api: RunningApi) -> None:

@@ -82,6 +82,17 @@ def test_a_run_now_makes_a_job_that_is_found_by_its_schedule(api: RunningApi) ->
     assert [each["id"] for each in listed] == [job["id"]]
 
 
+def test_a_template_with_a_wrong_item_is_refused_whether_or_not_it_is_strict(api: RunningApi) -> None:
+    for strict in (True, False):
+        items = [{"url": "http://a.example/"}, {"url": "nonsense"}]
+        batch = {"kind": "check", "items": items, "strict": strict}
+
+        response = api.client.post("/schedules", json={"every_seconds": 60, "batch": batch})
+
+        assert response.status_code == 400
+        assert response.json()["errors"][0]["loc"] == "/batch/items/1/url"
+
+
 def test_a_run_of_a_batch_makes_a_batch(api: RunningApi) -> None:
     schedule = create(api, job=None, batch=BATCH)
 

@@ -1,21 +1,26 @@
 """The janitor on both stores: what it deletes in one go, in chunks, and what it leaves."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.turns import Turns
-from producer.records import JobFilter
+from producer.records import IdempotencyKey, JobFilter, Rejected
 from producer.store.migrate import migrate
+from producer.store.schema import idempotency_keys, rejected_lines
 from producer.store.store import JobStore
 from shared.clock import utc_now
 from shared.errors import BatchNotFound
 from shared.settings import Settings
 from shared.states import JobState
+from tests.support.amqp import running
 from tests.support.factories import NOON, make_batch, make_job, make_report
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -45,10 +50,40 @@ async def test_old_ends_are_deleted_with_their_batches_and_parked_jobs_stay(stor
     assert metrics.registry.get_sample_value("retriever_jobs_deleted_total") == 1_700
 
 
-async def test_a_retention_of_no_days_keeps_all(store: JobStore) -> None:
-    settings = Settings(retention_days=0)
+async def test_rejected_lines_are_deleted_with_their_batch(store: JobStore) -> None:
+    batch, job = make_batch(), make_job()
+    store.insert_batch(batch, [job], (Rejected(n, f"/lines/{n}", "No") for n in range(1, 12_001)))
+    store.record([make_report(job.id, JobState.SUCCEEDED)], now=NOON)
+    janitor = Janitor(
+        store=store, turns=Turns(store, "janitor"), metrics=LedgerMetrics(), settings=Settings()
+    )
 
-    # Returns at once: there is nothing that it would ever do.
-    await Janitor(
-        store=store, turns=Turns(store, "janitor"), metrics=LedgerMetrics(), settings=settings
-    ).run()
+    await janitor.clean(before=utc_now() + timedelta(hours=1))
+
+    with store._reader.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(rejected_lines)) == 0
+
+
+async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: JobStore) -> None:
+    job, batch = make_job(), make_batch()
+    expired = [IdempotencyKey(f"old-{n}", b"", NOON) for n in range(1_100)]
+    lasting = IdempotencyKey("new", b"", utc_now() + timedelta(hours=1))
+    store.admit_jobs([replace(make_job(), idempotency=key) for key in (*expired, lasting)])
+    store.insert_jobs([job])
+    store.insert_batch(batch, [])
+    store.record([make_report(job.id, JobState.SUCCEEDED)], now=NOON)
+    settings = Settings(retention_days=0)
+    janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=LedgerMetrics(), settings=settings)
+
+    async def keys() -> list[str]:
+        with store._reader.connect() as connection:
+            return list(connection.scalars(sa.select(idempotency_keys.c.key)))
+
+    async def only_the_new_one_is_left() -> bool:
+        return await keys() == ["new"]
+
+    async with running(janitor.run()):
+        await eventually(only_the_new_one_is_left)
+
+    assert store.get_job(job.id).state is JobState.SUCCEEDED
+    assert store.get_batch(batch.id).total == 0

@@ -9,7 +9,7 @@ import pytest
 
 from producer.api.contract import load_contract, to_openapi, without_bodies
 from producer.api.documents import explain
-from producer.api.results import COLUMNS, csv_header, encode_csv
+from producer.api.exports import COLUMNS, csv_header, encode_csv
 from producer.records import JobRecord
 from shared.identity import new_id
 from shared.kinds.registry import Lane

@@ -1,27 +1,23 @@
-"""Lines cut from chunks, and judged one by one."""
+"""Lines cut from chunks, and read one by one."""
 
-from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.api.lines import LineBatch, LineSplitter
-from producer.submission import BatchInvalid, JobTemplate
-from shared.errors import JobInvalid
-from shared.identity import new_id
-from shared.kinds.registry import KINDS, Lane
-
-
-def make_batch() -> LineBatch:
-    kind = KINDS["check"]
-    return LineBatch(JobTemplate(kind, Lane.BULK, kind.retry, {}, datetime(2025, 1, 1, tzinfo=UTC)))
+from producer.api.lines import MAX_RECORD_BYTES, JsonLines, LineSplitter, Reader, Said, UrlLines
+from producer.judging import Arguments
+from producer.records import Rejected
 
 
 def split(chunks: list[bytes], *, max_line_bytes: int = 8) -> list[tuple[int, bytes | None]]:
     splitter = LineSplitter(max_line_bytes)
     return [line for chunk in chunks for line in splitter.feed(chunk)] + list(splitter.finish())
+
+
+def read(reader: Reader, *chunks: bytes) -> list[Said]:
+    return [said for chunk in chunks for said in reader.feed(chunk)] + list(reader.finish())
 
 
 @given(
@@ -49,34 +45,37 @@ def test_blanks_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line() -
     assert split([b"\xef\xbb\xbfa\r\n\t b \n\n"]) == [(1, b"a"), (2, b"b"), (3, b"")]
 
 
-def test_valid_lines_become_jobs_in_their_order() -> None:
-    with make_batch() as lines:
-        lines.feed(b"http://a.example\nhttp://b.")
-        lines.feed(b"example")
-        lines.finish()
-        batch_id = new_id()
+def test_urls_are_read_in_their_order_and_blank_lines_are_none() -> None:
+    said = read(UrlLines(), b"http://a.example\n\nhttp://b.", b"example\n\xff")
 
-        jobs = list(lines.jobs(batch_id=batch_id))
-
-    assert [(job.args["url"], job.host) for job in jobs] == [
-        ("http://a.example/", "a.example"),
-        ("http://b.example/", "b.example"),
+    assert said == [
+        Arguments(1, "/lines/1", {"url": "http://a.example"}),
+        Arguments(3, "/lines/3", {"url": "http://b.example"}),
+        Rejected(4, "/lines/4", "It is not UTF-8"),
     ]
-    assert {job.batch_id for job in jobs} == {batch_id}
-    assert jobs[0].id < jobs[1].id
 
 
-def test_wrong_lines_are_named_by_number() -> None:
-    with make_batch() as lines:
-        lines.feed(b"http://a.example\n\nnonsense\n\xff\n")
+def test_objects_are_read_one_a_line() -> None:
+    said = read(JsonLines(), b'{"url": "http://a/"}\r\n\n  {"url"', b': "http://b/", "timeout_seconds": 2.5}')
 
-        with pytest.raises(BatchInvalid) as caught:
-            lines.finish()
-
-    assert [error.loc for error in caught.value.errors] == ["/lines/3", "/lines/4"]
-    assert caught.value.summary.startswith("2 of 3 lines")
+    assert said == [
+        Arguments(1, "/lines/1", {"url": "http://a/"}),
+        Arguments(3, "/lines/3", {"url": "http://b/", "timeout_seconds": 2.5}),
+    ]
 
 
-def test_no_line_at_all_is_invalid() -> None:
-    with make_batch() as lines, pytest.raises(JobInvalid, match="no URL"):
-        lines.finish()
+@pytest.mark.parametrize(
+    "line", [b"secret", b'{"secret": ', b'"\\ud800"', b"\xff", b"[NaN]", b"{}" * 2, b"[" * 5_000]
+)
+def test_a_line_that_is_not_json_is_named_and_not_repeated(line: bytes) -> None:
+    good, bad = read(JsonLines(), b"{}\n" + line)
+
+    assert isinstance(good, Arguments) and isinstance(bad, Rejected)
+    assert (bad.number, bad.loc) == (2, "/lines/2")
+    assert bad.msg.startswith("The line is not JSON") and "secret" not in bad.msg
+
+
+def test_a_line_of_json_has_a_limit() -> None:
+    (bad,) = read(JsonLines(), b'{"url": "' + b"a" * MAX_RECORD_BYTES, b'"}\n')
+
+    assert isinstance(bad, Rejected) and "65,536 bytes" in bad.msg

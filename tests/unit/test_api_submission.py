@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from producer.api.models import BatchSubmission, JobSubmission
-from producer.submission import BatchInvalid, JobTemplate, batch_args, json_pointer, new_job
+from producer.judging import BatchInvalid, batch_args
+from producer.submission import JobTemplate, json_pointer, new_job
 from shared.errors import JobInvalid
 from shared.identity import new_id
 from shared.kinds.registry import KINDS, Lane
@@ -69,13 +70,14 @@ def test_arguments_that_are_no_json_are_invalid(args: dict[str, object]) -> None
 def test_items_of_a_batch_win_over_its_defaults() -> None:
     batch = make_batch(defaults={"max_redirects": 1, "url": URL}, items=[{}, {"max_redirects": 2}])
 
-    args = batch_args(batch, JobTemplate.of(batch, now=NOW))
+    args, rejected = batch_args(batch, JobTemplate.of(batch, now=NOW))
 
+    assert rejected == []
     assert [each.document["max_redirects"] for each in args] == [1, 2]
 
 
 def test_every_wrong_item_is_counted_and_the_first_are_named() -> None:
-    batch = make_batch(items=[{"url": URL}, *[{"url": "nonsense"}] * 30])
+    batch = make_batch(items=[{"url": URL}, *[{"url": "nonsense"}] * 30], strict=True)
 
     with pytest.raises(BatchInvalid) as caught:
         batch_args(batch, JobTemplate.of(batch, now=NOW))
@@ -83,6 +85,17 @@ def test_every_wrong_item_is_counted_and_the_first_are_named() -> None:
     assert caught.value.summary.startswith("30 of 31 items")
     assert len(caught.value.errors) == 20
     assert caught.value.errors[0].loc == "/items/1/url"
+
+
+def test_wrong_items_do_not_sink_the_rest_unless_all_are_wrong() -> None:
+    batch = make_batch(items=[{"url": "nonsense"}, 5, {"url": URL}])
+
+    args, rejected = batch_args(batch, JobTemplate.of(batch, now=NOW))
+
+    assert [each.document["url"] for each in args] == [URL]
+    assert [(each.number, each.loc) for each in rejected] == [(1, "/items/0/url"), (2, "/items/1")]
+    with pytest.raises(BatchInvalid, match="not an object"):
+        batch_args(make_batch(items=[5]), JobTemplate.of(batch, now=NOW))
 
 
 def test_pointers_escape_and_bound_what_a_client_named() -> None:

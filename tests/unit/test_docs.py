@@ -96,13 +96,13 @@ def test_every_relative_link_leads_somewhere() -> None:
 
 
 def test_every_command_of_make_in_the_documents_is_in_the_makefile() -> None:
-    targets = set(re.findall(r"^([a-z0-9]+):", read("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):", read("Makefile"), re.MULTILINE))
     code = re.compile(r"`[^`\n]*`|^```sh\n.*?^```", re.MULTILINE | re.DOTALL)
     named = {
         target
         for document in DOCUMENTS
         for piece in code.findall(read(document))
-        for target in re.findall(r"\bmake ([a-z0-9]+)", piece)
+        for target in re.findall(r"\bmake ([a-z0-9-]+)", piece)
     }
 
     assert named <= targets

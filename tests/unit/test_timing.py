@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from producer.api.models import BatchSubmission, JobSubmission
-from producer.submission import JobTemplate, batch_args, new_job
+from producer.judging import batch_args
+from producer.submission import JobTemplate, new_job
 from producer.timing import NOW, Timing, timing_of
 from shared.errors import JobInvalid
 from shared.identity import new_id
@@ -66,7 +67,7 @@ def test_every_job_of_a_batch_has_the_times_of_the_batch() -> None:
     )
     template = JobTemplate.of(submission, now=NOON)
 
-    jobs = [template.job(args, job_id=new_id()) for args in batch_args(submission, template)]
+    jobs = [template.job(args, job_id=new_id()) for args in batch_args(submission, template)[0]]
 
     minute = timedelta(minutes=1)
     assert {(job.due_at, job.deadline_at, job.state) for job in jobs} == {

@@ -1,0 +1,171 @@
+"""Batches that come as streams, on both stores: NDJSON and CSV, rejected lines, strictness, replays."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from producer.records import JobFilter
+from shared.settings import Settings
+from tests.support.api import RunningApi, running_api
+
+MEBIBYTE = 1_048_576
+CSV = "text/csv; charset=UTF-8; header=present"
+
+
+@pytest.fixture
+def api(database_url: str) -> Iterator[RunningApi]:
+    with running_api(Settings(database_url=database_url, api_body_idle_seconds=5.0)) as running:
+        yield running
+
+
+def submit(
+    api: RunningApi, body: bytes | Iterator[bytes], content_type: str, *, key: str | None = None, **query: str
+) -> httpx.Response:
+    headers = {"Content-Type": content_type} | ({"Idempotency-Key": key} if key else {})
+    return api.client.post("/batches", params=query, content=body, headers=headers)
+
+
+def stored(api: RunningApi) -> int:
+    return len(api.store.list_jobs(JobFilter(), limit=1_000, after=None))
+
+
+def jobs_of(api: RunningApi, response: httpx.Response) -> list[dict[str, object]]:
+    assert response.status_code == 202, response.text
+    items: list[dict[str, object]] = api.client.get("/jobs", params={"batch": response.json()["id"]}).json()[
+        "items"
+    ]
+    return items[::-1]
+
+
+@pytest.mark.parametrize("content_type", ["application/x-ndjson", "application/jsonl", "Application/JSONL"])
+def test_objects_one_a_line_are_a_batch(api: RunningApi, content_type: str) -> None:
+    body = b'{"url": "http://a.example/"}\r\n\n{"url": "http://b.example/", "timeout_seconds": 5}'
+
+    response = submit(
+        api,
+        (body[at : at + 7] for at in range(0, len(body), 7)),
+        content_type,
+        defaults='{"max_redirects": 1}',
+        labels='{"team": "docs"}',
+        retry='{"max_attempts": 2}',
+        lane="interactive",
+    )
+
+    jobs = jobs_of(api, response)
+    assert [job["args"] for job in jobs] == [
+        {"url": "http://a.example/", "max_redirects": 1},
+        {"url": "http://b.example/", "max_redirects": 1, "timeout_seconds": 5},
+    ]
+    assert response.json()["labels"] == jobs[0]["labels"] == {"team": "docs"}
+    assert jobs[0]["lane"] == "interactive"
+
+
+def test_a_table_is_a_batch(api: RunningApi) -> None:
+    body = (
+        b"\xef\xbb\xbfurl,extract,timeout_seconds\r\n"
+        b'http://a.example/,"items[0].\n""name""",2.5\r\n'
+        b"http://b.example/,,\r\n"
+        b"nonsense,,\r\n"
+    )
+
+    response = submit(api, body, CSV, kind="fetch", defaults='{"timeout_seconds": 7}')
+
+    assert [job["args"] for job in jobs_of(api, response)] == [
+        {"url": "http://a.example/", "extract": 'items[0].\n"name"', "timeout_seconds": 2.5},
+        {"url": "http://b.example/", "timeout_seconds": 7},
+    ]
+    assert [(each["number"], each["loc"]) for each in response.json()["rejected"]["errors"]] == [
+        (5, "/lines/5/url")
+    ]
+
+
+def test_a_stream_waits_for_its_time(api: RunningApi) -> None:
+    response = submit(
+        api, b"http://a.example/\n", "text/plain", delay_seconds="3600", expires_after_seconds="60"
+    )
+
+    (job,) = jobs_of(api, response)
+    assert response.json()["counts"]["scheduled"] == 1
+    assert (job["state"], job["due_at"] is None, job["deadline_at"] is None) == ("scheduled", False, False)
+
+
+def test_a_wrong_header_is_refused_before_the_rest_is_read(api: RunningApi) -> None:
+    response = submit(api, b"http://user:secret@a.example/\nhttp://b.example/\n", CSV)
+
+    assert (response.status_code, response.json()["errors"][0]["loc"]) == (400, "/lines/1")
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Content-Type": "text/csv; charset=latin-1"}, "UTF-8"),
+        ({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}, "Compressed"),
+        ({"Content-Type": "application/ndjson"}, "application/x-ndjson"),
+    ],
+)
+def test_what_is_not_plain_utf8_of_a_known_type_is_unsupported(
+    api: RunningApi, headers: dict[str, str], said: str
+) -> None:
+    response = api.client.post("/batches", content=b"url\nhttp://a/\n", headers=headers)
+
+    assert response.status_code == 415
+    assert said in response.json()["detail"]
+
+
+def test_all_rejected_lines_are_listed_a_page_at_a_time(api: RunningApi) -> None:
+    body = b'{"url": "http://a.example/"}\n' + b'{"url": "secret", "a\\u0000b": 1}\nsecret\n' * 25
+
+    response = submit(api, body, "application/x-ndjson")
+
+    rejected = response.json()["rejected"]
+    assert (rejected["count"], len(rejected["errors"])) == (50, 20)
+    listed, cursor, path = [], None, f"{response.headers['location']}/rejected"
+    while True:
+        page = api.client.get(path, params={"limit": 20} | ({"cursor": cursor} if cursor else {})).json()
+        listed += page["items"]
+        if (cursor := page["next"]) is None:
+            break
+    assert [each["number"] for each in listed] == list(range(2, 52))
+    assert listed[:20] == rejected["errors"]
+    assert "secret" not in str(listed)
+    assert api.client.get(f"/batches/{'0' * 8}-0000-0000-0000-{'0' * 12}/rejected").status_code == 404
+    for query in ({"limit": 1_001}, {"cursor": "x"}):
+        assert api.client.get(path, params=query).status_code == 400
+
+
+def test_a_replay_is_answered_as_before_with_what_was_rejected(api: RunningApi) -> None:
+    body = b"http://a.example/\nnonsense\n"
+
+    first = submit(api, body, "text/plain", key="k", delay_seconds="60")
+    again = submit(api, body, "text/plain", key="k", delay_seconds="60")
+    other = submit(api, body, "text/plain", key="k", delay_seconds="60", strict="false")
+
+    assert (first.json()["rejected"]["count"], first.json()) == (1, again.json())
+    assert (again.headers["idempotent-replayed"], other.status_code) == ("true", 409)
+    assert stored(api) == 1
+    as_csv = submit(api, b"url\nhttp://a.example/\n", CSV, key="c")
+    assert as_csv.status_code == 202
+    assert submit(api, b"url\nhttp://a.example/\n", "text/plain", key="c").status_code == 409
+
+
+def test_two_hundred_thousand_wrong_lines_are_kept_in_flat_memory(tmp_path: Path) -> None:
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'retriever.db'}")
+    with running_api(settings) as api:
+        submit(api, b"http://a.example/\n" + b"nonsense\n" * 2_000, "text/plain")
+        before = resident_bytes()
+
+        chunks = (b"http://a.example/\n" + b"nonsense\n" * 1_000 for _ in range(200))
+        response = submit(api, chunks, "text/plain")
+
+        assert response.json()["rejected"]["count"] == 200_000
+        assert (response.json()["total"], resident_bytes() - before < 48 * MEBIBYTE) == (200, True)
+        last = api.client.get(f"{response.headers['location']}/rejected?cursor=200198").json()
+        assert [each["number"] for each in last["items"]] == [200_199, 200_200] and last["next"] is None
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,118 @@
+"""A streamed batch: its query is a submission, its lines are judged as they come."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from producer.api.spool import BatchSpool
+from producer.api.streams import Stream, read_query
+from producer.judging import BatchInvalid
+from shared.errors import JobInvalid
+from shared.identity import new_id
+from shared.kinds.registry import Lane
+
+
+def stream(body: bytes, spool: BatchSpool, *, media_type: str = "text/plain", **query: str) -> Stream:
+    opened = Stream.open(media_type, query, spool)
+    opened.feed(body)
+    opened.finish()
+    return opened
+
+
+def test_the_query_says_whatever_a_json_batch_can_say() -> None:
+    submission = read_query(
+        {
+            "kind": "fetch",
+            "lane": "interactive",
+            "strict": "TRUE",
+            "defaults": '{"timeout_seconds": 5}',
+            "labels": '{"team": "docs"}',
+            "retry": '{"max_attempts": 2}',
+            "delay_seconds": "60",
+            "deadline_at": "2030-01-01T00:00:00Z",
+        }
+    )
+
+    assert (submission.kind, submission.lane, submission.strict) == ("fetch", Lane.INTERACTIVE, True)
+    assert submission.defaults == {"timeout_seconds": 5} and submission.labels == {"team": "docs"}
+    assert submission.retry.model_dump(exclude_unset=True) == {"max_attempts": 2}
+    assert submission.delay_seconds == 60 and submission.deadline_at is not None
+
+
+@pytest.mark.parametrize(
+    ("query", "loc"),
+    [
+        ({"defaults": "{"}, "/query/defaults"),
+        ({"defaults": "[]"}, "/query/defaults"),
+        ({"defaults": '{"a": NaN}'}, "/query/defaults"),
+        ({"labels": '{"team": 5}'}, "/query/labels/team"),
+        ({"retry": '{"max_attempts": "5"}'}, "/query/retry/max_attempts"),
+        ({"delay_seconds": "nan"}, "/query/delay_seconds"),
+        ({"delay_seconds": "5", "run_at": "2020-01-01T00:00:00Z"}, "/query/delay_seconds"),
+        ({"run_at": "tomorrow"}, "/query/run_at"),
+        ({"run_at": "9999-01-01T00:00:00Z"}, "/query/run_at"),
+        ({"kind": "nonsense"}, "/query/kind"),
+        ({"strict": "perhaps"}, "/query"),
+        ({"items": "[]"}, "/query/items"),
+    ],
+)
+def test_a_wrong_query_is_named_by_its_parameter(query: Mapping[str, str], loc: str) -> None:
+    with BatchSpool() as spool, pytest.raises(JobInvalid) as caught:
+        Stream.open("text/plain", query, spool)
+
+    assert caught.value.errors[0].loc == loc
+
+
+def test_valid_lines_become_jobs_in_their_order_and_the_others_are_kept() -> None:
+    with BatchSpool() as spool:
+        opened = stream(
+            b"http://a.example\nsecret\nhttp://b.example\n\xff", spool, defaults='{"max_redirects": 1}'
+        )
+        spool.check(strict=opened.strict, noun="lines")
+        batch_id = new_id()
+
+        jobs = list(spool.jobs(opened.template, batch_id=batch_id))
+        rejected = list(spool.rejected())
+
+    assert [(job.args["url"], job.host) for job in jobs] == [
+        ("http://a.example/", "a.example"),
+        ("http://b.example/", "b.example"),
+    ]
+    assert {(job.batch_id, job.args["max_redirects"]) for job in jobs} == {(batch_id, 1)}
+    assert jobs[0].id < jobs[1].id
+    assert [(each.number, each.loc) for each in rejected] == [(2, "/lines/2/url"), (4, "/lines/4")]
+    assert "secret" not in str(rejected)
+
+
+def test_a_strict_batch_falls_with_one_line() -> None:
+    with BatchSpool() as spool:
+        opened = stream(b"http://a.example\n\nnonsense\n", spool, strict="true")
+
+        with pytest.raises(BatchInvalid) as caught:
+            spool.check(strict=opened.strict, noun="lines")
+
+    assert [error.loc for error in caught.value.errors] == ["/lines/3/url"]
+    assert caught.value.summary.startswith("1 of 2 lines")
+
+
+@pytest.mark.parametrize("body", [b"nonsense\n" * 30, b"", b"\n \n"])
+def test_a_batch_of_nothing_valid_is_none(body: bytes) -> None:
+    with BatchSpool() as spool:
+        stream(body, spool)
+
+        with pytest.raises(JobInvalid):
+            spool.check(strict=False, noun="lines")
+
+
+def test_other_types_are_read_as_they_are() -> None:
+    for media_type, body in (
+        ("text/csv", b"url,timeout_seconds\nhttp://a/,5\n"),
+        ("application/jsonl", b'{"url": "http://a/", "timeout_seconds": 5}\n'),
+        ("application/x-ndjson", b'{"url": "http://a/", "timeout_seconds": 5}\n'),
+    ):
+        with BatchSpool() as spool:
+            opened = stream(body, spool, media_type=media_type)
+
+            (job,) = spool.jobs(opened.template, batch_id=new_id())
+
+        assert job.args == {"url": "http://a/", "timeout_seconds": 5}

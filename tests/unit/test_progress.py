@@ -1,0 +1,68 @@
+"""How fast a batch goes, from two marks, its counts and the time."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from producer.progress import progress_of
+from producer.records import BatchRecord, Mark
+from shared.identity import new_id
+from shared.states import JobState
+from tests.support.factories import NOON
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def batch(
+    *, ended: int, marks: list[Mark], total: int = 100, finished_at: datetime | None = None
+) -> BatchRecord:
+    previous, current = marks if len(marks) == 2 else (None, marks[0] if marks else None)
+    return BatchRecord(
+        id=new_id(),
+        kind="check",
+        total=total,
+        labels={},
+        counts={JobState.SUCCEEDED: ended, JobState.QUEUED: total - ended},
+        schedule_id=None,
+        created_at=NOON,
+        finished_at=finished_at,
+        previous_mark=previous,
+        current_mark=current,
+    )
+
+
+@pytest.mark.parametrize(
+    ("marks", "rate"),
+    [
+        ([Mark(at(50), 0)], 2.0),
+        ([Mark(at(20), 10), Mark(at(50), 18)], 0.25),
+        # The older one is too old: what happened then says nothing of now.
+        ([Mark(at(-10), 0), Mark(at(40), 15)], 0.25),
+        # Nothing has changed for a minute.
+        ([Mark(at(-100), 0), Mark(at(-61), 10)], 0.0),
+        # A redrive took ends back.
+        ([Mark(at(20), 30)], 0.0),
+        # A clock that is ahead of ours.
+        ([Mark(at(70), 10)], 10.0),
+        ([], 0.0),
+    ],
+)
+def test_the_rate_is_that_of_the_last_minute(marks: list[Mark], rate: float) -> None:
+    progress = progress_of(batch(ended=20, marks=marks), now=at(60))
+
+    assert progress.rate_per_second == rate
+    assert progress.estimated_end_at == (at(60 + 80 / rate) if rate else None)
+
+
+def test_a_finished_batch_says_its_overall_rate_and_no_end() -> None:
+    progress = progress_of(batch(ended=100, marks=[Mark(at(9), 90)], finished_at=at(50)), now=at(1_000))
+
+    assert (progress.rate_per_second, progress.estimated_end_at) == (2.0, None)
+
+
+def test_an_end_beyond_a_century_is_none() -> None:
+    progress = progress_of(batch(ended=1, marks=[Mark(NOON, 0)], total=10**15), now=at(60))
+
+    assert progress.rate_per_second > 0 and progress.estimated_end_at is None
