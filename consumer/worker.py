@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.metrics import WorkerMetrics
-from shared.broker.consumer import Consumer, Subscription
+from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Publisher
+from shared.broker.subscriber import Subscription
 from shared.broker.topology import work_queue
 from shared.kinds.registry import Lane
 from shared.settings import Settings
