@@ -16,6 +16,7 @@ from consumer.executor import BoundHandler, Executor
 from consumer.handlers.http import open_session
 from consumer.handlers.registry import HANDLERS, Handler
 from consumer.metrics import WorkerMetrics
+from consumer.pauses import Pauses
 from consumer.worker import Worker
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
@@ -52,6 +53,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             ),
             publisher=publisher,
             cancellations=cancellations,
+            pauses=Pauses(settings.amqp_url, name=f"retriever worker {name} pauses"),
             metrics=metrics,
             name=f"retriever worker {name}",
         )
