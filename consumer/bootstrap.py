@@ -19,6 +19,7 @@ from consumer.handlers.registry import HANDLERS, Handler
 from consumer.handlers.signing import Signer
 from consumer.handlers.surroundings import Surroundings
 from consumer.metrics import WorkerMetrics
+from consumer.pauses import Pauses
 from consumer.secrets import Secrets
 from consumer.worker import Worker
 from shared.broker.publisher import Publisher
@@ -58,6 +59,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             ),
             publisher=publisher,
             cancellations=cancellations,
+            pauses=Pauses(settings.amqp_url, name=f"retriever worker {name} pauses"),
             metrics=metrics,
             name=f"retriever worker {name}",
         )

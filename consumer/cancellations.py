@@ -6,18 +6,18 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
+from consumer.marker import Marker
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.stream import StreamReader
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT
-from shared.errors import BrokerError, MessageUndecodable
+from shared.errors import MessageUndecodable
 from shared.events import Cancellation, EventType
 from shared.messages import JobMessage
 
 # Some 200 bytes each. The oldest are forgotten first; their messages are long gone.
 _KEPT = 200_000
-_MARK_AGAIN_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,12 @@ class Cancellations:
         self._batches: OrderedDict[UUID, None] = OrderedDict()
         self._running: dict[asyncio.Task[Any], JobMessage] = {}
         self._cancelled_tasks: set[asyncio.Task[Any]] = set()
-        self._marker = uuid4()
-        self._is_caught_up = asyncio.Event()
+        self._marker = Marker()
 
     @property
     def is_caught_up(self) -> bool:
         """Whether everything cancelled before this worker started is known."""
-        return self._is_caught_up.is_set()
+        return self._marker.is_read
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -51,19 +50,9 @@ class Cancellations:
 
         Writes a marker of its own to the end of the stream and waits until it has read it.
         """
-        marker = Outgoing(
-            DEFAULT,
-            CANCELLED_STREAM,
-            Cancellation(marker=self._marker).encode(),
-            EventType.CANCELLATION.value,
-        )
-        while not self._is_caught_up.is_set():
-            try:
-                await publisher.publish(marker)
-                await self._is_caught_up.wait()
-            except BrokerError as error:
-                logger.debug("marker_failed", extra={"error": str(error)})
-                await asyncio.sleep(_MARK_AGAIN_SECONDS)
+        body = Cancellation(marker=self._marker.id).encode()
+        message = Outgoing(DEFAULT, CANCELLED_STREAM, body, EventType.CANCELLATION.value)
+        await self._marker.publish_until_read(message, publisher)
 
     def has(self, job: JobMessage) -> bool:
         """Return whether the job, or its batch, was cancelled."""
@@ -96,8 +85,7 @@ class Cancellations:
         except MessageUndecodable as error:
             logger.warning("cancellation_undecodable", extra={"error": str(error)})
             return
-        if cancellation.marker == self._marker:
-            self._is_caught_up.set()
+        self._marker.saw(cancellation.marker)
         if cancellation.job_id is not None:
             _remember(self._runs_by_job, cancellation.job_id, cancellation.run or 1)
         if cancellation.batch_id is not None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.metrics import WorkerMetrics
-from shared.broker.consumer import Consumer, Subscription
+from consumer.pauses import Pauses
+from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Publisher
+from shared.broker.subscriber import Subscription
 from shared.broker.topology import work_queue
 from shared.kinds.registry import Lane
 from shared.settings import Settings
@@ -31,6 +33,7 @@ class Worker:
         handler: DeliveryHandler,
         publisher: Publisher,
         cancellations: Cancellations,
+        pauses: Pauses,
         metrics: WorkerMetrics,
         name: str,
     ) -> None:
@@ -38,6 +41,9 @@ class Worker:
         self._handler = handler
         self._publisher = publisher
         self._cancellations = cancellations
+        self._pauses = pauses
+        self._kinds = kinds
+        self._held: set[str] = set()
         self._grace_seconds = settings.worker_grace_seconds
         self._tasks: set[asyncio.Task[None]] = set()
         self._consumer = Consumer(
@@ -49,12 +55,14 @@ class Worker:
                 for lane, prefetch in _prefetch_by_lane(settings).items()
             ],
         )
+        pauses.on_change(self._hold_paused)
         metrics.in_hand.set_function(lambda: len(self._tasks))
 
     @property
     def is_ready(self) -> bool:
-        """Whether the worker knows what is cancelled, consumes all its queues and could publish a result."""
-        return self._cancellations.is_caught_up and self._consumer.is_consuming and self._publisher.is_ready
+        """Whether it knows what is cancelled and paused, consumes the rest, and could publish a result."""
+        knows = self._cancellations.is_caught_up and self._pauses.is_caught_up
+        return knows and self._consumer.is_consuming and self._publisher.is_ready
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain: jobs in hand have the grace period to end.
@@ -62,17 +70,26 @@ class Worker:
         What is still running then is cancelled and given back to its queue.
         """
         async with asyncio.TaskGroup() as group:
-            services = (self._publisher.run(), self._cancellations.run(), self._consume())
-            connections = [group.create_task(service) for service in services]
+            services = (self._publisher.run, self._cancellations.run, self._pauses.run, self._consume)
+            connections = [group.create_task(service()) for service in services]
             await stop.wait()
             await self._drain()
             for connection in connections:
                 connection.cancel()
 
     async def _consume(self) -> None:
-        # Nothing is taken before it is known what was cancelled while this worker was not there.
+        # Nothing is taken before it is known what was cancelled and paused while this worker was not there.
         await self._cancellations.catch_up(self._publisher)
+        await self._pauses.catch_up(self._publisher)
         await self._consumer.run()
+
+    def _hold_paused(self) -> None:
+        queues = ((kind, lane) for kind in self._kinds for lane in Lane)
+        held = {work_queue(kind, lane) for kind, lane in queues if self._pauses.cover(kind, lane)}
+        if held != self._held:
+            self._held = held
+            self._consumer.hold(held)
+            logger.info("queues_held", extra={"queues": sorted(held)})
 
     def _take(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._handler.handle(delivery))

@@ -47,6 +47,8 @@ class AuditAction(StrEnum):
     REDRIVE_STARTED = "redrive_started"
     DISCARD_STARTED = "discard_started"
     OPERATION_CANCELLED = "operation_cancelled"
+    PAUSED = "paused"
+    RESUMED = "resumed"
 
 
 @dataclass(frozen=True, slots=True)

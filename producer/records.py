@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from producer.timetable import CatchUp, Timetable
@@ -100,6 +100,7 @@ class AttemptRecord:
     outcome: OutcomeName | None
     reason: str | None
     wait_seconds: float | None
+    worker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +213,36 @@ class ClaimedEvent:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list; every field that is set must match."""
+    """Which jobs to list; every field that is set must match.
+
+    `url` is looked for within the URL, whatever its case; `labels` are those that a job has at least. When a
+    job was created is what its id says.
+    """
 
     state: JobState | None = None
     kind: str | None = None
     batch_id: UUID | None = None
     host: str | None = None
     schedule_id: UUID | None = None
+    url: str | None = None
+    reason: str | None = None
+    labels: Sequence[tuple[str, str]] = ()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[Record]):
+    """A page of what a search found, newest first, and the id to go on below; None when all was searched.
+
+    A search reads a limited number of rows: its page may be short or empty, and there is more all the same.
+    """
+
+    records: Sequence[Record]
+    following: UUID | None
 
 
 @dataclass(frozen=True, slots=True)

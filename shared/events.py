@@ -1,14 +1,19 @@
-"""The bodies of the messages that tell the world: outcomes, completed batches, cancellations."""
+"""The bodies of the messages that tell the world: outcomes, completed batches, cancellations, pauses."""
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.messages import KindName, Run, WireMessage
 from shared.states import JobState
+
+# AMQP type property of snapshots of what is paused. They are no events: each says all there is to say.
+PAUSES_TYPE: Final = "pauses"
+# Instead of a kind or a lane: all of them.
+EVERY: Final = "*"
 
 
 class EventType(StrEnum):
@@ -55,4 +60,25 @@ class Cancellation(WireMessage):
     job_id: UUID | None = None
     run: Run | None = None
     batch_id: UUID | None = None
+    marker: UUID | None = None
+
+
+class PausedQueues(BaseModel):
+    """The work queues of a kind and a lane, or of `*`: every kind, or every lane."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: str
+    lane: str
+
+
+class PauseSnapshot(WireMessage):
+    """All that is paused; one with a smaller revision is older and is ignored, wherever it comes.
+
+    One with a `marker` has no revision and says nothing: a worker writes it to know when it has read all
+    that came before.
+    """
+
+    revision: Annotated[int, Field(ge=0)] | None = None
+    pauses: tuple[PausedQueues, ...] = ()
     marker: UUID | None = None

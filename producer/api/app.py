@@ -35,6 +35,7 @@ from producer.api.native import Handlers, NativeOperations
 from producer.api.operations import OperationOperations
 from producer.api.parameters import NamedParameterValidator
 from producer.api.parking import ParkingOperations
+from producer.api.pausing import PausingOperations
 from producer.api.pools import Pools
 from producer.api.problems import PROBLEM_TYPE, problem_response
 from producer.api.results import ResultOperations
@@ -75,6 +76,7 @@ def _build_connexion(
         service=ServiceOperations(store, metrics, settings),
         parking=ParkingOperations(store, pools),
         operations=OperationOperations(store),
+        pausing=PausingOperations(store, pools),
     )
 
     @asynccontextmanager
@@ -112,6 +114,7 @@ def _handlers(
     service: ServiceOperations,
     parking: ParkingOperations,
     operations: OperationOperations,
+    pausing: PausingOperations,
 ) -> Handlers:
     """Return the table of operations: the operationId of the contract and who answers it."""
     return {
@@ -129,6 +132,7 @@ def _handlers(
         "cancel_operation": operations.cancel_operation,
         "list_audit": operations.list_audit,
         "submit_batch": batches.submit_batch,
+        "list_batches": batches.list_batches,
         "get_batch": batches.get_batch,
         "list_rejected": batches.list_rejected,
         "cancel_batch": batches.cancel_batch,
@@ -140,7 +144,11 @@ def _handlers(
         "resume_schedule": schedules.resume_schedule,
         "run_schedule": schedules.run_schedule,
         "delete_schedule": schedules.delete_schedule,
-        "list_kinds": service.list_kinds,
+        "list_kinds": pausing.list_kinds,
+        "pause_kind": pausing.pause_kind,
+        "resume_kind": pausing.resume_kind,
+        "pause_lane": pausing.pause_lane,
+        "resume_lane": pausing.resume_lane,
         "get_retention": service.get_retention,
         "livez": service.livez,
         "readyz": service.readyz,

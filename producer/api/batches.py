@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from uuid import UUID
 
 import flask
 from starlette.requests import Request
@@ -13,7 +15,8 @@ from producer.api.documents import batch_document, rejected_document
 from producer.api.guard import JSON_TYPE
 from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
 from producer.api.ids import read_id
-from producer.api.models import Batch, BatchSubmission, RejectedPage
+from producer.api.models import Batch, BatchPage, BatchSubmission, RejectedPage
+from producer.api.parameters import read_labels
 from producer.api.pools import Pools
 from producer.api.problems import HttpProblem
 from producer.api.reading import read_document
@@ -63,6 +66,18 @@ class BatchOperations:
         """Answer with the batch and its counts."""
         record = self._store.get_batch(read_id(batch_id, BatchNotFound))
         return flask.Response(batch_document(record).model_dump_json(), mimetype=JSON_TYPE)
+
+    def list_batches(
+        self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None, label: Sequence[str] = ()
+    ) -> flask.Response:
+        """Answer with one page of batches, newest first; it may be short while there is more."""
+        after = UUID(cursor) if cursor else None
+        found = self._store.search_batches(read_labels(label), limit=limit, after=after)
+        document = BatchPage(
+            items=[batch_document(record) for record in found.records],
+            next=str(found.following) if found.following else None,
+        )
+        return flask.Response(document.model_dump_json(), mimetype=JSON_TYPE)
 
     def list_rejected(
         self, batch_id: str, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None

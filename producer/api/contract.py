@@ -14,12 +14,12 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from producer.api.models import (
     Batch,
+    BatchPage,
     BatchSubmission,
     Health,
     Job,
     JobPage,
     JobSubmission,
-    KindList,
     Problem,
     RejectedPage,
     RetryOverride,
@@ -34,6 +34,7 @@ from producer.api.parking_models import (
     RedriveRequest,
     Retention,
 )
+from producer.api.pausing_models import KindList, KindPauseRequest, LanePauseRequest, QueueList
 from producer.api.schedule_models import Schedule, SchedulePage, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
 from shared.kinds.webhook import WEBHOOK
@@ -137,8 +138,9 @@ def _answer_schemas() -> dict[str, Schema]:
         AuditPage,
         Retention,
     ]
-    service: list[type[BaseModel]] = [Schedule, SchedulePage, KindList, Health, Problem]
-    schemas = _schemas_of([Job, JobPage, Batch, RejectedPage, *service, *parking, *results], "serialization")
+    service: list[type[BaseModel]] = [Schedule, SchedulePage, KindList, QueueList, Health, Problem]
+    batches: list[type[BaseModel]] = [Batch, BatchPage, RejectedPage]
+    schemas = _schemas_of([Job, JobPage, *batches, *service, *parking, *results], "serialization")
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."
@@ -157,7 +159,8 @@ def _argument_schemas() -> dict[str, Schema]:
 
 def _submission_schemas() -> dict[str, Schema]:
     submissions: list[type[BaseModel]] = [JobSubmission, BatchSubmission, ScheduleSubmission]
-    schemas = _schemas_of([*submissions, RedriveRequest, OperationRequest], "validation")
+    orders: list[type[BaseModel]] = [RedriveRequest, OperationRequest, KindPauseRequest, LanePauseRequest]
+    schemas = _schemas_of([*submissions, *orders], "validation")
     for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
     schemas["KindName"] = {"type": "string", "enum": list(KINDS), "description": "See `GET /kinds`."}

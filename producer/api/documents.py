@@ -1,9 +1,9 @@
-"""From the store's records to the API's documents, with one honest sentence on why a job is not finished."""
+"""From the store's records to the API's documents."""
 
-from datetime import datetime
-
+from producer.api.explanation import ACCEPTED, explain, explain_schedule
 from producer.api.models import Attempt, Batch, Job, JobSummary, RejectedLine, Rejections
 from producer.api.schedule_models import LastRun, Schedule
+from producer.pausing import Circumstances
 from producer.progress import progress_of
 from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob, Rejected, ScheduleRecord
 from producer.timetable import Cron, Every, next_times
@@ -22,7 +22,7 @@ def accepted_document(job: NewJob) -> Job:
         lane=job.lane,
         state=job.state,
         reason=None,
-        explanation=_explain_schedule(job.due_at) if job.due_at else _WAITING[JobState.ACCEPTED],
+        explanation=explain_schedule(job.due_at) if job.due_at else ACCEPTED,
         run=1,
         attempt=0,
         result=None,
@@ -56,14 +56,19 @@ def first_document(record: JobRecord) -> Job:
     return accepted_document(job)
 
 
-def job_document(record: JobRecord) -> Job:
+def job_document(record: JobRecord, known: Circumstances | None = None) -> Job:
     """Return the document of a stored job, with its attempts."""
     attempts = [_attempt_document(attempt) for attempt in record.attempts]
-    return Job(**dict(job_summary(record)), attempts=attempts)
+    return Job(**dict(job_summary(record, known)), attempts=attempts)
 
 
-def job_summary(record: JobRecord) -> JobSummary:
-    """Return the document of a stored job as lists and exports show it: without attempts."""
+def job_summary(record: JobRecord, known: Circumstances | None = None) -> JobSummary:
+    """Return the document of a stored job as lists and exports show it: without attempts.
+
+    Args:
+        record: The job.
+        known: What is known around it; without that its explanation says nothing of queues and pauses.
+    """
     # The store's values are ours and typed: checking each again would cost more than reading it.
     return JobSummary.model_construct(
         id=record.id,
@@ -72,7 +77,7 @@ def job_summary(record: JobRecord) -> JobSummary:
         lane=record.lane,
         state=record.state,
         reason=record.reason,
-        explanation=explain(record),
+        explanation=explain(record, known or Circumstances(utc_now(), is_known=False)),
         run=record.run,
         attempt=record.attempt,
         result=record.result,
@@ -143,43 +148,6 @@ def schedule_document(record: ScheduleRecord) -> Schedule:
         last_error=record.last_error,
         created_at=record.created_at,
     )
-
-
-def explain(record: JobRecord) -> str | None:
-    """Return one sentence: why the job is not finished, or why it is parked; None when it succeeded."""
-    match record.state:
-        case JobState.SCHEDULED if record.due_at:
-            return _explain_schedule(record.due_at)
-        case JobState.RUNNING if record.cancel_requested_at:
-            return f"Attempt {record.attempt} is running; its worker has been told to cancel it."
-        case JobState.RUNNING:
-            return f"Attempt {record.attempt} is running."
-        case JobState.DELAYED if record.due_at:
-            return _explain_delay(record, record.due_at)
-        case JobState.PARKED | JobState.CANCELLED:
-            return record.explanation or record.reason
-        case state:
-            return _WAITING.get(state)
-
-
-def _explain_schedule(due_at: datetime) -> str:
-    return f"Waiting until {due_at.isoformat(timespec='seconds')}, its time to run."
-
-
-def _explain_delay(record: JobRecord, due_at: datetime) -> str:
-    due = due_at.isoformat(timespec="seconds")
-    attempt, reason = record.attempt + 1, record.reason or "a failure"
-    if due_at <= utc_now():
-        return f"Attempt {attempt} after {reason} has been due since {due}; waiting for a worker."
-    return f"Waiting until {due} for attempt {attempt} after {reason}."
-
-
-_WAITING = {
-    JobState.SCHEDULED: "Waiting for its time.",
-    JobState.ACCEPTED: "Stored; waiting to be published to the broker.",
-    JobState.QUEUED: "In its queue; waiting for a worker.",
-    JobState.DELAYED: "Waiting for its next attempt.",
-}
 
 
 def _attempt_document(record: AttemptRecord) -> Attempt:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from uuid import UUID
 
@@ -14,7 +15,8 @@ from producer.api.documents import accepted_document, first_document, job_docume
 from producer.api.guard import JSON_TYPE
 from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
 from producer.api.ids import read_id
-from producer.api.models import JobPage, JobSubmission
+from producer.api.models import Job, JobPage, JobSubmission
+from producer.api.parameters import read_labels, read_time
 from producer.api.pools import Pools
 from producer.api.reading import LARGE_BODY_BYTES, read_document
 from producer.api.writer import JobWriter
@@ -68,7 +70,14 @@ class JobOperations:
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
         job_id = read_id(request.path_params["job_id"], JobNotFound)
-        return _json(job_document(await self._pools.short(self._store.get_job, job_id)))
+        return _json(await self._pools.short(self._look_up, job_id))
+
+    def _look_up(self, job_id: UUID) -> Job:
+        record = self._store.get_job(job_id)
+        if record.state.is_final:
+            # Nothing around it matters any more.
+            return job_document(record)
+        return job_document(record, self._store.queues.circumstances(now=utc_now()))
 
     def list_jobs(
         self,
@@ -80,21 +89,31 @@ class JobOperations:
         batch: str | None = None,
         host: str | None = None,
         schedule: str | None = None,
+        url: str | None = None,
+        reason: str | None = None,
+        label: Sequence[str] = (),
+        created_after: str | None = None,
+        created_before: str | None = None,
     ) -> flask.Response:
-        """Answer with one page of jobs, newest first."""
+        """Answer with one page of jobs, newest first; it may be short while there is more."""
         job_filter = JobFilter(
             state=JobState(state) if state else None,
             kind=kind,
             batch_id=UUID(batch) if batch else None,
             host=host.lower() if host else None,
             schedule_id=UUID(schedule) if schedule else None,
+            url=url,
+            reason=reason,
+            labels=read_labels(label),
+            created_after=read_time("created_after", created_after),
+            created_before=read_time("created_before", created_before),
         )
-        # One more than asked for tells whether there is a next page.
-        after = UUID(cursor) if cursor else None
-        records = self._store.list_jobs(job_filter, limit=limit + 1, after=after)
-        page = records[:limit]
-        following = str(page[-1].id) if len(records) > limit else None
-        document = JobPage.model_construct(items=[job_summary(record) for record in page], next=following)
+        found = self._store.search_jobs(job_filter, limit=limit, after=UUID(cursor) if cursor else None)
+        known = self._store.queues.circumstances(now=utc_now())
+        document = JobPage.model_construct(
+            items=[job_summary(record, known) for record in found.records],
+            next=str(found.following) if found.following else None,
+        )
         return flask.Response(document.model_dump_json(), mimetype=JSON_TYPE)
 
     def cancel_job(self, job_id: str) -> flask.Response:

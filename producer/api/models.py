@@ -18,6 +18,8 @@ MAX_LABEL_LENGTH = 200
 # A year, and the day that some have more.
 MAX_AHEAD_SECONDS = 366 * 86_400
 
+NEXT = "Send it as `cursor` for the next page, also when this one is short or empty; null on the last."
+
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=MAX_LABEL_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Labels = Annotated[
@@ -175,7 +177,7 @@ class JobPage(_Document):
     """One page of jobs, newest first."""
 
     items: list[JobSummary]
-    next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last.")]
+    next: Annotated[str | None, Field(description=NEXT)]
 
 
 class RejectedLine(_Document):
@@ -233,20 +235,11 @@ class Batch(_Document):
     callback_url: Annotated[str | None, Field(description="Who is told, once, when all its jobs have ended.")]
 
 
-class KindDocument(_Document):
-    """One kind of job: what it does, what it takes, what it gives. The schemas are JSON Schema 2020-12."""
+class BatchPage(_Document):
+    """One page of batches, newest first."""
 
-    name: str
-    description: str
-    args: Annotated[Mapping[str, Any], Field(description="JSON Schema of the arguments.")]
-    result: Annotated[Mapping[str, Any], Field(description="JSON Schema of the result.")]
-    retry: Annotated[RetryPolicy, Field(description="The policy of a job that does not ask for another.")]
-
-
-class KindList(_Document):
-    """Every kind of job that this server takes."""
-
-    items: list[KindDocument]
+    items: list[Batch]
+    next: Annotated[str | None, Field(description=NEXT)]
 
 
 class Health(_Document):

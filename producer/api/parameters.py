@@ -1,6 +1,7 @@
 """How a wrong parameter is told: by name, in one line, without echoing what was sent."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -47,6 +48,26 @@ class NamedParameterValidator(ParameterValidator):  # type: ignore[misc]
         for name in sorted(unknown):
             raise _invalid(f"/query/{name[:MAX_ECHO_LENGTH]}", "There is no such parameter")
         return frozenset()
+
+
+def read_time(name: str, text: str | None) -> datetime | None:
+    """Return the time of a query parameter, None when it was left out.
+
+    Raises:
+        HttpProblem: 400, naming the parameter: there is no such time, such as February 30th.
+    """
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise _invalid(f"/query/{name}", "There is no such time") from None
+
+
+def read_labels(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the names and values of labels, written as `name:value`; the contract sees to the colon."""
+    split = (label.partition(":") for label in labels)
+    return [(name, value) for name, _, value in split]
 
 
 def _message(keyword: str, wanted: object) -> str:

@@ -1,4 +1,4 @@
-"""The operations that tell of the service itself: its kinds, its health, its metrics."""
+"""The operations that tell of the service itself: its retention, its health, its metrics."""
 
 from datetime import timedelta
 from http import HTTPStatus
@@ -10,28 +10,22 @@ from starlette.responses import Response
 
 from producer.api.guard import JSON_TYPE
 from producer.api.metrics import ApiMetrics
-from producer.api.models import Health, KindDocument, KindList
+from producer.api.models import Health
 from producer.api.parking_models import Retention
 from producer.parking import DELETED_STATES
 from producer.store.store import JobStore
 from shared.clock import utc_now
-from shared.kinds.registry import KINDS, Kind
 from shared.settings import Settings
 
 
 class ServiceOperations:
-    """Tells what the service can do and how it is."""
+    """Tells how the service is."""
 
     def __init__(self, store: JobStore, metrics: ApiMetrics, settings: Settings) -> None:
         self._store = store
         self._retention_days = settings.retention_days
         self._metrics = metrics
-        self._kinds = KindList(items=[_kind_document(kind) for kind in KINDS.values()]).model_dump_json()
         self._health = Health().model_dump_json()
-
-    def list_kinds(self) -> flask.Response:
-        """Answer with every kind, its schemas and its retry policy."""
-        return flask.Response(self._kinds, mimetype=JSON_TYPE)
 
     def get_retention(self) -> flask.Response:
         """Answer with how long jobs are kept after their end."""
@@ -52,13 +46,3 @@ class ServiceOperations:
     def metrics(self) -> flask.Response:
         """Answer with all metrics for Prometheus."""
         return flask.Response(self._metrics.render(), content_type=CONTENT_TYPE_LATEST)
-
-
-def _kind_document(kind: Kind) -> KindDocument:
-    return KindDocument(
-        name=kind.name,
-        description=kind.description,
-        args=kind.args_model.model_json_schema(),
-        result=kind.result_model.model_json_schema(mode="serialization"),
-        retry=kind.retry,
-    )

@@ -10,8 +10,9 @@ from producer.ledger.patience import until_stored
 from producer.ledger.reports import report_of
 from producer.records import Recorded
 from producer.store.store import JobStore
-from shared.broker.consumer import Consumer, Subscription
+from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
+from shared.broker.subscriber import Subscription
 from shared.broker.topology import RECORDER_QUEUE, RESULTS
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused

@@ -8,7 +8,9 @@ from producer.ledger.announcer import Announcer
 from producer.ledger.batch_counts import BatchReconciler
 from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.observer import Observer
 from producer.ledger.operations import OperationRunner
+from producer.ledger.pauser import Pauser
 from producer.ledger.reconciler import ParkedReconciler
 from producer.ledger.recorder import Recorder
 from producer.ledger.redrives import RedriveSweeper
@@ -46,6 +48,10 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         store=store, publisher=publisher, wakeup=wakeups[1], metrics=metrics, settings=settings
     )
     scheduler = Scheduler(store=store, metrics=metrics)
+    # Three looks: a ledger that dies is followed by another before what it saw is old.
+    turns = Turns(store, "observer", lease_seconds=15)
+    observer = Observer(store=store, turns=turns, settings=settings)
+    pauser = Pauser(store=store, publisher=publisher)
     parked = _parked_services(settings, store, publisher, metrics)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
     async with serve_health(
@@ -61,7 +67,16 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         async with asyncio.TaskGroup() as group:
             services = [
                 group.create_task(service())
-                for service in (publisher.run, record, relay.run, announcer.run, scheduler.run, *parked)
+                for service in (
+                    publisher.run,
+                    record,
+                    relay.run,
+                    announcer.run,
+                    scheduler.run,
+                    observer.run,
+                    pauser.run,
+                    *parked,
+                )
             ]
             await stop.wait()
             for service in services:

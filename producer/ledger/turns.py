@@ -14,21 +14,23 @@ _LEASE_SECONDS = 60.0
 class Turns:
     """One holder's claim to a lease; a process may make several, and each has to wait for the others."""
 
-    def __init__(self, store: JobStore, name: str) -> None:
+    def __init__(self, store: JobStore, name: str, *, lease_seconds: float = _LEASE_SECONDS) -> None:
         """Make a claim that holds nothing yet.
 
         Args:
             store: Where the lease is.
             name: What is done in turns.
+            lease_seconds: For how long a holder that says nothing is waited for.
         """
         self._store = store
         self._name = name
+        self._lease_seconds = lease_seconds
         self._holder = uuid.uuid4().hex
 
     async def take(self) -> bool:
         """Take the turn, or keep it a while longer; return whether it is ours."""
         hold = partial(
-            self._store.parking.hold_lease, self._name, holder=self._holder, seconds=_LEASE_SECONDS
+            self._store.parking.hold_lease, self._name, holder=self._holder, seconds=self._lease_seconds
         )
         # The time is told in the call: one that waited for the store must not be of the past.
         return await until_stored(lambda: hold(now=utc_now()))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from producer.parking import AuditAction, AuditEntry
 from producer.store.schema import audit
+from shared.events import EVERY
 from shared.identity import new_id
 
 
@@ -52,3 +53,8 @@ def job_target(job_id: UUID) -> str:
 def operation_target(operation_id: UUID) -> str:
     """Return how the log names an operation."""
     return f"operation/{operation_id}"
+
+
+def queue_target(kind: str, lane: str) -> str:
+    """Return how the log names a kind, or a lane over all kinds."""
+    return f"lane/{lane}" if kind == EVERY else f"kind/{kind}"

@@ -161,6 +161,7 @@ def attempt_record(row: sa.RowMapping) -> AttemptRecord:
         outcome=None if row["outcome"] is None else OutcomeName(row["outcome"]),
         reason=row["reason"],
         wait_seconds=row["wait_seconds"],
+        worker=row["worker"],
     )
 
 

@@ -345,6 +345,37 @@ leases = sa.Table(
     sa.Column("held_until", Moment(), nullable=False),
 )
 
+# The work queues as a ledger last saw them: one row each, however often they are looked at.
+queues = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("name", PlainText(), primary_key=True),
+    sa.Column("kind", PlainText(), nullable=False),
+    sa.Column("lane", PlainText(), nullable=False),
+    sa.Column("ready", sa.BigInteger(), nullable=False),
+    sa.Column("consumers", sa.BigInteger(), nullable=False),
+    sa.Column("observed_at", Moment(), nullable=False),
+)
+
+# What operators have paused; kind and lane may be `*`.
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("kind", PlainText(), primary_key=True),
+    sa.Column("lane", PlainText(), primary_key=True),
+    sa.Column("since", Moment(), nullable=False),
+    sa.Column("by", PlainText(), nullable=False),
+    sa.Column("note", PlainText(), nullable=True),
+)
+
+# Numbers that only grow; whoever changes what one of them counts locks its row first.
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("name", PlainText(), primary_key=True),
+    sa.Column("value", sa.BigInteger(), nullable=False),
+)
+
 
 sa.Index(
     "ix_jobs_parked",

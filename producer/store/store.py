@@ -14,6 +14,7 @@ from producer.records import (
     BatchRecord,
     ClaimedEvent,
     ClaimedJob,
+    Found,
     JobFilter,
     JobRecord,
     NewBatch,
@@ -32,6 +33,7 @@ from producer.store import (
     recording,
     recounts,
     redrives,
+    search,
     submissions,
 )
 from producer.store.batch_store import BatchStore
@@ -39,6 +41,7 @@ from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
 from producer.store.parking_store import ParkingStore
+from producer.store.queue_store import QueueStore
 from producer.store.schedule_store import ScheduleStore
 from shared.errors import StoreUnavailable
 from shared.messages import Report
@@ -63,6 +66,7 @@ class JobStore:
         self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
         self.batches = BatchStore(reading=self._reading, writing=self._writing)
         self.parking = ParkingStore(engine)
+        self.queues = QueueStore(reading=self._reading, writing=self._writing)
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -137,6 +141,21 @@ class JobStore:
         """
         with self._reading() as connection:
             return queries.list_jobs(connection, job_filter, limit=limit, after=after)
+
+    def search_jobs(self, job_filter: JobFilter, *, limit: int, after: UUID | None) -> Found[JobRecord]:
+        """Return a page of the jobs that match, without attempts, newest first, older than the id `after`.
+
+        Reads a bounded number of rows, so a page may have fewer than `limit` jobs though there are more.
+        """
+        with self._reading() as connection:
+            return search.search_jobs(connection, job_filter, limit=limit, after=after)
+
+    def search_batches(
+        self, labels: Sequence[tuple[str, str]], *, limit: int, after: UUID | None
+    ) -> Found[BatchRecord]:
+        """Return a page of the batches with these labels, newest first; in all else as `search_jobs`."""
+        with self._reading() as connection:
+            return search.search_batches(connection, labels, limit=limit, after=after)
 
     def get_batch(self, batch_id: UUID) -> BatchRecord:
         """Return the batch with its counts; it is finished when every job is in a final state.

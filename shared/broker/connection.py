@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 import aio_pika
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from yarl import URL
 
@@ -54,6 +54,19 @@ async def keep_connected(
             logger.warning("broker_unavailable", extra={"connection": name, "error": _words(error)})
         await asyncio.sleep(backoff_seconds * (0.5 + random.random() / 2))
         backoff_seconds = min(backoff_seconds * 2, _MAX_BACKOFF_SECONDS)
+
+
+async def open_channel(connection: AbstractConnection) -> AbstractChannel:
+    """Return a new channel for consuming and looking.
+
+    Raises:
+        ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
+    """
+    try:
+        return await connection.channel(publisher_confirms=False)
+    except RuntimeError as error:
+        # Just that is what aiormq raises on a connection that is closed.
+        raise ChannelInvalidStateError("the connection is closed") from error
 
 
 async def _connect(url: str, name: str) -> AbstractConnection:

@@ -56,8 +56,10 @@ class Delivery:
         await self._settle(self._message.reject(requeue=True))
 
     async def _settle(self, settling: Awaitable[None]) -> None:
-        self._on_settled()
         try:
             await settling
         except CONNECTION_ERRORS as error:
             raise DeliveryLost("the channel closed before the message was settled") from error
+        finally:
+            # Not before it is on its way: whoever waits for the last may close the channel.
+            self._on_settled()

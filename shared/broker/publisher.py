@@ -73,6 +73,8 @@ class Publisher:
         self._broken = asyncio.Event()
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
+        self.connections = 0
+        """How many connections there have been so far, the present one included."""
 
     @property
     def is_ready(self) -> bool:
@@ -126,6 +128,7 @@ class Publisher:
             raise BrokerUnavailable("the connection was torn down before the confirm") from error
 
     async def _keep_channel(self, connection: AbstractConnection) -> None:
+        self.connections += 1
         while True:
             await self._prepare_topology(connection)
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)

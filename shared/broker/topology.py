@@ -29,6 +29,8 @@ RECORDER_QUEUE = "results.recorder"
 # A stream: every worker reads all of it from its start, so that one started later knows of earlier
 # cancellations. Kept for a week, a week longer than any delay.
 CANCELLED_STREAM = "jobs.cancelled"
+# A stream too: the last snapshot in it says which queues are paused.
+PAUSED_STREAM = "jobs.paused"
 
 # A worker that dies with a message counts here. An explicit number, because the defaults differ:
 # none on 3.10, 20 on 4.x; and -1 drops messages on 3.10.
@@ -108,13 +110,8 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
                 **_dead_lettering_to(DEFAULT),
             },
         ),
-        # Old messages go by whole segments, so these are small: some 5,000 cancellations each.
-        QueueSpec(
-            CANCELLED_STREAM,
-            (),
-            {"x-max-age": "7D", "x-stream-max-segment-size-bytes": 1_000_000},
-            type="stream",
-        ),
+        _stream_spec(CANCELLED_STREAM),
+        _stream_spec(PAUSED_STREAM),
         *(_work_queue_spec(kind, lane) for kind in kinds for lane in Lane),
         *(_delay_queue_spec(step) for step in DELAY_STEPS_SECONDS),
     )
@@ -161,6 +158,13 @@ def _dead_lettering_to(exchange: str) -> dict[str, str | int]:
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
+
+
+def _stream_spec(name: str) -> QueueSpec:
+    # Old messages go by whole segments, so these are small: some 5,000 cancellations each.
+    return QueueSpec(
+        name, (), {"x-max-age": "7D", "x-stream-max-segment-size-bytes": 1_000_000}, type="stream"
+    )
 
 
 def _work_queue_spec(kind: str, lane: Lane) -> QueueSpec:

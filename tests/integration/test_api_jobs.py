@@ -58,7 +58,10 @@ def test_a_submitted_job_is_stored_before_it_is_answered(api: RunningApi) -> Non
     assert (job["state"], job["run"], job["attempt"], job["attempts"]) == ("accepted", 1, 0, [])
     assert job["args"] == {"url": URL}
     assert job["host"] == "example.com"
-    assert api.client.get(response.headers["location"]).json() == job
+    # No ledger runs here, which is the one thing to be said since.
+    later = api.client.get(response.headers["location"]).json()
+    assert later.pop("explanation").endswith("to the broker, which no ledger has reached yet.")
+    assert later == {name: value for name, value in job.items() if name != "explanation"}
 
 
 def test_a_job_with_a_time_says_until_when_it_waits(api: RunningApi) -> None:
@@ -166,6 +169,31 @@ def test_lists_are_filtered_by_state_kind_batch_and_host(api: RunningApi) -> Non
     assert listed(state="parked") == []
 
 
+def test_jobs_are_searched_by_url_label_reason_and_time(api: RunningApi) -> None:
+    first = submit(api, "https://example.com/Docs/100%25_done", labels={"team": "docs", "tier": "1"})
+    second = submit(api, "https://example.com/docs/100xxdone", labels={"team": "Docs", "tier": "1"})
+    park(api, str(second["id"]))
+
+    def listed(query: str) -> list[str]:
+        answer = api.client.get(f"/jobs?{query}").json()
+        assert answer["next"] is None
+        return [job["id"] for job in answer["items"]]
+
+    both = [second["id"], first["id"]]
+    assert listed("url=/docs/") == listed("label=tier:1") == both
+    # What is a wildcard to the database is none to us.
+    assert listed("url=100%2525_D") == [first["id"]]
+    assert listed("url=100_") == listed("url=%25xx") == listed("url=%ff") == listed("url=%ed%a0%80") == []
+    assert listed("label=team:docs&label=tier:1") == [first["id"]]
+    assert listed("label=team:docs&label=tier:2") == listed("label=team:doc") == []
+    assert listed("reason=http_404") == listed("reason=http_404&url=DOCS&state=parked") == [second["id"]]
+    assert listed("created_after=2026-01-01T00:00:00Z") == both
+    assert listed("created_before=2026-01-01T00:00:00.5%2B01:00") == []
+    assert (
+        listed("created_after=0001-01-01T00:00:00%2B23:59&created_before=9999-12-31T23:59:59-23:59") == both
+    )
+
+
 def test_an_unknown_or_malformed_id_is_not_found(api: RunningApi) -> None:
     for job_id in ("x", "%00", "%0A", "0" * 36, "01a203ed-41f9-7748-9387-575740560da6", "é", "a" * 5_000):
         for response in (api.client.get(f"/jobs/{job_id}"), api.client.post(f"/jobs/{job_id}/redrive")):
@@ -188,6 +216,17 @@ WRONG_QUERIES = {
     "batch=x": "/query/batch",
     "cursor=%00": "/query/cursor",
     "stat=parked": "/query/stat",
+    "url=": "/query/url",
+    "url=a%00b": "/query/url",
+    "reason=%0A": "/query/reason",
+    "label=team": "/query/label",
+    "label=:docs": "/query/label",
+    "label=team:%00": "/query/label",
+    "&".join(["label=a:b"] * 21): "/query/label",
+    "created_after=2026-01-01": "/query/created_after",
+    "created_after=2026-01-01T00:00:00": "/query/created_after",
+    "created_before=2026-02-30T00:00:00Z": "/query/created_before",
+    "created_before=2026-01-01T00:00:00+01:00": "/query/created_before",
 }
 
 

@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aio_pika
 import pytest
 
-from shared.broker.consumer import Consumer, Subscription
+from shared.broker.connection import CONNECTION_ERRORS
+from shared.broker.connection import open_channel as new_channel
+from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing
+from shared.broker.subscriber import Subscription
 from shared.broker.topology import JOBS, declare_topology, work_queue
 from shared.errors import DeliveryLost
 from shared.kinds.registry import KINDS, Lane
-from tests.support.amqp import open_channel, running, running_publisher
+from tests.support.amqp import message_count, open_channel, running, running_publisher
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
@@ -179,3 +183,96 @@ async def test_a_requeued_message_goes_to_the_next_consumer(vhost_url: str) -> N
 
         async with consuming(vhost_url) as (_, others):
             assert (await take(others)).body == b"1"
+
+
+async def test_a_held_queue_gives_nothing_and_goes_on_afterwards_without_passing_its_limit(
+    vhost_url: str,
+) -> None:
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url, prefetch=2) as (consumer, deliveries),
+        open_channel(vhost_url) as channel,
+    ):
+        for number in range(5):
+            await publisher.publish(job(number))
+        first, second = await take(deliveries), await take(deliveries)
+
+        consumer.hold([QUEUE])
+
+        async def others_are_back() -> bool:
+            return await message_count(channel, QUEUE) == 3
+
+        # Making room brings nothing; what the broker sent in the last moment went back.
+        await first.ack()
+        await eventually(others_are_back)
+        assert deliveries.empty() and consumer.is_consuming
+
+        consumer.hold([])
+
+        third = await take(deliveries)
+        # One of before the hold and one of after it are in hand: that is the limit.
+        assert third.body == b"2"
+        assert deliveries.empty()
+        await second.ack()
+        fourth = await take(deliveries)
+        await third.ack()
+        await fourth.ack()
+        await (await take(deliveries)).ack()
+        assert (await message_count(channel, QUEUE), fourth.body) == (0, b"3")
+
+
+async def test_a_queue_held_from_the_start_is_left_alone_also_on_a_new_connection(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumer = Consumer(
+        vhost_url, name="test consumer", subscriptions=[Subscription(QUEUE, 10, deliveries.put_nowait)]
+    )
+    consumer.hold([QUEUE])
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        await publisher.publish(job(1))
+        async with running(consumer.run()):
+            await eventually(lambda: management.close_connections(vhost, name="test consumer"))
+            await eventually(lambda: management.close_connections(vhost, name="test consumer"))
+            assert await message_count(channel, QUEUE) == 1
+
+            consumer.hold([])
+
+            await (await take(deliveries)).ack()
+
+
+async def test_what_was_in_hand_during_a_hold_is_not_delivered_again_when_it_is_settled(
+    vhost_url: str,
+) -> None:
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url) as (consumer, deliveries),
+        open_channel(vhost_url) as channel,
+    ):
+        for number in range(3):
+            await publisher.publish(job(number))
+        in_hand = [await take(deliveries) for _ in range(3)]
+        # Back and forth, so that each round begins while the channels of those before it are open.
+        for _ in range(3):
+            consumer.hold([QUEUE])
+            await asyncio.sleep(0)
+            consumer.hold([])
+            await asyncio.sleep(0.05)
+
+        for delivery in in_hand:
+            await delivery.ack()
+        await publisher.publish(job(3))
+
+        last = await take(deliveries)
+        await last.ack()
+        assert last.body == b"3" and deliveries.empty()
+        assert await message_count(channel, QUEUE) == 0
+
+
+async def test_a_connection_that_has_just_closed_is_told_as_a_lost_one(vhost_url: str) -> None:
+    connection = await aio_pika.connect(vhost_url)
+    await connection.close()
+
+    # aiormq itself raises a bare RuntimeError, which would end the process.
+    with pytest.raises(CONNECTION_ERRORS):
+        await new_channel(connection)

@@ -13,6 +13,7 @@ from shared.broker.topology import (
     DELAY,
     JOBS,
     PARKED_QUEUE,
+    PAUSED_STREAM,
     RECORDER_QUEUE,
     declare_topology,
     delay_key,
@@ -51,7 +52,7 @@ async def test_every_queue_is_durable_and_replicated_and_loses_nothing(
 
     for queue in management.queues(vhost):
         arguments = queue["arguments"]
-        expected = "stream" if queue["name"] == CANCELLED_STREAM else "quorum"
+        expected = "stream" if queue["name"] in {CANCELLED_STREAM, PAUSED_STREAM} else "quorum"
         assert queue["durable"] and arguments["x-queue-type"] == expected, queue["name"]
         if "x-dead-letter-exchange" in arguments:
             assert arguments["x-dead-letter-strategy"] == "at-least-once", queue["name"]

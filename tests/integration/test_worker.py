@@ -16,10 +16,19 @@ from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.executor import Executor
 from consumer.metrics import WorkerMetrics
+from consumer.pauses import Pauses
 from consumer.worker import Worker
 from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import CANCELLED_STREAM, DEFAULT, JOBS, PARKED_QUEUE, RECORDER_QUEUE, work_queue
-from shared.events import Cancellation
+from shared.broker.topology import (
+    CANCELLED_STREAM,
+    DEFAULT,
+    JOBS,
+    PARKED_QUEUE,
+    PAUSED_STREAM,
+    RECORDER_QUEUE,
+    work_queue,
+)
+from shared.events import PAUSES_TYPE, Cancellation, PausedQueues, PauseSnapshot
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import Outcome, Succeeded
@@ -62,6 +71,7 @@ async def working(url: str, work: Work, *, grace_seconds: float = 0.0) -> AsyncI
         ),
         publisher=publisher,
         cancellations=cancellations,
+        pauses=Pauses(url, name="test worker pauses"),
         metrics=metrics,
         name="test worker",
     )
@@ -272,3 +282,65 @@ async def test_cancellations_are_heard_again_after_a_lost_connection(
             await client.publish(cancellation(message))
 
             assert (await final_report(channel)).state == "cancelled"
+
+
+def snapshot(revision: int, *pauses: tuple[str, str]) -> Outgoing:
+    queues = tuple(PausedQueues(kind=kind, lane=lane) for kind, lane in pauses)
+    body = PauseSnapshot(revision=revision, pauses=queues).encode()
+    return Outgoing(DEFAULT, PAUSED_STREAM, body, PAUSES_TYPE)
+
+
+async def test_a_pause_lets_running_work_end_and_starts_no_more_until_the_resume(
+    vhost_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def is_held() -> bool:
+        return "queues_held" in caplog.messages
+
+    work = Work()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job(1))
+        async with working(vhost_url, work, grace_seconds=10):
+            await work.started.wait()
+            await client.publish(snapshot(1, ("check", "*")))
+            await eventually(is_held)
+            await client.publish(job(2))
+            work.let_go.set()
+            first = await final_report(channel)
+            assert (work.starts, await message_count(channel, WORK)) == (1, 1)
+
+            # Late and repeated snapshots change nothing.
+            await client.publish(snapshot(0))
+            await client.publish(snapshot(1))
+            await client.publish(snapshot(2))
+            second = await final_report(channel)
+
+        assert [(each.state, each.attempt) for each in (first, second)] == [("succeeded", 1)] * 2
+
+
+async def test_a_worker_that_starts_during_a_pause_of_its_lane_takes_nothing_and_is_ready(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    work = Work()
+    work.let_go.set()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(snapshot(5, ("*", "bulk")))
+        await client.publish(job())
+        async with working(vhost_url, work):
+
+            async def is_consuming_the_other_lane() -> bool:
+                other = work_queue("check", Lane.INTERACTIVE)
+                declared = await channel.declare_queue(other, passive=True)
+                return bool(declared.declaration_result.consumer_count)
+
+            await eventually(is_consuming_the_other_lane)
+            # Its connections are lost meanwhile: it must still know.
+            await eventually(lambda: management.close_connections(vhost, name="test worker pauses"))
+            await eventually(lambda: management.close_connections(vhost, name="test worker consume"))
+            await eventually(is_consuming_the_other_lane)
+            assert (work.starts, await message_count(channel, WORK)) == (0, 1)
+
+            await client.publish(snapshot(6))
+
+            assert (await final_report(channel)).state == "succeeded"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from producer.records import NewBatch, NewJob, NewSchedule, Overlap
+from producer.records import JobRecord, NewBatch, NewJob, NewSchedule, Overlap
 from producer.timetable import CatchUp, Every, Timetable
 from shared.identity import new_id
 from shared.kinds.registry import Lane
@@ -103,6 +103,39 @@ def make_report(
         due_at=ended_at + timedelta(seconds=5) if ended_at and state is JobState.DELAYED else None,
         result=result,
         worker=worker,
+    )
+
+
+def make_record(
+    *,
+    state: JobState = JobState.ACCEPTED,
+    lane: Lane = Lane.BULK,
+    attempt: int = 0,
+    reason: str | None = None,
+    due_at: datetime | None = None,
+    created_at: datetime = NOON,
+) -> JobRecord:
+    """Return a stored job, as a list shows it."""
+    return JobRecord(
+        id=new_id(),
+        kind="check",
+        lane=lane,
+        args={"url": "http://example.com/"},
+        retry=RetryPolicy(),
+        host="example.com",
+        labels={},
+        batch_id=None,
+        schedule_id=None,
+        state=state,
+        run=1,
+        attempt=attempt,
+        reason=reason,
+        explanation=None,
+        result=None,
+        due_at=due_at,
+        deadline_at=None,
+        created_at=created_at,
+        finished_at=None,
     )
 
 

@@ -8,60 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from producer.api.contract import load_contract, to_openapi, without_bodies
-from producer.api.documents import explain
 from producer.api.exports import COLUMNS, csv_header, encode_csv
-from producer.records import JobRecord
-from shared.identity import new_id
-from shared.kinds.registry import Lane
-from shared.retry import RetryPolicy
-from shared.states import JobState
+from tests.support.factories import make_record
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
-FAR_OFF = datetime(2999, 1, 1, tzinfo=UTC)
-RECORD = JobRecord(
-    id=new_id(),
-    kind="check",
-    lane=Lane.BULK,
-    args={"url": "http://example.com/"},
-    retry=RetryPolicy(),
-    host="example.com",
-    labels={},
-    batch_id=None,
-    schedule_id=None,
-    state=JobState.ACCEPTED,
-    run=1,
-    attempt=0,
-    reason=None,
-    explanation=None,
-    result=None,
-    due_at=None,
-    deadline_at=None,
-    created_at=NOW,
-    finished_at=None,
-)
-
-
-@pytest.mark.parametrize(
-    ("record", "sentence"),
-    [
-        (RECORD, "Stored; waiting to be published to the broker."),
-        (replace(RECORD, state=JobState.QUEUED), "In its queue; waiting for a worker."),
-        (replace(RECORD, state=JobState.RUNNING, attempt=2), "Attempt 2 is running."),
-        (
-            replace(RECORD, state=JobState.DELAYED, attempt=1, due_at=FAR_OFF, reason="http_503"),
-            "Waiting until 2999-01-01T00:00:00+00:00 for attempt 2 after http_503.",
-        ),
-        (
-            replace(RECORD, state=JobState.DELAYED, attempt=1, due_at=NOW, reason="http_503"),
-            "Attempt 2 after http_503 has been due since 2025-01-01T00:00:00+00:00; waiting for a worker.",
-        ),
-        (replace(RECORD, state=JobState.PARKED, reason="http_404", explanation="Gone."), "Gone."),
-        (replace(RECORD, state=JobState.PARKED, reason="http_404"), "http_404"),
-        (replace(RECORD, state=JobState.SUCCEEDED), None),
-    ],
-)
-def test_a_job_says_what_it_waits_for(record: JobRecord, sentence: str | None) -> None:
-    assert explain(record) == sentence
+RECORD = make_record(created_at=NOW)
 
 
 def test_cells_are_no_formulas() -> None:

@@ -1,0 +1,119 @@
+"""One honest sentence on why a job is not finished, or why it is parked. Pure: what is known is handed in."""
+
+from datetime import datetime
+from typing import Final
+
+from producer.pausing import Circumstances, Pause, QueueSeen
+from producer.records import JobRecord
+from shared.broker.topology import work_queue
+from shared.events import EVERY
+from shared.states import JobState
+
+ACCEPTED: Final = "Stored; waiting to be published to the broker."
+
+
+def explain(record: JobRecord, known: Circumstances) -> str | None:
+    """Return the sentence; None when the job succeeded."""
+    match record.state:
+        case JobState.SCHEDULED:
+            return explain_schedule(record.due_at, known.pause(record.kind, record.lane))
+        case JobState.ACCEPTED | JobState.QUEUED | JobState.DELAYED:
+            return _explain_waiting(record, known)
+        case JobState.RUNNING:
+            return _explain_running(record)
+        case JobState.PARKED | JobState.CANCELLED:
+            return record.explanation or record.reason
+        case JobState.SUCCEEDED:
+            return None
+
+
+def explain_schedule(due_at: datetime | None, pause: Pause | None = None) -> str:
+    """Return what a job waits for that has its own time; a pause does not move that."""
+    until = f"until {_time(due_at)}, its time to run" if due_at else "for its time"
+    return f"Waiting {until}{f'; {_pause_words(pause)}' if pause else ''}."
+
+
+def _explain_waiting(record: JobRecord, known: Circumstances) -> str:
+    if record.state is JobState.DELAYED and record.due_at and record.due_at > known.now:
+        return f"Waiting until {_time(record.due_at)} for {_next_attempt(record)}."
+    if pause := known.pause(record.kind, record.lane):
+        return f"{_capital(_pause_words(pause))}."
+    if record.state is JobState.ACCEPTED:
+        return _explain_accepted(known)
+    if record.state is JobState.DELAYED and record.due_at:
+        due = f"{_capital(_next_attempt(record))} has been due since {_time(record.due_at)}"
+        return f"{due}; {_queue_words(record, known)}."
+    return f"{_capital(_queue_words(record, known))}."
+
+
+def _explain_accepted(known: Circumstances) -> str:
+    if not known.is_known:
+        return ACCEPTED
+    seen_at = known.last_seen_at
+    if seen_at is None:
+        return "Stored; waiting to be published to the broker, which no ledger has reached yet."
+    if any(queue.is_fresh(known.now) for queue in known.queues.values()):
+        return ACCEPTED
+    return (
+        f"Stored; waiting to be published to the broker, which no ledger has reached since {_time(seen_at)}."
+    )
+
+
+def _explain_running(record: JobRecord) -> str:
+    if record.cancel_requested_at:
+        return f"Attempt {record.attempt} is running; its worker has been told to cancel it."
+    current = (record.run, record.attempt)
+    for attempt in record.attempts:
+        if (attempt.run, attempt.number) == current and attempt.worker:
+            since = _time(attempt.started_at)
+            return f"Attempt {record.attempt} has been running since {since} on {attempt.worker}."
+    return f"Attempt {record.attempt} is running."
+
+
+def _pause_words(pause: Pause) -> str:
+    if pause.kind == EVERY:
+        what = f"lane {pause.lane} is paused"
+    else:
+        what = f"kind {pause.kind} is paused{'' if pause.lane == EVERY else f' in lane {pause.lane}'}"
+    note = f": {pause.note.rstrip('. ')}" if pause.note else ""
+    return f"{what} since {_time(pause.since)} by {pause.by}{note}"
+
+
+def _queue_words(record: JobRecord, known: Circumstances) -> str:
+    if not known.is_known:
+        return "in its queue; waiting for a worker"
+    name = work_queue(record.kind, record.lane)
+    queue = known.queue(record.kind, record.lane)
+    if queue is None:
+        return f"in queue {name}, which no ledger has looked at yet"
+    if not queue.is_fresh(known.now):
+        return f"in queue {name}, which no ledger has seen since {_time(queue.observed_at)}"
+    seen = f"(seen {queue.age_seconds(known.now):.0f} s ago)"
+    if not queue.consumers:
+        where = f"for {record.kind} in lane {record.lane} is connected"
+        return f"no worker {where}; {_waiting(queue)} in queue {name} {seen}"
+    return f"in queue {name}: {_ready(queue)}, {_workers(queue)} from it {seen}"
+
+
+def _waiting(queue: QueueSeen) -> str:
+    return "1 job waits" if queue.ready == 1 else f"{queue.ready:,} jobs wait"
+
+
+def _ready(queue: QueueSeen) -> str:
+    return "1 job is ready" if queue.ready == 1 else f"{queue.ready:,} jobs are ready"
+
+
+def _workers(queue: QueueSeen) -> str:
+    return "1 worker takes" if queue.consumers == 1 else f"{queue.consumers:,} workers take"
+
+
+def _next_attempt(record: JobRecord) -> str:
+    return f"attempt {record.attempt + 1} after {record.reason or 'a failure'}"
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _time(at: datetime) -> str:
+    return at.isoformat(timespec="seconds")

@@ -1,0 +1,106 @@
+"""What is paused, and what was last seen of the work queues. Plain values and pure rules."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from shared.events import EVERY
+from shared.kinds.registry import Lane
+
+# Observations are made every few seconds; one that is older says that nobody reaches the broker.
+FRESH_SECONDS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """No new attempt starts of a kind in a lane; either may be `*`, for all of them."""
+
+    kind: str
+    lane: str
+    since: datetime
+    by: str
+    note: str | None = None
+
+    def covers(self, kind: str, lane: str) -> bool:
+        """Return whether it holds for a kind in a lane."""
+        return self.kind in {kind, EVERY} and self.lane in {lane, EVERY}
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """All that is paused, as of a revision that grows with every order to pause or resume."""
+
+    revision: int
+    items: Sequence[Pause]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """A work queue as it was last seen: how many messages are ready, and how many workers consume it."""
+
+    name: str
+    kind: str
+    lane: str
+    ready: int
+    consumers: int
+    observed_at: datetime
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Return whether it was seen lately."""
+        return self.age_seconds(now) <= FRESH_SECONDS
+
+    def age_seconds(self, now: datetime) -> float:
+        """Return how long ago it was seen; not below 0, for clocks differ."""
+        return max((now - self.observed_at).total_seconds(), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What is known around a job at a moment; `is_known` is false when nobody asked the store."""
+
+    now: datetime
+    queues: Mapping[tuple[str, str], QueueSeen] = field(default_factory=dict)
+    pauses: Sequence[Pause] = ()
+    is_known: bool = True
+
+    def queue(self, kind: str, lane: str) -> QueueSeen | None:
+        """Return the queue of a kind and lane as it was last seen."""
+        return self.queues.get((kind, lane))
+
+    def pause(self, kind: str, lane: str) -> Pause | None:
+        """Return the oldest pause that covers a kind in a lane."""
+        covering = (pause for pause in self.pauses if pause.covers(kind, lane))
+        return min(covering, key=lambda pause: pause.since, default=None)
+
+    @property
+    def last_seen_at(self) -> datetime | None:
+        """When any queue was last seen; None for never."""
+        return max((queue.observed_at for queue in self.queues.values()), default=None)
+
+
+def paused(pauses: Iterable[Pause], new: Pause) -> list[Pause]:
+    """Return what is paused after an order to pause; the same if that was ordered before."""
+    kept = list(pauses)
+    if any((pause.kind, pause.lane) in {(new.kind, new.lane), (new.kind, EVERY)} for pause in kept):
+        return kept
+    return [*kept, new]
+
+
+def resumed(pauses: Iterable[Pause], kind: str, lane: str) -> list[Pause]:
+    """Return what is paused after an order to resume a kind in a lane, either of them `*` for all.
+
+    It takes back orders to pause that kind; an order for a lane over all kinds is one of its own. Of a kind
+    that was paused in every lane and goes on in one, the others stay paused.
+    """
+    kept = {(pause.kind, pause.lane): pause for pause in pauses}
+    whole = kept.get((kind, EVERY))
+    if lane == EVERY:
+        return [pause for pause in kept.values() if pause.kind != kind]
+    kept.pop((kind, lane), None)
+    if whole is not None:
+        del kept[kind, EVERY]
+        for other in Lane:
+            if other != lane:
+                kept.setdefault((kind, other.value), replace(whole, lane=other.value))
+    return list(kept.values())

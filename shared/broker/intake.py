@@ -1,0 +1,97 @@
+"""What comes on a subscription: handed on up to a limit, and given back when the subscription is held."""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+
+from shared.broker.delivery import Delivery
+from shared.errors import DeliveryLost
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """Hands deliveries on, never more than `limit` at once over all channels of a subscription.
+
+    A channel has that limit of its own, as its prefetch. But after a hold, deliveries of the channel before
+    may still be in hand when the next one begins; what is above the limit then waits here.
+    """
+
+    def __init__(self, limit: int, take: Callable[[Delivery], None]) -> None:
+        """Make an open intake that has seen nothing yet."""
+        self.deliveries = 0
+        self._limit = limit
+        self._take = take
+        self._in_hand: Counter[AbstractChannel] = Counter()
+        self._waiting: deque[tuple[AbstractChannel, AbstractIncomingMessage]] = deque()
+        self._is_open = True
+        self._is_giving_back = False
+        self._settled = asyncio.Event()
+
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries are handed on and not settled."""
+        return self._in_hand.total()
+
+    def open(self) -> None:
+        """Hand on what comes from now on."""
+        self._is_open, self._is_giving_back = True, False
+
+    def shut(self) -> None:
+        """Hand on nothing more; what comes is kept until `give_back`."""
+        self._is_open = False
+
+    async def give_back(self) -> None:
+        """Requeue what was not handed on, and what still comes. Call it when the consumer is cancelled.
+
+        Before that, the broker would deliver it to the same consumer at once; and until RabbitMQ 4.3 every
+        requeue counts towards the delivery limit.
+        """
+        self._is_giving_back = True
+        waiting, self._waiting = list(self._waiting), deque()
+        for _, message in waiting:
+            await _requeue(message)
+
+    def forget(self) -> None:
+        """Drop what was not handed on: its channel is gone, and the broker delivers it again."""
+        self._is_open = False
+        self._waiting.clear()
+
+    async def receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
+        """Take a message that came on a channel."""
+        self.deliveries += 1
+        if self._is_giving_back:
+            await _requeue(message)
+            return
+        self._waiting.append((channel, message))
+        self._hand_on()
+
+    async def wait_settled(self, channel: AbstractChannel) -> None:
+        """Return when nothing that came on the channel is in hand."""
+        while self._in_hand[channel]:
+            self._settled.clear()
+            await self._settled.wait()
+
+    def _hand_on(self) -> None:
+        while self._is_open and self._waiting and self.in_hand < self._limit:
+            channel, message = self._waiting.popleft()
+            self._in_hand[channel] += 1
+            self._take(Delivery(message, partial(self._on_settled, channel)))
+
+    def _on_settled(self, channel: AbstractChannel) -> None:
+        self._in_hand[channel] -= 1
+        if not self._in_hand[channel]:
+            del self._in_hand[channel]
+        self._settled.set()
+        self._hand_on()
+
+
+async def _requeue(message: AbstractIncomingMessage) -> None:
+    try:
+        await Delivery(message, lambda: None).requeue()
+    except DeliveryLost:
+        logger.debug("delivery_lost", extra={"job_id": message.correlation_id})

@@ -1,0 +1,194 @@
+"""Keeping one queue consumed on a connection, through every kind of loss, until it is held."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
+
+from shared.broker.connection import CONNECTION_ERRORS, open_channel
+from shared.broker.delivery import Delivery
+from shared.broker.intake import Intake
+
+_RESUBSCRIBE_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A queue to consume and who takes its deliveries; `take` must not block or raise."""
+
+    queue: str
+    prefetch: int
+    take: Callable[[Delivery], None]
+
+
+class Subscriber:
+    """Consumes one queue, on a channel of its own, whenever it is not held."""
+
+    def __init__(self, subscription: Subscription, *, renew_seconds: float) -> None:
+        """Make a subscriber that consumes nothing yet."""
+        self._subscription = subscription
+        self._renew_seconds = renew_seconds
+        self._consumption: _Consumption | None = None
+        # Channels from before a hold, of which deliveries are still in hand.
+        self._settling: set[AbstractQueue] = set()
+        self._news = asyncio.Event()
+        self._is_held = False
+        self._is_stopping = False
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        return self._subscription.queue
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the queue is being consumed, or held on purpose."""
+        return self._is_held or self._consumption is not None
+
+    def hold(self, *, is_held: bool) -> None:
+        """Consume from now on, or do not. Deliveries in hand can be settled all the same."""
+        self._is_held = is_held
+        self._news.set()
+
+    async def stop_taking(self) -> None:
+        """Take no more deliveries, for good; those in hand can still be settled."""
+        self._is_stopping = True
+        try:
+            if self._consumption:
+                await self._consumption.end(timeout_seconds=_RESUBSCRIBE_SECONDS)
+        except CONNECTION_ERRORS as error:
+            logger.debug("consumer_cancel_failed", extra={"queue": self.queue, "error": repr(error)})
+
+    async def flush(self) -> None:
+        """Return once the broker has read everything sent so far, acks above all."""
+        for queue in [*([self._consumption.queue] if self._consumption else []), *self._settling]:
+            try:
+                await queue.declare(timeout=_RESUBSCRIBE_SECONDS)
+            except CONNECTION_ERRORS as error:
+                logger.debug("flush_failed", extra={"queue": self.queue, "error": repr(error)})
+
+    async def run(self, connection: AbstractConnection) -> None:
+        """Consume on this connection until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            intake = self._new_intake()
+            while True:
+                await self._wait_until_free()
+                try:
+                    ended = await self._subscribe(connection, intake)
+                except CONNECTION_ERRORS as error:
+                    # Most often the queue is not declared yet, or was deleted: it comes back with the ledger.
+                    facts = {"queue": self.queue, "error": f"{type(error).__name__}: {error}"[:300]}
+                    logger.warning("subscription_failed", extra=facts)
+                    ended = None
+                if ended is not None:
+                    group.create_task(self._close_when_settled(ended))
+                    continue
+                intake.forget()
+                intake = self._new_intake()
+                await asyncio.sleep(_RESUBSCRIBE_SECONDS * (0.5 + random.random() / 2))
+
+    def _new_intake(self) -> Intake:
+        return Intake(self._subscription.prefetch, self._subscription.take)
+
+    async def _wait_until_free(self) -> None:
+        while self._is_held or self._is_stopping:
+            self._news.clear()
+            await self._news.wait()
+
+    async def _subscribe(self, connection: AbstractConnection, intake: Intake) -> "_Consumption | None":
+        """Consume on a new channel; return what was ended by us, or None when the channel was lost.
+
+        A new one each time: a channel may know the queue by what was deleted, and keep new consumers deaf.
+        """
+        channel = await open_channel(connection)
+        lost = asyncio.Event()
+        channel.close_callbacks.add(lambda *_: self._tell(lost))
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._tell(lost))
+        await channel.set_qos(prefetch_count=self._subscription.prefetch)
+        while True:
+            # After a basic.cancel (queue deleted, leader moved, consumer timeout) the channel lives on,
+            # and so do its unsettled deliveries: consume again on the same channel.
+            lost.clear()
+            consumption = await self._begin(channel, intake)
+            if await self._consume_until_ended(consumption, lost):
+                return consumption
+            facts = {"queue": self.queue, "is_channel_closed": channel.is_closed}
+            logger.warning("consumer_lost", extra=facts)
+            if channel.is_closed:
+                return None
+            if self._is_stopping:
+                return consumption
+
+    def _tell(self, lost: asyncio.Event) -> None:
+        lost.set()
+        self._news.set()
+
+    async def _begin(self, channel: AbstractChannel, intake: Intake) -> "_Consumption":
+        queue = await channel.declare_queue(self.queue, passive=True)
+        intake.open()
+        tag = await queue.consume(partial(intake.receive, channel))
+        logger.debug("consuming", extra={"queue": self.queue, "prefetch": self._subscription.prefetch})
+        return _Consumption(channel, queue, tag, intake)
+
+    async def _consume_until_ended(self, consumption: "_Consumption", lost: asyncio.Event) -> bool:
+        """Return True when the consumer was cancelled by us, and False when it was lost."""
+        self._consumption = consumption
+        try:
+            await self._wait_until_ended(consumption.intake, lost)
+        finally:
+            self._consumption = None
+        if lost.is_set():
+            return False
+        await consumption.end()
+        facts = {"queue": self.queue, "is_held": self._is_held, "in_hand": consumption.intake.in_hand}
+        logger.debug("consumer_ended", extra=facts)
+        return True
+
+    async def _wait_until_ended(self, intake: Intake, lost: asyncio.Event) -> None:
+        """Return when the consumer is lost or held, or has heard nothing for a while."""
+        while not lost.is_set() and (not self._is_held or self._is_stopping):
+            self._news.clear()
+            deliveries_before = intake.deliveries
+            try:
+                async with asyncio.timeout(self._renew_seconds):
+                    await self._news.wait()
+            except TimeoutError:
+                # Not while anything is in hand, to spare the broker a channel.
+                if intake.deliveries == deliveries_before and not intake.in_hand and not self._is_stopping:
+                    return
+
+    async def _close_when_settled(self, consumption: "_Consumption") -> None:
+        """Close the channel when its deliveries are settled; sooner, and they would come again."""
+        self._settling.add(consumption.queue)
+        try:
+            await consumption.intake.wait_settled(consumption.channel)
+            # An answered request, so that the last ack is read before the channel closes.
+            await consumption.queue.declare()
+            await consumption.channel.close()
+        except CONNECTION_ERRORS as error:
+            logger.debug("settling_channel_lost", extra={"queue": self.queue, "error": repr(error)})
+        finally:
+            self._settling.discard(consumption.queue)
+
+
+@dataclass(frozen=True, slots=True)
+class _Consumption:
+    """A queue that is being consumed on a channel, under a tag, into an intake."""
+
+    channel: AbstractChannel
+    queue: AbstractQueue
+    tag: str
+    intake: Intake
+
+    async def end(self, *, timeout_seconds: float | None = None) -> None:
+        """Cancel the consumer, then give back what came and was not handed on."""
+        self.intake.shut()
+        await self.queue.cancel(self.tag, timeout=timeout_seconds)
+        await self.intake.give_back()

@@ -1,0 +1,168 @@
+"""Why a job is not finished, in one sentence: every sentence there is."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from producer.api.explanation import explain
+from producer.pausing import FRESH_SECONDS, Circumstances, Pause, QueueSeen
+from producer.records import AttemptRecord, JobRecord
+from shared.kinds.registry import Lane
+from shared.states import JobState
+from tests.support.factories import make_record
+
+HOUR_AGO = "2026-01-02T11:00:00+00:00"
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+EARLIER, LATER = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
+LONG_AGO = NOW - timedelta(seconds=FRESH_SECONDS + 1)
+
+ACCEPTED = make_record()
+QUEUED = make_record(state=JobState.QUEUED)
+RUNNING = make_record(state=JobState.RUNNING, attempt=2)
+SCHEDULED = make_record(state=JobState.SCHEDULED, due_at=LATER)
+DELAYED = make_record(state=JobState.DELAYED, attempt=1, reason="http_503", due_at=LATER)
+OVERDUE = replace(DELAYED, due_at=EARLIER)
+
+
+def around(
+    *, ready: int = 1_204, consumers: int = 2, age_seconds: int = 3, pause: Pause | None = None
+) -> Circumstances:
+    """Return what is known when the job's queue was seen like this."""
+    seen = QueueSeen(
+        "jobs.check.bulk", "check", "bulk", ready, consumers, NOW - timedelta(seconds=age_seconds)
+    )
+    return Circumstances(NOW, {("check", "bulk"): seen}, [pause] if pause else [])
+
+
+SEEN = around()
+OLD = around(age_seconds=FRESH_SECONDS + 1)
+NEVER = Circumstances(NOW)
+UNASKED = Circumstances(NOW, is_known=False)
+
+KIND = Pause("check", "*", EARLIER, "ann", "The target is down.")
+QUEUE = Pause("check", "bulk", EARLIER, "ann")
+LANE = Pause("*", "bulk", EARLIER, "bob", "sale")
+ORDER = f"since {HOUR_AGO} by ann"
+
+SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
+    (ACCEPTED, SEEN, "Stored; waiting to be published to the broker."),
+    (ACCEPTED, UNASKED, "Stored; waiting to be published to the broker."),
+    (ACCEPTED, NEVER, "Stored; waiting to be published to the broker, which no ledger has reached yet."),
+    (
+        ACCEPTED,
+        OLD,
+        (
+            "Stored; waiting to be published to the broker, which no ledger has reached since "
+            "2026-01-02T11:59:29+00:00."
+        ),
+    ),
+    (
+        QUEUED,
+        SEEN,
+        "In queue jobs.check.bulk: 1,204 jobs are ready, 2 workers take from it (seen 3 s ago).",
+    ),
+    (
+        QUEUED,
+        around(ready=1, consumers=1, age_seconds=0),
+        "In queue jobs.check.bulk: 1 job is ready, 1 worker takes from it (seen 0 s ago).",
+    ),
+    # The clock of the ledger is ahead of ours.
+    (
+        QUEUED,
+        around(ready=0, age_seconds=-5),
+        "In queue jobs.check.bulk: 0 jobs are ready, 2 workers take from it (seen 0 s ago).",
+    ),
+    (
+        QUEUED,
+        around(consumers=0),
+        (
+            "No worker for check in lane bulk is connected; 1,204 jobs wait in queue jobs.check.bulk "
+            "(seen 3 s ago)."
+        ),
+    ),
+    (
+        QUEUED,
+        around(ready=1, consumers=0),
+        "No worker for check in lane bulk is connected; 1 job waits in queue jobs.check.bulk (seen 3 s ago).",
+    ),
+    (
+        QUEUED,
+        OLD,
+        "In queue jobs.check.bulk, which no ledger has seen since 2026-01-02T11:59:29+00:00.",
+    ),
+    (QUEUED, NEVER, "In queue jobs.check.bulk, which no ledger has looked at yet."),
+    (QUEUED, UNASKED, "In its queue; waiting for a worker."),
+    (RUNNING, SEEN, "Attempt 2 is running."),
+    (
+        replace(
+            RUNNING,
+            attempts=[
+                AttemptRecord(1, 1, LONG_AGO, LONG_AGO, None, None, None, "host-6"),
+                AttemptRecord(1, 2, EARLIER, None, None, None, None, "host-7"),
+            ],
+        ),
+        around(pause=KIND),
+        "Attempt 2 has been running since 2026-01-02T11:00:00+00:00 on host-7.",
+    ),
+    (
+        replace(RUNNING, cancel_requested_at=NOW),
+        SEEN,
+        "Attempt 2 is running; its worker has been told to cancel it.",
+    ),
+    (DELAYED, SEEN, "Waiting until 2026-01-02T13:00:00+00:00 for attempt 2 after http_503."),
+    (DELAYED, around(pause=KIND), "Waiting until 2026-01-02T13:00:00+00:00 for attempt 2 after http_503."),
+    (
+        OVERDUE,
+        SEEN,
+        (
+            f"Attempt 2 after http_503 has been due since {HOUR_AGO}; in queue jobs.check.bulk: "
+            "1,204 jobs are ready, 2 workers take from it (seen 3 s ago)."
+        ),
+    ),
+    (
+        replace(OVERDUE, reason=None),
+        around(consumers=0),
+        (
+            f"Attempt 2 after a failure has been due since {HOUR_AGO}; no worker for check in lane "
+            "bulk is connected; 1,204 jobs wait in queue jobs.check.bulk (seen 3 s ago)."
+        ),
+    ),
+    (
+        OVERDUE,
+        UNASKED,
+        (f"Attempt 2 after http_503 has been due since {HOUR_AGO}; in its queue; waiting for a worker."),
+    ),
+    (SCHEDULED, SEEN, "Waiting until 2026-01-02T13:00:00+00:00, its time to run."),
+    (
+        SCHEDULED,
+        around(pause=QUEUE),
+        (
+            "Waiting until 2026-01-02T13:00:00+00:00, its time to run; "
+            f"kind check is paused in lane bulk {ORDER}."
+        ),
+    ),
+    (ACCEPTED, around(pause=KIND), f"Kind check is paused {ORDER}: The target is down."),
+    (QUEUED, around(pause=QUEUE), f"Kind check is paused in lane bulk {ORDER}."),
+    (OVERDUE, around(pause=LANE), f"Lane bulk is paused {ORDER[:-3]}bob: sale."),
+    (
+        replace(QUEUED, lane=Lane.INTERACTIVE),
+        around(pause=LANE),
+        "In queue jobs.check.interactive, which no ledger has looked at yet.",
+    ),
+    (replace(ACCEPTED, state=JobState.PARKED, reason="http_404", explanation="Gone."), SEEN, "Gone."),
+    (replace(ACCEPTED, state=JobState.PARKED, reason="http_404"), SEEN, "http_404"),
+    (replace(ACCEPTED, state=JobState.CANCELLED, explanation="Cancelled."), around(pause=KIND), "Cancelled."),
+    (replace(ACCEPTED, state=JobState.SUCCEEDED), around(pause=KIND), None),
+]
+
+
+@pytest.mark.parametrize(("record", "known", "sentence"), SENTENCES)
+def test_a_job_says_what_it_waits_for(record: JobRecord, known: Circumstances, sentence: str | None) -> None:
+    assert explain(record, known) == sentence
+
+
+def test_of_several_pauses_the_oldest_is_named() -> None:
+    newer = replace(LANE, since=NOW)
+
+    assert Circumstances(NOW, {}, [newer, KIND]).pause("check", "bulk") is KIND
