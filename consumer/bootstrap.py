@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import BaseModel
 
@@ -21,6 +22,7 @@ from consumer.worker import Worker
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
 from shared.health import serve_health
+from shared.messages import JobMessage
 from shared.outcomes import Outcome
 from shared.settings import Settings
 
@@ -40,7 +42,8 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
-        client = Client(session, Secrets(settings.secrets_dir))
+        secrets = Secrets(settings.secrets_dir)
+        client = Client(session, secrets, inline_body_bytes=settings.inline_body_bytes)
         executor = Executor({kind: _bind(HANDLERS[kind], client) for kind in kinds})
         worker = Worker(
             settings=settings,
@@ -75,7 +78,7 @@ def _raise_file_limit() -> None:
 
 
 def _bind(handler: Handler, client: Client) -> BoundHandler:
-    async def run(args: BaseModel) -> Outcome:
-        return await handler(args, client)
+    async def run(args: BaseModel, job: JobMessage) -> Outcome:
+        return await handler(args, replace(client, job=job))
 
     return run

@@ -18,7 +18,7 @@ _OVERTIME_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
-BoundHandler = Callable[[BaseModel], Awaitable[Outcome]]
+BoundHandler = Callable[[BaseModel, JobMessage], Awaitable[Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outco
     limit_seconds = float(getattr(args, "timeout_seconds", 60.0)) + _OVERTIME_SECONDS
     try:
         async with asyncio.timeout(limit_seconds):
-            return await handler(args)
+            return await handler(args, job)
     except TimeoutError:
         return Failed("time_limit", f"Stopped after {limit_seconds:g} s.", transient=True)
     except Exception:  # One of the three edges: a handler's bug is a failed attempt, not a dead worker.

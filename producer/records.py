@@ -10,6 +10,7 @@ from uuid import UUID
 from producer.timetable import CatchUp, Timetable
 from shared.events import EventType
 from shared.kinds.registry import Lane
+from shared.messages import KnownCopy
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
 from shared.states import JobState
@@ -129,7 +130,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """An accepted job that one relay has leased for publishing."""
+    """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on."""
 
     id: UUID
     kind: str
@@ -139,6 +140,18 @@ class ClaimedJob:
     run: int
     batch_id: UUID | None
     deadline_at: datetime | None
+    known: KnownCopy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyRecord:
+    """What is known of a stored body; `size` and `sha256` are of the expanded body."""
+
+    job_id: UUID
+    content_type: str | None
+    charset: str | None
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from producer.api.batches import BatchOperations
+from producer.api.bodies import BodyOperations
 from producer.api.bridge import WsgiBridge
 from producer.api.contract import load_contract, without_bodies
 from producer.api.edge import Edge
@@ -74,6 +75,7 @@ def _build_connexion(
         service=ServiceOperations(store, metrics, settings),
         parking=ParkingOperations(store, pools),
         operations=OperationOperations(store),
+        bodies=BodyOperations(store, pools),
     )
 
     @asynccontextmanager
@@ -111,12 +113,14 @@ def _handlers(
     service: ServiceOperations,
     parking: ParkingOperations,
     operations: OperationOperations,
+    bodies: BodyOperations,
 ) -> Handlers:
     """Return the table of operations: the operationId of the contract and who answers it."""
     return {
         "submit_job": jobs.submit_job,
         "list_jobs": jobs.list_jobs,
         "get_job": jobs.get_job,
+        "get_body": bodies.get_body,
         "cancel_job": jobs.cancel_job,
         "redrive_job": parking.redrive_job,
         "discard_job": parking.discard_job,

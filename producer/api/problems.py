@@ -13,6 +13,7 @@ from producer.api.models import Problem, ProblemField
 from producer.submission import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
+    BodyNotFound,
     FieldError,
     IdempotencyConflict,
     JobEndedAlready,
@@ -66,6 +67,12 @@ class _Entry:
 _TABLE: Mapping[type[RetrieverError], _Entry] = {
     JobInvalid: _Entry(HTTPStatus.BAD_REQUEST, "job-invalid", "What was sent is not valid"),
     JobNotFound: _Entry(HTTPStatus.NOT_FOUND, "job-not-found", "No such job", "No job has this id."),
+    BodyNotFound: _Entry(
+        HTTPStatus.NOT_FOUND,
+        "body-not-found",
+        "No body",
+        "It fetched none, extracts data instead, or the job that had it is deleted.",
+    ),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
     ScheduleNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "schedule-not-found", "No such schedule", "No schedule has this id."

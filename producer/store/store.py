@@ -33,6 +33,7 @@ from producer.store import (
     redrives,
     submissions,
 )
+from producer.store.body_store import BodyStore
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
@@ -60,6 +61,7 @@ class JobStore:
         self._writer = writing(engine)
         self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
         self.parking = ParkingStore(engine)
+        self.bodies = BodyStore(engine)
 
     @classmethod
     def open(cls, database_url: str) -> Self:

@@ -39,7 +39,7 @@ class Work:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, _: BaseModel) -> Outcome:
+    async def __call__(self, _: BaseModel, __: JobMessage) -> Outcome:
         self.starts += 1
         self.started.set()
         await self.let_go.wait()
