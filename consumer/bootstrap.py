@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Sequence
-from uuid import UUID
+from dataclasses import replace
 
 from pydantic import BaseModel
 
@@ -17,7 +17,6 @@ from consumer.handlers.client import Client
 from consumer.handlers.http import open_session
 from consumer.handlers.registry import HANDLERS, Handler
 from consumer.handlers.signing import Signer
-from consumer.handlers.surroundings import Surroundings
 from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
 from consumer.secrets import Secrets
@@ -25,6 +24,7 @@ from consumer.worker import Worker
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
 from shared.health import serve_health
+from shared.messages import JobMessage
 from shared.outcomes import Outcome
 from shared.settings import Settings
 
@@ -44,9 +44,13 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
-        client = Client(session, Secrets(settings.secrets_dir))
-        signer = Signer(settings.webhook_secrets)
-        executor = Executor({kind: _bind(HANDLERS[kind], client, signer) for kind in kinds})
+        client = Client(
+            session,
+            secrets=Secrets(settings.secrets_dir),
+            signer=Signer(settings.webhook_secrets),
+            inline_body_bytes=settings.inline_body_bytes,
+        )
+        executor = Executor({kind: _bind(HANDLERS[kind], client) for kind in kinds})
         worker = Worker(
             settings=settings,
             kinds=kinds,
@@ -80,8 +84,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _bind(handler: Handler, client: Client, signer: Signer) -> BoundHandler:
-    async def run(args: BaseModel, job_id: UUID) -> Outcome:
-        return await handler(args, Surroundings(job_id, client, signer))
+def _bind(handler: Handler, client: Client) -> BoundHandler:
+    async def run(args: BaseModel, job: JobMessage) -> Outcome:
+        return await handler(args, replace(client, job=job))
 
     return run

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,8 +18,7 @@ _OVERTIME_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
-# The arguments, and the id of the job that they are of.
-BoundHandler = Callable[[BaseModel, UUID], Awaitable[Outcome]]
+BoundHandler = Callable[[BaseModel, JobMessage], Awaitable[Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outco
     limit_seconds = float(getattr(args, "timeout_seconds", 60.0)) + _OVERTIME_SECONDS
     try:
         async with asyncio.timeout(limit_seconds):
-            return await handler(args, job.id)
+            return await handler(args, job)
     except TimeoutError:
         return Failed("time_limit", f"Stopped after {limit_seconds:g} s.", transient=True)
     except Exception:  # One of the three edges: a handler's bug is a failed attempt, not a dead worker.

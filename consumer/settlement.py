@@ -8,12 +8,15 @@ from datetime import timedelta
 
 from consumer.executor import Attempt
 from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import DEAD, DELAY, RESULTS, delay_key, work_key
+from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, delay_key, work_key
 from shared.errors import BrokerError
 from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report
 from shared.outcomes import Cancelled, Failed, Succeeded, outcome_name
 from shared.retry import can_retry, delay_step_seconds, wait_seconds
 from shared.states import JobState
+
+LARGE_REPORT_BYTES = 262_144
+"""A larger report takes another way, on which a recorder has few in hand at once."""
 
 _REPUBLISH_SECONDS = 1.0
 _CANCELLED = "Cancelled by its worker, before or while it ran."
@@ -69,8 +72,9 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
     report = _report(job, attempt, decision, worker)
     match decision:
         case Finish() | End():
-            key = f"{work_key(job.kind, job.lane)}.{report.state}"
-            return Outgoing(RESULTS, key, report.encode(), REPORT_TYPE, str(job.id))
+            key, body = f"{work_key(job.kind, job.lane)}.{report.state}", report.encode()
+            exchange = RESULTS if len(body) <= LARGE_REPORT_BYTES else LARGE_RESULTS
+            return Outgoing(exchange, key, body, REPORT_TYPE, str(job.id))
         case Delay(step_seconds):
             copy = job.model_copy(update={"attempt": job.attempt + 1, "report": report})
             key = delay_key(job.kind, job.lane, step_seconds)
@@ -107,6 +111,7 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
         ended_at=attempt.ended_at,
         outcome=outcome_name(attempt.outcome),
         result=attempt.outcome.result,
+        body=attempt.outcome.body if isinstance(attempt.outcome, Succeeded) else None,
         worker=worker,
     )
     if isinstance(attempt.outcome, Cancelled):

@@ -10,6 +10,7 @@ from uuid import UUID
 from producer.timetable import CatchUp, Timetable
 from shared.events import EventType
 from shared.kinds.registry import Lane
+from shared.messages import KnownCopy
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
 from shared.states import JobState
@@ -133,7 +134,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """An accepted job that one relay has leased for publishing."""
+    """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on."""
 
     id: UUID
     kind: str
@@ -143,6 +144,18 @@ class ClaimedJob:
     run: int
     batch_id: UUID | None
     deadline_at: datetime | None
+    known: KnownCopy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyRecord:
+    """What is known of a stored body; `size` and `sha256` are of the expanded body."""
+
+    job_id: UUID
+    content_type: str | None
+    charset: str | None
+    size: int
+    sha256: str
 
 
 # So many of a batch's rejected lines are shown with it; all of them have a list of their own.

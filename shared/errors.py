@@ -15,6 +15,7 @@ RetrieverError
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
 ├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound
 │                              no row has this id
+├── BodyNotFound               a job has no body, or it is gone
 ├── JobNotParked               only a parked job can be redriven or discarded
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
 ├── OperationFinished          only a running operation can be cancelled
@@ -103,6 +104,10 @@ class ScheduleNotFound(RetrieverError):
 
 class OperationNotFound(RetrieverError):
     """No operation has this id."""
+
+
+class BodyNotFound(RetrieverError):
+    """The job has no body: it fetched none, extracted data instead, or the job that had it is deleted."""
 
 
 class JobNotParked(RetrieverError):

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from shared.bodies import StoredBody
 from shared.errors import MessageUndecodable
 from shared.kinds.registry import Lane
 from shared.outcomes import EXPIRED, OutcomeName
@@ -22,6 +23,8 @@ Run = Annotated[int, Field(ge=1, le=1_000_000)]
 AttemptNumber = Annotated[int, Field(ge=1, le=1_000_000)]
 # A part of routing keys, which may have 255 bytes, and of metric labels.
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
+# A value that can be sent as a header again.
+FieldValue = Annotated[str, Field(pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$", max_length=1_000)]
 
 
 class WireMessage(BaseModel):
@@ -70,6 +73,7 @@ class Report(WireMessage):
     wait_seconds: float | None = None
     due_at: AwareDatetime | None = None
     result: dict[str, Any] | None = None
+    body: StoredBody | None = None
     worker: str
 
     @property
@@ -78,11 +82,22 @@ class Report(WireMessage):
         return self.state is JobState.PARKED and self.reason == EXPIRED
 
 
+class KnownCopy(BaseModel):
+    """A copy of a URL from before: the job that has it, and what the target called this version of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_id: UUID
+    etag: FieldValue | None = None
+    last_modified: FieldValue | None = None
+
+
 class JobMessage(WireMessage):
     """One job, asking for its attempt number `attempt`.
 
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
     publish reaches both the delay or parking queue and the recorder. No attempt starts from `expires_at` on.
+    `known` is the last copy of what the job fetches, when the job asks for changes alone.
     """
 
     id: UUID
@@ -94,4 +109,5 @@ class JobMessage(WireMessage):
     attempt: AttemptNumber = 1
     batch_id: UUID | None = None
     expires_at: AwareDatetime | None = None
+    known: KnownCopy | None = None
     report: Report | None = None

@@ -4,15 +4,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from shared.bodies import StoredBody
+
 # The reason of a job whose deadline passed before an attempt started.
 EXPIRED: Final = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The work was done; `result` is JSON as the kind's result model says."""
+    """The work was done.
+
+    Attributes:
+        result: JSON as the kind's result model says.
+        body: What was brought back and is too large for the result.
+    """
 
     result: dict[str, Any]
+    body: StoredBody | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import zlib
 from typing import Protocol
 
 import aiohttp
+import brotli
 
 from consumer.handlers.client_errors import failure_of_error
 from consumer.handlers.failures import (
@@ -40,24 +41,25 @@ async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> byte
             body += expander.expand(chunk, max_bytes - len(body) + 1)
             if len(body) > max_bytes or raw_bytes > max_bytes + RAW_SLACK_BYTES:
                 return body_too_large(max_bytes)
-    except zlib.error:
+    except (zlib.error, brotli.error):
         return BODY_CORRUPT
     except (aiohttp.ClientError, OSError) as error:
         return failure_of_error(error)
     return bytes(body) if expander.is_complete else BODY_TRUNCATED
 
 
-def decode_text(body: bytes, content_type_charset: str | None) -> str | None:
-    """Return a body as text that every store can hold, or None when it is not text.
+def decode_text(body: bytes, content_type_charset: str | None) -> tuple[str, str] | None:
+    """Return a body as text that every store can hold, and its charset; or None when it is not text.
 
     A byte order mark wins, then the charset that was declared, then UTF-8. Text with a NUL is not
     text to us: PostgreSQL refuses it.
     """
+    charset = _charset(body, content_type_charset)
     try:
-        text = body.decode(_charset(body, content_type_charset))
+        text = body.decode(charset)
     except UnicodeError:
         return None
-    return None if "\0" in text else text
+    return None if "\0" in text else (text, charset)
 
 
 class _Expander(Protocol):
@@ -110,6 +112,27 @@ class _Zlib:
         return content
 
 
+class _Brotli:
+    """Brotli (RFC 7932)."""
+
+    def __init__(self) -> None:
+        self._stream = brotli.Decompressor()
+        self._has_begun = False
+
+    @property
+    def is_complete(self) -> bool:
+        return self._stream.is_finished() or not self._has_begun
+
+    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
+        # What comes behind the end is an error here: RFC 7932 knows no padding.
+        self._has_begun = True
+        content = bytearray(self._stream.process(chunk, output_buffer_limit=max_bytes))
+        while len(content) < max_bytes and not self._stream.can_accept_more_data():
+            content += self._stream.process(b"", output_buffer_limit=max_bytes - len(content))
+        # The limit is where it stops to begin another block, which may lead a little beyond.
+        return bytes(content[:max_bytes])
+
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW_BITS = zlib.MAX_WBITS | 16
 
@@ -127,6 +150,8 @@ def _expander(content_encoding: str) -> _Expander | Failure:
             return _Plain()
         case ["gzip" | "x-gzip" | "deflate"]:
             return _Zlib()
+        case ["br"]:
+            return _Brotli()
         case _:
             return UNSUPPORTED_ENCODING
 

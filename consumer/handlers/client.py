@@ -7,17 +7,30 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from consumer.handlers.failures import Failure, secret_missing
+from consumer.handlers.signing import Signer
 from consumer.secrets import Secrets
 from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Secret
 from shared.kinds.urls import url_host
+from shared.messages import JobMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The one session of a worker, and the secrets of targets."""
+    """What one attempt has to work with.
+
+    Attributes:
+        session: The one of this worker.
+        secrets: Those of targets.
+        inline_body_bytes: Up to this size a body is part of the result.
+        signer: Signs webhooks.
+        job: Whose attempt it is; None in tests alone.
+    """
 
     session: aiohttp.ClientSession
     secrets: Secrets = field(default_factory=Secrets)
+    inline_body_bytes: int = 65_536
+    signer: Signer = field(default_factory=Signer)
+    job: JobMessage | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from jmespath.functions import Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
 
 from consumer.handlers.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NOT_JSON, Failure
-from shared.kinds.fetch import MAX_BODY_BYTES
+from shared.kinds.fetch import MAX_DATA_BYTES
 
 EXTRACT_SECONDS = 2.0
 
@@ -43,7 +43,7 @@ def extract(text: str | None, expression: str) -> Any | Failure:
     try:
         parsed = jmespath.compile(expression).parsed
         data = _storable(_BoundedInterpreter(EXTRACT_SECONDS).visit(parsed, document))
-        return data if len(orjson.dumps(data)) <= MAX_BODY_BYTES else EXTRACT_LIMIT
+        return data if len(orjson.dumps(data)) <= MAX_DATA_BYTES else EXTRACT_LIMIT
     except _LimitReached:
         return EXTRACT_LIMIT
     # jmespath checks types, but lets Python's own errors through where it does not.

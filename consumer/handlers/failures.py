@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from consumer.egress import EgressDenied
+from shared.bodies import MAX_STORED_BYTES
 from shared.outcomes import Failed
 
 
@@ -120,6 +121,11 @@ BODY_CORRUPT = _transient("body_corrupt", "The body is not compressed in the way
 UNSUPPORTED_ENCODING = _permanent(
     "unsupported_encoding", "The body is compressed in a way that we did not ask for and cannot expand."
 )
+UNEXPECTED_TYPE = _permanent("unexpected_type", "The answer is of a media type that the job does not accept.")
+BODY_NOT_STORABLE = _permanent(
+    "body_too_large",
+    f"Even compressed, the body is larger than the {MAX_STORED_BYTES:,} bytes that can be stored.",
+)
 NOT_JSON = _permanent("not_json", "The body is not JSON, so nothing can be picked out of it.")
 EXTRACT_FAILED = _permanent("extract_failed", "The JMESPath expression does not fit the body.")
 EXTRACT_LIMIT = _permanent("extract_limit", "The JMESPath expression takes too long, or makes too much.")
@@ -174,6 +180,12 @@ def failure_of_status(status: int) -> Failure | None:
     phrase = f"{status} {HTTPStatus(status).phrase}" if status in _KNOWN_STATUSES else str(status)
     explanation = f"The host answered {phrase}{_MEANING.get(status, '')}."
     return Failure(f"http_{status}", transient=_may_pass(status), explanation=explanation)
+
+
+def unaccepted_status(status: int) -> Failure:
+    """Return the failure of an answer that is a success, but not one that the job accepts."""
+    explanation = f"The host answered {status}, which is not among the statuses that the job accepts."
+    return Failure(f"http_{status}", transient=False, explanation=explanation)
 
 
 def _may_pass(status: int) -> bool:

@@ -27,7 +27,7 @@ HEADER_FIELDS = 256
 READ_BUFFER_BYTES = 65_536
 DNS_CACHE_NAMES = 10_000
 
-ACCEPT_ENCODING = "gzip, deflate"
+ACCEPT_ENCODING = "gzip, deflate, br"
 """What `consumer.handlers.body` can expand to the last byte."""
 
 

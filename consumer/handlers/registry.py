@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from consumer.handlers.check import check
 from consumer.handlers.client import Client
 from consumer.handlers.fetch import fetch
-from consumer.handlers.surroundings import Surroundings
 from consumer.handlers.webhook import send_webhook
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
@@ -20,8 +19,7 @@ from shared.kinds.webhook import WEBHOOK, WebhookArgs
 from shared.outcomes import Outcome
 
 ArgsT = TypeVar("ArgsT", bound=BaseModel)
-Visit = Callable[[ArgsT, Client], Coroutine[Any, Any, Outcome]]
-Work = Callable[[ArgsT, Surroundings], Coroutine[Any, Any, Outcome]]
+Work = Callable[[ArgsT, Client], Coroutine[Any, Any, Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Handler:
     args_model: type[BaseModel]
     work: Work[BaseModel]
 
-    async def __call__(self, args: BaseModel, around: Surroundings) -> Outcome:
+    async def __call__(self, args: BaseModel, client: Client) -> Outcome:
         """Do one attempt. Never raises for what the world does; cancelling it stops the work.
 
         Raises:
@@ -39,7 +37,7 @@ class Handler:
         """
         if not isinstance(args, self.args_model):
             raise TypeError(f"{type(args).__name__} is not {self.args_model.__name__}")
-        return await self.work(args, around)
+        return await self.work(args, client)
 
 
 def handler_of(args_model: type[ArgsT], work: Work[ArgsT]) -> Handler:
@@ -48,19 +46,10 @@ def handler_of(args_model: type[ArgsT], work: Work[ArgsT]) -> Handler:
     return Handler(args_model, cast("Work[BaseModel]", work))
 
 
-def visitor_of(args_model: type[ArgsT], visit: Visit[ArgsT]) -> Handler:
-    """Return a handler whose function needs nothing but the client."""
-
-    async def work(args: ArgsT, around: Surroundings) -> Outcome:
-        return await visit(args, around.client)
-
-    return handler_of(args_model, work)
-
-
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
     {
-        "check": visitor_of(CheckArgs, check),
-        "fetch": visitor_of(FetchArgs, fetch),
+        "check": handler_of(CheckArgs, check),
+        "fetch": handler_of(FetchArgs, fetch),
         WEBHOOK: handler_of(WebhookArgs, send_webhook),
     }
 )

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 class Signer:
     """Signs with every secret it has; without one it can sign nothing."""
 
-    def __init__(self, secrets: Iterable[SecretStr]) -> None:
+    def __init__(self, secrets: Iterable[SecretStr] = ()) -> None:
         """Take the secrets, which settings have checked; the newest first."""
         self._webhooks = [Webhook(secret.get_secret_value()) for secret in secrets]
 

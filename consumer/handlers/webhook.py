@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from consumer.handlers.client import Question
+from consumer.handlers.client import Client, Question
 from consumer.handlers.failures import (
     EGRESS_DENIED,
     INVALID_URL,
@@ -17,7 +17,6 @@ from consumer.handlers.failures import (
     timed_out,
 )
 from consumer.handlers.hops import Trail, final_answer
-from consumer.handlers.surroundings import Surroundings
 from shared.clock import utc_now
 from shared.kinds.requests import Redirects
 from shared.kinds.webhook import WebhookArgs, WebhookResult, encode_json
@@ -31,15 +30,15 @@ _FOR_GOOD = frozenset({INVALID_URL.reason, EGRESS_DENIED})
 _REDIRECT = "The receiver answered {status}, a redirect; webhooks follow none: change the URL."
 
 
-async def send_webhook(args: WebhookArgs, around: Surroundings) -> Outcome:
+async def send_webhook(args: WebhookArgs, client: Client) -> Outcome:
     """Return whether the receiver took it: any 2xx. Never sends unsigned.
 
     A receiver may be in the middle of a deploy, so whatever else it does may pass, but for 410.
     """
-    if not around.signer.can_sign:
+    if not client.signer.can_sign:
         return NO_SIGNING_SECRET.as_outcome()
     trail = Trail(args.url)
-    failure = await _send(args, around, trail)
+    failure = await _send(args, client, trail)
     seconds = trail.total_seconds
     result = WebhookResult(status=trail.status, seconds=seconds).model_dump(mode="json")
     if failure is None:
@@ -55,17 +54,17 @@ def payload(args: WebhookArgs) -> str:
     return encode_json({"type": args.type, **timestamp, "data": args.data})
 
 
-async def _send(args: WebhookArgs, around: Surroundings, trail: Trail) -> Failure | None:
+async def _send(args: WebhookArgs, client: Client, trail: Trail) -> Failure | None:
+    # A worker always says whose attempt it is.
+    assert client.job is not None
     body = payload(args)
-    headers = {
-        "Content-Type": "application/json",
-        **around.signer.headers(around.job_id, body, now=utc_now()),
-    }
+    signature = client.signer.headers(client.job.id, body, now=utc_now())
+    headers = {"Content-Type": "application/json", **signature}
     question = Question("POST", args.url, headers, body.encode("ascii"), redirects=Redirects.REPORT)
     try:
         async with (
             asyncio.timeout(args.timeout_seconds),
-            final_answer(around.client, trail, question) as answer,
+            final_answer(client, trail, question) as answer,
         ):
             if isinstance(answer, Failure):
                 return replace(answer, transient=answer.reason not in _FOR_GOOD)

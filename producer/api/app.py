@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from producer.api.batches import BatchOperations
+from producer.api.bodies import BodyOperations
 from producer.api.bridge import WsgiBridge
 from producer.api.contract import load_contract, without_bodies
 from producer.api.edge import Edge
@@ -77,6 +78,7 @@ def _build_connexion(
         parking=ParkingOperations(store, pools),
         operations=OperationOperations(store),
         pausing=PausingOperations(store, pools),
+        bodies=BodyOperations(store, pools),
     )
 
     @asynccontextmanager
@@ -115,12 +117,14 @@ def _handlers(
     parking: ParkingOperations,
     operations: OperationOperations,
     pausing: PausingOperations,
+    bodies: BodyOperations,
 ) -> Handlers:
     """Return the table of operations: the operationId of the contract and who answers it."""
     return {
         "submit_job": jobs.submit_job,
         "list_jobs": jobs.list_jobs,
         "get_job": jobs.get_job,
+        "get_body": bodies.get_body,
         "cancel_job": jobs.cancel_job,
         "redrive_job": parking.redrive_job,
         "discard_job": parking.discard_job,

@@ -13,6 +13,7 @@ from producer.api.models import Problem, ProblemField
 from producer.judging import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
+    BodyNotFound,
     FieldError,
     IdempotencyConflict,
     JobEndedAlready,
@@ -68,6 +69,12 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     BatchInvalid: _Entry(HTTPStatus.UNPROCESSABLE_ENTITY, "batch-invalid", "No job of the batch was stored"),
     JobInvalid: _Entry(HTTPStatus.BAD_REQUEST, "job-invalid", "What was sent is not valid"),
     JobNotFound: _Entry(HTTPStatus.NOT_FOUND, "job-not-found", "No such job", "No job has this id."),
+    BodyNotFound: _Entry(
+        HTTPStatus.NOT_FOUND,
+        "body-not-found",
+        "No body",
+        "It fetched none, extracts data instead, or the job that had it is deleted.",
+    ),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
     ScheduleNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "schedule-not-found", "No such schedule", "No schedule has this id."

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from http import HTTPStatus
 from typing import assert_never
 from uuid import UUID
 
@@ -74,11 +75,24 @@ class ResultOperations:
 
 
 class StreamedPages(Response):
-    """An answer of unknown length, a page at a time; it stops when the client leaves or stops reading."""
+    """An answer a page at a time; it stops when the client leaves or stops reading.
 
-    def __init__(self, pages: AsyncIterator[bytes], headers: dict[str, str], media_type: str) -> None:
-        super().__init__(None, headers=headers, media_type=media_type)
+    Without a `content_length` it is sent in chunks.
+    """
+
+    def __init__(
+        self,
+        pages: AsyncIterator[bytes],
+        headers: dict[str, str],
+        media_type: str | None,
+        *,
+        status: HTTPStatus = HTTPStatus.OK,
+        content_length: int | None = None,
+    ) -> None:
+        super().__init__(None, status, headers, media_type)
         del self.headers["content-length"]
+        if content_length is not None:
+            self.headers["content-length"] = str(content_length)
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

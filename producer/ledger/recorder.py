@@ -7,23 +7,29 @@ from functools import partial
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
-from producer.ledger.reports import report_of
+from producer.ledger.reports import REPORTS_ONLY, report_of
 from producer.records import Recorded
 from producer.store.store import JobStore
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.subscriber import Subscription
-from shared.broker.topology import RECORDER_QUEUE, RESULTS
+from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused
 from shared.messages import Report
 from shared.settings import Settings
 
+# Of at most 8 MiB each. Others have at most `consumer.settlement.LARGE_REPORT_BYTES`, so that what a recorder
+# has in hand is bounded, however large the bodies are that workers fetch.
+_LARGE_PREFETCH = 8
+# One transaction holds no more; decoded, a report takes as much again.
+_GROUP_BYTES = 16 * 1_048_576
+
 logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Consumes `results.recorder`. Any number of recorders share the work."""
+    """Consumes `results.recorder` and `results.large`. Any number of recorders share the work."""
 
     def __init__(self, *, store: JobStore, metrics: LedgerMetrics, settings: Settings) -> None:
         """Make a recorder that is not connected yet."""
@@ -35,13 +41,14 @@ class Recorder:
             settings.amqp_url,
             name="retriever ledger recorder",
             subscriptions=[
-                Subscription(RECORDER_QUEUE, settings.recorder_prefetch, self._waiting.put_nowait)
+                Subscription(RECORDER_QUEUE, settings.recorder_prefetch, self._waiting.put_nowait),
+                Subscription(LARGE_RESULTS_QUEUE, _LARGE_PREFETCH, self._waiting.put_nowait),
             ],
         )
 
     @property
     def is_ready(self) -> bool:
-        """Whether the queue of results is being consumed."""
+        """Whether the queues of results are being consumed."""
         return self._consumer.is_consuming
 
     async def run(self) -> None:
@@ -53,9 +60,15 @@ class Recorder:
     async def _record_batches(self) -> None:
         while True:
             deliveries = [await self._waiting.get()]
+            held_bytes = len(deliveries[0].body)
             # Whatever arrived meanwhile is written in the same transaction: batches grow with the load.
-            while len(deliveries) < self._batch_limit and not self._waiting.empty():
+            while (
+                len(deliveries) < self._batch_limit
+                and held_bytes < _GROUP_BYTES
+                and not self._waiting.empty()
+            ):
                 deliveries.append(self._waiting.get_nowait())
+                held_bytes += len(deliveries[-1].body)
             await self._record_batch(deliveries)
 
     async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
@@ -108,7 +121,7 @@ class Recorder:
 
 async def _put_aside(delivery: Delivery, error: MessageUndecodable | StoreRefused) -> None:
     logger.error("report_put_aside", extra={"job_id": delivery.correlation_id, "error": str(error)})
-    if delivery.exchange == RESULTS:
+    if delivery.exchange in REPORTS_ONLY:
         try:
             # The queue dead-letters to `jobs.parked`, for a person to see.
             await delivery.dead_letter()

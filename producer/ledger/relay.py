@@ -118,4 +118,5 @@ def _job_message(job: ClaimedJob) -> JobMessage:
         run=job.run,
         batch_id=job.batch_id,
         expires_at=job.deadline_at,
+        known=job.known,
     )

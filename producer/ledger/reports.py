@@ -3,13 +3,17 @@
 from datetime import datetime
 from typing import Protocol
 
-from shared.broker.topology import DEAD, DELAY, RESULTS, RETURN
+from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, RETURN
 from shared.messages import RAW_TYPE, JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.states import JobState
 
 _WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
 _NO_QUEUE = "When its delay was over there was no queue for its kind and lane."
+
+
+REPORTS_ONLY = frozenset({RESULTS, LARGE_RESULTS})
+"""The exchanges whose messages are reports and in no other queue of ours."""
 
 
 class Letter(Protocol):
@@ -38,7 +42,7 @@ def report_of(delivery: Letter, *, now: datetime) -> Report | None:
     Raises:
         MessageUndecodable: the body is not a message of ours.
     """
-    if delivery.exchange == RESULTS:
+    if delivery.exchange in REPORTS_ONLY:
         return Report.decode(delivery.body)
     if delivery.type == RAW_TYPE:
         return None

@@ -1,6 +1,7 @@
 """The transactional outbox: the accepted jobs, leased to one relay at a time until they are published."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
@@ -13,6 +14,7 @@ from producer.store.counters import Move, count_moves
 from producer.store.locking import Standing, lock_jobs
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
 from producer.store.schema import IS_ACCEPTED, jobs
+from producer.store.validators import FETCH, copy_key, find_copies
 from shared.states import JobState, position
 
 
@@ -38,7 +40,7 @@ def claim_accepted(
     )
     claimed = [claimed_job(row) for row in connection.execute(lease).mappings()]
     # RETURNING promises no order.
-    return sorted(claimed, key=lambda job: job.id)
+    return _with_copies(connection, sorted(claimed, key=lambda job: job.id))
 
 
 def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
@@ -70,6 +72,17 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
     connection.execute(
         jobs.update().where(jobs.c.id.in_(list(locked)), IS_ACCEPTED).values(claimed_until=retry_at)
     )
+
+
+def _with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
+    """Return the jobs, those that ask for changes with the copy that they can build on."""
+    asking = {
+        job.id: key
+        for job in claimed
+        if job.kind == FETCH and job.args.get("if_changed") and (key := copy_key(job.args))
+    }
+    copies = find_copies(connection, asking)
+    return [replace(job, known=copies[job.id]) if job.id in copies else job for job in claimed]
 
 
 def _can_be_queued(standing: Standing | None, run: int) -> bool:

@@ -10,11 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import Recorded, Transition
+from producer.store.bodies import write_bodies
 from producer.store.counters import Move, count_moves
 from producer.store.engine import POSTGRESQL
 from producer.store.events import announce_outcomes
 from producer.store.locking import Standing, callback_urls, lock_jobs
 from producer.store.schema import attempts, jobs
+from producer.store.validators import remember_validators
 from shared.events import JobEnded
 from shared.messages import Report
 from shared.states import JobState, position
@@ -43,6 +45,8 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     # Only where a job ends up is written; the last of its reports has the greatest position.
     reached = {report.job_id: report for report in advances}
     _write_jobs(connection, reached, now=now)
+    write_bodies(connection, reached.values())
+    remember_validators(connection, reached.values(), now=now)
     _tell(connection, reached, standing, now=now)
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],

@@ -199,6 +199,34 @@ attempts = sa.Table(
     sa.Column("worker", PlainText(), nullable=False),
 )
 
+# Fetched bodies that are too large for `jobs.result`, as gzip; a job has one at most.
+bodies = sa.Table(
+    "bodies",
+    metadata,
+    sa.Column("job_id", sa.Uuid(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("run", sa.Integer(), nullable=False),
+    sa.Column("content_type", PlainText(), nullable=True),
+    sa.Column("charset", PlainText(), nullable=True),
+    # Of the expanded body, as is the SHA-256, in hexadecimal.
+    sa.Column("size", sa.BigInteger(), nullable=False),
+    sa.Column("sha256", PlainText(), nullable=False),
+    sa.Column("content", sa.LargeBinary(), nullable=False),
+)
+
+# What a target called the version that was fetched last; `key` is made of the arguments, 16 bytes.
+validators = sa.Table(
+    "validators",
+    metadata,
+    sa.Column("key", sa.LargeBinary(), primary_key=True),
+    # The job that has the body. Its deletion looks for these rows.
+    sa.Column("job_id", sa.Uuid(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("etag", PlainText(), nullable=True),
+    sa.Column("last_modified", PlainText(), nullable=True),
+    sa.Column("fetched_at", Moment(), nullable=False),
+)
+
+sa.Index("ix_validators_job_id", validators.c.job_id)
+
 # What still has to be announced to the broker: outcomes, completed batches, cancellations. Rows are
 # deleted when the broker has confirmed them.
 events = sa.Table(

@@ -37,6 +37,7 @@ from producer.store import (
     submissions,
 )
 from producer.store.batch_store import BatchStore
+from producer.store.body_store import BodyStore
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
@@ -67,6 +68,7 @@ class JobStore:
         self.batches = BatchStore(reading=self._reading, writing=self._writing)
         self.parking = ParkingStore(engine)
         self.queues = QueueStore(reading=self._reading, writing=self._writing)
+        self.bodies = BodyStore(engine)
 
     @classmethod
     def open(cls, database_url: str) -> Self:

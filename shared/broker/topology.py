@@ -22,10 +22,13 @@ RETURN = "jobs.return"
 DEAD = "jobs.dead"
 UNROUTED = "jobs.unrouted"
 RESULTS = "results"
+# For reports that are large, so that a recorder can have few of them in hand at once.
+LARGE_RESULTS = "results.large"
 OUTCOMES = "outcomes"
 
 PARKED_QUEUE = "jobs.parked"
 RECORDER_QUEUE = "results.recorder"
+LARGE_RESULTS_QUEUE = "results.large"
 # A stream: every worker reads all of it from its start, so that one started later knows of earlier
 # cancellations. Kept for a week, a week longer than any delay.
 CANCELLED_STREAM = "jobs.cancelled"
@@ -91,6 +94,7 @@ def exchanges() -> tuple[ExchangeSpec, ...]:
         ExchangeSpec(RETURN, alternate=UNROUTED),
         ExchangeSpec(DEAD, alternate=UNROUTED),
         ExchangeSpec(RESULTS),
+        ExchangeSpec(LARGE_RESULTS),
         ExchangeSpec(OUTCOMES),
     )
 
@@ -102,14 +106,9 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
         QueueSpec(
             RECORDER_QUEUE,
             ((RESULTS, "#"), (DELAY, "#"), (DEAD, "#"), (UNROUTED, "#")),
-            # Straight to the parking queue: over an exchange that it is bound to, the queue would
-            # dead-letter to itself, which 3.10 cannot do.
-            {
-                "x-delivery-limit": WORK_DELIVERY_LIMIT,
-                "x-dead-letter-routing-key": PARKED_QUEUE,
-                **_dead_lettering_to(DEFAULT),
-            },
+            _dead_lettering_to_parking(),
         ),
+        QueueSpec(LARGE_RESULTS_QUEUE, ((LARGE_RESULTS, "#"),), _dead_lettering_to_parking()),
         _stream_spec(CANCELLED_STREAM),
         _stream_spec(PAUSED_STREAM),
         *(_work_queue_spec(kind, lane) for kind in kinds for lane in Lane),
@@ -157,6 +156,16 @@ def _dead_lettering_to(exchange: str) -> dict[str, str | int]:
         "x-dead-letter-exchange": exchange,
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
+    }
+
+
+def _dead_lettering_to_parking() -> dict[str, str | int]:
+    # Straight to the parking queue: over an exchange that it is bound to, the recorder's queue would
+    # dead-letter to itself, which 3.10 cannot do.
+    return {
+        "x-delivery-limit": WORK_DELIVERY_LIMIT,
+        "x-dead-letter-routing-key": PARKED_QUEUE,
+        **_dead_lettering_to(DEFAULT),
     }
 
 

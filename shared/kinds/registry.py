@@ -37,7 +37,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         kind.name: kind
         for kind in (
             Kind("check", "Is this URL good?", CheckArgs, CheckResult),
-            Kind("fetch", "GET a page or an API, keep it, pick out data.", FetchArgs, FetchResult),
+            Kind("fetch", "Ask a page or an API, keep the answer, pick out data.", FetchArgs, FetchResult),
             Kind(WEBHOOK, "Tell a URL what has happened, signed.", WebhookArgs, WebhookResult, WEBHOOK_RETRY),
         )
     }

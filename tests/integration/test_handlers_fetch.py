@@ -3,13 +3,16 @@
 import asyncio
 import base64
 import gzip
+import os
 from collections.abc import AsyncIterator
 
+import brotli
 import pytest
 
 from consumer.handlers.client import Client
 from consumer.handlers.fetch import fetch
 from deploy.local.target_site import TargetSite, open_target
+from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES
 from shared.kinds.fetch import FetchArgs, FetchResult
 from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.http_servers import STAY_SILENT, client_that_reaches_loopback, raw_server
@@ -156,10 +159,16 @@ async def test_the_limit_counts_the_expanded_body_to_the_byte(
 
 
 @pytest.mark.parametrize(
-    "body", [gzip.compress(b"\0" * 30_000_000), gzip.compress(b"") * 100_000], ids=["bomb", "empty members"]
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(b"\0" * 30_000_000)),
+        ("gzip", gzip.compress(b"") * 100_000),
+        ("br", brotli.compress(bytes(30_000_000), quality=1)),
+    ],
+    ids=["gzip", "empty members", "brotli"],
 )
-async def test_a_bomb_is_stopped(client: Client, body: bytes) -> None:
-    async with raw_server(answer_of(body, headers="Content-Encoding: gzip\r\n")) as server:
+async def test_a_bomb_is_stopped(client: Client, coding: str, body: bytes) -> None:
+    async with raw_server(answer_of(body, headers=f"Content-Encoding: {coding}\r\n")) as server:
         outcome = await fetch(FetchArgs(url=server.url), client)
 
     assert isinstance(outcome, Failed)
@@ -171,9 +180,10 @@ async def test_a_bomb_is_stopped(client: Client, body: bytes) -> None:
     [
         answer_of(b"half", length=8),
         answer_of(gzip.compress(b"All is well." * 100)[:-10], headers="Content-Encoding: gzip\r\n"),
+        answer_of(brotli.compress(b"All is well." * 100)[:-3], headers="Content-Encoding: br\r\n"),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
     ],
-    ids=["content-length", "gzip", "chunked"],
+    ids=["content-length", "gzip", "brotli", "chunked"],
 )
 async def test_a_body_that_is_cut_short_is_noticed(client: Client, answer: bytes) -> None:
     async with raw_server(answer) as server:
@@ -186,7 +196,11 @@ async def test_a_body_that_is_cut_short_is_noticed(client: Client, answer: bytes
 
 @pytest.mark.parametrize(
     ("body", "coding", "reason"),
-    [(b"no gzip", "gzip", "body_corrupt"), (b"\x1b\x02", "br", "unsupported_encoding")],
+    [
+        (b"no gzip", "gzip", "body_corrupt"),
+        (b"no brotli, none at all", "br", "body_corrupt"),
+        (b"(\xb5/\xfd", "zstd", "unsupported_encoding"),
+    ],
 )
 async def test_a_body_that_cannot_be_expanded_is_told(
     client: Client, body: bytes, coding: str, reason: str
@@ -226,3 +240,30 @@ async def test_a_cancelled_fetch_lets_the_cancellation_through(client: Client) -
 
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+async def test_a_large_body_is_kept_beside_its_result(client: Client) -> None:
+    body = "grüße ".encode("latin-1") * 100_000
+    headers = "Content-Type: text/plain; charset=latin-1\r\n"
+    async with raw_server(answer_of(body, headers=headers)) as server:
+        outcome = await fetch(FetchArgs(url=server.url), client)
+
+    assert isinstance(outcome, Succeeded) and outcome.body is not None
+    assert gzip.decompress(outcome.body.content) == body
+    assert (outcome.body.content_type, outcome.body.charset) == ("text/plain; charset=latin-1", "iso8859-1")
+    assert (seen(outcome).body_stored, seen(outcome).body) == (True, None)
+
+
+async def test_a_body_that_cannot_be_compressed_enough_is_refused(client: Client) -> None:
+    async with raw_server(answer_of(os.urandom(MAX_STORED_BYTES + 1))) as server:
+        outcome = await fetch(FetchArgs(url=server.url, max_bytes=MAX_BODY_BYTES), client)
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.transient) == ("body_too_large", False)
+    assert "6,000,000" in outcome.explanation
+
+
+@pytest.mark.parametrize("etag", ["", "x" * 1_001, "caf\xe9"])
+async def test_a_validator_that_cannot_be_sent_back_is_left_out(client: Client, etag: str) -> None:
+    async with raw_server(answer_of(b"ok", headers=f"ETag: {etag}\r\n")) as server:
+        assert seen(await fetch(FetchArgs(url=server.url), client)).etag is None

@@ -279,7 +279,7 @@ async def test_the_request_says_who_we_are_and_what_we_can_read() -> None:
         await ask(server.url)
 
         assert "User-Agent: Retriever/test\r\n" in server.heads[0]
-        assert "Accept-Encoding: gzip, deflate\r\n" in server.heads[0]
+        assert "Accept-Encoding: gzip, deflate, br\r\n" in server.heads[0]
 
 
 async def test_many_requests_at_once_do_not_wait_for_one_another() -> None:

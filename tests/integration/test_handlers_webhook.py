@@ -1,6 +1,7 @@
 """Sending webhooks to a real receiver: signed so that a library of the standard takes them."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -9,11 +10,11 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from consumer.handlers.signing import Signer
-from consumer.handlers.surroundings import Surroundings
 from consumer.handlers.webhook import send_webhook
 from deploy.local.target_site import Call, TargetSite, open_target
 from shared.identity import new_id
 from shared.kinds.webhook import WebhookArgs
+from shared.messages import JobMessage
 from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.factories import make_webhook_secret
 from tests.support.http_servers import (
@@ -50,7 +51,10 @@ async def send(
 ) -> Outcome:
     signer = Signer(SecretStr(secret) for secret in secrets)
     async with client_that_reaches_loopback(allow=LOOPBACK if reach else ()) as client:
-        return await send_webhook(args, Surroundings(job_id or new_id(), client, signer))
+        return await send_webhook(
+            args,
+            replace(client, signer=signer, job=JobMessage(id=job_id or new_id(), kind="webhook", args={})),
+        )
 
 
 def calls(site: TargetSite) -> list[Call]:

@@ -48,7 +48,7 @@ class Work:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, _: BaseModel, _job_id: UUID) -> Outcome:
+    async def __call__(self, _: BaseModel, __: JobMessage) -> Outcome:
         self.starts += 1
         self.started.set()
         await self.let_go.wait()

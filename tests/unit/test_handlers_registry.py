@@ -5,15 +5,15 @@ from typing import cast
 import pytest
 
 from consumer.handlers import registry
+from consumer.handlers.client import Client
 from consumer.handlers.registry import HANDLERS, check_handlers, handler_of
-from consumer.handlers.surroundings import Surroundings
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs
 from shared.outcomes import Outcome, Succeeded
 
 
-async def _succeed(_args: CheckArgs, _around: Surroundings) -> Outcome:
+async def _succeed(_args: CheckArgs, _client: Client) -> Outcome:
     return Succeeded({})
 
 
@@ -42,8 +42,8 @@ def test_a_handler_for_other_arguments_stops_the_start_and_is_named(monkeypatch:
 
 async def test_a_handler_refuses_the_arguments_of_another_kind() -> None:
     handler = handler_of(CheckArgs, _succeed)
-    around = cast("Surroundings", None)
+    client = cast("Client", None)
 
-    assert await handler(CheckArgs(url="http://example.org/"), around) == Succeeded({})
+    assert await handler(CheckArgs(url="http://example.org/"), client) == Succeeded({})
     with pytest.raises(TypeError, match="FetchArgs is not CheckArgs"):
-        await handler(FetchArgs(url="http://example.org/"), around)
+        await handler(FetchArgs(url="http://example.org/"), client)

@@ -1,12 +1,22 @@
 """What follows an attempt, and the one message that says so."""
 
+import os
 import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from consumer.executor import Attempt
-from consumer.settlement import Decision, Delay, Finish, Park, decide, settlement_message
+from consumer.settlement import (
+    LARGE_REPORT_BYTES,
+    Decision,
+    Delay,
+    Finish,
+    Park,
+    decide,
+    settlement_message,
+)
+from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES, StoredBody, compress_body
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import Failed, Outcome, Succeeded
@@ -98,3 +108,31 @@ def test_a_copy_never_carries_the_copies_before_it() -> None:
     assert JobMessage.decode(message.body).attempt == 42
     assert len(message.body) <= len(first.body) + 4
     assert message.headers == {}
+
+
+def test_a_body_travels_with_its_report_on_the_way_of_the_large() -> None:
+    body = compress_body(os.urandom(300_000), content_type="image/png", charset=None)
+
+    message = settlement_message(
+        make_job(), make_attempt(Succeeded({"status": 200}, body)), Finish(), worker="w"
+    )
+
+    assert (message.exchange, message.routing_key) == ("results.large", "check.bulk.succeeded")
+    assert Report.decode(message.body).body == body
+
+
+def test_a_large_result_takes_the_way_of_the_large_without_a_body() -> None:
+    outcome = Succeeded({"data": "x" * LARGE_REPORT_BYTES})
+
+    message = settlement_message(make_job(), make_attempt(outcome), Finish(), worker="w")
+
+    assert message.exchange == "results.large"
+    assert b'"body"' not in message.body
+
+
+def test_the_largest_body_fits_into_a_message() -> None:
+    body = StoredBody(size=MAX_BODY_BYTES, sha256="0" * 64, content=bytes(MAX_STORED_BYTES))
+
+    message = settlement_message(make_job(), make_attempt(Succeeded({}, body)), Finish(), worker="w")
+
+    assert len(message.body) < 8 * 1_048_576

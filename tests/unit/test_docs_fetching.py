@@ -1,0 +1,30 @@
+"""The examples of docs/fetching.md do what the page says."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from consumer.handlers.extract import extract
+from shared.kinds.fetch import FetchArgs
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/fetching.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+# The first is the head of the table.
+ROWS = re.findall(r"^\| [\w ]+ \| `(.*)` \| `(.*)` \|$", PAGE, re.MULTILINE)[1:]
+
+
+def test_there_are_examples() -> None:
+    assert (len(EXAMPLES), len(ROWS)) == (2, 9)
+
+
+def test_the_job_of_the_page_is_valid() -> None:
+    args = FetchArgs.model_validate_json(json.dumps(json.loads(EXAMPLES[0])["args"]), strict=True)
+
+    assert args.if_changed
+
+
+@pytest.mark.parametrize(("expression", "data"), ROWS)
+def test_an_expression_makes_what_the_page_says(expression: str, data: str) -> None:
+    assert extract(EXAMPLES[1], expression) == json.loads(data)
