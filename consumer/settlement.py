@@ -107,6 +107,7 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
         ended_at=attempt.ended_at,
         outcome=outcome_name(attempt.outcome),
         result=attempt.outcome.result,
+        page=attempt.outcome.page if isinstance(attempt.outcome, Succeeded) else None,
         worker=worker,
     )
     if isinstance(attempt.outcome, Cancelled):

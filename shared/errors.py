@@ -16,6 +16,7 @@ RetrieverError
 ├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound
 │                              no row has this id
 ├── JobNotParked               only a parked job can be redriven or discarded
+├── JobNotPaged                the job fetches one page, or is one of the pages of another
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
 ├── OperationFinished          only a running operation can be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
@@ -107,6 +108,10 @@ class OperationNotFound(RetrieverError):
 
 class JobNotParked(RetrieverError):
     """The job is not parked, so there is nothing to redrive or discard."""
+
+
+class JobNotPaged(RetrieverError):
+    """The job is not the first of a paged fetch; the message says what it is instead."""
 
 
 class JobEndedAlready(RetrieverError):

@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import MessageUndecodable
+from shared.kinds.pages import PageReport
 from shared.kinds.registry import Lane
 from shared.outcomes import EXPIRED, OutcomeName
 from shared.retry import RetryPolicy
@@ -70,6 +71,7 @@ class Report(WireMessage):
     wait_seconds: float | None = None
     due_at: AwareDatetime | None = None
     result: dict[str, Any] | None = None
+    page: PageReport | None = None
     worker: str
 
     @property

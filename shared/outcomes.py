@@ -4,15 +4,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from shared.kinds.pages import PageReport
+
 # The reason of a job whose deadline passed before an attempt started.
 EXPIRED: Final = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The work was done; `result` is JSON as the kind's result model says."""
+    """The work was done; `result` is JSON as the kind's result model says.
+
+    Attributes:
+        page: Of a page of a paged fetch: what the recorder is told beside the result.
+    """
 
     result: dict[str, Any]
+    page: PageReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from consumer.handlers.check import check
 from consumer.handlers.client import Client
-from consumer.handlers.fetch import fetch
+from consumer.handlers.paged import fetch_or_page
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs
@@ -47,7 +47,7 @@ def handler_of(args_model: type[ArgsT], work: Work[ArgsT]) -> Handler:
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
     {
         "check": handler_of(CheckArgs, check),
-        "fetch": handler_of(FetchArgs, fetch),
+        "fetch": handler_of(FetchArgs, fetch_or_page),
     }
 )
 

@@ -23,6 +23,7 @@ from producer.api.models import (
     Problem,
     RetryOverride,
 )
+from producer.api.page_models import PagedFetch
 from producer.api.parking_models import (
     AuditPage,
     DryRun,
@@ -136,7 +137,7 @@ def _answer_schemas() -> dict[str, Schema]:
         Retention,
     ]
     service: list[type[BaseModel]] = [Schedule, SchedulePage, KindList, Health, Problem]
-    schemas = _schemas_of([Job, JobPage, Batch, *service, *parking, *results], "serialization")
+    schemas = _schemas_of([Job, JobPage, Batch, PagedFetch, *service, *parking, *results], "serialization")
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."

@@ -18,6 +18,7 @@ from shared.errors import (
     JobEndedAlready,
     JobInvalid,
     JobNotFound,
+    JobNotPaged,
     JobNotParked,
     OperationFinished,
     OperationNotFound,
@@ -76,6 +77,7 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         "The job is not parked",
         "Only a parked job can be redriven or discarded.",
     ),
+    JobNotPaged: _Entry(HTTPStatus.CONFLICT, "job-not-paged", "The job is not the first of many pages"),
     OperationNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "operation-not-found", "No such operation", "No operation has this id."
     ),

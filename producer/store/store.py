@@ -36,6 +36,7 @@ from producer.store import (
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
+from producer.store.page_store import PageStore
 from producer.store.parking_store import ParkingStore
 from producer.store.schedule_store import ScheduleStore
 from shared.errors import StoreUnavailable
@@ -60,6 +61,7 @@ class JobStore:
         self._writer = writing(engine)
         self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
         self.parking = ParkingStore(engine)
+        self.pages = PageStore(reading=self._reading)
 
     @classmethod
     def open(cls, database_url: str) -> Self:

@@ -1,32 +1,16 @@
 """The `fetch` kind: GET a page or an API, keep the body, pick out data with JMESPath."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from shared.kinds.check import Hop
+from shared.kinds.expressions import JmesPath
+from shared.kinds.pages import PageResult, Pages, PageTask
 from shared.kinds.requests import RequestArgs
 
 MAX_BODY_BYTES = 1_048_576
-MAX_EXPRESSION_LENGTH = 1_000
-
-
-def _check_expression(expression: str) -> str:
-    try:
-        jmespath.compile(expression)
-    except (JMESPathError, RecursionError) as error:
-        raise ValueError(f"not a JMESPath expression: {str(error)[:200]}") from error
-    return expression
-
-
-JmesPath = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_EXPRESSION_LENGTH),
-    AfterValidator(_check_expression),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_EXPRESSION_LENGTH}),
-]
 
 
 class FetchArgs(RequestArgs):
@@ -36,6 +20,17 @@ class FetchArgs(RequestArgs):
     max_bytes: Annotated[int, Field(ge=1, le=MAX_BODY_BYTES, description="Limit of the expanded body.")] = (
         MAX_BODY_BYTES
     )
+    pages: Annotated[
+        Pages | None, Field(description="The URL is the first of many pages: fetch all of them.")
+    ] = None
+    # Written by the recorder, for the jobs that it makes of further pages.
+    page: SkipJsonSchema[PageTask | None] = None
+
+    @model_validator(mode="after")
+    def _pages_pick_their_items(self) -> Self:
+        if self.pages is not None and self.extract is not None:
+            raise ValueError("with `pages`, `items` picks out what is kept; leave out `extract`")
+        return self
 
 
 class FetchResult(BaseModel):
@@ -51,4 +46,5 @@ class FetchResult(BaseModel):
     body_bytes: Annotated[int, Field(description="Size of the expanded body.")] = 0
     body: Annotated[str | None, Field(description="The body as text, when it is text.")] = None
     body_base64: Annotated[str | None, Field(description="The body, when it is not text.")] = None
-    data: Annotated[Any, Field(description="What `extract` picked out.")] = None
+    data: Annotated[Any, Field(description="What `extract` picked out; of a page, its items.")] = None
+    page: Annotated[PageResult | None, Field(description="Only with `pages`: which page this is.")] = None
