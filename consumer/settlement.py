@@ -112,6 +112,7 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
         outcome=outcome_name(attempt.outcome),
         result=attempt.outcome.result,
         body=attempt.outcome.body if isinstance(attempt.outcome, Succeeded) else None,
+        page=attempt.outcome.page if isinstance(attempt.outcome, Succeeded) else None,
         worker=worker,
     )
     if isinstance(attempt.outcome, Cancelled):

@@ -105,7 +105,11 @@ class JobTemplate:
         Raises:
             JobInvalid: they break a rule; every field is named.
         """
-        return valid_args(self.kind, args, at=at)
+        valid = valid_args(self.kind, args, at=at)
+        if "page" in valid.document:
+            # A parked page may be redriven with edited arguments, so only new jobs are refused it.
+            raise JobInvalid([FieldError(f"{at}/page", "Only the service itself makes jobs of single pages")])
+        return valid
 
     def job(self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None) -> NewJob:
         """Return one job of this template."""

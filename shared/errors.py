@@ -17,6 +17,7 @@ RetrieverError
 │                              no row has this id
 ├── BodyNotFound               a job has no body, or it is gone
 ├── JobNotParked               only a parked job can be redriven or discarded
+├── JobNotPaged                the job fetches one page, or is one of the pages of another
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
 ├── OperationFinished          only a running operation can be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
@@ -112,6 +113,10 @@ class BodyNotFound(RetrieverError):
 
 class JobNotParked(RetrieverError):
     """The job is not parked, so there is nothing to redrive or discard."""
+
+
+class JobNotPaged(RetrieverError):
+    """The job is not the first of a paged fetch; the message says what it is instead."""
 
 
 class JobEndedAlready(RetrieverError):

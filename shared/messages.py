@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from shared.bodies import StoredBody
 from shared.errors import MessageUndecodable
+from shared.kinds.pages import PageReport
 from shared.kinds.registry import Lane
 from shared.outcomes import EXPIRED, OutcomeName
 from shared.retry import RetryPolicy
@@ -74,6 +75,7 @@ class Report(WireMessage):
     due_at: AwareDatetime | None = None
     result: dict[str, Any] | None = None
     body: StoredBody | None = None
+    page: PageReport | None = None
     worker: str
 
     @property

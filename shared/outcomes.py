@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from shared.bodies import StoredBody
+from shared.kinds.pages import PageReport
 
 # The reason of a job whose deadline passed before an attempt started.
 EXPIRED: Final = "expired"
@@ -17,10 +18,12 @@ class Succeeded:
     Attributes:
         result: JSON as the kind's result model says.
         body: What was brought back and is too large for the result.
+        page: Of a page of a paged fetch: what the recorder is told beside the result.
     """
 
     result: dict[str, Any]
     body: StoredBody | None = None
+    page: PageReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,15 @@ MAX_CONTENT_TYPE_LENGTH = 200
 _FIELD_VALUE = TypeAdapter[str](FieldValue)
 
 
-async def fetch(args: FetchArgs, client: Client) -> Outcome:
-    """Return the body of a URL, or why there is none; a failure carries what was seen up to then."""
-    trail = Trail(args.url)
+async def fetch(args: FetchArgs, client: Client, trail: Trail | None = None) -> Outcome:
+    """Return the body of a URL, or why there is none; a failure carries what was seen up to then.
+
+    Args:
+        args: What to fetch; of a page of many, `consumer.handlers.paged` makes them.
+        client: What to ask with.
+        trail: Is added to as answers come, for who wants to see more than the result has.
+    """
+    trail = trail or Trail(args.url)
     page = _Page()
     try:
         async with asyncio.timeout(args.timeout_seconds):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote_from_bytes, urljoin
 
 import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from consumer.handlers.client import Client, Question, basic_authorization
@@ -37,11 +38,13 @@ class Trail:
     Attributes:
         url: What was asked last.
         retry_after_seconds: What the last answer with a meaningful `Retry-After` asked for.
+        headers: Of the last answer.
     """
 
     url: str
     hops: list[Hop] = field(default_factory=list)
     retry_after_seconds: float | None = None
+    headers: CIMultiDictProxy[str] = field(default_factory=lambda: CIMultiDictProxy(CIMultiDict()))
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -129,6 +132,7 @@ async def _ask(
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
         return failure_of_error(error)
     seconds = round(time.monotonic() - asked, 6)
+    trail.headers = answer.headers
     trail.hops.append(Hop(method=request.method, url=trail.url, status=answer.status, seconds=seconds))
     if honours_retry_after(answer.status):
         wait = retry_after_seconds(answer.headers, now=utc_now())

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from consumer.handlers.check import check
 from consumer.handlers.client import Client
-from consumer.handlers.fetch import fetch
+from consumer.handlers.paged import fetch_or_page
 from consumer.handlers.webhook import send_webhook
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
@@ -49,7 +49,7 @@ def handler_of(args_model: type[ArgsT], work: Work[ArgsT]) -> Handler:
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
     {
         "check": handler_of(CheckArgs, check),
-        "fetch": handler_of(FetchArgs, fetch),
+        "fetch": handler_of(FetchArgs, fetch_or_page),
         WEBHOOK: handler_of(WebhookArgs, send_webhook),
     }
 )

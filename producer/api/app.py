@@ -34,6 +34,7 @@ from producer.api.jobs import JobOperations
 from producer.api.metrics import ApiMetrics, MeteredApp
 from producer.api.native import Handlers, NativeOperations
 from producer.api.operations import OperationOperations
+from producer.api.pages import PageOperations
 from producer.api.parameters import NamedParameterValidator
 from producer.api.parking import ParkingOperations
 from producer.api.pausing import PausingOperations
@@ -73,6 +74,7 @@ def _build_connexion(
         jobs=JobOperations(store, writer, pools),
         batches=BatchOperations(store, pools),
         results=ResultOperations(store, pools),
+        pages=PageOperations(store, pools),
         schedules=ScheduleOperations(store, pools),
         service=ServiceOperations(store, metrics, settings),
         parking=ParkingOperations(store, pools),
@@ -112,6 +114,7 @@ def _handlers(
     jobs: JobOperations,
     batches: BatchOperations,
     results: ResultOperations,
+    pages: PageOperations,
     schedules: ScheduleOperations,
     service: ServiceOperations,
     parking: ParkingOperations,
@@ -141,6 +144,8 @@ def _handlers(
         "list_rejected": batches.list_rejected,
         "cancel_batch": batches.cancel_batch,
         "export_results": results.export_results,
+        "get_pages": pages.get_pages,
+        "stream_items": pages.stream_items,
         "submit_schedule": schedules.submit_schedule,
         "list_schedules": schedules.list_schedules,
         "get_schedule": schedules.get_schedule,

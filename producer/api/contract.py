@@ -24,6 +24,7 @@ from producer.api.models import (
     RejectedPage,
     RetryOverride,
 )
+from producer.api.page_models import PagedFetch
 from producer.api.parking_models import (
     AuditPage,
     DryRun,
@@ -140,7 +141,7 @@ def _answer_schemas() -> dict[str, Schema]:
     ]
     service: list[type[BaseModel]] = [Schedule, SchedulePage, KindList, QueueList, Health, Problem]
     batches: list[type[BaseModel]] = [Batch, BatchPage, RejectedPage]
-    schemas = _schemas_of([Job, JobPage, *batches, *service, *parking, *results], "serialization")
+    schemas = _schemas_of([Job, JobPage, PagedFetch, *batches, *service, *parking, *results], "serialization")
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."

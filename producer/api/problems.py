@@ -19,6 +19,7 @@ from shared.errors import (
     JobEndedAlready,
     JobInvalid,
     JobNotFound,
+    JobNotPaged,
     JobNotParked,
     OperationFinished,
     OperationNotFound,
@@ -85,6 +86,7 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         "The job is not parked",
         "Only a parked job can be redriven or discarded.",
     ),
+    JobNotPaged: _Entry(HTTPStatus.CONFLICT, "job-not-paged", "The job is not the first of many pages"),
     OperationNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "operation-not-found", "No such operation", "No operation has this id."
     ),

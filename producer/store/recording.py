@@ -15,6 +15,7 @@ from producer.store.counters import Move, count_moves
 from producer.store.engine import POSTGRESQL
 from producer.store.events import announce_outcomes
 from producer.store.locking import Standing, callback_urls, lock_jobs
+from producer.store.paging import record_pages
 from producer.store.schema import attempts, jobs
 from producer.store.validators import remember_validators
 from shared.events import JobEnded
@@ -43,7 +44,7 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     _write_attempts(connection, [report for report in known if not report.is_expiry], now=now)
     advances = choose_advances(known, standing)
     # Only where a job ends up is written; the last of its reports has the greatest position.
-    reached = {report.job_id: report for report in advances}
+    reached = record_pages(connection, {report.job_id: report for report in advances}, standing, now=now)
     _write_jobs(connection, reached, now=now)
     write_bodies(connection, reached.values())
     remember_validators(connection, reached.values(), now=now)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.paging import pages_batch_id
 from producer.records import NewSchedule, Overlap, ScheduledRun, ScheduleRecord
 from producer.store.schema import HAS_A_RUN, jobs, schedules
 from producer.store.submissions import insert_batch, insert_jobs
@@ -71,14 +72,10 @@ def due_schedules(connection: sa.Connection, *, limit: int, now: datetime) -> li
 
 def has_unfinished_run(connection: sa.Connection, schedule: ScheduleRecord) -> bool:
     """Return whether a job of the schedule's last run has not ended."""
-    is_of_last_run = (
-        jobs.c.batch_id == schedule.last_batch_id
-        if schedule.last_batch_id is not None
-        # Of a schedule that has made no run yet, this is no job.
-        else jobs.c.id == schedule.last_job_id
-    )
     return bool(
-        connection.scalar(sa.select(sa.exists().where(is_of_last_run, jobs.c.state.in_(_UNFINISHED))))
+        connection.scalar(
+            sa.select(sa.exists().where(_is_of_last_run(schedule), jobs.c.state.in_(_UNFINISHED)))
+        )
     )
 
 
@@ -154,6 +151,16 @@ def delete_schedule(connection: sa.Connection, schedule_id: UUID) -> None:
     """
     if connection.execute(schedules.delete().where(schedules.c.id == schedule_id)).rowcount != 1:
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
+
+
+def _is_of_last_run(schedule: ScheduleRecord) -> sa.ColumnElement[bool]:
+    if schedule.last_batch_id is not None:
+        return jobs.c.batch_id == schedule.last_batch_id
+    if schedule.last_job_id is None:
+        return sa.false()
+    # Of a paged fetch, the job and all its further pages.
+    pages_id = pages_batch_id(schedule.last_job_id)
+    return sa.or_(jobs.c.id == schedule.last_job_id, jobs.c.batch_id == pages_id)
 
 
 def _change(connection: sa.Connection, schedule_id: UUID, values: Mapping[str, object]) -> None:

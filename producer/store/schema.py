@@ -227,6 +227,24 @@ validators = sa.Table(
 
 sa.Index("ix_validators_job_id", validators.c.job_id)
 
+# The pages of paged fetches that were fetched, beside the results of their jobs; 0 is the root job's own.
+pages = sa.Table(
+    "pages",
+    metadata,
+    sa.Column("job_id", sa.Uuid(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    # The root job, which may have been deleted since.
+    sa.Column("root_id", sa.Uuid(), nullable=False),
+    sa.Column("number", sa.Integer(), nullable=False),
+    sa.Column("item_count", sa.Integer(), nullable=False),
+    sa.Column("total", sa.BigInteger(), nullable=True),
+    sa.Column("stopped_by", PlainText(), nullable=True),
+    # Eight octets of a digest for each item's key.
+    sa.Column("key_digests", sa.LargeBinary(), nullable=True),
+    sa.Column("ended_at", Moment(), nullable=False),
+)
+
+sa.Index("ix_pages_root_id_number", pages.c.root_id, pages.c.number)
+
 # What still has to be announced to the broker: outcomes, completed batches, cancellations. Rows are
 # deleted when the broker has confirmed them.
 events = sa.Table(

@@ -41,6 +41,7 @@ from producer.store.body_store import BodyStore
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
 from producer.store.migrate import schema_is_current
+from producer.store.page_store import PageStore
 from producer.store.parking_store import ParkingStore
 from producer.store.queue_store import QueueStore
 from producer.store.schedule_store import ScheduleStore
@@ -69,6 +70,7 @@ class JobStore:
         self.parking = ParkingStore(engine)
         self.queues = QueueStore(reading=self._reading, writing=self._writing)
         self.bodies = BodyStore(engine)
+        self.pages = PageStore(reading=self._reading)
 
     @classmethod
     def open(cls, database_url: str) -> Self:

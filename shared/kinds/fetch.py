@@ -5,29 +5,21 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-import jmespath
 import orjson
-from jmespath.exceptions import JMESPathError
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from shared.bodies import MAX_BODY_BYTES
 from shared.kinds.check import Hop
+from shared.kinds.expressions import JmesPath
 from shared.kinds.media_types import MediaRange
+from shared.kinds.pages import PageResult, Pages, PageTask
 from shared.kinds.requests import RequestArgs
 from shared.kinds.statuses import SUCCESS, Statuses
 
 DEFAULT_BODY_BYTES = 1_048_576
 MAX_DATA_BYTES = 1_048_576
 MAX_SENT_BYTES = 262_144
-MAX_EXPRESSION_LENGTH = 1_000
 
 
 class FetchMethod(StrEnum):
@@ -47,25 +39,6 @@ TAKES_BODY = frozenset({FetchMethod.POST, FetchMethod.PUT, FetchMethod.PATCH})
 
 NOT_IDEMPOTENT = frozenset({FetchMethod.POST, FetchMethod.PATCH})
 """The methods that do more when they are sent twice (RFC 9110 section 9.2.2)."""
-
-
-def _check_expression(expression: str) -> str:
-    try:
-        jmespath.compile(expression)
-    except (JMESPathError, RecursionError) as error:
-        # Where and not what: the library's own message repeats the expression.
-        at = getattr(error, "lex_position", None)
-        place = "" if at is None else f", from character {at + 1} on"
-        raise ValueError(f"not a JMESPath expression{place}") from error
-    return expression
-
-
-JmesPath = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_EXPRESSION_LENGTH),
-    AfterValidator(_check_expression),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_EXPRESSION_LENGTH}),
-]
 
 
 class FetchArgs(RequestArgs):
@@ -99,6 +72,12 @@ class FetchArgs(RequestArgs):
         bool,
         Field(description="Ask only for what has changed since the last fetch with the same arguments."),
     ] = False
+
+    pages: Annotated[
+        Pages | None, Field(description="The URL is the first of many pages: fetch all of them.")
+    ] = None
+    # Written by the recorder, for the jobs that it makes of further pages.
+    page: SkipJsonSchema[PageTask | None] = None
 
     @field_validator("body", "json_body", "body_base64")
     @classmethod
@@ -134,6 +113,17 @@ class FetchArgs(RequestArgs):
         if if_changed and _header_names(info) & {"if-none-match", "if-modified-since"}:
             raise ValueError("it writes If-None-Match and If-Modified-Since itself")
         return if_changed
+
+    @field_validator("pages")
+    @classmethod
+    def _picks_its_items(cls, pages: Pages | None, info: ValidationInfo) -> Pages | None:
+        if pages is not None and info.data.get("extract") is not None:
+            raise ValueError("its `items` picks out what is kept; leave out `extract`")
+        if pages is not None and info.data.get("if_changed"):
+            raise ValueError("pages are always fetched whole; leave out `if_changed`")
+        if pages is not None and info.data.get("method") is FetchMethod.HEAD:
+            raise ValueError("the answer to HEAD has no items")
+        return pages
 
     def content(self) -> tuple[bytes, str] | None:
         """Return what is sent and its media type, or None."""
@@ -203,7 +193,8 @@ class FetchResult(BaseModel):
     body_stored: Annotated[
         bool, Field(description="The body is too large for a result: `GET /jobs/{job_id}/body`.")
     ] = False
-    data: Annotated[Any, Field(description="What `extract` picked out.")] = None
+    data: Annotated[Any, Field(description="What `extract` picked out; of a page, its items.")] = None
+    page: Annotated[PageResult | None, Field(description="Only with `pages`: which page this is.")] = None
     etag: Annotated[str | None, Field(description="The target's name for this version of the body.")] = None
     last_modified: str | None = None
     not_modified: Annotated[bool, Field(description="With `if_changed`: nothing has changed.")] = False

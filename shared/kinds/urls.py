@@ -37,3 +37,9 @@ def normalize_url(text: str) -> str:
 def url_host(url: str) -> str:
     """Return the host of a normalized URL, lower case, without port or brackets."""
     return (_PARSER.validate_python(url).host or "").strip("[]")
+
+
+def url_origin(url: str) -> tuple[str, str, int | None]:
+    """Return the origin of a normalized URL (RFC 6454): scheme, host, port."""
+    parsed = _PARSER.validate_python(url)
+    return parsed.scheme, parsed.host or "", parsed.port

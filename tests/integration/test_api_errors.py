@@ -170,7 +170,7 @@ def test_a_content_length_that_is_none_is_refused(api: RunningApi, length: str) 
     [
         ("PUT", "/jobs", "GET, HEAD, OPTIONS, POST"),
         ("DELETE", "/jobs/x", "GET, HEAD, OPTIONS"),
-        ("GET", "/batches", "OPTIONS, POST"),
+        ("GET", "/parked/redrive", "OPTIONS, POST"),
         ("PATCH", "/livez", "GET, HEAD, OPTIONS"),
         ("POST", "/ui/", "GET, HEAD, OPTIONS"),
     ],

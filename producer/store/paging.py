@@ -1,0 +1,208 @@
+"""Pages of paged fetches: made with the success that leads to them, and read for their report.
+
+A page's success, its row here and the jobs that follow it are one transaction. The first final state of a
+run wins and a job succeeds once, so each page leads on exactly once; the ids of what it makes are fixed all
+the same.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from producer.page_measure import PageRecord, decode_keys
+from producer.paging import (
+    Page,
+    following_jobs,
+    page_of,
+    pages_batch,
+)
+from producer.records import JobRecord, NewJob
+from producer.store.engine import POSTGRESQL
+from producer.store.locking import Standing
+from producer.store.rows import JOB_COLUMNS, job_record, new_job_row
+from producer.store.schema import batches, jobs, pages
+from producer.store.wakeup import announce_jobs
+from shared.kinds.pages import StopReason
+from shared.messages import Report
+from shared.states import JobState
+
+_CHUNK_JOBS = 1_000
+
+logger = logging.getLogger(__name__)
+
+
+def record_pages(
+    connection: sa.Connection,
+    reached: Mapping[UUID, Report],
+    standing: Mapping[UUID, Standing],
+    *,
+    now: datetime,
+) -> dict[UUID, Report]:
+    """Keep what pages came to, and make the jobs that follow them.
+
+    Call it after the jobs are locked and before they are counted as moved: a batch grows before the page
+    that leads on counts as ended, so it is never complete too early.
+
+    Returns:
+        The reports, of which those of first pages name the batch of the others.
+    """
+    told = {
+        job_id: report
+        for job_id, report in reached.items()
+        if report.page is not None and report.state is JobState.SUCCEEDED
+    }
+    if not told:
+        return dict(reached)
+    found = {job.id: (job, page) for job in _jobs(connection, told) if (page := page_of(job)) is not None}
+    for job_id in told.keys() - found.keys():
+        # Forged, or of arguments that this version does not read: the job ends, and leads nowhere.
+        logger.warning("page_not_ours", extra={"job_id": str(job_id)})
+    _keep_pages(connection, {job_id: page for job_id, (_, page) in found.items()}, told, now=now)
+    leading = [(job, page, told[job.id]) for job, page in found.values() if _leads_on(told[job.id])]
+    _make_batches(connection, leading, now=now)
+    # Every batch that this transaction will count in, in the order of ids, as `count_moves` locks them.
+    touched = {standing[job_id].batch_id for job_id in reached} | {page.batch_id for _, page, _ in leading}
+    closed = _lock_batches(connection, (batch_id for batch_id in touched if batch_id is not None))
+    named = dict(reached)
+    for job, page, report in leading:
+        if page.batch_id in closed:
+            # Cancelled while this page was in hand: what follows is not wanted any more.
+            continue
+        _insert_pages(connection, page.batch_id, _following(job, page, report, now))
+        if page.index == 0:
+            named[job.id] = _naming_batch(report, page.batch_id)
+    return named
+
+
+def read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord]:
+    """Return what is kept of the pages of a root job, in order, a few at a time."""
+    query = sa.select(pages).where(pages.c.root_id == root_id).order_by(pages.c.number)
+    for row in connection.execution_options(yield_per=100).execute(query).mappings():
+        yield PageRecord(
+            index=row["number"],
+            items=row["item_count"],
+            total=row["total"],
+            stopped_by=StopReason(row["stopped_by"]) if row["stopped_by"] else None,
+            keys=row["key_digests"],
+            ended_at=row["ended_at"],
+        )
+
+
+def next_page_items(
+    connection: sa.Connection, root_id: UUID, *, after: int
+) -> tuple[int, Sequence[Any], bytes | None] | None:
+    """Return number, items and digests of keys of the first page behind `after`; None behind the last."""
+    query = (
+        sa.select(pages.c.number, pages.c.key_digests, jobs.c.result)
+        .join(jobs, jobs.c.id == pages.c.job_id)
+        .where(pages.c.root_id == root_id, pages.c.number > after)
+        .order_by(pages.c.number)
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    data = (row.result or {}).get("data")
+    return row.number, data if isinstance(data, list) else [], row.key_digests
+
+
+def _jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> list[JobRecord]:
+    query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids))).order_by(jobs.c.id)
+    return [job_record(row) for row in connection.execute(query).mappings()]
+
+
+def _keep_pages(
+    connection: sa.Connection, found: Mapping[UUID, Page], told: Mapping[UUID, Report], *, now: datetime
+) -> None:
+    rows = [_page_row(job_id, found[job_id], told[job_id], now) for job_id in sorted(found)]
+    if rows:
+        insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(pages)
+        connection.execute(insert.on_conflict_do_nothing(index_elements=[pages.c.job_id]), rows)
+
+
+def _page_row(job_id: UUID, page: Page, report: Report, now: datetime) -> dict[str, Any]:
+    said = report.page
+    assert said is not None
+    return {
+        "job_id": job_id,
+        "root_id": page.root_id,
+        "number": page.index,
+        "item_count": said.items,
+        "total": said.total,
+        "stopped_by": said.stopped_by.value if said.stopped_by else None,
+        "key_digests": decode_keys(said.keys, said.items),
+        "ended_at": report.ended_at or now,
+    }
+
+
+def _leads_on(report: Report) -> bool:
+    return report.page is not None and report.page.following is not None
+
+
+def _following(job: JobRecord, page: Page, report: Report, now: datetime) -> Iterator[NewJob]:
+    if report.page is None or report.page.following is None:
+        return iter(())
+    return following_jobs(job, page, report.page.following, now=now)
+
+
+def _make_batches(
+    connection: sa.Connection, leading: Iterable[tuple[JobRecord, Page, Report]], *, now: datetime
+) -> None:
+    rows = [
+        {
+            "id": batch.id,
+            "kind": batch.kind,
+            "total": 0,
+            "labels": batch.labels,
+            "schedule_id": batch.schedule_id,
+            "created_at": batch.created_at,
+        }
+        for batch in (pages_batch(job, page, now=now) for job, page, _ in leading if page.index == 0)
+    ]
+    if rows:
+        insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(batches)
+        connection.execute(insert.on_conflict_do_nothing(index_elements=[batches.c.id]), rows)
+
+
+def _lock_batches(connection: sa.Connection, batch_ids: Iterable[UUID]) -> set[UUID]:
+    """Lock batches in the order of their ids; return those that take no more jobs."""
+    query = (
+        sa.select(batches.c.id, batches.c.cancelled_at, batches.c.expired_at)
+        .where(batches.c.id.in_(sorted(batch_ids)))
+        .order_by(batches.c.id)
+        .with_for_update(key_share=True)
+    )
+    rows = connection.execute(query).all()
+    return {batch_id for batch_id, cancelled_at, expired_at in rows if cancelled_at or expired_at}
+
+
+def _insert_pages(connection: sa.Connection, batch_id: UUID, following: Iterator[NewJob]) -> None:
+    """Store the jobs that are not there yet, and let their batch, which is locked, grow by them."""
+    while chunk := list(islice(following, _CHUNK_JOBS)):
+        there = set(connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_([job.id for job in chunk]))))
+        fresh = [new_job_row(job, batch_id=batch_id) for job in chunk if job.id not in there]
+        if not fresh:
+            continue
+        connection.execute(jobs.insert(), fresh)
+        connection.execute(
+            batches.update()
+            .where(batches.c.id == batch_id)
+            .values(
+                total=batches.c.total + len(fresh),
+                accepted=batches.c.accepted + len(fresh),
+                finished_at=None,
+            )
+        )
+        announce_jobs(connection)
+
+
+def _naming_batch(report: Report, batch_id: UUID) -> Report:
+    result = report.result or {}
+    page = {**result["page"], "batch_id": str(batch_id)} if isinstance(result.get("page"), dict) else None
+    return report.model_copy(update={"result": {**result, "page": page}})

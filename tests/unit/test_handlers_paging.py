@@ -1,0 +1,204 @@
+"""What follows a page: plans, their mending, stop rules and loops."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from consumer.handlers.paging import Seen, Turn, turn
+from shared.kinds.pages import PagePlace, Pages, StopReason
+
+PAGES: TypeAdapter[Pages] = TypeAdapter(Pages)
+
+
+def pages_of(by: str = "page", **fields: Any) -> Pages:
+    needed = {"cursor": {"cursor": "c"}, "next_url": {"next_url": "n"}}.get(by, {})
+    return PAGES.validate_python({"by": by, **needed, **fields})
+
+
+def numbers(count: int, *, start: int = 0) -> list[int]:
+    return list(range(start, start + count))
+
+
+def planned(total: int, *, first: int = 25, **fields: Any) -> tuple[int, int] | StopReason | None:
+    """Return the range that a first page leads to, or why there is none."""
+    after = turn(pages_of(total="t", **fields), None, Seen(numbers(first), total=total))
+    return (after.following.index, after.following.last or 0) if after.following else after.stopped_by
+
+
+def place(index: int, last: int, *, size: int = 25, total: int = 100) -> PagePlace:
+    return PagePlace(index=index, last=last, size=size, total=total)
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (1_000, (1, 39)),
+        (1_001, (1, 40)),
+        (26, (1, 1)),
+        (25, None),
+        (10**15, (1, 999)),
+        # The total lies: what is there already is more than all.
+        (10, (1, 1)),
+    ],
+)
+def test_the_ranges_follow_from_the_total_and_the_real_size_of_the_first_page(
+    total: int, expected: tuple[int, int] | None
+) -> None:
+    assert planned(total) == expected
+
+
+def test_a_plan_keeps_to_its_limits_and_says_so() -> None:
+    by_pages = turn(pages_of(total="t", max_pages=10), None, Seen(numbers(25), total=1_000))
+    by_items = turn(pages_of(total="t", max_items=30), None, Seen(numbers(25), total=1_000))
+    one = turn(pages_of(total="t", max_items=7), None, Seen(numbers(25), total=1_000))
+
+    assert (by_pages.stopped_by, by_pages.following and by_pages.following.last) == (StopReason.MAX_PAGES, 9)
+    assert (by_items.stopped_by, by_items.following and by_items.following.last) == (StopReason.MAX_ITEMS, 1)
+    assert one == Turn(7, StopReason.MAX_ITEMS)
+
+
+@pytest.mark.parametrize("total", [0, 5, 10**15])
+def test_an_empty_first_page_cannot_be_planned_from(total: int) -> None:
+    assert turn(pages_of(total="t"), None, Seen([], total=total)) == Turn(0, StopReason.EMPTY_PAGE)
+
+
+def test_a_first_page_without_a_total_leads_to_the_next() -> None:
+    after = turn(pages_of(total="t"), None, Seen(numbers(25)))
+
+    assert after.following is not None
+    assert (after.following.index, after.following.last, after.following.items_before) == (1, None, 25)
+
+
+def test_the_last_planned_page_ends_a_plan_that_holds() -> None:
+    assert turn(pages_of(total="t"), place(3, 3), Seen(numbers(25), total=100)) == Turn(25)
+    assert turn(pages_of(total="t"), place(2, 3), Seen(numbers(25), total=100)) == Turn(25)
+
+
+@pytest.mark.parametrize("index", [1, 2, 3])
+def test_any_page_that_says_a_greater_total_adds_the_pages_that_are_missing(index: int) -> None:
+    after = turn(pages_of(total="t"), place(index, 3), Seen(numbers(25), total=151))
+
+    assert after.following is not None
+    assert (after.following.index, after.following.last, after.following.total) == (4, 6, 100)
+
+
+def test_a_last_page_that_is_fuller_than_the_total_allows_adds_one() -> None:
+    after = turn(pages_of(total="t"), place(3, 3, total=90), Seen(numbers(25), total=90))
+    unsaid = turn(pages_of(total="t"), place(3, 3, total=90), Seen(numbers(25)))
+    at_limit = turn(pages_of(total="t", max_pages=4), place(3, 3, total=90), Seen(numbers(25), total=90))
+
+    assert after.following is not None and (after.following.index, after.following.last) == (4, 4)
+    assert unsaid.following == after.following
+    assert at_limit == Turn(25, StopReason.MAX_PAGES)
+
+
+def test_the_last_page_is_cut_at_the_most_items_that_are_wanted() -> None:
+    after = turn(pages_of(total="t", max_items=30), place(1, 1), Seen(numbers(25), total=100))
+
+    assert after == Turn(5, StopReason.MAX_ITEMS)
+
+
+def test_a_target_that_ignores_the_page_is_noticed_in_a_plan_and_in_a_row() -> None:
+    for fields in ({"total": "t"}, {}):
+        first = turn(pages_of(**fields), None, Seen(numbers(25), total=100 if fields else None))
+
+        again = turn(pages_of(**fields), first.following, Seen(numbers(25), total=100 if fields else None))
+
+        assert again == Turn(0, StopReason.REPEATED_PAGE)
+
+
+def walk(pages: Pages, answer: Callable[[int, str], Seen]) -> tuple[int, StopReason | None]:
+    """Ask page after page; return how many were asked for and why no more."""
+    here: PagePlace | None = None
+    token = ""
+    for count in range(1, 20_000):
+        after = turn(pages, here, answer(count - 1, token))
+        if after.following is None:
+            return count, after.stopped_by
+        here = PagePlace.model_validate_json(after.following.model_dump_json(exclude_defaults=True))
+        assert here.index == count
+        token = here.cursor or here.url or ""
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([3, 3, 2], (3, StopReason.SHORT_PAGE)),
+        ([3, 3, 0], (3, StopReason.EMPTY_PAGE)),
+        ([0], (1, StopReason.EMPTY_PAGE)),
+        ([3, 4, 2], (3, StopReason.SHORT_PAGE)),
+    ],
+)
+@pytest.mark.parametrize("by", ["page", "offset"])
+def test_without_a_total_a_short_or_empty_page_is_the_last(
+    by: str, sizes: list[int], expected: tuple[int, StopReason]
+) -> None:
+    assert walk(pages_of(by), lambda n, _: Seen(numbers(sizes[n], start=n * 100))) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_pages": 5}, (5, StopReason.MAX_PAGES)),
+        ({"max_pages": 1}, (1, StopReason.MAX_PAGES)),
+        ({"max_items": 7}, (3, StopReason.MAX_ITEMS)),
+        ({"max_items": 6}, (2, StopReason.MAX_ITEMS)),
+    ],
+)
+@pytest.mark.parametrize("by", ["page", "cursor", "link"])
+def test_every_way_keeps_to_its_limits(
+    by: str, fields: dict[str, int], expected: tuple[int, StopReason]
+) -> None:
+    def answer(n: int, _: str) -> Seen:
+        return Seen(numbers(3, start=3 * n), cursor=n + 1, next_url=f"http://a/{n + 1}", here=str(n))
+
+    assert walk(pages_of(by, **fields), answer) == expected
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("by", ["cursor", "link", "next_url"])
+def test_every_loop_is_found_before_it_was_walked_thrice(by: str, before: int, length: int) -> None:
+    def node(n: int) -> str:
+        return str(n if n < before else before + (n - before) % length)
+
+    def answer(n: int, token: str) -> Seen:
+        here = token or ("" if by == "cursor" else f"http://a/{node(0)}")
+        following = node(n + 1)
+        return Seen([n], cursor=f"c{following}", next_url=f"http://a/{following}", here=here)
+
+    count, reason = walk(pages_of(by, max_pages=10_000), answer)
+
+    assert reason is StopReason.LOOP
+    assert count <= 3 * (before + length) + 3
+
+
+@pytest.mark.parametrize(
+    ("cursor", "reason"),
+    [
+        (None, StopReason.NO_NEXT),
+        ("", StopReason.NO_NEXT),
+        (False, StopReason.NO_NEXT),
+        (True, StopReason.INVALID_NEXT),
+        ({"a": 1}, StopReason.INVALID_NEXT),
+        (1.5, StopReason.INVALID_NEXT),
+        ("x" * 4_097, StopReason.INVALID_NEXT),
+    ],
+)
+def test_a_cursor_that_is_none_or_cannot_be_sent_ends_the_fetch(cursor: Any, reason: StopReason) -> None:
+    assert turn(pages_of("cursor"), None, Seen([1], cursor=cursor)) == Turn(1, reason)
+
+
+def test_a_cursor_of_zero_is_one() -> None:
+    after = turn(pages_of("cursor"), None, Seen([1], cursor=0))
+
+    assert after.following is not None and after.following.cursor == "0"
+
+
+def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
+    answers = [Seen([1], cursor="a"), Seen([], cursor="b"), Seen([], cursor="c"), Seen([2])]
+
+    assert walk(pages_of("cursor"), lambda n, token: answers[n]) == (4, StopReason.NO_NEXT)
