@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shared.kinds.expressions import JmesPath
 from shared.kinds.patterns import MAX_PROGRAM_SIZE, Pattern, program_size
@@ -28,6 +29,17 @@ class JsonAssertion(BaseModel):
             "or empty. To demand null, say so in the expression: `error == null`."
         ),
     ] = None
+
+    @field_validator("equals")
+    @classmethod
+    def _is_json_and_small(cls, equals: Any) -> Any:
+        try:
+            written = orjson.dumps(equals)
+        except TypeError:
+            raise ValueError("a number is too large, or values are nested too deeply") from None
+        if len(written) > MAX_TEXT_LENGTH:
+            raise ValueError(f"longer than {MAX_TEXT_LENGTH:,} bytes of JSON")
+        return equals
 
 
 class HeaderAssertion(BaseModel):
