@@ -29,6 +29,10 @@ from shared.outcomes import Outcome, Succeeded
 
 MAX_CONTENT_TYPE_LENGTH = 200
 
+PEEK_SECONDS = 3.0
+"""For the details of a bad certificate; beyond the attempt's own limit, so that they never cost the verdict.
+Below the executor's overtime."""
+
 
 async def check(args: CheckArgs, client: Client) -> Outcome:
     """Return what a URL came to: a verdict, or a failure that may pass.
@@ -66,11 +70,11 @@ class _Look:
         try:
             async with asyncio.timeout(self.args.timeout_seconds):
                 failure = await self._ask()
-                if failure is not None and failure.reason == BAD_CERTIFICATE.reason:
-                    await self._peek_certificate()
-                return failure
         except TimeoutError:
             return timed_out(self.args.timeout_seconds, while_doing=self.trail.recording.phase)
+        if failure is not None and failure.reason == BAD_CERTIFICATE.reason:
+            await self._peek_certificate()
+        return failure
 
     async def _ask(self) -> Failure | None:
         if self.args.method is not CheckMethod.AUTO:
@@ -159,8 +163,9 @@ class _Look:
         if not isinstance(connector, RecordingConnector) or host is None:
             return
         try:
-            if await connector.peek_certificate(self.trail.recording, host.rstrip(".")):
-                self._note_certificate(trusted=False)
+            async with asyncio.timeout(PEEK_SECONDS):
+                if await connector.peek_certificate(self.trail.recording, host.rstrip(".")):
+                    self._note_certificate(trusted=False)
         except OSError:
             pass  # What is wrong is known; the details are not to be had this time.
 
