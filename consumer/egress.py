@@ -54,6 +54,12 @@ def classify(address: str) -> AddressClass | None:
     return AddressClass.NOT_AN_ADDRESS if parsed is None else _class_of(parsed)
 
 
+def denied_class(address: str, allow: Iterable[Network]) -> AddressClass | None:
+    """Return why an address that a name leads to is denied, or None when it may be dialled."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return _denial(family, (address, 0), tuple(allow))
+
+
 def guarded_socket_factory(allow: Iterable[Network]) -> Callable[[AddressInfo], socket.socket]:
     """Return a `socket_factory` for `aiohttp.TCPConnector` that makes sockets for public addresses only.
 

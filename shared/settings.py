@@ -3,13 +3,14 @@
 import base64
 import binascii
 import os
+import re
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -21,6 +22,18 @@ PREFIX = "RETRIEVER_"
 _WEBHOOK_MARK = "whsec_"
 _MIN_KEY_BYTES = 24
 _MAX_KEY_BYTES = 64
+
+
+def _check_name_server(value: str) -> str:
+    # 9.9.9.9, 9.9.9.9:5353, 2620:fe::fe or [2620:fe::fe]:5353
+    matched = re.fullmatch(r"\[([0-9a-f:.]+)\](?::(\d{1,5}))?|([0-9.]+):(\d{1,5})|([0-9a-f:.]+)", value, re.I)
+    if matched is None or int(matched[2] or matched[4] or 53) not in range(1, 65_536):
+        raise ValueError("must be IP addresses with commas between, each with :port if it is not 53")
+    ip_address(matched[1] or matched[3] or matched[5])
+    return value
+
+
+NameServer = Annotated[str, AfterValidator(_check_name_server)]
 
 
 class LogFormat(StrEnum):
@@ -67,11 +80,13 @@ class Settings(BaseSettings):
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     # The newest first. A secret never shows its value when it is printed or logged.
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    dns_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = 5.0
+    dns_servers: Annotated[tuple[NameServer, ...], NoDecode] = ()
 
     log_format: LogFormat = LogFormat.JSON
     log_level: str = "INFO"
 
-    @field_validator("egress_allow", "webhook_secrets", mode="before")
+    @field_validator("egress_allow", "dns_servers", "webhook_secrets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         # Commas in a variable, lines in a file.

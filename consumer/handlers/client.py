@@ -35,7 +35,13 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request to make, redirects and all. Headers and body go to the URL's own origin alone."""
+    """One request to make, redirects and all. Headers and body go to the URL's own origin alone.
+
+    Attributes:
+        allow_downgrade: Whether a redirect may lead from https to http.
+        connect_timeout_seconds: For name, connection and TLS of each request of the chain.
+        first_byte_timeout_seconds: From there to the header of each answer.
+    """
 
     method: str
     url: str
@@ -43,6 +49,9 @@ class Question:
     body: bytes | None = field(default=None, repr=False)
     redirects: Redirects = Redirects.FOLLOW
     max_redirects: int = 10
+    allow_downgrade: bool = True
+    connect_timeout_seconds: float | None = None
+    first_byte_timeout_seconds: float | None = None
 
 
 def question_of(
@@ -61,7 +70,16 @@ def question_of(
         if isinstance(credentials, Failure):
             return credentials
         headers["Authorization"] = credentials
-    return Question(method, args.url, headers, body, args.redirects, args.max_redirects)
+    return Question(
+        method,
+        args.url,
+        headers,
+        body,
+        args.redirects,
+        args.max_redirects,
+        connect_timeout_seconds=args.connect_timeout_seconds,
+        first_byte_timeout_seconds=args.first_byte_timeout_seconds,
+    )
 
 
 def basic_authorization(username: str, password: str) -> str:

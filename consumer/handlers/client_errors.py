@@ -23,7 +23,6 @@ from aiohttp import (
 
 from consumer.egress import EgressDenied
 from consumer.handlers.failures import (
-    BAD_CERTIFICATE,
     BODY_TRUNCATED,
     CONNECT_FAILED,
     CONNECT_TIMEOUT,
@@ -32,6 +31,7 @@ from consumer.handlers.failures import (
     DNS_FAILED,
     DNS_NO_ADDRESS,
     DNS_NO_SUCH_NAME,
+    DNS_TIMEOUT,
     DNS_UNAVAILABLE,
     INVALID_URL,
     NO_ROUTE,
@@ -42,6 +42,7 @@ from consumer.handlers.failures import (
     UNREACHABLE,
     WORKER_OVERLOADED,
     Failure,
+    bad_certificate,
     egress_denied,
 )
 
@@ -56,6 +57,8 @@ def failure_of_error(error: Exception) -> Failure:
         error = error.__cause__
     if isinstance(error, ClientConnectorDNSError):
         return _of_dns(error.os_error)
+    if isinstance(error, ClientConnectorCertificateError):
+        return bad_certificate(getattr(error.certificate_error, "verify_code", 0))
     for kind, failure in _BY_TYPE:
         if isinstance(error, kind):
             return failure
@@ -65,7 +68,6 @@ def failure_of_error(error: Exception) -> Failure:
 
 
 _BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
-    (ClientConnectorCertificateError, BAD_CERTIFICATE),
     (ConnectionTimeoutError, CONNECT_TIMEOUT),
     (SocketTimeoutError, READ_TIMEOUT),
     (ServerDisconnectedError, CONNECTION_RESET),
@@ -104,7 +106,7 @@ def _of_os_error(error: OSError, *, otherwise: Failure) -> Failure:
     if isinstance(error, EgressDenied):
         return egress_denied(error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return BAD_CERTIFICATE
+        return bad_certificate(getattr(error, "verify_code", 0))
     if isinstance(error, ssl.SSLError):
         return TLS_FAILED
     return _BY_ERRNO.get(error.errno, otherwise)
@@ -115,6 +117,7 @@ _BY_DNS_CODE: Mapping[int, Failure] = MappingProxyType(
         aiodns.error.ARES_ENOTFOUND: DNS_NO_SUCH_NAME,
         aiodns.error.ARES_EBADNAME: DNS_NO_SUCH_NAME,
         aiodns.error.ARES_ENODATA: DNS_NO_ADDRESS,
+        aiodns.error.ARES_ETIMEOUT: DNS_TIMEOUT,
         aiodns.error.ARES_ECONNREFUSED: DNS_UNAVAILABLE,  # also what it says when it has no socket left
         aiodns.error.ARES_ENOMEM: DNS_UNAVAILABLE,
     }
@@ -131,7 +134,9 @@ _BY_RESOLVER_ERROR: Mapping[int | None, Failure] = MappingProxyType(
 
 
 def _of_dns(error: BaseException) -> Failure:
-    # aiohttp's two resolvers say it differently: getaddrinfo by its own number, aiodns by the cause.
+    if isinstance(error, EgressDenied):
+        return egress_denied(error)
+    # Resolvers say it differently: getaddrinfo by its own number, ours by the cause.
     if isinstance(error, socket.gaierror):
         return _BY_RESOLVER_ERROR.get(error.errno, DNS_FAILED)
     cause = error.__cause__

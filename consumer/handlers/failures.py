@@ -1,4 +1,4 @@
-"""What can go wrong with a request, in one table: its reason, whether it may pass, and words for a person.
+"""What can go wrong with a request, in one table: reason, verdict, whether it may pass, words for a person.
 
 An explanation never repeats what the target sent. `consumer.handlers.client_errors` finds the row of
 an exception.
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from consumer.egress import EgressDenied
 from shared.bodies import MAX_STORED_BYTES
+from shared.kinds.check import Verdict
 from shared.outcomes import Failed
 
 
@@ -26,6 +27,7 @@ class Failure:
         is_ours: Whether it says something of this worker and nothing of the target.
         before_sending: Whether it came before any request reached the target, so that another method
             would meet the same.
+        is_blocking: Whether somebody is there, but will not let us in; asking again changes nothing.
     """
 
     reason: str
@@ -33,6 +35,16 @@ class Failure:
     explanation: str
     is_ours: bool = False
     before_sending: bool = False
+    is_blocking: bool = False
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What a check says of the URL; None when this says nothing of it."""
+        if self.is_ours:
+            return None
+        if self.transient:
+            return Verdict.DOWN
+        return Verdict.BLOCKED if self.is_blocking else Verdict.BROKEN
 
     def as_outcome(
         self, *, retry_after_seconds: float | None = None, result: dict[str, Any] | None = None
@@ -68,6 +80,7 @@ DNS_NO_SUCH_NAME = _unreached(
 )
 DNS_NO_ADDRESS = _unreached("dns_no_address", "The name of the host has no IP address.", transient=False)
 DNS_FAILED = _unreached("dns_failed", "The name of the host could not be looked up just now.", transient=True)
+DNS_TIMEOUT = _unreached("dns_timeout", "The name of the host was not looked up in time.", transient=True)
 CONNECT_TIMEOUT = _unreached(
     "connect_timeout", "The host did not take the connection in time.", transient=True
 )
@@ -81,6 +94,25 @@ BAD_CERTIFICATE = _unreached(
     "The certificate of the host is expired, is for another name, or was issued by nobody we trust.",
     transient=False,
 )
+
+
+def _bad_certificate(explanation: str) -> Failure:
+    return _unreached("bad_certificate", explanation, transient=False)
+
+
+_BAD_CERTIFICATES: Mapping[int, Failure] = MappingProxyType(
+    {
+        9: _bad_certificate("The certificate of the host is not valid yet."),
+        10: _bad_certificate("The certificate of the host has expired."),
+        18: _bad_certificate("The certificate of the host is self-signed: nobody we trust vouches for it."),
+        19: _bad_certificate("The certificate of the host was issued by somebody whom we do not trust."),
+        20: _bad_certificate("The certificate of the host was issued by somebody whom we do not trust."),
+        21: _bad_certificate("The certificate of the host was issued by somebody whom we do not trust."),
+        62: _bad_certificate("The certificate of the host is for another name."),
+        64: _bad_certificate("The certificate of the host is for another address."),
+    }
+)
+TLS_TIMEOUT = _unreached("tls_timeout", "The host did not agree on TLS in time.", transient=True)
 TLS_FAILED = _unreached("tls_failed", "The host and we could not agree on a TLS connection.", transient=True)
 
 # Ours.
@@ -110,6 +142,7 @@ NO_SIGNING_SECRET = _unreached(
 )
 
 # While the target was answering.
+FIRST_BYTE_TIMEOUT = _transient("first_byte_timeout", "The host did not begin its answer in time.")
 READ_TIMEOUT = _transient("read_timeout", "The host went silent in the middle of an answer.")
 CONNECTION_RESET = _transient("connection_reset", "The host dropped the connection without an answer.")
 PROTOCOL_ERROR = _transient("protocol_error", "The host answered with something that is not valid HTTP/1.1.")
@@ -134,6 +167,9 @@ EXTRACT_LIMIT = _permanent("extract_limit", "The JMESPath expression takes too l
 REDIRECT_LOOP = _permanent("redirect_loop", "The redirects lead back to a URL that was already asked.")
 REDIRECT_INVALID = _permanent("redirect_invalid", "A redirect leads to something that is not an HTTP URL.")
 REDIRECT_REFUSED = _permanent("redirect_refused", "The host redirects, and the job refuses redirects.")
+REDIRECT_DOWNGRADE = _permanent(
+    "redirect_downgrade", "A redirect leads from https to http, which the job does not allow."
+)
 REDIRECT_WITH_BODY = _permanent(
     "redirect_with_body", "The redirect would take the body to another origin, where it was not meant to go."
 )
@@ -150,9 +186,34 @@ def too_many_redirects(limit: int) -> Failure:
     return _permanent("too_many_redirects", f"There were more than {limit} redirects.")
 
 
-def timed_out(limit_seconds: float) -> Failure:
-    """Return the failure of an attempt that reached its time limit."""
-    return _transient("timeout", f"There was no complete answer within {limit_seconds:g} seconds.")
+def timed_out(limit_seconds: float, *, while_doing: str = "") -> Failure:
+    """Return the failure of an attempt that reached its time limit, in the phase that it was in."""
+    phase = while_doing and f"; the time ran out while {while_doing}"
+    return _transient("timeout", f"There was no complete answer within {limit_seconds:g} seconds{phase}.")
+
+
+def bad_certificate(verify_code: int) -> Failure:
+    """Return the failure of a certificate that OpenSSL refused with this code (`X509_V_ERR_...`)."""
+    return _BAD_CERTIFICATES.get(verify_code, BAD_CERTIFICATE)
+
+
+def assertion_failed(assertion: str, expected: str, *, others: int) -> Failure:
+    """Return the failure of an answer that does not hold what the job asserts.
+
+    Args:
+        assertion: Name of the first that does not hold.
+        expected: What the job demands; the job's own words.
+        others: How many more do not hold.
+    """
+    more = f", nor do {others} more" if others else ""
+    said = f"An assertion does not hold: {assertion} {expected}".rstrip()
+    return _permanent("assertion_failed", f"{said}{more}.")
+
+
+def bot_wall(status: int, wall: str) -> Failure:
+    """Return the failure of an answer that a bot wall gave instead of the host."""
+    said = f"The bot wall of {wall} answered {status} instead of the page."
+    return Failure("bot_wall", transient=False, explanation=said, is_blocking=True)
 
 
 def body_too_large(limit_bytes: int) -> Failure:
@@ -173,13 +234,19 @@ def egress_denied(denied: EgressDenied) -> Failure:
 def failure_of_status(status: int) -> Failure | None:
     """Return what is wrong with an answer of this status: nothing with 2xx.
 
-    408, 425, 429 and every 5xx may pass. A 3xx comes here only when it leads nowhere.
+    408, 425, 429 and every 5xx may pass. 401, 403, 451 and 999 are doors that are shut: who is let in sees
+    a page, so it is not broken, but we cannot tell. A 3xx comes here only when it leads nowhere.
     """
     if 200 <= status < 300:
         return None
     phrase = f"{status} {HTTPStatus(status).phrase}" if status in _KNOWN_STATUSES else str(status)
     explanation = f"The host answered {phrase}{_MEANING.get(status, '')}."
-    return Failure(f"http_{status}", transient=_may_pass(status), explanation=explanation)
+    return Failure(
+        f"http_{status}",
+        transient=_may_pass(status),
+        explanation=explanation,
+        is_blocking=status in _BLOCKING_STATUSES,
+    )
 
 
 def unaccepted_status(status: int) -> Failure:
@@ -193,6 +260,8 @@ def _may_pass(status: int) -> bool:
 
 
 _KNOWN_STATUSES = frozenset(HTTPStatus)
+# 999 is LinkedIn's word for robots.
+_BLOCKING_STATUSES = frozenset({401, 403, 451, 999})
 
 _MEANING: Mapping[int, str] = MappingProxyType(
     {
@@ -202,6 +271,8 @@ _MEANING: Mapping[int, str] = MappingProxyType(
         404: ": there is nothing at this URL",
         410: ": what was at this URL is gone for good",
         429: ": we are asking too often",
+        451: ": the law does not let it show this",
+        999: ": it takes us for a robot that it does not want",
         503: ": it is overloaded or down for maintenance",
     }
 )

@@ -1,34 +1,37 @@
 """Our own way through redirects: every hop asked once, guarded at the socket, recorded and timed."""
 
-import string
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from urllib.parse import quote_from_bytes, urljoin
+from types import MappingProxyType
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from consumer.handlers.client import Client, Question, basic_authorization
+from consumer.handlers.client import Client, Question
 from consumer.handlers.client_errors import failure_of_error
 from consumer.handlers.failures import (
+    CONNECT_TIMEOUT,
+    DNS_TIMEOUT,
+    FIRST_BYTE_TIMEOUT,
     INVALID_URL,
-    REDIRECT_INVALID,
+    REDIRECT_DOWNGRADE,
     REDIRECT_LOOP,
     REDIRECT_REFUSED,
     REDIRECT_WITH_BODY,
+    TLS_TIMEOUT,
     Failure,
     too_many_redirects,
 )
+from consumer.handlers.recording import Phase, Recording, record
+from consumer.handlers.redirects import leads_on, next_target, without_credentials
 from consumer.handlers.retry_after import honours_retry_after, retry_after_seconds
 from shared.clock import utc_now
 from shared.kinds.check import Hop
 from shared.kinds.requests import Redirects
-from shared.kinds.urls import normalize_url
-
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(slots=True)
@@ -39,6 +42,8 @@ class Trail:
         url: What was asked last.
         retry_after_seconds: What the last answer with a meaningful `Retry-After` asked for.
         headers: Of the last answer.
+        recording: Of the request that was made last.
+        redirects_to_http: Whether a redirect led from https to http.
     """
 
     url: str
@@ -46,6 +51,9 @@ class Trail:
     retry_after_seconds: float | None = None
     headers: CIMultiDictProxy[str] = field(default_factory=lambda: CIMultiDictProxy(CIMultiDict()))
     started: float = field(default_factory=time.monotonic)
+    recording: Recording = field(default_factory=Recording)
+    redirects_to_http: bool = False
+    _chain_starts_at: int = 0
 
     @property
     def status(self) -> int | None:
@@ -57,6 +65,20 @@ class Trail:
         """How long the attempt has taken so far."""
         return round(time.monotonic() - self.started, 6)
 
+    @property
+    def latency_seconds(self) -> float:
+        """How long the last chain of requests took to its answer, bodies left out."""
+        return sum(hop.seconds for hop in self.hops[self._chain_starts_at :])
+
+    def begin_chain(self) -> None:
+        """Note that redirects begin anew, with another method."""
+        self._chain_starts_at = len(self.hops)
+
+    def end_body(self) -> None:
+        """Note that the body of the last answer is there; the time for it belongs to its hop."""
+        self.recording.end()
+        self.hops[-1] = self.hops[-1].model_copy(update={"timings": self.recording.timings})
+
 
 @asynccontextmanager
 async def final_answer(
@@ -65,12 +87,14 @@ async def final_answer(
     """Give the answer to a question, its body unread, or why there is none.
 
     Bodies on the way are not read. Headers, body and credentials of the question go to its own origin
-    only, and credentials in a `Location` nowhere. https to http is followed; the hops show it.
+    only, and credentials in a `Location` nowhere. https to http is followed unless the question forbids
+    it, without them, since it is another origin; the trail has a mark of it.
 
     Args:
         trail: Is added to as answers come, so that a time limit loses none.
         question: With `max_redirects` 0 any redirect that is to be followed is a failure.
     """
+    trail.begin_chain()
     answer = await _follow(client, trail, question)
     if isinstance(answer, Failure):
         yield answer
@@ -81,7 +105,7 @@ async def final_answer(
 
 async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.ClientResponse | Failure:
     try:
-        target, credentials = _without_credentials(URL(question.url, encoded=True))
+        target, credentials = without_credentials(URL(question.url, encoded=True))
     except ValueError:
         return INVALID_URL
     origin = target.origin()
@@ -94,14 +118,16 @@ async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.C
         if (request.method, target.with_fragment(None)) in asked:
             return REDIRECT_LOOP
         asked.add((request.method, target.with_fragment(None)))
-        answer = await _ask(client.session, trail, target, request)
-        if isinstance(answer, Failure) or not _leads_on(answer) or question.redirects is Redirects.REPORT:
+        answer = await _ask(client.session, trail, target, request, question)
+        if (
+            isinstance(answer, Failure)
+            or not leads_on(answer.status, answer.headers)
+            or question.redirects is Redirects.REPORT
+        ):
             return answer
         # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
         answer.release()
-        following = (
-            REDIRECT_REFUSED if question.redirects is Redirects.REFUSE else _next_target(target, answer)
-        )
+        following = _lead_on(trail, question, target, answer)
         if isinstance(following, Failure):
             return following
         target, is_own = following, following.origin() == origin
@@ -109,6 +135,16 @@ async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.C
         if request.body is not None and not is_own:
             return REDIRECT_WITH_BODY
     return too_many_redirects(question.max_redirects)
+
+
+def _lead_on(trail: Trail, question: Question, target: URL, answer: aiohttp.ClientResponse) -> URL | Failure:
+    if question.redirects is Redirects.REFUSE:
+        return REDIRECT_REFUSED
+    following = next_target(target, answer.headers)
+    if isinstance(following, Failure) or (target.scheme, following.scheme) != ("https", "http"):
+        return following
+    trail.redirects_to_http = True
+    return following if question.allow_downgrade else REDIRECT_DOWNGRADE
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +157,54 @@ class _Request:
 
 
 async def _ask(
-    session: aiohttp.ClientSession, trail: Trail, target: URL, request: _Request
+    session: aiohttp.ClientSession, trail: Trail, target: URL, request: _Request, question: Question
 ) -> aiohttp.ClientResponse | Failure:
     trail.url = str(target)
-    asked = time.monotonic()
+    # The clock has the limit for connecting; the recording sets it to the next one.
+    clock = asyncio.timeout(question.connect_timeout_seconds)
+    trail.recording = record(Recording(question.first_byte_timeout_seconds, clock))
     try:
-        answer = await session.request(
-            request.method, target, headers=request.headers, data=request.body, allow_redirects=False
-        )
+        async with clock:
+            answer = await session.request(
+                request.method, target, headers=request.headers, data=request.body, allow_redirects=False
+            )
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
-        return failure_of_error(error)
-    seconds = round(time.monotonic() - asked, 6)
+        trail.recording.clock = None
+        failure = failure_of_error(error)
+        # aiohttp has one limit, and one error, for TCP and TLS.
+        is_late = clock.expired() or failure is CONNECT_TIMEOUT
+        return _TOO_LATE.get(trail.recording.phase, failure) if is_late else failure
+    trail.recording.answer()
     trail.headers = answer.headers
-    trail.hops.append(Hop(method=request.method, url=trail.url, status=answer.status, seconds=seconds))
+    trail.hops.append(_hop(trail, target, request, answer))
     if honours_retry_after(answer.status):
         wait = retry_after_seconds(answer.headers, now=utc_now())
         trail.retry_after_seconds = trail.retry_after_seconds if wait is None else wait
     return answer
 
 
-def _leads_on(answer: aiohttp.ClientResponse) -> bool:
-    return answer.status in REDIRECTS and "Location" in answer.headers
+_TOO_LATE: Mapping[Phase, Failure] = MappingProxyType(
+    {
+        Phase.DNS: DNS_TIMEOUT,
+        Phase.CONNECT: CONNECT_TIMEOUT,
+        Phase.TLS: TLS_TIMEOUT,
+        Phase.ANSWER: FIRST_BYTE_TIMEOUT,
+    }
+)
+
+
+def _hop(trail: Trail, target: URL, request: _Request, answer: aiohttp.ClientResponse) -> Hop:
+    following = next_target(target, answer.headers) if leads_on(answer.status, answer.headers) else None
+    return Hop(
+        method=request.method,
+        url=trail.url,
+        status=answer.status,
+        seconds=trail.recording.header_seconds,
+        ip=trail.recording.ip,
+        family=trail.recording.family,
+        location=str(following) if isinstance(following, URL) else None,
+        timings=trail.recording.timings,
+    )
 
 
 def _next_request(request: _Request, status: int, *, headers: Mapping[str, str]) -> _Request:
@@ -149,23 +212,3 @@ def _next_request(request: _Request, status: int, *, headers: Mapping[str, str])
     if (status == 303 and request.method != "HEAD") or (status in {301, 302} and request.method == "POST"):
         return _Request("GET", None, headers)
     return _Request(request.method, request.body, headers)
-
-
-def _next_target(current: URL, answer: aiohttp.ClientResponse) -> URL | Failure:
-    location = answer.headers["Location"]
-    # aiohttp hands over bytes beyond ASCII as surrogates or UTF-8; browsers percent-encode them.
-    octets = location.encode("utf-8", "surrogateescape")
-    reference = quote_from_bytes(octets, safe=string.printable)
-    try:
-        target = URL(normalize_url(urljoin(str(current), reference)), encoded=True)
-    except ValueError:
-        return REDIRECT_INVALID
-    target, _ = _without_credentials(target)
-    # A redirect without a fragment inherits the one it came from (RFC 9110 section 10.2.2).
-    return target if target.raw_fragment else target.with_fragment(current.fragment or None)
-
-
-def _without_credentials(url: URL) -> tuple[URL, dict[str, str]]:
-    if url.user is None and url.password is None:
-        return url, {}
-    return url.with_user(None), {"Authorization": basic_authorization(url.user or "", url.password or "")}

@@ -2,8 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from types import SimpleNamespace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -11,6 +9,9 @@ from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from consumer.egress import guarded_socket_factory
 from consumer.handlers.client_errors import DroppedConnection
+from consumer.handlers.connector import RecordingConnector
+from consumer.handlers.recording import current_recording
+from consumer.resolver import BoundedResolver
 from shared.settings import Settings
 
 CONNECT_SECONDS = 10.0
@@ -43,47 +44,45 @@ async def open_session(
     and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
 
     Args:
-        settings: Read for `egress_allow` and `user_agent`.
-        resolver: Looks names up; None is aiohttp's own choice.
+        settings: Read for `egress_allow`, `user_agent` and those of the DNS.
+        resolver: Looks names up; None is a `BoundedResolver`.
     """
-    connector = aiohttp.TCPConnector(
+    names = BoundedResolver.of(settings) if resolver is None else resolver
+    connector = RecordingConnector(
         limit=0,
         socket_factory=guarded_socket_factory(settings.egress_allow),
-        resolver=resolver,
+        resolver=names,
         keepalive_timeout=KEEPALIVE_SECONDS,
         dns_cache_max_size=DNS_CACHE_NAMES,
         # Without it some versions of Python leak the transport of a TLS peer that never says goodbye.
         enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
     )
-    reuse = aiohttp.TraceConfig()
-    reuse.on_connection_reuseconn.append(_note_reuse)
-    async with aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        requote_redirect_url=False,
-        headers={"User-Agent": settings.user_agent, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING},
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-        max_line_size=HEADER_BYTES,
-        max_field_size=HEADER_BYTES,
-        max_headers=HEADER_FIELDS,
-        read_bufsize=READ_BUFFER_BYTES,
-        middlewares=(_repeat_only_on_stale_connections,),
-        trace_configs=[reuse],
-    ) as session:
+    async with (
+        _closing(names),
+        aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            requote_redirect_url=False,
+            headers={"User-Agent": settings.user_agent, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+            max_headers=HEADER_FIELDS,
+            read_bufsize=READ_BUFFER_BYTES,
+            middlewares=(_repeat_only_on_stale_connections,),
+        ) as session,
+    ):
         yield session
 
 
-_is_reused: ContextVar[bool] = ContextVar("_is_reused", default=False)
-
-
-async def _note_reuse(
-    _session: aiohttp.ClientSession,
-    _context: SimpleNamespace,
-    _params: aiohttp.TraceConnectionReuseconnParams,
-) -> None:
-    _is_reused.set(True)
+@asynccontextmanager
+async def _closing(resolver: AbstractResolver) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await resolver.close()
 
 
 async def _repeat_only_on_stale_connections(
@@ -92,12 +91,11 @@ async def _repeat_only_on_stale_connections(
     # aiohttp repeats a dropped request once, in silence (aiohttp issue 10790). On a pooled connection
     # that is right, the server may have closed it just then; on a fresh one it doubles the load of
     # every host that answers by hanging up (blackbox_exporter issue 1453).
-    _is_reused.set(False)
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        if _is_reused.get():
+        if current_recording().is_reused:
             raise
         raise DroppedConnection from error

@@ -36,6 +36,7 @@ STYLES: Mapping[str, str] = {
     JobState.PARKED: "red",
     Verdict.OK: "green",
     Verdict.BROKEN: "yellow",
+    Verdict.BLOCKED: "magenta",
     Verdict.DOWN: "red",
 }
 

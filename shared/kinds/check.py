@@ -1,11 +1,16 @@
 """The `check` kind: is this URL good?"""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.kinds.assertions import Assertions
 from shared.kinds.requests import RequestArgs
+from shared.kinds.statuses import SUCCESS, Statuses
+
+DEFAULT_BODY_BYTES = 1_048_576
+MAX_BODY_BYTES = 4_194_304
 
 
 class CheckMethod(StrEnum):
@@ -17,21 +22,69 @@ class CheckMethod(StrEnum):
 
 
 class CheckArgs(RequestArgs):
-    """What to check, and how patiently."""
+    """What to check, what to demand of it, and how patiently."""
 
     method: CheckMethod = CheckMethod.AUTO
+    statuses: Annotated[
+        Statuses,
+        Field(description="Statuses that are good. With `redirects: report`, a redirect is good by default."),
+    ] = SUCCESS
+    assertions: Annotated[Assertions | None, Field(description="What else must hold.")] = None
+    title: Annotated[bool, Field(description="Read the page's title. Makes `auto` ask with GET.")] = False
+    max_body_bytes: Annotated[
+        int, Field(ge=1, le=MAX_BODY_BYTES, description="Limit of the expanded body, when it is read.")
+    ] = DEFAULT_BODY_BYTES
+    allow_downgrade: Annotated[bool, Field(description="Whether a redirect may lead from https to http.")] = (
+        True
+    )
+
+    @property
+    def needs_body(self) -> bool:
+        """Whether the body must be read."""
+        return self.title or (self.assertions is not None and self.assertions.on_body)
+
+    @model_validator(mode="after")
+    def _has_a_body(self) -> Self:
+        if self.method is CheckMethod.HEAD and self.needs_body:
+            raise ValueError("the answer to HEAD has no body to read; use method auto or GET")
+        return self
 
 
 class Verdict(StrEnum):
     """What a check came to, for a person.
 
-    `ok` and `broken` are answers, so the job succeeds. `down` may pass, so the job is tried again and
-    carries this verdict when it is parked.
+    `ok`, `broken` and `blocked` are answers, so the job succeeds. `down` may pass, so the job is tried
+    again and carries this verdict when it is parked. docs/checks.md has the whole table.
     """
 
     OK = "ok"
     BROKEN = "broken"
+    BLOCKED = "blocked"
     DOWN = "down"
+
+
+class Family(StrEnum):
+    """The family of an IP address."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+class Timings(BaseModel):
+    """How long each phase of one request took. Null: it did not happen, or was not finished."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dns_seconds: Annotated[
+        float | None,
+        Field(description="Null for an address instead of a name, and on a kept connection."),
+    ] = None
+    connect_seconds: Annotated[float | None, Field(description="TCP alone.")] = None
+    tls_seconds: float | None = None
+    first_byte_seconds: Annotated[
+        float | None, Field(description="From the connection to the header of the answer.")
+    ] = None
+    total_seconds: Annotated[float, Field(description="All of it; with the body, if that was read.")] = 0.0
 
 
 class Hop(BaseModel):
@@ -45,6 +98,38 @@ class Hop(BaseModel):
     seconds: Annotated[
         float, Field(description="Until the header of the answer was there, connecting included.")
     ]
+    ip: Annotated[str | None, Field(description="The address that answered.")] = None
+    family: Family | None = None
+    location: Annotated[
+        str | None, Field(description="Where a redirect leads, absolute and without credentials.")
+    ] = None
+    timings: Timings = Timings()
+
+
+class Certificate(BaseModel):
+    """The certificate of the host that was asked last, also when it is a bad one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    subject: Annotated[str, Field(description="As RFC 4514 writes it.")] = ""
+    issuer: str = ""
+    not_before: str | None = None
+    not_after: str | None = None
+    days_left: Annotated[float | None, Field(description="Below 0 when it has expired.")] = None
+    names: Annotated[list[str], Field(description="What it is for: host names and addresses.")] = []
+    protocol: Annotated[str | None, Field(description="Such as `TLSv1.3`.")] = None
+    trusted: Annotated[bool, Field(description="Whether it was verified for this host.")] = True
+
+
+class AssertionResult(BaseModel):
+    """One assertion, and whether it held."""
+
+    model_config = ConfigDict(frozen=True)
+
+    assertion: Annotated[str, Field(description="Its name in the arguments, such as `contains`.")]
+    expected: Annotated[str, Field(description="What the job demands, shortened.")]
+    passed: bool
+    observed: Annotated[str | None, Field(description="What was there, at most 100 characters.")] = None
 
 
 class CheckResult(BaseModel):
@@ -61,3 +146,14 @@ class CheckResult(BaseModel):
     final_url: Annotated[str, Field(description="The URL that was asked last.")]
     hops: Annotated[list[Hop], Field(description="Every answer in order; with `auto` those to HEAD first.")]
     total_seconds: float
+    ip: Annotated[str | None, Field(description="Of the request that was made last.")] = None
+    family: Family | None = None
+    timings: Annotated[Timings, Field(description="Of the request that was made last.")] = Timings()
+    redirects_to_http: Annotated[bool, Field(description="A redirect led from https to http.")] = False
+    certificate: Certificate | None = None
+    content_type: str | None = None
+    bytes: Annotated[
+        int | None, Field(description="Of the expanded body, if it was read; else as the host declared it.")
+    ] = None
+    title: Annotated[str | None, Field(description="Of the page, when a body was read.")] = None
+    assertions: Annotated[list[AssertionResult], Field(description="All of them, in the job's order.")] = []

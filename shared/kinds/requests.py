@@ -122,3 +122,11 @@ class RequestArgs(BaseModel):
     redirects: Redirects = Redirects.FOLLOW
     max_redirects: Annotated[int, Field(ge=0, le=20)] = 10
     timeout_seconds: Annotated[float, Field(ge=0.1, le=300, description="Limit of one attempt.")] = 30.0
+    connect_timeout_seconds: Annotated[
+        float | None,
+        Field(ge=0.1, le=300, description="Limit for name, connection and TLS of each request."),
+    ] = None
+    first_byte_timeout_seconds: Annotated[
+        float | None,
+        Field(ge=0.1, le=300, description="Limit from there to the header of each answer."),
+    ] = None

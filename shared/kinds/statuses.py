@@ -1,41 +1,48 @@
-"""Which statuses of an answer a job accepts, as people write them: `200-299,404`. Shared by all kinds."""
+"""Which statuses of an answer a job accepts: a list of statuses and ranges, `["200-299", 401]`."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-MAX_STATUSES_LENGTH = 200
-SUCCESS = "200-299"
-
-_PATTERN = r"^\s*[1-9]\d\d(\s*-\s*[1-9]\d\d)?(\s*,\s*[1-9]\d\d(\s*-\s*[1-9]\d\d)?)*\s*$"
-
-
-def _normalize(text: str) -> str:
-    if not re.fullmatch(_PATTERN, text, re.ASCII):
-        raise ValueError("statuses look like 200-299,404")
-    written = re.sub(r"\s", "", text)
-    for lowest, highest in _ranges(written):
-        if lowest > highest:
-            raise ValueError(f"{lowest}-{highest} is empty: the lower status comes first")
-    return written
+MAX_RANGES = 50
+SUCCESS = ["200-299"]
+_PATTERN = r"^[1-9][0-9]{2}(-[1-9][0-9]{2})?$"
+_RANGE = re.compile(_PATTERN, re.ASCII)
 
 
-Statuses = Annotated[
+def _normalize(value: object) -> object:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not _RANGE.fullmatch(text):
+        raise ValueError("a status or a range of statuses, such as 404 or 200-299")
+    lowest, highest = _bounds(text)
+    if lowest > highest:
+        raise ValueError(f"{text} is empty: the lower status comes first")
+    return text
+
+
+StatusRange = Annotated[
     str,
-    Field(max_length=MAX_STATUSES_LENGTH),
-    AfterValidator(_normalize),
+    BeforeValidator(_normalize),
     WithJsonSchema(
-        {"type": "string", "maxLength": MAX_STATUSES_LENGTH, "pattern": _PATTERN, "example": "200-299,404"}
+        {
+            "anyOf": [
+                {"type": "string", "pattern": _PATTERN, "example": "200-299"},
+                {"type": "integer", "minimum": 100, "maximum": 999},
+            ]
+        },
+        mode="validation",
     ),
 ]
+Statuses = Annotated[list[StatusRange], Field(min_length=1, max_length=MAX_RANGES)]
 
 
-def accepts_status(statuses: str, status: int) -> bool:
-    """Return whether a status is one of those that `Statuses` names."""
-    return any(lowest <= status <= highest for lowest, highest in _ranges(statuses))
+def accepts_status(ranges: Iterable[str], status: int) -> bool:
+    """Return whether a status is in one of the ranges."""
+    return any(lowest <= status <= highest for lowest, highest in map(_bounds, ranges))
 
 
-def _ranges(statuses: str) -> list[tuple[int, int]]:
-    pairs = (part.partition("-") for part in statuses.split(","))
-    return [(int(lowest), int(highest or lowest)) for lowest, _, highest in pairs]
+def _bounds(text: str) -> tuple[int, int]:
+    lowest, _, highest = text.partition("-")
+    return int(lowest), int(highest or lowest)

@@ -141,7 +141,9 @@ async def test_a_host_that_never_answers_runs_into_the_time_limit(target: Target
 
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.transient) == ("timeout", True)
-    assert outcome.explanation == "There was no complete answer within 0.3 seconds."
+    assert outcome.explanation == (
+        "There was no complete answer within 0.3 seconds; the time ran out while waiting for the answer."
+    )
     assert seen(outcome).final_url == f"{target.url}/hang"
 
 

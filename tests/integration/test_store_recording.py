@@ -47,7 +47,9 @@ def test_a_success_is_recorded_with_its_attempt_and_result(store: JobStore, job:
     )
     assert (stored.result, stored.finished_at) == (result, NOON + timedelta(seconds=1))
     ended_at = NOON + timedelta(seconds=1)
-    assert stored.attempts == [AttemptRecord(1, 1, NOON, ended_at, OutcomeName.SUCCEEDED, "redirected", None, "worker-1")]
+    assert stored.attempts == [
+        AttemptRecord(1, 1, NOON, ended_at, OutcomeName.SUCCEEDED, "redirected", None, "worker-1")
+    ]
 
 
 def test_a_retry_is_recorded_with_its_wait_and_its_end_is_not_the_job_s(store: JobStore, job: NewJob) -> None:

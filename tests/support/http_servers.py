@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from consumer.egress import Network
@@ -107,16 +108,29 @@ async def client_that_reaches_loopback(
     allow: Sequence[Network] = LOOPBACK,
     names: dict[str, list[str] | OSError] | None = None,
     secrets: Secrets | None = None,
+    tls: ssl.SSLContext | None = None,
+    dns_servers: Sequence[str] = (),
 ) -> AsyncIterator[Client]:
     """Give a worker's client.
 
     Args:
         allow: What the guard lets through; with nothing it is as in production.
         names: What the DNS says; every other name does not exist. None is the machine's own DNS.
+        tls: Whom to trust; None is whom the machine trusts.
+        dns_servers: Instead of the machine's own.
     """
-    settings = Settings(egress_allow=tuple(allow), user_agent="Retriever/test")
+    settings = Settings(
+        egress_allow=tuple(allow),
+        user_agent="Retriever/test",
+        dns_servers=tuple(dns_servers),
+        dns_timeout_seconds=0.5 if dns_servers else 5,
+    )
     resolver = None if names is None else StubResolver(names)
     async with open_session(settings, resolver=resolver) as session:
+        if tls is not None:
+            connector = session.connector
+            assert isinstance(connector, aiohttp.TCPConnector)
+            connector._ssl = tls
         yield Client(session, secrets or Secrets())
 
 

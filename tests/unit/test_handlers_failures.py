@@ -91,14 +91,19 @@ def test_statuses_that_stay_are_permanent(status: int) -> None:
         (_dns_error(socket.gaierror(socket.EAI_AGAIN, "later")), failures.DNS_FAILED),
         (_dns_error(OSError(None, "x"), aiodns.error.DNSError(4, "not found")), failures.DNS_NO_SUCH_NAME),
         (_dns_error(OSError(None, "x"), aiodns.error.DNSError(1, "no data")), failures.DNS_NO_ADDRESS),
-        (_dns_error(OSError(None, "x"), aiodns.error.DNSError(12, "timeout")), failures.DNS_FAILED),
+        (_dns_error(OSError(None, "x"), aiodns.error.DNSError(12, "timeout")), failures.DNS_TIMEOUT),
+        (_dns_error(OSError(None, "x"), aiodns.error.DNSError(3, "SERVFAIL")), failures.DNS_FAILED),
         (_dns_error(OSError(None, "x"), aiodns.error.DNSError(11, "no server")), failures.DNS_UNAVAILABLE),
+        (
+            _dns_error(EgressDenied(AddressClass.PRIVATE)),
+            failures.egress_denied(EgressDenied(AddressClass.PRIVATE)),
+        ),
         (_dns_error(OSError(None, "DNS lookup failed")), failures.DNS_FAILED),
         (aiohttp.ClientError("what?"), failures.REQUEST_FAILED),
     ],
 )
 def test_each_error_has_its_own_reason(error: Exception, failure: Failure) -> None:
-    assert failure_of_error(error) is failure
+    assert failure_of_error(error) == failure
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])

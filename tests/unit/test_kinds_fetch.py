@@ -40,11 +40,9 @@ def document(**said: Any) -> Any:
         ({"accept": ["text/html\r\nX: y"]}, "/args/accept/0", "media type"),
         ({"accept": ["a/b"] * 21}, "/args/accept", "at most 20"),
         ({"accept": ["a/b"], "headers": {"ACCEPT": "*/*"}}, "/args/accept", "either"),
-        ({"statuses": ""}, "/args/statuses", "look like"),
-        ({"statuses": "99"}, "/args/statuses", "look like"),
-        ({"statuses": "299-200"}, "/args/statuses", "empty"),
-        ({"statuses": "٢٠٠"}, "/args/statuses", "look like"),
-        ({"statuses": "200," * 100 + "200"}, "/args/statuses", "at most 200"),
+        ({"statuses": []}, "/args/statuses", "at least 1"),
+        ({"statuses": ["299-200"]}, "/args/statuses/0", "empty"),
+        ({"statuses": ["200"] * 51}, "/args/statuses", "at most 50"),
         ({"method": "HEAD", "extract": "@"}, "/args/extract", "no body"),
         ({"method": "POST", "if_changed": True}, "/args/if_changed", "only a GET"),
         ({"if_changed": True, "headers": {"if-none-match": "x"}}, "/args/if_changed", "If-None-Match"),
@@ -64,10 +62,10 @@ def test_what_is_stored_is_what_was_said() -> None:
         "method": "POST",
         "json": {"a": None},
         "accept": ["text/html", "application/*"],
-        "statuses": "200-299,404",
+        "statuses": ["200-299", "404"],
     }
 
-    stored = document(**{**said, "statuses": " 200 - 299 ,404", "accept": ["TEXT/html", "application/*"]})
+    stored = document(**{**said, "statuses": ["200-299", 404], "accept": ["TEXT/html", "application/*"]})
 
     assert json.loads(json.dumps(stored)) == {"url": URL, **said}
 
@@ -98,4 +96,4 @@ def test_a_type_that_is_not_said_is_octets() -> None:
     ("status", "is_accepted"), [(199, False), (200, True), (299, True), (404, True), (405, False)]
 )
 def test_a_status_is_looked_up_in_its_ranges(status: int, is_accepted: bool) -> None:
-    assert accepts_status("200-299,404", status) is is_accepted
+    assert accepts_status(["200-299", "404"], status) is is_accepted

@@ -1,0 +1,142 @@
+"""What one request went through: its phases and their times, the address, the certificate. Knows no HTTP.
+
+Kept in a context variable, because aiohttp hands nothing of ours to the connector, and written by
+`consumer.handlers.connector`. A request costs one small object and a few looks at the clock.
+"""
+
+import asyncio
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from shared.kinds.check import Family, Timings
+
+
+class Phase(StrEnum):
+    """Where a request is; in words, because people read it."""
+
+    DNS = "looking up the name"
+    CONNECT = "connecting"
+    TLS = "agreeing on TLS"
+    ANSWER = "waiting for the answer"
+    BODY = "reading the body"
+
+
+@dataclass(slots=True)
+class Recording:
+    """One request, as it happens. A repeated request starts anew.
+
+    Attributes:
+        ip: The peer, once there was a connection.
+        addresses: What was dialled last, as `getaddrinfo` gives it.
+        certificate: Of the peer, DER; verified.
+        first_byte_timeout_seconds: What `clock` is set to when there is a connection; None stops it.
+    """
+
+    first_byte_timeout_seconds: float | None = None
+    clock: asyncio.Timeout | None = field(default=None, repr=False)
+    phase: Phase = Phase.DNS
+    is_reused: bool = False
+    ip: str | None = None
+    addresses: tuple[tuple[Any, ...], ...] = ()
+    certificate: bytes | None = field(default=None, repr=False)
+    protocol: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    _began: float = 0.0
+    _dialled: float | None = None
+    _is_literal: bool = False
+    _reached: float | None = None
+    _is_tls: bool = False
+    _connected: float | None = None
+    _answered: float | None = None
+    _ended: float | None = None
+
+    def begin(self) -> None:
+        """Note that a connection is asked for."""
+        self.phase = Phase.DNS
+        self.is_reused = True
+        self._began = time.monotonic()
+        self._dialled = self._reached = self._connected = None
+
+    def dial(self, addresses: list[tuple[Any, ...]], *, is_literal: bool, is_tls: bool) -> None:
+        """Note that addresses are about to be tried."""
+        self.phase = Phase.CONNECT
+        self.is_reused = False
+        self.addresses = tuple(addresses)
+        self._is_literal, self._is_tls = is_literal, is_tls
+        self._dialled = self._dialled or time.monotonic()
+
+    def reach(self) -> None:
+        """Note that there is a TCP connection."""
+        self.phase = Phase.TLS if self._is_tls else Phase.ANSWER
+        self._reached = time.monotonic()
+
+    def connect(self, transport: asyncio.Transport | None) -> None:
+        """Note the connection that the request goes over, new or kept."""
+        self.phase = Phase.ANSWER
+        self._connected = time.monotonic()
+        if transport is not None:
+            peer = transport.get_extra_info("peername")
+            self.ip = peer[0] if peer else None
+            if tls := transport.get_extra_info("ssl_object"):
+                self.certificate, self.protocol = tls.getpeercert(binary_form=True), tls.version()
+        self._wind_clock()
+
+    def _wind_clock(self) -> None:
+        clock, self.clock = self.clock, None
+        if clock is not None and not clock.expired():
+            limit = self.first_byte_timeout_seconds
+            clock.reschedule(None if limit is None else asyncio.get_running_loop().time() + limit)
+
+    def answer(self) -> None:
+        """Note that the header of the answer is there."""
+        self.phase = Phase.BODY
+        self._answered = self._ended = time.monotonic()
+
+    def end(self) -> None:
+        """Note that the body is there."""
+        self._ended = time.monotonic()
+
+    @property
+    def family(self) -> Family | None:
+        """The family of the peer's address."""
+        return None if self.ip is None else Family.IPV6 if ":" in self.ip else Family.IPV4
+
+    @property
+    def timings(self) -> Timings:
+        """How long each phase took."""
+        return Timings(
+            dns_seconds=None if self._is_literal else _between(self._began, self._dialled),
+            connect_seconds=_between(self._dialled, self._reached),
+            tls_seconds=_between(self._reached, self._connected) if self._is_tls else None,
+            first_byte_seconds=_between(self._connected, self._answered),
+            total_seconds=round((self._ended or time.monotonic()) - self.started, 6),
+        )
+
+    @property
+    def header_seconds(self) -> float:
+        """How long it took until the header of the answer was there."""
+        return round((self._answered or time.monotonic()) - self.started, 6)
+
+
+def current_recording() -> Recording:
+    """Return the recording of the request that this task makes; a new one if nobody began one."""
+    recording = _current.get()
+    if recording is None:
+        recording = record(Recording())
+    return recording
+
+
+def record(recording: Recording) -> Recording:
+    """Make this the recording of the next request of this task, and return it."""
+    _current.set(recording)
+    return recording
+
+
+_current: ContextVar[Recording | None] = ContextVar("_current", default=None)
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else round(end - start, 6)
