@@ -46,7 +46,7 @@ class Worker:
             subscriptions=[
                 Subscription(work_queue(kind, lane), prefetch, self._take)
                 for kind in kinds
-                for lane, prefetch in _prefetch_by_lane(settings).items()
+                for lane, prefetch in prefetch_by_lane(settings).items()
             ],
         )
         metrics.in_hand.set_function(lambda: len(self._tasks))
@@ -94,7 +94,8 @@ class Worker:
         logger.info("worker_drained", extra={"given_back": len(unfinished)})
 
 
-def _prefetch_by_lane(settings: Settings) -> dict[Lane, int]:
+def prefetch_by_lane(settings: Settings) -> dict[Lane, int]:
+    """Return how many jobs of each lane of a kind a worker has in hand."""
     return {
         Lane.INTERACTIVE: settings.worker_interactive_prefetch,
         Lane.BULK: settings.worker_bulk_prefetch,

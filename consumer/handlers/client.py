@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from consumer.handlers.failures import Failure, secret_missing
+from consumer.handlers.robots import RobotsFiles
+from consumer.politeness.gates import Gates
 from consumer.secrets import Secrets
-from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Secret
+from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
 from shared.kinds.urls import url_host
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The one session of a worker, and the secrets of targets."""
+    """The one session of a worker, the secrets of targets, and what keeps it polite to hosts."""
 
     session: aiohttp.ClientSession
     secrets: Secrets = field(default_factory=Secrets)
+    gates: Gates = field(default_factory=Gates)
+    robots: RobotsFiles = field(default_factory=RobotsFiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Question:
     body: bytes | None = field(default=None, repr=False)
     redirects: Redirects = Redirects.FOLLOW
     max_redirects: int = 10
+    robots: Robots = Robots.IGNORE
 
 
 def question_of(
@@ -48,7 +53,7 @@ def question_of(
         if isinstance(credentials, Failure):
             return credentials
         headers["Authorization"] = credentials
-    return Question(method, args.url, headers, body, args.redirects, args.max_redirects)
+    return Question(method, args.url, headers, body, args.redirects, args.max_redirects, args.robots)
 
 
 def basic_authorization(username: str, password: str) -> str:

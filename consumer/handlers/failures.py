@@ -25,6 +25,7 @@ class Failure:
         is_ours: Whether it says something of this worker and nothing of the target.
         before_sending: Whether it came before any request reached the target, so that another method
             would meet the same.
+        retry_after_seconds: How long to stay away, when we know it and not the target.
     """
 
     reason: str
@@ -32,6 +33,7 @@ class Failure:
     explanation: str
     is_ours: bool = False
     before_sending: bool = False
+    retry_after_seconds: float | None = None
 
     def as_outcome(
         self, *, retry_after_seconds: float | None = None, result: dict[str, Any] | None = None
@@ -41,7 +43,7 @@ class Failure:
             reason=self.reason,
             explanation=self.explanation,
             transient=self.transient,
-            retry_after_seconds=retry_after_seconds if self.transient else None,
+            retry_after_seconds=(retry_after_seconds or self.retry_after_seconds) if self.transient else None,
             result=result,
         )
 
@@ -120,6 +122,31 @@ REDIRECT_REFUSED = _permanent("redirect_refused", "The host redirects, and the j
 REDIRECT_WITH_BODY = _permanent(
     "redirect_with_body", "The redirect would take the body to another origin, where it was not meant to go."
 )
+
+
+ROBOTS_DENIED = _unreached(
+    "robots_denied",
+    "The robots.txt of the host denies this URL to us, and the job respects it.",
+    transient=False,
+)
+ROBOTS_UNREACHABLE = _unreached(
+    "robots_unreachable",
+    "The robots.txt of the host could not be read, so nothing may be asked.",
+    transient=True,
+)
+
+
+def host_without_turn(reason: str, host: str, seconds: float) -> Failure:
+    """Return the failure of a request in the middle of an attempt whose host has no turn for it soon."""
+    said = f"A further request of this attempt had to go to {host}, which this worker may not ask just now."
+    return Failure(
+        reason,
+        transient=True,
+        explanation=said,
+        is_ours=True,
+        before_sending=True,
+        retry_after_seconds=seconds,
+    )
 
 
 def secret_missing(name: str, host: str) -> Failure:

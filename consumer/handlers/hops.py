@@ -3,8 +3,9 @@
 import string
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import quote_from_bytes, urljoin
 
 import aiohttp
@@ -22,9 +23,10 @@ from consumer.handlers.failures import (
     too_many_redirects,
 )
 from consumer.handlers.retry_after import honours_retry_after, retry_after_seconds
+from consumer.handlers.visits import Visit
 from shared.clock import utc_now
 from shared.kinds.check import Hop
-from shared.kinds.requests import Redirects
+from shared.kinds.requests import Redirects, Robots
 from shared.kinds.urls import normalize_url
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -68,15 +70,18 @@ async def final_answer(
         trail: Is added to as answers come, so that a time limit loses none.
         question: With `max_redirects` 0 any redirect that is to be followed is a failure.
     """
-    answer = await _follow(client, trail, question)
-    if isinstance(answer, Failure):
-        yield answer
-        return
-    async with answer:
-        yield answer
+    with Visit(client.gates) as visit:
+        answer = await _follow(client, visit, trail, question)
+        if isinstance(answer, Failure):
+            yield answer
+            return
+        async with answer:
+            yield answer
 
 
-async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.ClientResponse | Failure:
+async def _follow(
+    client: Client, visit: Visit, trail: Trail, question: Question
+) -> aiohttp.ClientResponse | Failure:
     try:
         target, credentials = _without_credentials(URL(question.url, encoded=True))
     except ValueError:
@@ -91,7 +96,9 @@ async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.C
         if (request.method, target.with_fragment(None)) in asked:
             return REDIRECT_LOOP
         asked.add((request.method, target.with_fragment(None)))
-        answer = await _ask(client.session, trail, target, request)
+        trail.url = str(target)
+        refused = await _may_ask(client, visit, target, question.robots)
+        answer = refused or await _ask(client.session, visit, trail, target, request)
         if isinstance(answer, Failure) or not _leads_on(answer) or question.redirects is Redirects.REPORT:
             return answer
         # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
@@ -117,22 +124,39 @@ class _Request:
     headers: Mapping[str, str] = field(repr=False)
 
 
+async def _may_ask(client: Client, visit: Visit, target: URL, robots: Robots) -> Failure | None:
+    if robots is Robots.RESPECT:
+        visit.release()  # The turn before is over, and reading the file takes one of its own.
+        ask = partial(_ask_once, client)
+        if denied := await client.robots.denial(target, ask=ask, gates=client.gates):
+            return denied
+    return await visit.turn(str(target))
+
+
+def _ask_once(
+    client: Client, url: str, max_redirects: int
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Failure]:
+    question = Question("GET", url, {"Accept-Encoding": "identity"}, max_redirects=max_redirects)
+    return final_answer(client, Trail(url), question)
+
+
 async def _ask(
-    session: aiohttp.ClientSession, trail: Trail, target: URL, request: _Request
+    session: aiohttp.ClientSession, visit: Visit, trail: Trail, target: URL, request: _Request
 ) -> aiohttp.ClientResponse | Failure:
-    trail.url = str(target)
     asked = time.monotonic()
     try:
         answer = await session.request(
             request.method, target, headers=request.headers, data=request.body, allow_redirects=False
         )
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
-        return failure_of_error(error)
+        failure = failure_of_error(error)
+        visit.failed(failure)
+        return failure
     seconds = round(time.monotonic() - asked, 6)
     trail.hops.append(Hop(method=request.method, url=trail.url, status=answer.status, seconds=seconds))
-    if honours_retry_after(answer.status):
-        wait = retry_after_seconds(answer.headers, now=utc_now())
-        trail.retry_after_seconds = trail.retry_after_seconds if wait is None else wait
+    wait = retry_after_seconds(answer.headers, now=utc_now()) if honours_retry_after(answer.status) else None
+    trail.retry_after_seconds = trail.retry_after_seconds if wait is None else wait
+    visit.answered(answer.status, retry_after_seconds=wait)
     return answer
 
 

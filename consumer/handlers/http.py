@@ -43,7 +43,7 @@ async def open_session(
     and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
 
     Args:
-        settings: Read for `egress_allow` and `user_agent`.
+        settings: Read for `egress_allow` and the `User-Agent`.
         resolver: Looks names up; None is aiohttp's own choice.
     """
     connector = aiohttp.TCPConnector(
@@ -63,7 +63,7 @@ async def open_session(
         trust_env=False,
         auto_decompress=False,
         requote_redirect_url=False,
-        headers={"User-Agent": settings.user_agent, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING},
+        headers={"User-Agent": settings.full_user_agent, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         max_line_size=HEADER_BYTES,
         max_field_size=HEADER_BYTES,

@@ -7,6 +7,7 @@ from producer.api.schedule_models import LastRun, Schedule
 from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob, ScheduleRecord
 from producer.timetable import Cron, Every, next_times
 from shared.clock import utc_now
+from shared.outcomes import DeferralReason
 from shared.states import JobState
 
 NEXT_RUNS = 5
@@ -152,11 +153,16 @@ def _explain_schedule(due_at: datetime) -> str:
 
 def _explain_delay(record: JobRecord, due_at: datetime) -> str:
     due = due_at.isoformat(timespec="seconds")
+    if record.reason in _DEFERRALS:
+        # No attempt was made, and its own words name the host.
+        return f"{record.explanation or record.reason} Back in its queue from {due} on."
     attempt, reason = record.attempt + 1, record.reason or "a failure"
     if due_at <= utc_now():
         return f"Attempt {attempt} after {reason} has been due since {due}; waiting for a worker."
     return f"Waiting until {due} for attempt {attempt} after {reason}."
 
+
+_DEFERRALS = frozenset(DeferralReason)
 
 _WAITING = {
     JobState.SCHEDULED: "Waiting for its time.",
