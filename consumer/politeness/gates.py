@@ -94,7 +94,7 @@ class Gates:
         try:
             return await answer
         except asyncio.CancelledError:
-            self._take_back(entry, ticket, answer)
+            self._take_back(host, entry, ticket, answer)
             raise
 
     def learn(self, host: str, tell: Callable[[HostGate, float], None]) -> None:
@@ -146,8 +146,11 @@ class Gates:
             # Its job was cancelled in this very moment.
             asyncio.get_running_loop().call_soon(answer.release)
 
-    def _take_back(self, entry: _Entry, ticket: Ticket, answer: asyncio.Future[Turn | Refusal]) -> None:
+    def _take_back(
+        self, host: str, entry: _Entry, ticket: Ticket, answer: asyncio.Future[Turn | Refusal]
+    ) -> None:
         if self._answers.pop(ticket, None) is not None:
             entry.gate.leave(ticket)
+            self._give_out(host, entry)
         elif answer.done() and not answer.cancelled() and isinstance(turn := answer.result(), Turn):
             turn.release()

@@ -55,6 +55,17 @@ RECORD = JobRecord(
             replace(RECORD, state=JobState.DELAYED, attempt=1, due_at=NOW, reason="http_503"),
             "Attempt 2 after http_503 has been due since 2025-01-01T00:00:00+00:00; waiting for a worker.",
         ),
+        (
+            replace(
+                RECORD,
+                state=JobState.DELAYED,
+                due_at=FAR_OFF,
+                reason="host_busy",
+                explanation="Deferred, because example.com is at its limit for this worker.",
+            ),
+            "Deferred, because example.com is at its limit for this worker. "
+            "Back in its queue from 2999-01-01T00:00:00+00:00 on.",
+        ),
         (replace(RECORD, state=JobState.PARKED, reason="http_404", explanation="Gone."), "Gone."),
         (replace(RECORD, state=JobState.PARKED, reason="http_404"), "http_404"),
         (replace(RECORD, state=JobState.SUCCEEDED), None),
