@@ -45,7 +45,7 @@ class Admission:
             yield None
             return
         room = self._room(job)
-        with room.seat(host) as has_seat:
+        with room.seat(host, deferrals=job.deferrals) as has_seat:
             turn = await self._gates.turn(host, self._ticket(job, room), has_seat=has_seat)
         if isinstance(turn, Refusal):
             yield Deferred(

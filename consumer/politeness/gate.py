@@ -24,6 +24,9 @@ DEFERRALS_BEFORE_ASKING_ANYWAY = 5
 up the end of a batch for ever."""
 
 _GUESSED_VISIT_SECONDS = 0.25
+# Timers are late and hosts slow down. A plan without slack is overbooked then, and who finds no seat is sent
+# away again; a turn that is left over goes to whoever is back too early.
+_PLANNED_SLACK = 1.1
 _WEIGHT_OF_LATEST = 0.2
 
 
@@ -167,7 +170,7 @@ class HostGate:
             # Back too early, for steps are rounded down: it keeps its turn.
             return Refusal(promised - now, reason)
         turn_at = max(self._soonest(ticket, now), self._planned_until[ticket.priority], soonest)
-        spacing_seconds = max(self._interval_seconds(now), ticket.spacing_seconds)
+        spacing_seconds = max(self._interval_seconds(now) * _PLANNED_SLACK, ticket.spacing_seconds)
         self._planned_until[ticket.priority] = turn_at + spacing_seconds
         return Refusal(turn_at - now, reason)
 

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_DEFERRALS_FOR_ANY_SEAT = 2
+
 
 class WaitingRoom:
     """Half of a queue's prefetch: the other half is always there for hosts that are free.
@@ -23,9 +25,13 @@ class WaitingRoom:
         return max(self._seats // 2, 1)
 
     @contextmanager
-    def seat(self, host: str) -> Iterator[bool]:
-        """Take a seat while inside, if there is one for this host; yield whether there is."""
-        has_seat = self._taken[host] < self._seats - self._taken.total()
+    def seat(self, host: str, *, deferrals: int = 0) -> Iterator[bool]:
+        """Take a seat while inside, if there is one for this host; yield whether there is.
+
+        Who was sent away twice may take any that is free.
+        """
+        free = self._seats - self._taken.total()
+        has_seat = self._taken[host] < free or (free > 0 and deferrals >= _DEFERRALS_FOR_ANY_SEAT)
         self._taken[host] += has_seat
         try:
             yield has_seat

@@ -64,7 +64,8 @@ class Life(RuleBasedStateMachine):
         self.store.record([deferral], now=LATER)
         after = self.store.get_job(deferral.job_id)
         assert after.attempts == before.attempts
-        if after.state is JobState.DELAYED and (before.state, before.attempt) == (after.state, after.attempt):
+        here = before.run, before.attempt, before.state
+        if after.state is JobState.DELAYED and here == (after.run, after.attempt, after.state):
             assert before.due_at is None or (after.due_at is not None and after.due_at >= before.due_at)
 
     @rule(index=indexes, run=runs)

@@ -63,8 +63,10 @@ RECORD = JobRecord(
                 reason="host_busy",
                 explanation="Deferred, because example.com is at its limit for this worker.",
             ),
-            "Deferred, because example.com is at its limit for this worker. "
-            "Back in its queue from 2999-01-01T00:00:00+00:00 on.",
+            (
+                "Deferred, because example.com is at its limit for this worker. "
+                "Back in its queue from 2999-01-01T00:00:00+00:00 on."
+            ),
         ),
         (replace(RECORD, state=JobState.PARKED, reason="http_404", explanation="Gone."), "Gone."),
         (replace(RECORD, state=JobState.PARKED, reason="http_404"), "http_404"),
