@@ -16,14 +16,18 @@ from consumer.executor import BoundHandler, Executor
 from consumer.handlers.client import Client
 from consumer.handlers.http import open_session
 from consumer.handlers.registry import HANDLERS, Handler
+from consumer.handlers.robots import RobotsFiles
 from consumer.handlers.signing import Signer
 from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
+from consumer.politeness.admission import Admission
+from consumer.politeness.gates import Gates
 from consumer.secrets import Secrets
-from consumer.worker import Worker
+from consumer.worker import Worker, prefetch_by_lane
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
 from shared.health import serve_health
+from shared.hosts import HostLimit
 from shared.messages import JobMessage
 from shared.outcomes import Outcome
 from shared.settings import Settings
@@ -44,9 +48,12 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
+        gates = _open_gates(settings)
         client = Client(
             session,
             secrets=Secrets(settings.secrets_dir),
+            gates=gates,
+            robots=RobotsFiles(settings.user_agent),
             signer=Signer(settings.webhook_secrets),
             inline_body_bytes=settings.inline_body_bytes,
         )
@@ -56,6 +63,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             kinds=kinds,
             handler=DeliveryHandler(
                 executor=executor,
+                admission=Admission(gates, prefetch_by_lane=prefetch_by_lane(settings)),
                 publisher=publisher,
                 cancellations=cancellations,
                 metrics=metrics,
@@ -76,6 +84,16 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             logger.info("worker_started", extra={"worker": name, "kinds": list(kinds)})
             await worker.run(stop)
     logger.info("worker_stopped", extra={"worker": name})
+
+
+def _open_gates(settings: Settings) -> Gates:
+    if not settings.contact_url:
+        logger.warning("contact_url_missing", extra={"setting": "RETRIEVER_CONTACT_URL"})
+    return Gates(
+        HostLimit(settings.host_concurrency, settings.host_rate_per_second),
+        settings.host_limits,
+        failures_to_open=settings.host_failures,
+    )
 
 
 def _raise_file_limit() -> None:

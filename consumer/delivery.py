@@ -10,6 +10,7 @@ from consumer.cancellations import Cancellations
 from consumer.executor import Attempt, Executor
 from consumer.in_hand import AttemptsInHand
 from consumer.metrics import WorkerMetrics
+from consumer.politeness.admission import Admission
 from consumer.settlement import decide, publish_until_confirmed, settlement_message
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing, Publisher
@@ -17,7 +18,7 @@ from shared.broker.topology import DEAD, RESULTS, work_key
 from shared.clock import utc_now
 from shared.errors import BrokerError, DeliveryLost, MessageUndecodable
 from shared.messages import RAW_TYPE, REASON_HEADER, REPORT_TYPE, JobMessage, Report
-from shared.outcomes import Cancelled, outcome_name
+from shared.outcomes import Cancelled, Deferred, outcome_name
 from shared.states import JobState
 
 # Attempts that end sooner are reported once, at their end: announcing each would double the traffic.
@@ -35,6 +36,7 @@ class DeliveryHandler:
         self,
         *,
         executor: Executor,
+        admission: Admission,
         publisher: Publisher,
         cancellations: Cancellations,
         metrics: WorkerMetrics,
@@ -42,6 +44,7 @@ class DeliveryHandler:
     ) -> None:
         """Make a handler; `worker` is the name that reports carry."""
         self._executor = executor
+        self._admission = admission
         self._publisher = publisher
         self._cancellations = cancellations
         self._metrics = metrics
@@ -77,8 +80,11 @@ class DeliveryHandler:
         started_at = utc_now()
         try:
             with self._cancellations.watching(job):
-                async with self._announced(job):
-                    return await self._executor.execute(job)
+                async with self._admission.admitted(job) as deferred:
+                    if deferred is not None:
+                        return Attempt(None, utc_now(), deferred)
+                    async with self._announced(job):
+                        return await self._executor.execute(job)
         except asyncio.CancelledError:
             if self._cancellations.was_cancelled():
                 return Attempt(started_at, utc_now(), Cancelled())
@@ -141,6 +147,9 @@ class DeliveryHandler:
 
     def _note(self, job: JobMessage, attempt: Attempt, *, settled_as: str) -> None:
         outcome = outcome_name(attempt.outcome)
+        if outcome is None:
+            self._note_deferral(job, attempt)
+            return
         seconds = (attempt.ended_at - (attempt.started_at or attempt.ended_at)).total_seconds()
         self._metrics.attempts.labels(job.kind, outcome).inc()
         self._metrics.attempt_seconds.labels(job.kind).observe(max(seconds, 0.0))
@@ -148,6 +157,13 @@ class DeliveryHandler:
         logger.info(
             "attempt_settled", extra={**facts, "settled_as": settled_as, "seconds": round(seconds, 3)}
         )
+
+    def _note_deferral(self, job: JobMessage, attempt: Attempt) -> None:
+        if isinstance(attempt.outcome, Deferred):
+            facts = {"job_id": str(job.id), "attempt": job.attempt, "deferrals": job.deferrals + 1}
+            reason, seconds = attempt.outcome.reason, attempt.outcome.seconds
+            self._metrics.deferrals.labels(job.kind, reason).inc()
+            logger.info("job_deferred", extra={**facts, "reason": reason, "seconds": round(seconds, 3)})
 
 
 async def _ack(delivery: Delivery, *, job_id: str) -> None:

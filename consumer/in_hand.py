@@ -11,7 +11,7 @@ from shared.messages import JobMessage
 # About as many as one connection can have unacked, several times over; 100 bytes each.
 _SETTLED_KEPT = 10_000
 
-_AttemptKey = tuple[UUID, int, int]
+_AttemptKey = tuple[UUID, int, int, int]
 
 
 class AttemptsInHand:
@@ -53,4 +53,5 @@ class AttemptsInHand:
 
 
 def _key(job: JobMessage) -> _AttemptKey:
-    return job.id, job.run, job.attempt
+    # A job that was deferred comes back for the same attempt, and that is no redelivery.
+    return job.id, job.run, job.attempt, job.deferrals

@@ -15,6 +15,12 @@ class WorkerMetrics:
         self.attempt_seconds = Histogram(
             "retriever_attempt_seconds", "How long attempts took.", ["kind"], registry=self.registry
         )
+        self.deferrals = Counter(
+            "retriever_deferrals",
+            "Jobs sent back unattempted, because their host had no turn.",
+            ["kind", "reason"],
+            registry=self.registry,
+        )
         self.in_hand = Gauge(
             "retriever_deliveries_in_hand", "Deliveries being handled.", registry=self.registry
         )

@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from consumer.executor import Attempt
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, delay_key, work_key
 from shared.errors import BrokerError
 from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report
-from shared.outcomes import Cancelled, Failed, Succeeded, outcome_name
-from shared.retry import can_retry, delay_step_seconds, wait_seconds
+from shared.outcomes import Cancelled, Deferred, Failed, Succeeded, outcome_name
+from shared.retry import can_retry, deferral_step_seconds, delay_step_seconds, wait_seconds
 from shared.states import JobState
 
 LARGE_REPORT_BYTES = 262_144
@@ -37,6 +38,13 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True)
+class Defer:
+    """The same attempt comes after a step of the delay ladder."""
+
+    step_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Park:
     """No attempt follows; a person decides."""
 
@@ -46,11 +54,11 @@ class End:
     """The job was cancelled."""
 
 
-Decision = Finish | Delay | Park | End
+Decision = Finish | Delay | Defer | Park | End
 
 
 def decide(job: JobMessage, attempt: Attempt, *, random: Callable[[], float]) -> Decision:
-    """Return what follows an attempt: the end, another attempt, or the parking queue.
+    """Return what follows an attempt: the end, another attempt, the same one later, or the parking queue.
 
     Args:
         random: Gives a float in [0, 1), for the jitter.
@@ -65,6 +73,8 @@ def decide(job: JobMessage, attempt: Attempt, *, random: Callable[[], float]) ->
             return Park()
         case Cancelled():
             return End()
+        case Deferred(seconds):
+            return Defer(deferral_step_seconds(seconds))
 
 
 def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *, worker: str) -> Outgoing:
@@ -76,9 +86,13 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
             exchange = RESULTS if len(body) <= LARGE_REPORT_BYTES else LARGE_RESULTS
             return Outgoing(exchange, key, body, REPORT_TYPE, str(job.id))
         case Delay(step_seconds):
-            copy = job.model_copy(update={"attempt": job.attempt + 1, "report": report})
-            key = delay_key(job.kind, job.lane, step_seconds)
-            return Outgoing(DELAY, key, copy.encode(), JOB_TYPE, str(job.id))
+            return _delayed_copy(
+                job, report, step_seconds, {"attempt": job.attempt + 1, "deferrals": 0, "turn_at": None}
+            )
+        case Defer(step_seconds):
+            return _delayed_copy(
+                job, report, step_seconds, {"deferrals": job.deferrals + 1, "turn_at": _turn_at(attempt)}
+            )
         case Park():
             copy = job.model_copy(update={"report": report})
             return Outgoing(DEAD, work_key(job.kind, job.lane), copy.encode(), JOB_TYPE, str(job.id))
@@ -100,12 +114,26 @@ async def publish_until_confirmed(message: Outgoing, publisher: Publisher) -> No
             return
 
 
+def _delayed_copy(
+    job: JobMessage, report: Report, step_seconds: int, following: Mapping[str, Any]
+) -> Outgoing:
+    copy = job.model_copy(update={**following, "report": report})
+    return Outgoing(DELAY, delay_key(job.kind, job.lane, step_seconds), copy.encode(), JOB_TYPE, str(job.id))
+
+
+def _turn_at(attempt: Attempt) -> datetime | None:
+    if not isinstance(attempt.outcome, Deferred):
+        return None
+    return attempt.ended_at + timedelta(seconds=attempt.outcome.seconds)
+
+
 def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) -> Report:
     common = Report(
         job_id=job.id,
         kind=job.kind,
         run=job.run,
-        attempt=job.attempt,
+        # A deferral is no attempt, so the last that was made is the one before.
+        attempt=job.attempt - 1 if isinstance(decision, Defer) else job.attempt,
         state=_state(decision),
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
@@ -117,9 +145,9 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
     )
     if isinstance(attempt.outcome, Cancelled):
         return common.model_copy(update={"reason": "cancelled", "explanation": _CANCELLED})
-    if not isinstance(attempt.outcome, Failed):
+    if not isinstance(attempt.outcome, Failed | Deferred):
         return common
-    wait = decision.step_seconds if isinstance(decision, Delay) else None
+    wait = decision.step_seconds if isinstance(decision, Delay | Defer) else None
     return common.model_copy(
         update={
             "reason": attempt.outcome.reason,
@@ -134,7 +162,7 @@ def _state(decision: Decision) -> JobState:
     match decision:
         case Finish():
             return JobState.SUCCEEDED
-        case Delay():
+        case Delay() | Defer():
             return JobState.DELAYED
         case Park():
             return JobState.PARKED

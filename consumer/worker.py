@@ -52,7 +52,7 @@ class Worker:
             subscriptions=[
                 Subscription(work_queue(kind, lane), prefetch, self._take)
                 for kind in kinds
-                for lane, prefetch in _prefetch_by_lane(settings).items()
+                for lane, prefetch in prefetch_by_lane(settings).items()
             ],
         )
         pauses.on_change(self._hold_paused)
@@ -111,7 +111,8 @@ class Worker:
         logger.info("worker_drained", extra={"given_back": len(unfinished)})
 
 
-def _prefetch_by_lane(settings: Settings) -> dict[Lane, int]:
+def prefetch_by_lane(settings: Settings) -> dict[Lane, int]:
+    """Return how many jobs of each lane of a kind a worker has in hand."""
     return {
         Lane.INTERACTIVE: settings.worker_interactive_prefetch,
         Lane.BULK: settings.worker_bulk_prefetch,

@@ -22,6 +22,8 @@ REASON_HEADER = "x-retriever-reason"
 # Bounded well inside the store's integers: nobody redrives a job a million times.
 Run = Annotated[int, Field(ge=1, le=1_000_000)]
 AttemptNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+# Of one attempt. A host that is busy for a month defers a job some thirty times.
+Deferrals = Annotated[int, Field(ge=0, le=1_000_000)]
 # A part of routing keys, which may have 255 bytes, and of metric labels.
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
 # A value that can be sent as a header again.
@@ -59,12 +61,14 @@ class Report(WireMessage):
 
     `state` is the job's new state; `attempt` the attempt it belongs to. A report of state
     `running` has no end and no outcome yet; an attempt that was cancelled before it started has no start.
+    A deferral, of state `delayed`, is no attempt: it has no start and no outcome, and `attempt` is the last
+    that was made, 0 before the first.
     """
 
     job_id: UUID
     kind: KindName
     run: Run
-    attempt: AttemptNumber
+    attempt: Annotated[int, Field(ge=0, le=1_000_000)]
     state: JobState
     started_at: AwareDatetime | None = None
     ended_at: AwareDatetime | None = None
@@ -83,6 +87,11 @@ class Report(WireMessage):
         """Whether no attempt was made, because the job's deadline had passed when it was delivered."""
         return self.state is JobState.PARKED and self.reason == EXPIRED
 
+    @property
+    def is_deferral(self) -> bool:
+        """Whether no attempt was made, because the host had no turn for the job."""
+        return self.state is JobState.DELAYED and self.outcome is None and self.started_at is None
+
 
 class KnownCopy(BaseModel):
     """A copy of a URL from before: the job that has it, and what the target called this version of it."""
@@ -100,6 +109,8 @@ class JobMessage(WireMessage):
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
     publish reaches both the delay or parking queue and the recorder. No attempt starts from `expires_at` on.
     `known` is the last copy of what the job fetches, when the job asks for changes alone.
+    A copy that was deferred asks for the same attempt again: `deferrals` says how often it was, `turn_at`
+    when its host's turn was promised.
     """
 
     id: UUID
@@ -109,6 +120,8 @@ class JobMessage(WireMessage):
     retry: RetryPolicy = RetryPolicy()
     run: Run = 1
     attempt: AttemptNumber = 1
+    deferrals: Deferrals = 0
+    turn_at: AwareDatetime | None = None
     batch_id: UUID | None = None
     expires_at: AwareDatetime | None = None
     known: KnownCopy | None = None

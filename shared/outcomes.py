@@ -52,7 +52,31 @@ class Cancelled:
     result: None = None
 
 
-Outcome = Succeeded | Failed | Cancelled
+class DeferralReason(StrEnum):
+    """Why a job came back without an attempt: wire names."""
+
+    BUSY = "host_busy"
+    PAUSED = "host_paused"
+    OPEN = "host_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Nothing was tried, because the host had no turn for the job: it comes back, and no attempt is counted.
+
+    Attributes:
+        seconds: When its turn is foreseen, from now.
+        reason: Why there was none.
+        explanation: One sentence for a person.
+    """
+
+    seconds: float
+    reason: DeferralReason
+    explanation: str
+    result: None = None
+
+
+Outcome = Succeeded | Failed | Cancelled | Deferred
 
 
 class OutcomeName(StrEnum):
@@ -64,8 +88,8 @@ class OutcomeName(StrEnum):
     CANCELLED = "cancelled"
 
 
-def outcome_name(outcome: Outcome) -> OutcomeName:
-    """Return the recorded name of an outcome."""
+def outcome_name(outcome: Outcome) -> OutcomeName | None:
+    """Return the recorded name of an outcome; None of a deferral, which is no attempt."""
     match outcome:
         case Succeeded():
             return OutcomeName.SUCCEEDED
@@ -75,3 +99,5 @@ def outcome_name(outcome: Outcome) -> OutcomeName:
             return OutcomeName.FAILED_PERMANENT
         case Cancelled():
             return OutcomeName.CANCELLED
+        case Deferred():
+            return None

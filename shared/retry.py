@@ -67,6 +67,16 @@ def wait_seconds(
     return min(max(backoff, retry_after_seconds or 0.0), policy.max_delay_seconds)
 
 
+def deferral_step_seconds(wait: float) -> int:
+    """Return the last step of the ladder that is not longer than `wait`: never late, at least a second.
+
+    A job that was deferred and comes back too early keeps its turn, and what is left is a third of
+    its wait at most. One that came too late would leave its turn unused.
+    """
+    at = bisect.bisect_right(DELAY_STEPS_SECONDS, wait)
+    return DELAY_STEPS_SECONDS[max(at - 1, 0)]
+
+
 def delay_step_seconds(wait: float) -> int:
     """Return the first step of the ladder that is not shorter than `wait`: never early.
 

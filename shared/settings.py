@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import SettingsInvalid
+from shared.hosts import MAX_CONCURRENCY, MAX_RATE_PER_SECOND, MIN_RATE_PER_SECOND, NamedLimit
 
 PREFIX = "RETRIEVER_"
 
@@ -34,6 +35,12 @@ def _check_name_server(value: str) -> str:
 
 
 NameServer = Annotated[str, AfterValidator(_check_name_server)]
+
+
+# What may stand in a header field: no line feeds, and nothing that servers read differently.
+UserAgent = Annotated[str, Field(pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$")]
+# In a comment (RFC 9110 section 5.6.5), so without blanks and parentheses.
+ContactUrl = Annotated[str, Field(pattern=r"^(?:(?:https?://|mailto:)[\x21-\x27\x2a-\x7e]+)?$")]
 
 
 class LogFormat(StrEnum):
@@ -74,7 +81,12 @@ class Settings(BaseSettings):
     worker_bulk_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 100
     worker_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     inline_body_bytes: Annotated[int, Field(ge=0, le=1_048_576)] = 65_536
-    user_agent: str = "Retriever/0.1"
+    user_agent: UserAgent = "Retriever/0.1"
+    contact_url: ContactUrl = ""
+    host_concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 8
+    host_rate_per_second: Annotated[float, Field(ge=0, le=MAX_RATE_PER_SECOND)] = 20.0
+    host_limits: Annotated[tuple[NamedLimit, ...], NoDecode] = ()
+    host_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     secrets_dir: Path | None = None
 
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
@@ -85,6 +97,11 @@ class Settings(BaseSettings):
 
     log_format: LogFormat = LogFormat.JSON
     log_level: str = "INFO"
+
+    @property
+    def full_user_agent(self) -> str:
+        """What a worker calls itself: its name, and where to complain of it."""
+        return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
 
     @field_validator("egress_allow", "dns_servers", "webhook_secrets", mode="before")
     @classmethod
@@ -102,6 +119,20 @@ class Settings(BaseSettings):
                     f"{_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} bytes"
                 )
         return secrets
+
+    @field_validator("host_limits", mode="before")
+    @classmethod
+    def _parse_limits(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(NamedLimit.parse(entry) for entry in value.split(",") if entry.strip())
+
+    @field_validator("host_rate_per_second")
+    @classmethod
+    def _not_too_slow(cls, value: float) -> float:
+        if 0 < value < MIN_RATE_PER_SECOND:
+            raise ValueError(f"must be 0 or at least {MIN_RATE_PER_SECOND:g}")
+        return value
 
     @field_validator("secrets_dir", mode="before")
     @classmethod

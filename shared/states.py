@@ -3,6 +3,8 @@
 scheduled → accepted → queued → running → succeeded | parked | cancelled
                                ↘ delayed → running (a retry)
 parked → accepted (a redrive: the next run)
+
+A job whose host has no turn for it is `delayed` at the attempt before, 0 before the first.
 """
 
 from enum import StrEnum

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from consumer.handlers.failures import Failure, secret_missing
+from consumer.handlers.robots import RobotsFiles
 from consumer.handlers.signing import Signer
+from consumer.politeness.gates import Gates
 from consumer.secrets import Secrets
-from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Secret
+from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
 from shared.kinds.urls import url_host
 from shared.messages import JobMessage
 
@@ -21,15 +23,19 @@ class Client:
     Attributes:
         session: The one of this worker.
         secrets: Those of targets.
-        inline_body_bytes: Up to this size a body is part of the result.
+        gates: Keep the worker polite to hosts.
+        robots: What the hosts' robots.txt say.
         signer: Signs webhooks.
+        inline_body_bytes: Up to this size a body is part of the result.
         job: Whose attempt it is; None in tests alone.
     """
 
     session: aiohttp.ClientSession
     secrets: Secrets = field(default_factory=Secrets)
-    inline_body_bytes: int = 65_536
+    gates: Gates = field(default_factory=Gates)
+    robots: RobotsFiles = field(default_factory=RobotsFiles)
     signer: Signer = field(default_factory=Signer)
+    inline_body_bytes: int = 65_536
     job: JobMessage | None = None
 
 
@@ -52,6 +58,7 @@ class Question:
     allow_downgrade: bool = True
     connect_timeout_seconds: float | None = None
     first_byte_timeout_seconds: float | None = None
+    robots: Robots = Robots.IGNORE
 
 
 def question_of(
@@ -79,6 +86,7 @@ def question_of(
         args.max_redirects,
         connect_timeout_seconds=args.connect_timeout_seconds,
         first_byte_timeout_seconds=args.first_byte_timeout_seconds,
+        robots=args.robots,
     )
 
 

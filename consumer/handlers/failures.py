@@ -28,6 +28,7 @@ class Failure:
         before_sending: Whether it came before any request reached the target, so that another method
             would meet the same.
         is_blocking: Whether somebody is there, but will not let us in; asking again changes nothing.
+        retry_after_seconds: How long to stay away, when we know it and not the target.
     """
 
     reason: str
@@ -36,6 +37,7 @@ class Failure:
     is_ours: bool = False
     before_sending: bool = False
     is_blocking: bool = False
+    retry_after_seconds: float | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -54,7 +56,7 @@ class Failure:
             reason=self.reason,
             explanation=self.explanation,
             transient=self.transient,
-            retry_after_seconds=retry_after_seconds if self.transient else None,
+            retry_after_seconds=(retry_after_seconds or self.retry_after_seconds) if self.transient else None,
             result=result,
         )
 
@@ -173,6 +175,33 @@ REDIRECT_DOWNGRADE = _permanent(
 REDIRECT_WITH_BODY = _permanent(
     "redirect_with_body", "The redirect would take the body to another origin, where it was not meant to go."
 )
+
+
+ROBOTS_DENIED = Failure(
+    "robots_denied",
+    transient=False,
+    explanation="The robots.txt of the host denies this URL to us, and the job respects it.",
+    before_sending=True,
+    is_blocking=True,
+)
+ROBOTS_UNREACHABLE = _unreached(
+    "robots_unreachable",
+    "The robots.txt of the host could not be read, so nothing may be asked.",
+    transient=True,
+)
+
+
+def host_without_turn(reason: str, host: str, seconds: float) -> Failure:
+    """Return the failure of a request in the middle of an attempt whose host has no turn for it soon."""
+    said = f"A further request of this attempt had to go to {host}, which this worker may not ask just now."
+    return Failure(
+        reason,
+        transient=True,
+        explanation=said,
+        is_ours=True,
+        before_sending=True,
+        retry_after_seconds=seconds,
+    )
 
 
 def secret_missing(name: str, host: str) -> Failure:

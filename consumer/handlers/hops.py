@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 import aiohttp
@@ -29,9 +30,10 @@ from consumer.handlers.failures import (
 from consumer.handlers.recording import Phase, Recording, record
 from consumer.handlers.redirects import leads_on, next_target, without_credentials
 from consumer.handlers.retry_after import honours_retry_after, retry_after_seconds
+from consumer.handlers.visits import Visit
 from shared.clock import utc_now
 from shared.kinds.check import Hop
-from shared.kinds.requests import Redirects
+from shared.kinds.requests import Redirects, Robots
 
 
 @dataclass(slots=True)
@@ -95,15 +97,18 @@ async def final_answer(
         question: With `max_redirects` 0 any redirect that is to be followed is a failure.
     """
     trail.begin_chain()
-    answer = await _follow(client, trail, question)
-    if isinstance(answer, Failure):
-        yield answer
-        return
-    async with answer:
-        yield answer
+    with Visit(client.gates) as visit:
+        answer = await _follow(client, visit, trail, question)
+        if isinstance(answer, Failure):
+            yield answer
+            return
+        async with answer:
+            yield answer
 
 
-async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.ClientResponse | Failure:
+async def _follow(
+    client: Client, visit: Visit, trail: Trail, question: Question
+) -> aiohttp.ClientResponse | Failure:
     try:
         target, credentials = without_credentials(URL(question.url, encoded=True))
     except ValueError:
@@ -118,7 +123,11 @@ async def _follow(client: Client, trail: Trail, question: Question) -> aiohttp.C
         if (request.method, target.with_fragment(None)) in asked:
             return REDIRECT_LOOP
         asked.add((request.method, target.with_fragment(None)))
-        answer = await _ask(client.session, trail, target, request, question)
+        trail.url = str(target)
+        refused = await _may_ask(client, visit, target, question.robots)
+        answer = refused or await _ask(
+            client.session, visit, trail, target=target, request=request, question=question
+        )
         if (
             isinstance(answer, Failure)
             or not leads_on(answer.status, answer.headers)
@@ -156,10 +165,31 @@ class _Request:
     headers: Mapping[str, str] = field(repr=False)
 
 
+async def _may_ask(client: Client, visit: Visit, target: URL, robots: Robots) -> Failure | None:
+    if robots is Robots.RESPECT:
+        visit.release()  # The turn before is over, and reading the file takes one of its own.
+        ask = partial(_ask_once, client)
+        if denied := await client.robots.denial(target, ask=ask, gates=client.gates):
+            return denied
+    return await visit.turn(str(target))
+
+
+def _ask_once(
+    client: Client, url: str, max_redirects: int
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Failure]:
+    question = Question("GET", url, {"Accept-Encoding": "identity"}, max_redirects=max_redirects)
+    return final_answer(client, Trail(url), question)
+
+
 async def _ask(
-    session: aiohttp.ClientSession, trail: Trail, target: URL, request: _Request, question: Question
+    session: aiohttp.ClientSession,
+    visit: Visit,
+    trail: Trail,
+    *,
+    target: URL,
+    request: _Request,
+    question: Question,
 ) -> aiohttp.ClientResponse | Failure:
-    trail.url = str(target)
     # The clock has the limit for connecting; the recording sets it to the next one.
     clock = asyncio.timeout(question.connect_timeout_seconds)
     trail.recording = record(Recording(question.first_byte_timeout_seconds, clock))
@@ -173,13 +203,15 @@ async def _ask(
         failure = failure_of_error(error)
         # aiohttp has one limit, and one error, for TCP and TLS.
         is_late = clock.expired() or failure is CONNECT_TIMEOUT
-        return _TOO_LATE.get(trail.recording.phase, failure) if is_late else failure
+        failure = _TOO_LATE.get(trail.recording.phase, failure) if is_late else failure
+        visit.failed(failure)
+        return failure
     trail.recording.answer()
     trail.headers = answer.headers
     trail.hops.append(_hop(trail, target, request, answer))
-    if honours_retry_after(answer.status):
-        wait = retry_after_seconds(answer.headers, now=utc_now())
-        trail.retry_after_seconds = trail.retry_after_seconds if wait is None else wait
+    wait = retry_after_seconds(answer.headers, now=utc_now()) if honours_retry_after(answer.status) else None
+    trail.retry_after_seconds = trail.retry_after_seconds if wait is None else wait
+    visit.answered(answer.status, retry_after_seconds=wait)
     return answer
 
 

@@ -44,7 +44,7 @@ async def open_session(
     and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
 
     Args:
-        settings: Read for `egress_allow`, `user_agent` and those of the DNS.
+        settings: Read for `egress_allow`, the `User-Agent` and those of the DNS.
         resolver: Looks names up; None is a `BoundedResolver`.
     """
     names = BoundedResolver.of(settings) if resolver is None else resolver
@@ -65,7 +65,11 @@ async def open_session(
             trust_env=False,
             auto_decompress=False,
             requote_redirect_url=False,
-            headers={"User-Agent": settings.user_agent, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING},
+            headers={
+                "User-Agent": settings.full_user_agent,
+                "Accept": "*/*",
+                "Accept-Encoding": ACCEPT_ENCODING,
+            },
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             max_line_size=HEADER_BYTES,
             max_field_size=HEADER_BYTES,

@@ -7,7 +7,10 @@ from producer.pausing import Circumstances, Pause, QueueSeen
 from producer.records import JobRecord
 from shared.broker.topology import work_queue
 from shared.events import EVERY
+from shared.outcomes import DeferralReason
 from shared.states import JobState
+
+_DEFERRALS = frozenset(DeferralReason)
 
 ACCEPTED: Final = "Stored; waiting to be published to the broker."
 
@@ -35,6 +38,9 @@ def explain_schedule(due_at: datetime | None, pause: Pause | None = None) -> str
 
 def _explain_waiting(record: JobRecord, known: Circumstances) -> str:
     if record.state is JobState.DELAYED and record.due_at and record.due_at > known.now:
+        if record.reason in _DEFERRALS:
+            # No attempt was made, and its own words name the host.
+            return f"{record.explanation or record.reason} Back in its queue from {_time(record.due_at)} on."
         return f"Waiting until {_time(record.due_at)} for {_next_attempt(record)}."
     if pause := known.pause(record.kind, record.lane):
         return f"{_capital(_pause_words(pause))}."

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import Recorded, Transition
 from producer.store.bodies import write_bodies
+from producer.store.column_types import Moment
 from producer.store.counters import Move, count_moves
 from producer.store.engine import POSTGRESQL
 from producer.store.events import announce_outcomes
@@ -31,6 +32,13 @@ _ADVANCE = jobs.update().where(
     jobs.c.id == sa.bindparam("job_id"), jobs.c.position < sa.bindparam("new_position")
 )
 
+# A job that is deferred again stays where it is, and only waits for another time.
+_RENEW = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.position == sa.bindparam("same_position"))
+    .where(sa.or_(jobs.c.due_at.is_(None), jobs.c.due_at < sa.bindparam("later_due_at", type_=Moment())))
+)
+
 
 def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> Recorded:
     """Write down the reports, each as if it had come alone and in the order given.
@@ -48,6 +56,7 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     _write_jobs(connection, reached, now=now)
     write_bodies(connection, reached.values())
     remember_validators(connection, reached.values(), now=now)
+    _write_renewals(connection, [report for report in known if report.is_deferral], now=now)
     _tell(connection, reached, standing, now=now)
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],
@@ -78,7 +87,7 @@ def choose_attempts(reports: Iterable[Report]) -> list[Report]:
 
 
 def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> None:
-    # An attempt that was cancelled before it started is none.
+    # An attempt that was cancelled before it started is none, and neither is a deferral.
     started = [report for report in choose_attempts(reports) if report.started_at is not None]
     if not started:
         return
@@ -98,6 +107,12 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
 def _write_jobs(connection: sa.Connection, reached: Mapping[UUID, Report], *, now: datetime) -> None:
     if reached:
         connection.execute(_ADVANCE, [_job_row(reached[job_id], now) for job_id in sorted(reached)])
+
+
+def _write_renewals(connection: sa.Connection, deferrals: Sequence[Report], *, now: datetime) -> None:
+    renewals = [_renewal_row(report, now) for report in deferrals if report.due_at is not None]
+    if renewals:
+        connection.execute(_RENEW, sorted(renewals, key=lambda row: (row["job_id"], row["due_at"])))
 
 
 def _tell(
@@ -171,6 +186,18 @@ def _job_row(report: Report, now: datetime) -> dict[str, Any]:
     }
 
 
+def _renewal_row(report: Report, now: datetime) -> dict[str, Any]:
+    return {
+        "job_id": report.job_id,
+        "same_position": _position(report),
+        "later_due_at": report.due_at,
+        "due_at": report.due_at,
+        "reason": report.reason,
+        "explanation": report.explanation,
+        "updated_at": now,
+    }
+
+
 def _last_attempt(report: Report) -> int:
     # The attempt that an expired delivery asked for was never made.
     return report.attempt - 1 if report.is_expiry else report.attempt
@@ -190,7 +217,8 @@ def _is_possible(report: Report) -> bool:
     except ValueError:
         possible = False
     else:
-        possible = report.run <= _LAST_RUN
+        # Only a deferral may come before the first attempt.
+        possible = report.run <= _LAST_RUN and (report.attempt >= 1 or report.is_deferral)
     if not possible:
         facts = {"job_id": str(report.job_id), "run": report.run, "attempt": report.attempt}
         logger.warning("report_impossible", extra={**facts, "worker": report.worker})

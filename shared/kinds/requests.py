@@ -22,6 +22,13 @@ class Redirects(StrEnum):
     REFUSE = "refuse"
 
 
+class Robots(StrEnum):
+    """What to do with a host's robots.txt (RFC 9309): `respect` it, or `ignore` it."""
+
+    RESPECT = "respect"
+    IGNORE = "ignore"
+
+
 class Secret(BaseModel):
     """A value that only workers know: a file of this name in the folder of the URL's host."""
 
@@ -121,6 +128,9 @@ class RequestArgs(BaseModel):
     ] = None
     redirects: Redirects = Redirects.FOLLOW
     max_redirects: Annotated[int, Field(ge=0, le=20)] = 10
+    robots: Annotated[
+        Robots, Field(description="`respect` asks each host's robots.txt first, for every redirect too.")
+    ] = Robots.IGNORE
     timeout_seconds: Annotated[float, Field(ge=0.1, le=300, description="Limit of one attempt.")] = 30.0
     connect_timeout_seconds: Annotated[
         float | None,

@@ -15,7 +15,7 @@ from producer.store.store import JobStore
 from shared.errors import JobEndedAlready, JobNotParked
 from shared.events import EventType
 from shared.states import JobState, position
-from tests.support.factories import NOON, make_batch, make_job, make_report
+from tests.support.factories import NOON, make_batch, make_deferral, make_job, make_report
 
 JOBS = 3
 EXAMPLES = 40
@@ -55,6 +55,18 @@ class Life(RuleBasedStateMachine):
             [make_report(self.jobs[i].id, state, run=run, attempt=n) for i, run, n, state in reports],
             now=LATER,
         )
+
+    @rule(index=indexes, run=runs, attempt=st.integers(0, 2), seconds=st.integers(1, 9))
+    def defer(self, index: int, run: int, attempt: int, seconds: int) -> None:
+        """A worker sends a job back, because its host has no turn: on time, late or twice."""
+        deferral = make_deferral(self.jobs[index].id, run=run, attempt=attempt, seconds=seconds)
+        before = self.store.get_job(deferral.job_id)
+        self.store.record([deferral], now=LATER)
+        after = self.store.get_job(deferral.job_id)
+        assert after.attempts == before.attempts
+        here = before.run, before.attempt, before.state
+        if after.state is JobState.DELAYED and here == (after.run, after.attempt, after.state):
+            assert before.due_at is None or (after.due_at is not None and after.due_at >= before.due_at)
 
     @rule(index=indexes, run=runs)
     def queue(self, index: int, run: int) -> None:

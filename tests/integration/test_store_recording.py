@@ -13,7 +13,7 @@ from shared.identity import new_id
 from shared.messages import Report
 from shared.outcomes import OutcomeName
 from shared.states import JobState
-from tests.support.factories import NOON, make_job, make_report
+from tests.support.factories import NOON, make_deferral, make_job, make_report
 
 LATER = NOON + timedelta(minutes=1)
 
@@ -92,6 +92,57 @@ def test_a_duplicate_report_changes_nothing(store: JobStore, job: NewJob) -> Non
 
     assert recorded.transitions == []
     assert store.get_job(job.id) == before
+
+
+def test_a_deferral_is_shown_and_is_no_attempt(store: JobStore, job: NewJob) -> None:
+    recorded = store.record([make_deferral(job.id, seconds=5)], now=LATER)
+
+    stored = store.get_job(job.id)
+    assert [(t.state, t.attempt, t.reason) for t in recorded.transitions] == [
+        (JobState.DELAYED, 0, "host_busy")
+    ]
+    assert (stored.state, stored.attempt, stored.attempts) == (JobState.DELAYED, 0, [])
+    assert (stored.reason, stored.due_at) == ("host_busy", NOON + timedelta(seconds=5))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_later_deferral_renews_the_time_and_an_earlier_one_does_not(
+    store: JobStore, job: NewJob, *, together: bool
+) -> None:
+    reports = [make_deferral(job.id, seconds=seconds) for seconds in (5, 9, 7, 9, 5)]
+
+    calls = [reports] if together else [[report] for report in reports]
+    transitions = [t for call in calls for t in store.record(call, now=LATER).transitions]
+
+    assert len(transitions) == 1
+    assert store.get_job(job.id).due_at == NOON + timedelta(seconds=9)
+
+
+def test_a_deferral_before_a_retry_says_so_and_keeps_what_the_attempt_saw(
+    store: JobStore, job: NewJob
+) -> None:
+    failed = make_report(job.id, JobState.DELAYED, result={"verdict": "down"})
+    store.record([failed, make_deferral(job.id, attempt=1, seconds=60)], now=LATER)
+
+    stored = store.get_job(job.id)
+    assert (stored.state, stored.attempt, stored.reason) == (JobState.DELAYED, 1, "host_busy")
+    assert (stored.result, stored.due_at) == ({"verdict": "down"}, NOON + timedelta(seconds=60))
+    assert [attempt.reason for attempt in stored.attempts] == ["http_503"]
+
+
+def test_a_deferral_that_comes_late_changes_nothing(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.RUNNING)], now=LATER)
+
+    store.record([make_deferral(job.id, seconds=600)], now=LATER)
+
+    stored = store.get_job(job.id)
+    assert (stored.state, stored.reason, stored.due_at) == (JobState.RUNNING, None, None)
+
+
+def test_only_a_deferral_may_come_before_the_first_attempt(store: JobStore, job: NewJob) -> None:
+    store.record([make_report(job.id, JobState.SUCCEEDED, attempt=0)], now=LATER)
+
+    assert store.get_job(job.id).state is JobState.QUEUED
 
 
 def test_the_first_final_state_of_a_run_wins(store: JobStore, job: NewJob) -> None:

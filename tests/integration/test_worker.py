@@ -17,7 +17,9 @@ from consumer.delivery import DeliveryHandler
 from consumer.executor import Executor
 from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
-from consumer.worker import Worker
+from consumer.politeness.admission import Admission
+from consumer.politeness.gates import Gates
+from consumer.worker import Worker, prefetch_by_lane
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import (
     CANCELLED_STREAM,
@@ -67,7 +69,12 @@ async def working(url: str, work: Work, *, grace_seconds: float = 0.0) -> AsyncI
         settings=settings,
         kinds=["check"],
         handler=DeliveryHandler(
-            executor=executor, publisher=publisher, cancellations=cancellations, metrics=metrics, worker="w"
+            executor=executor,
+            admission=Admission(Gates(), prefetch_by_lane=prefetch_by_lane(settings)),
+            publisher=publisher,
+            cancellations=cancellations,
+            metrics=metrics,
+            worker="w",
         ),
         publisher=publisher,
         cancellations=cancellations,

@@ -139,6 +139,30 @@ def make_record(
     )
 
 
+def make_deferral(
+    job_id: UUID, *, attempt: int = 0, run: int = 1, seconds: float = 5.0, explanation: str | None = None
+) -> Report:
+    """Return a report as a worker sends it of a job whose host has no turn for it.
+
+    Args:
+        attempt: The last attempt that was made.
+        seconds: When it comes back, after noon.
+    """
+    return Report(
+        job_id=job_id,
+        kind="check",
+        run=run,
+        attempt=attempt,
+        state=JobState.DELAYED,
+        ended_at=NOON,
+        reason="host_busy",
+        explanation=explanation or "Deferred, because example.com is at its limit for this worker.",
+        wait_seconds=seconds,
+        due_at=NOON + timedelta(seconds=seconds),
+        worker="worker-1",
+    )
+
+
 def make_schedule(
     *,
     timetable: Timetable | None = None,

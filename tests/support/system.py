@@ -84,6 +84,10 @@ class LocalSystem:
             "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
             "RETRIEVER_WORKER_GRACE_SECONDS": "1",
             "RETRIEVER_WEBHOOK_SECRETS": ",".join(self.webhook_secrets),
+            # One local site stands for all hosts there are.
+            "RETRIEVER_HOST_CONCURRENCY": "2000",
+            "RETRIEVER_HOST_RATE_PER_SECOND": "0",
+            "RETRIEVER_HOST_FAILURES": "0",
         }
         self._site_port, self._ledger_port = ports["site"], ports["ledger"]
 

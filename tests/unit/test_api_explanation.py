@@ -111,6 +111,11 @@ SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
         "Attempt 2 is running; its worker has been told to cancel it.",
     ),
     (DELAYED, SEEN, "Waiting until 2026-01-02T13:00:00+00:00 for attempt 2 after http_503."),
+    (
+        replace(DELAYED, attempt=0, reason="host_busy", explanation="Deferred, because a.example is busy."),
+        SEEN,
+        "Deferred, because a.example is busy. Back in its queue from 2026-01-02T13:00:00+00:00 on.",
+    ),
     (DELAYED, around(pause=KIND), "Waiting until 2026-01-02T13:00:00+00:00 for attempt 2 after http_503."),
     (
         OVERDUE,

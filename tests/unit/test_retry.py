@@ -12,6 +12,7 @@ from shared.retry import (
     DELAY_STEPS_SECONDS,
     RetryPolicy,
     can_retry,
+    deferral_step_seconds,
     delay_step_seconds,
     wait_seconds,
 )
@@ -76,3 +77,13 @@ def test_steps_grow_and_round_a_wait_up_by_half_at_most_from_four_seconds_on() -
     assert list(DELAY_STEPS_SECONDS) == sorted(set(DELAY_STEPS_SECONDS))
     longer = [step for step in DELAY_STEPS_SECONDS if 4 <= step <= 10_800]
     assert all(after / before <= 1.5 for before, after in pairwise(longer))
+
+
+@given(wait=st.floats(min_value=0, max_value=2 * DAY_SECONDS))
+def test_a_deferral_is_back_before_its_turn_and_by_a_third_at_most(wait: float) -> None:
+    step = deferral_step_seconds(wait)
+
+    assert step in DELAY_STEPS_SECONDS
+    assert step <= max(wait, 1)
+    if 4 <= wait <= DAY_SECONDS:
+        assert wait - step <= wait / 2

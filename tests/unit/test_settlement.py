@@ -10,6 +10,7 @@ from consumer.executor import Attempt
 from consumer.settlement import (
     LARGE_REPORT_BYTES,
     Decision,
+    Defer,
     Delay,
     Finish,
     Park,
@@ -19,7 +20,7 @@ from consumer.settlement import (
 from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES, StoredBody, compress_body
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
-from shared.outcomes import Failed, Outcome, Succeeded
+from shared.outcomes import DeferralReason, Deferred, Failed, Outcome, Succeeded
 from shared.retry import RetryPolicy
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -95,6 +96,33 @@ def test_a_parked_job_keeps_its_arguments_and_says_why() -> None:
     assert copy.report is not None
     assert (copy.args, copy.attempt, copy.report.state) == (job.args, 3, "parked")
     assert copy.report.explanation == "The host answered 503."
+
+
+def test_a_deferral_asks_for_the_same_attempt_again_and_is_none_itself() -> None:
+    job, at = make_job(attempt=2), NOON + timedelta(seconds=1)
+    attempt = Attempt(None, at, Deferred(7.5, DeferralReason.BUSY, "Deferred, because ..."))
+    decision = decide(job, attempt, random=lambda: 0.0)
+
+    message = settlement_message(job, attempt, decision, worker="w")
+
+    # Rounded down, so that it is back before its turn.
+    assert decision == Defer(6)
+    assert (message.exchange, message.routing_key) == ("jobs.delay", "check.bulk.6s")
+    copy = JobMessage.decode(message.body)
+    assert (copy.attempt, copy.deferrals, copy.turn_at) == (2, 1, at + timedelta(seconds=7.5))
+    report = copy.report
+    assert report is not None and report.is_deferral
+    assert (report.attempt, report.state, report.reason) == (1, "delayed", "host_busy")
+    assert (report.outcome, report.started_at, report.due_at) == (None, None, at + timedelta(seconds=6))
+
+
+def test_a_retry_forgets_the_deferrals_before_it() -> None:
+    job = make_job(attempt=1).model_copy(update={"deferrals": 3, "turn_at": NOON})
+
+    message = settlement_message(job, make_attempt(TRANSIENT), Delay(4), worker="w")
+
+    copy = JobMessage.decode(message.body)
+    assert (copy.attempt, copy.deferrals, copy.turn_at) == (2, 0, None)
 
 
 def test_a_copy_never_carries_the_copies_before_it() -> None:

@@ -18,6 +18,7 @@ def test_a_job_moves_forward_through_its_states() -> None:
         position(run=1, attempt=0, state=JobState.SCHEDULED),
         position(run=1, attempt=0, state=JobState.ACCEPTED),
         position(run=1, attempt=0, state=JobState.QUEUED),
+        position(run=1, attempt=0, state=JobState.DELAYED),
         position(run=1, attempt=1, state=JobState.RUNNING),
         position(run=1, attempt=1, state=JobState.DELAYED),
         position(run=1, attempt=2, state=JobState.RUNNING),

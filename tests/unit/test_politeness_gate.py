@@ -1,0 +1,293 @@
+"""The gate of one host, in a time that the tests make: limits, pauses, complaints and failures."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.politeness.breaker import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, Breaker
+from consumer.politeness.gate import DEFERRALS_BEFORE_ASKING_ANYWAY, LONGEST_PAUSE_SECONDS, HostGate
+from consumer.politeness.pace import FLOOR, Pace
+from consumer.politeness.rate import RateClock
+from consumer.politeness.room import WaitingRoom
+from consumer.politeness.ticket import Priority, Refusal, Ticket
+from shared.hosts import HostLimit
+from shared.outcomes import DeferralReason
+
+
+def make_gate(concurrency: int = 4, rate: float = 0.0, *, failures_to_open: int = 3) -> HostGate:
+    return HostGate(HostLimit(concurrency, rate), failures_to_open=failures_to_open)
+
+
+def make_ticket(
+    priority: Priority = Priority.BULK, *, deferrals: int = 0, turn_at: float | None = None
+) -> Ticket:
+    hope_seconds = 5.0 if deferrals or priority is Priority.UNDER_WAY else 1.0
+    return Ticket(priority, hope_seconds, 5.0, deferrals=deferrals, turn_at=turn_at)
+
+
+def started(gate: HostGate, now: float, ticket: Ticket | None = None) -> Ticket:
+    """Let one visit start and return its ticket."""
+    ticket = ticket or make_ticket()
+    assert gate.ask(ticket, now, has_seat=True) is None
+    assert list(gate.starts(now)) == [ticket]
+    return ticket
+
+
+def fail(gate: HostGate, now: float) -> None:
+    ticket = started(gate, now)
+    gate.failed(ticket, now)
+    gate.end(ticket, now)
+
+
+def refused(gate: HostGate, now: float, ticket: Ticket | None = None) -> Refusal:
+    refusal = gate.ask(ticket or make_ticket(), now, has_seat=True)
+    assert refusal is not None
+    return refusal
+
+
+@given(
+    waits=st.lists(st.floats(0, 0.5), min_size=2, max_size=60),
+    per_second=st.floats(0.5, 100),
+)
+def test_a_rate_holds_over_every_stretch_of_time(waits: list[float], per_second: float) -> None:
+    clock, now, starts = RateClock(), 0.0, list[float]()
+    for wait in waits:
+        now = max(now + wait, clock.ready_at)
+        clock.take(now, per_second=per_second)
+        starts.append(now)
+
+    for count, start in enumerate(starts):
+        assert start - starts[0] >= count / per_second - 1e-6
+
+
+@given(
+    happenings=st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=200),
+    limit=st.builds(HostLimit, st.integers(1, 2_000), st.floats(0.01, 1_000)),
+)
+def test_a_pace_stays_between_its_floor_and_its_limit(
+    happenings: list[tuple[bool, float]], limit: HostLimit
+) -> None:
+    pace, now = Pace(limit), 0.0
+    for is_success, seconds in happenings:
+        now += seconds
+        before = pace.per_second
+        if is_success:
+            pace.speed_up()
+        else:
+            pace.slow_down(started_at=now, now=now)
+
+        assert limit.rate_per_second * FLOOR <= pace.per_second <= limit.rate_per_second
+        assert 1 <= pace.concurrency <= limit.concurrency
+        assert (pace.per_second >= before) == is_success or before == limit.rate_per_second * FLOOR
+
+
+def test_complaints_of_requests_that_were_under_way_together_halve_the_pace_once() -> None:
+    gate = make_gate(4, failures_to_open=0)
+    visits = [started(gate, 0.0) for _ in range(4)]
+
+    for visit in visits:
+        gate.answered(visit, 429, retry_after_seconds=None, now=1.0)
+
+    assert gate.pace.concurrency == 2
+
+
+@given(happenings=st.lists(st.sampled_from(["ok", "fail", "lost", "wait"]), max_size=80))
+def test_a_breaker_that_is_open_lets_one_probe_through_at_a_time(happenings: list[str]) -> None:
+    breaker, now, asking = Breaker(2), 0.0, list[object]()
+    for happening in happenings:
+        if breaker.admits(now):
+            was_closed, who = breaker.is_closed, object()
+            breaker.started(who, now)
+            asking = [*asking, who] if was_closed else [who]
+        if happening == "wait":
+            now += 5.0
+        elif asking:
+            who = asking.pop()
+            if happening == "ok":
+                breaker.succeeded()
+                asking = []
+            elif happening == "fail":
+                breaker.failed(who, now)
+            breaker.ended(who)
+        if not breaker.is_closed:
+            assert not (breaker.admits(now) and breaker.probe is not None)
+            assert breaker.rest_seconds <= LONGEST_REST_SECONDS
+
+
+def test_no_more_run_at_once_than_the_limit_and_the_next_starts_when_one_ends() -> None:
+    gate = make_gate(2)
+    first, _ = started(gate, 0.0), started(gate, 0.0)
+    third = make_ticket()
+
+    assert gate.ask(third, 0.0, has_seat=True) is None
+    assert list(gate.starts(0.0)) == []
+    gate.end(first, 0.1)
+    assert list(gate.starts(0.1)) == [third]
+
+
+def test_a_person_goes_before_a_batch_and_an_attempt_under_way_before_both() -> None:
+    gate = make_gate(1)
+    visit = started(gate, 0.0)
+    waiting = [make_ticket(priority) for priority in reversed(Priority)]
+    for ticket in waiting:
+        assert gate.ask(ticket, 0.0, has_seat=True) is None
+
+    gate.end(visit, 0.1)
+
+    assert list(gate.starts(0.1)) == [waiting[-1]]
+
+
+def test_a_job_that_is_sent_away_takes_the_next_turn_on_the_plan() -> None:
+    gate = make_gate(4, 10)
+    started(gate, 0.0)
+
+    refusals = [gate.ask(make_ticket(), 0.0, has_seat=False) for _ in range(30)]
+
+    seconds = [refusal.seconds for refusal in refusals if refusal]
+    assert seconds[0] == pytest.approx(1.0)
+    # A tenth of the turns is left out.
+    assert seconds[-1] == pytest.approx(1.0 + 29 * 0.11)
+    assert {refusal.reason for refusal in refusals if refusal} == {DeferralReason.BUSY}
+
+
+def test_a_new_job_does_not_overtake_those_that_were_sent_away() -> None:
+    gate = make_gate(4, 10)
+    started(gate, 0.0)
+    for _ in range(30):
+        refused(gate, 0.0, Ticket(Priority.BULK, -1.0, 5.0))
+
+    assert refused(gate, 2.0).seconds == pytest.approx(1.0 + 30 * 0.11 - 2.0)
+
+
+def test_a_job_that_is_back_too_early_keeps_its_turn() -> None:
+    gate = make_gate(1)
+    started(gate, 0.0)
+
+    refusal = refused(gate, 0.5, make_ticket(deferrals=1, turn_at=9.0))
+
+    assert refusal.seconds == pytest.approx(8.5)
+
+
+def test_a_job_that_is_back_too_early_is_taken_at_once_when_the_host_is_free() -> None:
+    gate = make_gate(1)
+
+    started(gate, 0.5, make_ticket(deferrals=1, turn_at=9.0))
+
+
+def test_without_a_seat_a_job_still_starts_when_it_is_its_turn() -> None:
+    ticket = make_ticket()
+    gate = make_gate()
+
+    assert gate.ask(ticket, 0.0, has_seat=False) is None
+    assert list(gate.starts(0.0)) == [ticket]
+
+
+def test_retry_after_pauses_the_host_for_all_and_sends_those_away_who_wait() -> None:
+    gate = make_gate(1, failures_to_open=0)
+    visit, waiting = started(gate, 0.0), make_ticket()
+    assert gate.ask(waiting, 0.0, has_seat=True) is None
+
+    gate.answered(visit, 429, retry_after_seconds=30.0, now=0.1)
+    gate.end(visit, 0.1)
+
+    assert list(gate.starts(0.1)) == []
+    ((ticket, refusal),) = gate.gives_up(0.1)
+    assert (ticket, refusal.reason) == (waiting, DeferralReason.PAUSED)
+    assert refusal.seconds >= 30.0
+    started(gate, 31.0, make_ticket(deferrals=1, turn_at=31.0))
+
+
+def test_a_pause_is_capped_and_only_429_and_503_make_one() -> None:
+    gate = make_gate(failures_to_open=0)
+    visit = started(gate, 0.0)
+    gate.answered(visit, 200, retry_after_seconds=60.0, now=0.0)
+    other = started(gate, 0.0)
+
+    gate.answered(other, 503, retry_after_seconds=86_400.0, now=0.0)
+
+    assert refused(gate, 0.0).seconds < LONGEST_PAUSE_SECONDS + 2
+
+
+def test_a_host_that_fails_again_and_again_is_left_alone_then_asked_by_one() -> None:
+    gate = make_gate(failures_to_open=3)
+    for _ in range(3):
+        fail(gate, 0.0)
+
+    assert refused(gate, 1.0).reason is DeferralReason.OPEN
+    probe, other = make_ticket(deferrals=1, turn_at=10.0), make_ticket(deferrals=1, turn_at=10.0)
+    now = FIRST_REST_SECONDS
+    assert gate.ask(probe, now, has_seat=True) is None
+    assert gate.ask(other, now, has_seat=True) is None
+    assert list(gate.starts(now)) == [probe]
+
+    gate.answered(probe, 200, retry_after_seconds=None, now=now)
+    assert list(gate.starts(now)) == [other]
+
+
+def test_a_probe_that_fails_sends_those_away_who_wait_for_twice_as_long() -> None:
+    gate = make_gate(failures_to_open=1)
+    fail(gate, 0.0)
+    now = FIRST_REST_SECONDS
+    probe = started(gate, now, make_ticket(deferrals=1, turn_at=now))
+    waiting = make_ticket(deferrals=1, turn_at=now)
+    assert gate.ask(waiting, now, has_seat=True) is None
+
+    gate.failed(probe, now)
+    gate.end(probe, now)
+
+    ((_, refusal),) = gate.gives_up(now)
+    assert refusal.reason is DeferralReason.OPEN
+    assert refusal.seconds >= 2 * FIRST_REST_SECONDS
+
+
+def test_a_probe_that_learned_nothing_makes_room_for_another() -> None:
+    gate = make_gate(failures_to_open=1)
+    fail(gate, 0.0)
+    now = FIRST_REST_SECONDS
+
+    gate.end(started(gate, now, make_ticket(deferrals=1, turn_at=now)), now)
+
+    started(gate, now, make_ticket(deferrals=1, turn_at=now))
+
+
+def test_a_job_that_was_sent_away_often_asks_a_failing_host_anyway() -> None:
+    gate = make_gate(failures_to_open=1)
+    fail(gate, 0.0)
+
+    started(gate, 1.0, make_ticket(deferrals=DEFERRALS_BEFORE_ASKING_ANYWAY, turn_at=1.0))
+
+
+def test_a_job_waits_in_hand_no_longer_than_its_patience() -> None:
+    gate = make_gate(1)
+    started(gate, 0.0)
+    waiting = make_ticket()
+    assert gate.ask(waiting, 0.0, has_seat=True) is None
+
+    assert gate.wakes_at(0.0) == 5.0
+    assert [ticket for ticket, _ in gate.gives_up(5.0)] == [waiting]
+
+
+def test_a_crawl_delay_lowers_the_rate_and_never_raises_it() -> None:
+    gate = make_gate(4, 10)
+
+    gate.pace.limit_to(100)
+    assert gate.pace.per_second == 10
+    gate.pace.limit_to(0.5)
+    assert gate.pace.per_second == 0.5
+
+
+def test_a_waiting_room_always_has_a_seat_for_another_host() -> None:
+    room = WaitingRoom(100)
+    seats = [room.seat("a.example") for _ in range(100)]
+
+    taken = sum(seat.__enter__() for seat in seats)
+
+    assert taken == room.seats_of_one == 25
+    with room.seat("a.example", deferrals=2) as has_seat:
+        assert has_seat
+    with room.seat("b.example") as has_seat:
+        assert has_seat
+    for seat in seats:
+        seat.__exit__(None, None, None)
+    with room.seat("a.example") as has_seat:
+        assert has_seat

@@ -1,0 +1,129 @@
+"""Many jobs on one host: a whole worker in simulated time, to see how often each is sent away."""
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import pytest
+
+from consumer.politeness.gate import SHORTEST_DEFERRAL_SECONDS, HostGate
+from consumer.politeness.room import WaitingRoom
+from consumer.politeness.ticket import Priority, Refusal, Ticket
+from shared.hosts import HostLimit
+from shared.retry import deferral_step_seconds
+
+HOST = "example.com"
+
+
+@dataclass
+class Line:
+    """A broker, a worker and a host in simulated time: `run` lets jobs come, wait, visit and come back."""
+
+    limit: HostLimit
+    prefetch: int = 100
+    visit_seconds: float = 0.05
+    late_seconds: float = 0.0
+    now: float = 0.0
+    visits: list[float] = field(default_factory=list)
+    most_at_once: int = 0
+    deferrals: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.gate = HostGate(self.limit, failures_to_open=0)
+        self.room = WaitingRoom(self.prefetch)
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._jobs: dict[Ticket, int] = {}
+        self._seats: dict[Ticket, AbstractContextManager[bool]] = {}
+        self._running = 0
+        self._wakes_at: float | None = None
+
+    def run(self, jobs: int, *, arrivals_per_second: float = 1_000.0) -> None:
+        """Let so many jobs arrive, and go on until all are done."""
+        for job in range(jobs):
+            self._at(job / arrivals_per_second, lambda job=job: self._arrive(job, None))  # type: ignore[misc]
+        while self._events:
+            self.now, _, happen = heapq.heappop(self._events)
+            happen()
+
+    def _at(self, when: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._numbers), happen))
+
+    def _arrive(self, job: int, turn_at: float | None) -> None:
+        returns = self.deferrals[job]
+        ticket = Ticket(
+            Priority.BULK,
+            hope_seconds=5.0 if returns else 1.0,
+            patience_seconds=5.0,
+            deferrals=returns,
+            turn_at=turn_at,
+            spacing_seconds=SHORTEST_DEFERRAL_SECONDS / self.room.seats_of_one,
+        )
+        self._jobs[ticket] = job
+        seat = self.room.seat(HOST, deferrals=returns)
+        refusal = self.gate.ask(ticket, self.now, has_seat=seat.__enter__())
+        self._seats[ticket] = seat
+        if refusal is not None:
+            self._defer(ticket, refusal)
+        self._give_out()
+
+    def _give_out(self) -> None:
+        for ticket in self.gate.starts(self.now):
+            self._seats.pop(ticket).__exit__(None, None, None)
+            self.visits.append(self.now)
+            self._running += 1
+            self.most_at_once = max(self.most_at_once, self._running)
+            self._at(self.now + self.visit_seconds, lambda ticket=ticket: self._end(ticket))  # type: ignore[misc]
+        for ticket, refusal in self.gate.gives_up(self.now):
+            self._defer(ticket, refusal)
+        wakes_at = self.gate.wakes_at(self.now)
+        if wakes_at is not None and wakes_at != self._wakes_at:
+            self._wakes_at = wakes_at
+            self._at(max(wakes_at, self.now) + self.late_seconds, self._give_out)
+
+    def _end(self, ticket: Ticket) -> None:
+        self._running -= 1
+        self.gate.answered(ticket, 200, retry_after_seconds=None, now=self.now)
+        self.gate.end(ticket, self.now)
+        self._give_out()
+
+    def _defer(self, ticket: Ticket, refusal: Refusal) -> None:
+        self._seats.pop(ticket).__exit__(None, None, None)
+        job = self._jobs[ticket]
+        self.deferrals[job] += 1
+        turn_at = self.now + refusal.seconds
+        back_at = self.now + deferral_step_seconds(refusal.seconds) + 0.01
+        self._at(back_at, lambda: self._arrive(job, turn_at))
+
+
+def most_in_a_second(times: list[float]) -> int:
+    """Return how many of the times the fullest window of a second holds, one of its ends left out."""
+    return max(sum(start <= time < start + 1 - 1e-9 for time in times) for start in times)
+
+
+@pytest.mark.parametrize(
+    ("limit", "prefetch", "visit_seconds", "most_deferrals", "most_seconds"),
+    [
+        (HostLimit(4, 20), 100, 0.05, 2, 30.0),
+        # Few seats: those who come back together must find some, so they come back further apart.
+        (HostLimit(4, 20), 20, 0.05, 3, 110.0),
+        (HostLimit(2, 0), 100, 0.1, 2, 55.0),
+        # Four at once are only eight a second here, which the gate has to learn while the jobs come.
+        (HostLimit(4, 20), 100, 0.5, 4, 70.0),
+    ],
+)
+def test_five_hundred_jobs_of_one_host_keep_its_limits_and_come_back_few_times(
+    limit: HostLimit, prefetch: int, visit_seconds: float, most_deferrals: int, most_seconds: float
+) -> None:
+    line = Line(limit, prefetch=prefetch, visit_seconds=visit_seconds)
+
+    line.run(500)
+
+    assert len(line.visits) == 500
+    assert line.most_at_once <= limit.concurrency
+    assert not limit.rate_per_second or most_in_a_second(line.visits) <= limit.rate_per_second
+    assert max(line.deferrals.values()) <= most_deferrals
+    assert line.now <= most_seconds
