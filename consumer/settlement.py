@@ -69,8 +69,7 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
     report = _report(job, attempt, decision, worker)
     match decision:
         case Finish() | End():
-            key = f"{work_key(job.kind, job.lane)}.{report.state}"
-            return Outgoing(RESULTS, key, report.encode(), REPORT_TYPE, str(job.id))
+            return report_message(job, report)
         case Delay(step_seconds):
             copy = job.model_copy(update={"attempt": job.attempt + 1, "report": report})
             key = delay_key(job.kind, job.lane, step_seconds)
@@ -78,6 +77,13 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
         case Park():
             copy = job.model_copy(update={"report": report})
             return Outgoing(DEAD, work_key(job.kind, job.lane), copy.encode(), JOB_TYPE, str(job.id))
+
+
+def report_message(job: JobMessage, report: Report) -> Outgoing:
+    """Return a report that travels alone: with its job, which a store that does not know it takes over."""
+    alone = report.model_copy(update={"job": job.model_copy(update={"report": None})})
+    key = f"{work_key(job.kind, job.lane)}.{report.state}"
+    return Outgoing(RESULTS, key, alone.encode(), REPORT_TYPE, str(job.id))
 
 
 async def publish_until_confirmed(message: Outgoing, publisher: Publisher) -> None:

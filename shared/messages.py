@@ -50,11 +50,26 @@ class WireMessage(BaseModel):
             raise MessageUndecodable(f"{place}: {first['msg']}") from error
 
 
+class Job(WireMessage):
+    """One job, asking for its attempt number `attempt`. No attempt starts from `expires_at` on."""
+
+    id: UUID
+    kind: KindName
+    lane: Lane = Lane.INTERACTIVE
+    args: dict[str, Any]
+    retry: RetryPolicy = RetryPolicy()
+    run: Run = 1
+    attempt: AttemptNumber = 1
+    batch_id: UUID | None = None
+    expires_at: AwareDatetime | None = None
+
+
 class Report(WireMessage):
     """What became of one attempt of a job; the recorder writes it down.
 
     `state` is the job's new state; `attempt` the attempt it belongs to. A report of state
     `running` has no end and no outcome yet; an attempt that was cancelled before it started has no start.
+    One that travels alone brings its `job` along, for a store that does not know it.
     """
 
     job_id: UUID
@@ -71,6 +86,7 @@ class Report(WireMessage):
     due_at: AwareDatetime | None = None
     result: dict[str, Any] | None = None
     worker: str
+    job: Job | None = None
 
     @property
     def is_expiry(self) -> bool:
@@ -78,20 +94,11 @@ class Report(WireMessage):
         return self.state is JobState.PARKED and self.reason == EXPIRED
 
 
-class JobMessage(WireMessage):
-    """One job, asking for its attempt number `attempt`.
+class JobMessage(Job):
+    """A job on its way.
 
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
-    publish reaches both the delay or parking queue and the recorder. No attempt starts from `expires_at` on.
+    publish reaches both the delay or parking queue and the recorder.
     """
 
-    id: UUID
-    kind: KindName
-    lane: Lane = Lane.INTERACTIVE
-    args: dict[str, Any]
-    retry: RetryPolicy = RetryPolicy()
-    run: Run = 1
-    attempt: AttemptNumber = 1
-    batch_id: UUID | None = None
-    expires_at: AwareDatetime | None = None
     report: Report | None = None

@@ -17,7 +17,7 @@ from producer.records import ClaimedJob
 from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
 from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import JOBS, work_key
+from shared.broker.topology import JOBS, stored_key
 from shared.clock import utc_now
 from shared.errors import BrokerError, MessageUnroutable
 from shared.messages import JOB_TYPE, JobMessage
@@ -77,7 +77,7 @@ class Relay:
 
     async def _publish(self, job: ClaimedJob) -> bool:
         message = Outgoing(
-            JOBS, work_key(job.kind, job.lane), _job_message(job).encode(), JOB_TYPE, str(job.id)
+            JOBS, stored_key(job.kind, job.lane), _job_message(job).encode(), JOB_TYPE, str(job.id)
         )
         try:
             async with self._window:

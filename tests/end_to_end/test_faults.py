@@ -154,3 +154,10 @@ async def test_a_job_published_straight_to_the_broker_with_wrong_arguments_is_pa
         return job_id in await client.parked_job_ids()
 
     await eventually(is_parked)
+
+    async def is_shown() -> Json | None:
+        answer = await client.http.get(f"/jobs/{job_id}")
+        return answer.json() if answer.is_success and answer.json()["state"] == "parked" else None
+
+    shown = await eventually(is_shown)
+    assert (shown["reason"], shown["args"]) == ("arguments_invalid", {"url": 7})

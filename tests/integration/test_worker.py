@@ -18,7 +18,15 @@ from consumer.executor import Executor
 from consumer.metrics import WorkerMetrics
 from consumer.worker import Worker
 from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import CANCELLED_STREAM, DEFAULT, JOBS, PARKED_QUEUE, RECORDER_QUEUE, work_queue
+from shared.broker.topology import (
+    CANCELLED_STREAM,
+    DEFAULT,
+    JOBS,
+    PARKED_QUEUE,
+    RECORDER_QUEUE,
+    stored_key,
+    work_queue,
+)
 from shared.events import Cancellation
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
@@ -90,7 +98,7 @@ def job(number: int = 1, *, batch_id: UUID | None = None) -> Outgoing:
         lane=Lane.BULK,
         args={"url": f"http://example.com/{number}"},
     )
-    return Outgoing(JOBS, "check.bulk", message.encode(), "job", str(message.id))
+    return Outgoing(JOBS, stored_key("check", Lane.BULK), message.encode(), "job", str(message.id))
 
 
 async def test_work_under_way_is_not_started_again_when_its_connection_is_lost(
