@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -13,12 +12,6 @@ from shared.settings import Settings
 from tests.support.api import RunningApi, running_api
 
 JOB = {"kind": "check", "args": {"url": "https://example.com/"}}
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url)) as running:
-        yield running
 
 
 def post(api: RunningApi, path: str, document: object, **headers: str) -> httpx.Response:

@@ -1,6 +1,5 @@
 """The janitor on both stores: what it deletes in one go, in chunks, and what it leaves."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -9,22 +8,12 @@ from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.turns import Turns
 from producer.records import JobFilter
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.clock import utc_now
 from shared.errors import BatchNotFound
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.factories import NOON, make_batch, make_job, make_report
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 async def test_old_ends_are_deleted_with_their_batches_and_parked_jobs_stay(store: JobStore) -> None:
