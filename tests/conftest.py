@@ -1,4 +1,4 @@
-"""Fixtures for the whole suite: one broker and PostgreSQL a run, a fresh virtual host and database a test."""
+"""Fixtures for the whole suite: a broker and PostgreSQL a process, a virtual host and database a test."""
 
 import os
 import shutil
@@ -9,12 +9,29 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.broker import Broker, open_broker
 from deploy.local.database import Database, open_postgres
 from deploy.local.ports import free_ports
 from producer.store.migrate import migrate
 from tests.support.management import Management
+
+END_TO_END = "tests/end_to_end/"
+
+
+class _TogetherScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives all end-to-end tests to one process, because they share running services, and others by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return END_TO_END if nodeid.startswith(END_TO_END) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Return what shares the tests out among several processes (`make test`)."""
+    return _TogetherScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
