@@ -8,7 +8,7 @@ SHELL := /bin/bash
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
 READY := .venv/.synced
-# More arguments for pytest, demo or the end-to-end tests: make test ARGS="-k retry"
+# More arguments for pytest, demo or the end-to-end tests: make test ARGS="-k retry -n 0" (-n 0: in one process)
 ARGS ?=
 
 help: ## List the commands
@@ -27,7 +27,7 @@ run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at
 	@$(PYTHON_IN_VENV) -m deploy.local.run
 
 test: $(READY) ## Run all tests with a private broker and database (TEST_BROKER=docker: broker in Docker)
-	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Check style, types and imports
 	@.venv/bin/ruff check

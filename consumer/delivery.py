@@ -11,13 +11,13 @@ from consumer.executor import Attempt, Executor
 from consumer.in_hand import AttemptsInHand
 from consumer.metrics import WorkerMetrics
 from consumer.politeness.admission import Admission
-from consumer.settlement import decide, publish_until_confirmed, settlement_message
+from consumer.settlement import decide, publish_until_confirmed, report_message, settlement_message
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import DEAD, RESULTS, work_key
+from shared.broker.topology import DEAD
 from shared.clock import utc_now
 from shared.errors import BrokerError, DeliveryLost, MessageUndecodable
-from shared.messages import RAW_TYPE, REASON_HEADER, REPORT_TYPE, JobMessage, Report
+from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage, Report
 from shared.outcomes import Cancelled, Deferred, outcome_name
 from shared.states import JobState
 
@@ -139,9 +139,8 @@ class DeliveryHandler:
             started_at=started_at,
             worker=self._worker,
         )
-        key = f"{work_key(job.kind, job.lane)}.{JobState.RUNNING}"
         try:
-            await self._publisher.publish(Outgoing(RESULTS, key, report.encode(), REPORT_TYPE, str(job.id)))
+            await self._publisher.publish(report_message(job, report))
         except BrokerError as error:
             logger.debug("announce_failed", extra={"job_id": str(job.id), "error": str(error)})
 

@@ -82,9 +82,7 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
     report = _report(job, attempt, decision, worker)
     match decision:
         case Finish() | End():
-            key, body = f"{work_key(job.kind, job.lane)}.{report.state}", report.encode()
-            exchange = RESULTS if len(body) <= LARGE_REPORT_BYTES else LARGE_RESULTS
-            return Outgoing(exchange, key, body, REPORT_TYPE, str(job.id))
+            return report_message(job, report)
         case Delay(step_seconds):
             return _delayed_copy(
                 job, report, step_seconds, {"attempt": job.attempt + 1, "deferrals": 0, "turn_at": None}
@@ -96,6 +94,14 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
         case Park():
             copy = job.model_copy(update={"report": report})
             return Outgoing(DEAD, work_key(job.kind, job.lane), copy.encode(), JOB_TYPE, str(job.id))
+
+
+def report_message(job: JobMessage, report: Report) -> Outgoing:
+    """Return a report that travels alone: with its job, which a store that does not know it takes over."""
+    alone = report.model_copy(update={"job": job.model_copy(update={"report": None})})
+    key, body = f"{work_key(job.kind, job.lane)}.{report.state}", alone.encode()
+    exchange = RESULTS if len(body) <= LARGE_REPORT_BYTES else LARGE_RESULTS
+    return Outgoing(exchange, key, body, REPORT_TYPE, str(job.id))
 
 
 async def publish_until_confirmed(message: Outgoing, publisher: Publisher) -> None:

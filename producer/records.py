@@ -57,6 +57,15 @@ class NewJob:
         return JobState.SCHEDULED if self.due_at else JobState.ACCEPTED
 
 
+@dataclass(frozen=True, slots=True)
+class AdoptedJob:
+    """A job that came over the broker and is about to be stored as `queued`; `attempt` is its last one."""
+
+    job: NewJob
+    run: int
+    attempt: int
+
+
 class How(StrEnum):
     """What a submission came to."""
 

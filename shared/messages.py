@@ -56,6 +56,20 @@ class WireMessage(BaseModel):
             raise MessageUndecodable(f"{place}: {first['msg']}") from error
 
 
+class Job(WireMessage):
+    """One job, asking for its attempt number `attempt`. No attempt starts from `expires_at` on."""
+
+    id: UUID
+    kind: KindName
+    lane: Lane = Lane.INTERACTIVE
+    args: dict[str, Any]
+    retry: RetryPolicy = RetryPolicy()
+    run: Run = 1
+    attempt: AttemptNumber = 1
+    batch_id: UUID | None = None
+    expires_at: AwareDatetime | None = None
+
+
 class Report(WireMessage):
     """What became of one attempt of a job; the recorder writes it down.
 
@@ -63,6 +77,7 @@ class Report(WireMessage):
     `running` has no end and no outcome yet; an attempt that was cancelled before it started has no start.
     A deferral, of state `delayed`, is no attempt: it has no start and no outcome, and `attempt` is the last
     that was made, 0 before the first.
+    One that travels alone brings its `job` along, for a store that does not know it.
     """
 
     job_id: UUID
@@ -81,6 +96,7 @@ class Report(WireMessage):
     body: StoredBody | None = None
     page: PageReport | None = None
     worker: str
+    job: Job | None = None
 
     @property
     def is_expiry(self) -> bool:
@@ -103,26 +119,16 @@ class KnownCopy(BaseModel):
     last_modified: FieldValue | None = None
 
 
-class JobMessage(WireMessage):
-    """One job, asking for its attempt number `attempt`.
+class JobMessage(Job):
+    """A job on its way.
 
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
-    publish reaches both the delay or parking queue and the recorder. No attempt starts from `expires_at` on.
-    `known` is the last copy of what the job fetches, when the job asks for changes alone.
-    A copy that was deferred asks for the same attempt again: `deferrals` says how often it was, `turn_at`
-    when its host's turn was promised.
+    publish reaches both the delay or parking queue and the recorder. `known` is the last copy of what the
+    job fetches, when the job asks for changes alone. A copy that was deferred asks for the same attempt
+    again: `deferrals` says how often it was, `turn_at` when its host's turn was promised.
     """
 
-    id: UUID
-    kind: KindName
-    lane: Lane = Lane.INTERACTIVE
-    args: dict[str, Any]
-    retry: RetryPolicy = RetryPolicy()
-    run: Run = 1
-    attempt: AttemptNumber = 1
     deferrals: Deferrals = 0
     turn_at: AwareDatetime | None = None
-    batch_id: UUID | None = None
-    expires_at: AwareDatetime | None = None
     known: KnownCopy | None = None
     report: Report | None = None

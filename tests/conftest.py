@@ -1,6 +1,7 @@
-"""Fixtures for the whole suite: one broker and PostgreSQL a run, a fresh virtual host and database a test."""
+"""Fixtures for the whole suite: a broker and PostgreSQL a process, a virtual host and database a test."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +9,29 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.broker import Broker, open_broker
 from deploy.local.database import Database, open_postgres
 from deploy.local.ports import free_ports
+from producer.store.migrate import migrate
 from tests.support.management import Management
+
+END_TO_END = "tests/end_to_end/"
+
+
+class _TogetherScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives all end-to-end tests to one process, because they share running services, and others by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return END_TO_END if nodeid.startswith(END_TO_END) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Return what shares the tests out among several processes (`make test`)."""
+    return _TogetherScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -72,25 +91,55 @@ def vhost_url(broker: Broker, vhost: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Yield the address of a fresh empty database, once on SQLite and once on PostgreSQL."""
+    """Yield the address of a fresh database with its tables, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'retriever.db'}"
+        path = tmp_path / "retriever.db"
+        shutil.copyfile(request.getfixturevalue("migrated_file"), path)
+        yield f"sqlite:///{path}"
         return
     yield request.getfixturevalue("postgres_url")
 
 
 @pytest.fixture
-def postgres_url(postgres: Database) -> Iterator[str]:
-    """Yield the address of a fresh empty PostgreSQL database, dropped afterwards."""
-    with new_postgres_database(postgres) as url:
+def postgres_url(postgres: Database, migrated_postgres: str) -> Iterator[str]:
+    """Yield the address of a fresh PostgreSQL database with its tables, dropped afterwards."""
+    with new_postgres_database(postgres, template=migrated_postgres) as url:
         yield url
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the address of a fresh database without tables, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'retriever.db'}"
+        return
+    with new_postgres_database(request.getfixturevalue("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SQLite file with the tables and nothing else, to be copied: migrating takes far longer."""
+    path = tmp_path_factory.mktemp("migrated") / "retriever.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Database) -> Iterator[str]:
+    """Yield the name of a PostgreSQL database with the tables and nothing else, a template for others."""
+    with new_postgres_database(postgres, prefix="migrated") as url:
+        migrate(url)
+        yield url.rsplit("/", maxsplit=1)[1]
+
+
 @contextmanager
-def new_postgres_database(postgres: Database, *, prefix: str = "test") -> Iterator[str]:
-    """Yield the address of a fresh empty database of a server, and drop it afterwards."""
+def new_postgres_database(
+    postgres: Database, *, prefix: str = "test", template: str = "template1"
+) -> Iterator[str]:
+    """Yield the address of a fresh database of a server, as the template is, and drop it afterwards."""
     name = f"{prefix}_{uuid.uuid4().hex[:12]}"
-    _administer(postgres, f"CREATE DATABASE {name}")
+    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield f"{postgres.url.rsplit('/', maxsplit=1)[0]}/{name}"
     _administer(postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from uuid import UUID
 
 import flask
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +18,7 @@ from producer.api.models import Job, JobPage, JobSubmission
 from producer.api.parameters import read_labels, read_time
 from producer.api.pools import Pools
 from producer.api.reading import LARGE_BODY_BYTES, read_document
+from producer.api.responses import json_response
 from producer.api.writer import JobWriter
 from producer.records import Admitted, How, IdempotencyKey, JobFilter, NewJob
 from producer.store.store import JobStore
@@ -55,7 +55,7 @@ class JobOperations:
         facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
         logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
         headers = {"Location": f"/jobs/{job.id}"}
-        return _json(accepted_document(job), HTTPStatus.ACCEPTED, headers)
+        return json_response(accepted_document(job), HTTPStatus.ACCEPTED, headers)
 
     async def _answer_again(self, admitted: Admitted) -> Response:
         if admitted.how is How.CONFLICT:
@@ -63,14 +63,16 @@ class JobOperations:
         record = await self._pools.short(self._store.get_job, admitted.id)
         headers = {"Location": f"/jobs/{record.id}"}
         if admitted.how is How.REPLAYED:
-            return _json(first_document(record), HTTPStatus.ACCEPTED, {**headers, REPLAYED_HEADER: "true"})
+            return json_response(
+                first_document(record), HTTPStatus.ACCEPTED, {**headers, REPLAYED_HEADER: "true"}
+            )
         document = job_document(record).model_copy(update={"duplicate_of": record.id})
-        return _json(document, HTTPStatus.OK, headers)
+        return json_response(document, HTTPStatus.OK, headers)
 
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
         job_id = read_id(request.path_params["job_id"], JobNotFound)
-        return _json(await self._pools.short(self._look_up, job_id))
+        return json_response(await self._pools.short(self._look_up, job_id))
 
     def _look_up(self, job_id: UUID) -> Job:
         record = self._store.get_job(job_id)
@@ -132,9 +134,3 @@ class JobOperations:
 def _read_job(body: bytes, idempotency: IdempotencyKey | None) -> NewJob:
     submission = read_document(JobSubmission, body)
     return new_job(submission, job_id=new_id(), now=utc_now(), idempotency=idempotency)
-
-
-def _json(
-    document: BaseModel, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(document.model_dump_json(), status, headers, JSON_TYPE)

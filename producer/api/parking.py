@@ -6,7 +6,6 @@ from http import HTTPStatus
 from uuid import UUID
 
 import flask
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +23,7 @@ from producer.api.parking_models import (
 )
 from producer.api.pools import Pools
 from producer.api.reading import read_document
+from producer.api.responses import json_response
 from producer.parking import (
     ANONYMOUS,
     GroupKey,
@@ -87,7 +87,7 @@ class ParkingOperations:
             extra={"job_id": str(job_id), "kind": record.kind, "run": record.run, "attempt": 0},
         )
         headers = {"Location": f"/jobs/{job_id}"}
-        return _json(job_document(record), HTTPStatus.ACCEPTED, headers)
+        return json_response(job_document(record), HTTPStatus.ACCEPTED, headers)
 
     async def discard_job(self, request: Request) -> Response:
         """End a parked job for good."""
@@ -99,7 +99,7 @@ class ParkingOperations:
             "job_discarded",
             extra={"job_id": str(job_id), "kind": record.kind, "run": record.run, "attempt": 0},
         )
-        return _json(job_document(record))
+        return json_response(job_document(record))
 
     async def redrive_parked(self, request: Request) -> Response:
         """Begin to send back all parked jobs that match."""
@@ -114,7 +114,7 @@ class ParkingOperations:
         parked_filter = _parked_filter(asked.filter)
         if asked.dry_run:
             matching = await self._pools.long(self._store.parking.count_matching, parked_filter)
-            return _json(DryRun(matching=matching))
+            return json_response(DryRun(matching=matching))
         new = NewOperation(
             id=new_id(),
             action=action,
@@ -129,7 +129,7 @@ class ParkingOperations:
             extra={"operation_id": str(new.id), "action": action.value, "total": operation.total},
         )
         headers = {"Location": f"/operations/{new.id}"}
-        return _json(operation_document(operation), HTTPStatus.ACCEPTED, headers)
+        return json_response(operation_document(operation), HTTPStatus.ACCEPTED, headers)
 
     def _redrive(self, job_id: UUID, asked: RedriveRequest, by: str) -> JobRecord:
         if asked.args is None:
@@ -184,9 +184,3 @@ def _group_document(group: ParkedGroup) -> ParkedGroupDocument:
         sample_job_id=group.sample_job_id,
         sample_explanation=group.sample_explanation,
     )
-
-
-def _json(
-    document: BaseModel, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(document.model_dump_json(), status, headers, JSON_TYPE)

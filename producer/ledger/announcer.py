@@ -1,28 +1,18 @@
 """The announcer: tells the broker of ended jobs, complete batches and cancellations."""
 
-import asyncio
-import logging
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import partial
-from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.outbox import Outbox
 from producer.ledger.patience import until_stored
 from producer.records import ClaimedEvent
 from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT, OUTCOMES
-from shared.clock import utc_now
-from shared.errors import BrokerError
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
 from shared.settings import Settings
-
-_RETRY_SECONDS = 1.0
-_SAFETY_SECONDS = 5.0
-
-logger = logging.getLogger(__name__)
 
 
 class Announcer:
@@ -39,54 +29,25 @@ class Announcer:
     ) -> None:
         """Make an announcer that has announced nothing yet."""
         self._store = store
-        self._publisher = publisher
-        self._wakeup = wakeup
         self._metrics = metrics
-        self._page_events = settings.relay_page_jobs
-        self._lease_seconds = settings.relay_lease_seconds
-        self._window = asyncio.Semaphore(settings.publish_window)
+        self._outbox = Outbox(
+            claim=store.claim_events,
+            message=event_message,
+            settle=self._forget,
+            release=store.release_events,
+            publisher=publisher,
+            wakeup=wakeup,
+            settings=settings,
+        )
 
     async def run(self) -> None:
         """Announce until cancelled."""
-        while True:
-            await self._publisher.wait_ready()
-            if await self.announce_page() < self._page_events:
-                await self._wakeup.wait(_SAFETY_SECONDS)
+        await self._outbox.run()
 
-    async def announce_page(self) -> int:
-        """Claim, publish and forget one page of events; return how many were claimed."""
-        claim = partial(
-            self._store.claim_events,
-            limit=self._page_events,
-            lease_seconds=self._lease_seconds,
-            now=utc_now(),
-        )
-        claims = await until_stored(claim)
-        if claims:
-            confirmed = await asyncio.gather(*(self._publish(event) for event in claims))
-            await self._settle(claims, confirmed)
-        return len(claims)
-
-    async def _publish(self, event: ClaimedEvent) -> bool:
-        try:
-            async with self._window:
-                await self._publisher.publish(event_message(event))
-        except BrokerError as error:
-            logger.warning("event_publish_failed", extra={"event": str(event.id), "error": str(error)})
-            return False
-        return True
-
-    async def _settle(self, claims: Sequence[ClaimedEvent], confirmed: Sequence[bool]) -> None:
-        pairs = list(zip(claims, confirmed, strict=True))
-        told: list[UUID] = [event.id for event, is_confirmed in pairs if is_confirmed]
-        untold = [event.id for event, is_confirmed in pairs if not is_confirmed]
-        if told:
-            # Confirm before delete: a crash between the two repeats the event, with the same message id.
-            await until_stored(partial(self._store.forget_events, told))
-            self._metrics.events.inc(len(told))
-        if untold:
-            retry_at = utc_now() + timedelta(seconds=_RETRY_SECONDS)
-            await until_stored(partial(self._store.release_events, untold, retry_at=retry_at))
+    async def _forget(self, told: Sequence[ClaimedEvent]) -> None:
+        # Confirm before delete: a crash between the two repeats the event, with the same message id.
+        await until_stored(partial(self._store.forget_events, [event.id for event in told]))
+        self._metrics.events.inc(len(told))
 
 
 def event_message(event: ClaimedEvent) -> Outgoing:

@@ -18,6 +18,11 @@ class LedgerMetrics:
         self.reports = Counter(
             "retriever_reports", "Reports taken from the broker.", ["effect"], registry=self.registry
         )
+        self.jobs_adopted = Counter(
+            "retriever_jobs_adopted",
+            "Jobs stored that somebody else than the relay had published.",
+            registry=self.registry,
+        )
         self.schedule_runs = Counter(
             "retriever_schedule_runs",
             "Runs of schedules that were due, by what became of them.",

@@ -1,13 +1,17 @@
-"""The recorder: writes what workers report into the store, in batches, idempotently, then acks."""
+"""The recorder: writes what workers report into the store, in batches, idempotently, then acks.
+
+It also adopts: a job that the store does not know, because somebody else has published it, gets its row.
+"""
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
 
+from producer.adoption import adopt_jobs
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
-from producer.ledger.reports import REPORTS_ONLY, report_of
+from producer.ledger.reports import REPORTS_ONLY, Told, told_by
 from producer.records import Recorded
 from producer.store.store import JobStore
 from shared.broker.consumer import Consumer
@@ -16,7 +20,7 @@ from shared.broker.subscriber import Subscription
 from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused
-from shared.messages import Report
+from shared.messages import Job, Report
 from shared.settings import Settings
 
 # Of at most 8 MiB each. Others have at most `consumer.settlement.LARGE_REPORT_BYTES`, so that what a recorder
@@ -72,14 +76,14 @@ class Recorder:
             await self._record_batch(deliveries)
 
     async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
-        letters: list[tuple[Delivery, Report | None]] = []
+        letters: list[tuple[Delivery, Told]] = []
         for delivery in deliveries:
             try:
-                letters.append((delivery, report_of(delivery, now=utc_now())))
+                letters.append((delivery, told_by(delivery, now=utc_now())))
             except MessageUndecodable as error:
                 await _put_aside(delivery, error)
         try:
-            await self._record([report for _, report in letters if report is not None])
+            await self._record([told for _, told in letters])
         except StoreRefused:
             await self._record_singly(letters)
             return
@@ -87,21 +91,45 @@ class Recorder:
         for delivery, _ in letters:
             await _ack(delivery)
 
-    async def _record_singly(self, letters: Sequence[tuple[Delivery, Report | None]]) -> None:
-        """Record each report on its own, so that the one that the store refuses holds up nobody else."""
-        for delivery, report in letters:
+    async def _record_singly(self, letters: Sequence[tuple[Delivery, Told]]) -> None:
+        """Record each letter on its own, so that the one that the store refuses holds up nobody else."""
+        for delivery, told in letters:
             try:
-                await self._record([report] if report is not None else [])
+                await self._record([told])
             except StoreRefused as error:
                 await _put_aside(delivery, error)
             else:
                 await _ack(delivery)
 
-    async def _record(self, reports: Sequence[Report]) -> None:
+    async def _record(self, tidings: Sequence[Told]) -> None:
+        # All of it may run twice: then it changes nothing.
+        await self._adopt([told.job for told in tidings if told.report is None and told.job is not None])
+        reports = [told.report for told in tidings if told.report is not None]
         if not reports:
             return
-        # A record that runs twice changes nothing the second time, so it may be tried again.
-        self._note(await until_stored(partial(self._store.record, reports, now=utc_now())), len(reports))
+        recorded = await self._write(reports)
+        unknown = recorded.unknown_job_ids
+        strangers = [told.job for told in tidings if told.job is not None and told.job.id in unknown]
+        if strangers:
+            # The report was faster than the copy of the job, or there was none.
+            await self._adopt(strangers)
+            ids = frozenset(job.id for job in strangers)
+            again = await self._write([report for report in reports if report.job_id in ids])
+            recorded = Recorded(
+                [*recorded.transitions, *again.transitions], unknown - ids | again.unknown_job_ids
+            )
+        self._note(recorded, len(reports))
+
+    async def _write(self, reports: Sequence[Report]) -> Recorded:
+        return await until_stored(partial(self._store.record, reports, now=utc_now()))
+
+    async def _adopt(self, jobs: Sequence[Job]) -> None:
+        adopted = adopt_jobs(jobs, now=utc_now())
+        if not adopted:
+            return
+        for job_id in sorted(await until_stored(partial(self._store.adopt_jobs, adopted))):
+            self._metrics.jobs_adopted.inc()
+            logger.info("job_adopted", extra={"job_id": str(job_id)})
 
     def _note(self, recorded: Recorded, reports: int) -> None:
         self._metrics.reports.labels("changed").inc(len(recorded.transitions))

@@ -1,10 +1,11 @@
-"""Which report a delivery of the recorder's queue carries. Pure."""
+"""What a delivery of the recorder's queue tells: a report, a job, or both. Pure."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, RETURN
-from shared.messages import RAW_TYPE, JobMessage, Report
+from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
+from shared.messages import RAW_TYPE, Job, JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.states import JobState
 
@@ -32,26 +33,51 @@ class Letter(Protocol):
         """Its AMQP type: `job`, `report` or `raw`."""
 
 
-def report_of(delivery: Letter, *, now: datetime) -> Report | None:
-    """Return the report in a delivery, or None when there is nothing to record.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of an attempt, and the job as it was before that, for a store that does not know it.
 
-    Results are reports. Delayed and parked copies of jobs carry theirs. Of a job that the broker itself
-    parked nobody reported: its workers died with it, or it came back from a delay to a queue that
-    was gone. Then the report is written here.
+    A job without a report is on its way to a worker: somebody else than the relay has published it.
+    """
+
+    report: Report | None = None
+    job: Job | None = None
+
+
+def told_by(delivery: Letter, *, now: datetime) -> Told:
+    """Return what a delivery tells; nothing at all of a message that was parked because nobody can read it.
+
+    Results are reports, and bring their job along. Delayed and parked copies of jobs carry theirs. Of a
+    job that the broker itself parked nobody reported: its workers died with it, or it came back from a
+    delay to a queue that was gone. Then the report is written here.
 
     Raises:
         MessageUndecodable: the body is not a message of ours.
     """
     if delivery.exchange in REPORTS_ONLY:
-        return Report.decode(delivery.body)
+        report = Report.decode(delivery.body)
+        return _told(report, report.job)
+    if delivery.exchange == JOBS:
+        return Told(job=JobMessage.decode(delivery.body))
     if delivery.type == RAW_TYPE:
-        return None
+        return Told()
     job = JobMessage.decode(delivery.body)
     if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
-        return job.report
+        return _told(job.report, job)
     if delivery.exchange == RETURN:
-        return _broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE)
-    return _broker_report(job, now, reason="worker_crashed", explanation=_WORKER_CRASHED)
+        return _told(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
+    return _told(_broker_report(job, now, reason="worker_crashed", explanation=_WORKER_CRASHED), job)
+
+
+def _told(report: Report | None, job: Job | None) -> Told:
+    if report is None or job is None:
+        return Told(report, job)
+    if report.job_id != job.id:
+        # Nobody of ours sends that, but anyone may publish.
+        return Told(report)
+    # A delayed copy asks for the attempt that follows; a deferral before the first tells of none.
+    attempt = max(report.attempt, 1)
+    return Told(report, job.model_copy(update={"run": report.run, "attempt": attempt}))
 
 
 def _was_parked_by_a_worker(job: JobMessage) -> bool:

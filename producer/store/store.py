@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from producer.parking import ANONYMOUS
 from producer.records import (
     Admitted,
+    AdoptedJob,
     BatchRecord,
     ClaimedEvent,
     ClaimedJob,
@@ -24,6 +25,7 @@ from producer.records import (
     Transition,
 )
 from producer.store import (
+    adoption,
     cancellations,
     due,
     events,
@@ -109,6 +111,11 @@ class JobStore:
         """
         with self._writing() as connection:
             return submissions.admit_jobs(connection, jobs)
+
+    def adopt_jobs(self, jobs: Iterable[AdoptedJob]) -> frozenset[UUID]:
+        """Store jobs that came over the broker as queued, and return the ids of those that were new."""
+        with self._writing() as connection:
+            return adoption.insert_adopted(connection, jobs)
 
     def insert_batch(
         self, batch: NewBatch, jobs: Iterable[NewJob], rejected: Iterable[Rejected] = ()

@@ -68,8 +68,16 @@ def work_queue(kind: str, lane: Lane) -> str:
 
 
 def work_key(kind: str, lane: Lane) -> str:
-    """Return the routing key of a job that is to run now."""
+    """Return the routing key of a job that is to run now.
+
+    Third parties publish with just this key, and the recorder gets a copy of what they publish.
+    """
     return f"{kind}.{lane}"
+
+
+def stored_key(kind: str, lane: Lane) -> str:
+    """Return the routing key of a job that is to run now and is in the store: the recorder gets no copy."""
+    return f"{work_key(kind, lane)}.stored"
 
 
 def delay_queue(step_seconds: int) -> str:
@@ -101,17 +109,20 @@ def exchanges() -> tuple[ExchangeSpec, ...]:
 
 def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
     """Return every queue for the given kinds."""
+    lanes = [(kind, lane) for kind in kinds for lane in Lane]
+    # Whole keys and no pattern: a job of an unknown kind must come back to who published it.
+    from_strangers = tuple((JOBS, work_key(kind, lane)) for kind, lane in lanes)
     return (
         QueueSpec(PARKED_QUEUE, ((DEAD, "#"), (UNROUTED, "#")), {"x-delivery-limit": PARKED_DELIVERY_LIMIT}),
         QueueSpec(
             RECORDER_QUEUE,
-            ((RESULTS, "#"), (DELAY, "#"), (DEAD, "#"), (UNROUTED, "#")),
+            ((RESULTS, "#"), (DELAY, "#"), (DEAD, "#"), (UNROUTED, "#"), *from_strangers),
             _dead_lettering_to_parking(),
         ),
         QueueSpec(LARGE_RESULTS_QUEUE, ((LARGE_RESULTS, "#"),), _dead_lettering_to_parking()),
         _stream_spec(CANCELLED_STREAM),
         _stream_spec(PAUSED_STREAM),
-        *(_work_queue_spec(kind, lane) for kind in kinds for lane in Lane),
+        *(_work_queue_spec(kind, lane) for kind, lane in lanes),
         *(_delay_queue_spec(step) for step in DELAY_STEPS_SECONDS),
     )
 

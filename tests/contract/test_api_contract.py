@@ -22,7 +22,7 @@ from producer.api.routes import METHODS
 from shared.settings import Settings
 from tests.support.api import running_api
 
-EXAMPLES = 60
+EXAMPLES = 40
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -35,7 +35,8 @@ CONTRACT = load_contract()
 
 def _operations() -> Iterator[ParameterSet]:
     for path, item in CONTRACT["paths"].items():
-        for method in set(METHODS) & item.keys():
+        # In an order that is the same in every process.
+        for method in sorted(set(METHODS) & item.keys()):
             yield pytest.param(path, method.upper(), GenerationMode.POSITIVE, id=f"{method} {path}")
             if {"parameters", "requestBody"} & (item.keys() | item[method].keys()):
                 yield pytest.param(path, method.upper(), GenerationMode.NEGATIVE, id=f"wrong {method} {path}")

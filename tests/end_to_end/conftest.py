@@ -1,6 +1,5 @@
 """One running service for all end-to-end tests: processes here, or the compose stack of `make e2e`."""
 
-import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,12 +12,11 @@ from tests.conftest import new_postgres_database
 from tests.support.client import Client
 from tests.support.compose import ComposeSystem
 from tests.support.management import Management
+from tests.support.stores import STORES
 from tests.support.system import LocalSystem, System
 
-IS_COMPOSE = "E2E_COMPOSE" in os.environ
 
-
-@pytest.fixture(scope="session", params=["compose"] if IS_COMPOSE else ["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=STORES)
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Yield the running service, once on each store."""
     if request.param == "compose":
@@ -42,9 +40,6 @@ def _local_system(broker: Broker, database_url: str, logs: Path) -> Iterator[Sys
     system = LocalSystem(broker=broker, vhost=vhost, amqp_url=amqp_url, database_url=database_url, logs=logs)
     try:
         system.start()
-        # Queues declared a moment before a SIGKILL are forgotten by RabbitMQ: let them reach the disk.
-        system.stop_broker()
-        system.start_broker()
         yield system
     finally:
         system.stop()

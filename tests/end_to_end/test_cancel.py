@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 
 from tests.support.client import Client, Json
+from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
 
 
@@ -22,6 +23,7 @@ async def test_a_running_job_is_cancelled_and_says_so(client: Client) -> None:
     assert [(each["number"], each["outcome"]) for each in done["attempts"]] == [(1, "cancelled")]
 
 
+@on_one_store
 async def test_a_job_that_waits_for_its_retry_never_runs_again(client: Client) -> None:
     page = f"/flaky/{uuid.uuid4()}"
     retry = {"first_delay_seconds": 2, "jitter": False}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shared.broker.topology import DEAD, JOBS, PARKED_QUEUE, RESULTS
 from tests.support.client import Client, Json
+from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
 
 
@@ -33,6 +34,7 @@ async def count(client: Client, jobs: Sequence[Json], pages: Sequence[str]) -> C
     )
 
 
+@on_one_store
 async def test_jobs_in_hand_of_a_killed_worker_all_end(client: Client) -> None:
     gate, pages = str(uuid.uuid4()), [f"/ok/{uuid.uuid4()}" for _ in range(20)]
     held = [await client.submit("fetch", f"/gate/{gate}?job={number}") for number in range(10)]
@@ -53,6 +55,7 @@ async def test_jobs_in_hand_of_a_killed_worker_all_end(client: Client) -> None:
     assert all(len(job["attempts"]) == 1 for job in done)
 
 
+@on_one_store
 async def test_a_worker_that_is_told_to_stop_gives_jobs_back_and_burns_no_attempt(client: Client) -> None:
     gate = str(uuid.uuid4())
     args = {"url": client.site(f"/gate/{gate}"), "timeout_seconds": 120}
@@ -72,7 +75,28 @@ async def test_a_worker_that_is_told_to_stop_gives_jobs_back_and_burns_no_attemp
     assert (done["state"], done["attempt"], len(done["attempts"])) == ("succeeded", 1, 1)
 
 
+@on_one_store
+async def test_jobs_are_accepted_at_once_while_the_broker_is_down_and_run_when_it_is_back(
+    client: Client,
+) -> None:
+    client.system.stop_broker()
+    try:
+        started_at = time.monotonic()
+        job = await client.submit("fetch", "/ok")
+        seconds = time.monotonic() - started_at
+        waiting = await client.job(job["id"])
+    finally:
+        client.system.start_broker()
+
+    assert seconds < 1.0
+    assert waiting["state"] == "accepted" and "broker" in waiting["explanation"]
+    done = await client.job_in(job["id"], "succeeded", "parked", deadline_seconds=60)
+    assert done["state"] == "succeeded"
+
+
+@on_one_store
 async def test_a_broker_killed_in_mid_batch_loses_nothing(client: Client) -> None:
+    client.system.settle_broker()
     pages = [f"/ok/{uuid.uuid4()}" for _ in range(400)]
     slow = [f"/slow?seconds=0.5&n={uuid.uuid4()}" for _ in range(100)]
     batch = await client.submit_batch(pages + slow)
@@ -97,24 +121,7 @@ async def test_a_broker_killed_in_mid_batch_loses_nothing(client: Client) -> Non
     assert duplicated <= 240
 
 
-async def test_jobs_are_accepted_at_once_while_the_broker_is_down_and_run_when_it_is_back(
-    client: Client,
-) -> None:
-    client.system.stop_broker()
-    try:
-        started_at = time.monotonic()
-        job = await client.submit("fetch", "/ok")
-        seconds = time.monotonic() - started_at
-        waiting = await client.job(job["id"])
-    finally:
-        client.system.start_broker()
-
-    assert seconds < 1.0
-    assert waiting["state"] == "accepted" and "broker" in waiting["explanation"]
-    done = await client.job_in(job["id"], "succeeded", "parked", deadline_seconds=60)
-    assert done["state"] == "succeeded"
-
-
+@on_one_store
 async def test_a_message_that_nobody_can_read_is_parked_as_it_came(client: Client) -> None:
     garbage = f"not a job {uuid.uuid4()}"
 
@@ -154,3 +161,10 @@ async def test_a_job_published_straight_to_the_broker_with_wrong_arguments_is_pa
         return job_id in await client.parked_job_ids()
 
     await eventually(is_parked)
+
+    async def is_shown() -> Json | None:
+        answer = await client.http.get(f"/jobs/{job_id}")
+        return answer.json() if answer.is_success and answer.json()["state"] == "parked" else None
+
+    shown = await eventually(is_shown)
+    assert (shown["reason"], shown["args"]) == ("arguments_invalid", {"url": 7})

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from deploy.local.json_server import open_json_server
-from tests.end_to_end.conftest import IS_COMPOSE
 from tests.support.client import Client, Json
+from tests.support.stores import IS_COMPOSE
 from tests.support.waiting import eventually
 
 ITEMS = [{"id": number, "name": f"item {number}"} for number in range(1, 1_001)]

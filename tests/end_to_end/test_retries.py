@@ -4,9 +4,11 @@ import uuid
 
 from shared.broker.topology import delay_queue
 from tests.support.client import QUICK_RETRY, Client
+from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
 
 
+@on_one_store
 async def test_a_job_that_fails_twice_succeeds_at_its_third_attempt(client: Client) -> None:
     wait_seconds = client.system.seen_after_seconds
     retry = {
@@ -58,6 +60,7 @@ async def test_a_job_that_always_fails_is_parked_and_redriven_under_the_same_id(
     assert (await client.http.post(f"/jobs/{job['id']}/redrive")).status_code == 409
 
 
+@on_one_store
 async def test_a_target_that_asks_to_wait_is_not_asked_earlier(client: Client) -> None:
     job = await client.submit(
         "fetch", f"/limited/{uuid.uuid4()}", retry={"first_delay_seconds": 0.5, "jitter": False}
@@ -71,6 +74,7 @@ async def test_a_target_that_asks_to_wait_is_not_asked_earlier(client: Client) -
     ]
 
 
+@on_one_store
 async def test_forty_retries_in_a_row_lose_nothing(client: Client) -> None:
     page = f"/flaky/{uuid.uuid4()}"
     job = await client.submit("fetch", f"{page}?fail=40", retry={**QUICK_RETRY, "max_attempts": 41})

@@ -1,17 +1,48 @@
 """Fixtures for tests of one adapter against the real broker or database."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
-from producer.store.migrate import migrate
+from producer.store.schema import metadata
 from producer.store.store import JobStore
+from shared.settings import Settings
+from tests.conftest import new_postgres_database
+from tests.support.api import RunningApi, running_api
 
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[JobStore]:
     """Yield a store on a fresh database with its tables, on SQLite and on PostgreSQL."""
-    migrate(database_url)
     opened = JobStore.open(database_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """Yield one API for all tests that need none of their own: starting one takes a second."""
+    if request.param == "sqlite":
+        folder = tmp_path_factory.mktemp("api")
+        with _running_api(f"sqlite:///{folder / 'retriever.db'}") as api:
+            yield api
+        return
+    with (
+        new_postgres_database(request.getfixturevalue("postgres"), prefix="api") as url,
+        _running_api(url) as api,
+    ):
+        yield api
+
+
+@pytest.fixture
+def api(running: RunningApi) -> RunningApi:
+    """Return a running API with nothing stored, on SQLite and on PostgreSQL."""
+    with running.store._writer.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    return running
+
+
+def _running_api(database_url: str) -> AbstractContextManager[RunningApi]:
+    return running_api(Settings(database_url=database_url, api_body_idle_seconds=1.0, retention_days=7))

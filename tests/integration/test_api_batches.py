@@ -12,18 +12,11 @@ import httpx
 import pytest
 
 from producer.records import JobFilter
-from shared.settings import Settings
 from shared.states import JobState
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 from tests.support.factories import NOON, make_report
 
 TEXT = {"Content-Type": "text/plain"}
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url, api_body_idle_seconds=1.0)) as running:
-        yield running
 
 
 def submit_lines(api: RunningApi, body: bytes | Iterator[bytes], query: str = "") -> httpx.Response:

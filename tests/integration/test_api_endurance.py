@@ -31,11 +31,12 @@ HUGE_CHUNKS = 300
 SMALL_GROWTH_BYTES = 64 * 1_048_576
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[RunningApi]:
-    settings = Settings(database_url=f"sqlite:///{tmp_path / 'retriever.db'}", api_body_idle_seconds=1.0)
-    with running_api(settings) as running:
-        yield running
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """Yield an API that has answered nobody else; the store does not matter here."""
+    path = tmp_path_factory.mktemp("endurance") / "retriever.db"
+    with running_api(Settings(database_url=f"sqlite:///{path}", api_body_idle_seconds=1.0)) as api:
+        yield api
 
 
 def make_job(**args: object) -> NewJob:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -13,12 +12,6 @@ from shared.settings import Settings
 from tests.support.api import RunningApi, running_api
 
 JOB = {"kind": "check", "args": {"url": "https://example.com/"}}
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url)) as running:
-        yield running
 
 
 def post(api: RunningApi, path: str, document: object, **headers: str) -> httpx.Response:
@@ -130,33 +123,6 @@ def test_a_job_is_cancelled_twice_and_not_when_unknown(api: RunningApi) -> None:
     assert [(each.status_code, each.json()["state"]) for each in answers] == [(202, "cancelled")] * 2
     assert answers[0].json()["explanation"] == "Cancelled before it was run."
     assert post(api, "/jobs/01a20410-0000-7000-8000-000000000000/cancel", None).status_code == 404
-
-
-async def test_two_thousand_requests_with_two_hundred_keys_at_two_apis_make_two_hundred_jobs(
-    database_url: str,
-) -> None:
-    with ExitStack() as running:
-        apis = [running.enter_context(running_api(Settings(database_url=database_url))) for _ in range(2)]
-        # The client's own pool slows down with the square of the requests that wait for it.
-        turns = asyncio.Semaphore(64)
-        async with httpx.AsyncClient(timeout=60) as http:
-
-            async def submit(number: int) -> tuple[int, str]:
-                api = apis[number % 2]
-                async with turns:
-                    answer = await http.post(
-                        f"http://127.0.0.1:{api.port}/jobs",
-                        json={"kind": "check", "args": {"url": f"https://example.com/{number % 200}"}},
-                        headers={"Idempotency-Key": f"key {number % 200}"},
-                    )
-                return answer.status_code, answer.json()["id"]
-
-            answers = await asyncio.gather(*(submit(number) for number in range(2_000)))
-
-        assert Counter(status for status, _ in answers) == {202: 2_000}
-        assert len({job_id for _, job_id in answers}) == 200
-        stored = apis[0].store.list_jobs(JobFilter(), limit=1_000, after=None)
-        assert len(stored) == 200
 
 
 async def test_of_many_requests_for_the_same_thing_at_once_one_is_stored(database_url: str) -> None:

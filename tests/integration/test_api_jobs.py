@@ -1,24 +1,14 @@
 """Jobs over HTTP, on both stores: submit, look up, list, redrive."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import pytest
-
 from shared.messages import Report
 from shared.outcomes import OutcomeName
-from shared.settings import Settings
 from shared.states import JobState
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 
 URL = "https://example.com/"
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url)) as running:
-        yield running
 
 
 def submit(api: RunningApi, url: str = URL, **fields: object) -> dict[str, object]:

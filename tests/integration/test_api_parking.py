@@ -1,23 +1,15 @@
 """Parked jobs over HTTP, on both stores: groups, edits, discards, operations, and what is refused."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from shared.identity import new_id
-from shared.settings import Settings
 from shared.states import JobState
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 from tests.support.factories import NOON, make_job, make_report
 
 ANN = {"Retriever-Actor": "ann@example.com"}
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url, retention_days=7)) as running:
-        yield running
 
 
 def park(api: RunningApi, *, host: str = "a.example") -> str:

@@ -1,6 +1,5 @@
 """Schedules over HTTP, on both stores: create, look up, pause, resume, run now, delete."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -8,17 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.settings import Settings
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 
 JOB = {"kind": "check", "args": {"url": "https://example.com/"}}
 BATCH = {"kind": "check", "items": [{"url": "https://example.com/"}, {"url": "https://example.org/"}]}
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url)) as running:
-        yield running
 
 
 def create(api: RunningApi, **fields: Any) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import aio_pika
 import pytest
 
 from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import JOBS, work_queue
+from shared.broker.topology import JOBS, stored_key, work_queue
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 from shared.kinds.registry import Lane
 from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
-ROUTABLE = Outgoing(JOBS, "check.bulk", b"{}", "job", "job-1")
+ROUTABLE = Outgoing(JOBS, stored_key("check", Lane.BULK), b"{}", "job", "job-1")
 UNROUTABLE = Outgoing(JOBS, "nosuch.bulk", b"{}", "job", "job-1")
 
 

@@ -5,7 +5,7 @@ import json
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import ChannelNotFoundEntity
+from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
 
 from shared.broker.topology import (
     CANCELLED_STREAM,
@@ -19,7 +19,9 @@ from shared.broker.topology import (
     delay_key,
     delay_queue,
     queues,
+    stored_key,
     verify_topology,
+    work_key,
     work_queue,
 )
 from shared.kinds.registry import KINDS, Lane
@@ -110,6 +112,30 @@ async def test_lanes_and_kinds_have_queues_of_their_own(vhost_url: str) -> None:
             for lane in Lane
         }
         assert counts == {key: int(key == ("check", Lane.BULK)) for key in counts}
+
+
+async def test_the_recorder_hears_of_jobs_of_third_parties_and_of_none_that_is_stored(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+        keys = [(kind, lane) for kind in KINDS for lane in Lane]
+
+        for kind, lane in keys:
+            await publish(channel, JOBS, work_key(kind, lane))
+            await publish(channel, JOBS, stored_key(kind, lane))
+
+        assert await message_count(channel, RECORDER_QUEUE) == len(keys)
+        assert {await message_count(channel, work_queue(*key)) for key in keys} == {2}
+
+
+@pytest.mark.parametrize("key", ["nosuchkind.bulk", "check.nosuchlane", "check", "nosuchkind.bulk.stored"])
+async def test_a_job_of_no_known_kind_or_lane_comes_back_to_who_published_it(
+    vhost_url: str, key: str
+) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+        with pytest.raises(PublishError):
+            await publish(channel, JOBS, key)
 
 
 async def test_a_parked_message_reaches_the_parking_queue_and_the_recorder(vhost_url: str) -> None:

@@ -1,6 +1,5 @@
 """The janitor on both stores: what it deletes in one go, in chunks, and what it leaves."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,7 +10,6 @@ from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.turns import Turns
 from producer.records import IdempotencyKey, JobFilter, Rejected
-from producer.store.migrate import migrate
 from producer.store.schema import idempotency_keys, rejected_lines
 from producer.store.store import JobStore
 from shared.clock import utc_now
@@ -21,15 +19,6 @@ from shared.states import JobState
 from tests.support.amqp import running
 from tests.support.factories import NOON, make_batch, make_job, make_report
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 async def test_old_ends_are_deleted_with_their_batches_and_parked_jobs_stay(store: JobStore) -> None:

@@ -37,7 +37,11 @@ async def test_queues_are_seen_with_their_jobs_and_workers_and_a_missing_one_is_
 
             async def seen() -> dict[str, tuple[int, int]] | None:
                 known = await asyncio.to_thread(store.queues.circumstances, now=utc_now())
-                return {queue.name: (queue.ready, queue.consumers) for queue in known.queues.values()}
+                return {
+                    queue.name: (queue.ready, queue.consumers)
+                    for queue in known.queues.values()
+                    if queue.kind in {"check", "fetch"}
+                }
 
             assert await eventually(seen) == {
                 "jobs.check.bulk": (3, 0),

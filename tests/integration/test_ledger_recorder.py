@@ -1,77 +1,232 @@
-"""A recorder and large reports: few in hand at once, none lost, and those that nobody can read are parked."""
+"""The recorder on a real broker: it keeps jobs that somebody else published, whatever comes first."""
 
-import os
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
+import aio_pika
+import pytest
+import sqlalchemy as sa
+from aio_pika.abc import AbstractChannel
+
+from consumer.executor import Attempt
+from consumer.settlement import decide, report_message, settlement_message
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
-from producer.store.migrate import migrate
+from producer.records import JobFilter, JobRecord
 from producer.store.store import JobStore
-from shared.bodies import compress_body
-from shared.broker.publisher import Outgoing, Publisher
-from shared.broker.topology import LARGE_RESULTS, LARGE_RESULTS_QUEUE, PARKED_QUEUE
-from shared.messages import REPORT_TYPE
+from shared.broker.publisher import Publisher
+from shared.broker.topology import JOBS, PARKED_QUEUE
+from shared.errors import JobNotFound
+from shared.identity import new_id
+from shared.messages import JobMessage, Report
+from shared.outcomes import Failed, Outcome, Succeeded
+from shared.retry import RetryPolicy
 from shared.settings import Settings
 from shared.states import JobState
-from tests.support.amqp import message_count, open_channel, running, running_publisher
-from tests.support.factories import make_job, make_report
+from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
+from tests.support.factories import make_job
 from tests.support.waiting import eventually
 
-REPORTS = 20
-IN_HAND = 8
-KEY = "fetch.interactive.succeeded"
+STARTED_AT = datetime(2026, 1, 2, 12, tzinfo=UTC)
+URL = "https://Third.example/"
 
 
-async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
-    vhost_url: str, tmp_path: Path
-) -> None:
-    database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
-    store = JobStore.open(database_url)
-    recorder = Recorder(
-        store=store,
-        metrics=LedgerMetrics(),
-        settings=Settings(amqp_url=vhost_url, recorder_prefetch=500),
-    )
-    jobs = [make_job(kind="fetch") for _ in range(REPORTS)]
-    body = compress_body(os.urandom(300_000), content_type=None, charset=None)
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """A recorder that can be run, the store it writes to, and a broker to publish to."""
 
-    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
-        for job in jobs:
-            report = make_report(job.id, JobState.SUCCEEDED, kind="fetch", result={})
-            await _publish(publisher, report.model_copy(update={"body": body}).encode())
-        async with running(recorder.run()):
-            # Without its tables the store cannot take anything, so what the recorder has stays in its hand.
-            async def waits() -> bool:
-                return await message_count(channel, LARGE_RESULTS_QUEUE) == REPORTS - IN_HAND
+    recorder: Recorder
+    store: JobStore
+    publisher: Publisher
+    channel: AbstractChannel
 
-            await eventually(waits)
-            migrate(database_url)
-            store.insert_jobs(jobs)
+    async def publish(self, body: bytes, key: str = "check.bulk") -> None:
+        """Publish as a third party does, with nothing of ours."""
+        message = aio_pika.Message(body)
+        await aio_pika.Exchange(self.channel, JOBS).publish(message, key, mandatory=True)
 
-            async def are_recorded() -> bool:
-                return all(store.get_job(job.id).state is JobState.SUCCEEDED for job in jobs)
+    async def settle(self, job: JobMessage, outcome: Outcome) -> None:
+        """Publish what a worker does after an attempt."""
+        attempt = Attempt(STARTED_AT, STARTED_AT + timedelta(seconds=1), outcome)
+        decision = decide(job, attempt, random=lambda: 0.0)
+        await self.publisher.publish(settlement_message(job, attempt, decision, worker="w"))
 
-            await eventually(are_recorded)
-    assert all(store.bodies.find(job.id) for job in jobs)
-    store.close()
+    @asynccontextmanager
+    async def recording(self) -> AsyncIterator[None]:
+        """Run the recorder while inside."""
+        async with running(self.recorder.run()):
+            yield
+
+    async def job_in(self, job_id: UUID, state: JobState) -> JobRecord:
+        """Return the job once it is in the state."""
+
+        async def look() -> JobRecord | None:
+            try:
+                job = self.store.get_job(job_id)
+            except JobNotFound:
+                return None
+            return job if job.state is state else None
+
+        return await eventually(look)
+
+    async def all_recorded(self) -> None:
+        """Return once the recorder has acked all that it was given before."""
+        last = make_message()
+        await self.publish(last.encode())
+        await self.job_in(last.id, JobState.QUEUED)
+
+    def stored(self) -> int:
+        """Return how many jobs there are."""
+        return len(self.store.list_jobs(JobFilter(), limit=100, after=None))
 
 
-async def test_a_large_report_that_nobody_can_read_is_parked(vhost_url: str, tmp_path: Path) -> None:
-    database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
-    migrate(database_url)
-    store = JobStore.open(database_url)
+@pytest.fixture
+async def ledger(store: JobStore, vhost_url: str) -> AsyncIterator[Ledger]:
+    """Yield a ledger whose recorder does not run yet."""
     recorder = Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url))
-
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
-        await _publish(publisher, b"no report")
-        async with running(recorder.run()):
-
-            async def is_parked() -> bool:
-                return await message_count(channel, PARKED_QUEUE) == 1
-
-            await eventually(is_parked)
-    store.close()
+        yield Ledger(recorder, store, publisher, channel)
 
 
-async def _publish(publisher: Publisher, body: bytes) -> None:
-    await publisher.publish(Outgoing(LARGE_RESULTS, KEY, body, REPORT_TYPE))
+def make_message(*, args: dict[str, object] | None = None, attempt: int = 1) -> JobMessage:
+    retry = RetryPolicy(max_attempts=4, first_delay_seconds=60, jitter=False)
+    return JobMessage(id=new_id(), kind="check", args=args or {"url": URL}, retry=retry, attempt=attempt)
+
+
+async def test_a_job_of_a_third_party_is_kept_as_if_it_had_been_submitted(ledger: Ledger) -> None:
+    expires_at = datetime(2030, 1, 1, tzinfo=UTC)
+    update = {"batch_id": uuid4(), "expires_at": expires_at}
+    message = make_message(args={"url": URL, "timeout_seconds": 5.0}).model_copy(update=update)
+
+    async with ledger.recording():
+        await ledger.publish(message.encode())
+        job = await ledger.job_in(message.id, JobState.QUEUED)
+
+    assert (job.kind, job.lane, job.retry, job.deadline_at) == (
+        message.kind,
+        message.lane,
+        message.retry,
+        expires_at,
+    )
+    # Normalized, with a host to group it by, and of no batch: nobody has counted it there.
+    assert (job.args, job.host) == (
+        {"url": "https://third.example/", "timeout_seconds": 5.0},
+        "third.example",
+    )
+    assert (job.batch_id, job.run, job.attempt, job.attempts) == (None, 1, 0, [])
+
+
+async def test_a_report_that_comes_before_its_job_makes_the_row(ledger: Ledger) -> None:
+    done, retried, parked, running_one = make_message(), make_message(), make_message(), make_message()
+    await ledger.settle(done, Succeeded({"verdict": "ok"}))
+    await ledger.settle(retried, Failed("timeout", "No answer.", transient=True))
+    await ledger.settle(parked, Failed("http_404", "Gone.", transient=False))
+    started = Report(
+        job_id=running_one.id,
+        kind="check",
+        run=1,
+        attempt=1,
+        state=JobState.RUNNING,
+        started_at=STARTED_AT,
+        worker="w",
+    )
+    await ledger.publisher.publish(report_message(running_one, started))
+
+    async with ledger.recording():
+        jobs = [
+            await ledger.job_in(done.id, JobState.SUCCEEDED),
+            await ledger.job_in(retried.id, JobState.DELAYED),
+            await ledger.job_in(parked.id, JobState.PARKED),
+            await ledger.job_in(running_one.id, JobState.RUNNING),
+        ]
+        # The copies come last, and again.
+        for message in (done, retried, parked, running_one, done):
+            await ledger.publish(message.encode())
+        await ledger.all_recorded()
+
+    assert [ledger.store.get_job(job.id) for job in jobs] == jobs
+    assert [(job.attempt, len(job.attempts), job.host) for job in jobs] == [(1, 1, "third.example")] * 4
+    assert ledger.stored() == 5
+
+
+async def test_a_job_whose_first_news_is_a_later_attempt_is_kept_from_there(ledger: Ledger) -> None:
+    message = make_message(attempt=3)
+
+    async with ledger.recording():
+        await ledger.settle(message, Failed("timeout", "No answer.", transient=True))
+        job = await ledger.job_in(message.id, JobState.DELAYED)
+        await ledger.settle(message.model_copy(update={"attempt": 4}), Succeeded({}))
+        done = await ledger.job_in(message.id, JobState.SUCCEEDED)
+
+    assert (job.attempt, [each.number for each in job.attempts]) == (3, [3])
+    assert [each.number for each in done.attempts] == [3, 4]
+
+
+async def test_a_job_that_is_known_is_left_as_it_is(ledger: Ledger) -> None:
+    known = make_job()
+    ledger.store.insert_jobs([known])
+    # As a relay of before this version publishes it.
+    copy = JobMessage(id=known.id, kind="check", args={"url": "https://other.example/"})
+
+    async with ledger.recording():
+        await ledger.publish(copy.encode())
+        await ledger.all_recorded()
+
+    job = ledger.store.get_job(known.id)
+    assert (job.state, job.args, ledger.stored()) == (JobState.ACCEPTED, known.args, 2)
+
+
+async def test_arguments_that_break_a_rule_are_kept_as_they_came(ledger: Ledger) -> None:
+    wrong = make_message(args={"url": 7})
+    nul = make_message(args={"url": "https://example.com/\0", "\0": ["\0"]})
+
+    async with ledger.recording():
+        for message in (wrong, nul):
+            await ledger.publish(message.encode())
+            await ledger.settle(message, Failed("arguments_invalid", "url: no \0", transient=False))
+        jobs = [await ledger.job_in(message.id, JobState.PARKED) for message in (wrong, nul)]
+
+    assert [job.args for job in jobs] == [wrong.args, nul.args]
+    assert [(job.reason, job.host) for job in jobs] == [("arguments_invalid", "")] * 2
+
+
+async def test_what_cannot_be_kept_holds_up_nobody(ledger: Ledger) -> None:
+    refuse(ledger.store, "refused.example")
+    refused = make_message(args={"url": "https://refused.example/"})
+    unknown = refused.model_copy(update={"id": new_id(), "kind": "brew"})
+    last = make_message()
+    # All in one batch of the recorder: with one that the store refuses each is recorded singly.
+    for body in (refused.encode(), unknown.encode(), b"no job", b'{"version":2}', last.encode()):
+        await ledger.publish(body)
+
+    async with ledger.recording():
+        await ledger.job_in(last.id, JobState.QUEUED)
+        await ledger.all_recorded()
+
+    assert ledger.stored() == 2
+    # Their messages are in the work queue, where a worker deals with them: not here a second time.
+    assert await message_count(ledger.channel, PARKED_QUEUE) == 0
+
+
+async def test_the_outcome_of_a_job_that_cannot_be_kept_is_parked_for_a_person(ledger: Ledger) -> None:
+    refuse(ledger.store, "refused.example")
+    await ledger.settle(make_message(args={"url": "https://refused.example/"}), Succeeded({}))
+
+    async with ledger.recording():
+        parked = await get_message(ledger.channel, PARKED_QUEUE)
+
+    assert Report.decode(parked.body).state is JobState.SUCCEEDED
+
+
+def refuse(store: JobStore, host: str) -> None:
+    """Let the database take no job of a host, as if a value did not fit its column."""
+    statements = {
+        "postgresql": f"ALTER TABLE jobs ADD CHECK (host <> '{host}')",
+        "sqlite": f"CREATE TRIGGER refusing BEFORE INSERT ON jobs WHEN NEW.host = '{host}' "
+        "BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    }
+    with store._writer.begin() as connection:
+        connection.execute(sa.text(statements[connection.dialect.name]))

@@ -8,6 +8,9 @@ import sqlalchemy
 
 from deploy.local.database import Database, open_postgres
 from deploy.local.processes import command_line
+from producer.records import JobFilter
+from producer.store.store import JobStore
+from tests.support.factories import make_job
 
 
 def ask(url: str, statement: str) -> object:
@@ -47,13 +50,24 @@ def test_the_database_never_runs_as_root(postgres: Database) -> None:
     assert owner != 0
 
 
-def test_each_test_has_an_empty_database_of_its_own(database_url: str) -> None:
-    engine = sqlalchemy.create_engine(database_url)
+def test_each_test_has_an_empty_database_of_its_own(empty_database_url: str) -> None:
+    engine = sqlalchemy.create_engine(empty_database_url)
 
     tables = sqlalchemy.inspect(engine).get_table_names()
 
     engine.dispose()
     assert tables == []
+
+
+@pytest.mark.parametrize("_again", range(2))
+def test_a_migrated_database_has_its_tables_and_no_job(database_url: str, _again: int) -> None:
+    store = JobStore.open(database_url)
+
+    store.ping()
+    assert store.list_jobs(JobFilter(), limit=1, after=None) == []
+    store.insert_jobs([make_job()])
+
+    store.close()
 
 
 @pytest.mark.parametrize("_again", range(2))

@@ -12,11 +12,11 @@ from uuid import UUID
 from aiohttp import web
 
 from consumer.bootstrap import run_worker
-from producer.ledger.reports import report_of
+from producer.ledger.reports import told_by
 from shared.broker.consumer import Consumer
-from shared.broker.subscriber import Subscription
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.subscriber import Subscription
 from shared.broker.topology import JOBS, RECORDER_QUEUE, work_key
 from shared.clock import utc_now
 from shared.kinds.registry import Lane
@@ -88,7 +88,7 @@ class Listener:
                 await self._ended.setdefault(job_id, asyncio.Event()).wait()
 
     def _take(self, delivery: Delivery) -> None:
-        report = report_of(delivery, now=utc_now())
+        report = told_by(delivery, now=utc_now()).report
         assert report is not None
         self.reports.setdefault(report.job_id, []).append(report)
         if report.state.is_final:

@@ -1,11 +1,9 @@
 """Counts, cancellations and the events that tell of them, on both stores."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.errors import BatchNotFound, JobEndedAlready, JobNotFound
 from shared.events import EventType
@@ -14,14 +12,6 @@ from shared.states import JobState
 from tests.support.factories import NOON, make_batch, make_job, make_report
 
 LATER = NOON + timedelta(seconds=1)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    migrate(database_url)
-    store = JobStore.open(database_url)
-    yield store
-    store.close()
 
 
 def events(store: JobStore) -> list[tuple[EventType, str]]:

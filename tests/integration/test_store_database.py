@@ -38,6 +38,12 @@ store.close()
 MIGRATE = "import sys; from producer.store.migrate import migrate; migrate(sys.argv[1])"
 
 
+@pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    """Return the address of a database without tables: how they come to be is what most tests are about."""
+    return empty_database_url
+
+
 def test_migrations_build_the_tables_of_the_schema(database_url: str) -> None:
     migrate(database_url)
 

@@ -1,11 +1,9 @@
 """Jobs with times, on both stores: held until they are due, parked when nobody started them in time."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 
 from producer.records import JobFilter
@@ -19,15 +17,6 @@ from tests.support.factories import NOON, make_batch, make_job, make_report
 
 MINUTE = timedelta(minutes=1)
 PAST_GRACE = NOON + EXPIRY_GRACE
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 def states(store: JobStore) -> list[JobState]:

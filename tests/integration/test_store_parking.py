@@ -1,7 +1,7 @@
 """The parking lot on both stores: groups, operations page by page, crashes, two ledgers, the audit log."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -19,7 +19,6 @@ from producer.parking import (
 )
 from producer.records import JobFilter, NewJob
 from producer.store import operations
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.errors import JobNotFound, JobNotParked, OperationFinished, OperationNotFound, StoreUnavailable
 from shared.identity import new_id
@@ -28,15 +27,6 @@ from tests.support.factories import NOON, make_batch, make_job, make_report
 
 LATER = NOON + timedelta(hours=1)
 PAGE = timedelta(seconds=0.5)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 def park(store: JobStore, count: int, *, host: str = "a.example", reason: str = "http_503") -> list[NewJob]:

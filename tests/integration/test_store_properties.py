@@ -18,7 +18,7 @@ from shared.states import JobState, position
 from tests.support.factories import NOON, make_batch, make_deferral, make_job, make_report
 
 JOBS = 3
-EXAMPLES = 40
+EXAMPLES = 25
 LATER = NOON + timedelta(hours=1)
 KEY = IdempotencyKey("property", b"fingerprint", NOON + timedelta(days=1))
 

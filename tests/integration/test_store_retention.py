@@ -1,13 +1,12 @@
 """What the janitor may delete, on both stores: old ends, never what is parked, and no part of a batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
 
 from producer.records import NewJob
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.clock import utc_now
 from shared.errors import BatchNotFound, JobNotFound
@@ -18,15 +17,6 @@ from tests.support.factories import NOON, make_batch, make_job, make_report
 # Ids are of today, so "old" is what ended before an hour from now.
 BEFORE = utc_now() + timedelta(hours=1)
 YOUNG = BEFORE + timedelta(days=1)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 def end(store: JobStore, jobs: Sequence[NewJob], state: JobState, ended_at: datetime = NOON) -> None:

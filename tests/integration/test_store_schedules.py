@@ -1,7 +1,6 @@
 """Schedules on both stores: a run and the next time are one change, and only one ledger makes it."""
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from threading import Barrier
@@ -12,7 +11,6 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.scheduler import Scheduler
 from producer.records import JobFilter, JobRecord, NewSchedule, Overlap, ScheduleRecord
 from producer.scheduling import scheduled_run
-from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from producer.timetable import CatchUp, Cron
 from shared.errors import ScheduleNotFound
@@ -22,15 +20,6 @@ from tests.support.factories import NOON, make_report, make_schedule
 
 MINUTE = timedelta(minutes=1)
 BATCH = {"batch": {"kind": "check", "items": [{"url": "http://a.example/"}, {"url": "http://b.example/"}]}}
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
-    """Yield a store on a fresh database with its tables."""
-    migrate(database_url)
-    opened = JobStore.open(database_url)
-    yield opened
-    opened.close()
 
 
 def stored(store: JobStore, schedule: NewSchedule) -> ScheduleRecord:

@@ -28,6 +28,7 @@ from shared.broker.topology import (
     PARKED_QUEUE,
     PAUSED_STREAM,
     RECORDER_QUEUE,
+    stored_key,
     work_queue,
 )
 from shared.events import PAUSES_TYPE, Cancellation, PausedQueues, PauseSnapshot
@@ -107,7 +108,7 @@ def job(number: int = 1, *, batch_id: UUID | None = None) -> Outgoing:
         lane=Lane.BULK,
         args={"url": f"http://example.com/{number}"},
     )
-    return Outgoing(JOBS, "check.bulk", message.encode(), "job", str(message.id))
+    return Outgoing(JOBS, stored_key("check", Lane.BULK), message.encode(), "job", str(message.id))
 
 
 async def test_work_under_way_is_not_started_again_when_its_connection_is_lost(

@@ -1,5 +1,6 @@
 """A tiny client of RabbitMQ's management API: what tests look at, and the virtual hosts that they work in."""
 
+import uuid
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -42,6 +43,14 @@ class Management:
         }
         path = f"/exchanges/{quote(vhost, safe='')}/{quote(exchange, safe='')}/publish"
         assert self._call("POST", path, body).json() == {"routed": True}
+
+    def bind_queue(self, vhost: str, exchange: str, key: str) -> str:
+        """Bind a queue of its own to an exchange, as a listener does; return its name."""
+        name = f"listener-{uuid.uuid4().hex[:12]}"
+        place = quote(vhost, safe="")
+        self._call("PUT", f"/queues/{place}/{name}", {"durable": True})
+        self._call("POST", f"/bindings/{place}/e/{exchange}/q/{name}", {"routing_key": key})
+        return name
 
     async def close_connections(self, vhost: str, *, name: str) -> bool:
         """Close the connections of that name by force; return whether there were any yet."""

@@ -50,6 +50,9 @@ class System(Protocol):
     def start_broker(self) -> None:
         """Start the broker again; returns when it answers."""
 
+    def settle_broker(self) -> None:
+        """Let the queues reach the disk: RabbitMQ forgets those declared a moment before a SIGKILL."""
+
     def memory_bytes(self, process: str) -> int:
         """Return the resident memory of `api` or `ledger`."""
 
@@ -68,6 +71,7 @@ class LocalSystem:
         self._broker = broker
         self._logs = logs
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._is_settled = False
         self.vhost = vhost
         self.management_url = str(broker.management_url)
         ports = {"api": free_port(), "ledger": free_port(), "site": free_port()}
@@ -125,6 +129,7 @@ class LocalSystem:
     def stop_broker(self) -> None:
         """Stop the broker in order."""
         self._broker.stop()
+        self._is_settled = True
 
     def kill_broker(self) -> None:
         """SIGKILL the broker."""
@@ -133,6 +138,12 @@ class LocalSystem:
     def start_broker(self) -> None:
         """Start the broker again."""
         self._broker.start()
+
+    def settle_broker(self) -> None:
+        """Stop and start the broker in order, unless that has been done since the queues were declared."""
+        if not self._is_settled:
+            self.stop_broker()
+            self.start_broker()
 
     def memory_bytes(self, process: str) -> int:
         """Return the resident memory of `api` or `ledger`."""

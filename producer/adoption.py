@@ -1,0 +1,50 @@
+"""From a job that came over the broker to one that can be stored as if it had been submitted. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from producer.records import AdoptedJob, NewJob
+from producer.submission import unique_key, valid_args
+from shared.errors import JobInvalid
+from shared.kinds.registry import KINDS, Kind
+from shared.messages import Job
+
+
+def adopt_jobs(jobs: Iterable[Job], *, now: datetime) -> list[AdoptedJob]:
+    """Return the jobs as they are stored, each id once, without those of a kind that nobody knows.
+
+    Such a job could be redriven to no queue. Where an id comes twice, the copy that is earliest on the
+    job's way counts: what is further on is for reports to say.
+
+    Args:
+        now: When they are taken to be created; a message does not say it.
+    """
+    earliest: dict[UUID, Job] = {}
+    for job in jobs:
+        known = earliest.setdefault(job.id, job)
+        if (job.run, job.attempt) < (known.run, known.attempt):
+            earliest[job.id] = job
+    return [_adopted(KINDS[job.kind], job, now) for job in earliest.values() if job.kind in KINDS]
+
+
+def _adopted(kind: Kind, job: Job, now: datetime) -> AdoptedJob:
+    # Its batch's counts were settled when the batch was handed in, so it joins none.
+    new = NewJob(
+        id=job.id,
+        kind=job.kind,
+        lane=job.lane,
+        args=job.args,
+        retry=job.retry,
+        host="",
+        created_at=now,
+        deadline_at=job.expires_at,
+    )
+    try:
+        args = valid_args(kind, job.args)
+    except JobInvalid:
+        # Stored as it came, so that everybody sees what is parked and why.
+        return AdoptedJob(new, run=job.run, attempt=job.attempt - 1)
+    valid = replace(new, args=args.document, host=args.host, unique_key=unique_key(job.kind, args.document))
+    return AdoptedJob(valid, run=job.run, attempt=job.attempt - 1)

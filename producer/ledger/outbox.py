@@ -1,0 +1,120 @@
+"""What relay and announcer have in common: lease rows, publish a message of each, settle what is confirmed.
+
+Each row is its own order to be published. If a ledger dies in between, the lease runs out and the
+message is published again: at least once, never none.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import compress
+from operator import not_
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+from producer.ledger.patience import until_stored
+from producer.store.wakeup import Wakeup
+from shared.broker.publisher import Outgoing, Publisher
+from shared.clock import utc_now
+from shared.errors import BrokerError, MessageUnroutable
+from shared.settings import Settings
+
+_REFUSED_PAUSE_SECONDS = 1.0
+# New rows wake it; this is for leases that ran out, and for wake-ups that were missed.
+_SAFETY_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Claimed(Protocol):
+    """A row that was leased."""
+
+    @property
+    def id(self) -> UUID:
+        """Its primary key."""
+
+
+C = TypeVar("C", bound=Claimed)
+C_co = TypeVar("C_co", bound=Claimed, covariant=True)
+
+
+class Claim(Protocol[C_co]):
+    """Leases rows."""
+
+    def __call__(self, *, limit: int, lease_seconds: float, now: datetime) -> Sequence[C_co]:
+        """Return up to `limit` rows that nobody else holds; blocks on the store."""
+
+
+class Release(Protocol):
+    """Gives leases back."""
+
+    def __call__(self, ids: Sequence[UUID], /, *, retry_at: datetime) -> None:
+        """Let the rows be claimed again from a time on; blocks on the store."""
+
+
+class Outbox(Generic[C]):
+    """Publishes rows of the store. Any number of outboxes share the work."""
+
+    def __init__(
+        self,
+        *,
+        claim: Claim[C],
+        message: Callable[[C], Outgoing],
+        settle: Callable[[Sequence[C]], Awaitable[None]],
+        release: Release,
+        publisher: Publisher,
+        wakeup: Wakeup,
+        settings: Settings,
+    ) -> None:
+        """Make an outbox that has published nothing yet.
+
+        Args:
+            message: What is published of a row.
+            settle: Notes that rows are confirmed. A crash before it repeats their messages.
+        """
+        self._claim = claim
+        self._message = message
+        self._settle = settle
+        self._release = release
+        self._publisher = publisher
+        self._wakeup = wakeup
+        self._page_rows = settings.relay_page_jobs
+        self._lease_seconds = settings.relay_lease_seconds
+        self._window = asyncio.Semaphore(settings.publish_window)
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        while True:
+            # Nothing is claimed while the broker is away, so that the first ledger back can publish at once.
+            await self._publisher.wait_ready()
+            if await self._publish_page() < self._page_rows:
+                await self._wakeup.wait(_SAFETY_SECONDS)
+
+    async def _publish_page(self) -> int:
+        """Claim, publish and settle one page; return how many rows were claimed."""
+        claim = partial(self._claim, limit=self._page_rows, lease_seconds=self._lease_seconds, now=utc_now())
+        claims = await until_stored(claim)
+        confirmed = await asyncio.gather(*(self._publish(self._message(row)) for row in claims))
+        if told := list(compress(claims, confirmed)):
+            await self._settle(told)
+        if refused := [row.id for row in compress(claims, map(not_, confirmed))]:
+            retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
+            await until_stored(partial(self._release, refused, retry_at=retry_at))
+        return len(claims)
+
+    async def _publish(self, message: Outgoing) -> bool:
+        facts = {"job_id": message.job_id, "exchange": message.exchange, "routing_key": message.routing_key}
+        try:
+            async with self._window:
+                await self._publisher.publish(message)
+        except MessageUnroutable as error:
+            # A queue was deleted. A new channel declares the topology again; the row waits its turn.
+            logger.warning("message_unroutable", extra={**facts, "error": str(error)})
+            self._publisher.reset()
+            return False
+        except BrokerError as error:
+            logger.warning("publish_failed", extra={**facts, "error": str(error)})
+            return False
+        return True

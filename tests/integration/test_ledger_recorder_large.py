@@ -1,0 +1,77 @@
+"""A recorder and large reports: few in hand at once, none lost, and those that nobody can read are parked."""
+
+import os
+from pathlib import Path
+
+from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.recorder import Recorder
+from producer.store.migrate import migrate
+from producer.store.store import JobStore
+from shared.bodies import compress_body
+from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.topology import LARGE_RESULTS, LARGE_RESULTS_QUEUE, PARKED_QUEUE
+from shared.messages import REPORT_TYPE
+from shared.settings import Settings
+from shared.states import JobState
+from tests.support.amqp import message_count, open_channel, running, running_publisher
+from tests.support.factories import make_job, make_report
+from tests.support.waiting import eventually
+
+REPORTS = 20
+IN_HAND = 8
+KEY = "fetch.interactive.succeeded"
+
+
+async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
+    vhost_url: str, tmp_path: Path
+) -> None:
+    database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    store = JobStore.open(database_url)
+    recorder = Recorder(
+        store=store,
+        metrics=LedgerMetrics(),
+        settings=Settings(amqp_url=vhost_url, recorder_prefetch=500),
+    )
+    jobs = [make_job(kind="fetch") for _ in range(REPORTS)]
+    body = compress_body(os.urandom(300_000), content_type=None, charset=None)
+
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        for job in jobs:
+            report = make_report(job.id, JobState.SUCCEEDED, kind="fetch", result={})
+            await _publish(publisher, report.model_copy(update={"body": body}).encode())
+        async with running(recorder.run()):
+            # Without its tables the store cannot take anything, so what the recorder has stays in its hand.
+            async def waits() -> bool:
+                return await message_count(channel, LARGE_RESULTS_QUEUE) == REPORTS - IN_HAND
+
+            await eventually(waits)
+            migrate(database_url)
+            store.insert_jobs(jobs)
+
+            async def are_recorded() -> bool:
+                return all(store.get_job(job.id).state is JobState.SUCCEEDED for job in jobs)
+
+            await eventually(are_recorded)
+    assert all(store.bodies.find(job.id) for job in jobs)
+    store.close()
+
+
+async def test_a_large_report_that_nobody_can_read_is_parked(vhost_url: str, tmp_path: Path) -> None:
+    database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    migrate(database_url)
+    store = JobStore.open(database_url)
+    recorder = Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url))
+
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        await _publish(publisher, b"no report")
+        async with running(recorder.run()):
+
+            async def is_parked() -> bool:
+                return await message_count(channel, PARKED_QUEUE) == 1
+
+            await eventually(is_parked)
+    store.close()
+
+
+async def _publish(publisher: Publisher, body: bytes) -> None:
+    await publisher.publish(Outgoing(LARGE_RESULTS, KEY, body, REPORT_TYPE))

@@ -1,0 +1,40 @@
+"""Which jobs of third parties are kept, and as what."""
+
+from dataclasses import replace
+
+from producer.adoption import adopt_jobs
+from producer.api.models import JobSubmission
+from producer.submission import new_job
+from shared.clock import utc_now
+from shared.identity import new_id
+from shared.messages import Job
+
+
+def make(**fields: object) -> Job:
+    job = {"id": new_id(), "kind": "check", "args": {"url": "https://a.example"}}
+    return Job.model_validate({**job, **fields})
+
+
+def test_a_job_is_the_same_as_one_that_was_submitted() -> None:
+    args, now = {"url": "https://A.example#top", "timeout_seconds": 7.0}, utc_now()
+    submitted = new_job(
+        JobSubmission.model_validate({"kind": "check", "args": args}), job_id=new_id(), now=now
+    )
+
+    (adopted,) = adopt_jobs([make(args=args)], now=now)
+
+    assert replace(adopted.job, id=submitted.id, retry=submitted.retry) == submitted
+
+
+def test_of_one_id_the_earliest_copy_counts() -> None:
+    job = make(run=2, attempt=3)
+    copies = [job.model_copy(update={"run": run, "attempt": attempt}) for run, attempt in ((3, 1), (2, 4))]
+
+    (adopted,) = adopt_jobs([copies[0], job, copies[1]], now=utc_now())
+
+    # The attempt that it asks for has not been made.
+    assert (adopted.run, adopted.attempt) == (2, 2)
+
+
+def test_a_kind_that_nobody_knows_is_left_out() -> None:
+    assert adopt_jobs([make(kind="brew")], now=utc_now()) == []
