@@ -15,6 +15,17 @@ from shared.errors import SettingsInvalid
 
 PREFIX = "RETRIEVER_"
 
+# Mail, SSH, X11 and the like: the "bad ports" of the Fetch Standard, which no browser connects to.
+# fmt: off
+BAD_PORTS = (
+    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103,
+    104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513,
+    514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719,
+    1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679,
+    6697, 10080,
+)
+# fmt: on
+
 
 class LogFormat(StrEnum):
     """`json` for machines, `console` for people."""
@@ -57,11 +68,12 @@ class Settings(BaseSettings):
     secrets_dir: Path | None = None
 
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    egress_deny_ports: Annotated[tuple[Annotated[int, Field(ge=0, le=65_535)], ...], NoDecode] = BAD_PORTS
 
     log_format: LogFormat = LogFormat.JSON
     log_level: str = "INFO"
 
-    @field_validator("egress_allow", mode="before")
+    @field_validator("egress_allow", "egress_deny_ports", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (

@@ -43,12 +43,12 @@ async def open_session(
     and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
 
     Args:
-        settings: Read for `egress_allow` and `user_agent`.
+        settings: Read for `egress_allow`, `egress_deny_ports` and `user_agent`.
         resolver: Looks names up; None is aiohttp's own choice.
     """
     connector = aiohttp.TCPConnector(
         limit=0,
-        socket_factory=guarded_socket_factory(settings.egress_allow),
+        socket_factory=guarded_socket_factory(settings.egress_allow, settings.egress_deny_ports),
         resolver=resolver,
         keepalive_timeout=KEEPALIVE_SECONDS,
         dns_cache_max_size=DNS_CACHE_NAMES,
