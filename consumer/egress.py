@@ -33,6 +33,7 @@ class AddressClass(StrEnum):
     MULTICAST = "multicast"
     RESERVED = "reserved"
     NOT_AN_ADDRESS = "not a plain IP address"
+    OTHER_PROTOCOL = "port of another protocol"
 
 
 class EgressDenied(OSError):
@@ -60,7 +61,9 @@ def denied_class(address: str, allow: Iterable[Network]) -> AddressClass | None:
     return _denial(family, (address, 0), tuple(allow))
 
 
-def guarded_socket_factory(allow: Iterable[Network]) -> Callable[[AddressInfo], socket.socket]:
+def guarded_socket_factory(
+    allow: Iterable[Network], deny_ports: Iterable[int] = ()
+) -> Callable[[AddressInfo], socket.socket]:
     """Return a `socket_factory` for `aiohttp.TCPConnector` that makes sockets for public addresses only.
 
     The factory raises `EgressDenied` for every other address.
@@ -68,13 +71,17 @@ def guarded_socket_factory(allow: Iterable[Network]) -> Callable[[AddressInfo], 
     Args:
         allow: Networks that are open all the same. An IPv4 network also opens the mapped forms of
             its addresses, and nothing opens what is not a plain IP address.
+        deny_ports: Closed everywhere, in those networks too: an HTTP request can be read as mail or as
+            commands by what listens there (Fetch Standard, "bad port").
     """
-    open_networks = tuple(allow)
+    open_networks, closed_ports = tuple(allow), frozenset(deny_ports)
 
     def make_socket(info: AddressInfo) -> socket.socket:
         family, kind, protocol, _, target = info
         if denied := _denial(family, target, open_networks):
             raise EgressDenied(denied)
+        if target[1] in closed_ports:
+            raise EgressDenied(AddressClass.OTHER_PROTOCOL)
         return socket.socket(family=family, type=kind, proto=protocol)
 
     return make_socket

@@ -1,46 +1,21 @@
 """Settings, read once at start from `RETRIEVER_*` variables or the files that `RETRIEVER_*_FILE` name."""
 
-import base64
-import binascii
 import os
-import re
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import SettingsInvalid
-from shared.hosts import MAX_CONCURRENCY, MAX_RATE_PER_SECOND, MIN_RATE_PER_SECOND, NamedLimit
+from shared.hosts import MAX_CONCURRENCY, NamedLimit
+from shared.setting_values import BAD_PORTS, ContactUrl, HostRate, NameServer, UserAgent, WebhookSecrets
 
 PREFIX = "RETRIEVER_"
-
-# Standard Webhooks: at least 24 bytes, which nobody guesses, and at most 64, the block of SHA-256.
-_WEBHOOK_MARK = "whsec_"
-_MIN_KEY_BYTES = 24
-_MAX_KEY_BYTES = 64
-
-
-def _check_name_server(value: str) -> str:
-    # 9.9.9.9, 9.9.9.9:5353, 2620:fe::fe or [2620:fe::fe]:5353
-    matched = re.fullmatch(r"\[([0-9a-f:.]+)\](?::(\d{1,5}))?|([0-9.]+):(\d{1,5})|([0-9a-f:.]+)", value, re.I)
-    if matched is None or int(matched[2] or matched[4] or 53) not in range(1, 65_536):
-        raise ValueError("must be IP addresses with commas between, each with :port if it is not 53")
-    ip_address(matched[1] or matched[3] or matched[5])
-    return value
-
-
-NameServer = Annotated[str, AfterValidator(_check_name_server)]
-
-
-# What may stand in a header field: no line feeds, and nothing that servers read differently.
-UserAgent = Annotated[str, Field(pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$")]
-# In a comment (RFC 9110 section 5.6.5), so without blanks and parentheses.
-ContactUrl = Annotated[str, Field(pattern=r"^(?:(?:https?://|mailto:)[\x21-\x27\x2a-\x7e]+)?$")]
 
 
 class LogFormat(StrEnum):
@@ -84,16 +59,17 @@ class Settings(BaseSettings):
     user_agent: UserAgent = "Retriever/0.1"
     contact_url: ContactUrl = ""
     host_concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 8
-    host_rate_per_second: Annotated[float, Field(ge=0, le=MAX_RATE_PER_SECOND)] = 20.0
+    host_rate_per_second: HostRate = 20.0
     host_limits: Annotated[tuple[NamedLimit, ...], NoDecode] = ()
     host_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     secrets_dir: Path | None = None
 
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     # The newest first. A secret never shows its value when it is printed or logged.
-    webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    webhook_secrets: Annotated[WebhookSecrets, NoDecode] = ()
     dns_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = 5.0
     dns_servers: Annotated[tuple[NameServer, ...], NoDecode] = ()
+    egress_deny_ports: Annotated[tuple[Annotated[int, Field(ge=0, le=65_535)], ...], NoDecode] = BAD_PORTS
 
     log_format: LogFormat = LogFormat.JSON
     log_level: str = "INFO"
@@ -103,22 +79,11 @@ class Settings(BaseSettings):
         """What a worker calls itself: its name, and where to complain of it."""
         return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
 
-    @field_validator("egress_allow", "dns_servers", "webhook_secrets", mode="before")
+    @field_validator("egress_allow", "egress_deny_ports", "dns_servers", "webhook_secrets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         # Commas in a variable, lines in a file.
         return value.replace(",", " ").split() if isinstance(value, str) else value
-
-    @field_validator("webhook_secrets")
-    @classmethod
-    def _signing(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for number, secret in enumerate(secrets, start=1):
-            if not _is_webhook_secret(secret.get_secret_value()):
-                raise ValueError(
-                    f"number {number} is not {_WEBHOOK_MARK} and the base64 of "
-                    f"{_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} bytes"
-                )
-        return secrets
 
     @field_validator("host_limits", mode="before")
     @classmethod
@@ -126,13 +91,6 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(NamedLimit.parse(entry) for entry in value.split(",") if entry.strip())
-
-    @field_validator("host_rate_per_second")
-    @classmethod
-    def _not_too_slow(cls, value: float) -> float:
-        if 0 < value < MIN_RATE_PER_SECOND:
-            raise ValueError(f"must be 0 or at least {MIN_RATE_PER_SECOND:g}")
-        return value
 
     @field_validator("secrets_dir", mode="before")
     @classmethod
@@ -179,15 +137,6 @@ def read_settings() -> Settings:
     except ValidationError as error:
         wrong = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False))
         raise SettingsInvalid("; ".join(wrong)) from None
-
-
-def _is_webhook_secret(secret: str) -> bool:
-    prefix, _, encoded = secret.partition(_WEBHOOK_MARK)
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return not prefix and _MIN_KEY_BYTES <= len(key) <= _MAX_KEY_BYTES
 
 
 class _NamedFiles(PydanticBaseSettingsSource):

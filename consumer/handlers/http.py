@@ -44,13 +44,13 @@ async def open_session(
     and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
 
     Args:
-        settings: Read for `egress_allow`, the `User-Agent` and those of the DNS.
+        settings: Read for `egress_allow`, `egress_deny_ports`, the `User-Agent` and those of the DNS.
         resolver: Looks names up; None is a `BoundedResolver`.
     """
     names = BoundedResolver.of(settings) if resolver is None else resolver
     connector = RecordingConnector(
         limit=0,
-        socket_factory=guarded_socket_factory(settings.egress_allow),
+        socket_factory=guarded_socket_factory(settings.egress_allow, settings.egress_deny_ports),
         resolver=names,
         keepalive_timeout=KEEPALIVE_SECONDS,
         dns_cache_max_size=DNS_CACHE_NAMES,

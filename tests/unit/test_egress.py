@@ -6,6 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from consumer.egress import AddressClass, EgressDenied, classify, guarded_socket_factory
+from shared.setting_values import BAD_PORTS
 
 DENIED = [
     # Metadata services of clouds.
@@ -212,7 +213,21 @@ def test_what_is_not_a_plain_address_is_denied_even_when_everything_is_allowed(
         make_socket(info)
 
 
-def _address_info(address: str) -> tuple[object, ...]:
+@pytest.mark.parametrize("port", [22, 25, 465, 587, 993, 6_000, 6_667, 10_080])
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "127.0.0.1"])
+def test_a_port_of_another_protocol_is_denied_even_in_an_allowed_network(address: str, port: int) -> None:
+    make_socket = guarded_socket_factory([ip_network("127.0.0.0/8")], BAD_PORTS)
+
+    with pytest.raises(EgressDenied, match="port of another protocol"):
+        make_socket(_address_info(address, port))
+
+
+@pytest.mark.parametrize("port", [80, 443, 1_024, 3_000, 5_000, 8_000, 8_080, 8_443, 9_200, 65_535])
+def test_a_port_that_serves_http_is_open(port: int) -> None:
+    guarded_socket_factory((), BAD_PORTS)(_address_info("8.8.8.8", port)).close()
+
+
+def _address_info(address: str, port: int = 80) -> tuple[object, ...]:
     if ":" in address:
-        return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 80, 0, 0))
-    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 80))
+        return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0))
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))

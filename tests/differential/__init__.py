@@ -1,0 +1,1 @@
+"""Retriever beside another link checker, on the same links."""
