@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -66,8 +66,17 @@ class LocalSystem:
     webhook_secrets: tuple[str, ...] = (make_webhook_secret(), make_webhook_secret())
     seen_after_seconds = 3
 
-    def __init__(self, *, broker: Broker, vhost: str, amqp_url: str, database_url: str, logs: Path) -> None:
-        """Describe a system; `start` starts it."""
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        vhost: str,
+        amqp_url: str,
+        database_url: str,
+        logs: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Describe a system; `start` starts it. `settings` are variables that it has beside the usual."""
         self._broker = broker
         self._logs = logs
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -92,6 +101,7 @@ class LocalSystem:
             "RETRIEVER_HOST_CONCURRENCY": "2000",
             "RETRIEVER_HOST_RATE_PER_SECOND": "0",
             "RETRIEVER_HOST_FAILURES": "0",
+            **(settings or {}),
         }
         self._site_port, self._ledger_port = ports["site"], ports["ledger"]
 
