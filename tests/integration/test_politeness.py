@@ -17,7 +17,7 @@ from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.subscriber import Subscription
-from shared.broker.topology import JOBS, RECORDER_QUEUE, work_key
+from shared.broker.topology import JOBS, RECORDER_QUEUE, stored_key
 from shared.clock import utc_now
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
@@ -112,7 +112,7 @@ async def working(settings: Settings) -> AsyncIterator[None]:
 
 async def publish(publisher: Publisher, lane: Lane, urls: Iterable[str]) -> list[UUID]:
     jobs = [JobMessage(id=uuid.uuid4(), kind="check", lane=lane, args={"url": url}) for url in urls]
-    key = work_key("check", lane)
+    key = stored_key("check", lane)
     await asyncio.gather(
         *(publisher.publish(Outgoing(JOBS, key, job.encode(), "job", str(job.id))) for job in jobs)
     )
