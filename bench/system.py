@@ -64,6 +64,10 @@ def _start_all(stack: ExitStack, folder: Path, amqp_url: str, database_url: str)
         "RETRIEVER_API_PORT": str(api_port),
         "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
         "RETRIEVER_WORKER_GRACE_SECONDS": "1",
+        # One local target stands for all hosts there are.
+        "RETRIEVER_HOST_CONCURRENCY": "2000",
+        "RETRIEVER_HOST_RATE_PER_SECOND": "0",
+        "RETRIEVER_HOST_FAILURES": "0",
         # A line a change of state would measure the disk.
         "RETRIEVER_LOG_LEVEL": "WARNING",
     }
