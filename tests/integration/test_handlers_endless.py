@@ -1,0 +1,104 @@
+"""Servers that never come to an end: each is left in bounded time, and none is believed."""
+
+import asyncio
+import resource
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from consumer.handlers.check import check
+from consumer.handlers.fetch import fetch
+from shared.kinds.check import CheckArgs, CheckMethod
+from shared.kinds.fetch import FetchArgs
+from shared.outcomes import Failed
+from tests.support.http_servers import client_that_reaches_loopback
+
+LIMIT_SECONDS = 1.0
+GROWTH_BYTES = 64 * 1_048_576
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@asynccontextmanager
+async def endless(begin: bytes, again: bytes, *, pause_seconds: float = 0.0) -> AsyncIterator[str]:
+    """Serve one beginning, and then the same octets again and again, until the client goes."""
+    writing: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        writing.add(task)
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(begin)
+            while True:
+                writer.write(again)
+                await writer.drain()
+                await asyncio.sleep(pause_seconds)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # The client went, or the test is over.
+        finally:
+            writing.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+        for task in writing:
+            task.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("begin", "again", "pause_seconds", "reason"),
+    [
+        (OK, b"X-Again: and again\r\n", 0.0, "protocol_error"),
+        (OK + b"X-Long: ", b"x" * 1_000, 0.0, "protocol_error"),
+        (b"HTTP/1.1 ", b"2", 0.0, "protocol_error"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 0.0, "timeout"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.0, "timeout"),
+        (OK, b"X: y\r\n", 0.05, "timeout"),
+        (b"H", b"", 0.05, "timeout"),
+    ],
+    ids=["fields", "one field", "status", "hints", "continues", "dripping fields", "silence"],
+)
+async def test_an_answer_that_never_begins_is_left_in_time_and_memory(
+    begin: bytes, again: bytes, pause_seconds: float, reason: str
+) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.monotonic()
+
+    async with (
+        endless(begin, again, pause_seconds=pause_seconds) as url,
+        client_that_reaches_loopback() as client,
+    ):
+        outcome = await check(
+            CheckArgs(url=url, method=CheckMethod.GET, timeout_seconds=LIMIT_SECONDS), client
+        )
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.transient) == (reason, True)
+    # Never a status that the server did not send.
+    assert outcome.result is not None and outcome.result["status"] is None
+    assert time.monotonic() - started < LIMIT_SECONDS + 4
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1_024 < GROWTH_BYTES
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (OK + b"\r\n", b"x" * 65_536),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000),
+        (OK + b"Content-Length: 999999999999\r\n\r\n", b"x" * 65_536),
+    ],
+    ids=["no length", "chunks", "a huge length"],
+)
+async def test_a_body_without_end_is_counted_and_refused(begin: bytes, again: bytes) -> None:
+    async with endless(begin, again) as url, client_that_reaches_loopback() as client:
+        outcome = await fetch(FetchArgs(url=url, max_bytes=1_000_000, timeout_seconds=20), client)
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.transient) == ("body_too_large", False)
