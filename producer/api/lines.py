@@ -1,7 +1,7 @@
 """Batches of lines, read as they arrive, in flat memory: one URL a line, or one JSON object a line."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
@@ -63,57 +63,54 @@ class LineSplitter:
 
 
 @dataclass(slots=True)
-class UrlLines:
-    """Reads one URL a line; blank lines and blanks around a URL are ignored."""
+class Lines:
+    """Reads one item a line, by `read`; blank lines and blanks around an item are ignored."""
 
-    _splitter: LineSplitter = field(default_factory=lambda: LineSplitter(MAX_URL_LINE_BYTES))
-
-    def feed(self, chunk: bytes) -> Iterator[Said]:
-        """Yield the URLs that this chunk completes."""
-        for number, line in self._splitter.feed(chunk):
-            yield from self._read(number, line)
-
-    def finish(self) -> Iterator[Said]:
-        """Yield the last URL."""
-        for number, line in self._splitter.finish():
-            yield from self._read(number, line)
-
-    def _read(self, number: int, line: bytes | None) -> Iterator[Said]:
-        at = pointer(number)
-        if line is None:
-            yield Rejected(number, at, f"The line is longer than {MAX_URL_LENGTH:,} characters")
-        elif line:
-            try:
-                yield Arguments(number, at, {"url": line.decode()})
-            except UnicodeDecodeError:
-                yield Rejected(number, at, NOT_UTF8)
-
-
-@dataclass(slots=True)
-class JsonLines:
-    """Reads one JSON object of arguments a line (NDJSON); blank lines are ignored."""
-
-    _splitter: LineSplitter = field(default_factory=lambda: LineSplitter(MAX_RECORD_BYTES))
+    read: Callable[[int, bytes], Said]
+    too_long: str
+    splitter: LineSplitter
 
     def feed(self, chunk: bytes) -> Iterator[Said]:
-        """Yield the objects that this chunk completes."""
-        for number, line in self._splitter.feed(chunk):
-            yield from self._read(number, line)
+        """Yield the items that this chunk completes."""
+        yield from self._read(self.splitter.feed(chunk))
 
     def finish(self) -> Iterator[Said]:
-        """Yield the last object."""
-        for number, line in self._splitter.finish():
-            yield from self._read(number, line)
+        """Yield the last item."""
+        yield from self._read(self.splitter.finish())
 
-    def _read(self, number: int, line: bytes | None) -> Iterator[Said]:
-        at = pointer(number)
-        if line is None:
-            yield Rejected(number, at, f"The line is longer than {MAX_RECORD_BYTES:,} bytes")
-        elif line:
-            try:
-                yield Arguments(number, at, orjson.loads(line))
-            except orjson.JSONDecodeError as error:
-                yield Rejected(number, at, f"The line is not JSON: {error.msg}, at character {error.colno}")
+    def _read(self, lines: Iterable[tuple[int, bytes | None]]) -> Iterator[Said]:
+        for number, line in lines:
+            if line is None:
+                yield Rejected(number, pointer(number), self.too_long)
+            elif line:
+                yield self.read(number, line)
+
+
+def url_lines() -> Lines:
+    """Return a reader of one URL a line."""
+    too_long = f"The line is longer than {MAX_URL_LENGTH:,} characters"
+    return Lines(_url, too_long, LineSplitter(MAX_URL_LINE_BYTES))
+
+
+def json_lines() -> Lines:
+    """Return a reader of one JSON object of arguments a line (NDJSON)."""
+    too_long = f"The line is longer than {MAX_RECORD_BYTES:,} bytes"
+    return Lines(_json_object, too_long, LineSplitter(MAX_RECORD_BYTES))
+
+
+def _url(number: int, line: bytes) -> Said:
+    try:
+        return Arguments(number, pointer(number), {"url": line.decode()})
+    except UnicodeDecodeError:
+        return Rejected(number, pointer(number), NOT_UTF8)
+
+
+def _json_object(number: int, line: bytes) -> Said:
+    try:
+        return Arguments(number, pointer(number), orjson.loads(line))
+    except orjson.JSONDecodeError as error:
+        said = f"The line is not JSON: {error.msg}, at character {error.colno}"
+        return Rejected(number, pointer(number), said)
 
 
 NOT_UTF8 = "It is not UTF-8"

@@ -8,7 +8,7 @@ import orjson
 
 from producer.api.csv_lines import CsvLines
 from producer.api.guard import CSV_TYPE, TEXT_TYPE
-from producer.api.lines import JsonLines, Reader, Said, UrlLines
+from producer.api.lines import Reader, Said, json_lines, url_lines
 from producer.api.models import StreamedBatchSubmission
 from producer.api.reading import read_document
 from producer.api.spool import BatchSpool
@@ -102,5 +102,5 @@ def _quoted(text: str) -> str:
 
 def _open_reader(media_type: str, kind: Kind) -> Reader:
     if media_type == TEXT_TYPE:
-        return UrlLines()
-    return CsvLines(kind) if media_type == CSV_TYPE else JsonLines()
+        return url_lines()
+    return CsvLines(kind) if media_type == CSV_TYPE else json_lines()

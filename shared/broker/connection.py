@@ -9,7 +9,8 @@ one on which everything was done.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -62,8 +63,24 @@ async def open_channel(connection: AbstractConnection) -> AbstractChannel:
     Raises:
         ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
     """
-    try:
+    with _closed_means_lost():
         return await connection.channel(publisher_confirms=False)
+
+
+async def open_publishing_channel(connection: AbstractConnection) -> AbstractChannel:
+    """Return a new channel on which each publish waits for its confirm, and raises what comes back.
+
+    Raises:
+        ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
+    """
+    with _closed_means_lost():
+        return await connection.channel(publisher_confirms=True, on_return_raises=True)
+
+
+@contextmanager
+def _closed_means_lost() -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         # Just that is what aiormq raises on a connection that is closed.
         raise ChannelInvalidStateError("the connection is closed") from error

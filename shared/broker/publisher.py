@@ -11,7 +11,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import DeliveryError, PublishError
 
-from shared.broker.connection import CONNECTION_ERRORS, keep_connected
+from shared.broker.connection import CONNECTION_ERRORS, keep_connected, open_channel, open_publishing_channel
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Publisher:
         self.connections += 1
         while True:
             await self._prepare_topology(connection)
-            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            channel = await open_publishing_channel(connection)
             self._broken = asyncio.Event()
             channel.close_callbacks.add(lambda *_, broken=self._broken: broken.set())
             self._channel, self._exchanges = channel, {}
@@ -147,7 +147,7 @@ class Publisher:
         if self._prepare is None:
             return
         # A throw-away channel: a declaration that does not match closes the channel it was made on.
-        async with connection.channel() as channel:
+        async with await open_channel(connection) as channel:
             await self._prepare(channel)
 
     def _exchange(self, name: str) -> AbstractExchange:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
-from shared.broker.connection import keep_connected
+from shared.broker.connection import keep_connected, open_channel
 
 # A stream delivers only under a prefetch limit, and goes on as messages are acked.
 _PREFETCH = 500
@@ -31,7 +31,7 @@ class StreamReader:
         await keep_connected(self._url, name=self._name, use=self._read)
 
     async def _read(self, connection: AbstractConnection) -> None:
-        channel = await connection.channel(publisher_confirms=False)
+        channel = await open_channel(connection)
         lost = asyncio.Event()
         channel.close_callbacks.add(lambda *_: lost.set())
         underlay = await channel.get_underlay_channel()

@@ -15,12 +15,9 @@ from deploy.local.broker import Broker
 from tests.support.client import Json
 from tests.support.dns import Answer, dns_server
 from tests.support.management import Management
-from tests.support.stores import IS_COMPOSE
 from tests.support.system import LocalSystem
 from tests.support.urls import Row, read_table
 from tests.support.waiting import eventually
-
-pytestmark = pytest.mark.skipif(IS_COMPOSE, reason="workers in containers have another loopback")
 
 HOSTILE, HARMLESS = read_table("hostile_urls"), read_table("harmless_urls")
 # The only address that the worker may visit: it stands for the public internet.

@@ -9,7 +9,6 @@ import pytest
 
 from deploy.local.json_server import open_json_server
 from tests.support.client import Client, Json
-from tests.support.stores import IS_COMPOSE
 from tests.support.waiting import eventually
 
 ITEMS = [{"id": number, "name": f"item {number}"} for number in range(1, 1_001)]
@@ -21,8 +20,6 @@ PAGES = {
     "total_header": "X-Total-Count",
     "key": "id",
 }
-
-pytestmark = pytest.mark.skipif(IS_COMPOSE, reason="workers in containers cannot reach a server on loopback")
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Publishing to a real broker: what is confirmed, what is refused, and what comes back."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractChannel, AbstractConnection
 
+from shared.broker import connection
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import JOBS, stored_key, work_queue
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
@@ -24,6 +27,17 @@ async def test_a_confirmed_message_is_persistent_and_carries_its_job_id(vhost_ur
         message = await get_message(channel, work_queue("check", Lane.BULK))
         assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
         assert (message.correlation_id, message.type, message.body) == ("job-1", "job", b"{}")
+
+
+@pytest.mark.parametrize("opening", [connection.open_channel, connection.open_publishing_channel])
+async def test_a_connection_that_has_just_closed_is_a_lost_one_and_no_bug(
+    vhost_url: str, opening: Callable[[AbstractConnection], Awaitable[AbstractChannel]]
+) -> None:
+    closed = await aio_pika.connect(vhost_url)
+    await closed.close()
+
+    with pytest.raises(connection.CONNECTION_ERRORS):
+        await opening(closed)
 
 
 async def test_every_unroutable_message_is_reported_even_of_the_same_job(vhost_url: str) -> None:

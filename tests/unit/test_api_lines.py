@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.api.lines import MAX_RECORD_BYTES, JsonLines, LineSplitter, Reader, Said, UrlLines
+from producer.api.lines import MAX_RECORD_BYTES, LineSplitter, Reader, Said, json_lines, url_lines
 from producer.judging import Arguments
 from producer.records import Rejected
 
@@ -46,7 +46,7 @@ def test_blanks_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line() -
 
 
 def test_urls_are_read_in_their_order_and_blank_lines_are_none() -> None:
-    said = read(UrlLines(), b"http://a.example\n\nhttp://b.", b"example\n\xff")
+    said = read(url_lines(), b"http://a.example\n\nhttp://b.", b"example\n\xff")
 
     assert said == [
         Arguments(1, "/lines/1", {"url": "http://a.example"}),
@@ -56,7 +56,9 @@ def test_urls_are_read_in_their_order_and_blank_lines_are_none() -> None:
 
 
 def test_objects_are_read_one_a_line() -> None:
-    said = read(JsonLines(), b'{"url": "http://a/"}\r\n\n  {"url"', b': "http://b/", "timeout_seconds": 2.5}')
+    said = read(
+        json_lines(), b'{"url": "http://a/"}\r\n\n  {"url"', b': "http://b/", "timeout_seconds": 2.5}'
+    )
 
     assert said == [
         Arguments(1, "/lines/1", {"url": "http://a/"}),
@@ -68,7 +70,7 @@ def test_objects_are_read_one_a_line() -> None:
     "line", [b"secret", b'{"secret": ', b'"\\ud800"', b"\xff", b"[NaN]", b"{}" * 2, b"[" * 5_000]
 )
 def test_a_line_that_is_not_json_is_named_and_not_repeated(line: bytes) -> None:
-    good, bad = read(JsonLines(), b"{}\n" + line)
+    good, bad = read(json_lines(), b"{}\n" + line)
 
     assert isinstance(good, Arguments) and isinstance(bad, Rejected)
     assert (bad.number, bad.loc) == (2, "/lines/2")
@@ -76,6 +78,6 @@ def test_a_line_that_is_not_json_is_named_and_not_repeated(line: bytes) -> None:
 
 
 def test_a_line_of_json_has_a_limit() -> None:
-    (bad,) = read(JsonLines(), b'{"url": "' + b"a" * MAX_RECORD_BYTES, b'"}\n')
+    (bad,) = read(json_lines(), b'{"url": "' + b"a" * MAX_RECORD_BYTES, b'"}\n')
 
     assert isinstance(bad, Rejected) and "65,536 bytes" in bad.msg
