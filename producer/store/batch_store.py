@@ -6,7 +6,7 @@ from uuid import UUID
 
 from producer.records import Rejected, VerdictCounts
 from producer.store import queries, recounts, rejected, verdicts
-from producer.store.schedule_store import Transaction
+from producer.store.engine import Transaction
 from shared.states import JobState
 
 

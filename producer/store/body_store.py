@@ -1,21 +1,17 @@
 """`BodyStore`: what the API asks of stored bodies. Each method is one transaction."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import UUID
-
-import sqlalchemy as sa
 
 from producer.records import BodyRecord
 from producer.store import bodies
-from producer.store.failures import store_failures
+from producer.store.engine import Transaction
 
 
 class BodyStore:
     """Bodies that are too large for the result of their job; a part of `JobStore`."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, *, reading: Transaction) -> None:
+        self._reading = reading
 
     def find(self, job_id: UUID) -> BodyRecord | None:
         """Return what is known of a job's body; None when none is stored."""
@@ -26,8 +22,3 @@ class BodyStore:
         """Return a piece of a body as it is stored, gzip; empty behind its end, or when it is gone."""
         with self._reading() as connection:
             return bodies.read_piece(connection, job_id, start=start, length=length)
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with store_failures(), self._engine.connect() as connection:
-            yield connection

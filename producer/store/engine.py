@@ -1,6 +1,8 @@
 """How the database is reached: SQLite with its pragmas, PostgreSQL with its pool and time limits."""
 
 import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +12,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from producer.store.column_types import encode_document
 from shared.errors import SettingsInvalid
+
+# Opens one, which is over when the context is left; its errors are ours.
+Transaction = Callable[[], AbstractContextManager[sa.Connection]]
 
 POSTGRESQL: Final = "postgresql"
 SQLITE: Final = "sqlite"

@@ -1,7 +1,6 @@
 """`PageStore`: what the rest of the program asks of paged fetches. Each method is one transaction."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +10,8 @@ from producer.page_measure import PagesRecord, measure
 from producer.paging import page_of, pages_batch_id
 from producer.records import JobRecord
 from producer.store import paging, queries
+from producer.store.engine import Transaction
 from shared.errors import BatchNotFound, JobNotPaged
-
-Transaction = Callable[[], AbstractContextManager[sa.Connection]]
 
 
 class PageStore:

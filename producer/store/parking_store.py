@@ -1,12 +1,9 @@
 """`ParkingStore`: what operators and their ledger ask of the database. Each method is one transaction."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-import sqlalchemy as sa
 
 from producer.parking import (
     ANONYMOUS,
@@ -19,17 +16,16 @@ from producer.parking import (
 )
 from producer.records import DeletedPage, JobRecord
 from producer.store import audit, leases, operations, parked, queries, redrives, retention
-from producer.store.engine import writing
-from producer.store.failures import store_failures
+from producer.store.engine import Transaction
 from shared.states import JobState
 
 
 class ParkingStore:
     """Parked jobs, operations on them, the audit log, and the removal of old jobs; a part of `JobStore`."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._reader = engine
-        self._writer = writing(engine)
+    def __init__(self, *, reading: Transaction, writing: Transaction) -> None:
+        self._reading = reading
+        self._writing = writing
 
     def list_groups(self, parked_filter: ParkedFilter, *, limit: int) -> ParkedGroups:
         """Return the largest groups of parked jobs that match."""
@@ -161,13 +157,3 @@ class ParkingStore:
         """Delete up to `limit` jobs of a hidden batch, and the batch after the last; return how many."""
         with self._writing() as connection:
             return retention.delete_of_batch(connection, batch_id, limit=limit)
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with store_failures(), self._reader.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with store_failures(), self._writer.begin() as connection:
-            yield connection

@@ -1,17 +1,13 @@
 """`QueueStore`: what is asked of the database on work queues and pauses. Each method is one transaction."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime
-
-import sqlalchemy as sa
 
 from producer.parking import AuditAction
 from producer.pausing import Circumstances, Pause, Pauses, QueueSeen, paused, resumed
 from producer.store import pauses
 from producer.store.audit import queue_target, write_audit
-
-Transaction = Callable[[], AbstractContextManager[sa.Connection]]
+from producer.store.engine import Transaction
 
 
 class QueueStore:

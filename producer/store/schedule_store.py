@@ -1,16 +1,11 @@
 """`ScheduleStore`: all that is asked of the database about schedules. Each method is one transaction."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime
 from uuid import UUID
 
-import sqlalchemy as sa
-
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord
 from producer.store import schedules
-
-Transaction = Callable[[], AbstractContextManager[sa.Connection]]
+from producer.store.engine import Transaction
 
 
 class ScheduleStore:

@@ -69,9 +69,9 @@ class JobStore:
         self._writer = writing(engine)
         self.schedules = ScheduleStore(reading=self._reading, writing=self._writing)
         self.batches = BatchStore(reading=self._reading, writing=self._writing)
-        self.parking = ParkingStore(engine)
+        self.parking = ParkingStore(reading=self._reading, writing=self._writing)
         self.queues = QueueStore(reading=self._reading, writing=self._writing)
-        self.bodies = BodyStore(engine)
+        self.bodies = BodyStore(reading=self._reading)
         self.pages = PageStore(reading=self._reading)
 
     @classmethod
