@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy.local.errors import ProgramMissing
-from deploy.local.packages import require
+from deploy.local.packages import require, run_installer
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import end, wait_until_ready
 
@@ -104,18 +103,7 @@ def _npm_ci(folder: Path) -> None:
         for path in LOCK_FILES:
             shutil.copy(path, half_done)
         command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(
-            command,
-            cwd=half_done,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise ProgramMissing(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+        run_installer(command, folder=Path(half_done), timeout_seconds=INSTALL_SECONDS)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(half_done, folder, symlinks=True)
 

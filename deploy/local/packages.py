@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,23 +77,39 @@ def install(package: str) -> None:
         _apt_get("install", "-y", "-qq", "--no-install-recommends", package)
 
 
-def _apt_get(*arguments: str) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    command = ["apt-get", "-o", "DPkg::Lock::Timeout=300", *arguments]
+def run_installer(
+    command: Sequence[str],
+    *,
+    timeout_seconds: float,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a program that installs something, asking nobody; `environment` is beside our own.
+
+    Raises:
+        ProgramMissing: It failed; the message ends with what it said last.
+    """
     done = subprocess.run(
         command,
-        env=environment,
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=APT_TIMEOUT_SECONDS,
+        timeout=timeout_seconds,
         check=False,
     )
     if done.returncode != 0:
         raise ProgramMissing(
             f"{' '.join(command)} failed with status {done.returncode}:\n{done.stdout[-2000:]}"
         )
+
+
+def _apt_get(*arguments: str) -> None:
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    command = ["apt-get", "-o", "DPkg::Lock::Timeout=300", *arguments]
+    run_installer(command, environment=environment, timeout_seconds=APT_TIMEOUT_SECONDS)
 
 
 @contextmanager
