@@ -1,6 +1,8 @@
 """A recorder and large reports: few in hand at once, none lost, and those that nobody can read are parked."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from producer.ledger.metrics import LedgerMetrics
@@ -25,33 +27,37 @@ KEY = "fetch.interactive.succeeded"
 async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
     vhost_url: str, tmp_path: Path
 ) -> None:
-    database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
-    store = JobStore.open(database_url)
+    file = tmp_path / "retriever.db"
+    migrate(f"sqlite:///{file}")
+    store = JobStore.open(f"sqlite:///{file}")
     recorder = Recorder(
         store=store,
         metrics=LedgerMetrics(),
         settings=Settings(amqp_url=vhost_url, recorder_prefetch=500),
     )
     jobs = [make_job(kind="fetch") for _ in range(REPORTS)]
+    store.insert_jobs(jobs)
     body = compress_body(os.urandom(300_000), content_type=None, charset=None)
 
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         for job in jobs:
             report = make_report(job.id, JobState.SUCCEEDED, kind="fetch", result={})
             await _publish(publisher, report.model_copy(update={"body": body}).encode())
-        async with running(recorder.run()):
-            # Without its tables the store cannot take anything, so what the recorder has stays in its hand.
-            async def waits() -> bool:
-                return await message_count(channel, LARGE_RESULTS_QUEUE) == REPORTS - IN_HAND
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            # While another writes, the store takes nothing, so what the recorder has stays in its hand.
+            other.execute("BEGIN IMMEDIATE")
+            async with running(recorder.run()):
 
-            await eventually(waits)
-            migrate(database_url)
-            store.insert_jobs(jobs)
+                async def waits() -> bool:
+                    return await message_count(channel, LARGE_RESULTS_QUEUE) == REPORTS - IN_HAND
 
-            async def are_recorded() -> bool:
-                return all(store.get_job(job.id).state is JobState.SUCCEEDED for job in jobs)
+                await eventually(waits)
+                other.execute("ROLLBACK")
 
-            await eventually(are_recorded)
+                async def are_recorded() -> bool:
+                    return all(store.get_job(job.id).state is JobState.SUCCEEDED for job in jobs)
+
+                await eventually(are_recorded)
     assert all(store.bodies.find(job.id) for job in jobs)
     store.close()
 
