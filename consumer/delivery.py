@@ -12,13 +12,14 @@ from consumer.in_hand import AttemptsInHand
 from consumer.metrics import WorkerMetrics
 from consumer.politeness.admission import Admission
 from consumer.settlement import decide, publish_until_confirmed, report_message, settlement_message
+from consumer.suspects import suspicion
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import DEAD
 from shared.clock import utc_now
 from shared.errors import BrokerError, DeliveryLost, MessageUndecodable
 from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage, Report
-from shared.outcomes import Cancelled, Deferred, outcome_name
+from shared.outcomes import Cancelled, Deferred, Failed, outcome_name
 from shared.states import JobState
 
 # Attempts that end sooner are reported once, at their end: announcing each would double the traffic.
@@ -71,8 +72,16 @@ class DeliveryHandler:
             await _to_its_end(self._park_raw(delivery, error))
             return
         async with self._in_hand.taking(job) as must_run:
-            attempt = await self._run(delivery, job) if must_run else None
-            await _to_its_end(self._settle(delivery, job, attempt))
+            attempt = await self._attempt(delivery, job) if must_run else None
+            counted = job.model_copy(update={"returns": job.returns + delivery.returns})
+            await _to_its_end(self._settle(delivery, counted, attempt))
+
+    async def _attempt(self, delivery: Delivery, job: JobMessage) -> Attempt:
+        judged = suspicion(job, returns=delivery.returns, random=random.random)
+        if judged is None:
+            return await self._run(delivery, job)
+        now = utc_now()
+        return Attempt(now if isinstance(judged, Failed) else None, now, judged)
 
     async def _run(self, delivery: Delivery, job: JobMessage) -> Attempt:
         if self._cancellations.has(job):

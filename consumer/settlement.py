@@ -12,7 +12,7 @@ from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, delay_key, work_key
 from shared.errors import BrokerError
 from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report
-from shared.outcomes import Cancelled, Deferred, Failed, Succeeded, outcome_name
+from shared.outcomes import Cancelled, DeferralReason, Deferred, Failed, Succeeded, outcome_name
 from shared.retry import can_retry, deferral_step_seconds, delay_step_seconds, wait_seconds
 from shared.states import JobState
 
@@ -85,7 +85,10 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
             return report_message(job, report)
         case Delay(step_seconds):
             return _delayed_copy(
-                job, report, step_seconds, {"attempt": job.attempt + 1, "deferrals": 0, "turn_at": None}
+                job,
+                report,
+                step_seconds,
+                {"attempt": job.attempt + 1, "deferrals": 0, "returns": 0, "turn_at": None},
             )
         case Defer(step_seconds):
             return _delayed_copy(
@@ -128,7 +131,8 @@ def _delayed_copy(
 
 
 def _turn_at(attempt: Attempt) -> datetime | None:
-    if not isinstance(attempt.outcome, Deferred):
+    # Where a job is set apart from others its host has promised nothing.
+    if not isinstance(attempt.outcome, Deferred) or attempt.outcome.reason is DeferralReason.RETURNED:
         return None
     return attempt.ended_at + timedelta(seconds=attempt.outcome.seconds)
 

@@ -125,10 +125,12 @@ class JobMessage(Job):
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
     publish reaches both the delay or parking queue and the recorder. `known` is the last copy of what the
     job fetches, when the job asks for changes alone. A copy that was deferred asks for the same attempt
-    again: `deferrals` says how often it was, `turn_at` when its host's turn was promised.
+    again: `deferrals` says how often it was, `turn_at` when its host's turn was promised. `returns` says how
+    often workers died with copies before this one, or lost them, during the present attempt.
     """
 
     deferrals: Deferrals = 0
+    returns: Deferrals = 0
     turn_at: AwareDatetime | None = None
     known: KnownCopy | None = None
     report: Report | None = None

@@ -9,6 +9,8 @@ from shared.kinds.pages import PageReport
 
 # The reason of a job whose deadline passed before an attempt started.
 EXPIRED: Final = "expired"
+# The reason of a job that was given up because workers died with it, by a worker or by the broker.
+WORKER_CRASHED: Final = "worker_crashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,14 @@ class DeferralReason(StrEnum):
     BUSY = "host_busy"
     PAUSED = "host_paused"
     OPEN = "host_open"
+    RETURNED = "worker_lost"
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Nothing was tried, because the host had no turn for the job: it comes back, and no attempt is counted.
+    """Nothing was tried, because the host had no turn for the job, or workers die with it: it comes back.
+
+    No attempt is counted.
 
     Attributes:
         seconds: When its turn is foreseen, from now.

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
 from shared.messages import RAW_TYPE, Job, JobMessage, Report
-from shared.outcomes import OutcomeName
+from shared.outcomes import WORKER_CRASHED, OutcomeName
 from shared.states import JobState
 
 _WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
@@ -66,7 +66,7 @@ def told_by(delivery: Letter, *, now: datetime) -> Told:
         return _told(job.report, job)
     if delivery.exchange == RETURN:
         return _told(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
-    return _told(_broker_report(job, now, reason="worker_crashed", explanation=_WORKER_CRASHED), job)
+    return _told(_broker_report(job, now, reason=WORKER_CRASHED, explanation=_WORKER_CRASHED), job)
 
 
 def _told(report: Report | None, job: Job | None) -> Told:

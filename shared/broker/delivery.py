@@ -7,6 +7,9 @@ from aio_pika.abc import AbstractIncomingMessage
 from shared.broker.connection import CONNECTION_ERRORS
 from shared.errors import DeliveryLost
 
+# Of quorum queues; it is the broker's and ends with the message.
+_COUNT_HEADER = "x-delivery-count"
+
 
 class Delivery:
     """One delivered message; settle it exactly once, by one of the methods."""
@@ -20,6 +23,9 @@ class Delivery:
         self.routing_key: str = message.routing_key or ""
         self.type: str = message.type or ""
         self.correlation_id: str = message.correlation_id or ""
+        count = message.headers.get(_COUNT_HEADER)
+        self.returns: int = count if isinstance(count, int) else 0
+        """How often the broker took the message back from consumers that died with it, lost or refused it."""
 
     async def ack(self) -> None:
         """Tell the broker that the message is dealt with.
