@@ -49,6 +49,21 @@ def require(program: str, package: str, *, places: Sequence[str] = ()) -> Path:
     return found
 
 
+def require_file(places: Sequence[str], package: str) -> Path:
+    """Return the first file that a glob pattern of `places` finds; install its Debian package if there is none.
+
+    Raises:
+        ProgramMissing: It is not there, and this is not Debian, or we are not root, or the package failed.
+    """
+    for may_install in (True, False):
+        found = [path for place in places for path in Path("/").glob(place.lstrip("/"))]
+        if found:
+            return found[0]
+        if may_install and can_install():
+            install(package)
+    raise ProgramMissing(f"None of {', '.join(places)} is there. Install the package {package} and try again.")
+
+
 def find(program: str, *, places: Sequence[str] = ()) -> Path | None:
     """Return the newest executable of that name in `places` (glob patterns) or on PATH, or None."""
     for place in places:

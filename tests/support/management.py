@@ -15,6 +15,10 @@ class Management:
         self._user = urlsplit(url).username or "guest"
         self._http = httpx.Client(base_url=f"{url.rstrip('/')}/api", timeout=10.0)
 
+    def version(self) -> str:
+        """Return the version of RabbitMQ."""
+        return str(self._call("GET", "/overview").json()["rabbitmq_version"])
+
     def queues(self, vhost: str) -> list[dict[str, Any]]:
         """Return every queue of a virtual host; lengths are about a second old."""
         return list(self._call("GET", f"/queues/{quote(vhost, safe='')}").json())
@@ -59,6 +63,16 @@ class Management:
         for each in chosen:
             self._call("DELETE", f"/connections/{quote(each['name'], safe='')}")
         return bool(chosen)
+
+    def delete_queue(self, vhost: str, name: str) -> None:
+        """Delete a queue with all that is in it, under its consumers."""
+        self._call("DELETE", f"/queues/{quote(vhost, safe='')}/{quote(name, safe='')}")
+
+    def unbind(self, vhost: str, exchange: str, queue: str) -> None:
+        """Take all bindings of a queue to an exchange away."""
+        path = f"/bindings/{quote(vhost, safe='')}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
+        for binding in self._call("GET", path).json():
+            self._call("DELETE", f"{path}/{quote(binding['properties_key'], safe='')}")
 
     def create_vhost(self, vhost: str) -> None:
         """Make a virtual host that our user may do everything in."""

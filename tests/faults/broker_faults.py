@@ -1,0 +1,218 @@
+"""A broker that restarts, dies, closes, deletes, times out, blocks, refuses and returns."""
+
+import asyncio
+import random
+
+from tests.faults.fault import Fault
+from tests.faults.world import HEARTBEAT_SECONDS, World, blocking
+
+_WORK_QUEUE = "jobs.fetch.bulk"
+_DELAY_QUEUE = "jobs.delay.1s"
+_ALARM_SECONDS = 30.0
+# A channel process that ends as if by itself, of which the broker tells its client nothing.
+_END_CHANNELS = "[rabbit_channel:shutdown(Channel) || Channel <- rabbit_channel:list()]."
+
+
+async def restart(world: World, _rng: random.Random) -> None:
+    """Stop the broker in order, and start it again."""
+    world.timeline.note("broker stops")
+    await blocking(world.broker.stop)
+    await blocking(world.broker.start)
+    world.timeline.note("broker is back")
+    await world.wait_ready()
+
+
+async def kill(world: World, _rng: random.Random) -> None:
+    """SIGKILL the broker, and start it again."""
+    world.timeline.note("broker SIGKILL")
+    await blocking(world.broker.kill)
+    await blocking(world.broker.start)
+    world.timeline.note("broker is back")
+    await world.wait_ready()
+
+
+async def freeze(world: World, _rng: random.Random) -> None:
+    """SIGSTOP the broker for longer than its peers' heartbeats allow."""
+    seconds = 4.5 * HEARTBEAT_SECONDS
+    world.timeline.note(f"broker SIGSTOP, {seconds:g} s")
+    await blocking(world.broker.freeze)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await blocking(world.broker.thaw)
+    await world.wait_ready()
+
+
+async def close_connections(world: World, _rng: random.Random) -> None:
+    """Close every connection with rabbitmqctl."""
+    world.timeline.note("rabbitmqctl close_all_connections")
+    await world.control("close_all_connections", "--vhost", world.vhost, "a fault of the suite")
+    await world.wait_ready()
+
+
+async def end_channels(world: World, _rng: random.Random) -> None:
+    """End every channel with rabbitmqctl, without a word to its client."""
+    world.timeline.note("rabbitmqctl eval: end all channels")
+    await world.control("eval", _END_CHANNELS)
+    await asyncio.sleep(1.0)
+    await world.wait_ready()
+
+
+async def delete_work_queue(world: World, _rng: random.Random) -> None:
+    """Delete a work queue under its consumers, with all that is in it."""
+    world.timeline.note(f"delete {_WORK_QUEUE}")
+    await blocking(lambda: world.management.delete_queue(world.vhost, _WORK_QUEUE))
+    await world.wait_ready()
+
+
+async def delete_delay_queue(world: World, _rng: random.Random) -> None:
+    """Delete the delay queue in which jobs wait for their next attempt."""
+    world.timeline.note(f"delete {_DELAY_QUEUE}")
+    await blocking(lambda: world.management.delete_queue(world.vhost, _DELAY_QUEUE))
+    await world.wait_ready()
+
+
+async def time_consumers_out(world: World, _rng: random.Random) -> None:
+    """Let the broker take jobs away that are in hand for longer than its consumer timeout."""
+    world.timeline.note("consumer timeout 3 s")
+    await world.control("eval", "application:set_env(rabbit, consumer_timeout, 3000).")
+    try:
+        await asyncio.sleep(10.0)
+    finally:
+        await world.control("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+    await world.wait_ready()
+
+
+async def alarm_memory(world: World, _rng: random.Random) -> None:
+    """Raise the memory alarm: the broker blocks every connection that publishes."""
+    world.timeline.note(f"memory alarm, {_ALARM_SECONDS:g} s")
+    await world.control("set_vm_memory_high_watermark", "0")
+    try:
+        await asyncio.sleep(_ALARM_SECONDS)
+    finally:
+        await world.control("set_vm_memory_high_watermark", "0.6")
+    await world.wait_ready()
+
+
+async def alarm_disk(world: World, _rng: random.Random) -> None:
+    """Raise the disk alarm: the broker blocks every connection that publishes."""
+    world.timeline.note(f"disk alarm, {_ALARM_SECONDS:g} s")
+    await world.control("set_disk_free_limit", "100TB")
+    try:
+        await asyncio.sleep(_ALARM_SECONDS)
+    finally:
+        await world.control("set_disk_free_limit", "50MB")
+    await world.wait_ready()
+
+
+async def fill_work_queues(world: World, _rng: random.Random) -> None:
+    """Let work queues take five messages and refuse more."""
+    world.timeline.note("policy max-length 5 on work queues, 6 s")
+    policy = ("-p", world.vhost, "full", r"^jobs\.(check|fetch|webhook)\.", '{"max-length": 5}')
+    await world.control("set_policy", *policy, "--apply-to", "queues")
+    try:
+        await asyncio.sleep(6.0)
+    finally:
+        await world.control("clear_policy", "-p", world.vhost, "full")
+    await world.wait_ready()
+
+
+async def unbind(world: World, _rng: random.Random) -> None:
+    """Take the bindings of work queues away, so that the broker returns what is published."""
+    world.timeline.note(f"unbind {_WORK_QUEUE} and jobs.fetch.interactive")
+    for queue in (_WORK_QUEUE, "jobs.fetch.interactive"):
+        await blocking(lambda queue=queue: world.management.unbind(world.vhost, "jobs", queue))  # type: ignore[misc]
+    await asyncio.sleep(2.0)
+    await world.wait_ready()
+
+
+def broker_faults() -> list[Fault]:
+    """Return the faults of a broker of one node."""
+    return [
+        Fault(
+            "broker restarted",
+            "broker",
+            "Jobs are accepted meanwhile; what was in hand comes again, and who still runs it waits.",
+            restart,
+            True,
+            spread_seconds=6.0,
+        ),
+        Fault(
+            "broker killed (SIGKILL)",
+            "broker",
+            "What it had confirmed is on disk; what it had not is published again.",
+            kill,
+            True,
+            spread_seconds=6.0,
+        ),
+        Fault("broker frozen (SIGSTOP)", "broker", "Heartbeats give it up; as a restart.", freeze, True),
+        Fault(
+            "connections closed by rabbitmqctl",
+            "broker link",
+            "They come back; deliveries in hand come again.",
+            close_connections,
+            True,
+        ),
+        Fault(
+            "channels ended behind the clients' backs",
+            "broker link",
+            "A publish is repeated after its timeout, a deaf consumer subscribes again within 30 s.",
+            end_channels,
+            True,
+            deadline_seconds=90.0,
+        ),
+        Fault(
+            "work queue deleted under its consumers",
+            "queues",
+            "It is declared again; jobs that were in it are published again when they count as lost.",
+            delete_work_queue,
+            True,
+        ),
+        Fault(
+            "delay queue deleted with jobs in it",
+            "queues",
+            "It is declared again; jobs that waited in it are published again when they count as lost.",
+            delete_delay_queue,
+            True,
+        ),
+        Fault(
+            "consumer timeout",
+            "broker",
+            "The broker takes the job away and gives it again; a worker that still runs it waits.",
+            time_consumers_out,
+            True,
+            pages=("ok", "ok", "ok", "long"),
+        ),
+        Fault(
+            "memory alarm, publishers blocked for 30 s",
+            "broker",
+            "Publishes end in a timeout and are repeated; jobs are accepted meanwhile.",
+            alarm_memory,
+            True,
+            spread_seconds=8.0,
+            is_mixed=False,
+        ),
+        Fault(
+            "disk alarm, publishers blocked for 30 s",
+            "broker",
+            "As with memory.",
+            alarm_disk,
+            True,
+            spread_seconds=8.0,
+            is_mixed=False,
+        ),
+        Fault(
+            "work queues full (max-length)",
+            "queues",
+            "The relay keeps what is refused and tries again after a second.",
+            fill_work_queues,
+            False,
+        ),
+        Fault(
+            "work queues unbound (messages returned)",
+            "queues",
+            "The relay keeps what is returned and declares the topology again.",
+            unbind,
+            False,
+        ),
+    ]

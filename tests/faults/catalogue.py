@@ -1,0 +1,32 @@
+"""All faults, in the order of the table."""
+
+import asyncio
+import random
+from typing import Final
+
+from tests.faults.broker_faults import broker_faults
+from tests.faults.fault import Fault
+from tests.faults.link_faults import link_faults
+from tests.faults.message_faults import message_faults
+from tests.faults.process_faults import process_faults
+from tests.faults.store_faults import postgres_faults, sqlite_faults
+from tests.faults.world import World
+
+
+async def _nothing(world: World, _rng: random.Random) -> None:
+    world.timeline.note("nothing happens")
+    await asyncio.sleep(0)
+
+
+CALM: Final = Fault(
+    "none; two of every process at work", "nothing", "Each job is done once.", _nothing, False
+)
+SINGLE_NODE: Final = (
+    CALM,
+    *process_faults(),
+    *broker_faults(),
+    *link_faults(),
+    *postgres_faults(),
+    *message_faults(),
+)
+SQLITE: Final = (CALM, *sqlite_faults())

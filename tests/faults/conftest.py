@@ -1,0 +1,72 @@
+"""A running system for each broker that there is: RabbitMQ of this machine, and the one in Docker."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from deploy.local.broker import Broker, open_broker
+from deploy.local.container import docker_answers
+from deploy.local.database import Database
+from deploy.local.rabbitmq_node import install_server
+from tests.faults.services import RUN
+from tests.faults.trial import chosen_seed, read_verdicts
+from tests.faults.world import World, open_world
+from tests.support.management import Management
+
+# `FAULT_BROKERS=native make faults` leaves Docker out.
+BROKERS = os.environ.get("FAULT_BROKERS", "").split() or ["native", *(["docker"] if docker_answers() else [])]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget the results of the last run, once."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(RUN, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counters of each fault."""
+    verdicts = read_verdicts()
+    for verdict in verdicts:
+        terminalreporter.write_line(
+            f"{verdict.broker:>8} {verdict.seconds:6.1f} s  {verdict.fault}: {verdict.counts}"
+        )
+    if verdicts:
+        total = sum((verdict.counts for verdict in verdicts[1:]), verdicts[0].counts)
+        terminalreporter.write_line(f"together: {total}")
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """Return the seed of this run; `SEED=7 make faults` does it again."""
+    return chosen_seed()
+
+
+@pytest.fixture(scope="session", params=BROKERS)
+def fault_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """Yield a broker to hurt."""
+    if request.param == "native":
+        install_server()
+    prefer = "docker" if request.param == "docker" else None
+    with open_broker(prefer=prefer, environment={}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def broker_version(fault_broker: Broker) -> str:
+    """Return the version of the broker that is hurt."""
+    assert fault_broker.management_url is not None
+    management = Management(fault_broker.management_url)
+    try:
+        return management.version()
+    finally:
+        management.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(fault_broker: Broker, postgres: Database) -> AsyncIterator[World]:
+    """Yield a running system on PostgreSQL."""
+    async with open_world(fault_broker, postgres=postgres) as running:
+        yield running

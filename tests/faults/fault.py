@@ -1,0 +1,38 @@
+"""What a fault is: what it hurts, what is promised nevertheless, and how it is done and undone."""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.faults.world import World
+
+Inject = Callable[[World, random.Random], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way to hurt the system.
+
+    Attributes:
+        name: In words; the row of docs/reliability.md.
+        hurts: What it takes for itself; two faults at once never hurt the same.
+        promise: What a user may count on nevertheless.
+        inject: Does it, and returns when it is undone.
+        may_repeat: Whether work that was in hand may be done again: somebody died, or lost what it had.
+        spread_seconds: Over how long jobs are handed in meanwhile.
+        deadline_seconds: After it everything has to have ended within this time.
+        pages: The pages that jobs ask for meanwhile, instead of the usual.
+        undo: Done when everything has ended, where undoing at once would undo the test.
+        is_mixed: Whether it may happen beside others, in a soak.
+    """
+
+    name: str
+    hurts: str
+    promise: str
+    inject: Inject
+    may_repeat: bool
+    spread_seconds: float = 2.0
+    deadline_seconds: float = 60.0
+    pages: tuple[str, ...] = ()
+    undo: Inject | None = None
+    is_mixed: bool = True

@@ -1,0 +1,194 @@
+"""Everything that a fault can reach: broker, store, processes, the links between them, the target."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from deploy.local.broker import Broker
+from deploy.local.database import Database
+from deploy.local.ports import free_ports
+from producer.store.migrate import migrate
+from tests.conftest import new_postgres_database
+from tests.faults.listener import Listener
+from tests.faults.proxy import Proxy
+from tests.faults.services import RUN, Service, clean_environment, running
+from tests.faults.target import Target, open_target
+from tests.faults.timeline import Timeline
+from tests.support.factories import make_webhook_secret
+from tests.support.management import Management
+
+# So that a silent peer is noticed in seconds: the broker drops it after two, aiormq after (4 + 1) * 3 s.
+HEARTBEAT_SECONDS = 4
+# Of the lost-job rule. Above what an unhurt job takes to be heard of.
+LOST_AFTER_SECONDS = 8.0
+_SETTINGS = {
+    "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
+    "RETRIEVER_WORKER_GRACE_SECONDS": "5",
+    # One local target stands for all hosts there are.
+    "RETRIEVER_HOST_CONCURRENCY": "2000",
+    "RETRIEVER_HOST_RATE_PER_SECOND": "0",
+    "RETRIEVER_HOST_FAILURES": "0",
+    # A fault should be over, and not its lease waited for.
+    "RETRIEVER_RELAY_LEASE_SECONDS": "5",
+    "RETRIEVER_PUBLISH_TIMEOUT_SECONDS": "5",
+    "RETRIEVER_LOST_AFTER_SECONDS": f"{LOST_AFTER_SECONDS:g}",
+    "RETRIEVER_LOG_LEVEL": "INFO",
+}
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class World:
+    """One running system, two of every process, and hands on all of it."""
+
+    broker: Broker
+    vhost: str
+    management: Management
+    database: Database | None
+    database_url: str
+    target: Target
+    worker_link: Proxy
+    """Between the workers and the broker."""
+    ledger_link: Proxy
+    """Between the ledgers and the broker."""
+    store_link: Proxy | None
+    """Between api, ledger and PostgreSQL."""
+    listener: Listener
+    timeline: Timeline
+    folder: Path
+    amqp_url: str
+    """Straight to the broker."""
+    apis: list[Service] = field(default_factory=list)
+    ledgers: list[Service] = field(default_factory=list)
+    workers: list[Service] = field(default_factory=list)
+
+    @property
+    def services(self) -> list[Service]:
+        """All processes."""
+        return [*self.apis, *self.ledgers, *self.workers]
+
+    @property
+    def links(self) -> list[Proxy]:
+        """All links."""
+        return [self.worker_link, self.ledger_link, *([self.store_link] if self.store_link else [])]
+
+    @property
+    def crashes(self) -> list[str]:
+        """Ends of processes that nobody asked for."""
+        return [crash for service in self.services for crash in service.crashes]
+
+    async def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl on the broker; return what it printed."""
+        return await blocking(partial(self.broker.control, *arguments))
+
+    async def wait_ready(self) -> None:
+        """Return once every process says that it is ready."""
+        await asyncio.gather(*(service.wait_ready() for service in self.services))
+
+
+async def blocking(call: Callable[[], T]) -> T:
+    """Return what a call gives that blocks, without holding up the target."""
+    return await asyncio.to_thread(call)
+
+
+@asynccontextmanager
+async def open_world(
+    broker: Broker,
+    *,
+    postgres: Database | None,
+    amqp_url: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[World]:
+    """Yield a running system on a virtual host and a database of its own; it ends with the context.
+
+    Args:
+        broker: Where it publishes, through links of its own.
+        postgres: The server of its store; None takes SQLite.
+        amqp_url: Instead of the links: addresses of a cluster, virtual host left out.
+        settings: Variables beside the usual.
+    """
+    assert broker.management_url is not None
+    async with AsyncExitStack() as stack:
+        management, vhost = Management(broker.management_url), f"faults-{uuid.uuid4().hex[:8]}"
+        folder = RUN / vhost
+        folder.mkdir(parents=True)
+        stack.callback(management.close)
+        await blocking(partial(management.create_vhost, vhost))
+        stack.callback(management.delete_vhost, vhost)
+        broker_port = urlsplit(broker.amqp_url).port or 5672
+        worker_link, ledger_link = [
+            await stack.enter_async_context(Proxy(target_port=broker_port).listening()) for _ in range(2)
+        ]
+        target = await stack.enter_async_context(open_target())
+        base = broker.amqp_url.rpartition("/")[0]
+        timeline = Timeline()
+        listener_url = f"{amqp_url.rpartition('/')[0] if amqp_url else base}/{vhost}"
+        world = World(
+            broker=broker,
+            vhost=vhost,
+            management=management,
+            database=postgres,
+            database_url=f"sqlite:///{folder / 'retriever.db'}",
+            target=target,
+            worker_link=worker_link,
+            ledger_link=ledger_link,
+            store_link=None,
+            listener=Listener(listener_url),
+            timeline=timeline,
+            folder=folder,
+            amqp_url=listener_url,
+        )
+        if postgres is not None:
+            await _open_database(world, postgres, stack)
+        await blocking(partial(migrate, world.database_url))
+        _add_services(world, own_url=listener_url if amqp_url else None, settings=settings or {})
+        await stack.enter_async_context(running(world.services))
+        await stack.enter_async_context(world.listener.listening())
+        yield world
+
+
+async def _open_database(world: World, postgres: Database, stack: AsyncExitStack) -> None:
+    url = stack.enter_context(new_postgres_database(postgres, prefix="faults"))
+    parts = urlsplit(url)
+    world.store_link = await stack.enter_async_context(Proxy(target_port=parts.port or 5432).listening())
+    world.database_url = url.replace(f":{parts.port}/", f":{world.store_link.port}/")
+
+
+def _add_services(world: World, *, own_url: str | None, settings: Mapping[str, str]) -> None:
+    secret = make_webhook_secret()
+    ports = iter(free_ports(6))
+
+    def service(name: str, link: Proxy, *command: str) -> Service:
+        port = next(ports)
+        through_link = f"amqp://guest:guest@127.0.0.1:{link.port}/{world.vhost}"
+        environment = {
+            **clean_environment(),
+            "PYTHONUNBUFFERED": "1",
+            "RETRIEVER_AMQP_URL": f"{own_url or through_link}?heartbeat={HEARTBEAT_SECONDS}",
+            "RETRIEVER_DATABASE_URL": world.database_url,
+            "RETRIEVER_API_PORT": str(port),
+            "RETRIEVER_HEALTH_PORT": str(port),
+            "RETRIEVER_WEBHOOK_SECRETS": secret,
+            "RETRIEVER_USER_AGENT": f"Retriever/{name}",
+            **_SETTINGS,
+            **settings,
+        }
+        return Service(name, command, environment, port, world.folder / f"{name}.log")
+
+    world.apis += [service(f"api-{n}", world.ledger_link, "producer", "api") for n in (1, 2)]
+    world.ledgers += [service(f"ledger-{n}", world.ledger_link, "producer", "ledger") for n in (1, 2)]
+    world.workers += [service(f"worker-{n}", world.worker_link, "consumer", "worker") for n in (1, 2)]
+
+
+def http_client(world: World, *, api: int = 0) -> httpx.AsyncClient:
+    """Return a client of one of the APIs."""
+    return httpx.AsyncClient(base_url=world.apis[api].url, timeout=10.0)
