@@ -1,35 +1,30 @@
 """A RabbitMQ for this machine: the one given, an installed one run privately, or one in Docker."""
 
-import http.client
 import os
-import socket
 import tempfile
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from deploy.local.container import Container, docker_answers
+from deploy.local.container import docker_answers
+from deploy.local.epmd import open_port_mapper
 from deploy.local.errors import LocalError, ProgramMissing
 from deploy.local.packages import can_install, find
 from deploy.local.ports import LOOPBACK, free_ports
 from deploy.local.processes import sigterm_as_exit, wait_until_ready
-from deploy.local.rabbitmq_node import (
-    SERVER_PLACES,
-    SERVER_PROGRAM,
-    TICK_ARGUMENTS,
-    RabbitMQNode,
-    install_server,
-)
+from deploy.local.rabbitmq_api import amqp_answers, management_answers
+from deploy.local.rabbitmq_container import RabbitMQContainer
+from deploy.local.rabbitmq_node import SERVER_PLACES, SERVER_PROGRAM, RabbitMQNode, install_server
 
-IMAGE = "rabbitmq:4.3-management"
 READY_SECONDS = 90.0
+CONTROL_SECONDS = 45.0
 
 
 class Server(Protocol):
     """What starts, stops and outlives a broker: a node of this machine, or a container."""
+
+    node_name: str
 
     def start(self) -> None:
         """Start it, for the first time or again; need not wait until it is ready."""
@@ -39,6 +34,15 @@ class Server(Protocol):
 
     def kill(self) -> None:
         """End it with SIGKILL."""
+
+    def freeze(self) -> None:
+        """Let none of its processes run, while its connections stay open."""
+
+    def thaw(self) -> None:
+        """Let them run again."""
+
+    def control(self, *arguments: str, timeout_seconds: float) -> str:
+        """Run `rabbitmqctl` and return what it printed."""
 
     def remove(self) -> None:
         """End it for good and leave no process."""
@@ -51,7 +55,7 @@ class Server(Protocol):
 
 
 class Broker:
-    """A RabbitMQ to talk to; one of ours can be stopped, killed and started on the same ports and data."""
+    """A RabbitMQ to talk to; one of ours can be stopped, frozen and started on the same ports and data."""
 
     def __init__(
         self, *, kind: str, amqp_url: str, management_url: str | None, server: Server | None = None
@@ -74,18 +78,39 @@ class Broker:
         """Tell whether we started it, and so may stop it."""
         return self._server is not None
 
+    @property
+    def node_name(self) -> str:
+        """Return what Erlang calls it: `retriever@localhost`.
+
+        Raises:
+            LocalError: It was given.
+        """
+        return self._owned().node_name
+
     def start(self) -> None:
         """Start it on the same ports and data; returns when AMQP and the management API answer.
 
         Raises:
             StartFailed: It did not become ready; the message ends with its log.
         """
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start it and return at once: a node of a cluster may need the others to become ready."""
+        self._owned().start()
+
+    def wait_until_ready(self, *, deadline_seconds: float = READY_SECONDS) -> None:
+        """Block until AMQP and the management API answer.
+
+        Raises:
+            StartFailed: They did not in time; the message ends with its log.
+        """
         server = self._owned()
-        server.start()
         wait_until_ready(
             self.is_ready,
             name=f"RabbitMQ ({self.kind})",
-            deadline_seconds=READY_SECONDS,
+            deadline_seconds=deadline_seconds,
             is_alive=server.is_alive,
             read_log=server.read_log,
         )
@@ -102,10 +127,30 @@ class Broker:
         """
         self._owned().kill()
 
+    def freeze(self) -> None:
+        """Let none of its processes run, while its connections stay open: a machine that hangs."""
+        self._owned().freeze()
+
+    def thaw(self) -> None:
+        """Let a frozen one run again; returns at once."""
+        self._owned().thaw()
+
+    def control(self, *arguments: str, timeout_seconds: float = CONTROL_SECONDS) -> str:
+        """Run `rabbitmqctl --silent` with these arguments and return what it printed; blocks some seconds.
+
+        Raises:
+            LocalError: It failed, or took too long; the message ends with what it said.
+        """
+        return self._owned().control(*arguments, timeout_seconds=timeout_seconds)
+
+    def remove(self) -> None:
+        """End it for good; data without a folder of their own go too."""
+        self._owned().remove()
+
     def is_ready(self) -> bool:
         """Tell whether the AMQP port and the management API (if known) both answer now."""
-        return _amqp_answers(self.amqp_url) and (
-            self.management_url is None or _management_answers(self.management_url)
+        return amqp_answers(self.amqp_url) and (
+            self.management_url is None or management_answers(self.management_url)
         )
 
     def _owned(self) -> Server:
@@ -116,7 +161,12 @@ class Broker:
 
 @contextmanager
 def open_broker(
-    data_dir: Path | None = None, *, prefer: str | None = None, environment: Mapping[str, str] = os.environ
+    data_dir: Path | None = None,
+    *,
+    prefer: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+    configuration: str = "",
+    erlang_arguments: str = "",
 ) -> Iterator[Broker]:
     """Yield a running broker, and end it afterwards if it is ours.
 
@@ -127,6 +177,8 @@ def open_broker(
         data_dir: Keeps its data from run to run; None for data that are removed afterwards.
         prefer: "docker" takes the container or fails, whatever else is there.
         environment: Where RETRIEVER_AMQP_URL and RETRIEVER_MANAGEMENT_URL are looked up.
+        configuration: More lines of rabbitmq.conf, for one of ours.
+        erlang_arguments: More arguments of its Erlang machine.
 
     Raises:
         ProgramMissing: There is no way to a broker; the message says what to install.
@@ -137,33 +189,50 @@ def open_broker(
         management_url = environment.get("RETRIEVER_MANAGEMENT_URL") or None
         yield Broker(kind="given", amqp_url=given_url, management_url=management_url)
         return
-    with sigterm_as_exit(), tempfile.TemporaryDirectory(prefix="retriever-broker-") as temporary:
-        kind = _choose_kind(prefer)
-        amqp_port, management_port, *node_ports = free_ports(4)
+    with (
+        sigterm_as_exit(),
+        tempfile.TemporaryDirectory(prefix="retriever-broker-") as temporary,
+        ExitStack() as stack,
+    ):
+        kind = choose_kind(prefer)
+        amqp_port, management_port, distribution_port, epmd_port = free_ports(4)
         if kind == "docker":
-            server: Server = _container(data_dir, amqp_port, management_port)
-        else:
-            server = RabbitMQNode(
-                data_dir or Path(temporary),
+            server: Server = RabbitMQContainer(
+                data_dir,
                 amqp_port=amqp_port,
                 management_port=management_port,
-                distribution_port=node_ports[0],
-                epmd_port=node_ports[1],
+                configuration=configuration,
+                erlang_arguments=erlang_arguments,
             )
-        broker = Broker(
-            kind=kind,
-            amqp_url=f"amqp://guest:guest@{LOOPBACK}:{amqp_port}/",
-            management_url=f"http://guest:guest@{LOOPBACK}:{management_port}",
-            server=server,
-        )
-        try:
-            broker.start()
-            yield broker
-        finally:
-            server.remove()
+        else:
+            home = data_dir or Path(temporary)
+            stack.enter_context(open_port_mapper(home, epmd_port))
+            server = RabbitMQNode(
+                home,
+                amqp_port=amqp_port,
+                management_port=management_port,
+                distribution_port=distribution_port,
+                epmd_port=epmd_port,
+                configuration=configuration,
+                erlang_arguments=erlang_arguments,
+            )
+        broker = our_broker(kind, server, amqp_port=amqp_port, management_port=management_port)
+        stack.callback(broker.remove)
+        broker.start()
+        yield broker
 
 
-def _choose_kind(prefer: str | None) -> str:
+def our_broker(kind: str, server: Server, *, amqp_port: int, management_port: int) -> Broker:
+    """Return the broker that a server of ours will be."""
+    return Broker(
+        kind=kind,
+        amqp_url=f"amqp://guest:guest@{LOOPBACK}:{amqp_port}/",
+        management_url=f"http://guest:guest@{LOOPBACK}:{management_port}",
+        server=server,
+    )
+
+
+def choose_kind(prefer: str | None) -> str:
     """Return "private node" or "docker"; installs RabbitMQ if that is the last way left."""
     if prefer == "docker":
         if not docker_answers():
@@ -183,40 +252,3 @@ def _choose_kind(prefer: str | None) -> str:
         "macOS: brew install rabbitmq), or start Docker, or name a running one in "
         "RETRIEVER_AMQP_URL; then try again."
     )
-
-
-def _container(data_dir: Path | None, amqp_port: int, management_port: int) -> Container:
-    return Container(
-        IMAGE,
-        ports={5672: amqp_port, 15672: management_port},
-        environment={"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": TICK_ARGUMENTS},
-        data_path="/var/lib/rabbitmq",
-        data_dir=data_dir,
-    )
-
-
-def _amqp_answers(amqp_url: str) -> bool:
-    """Tell whether something speaks AMQP there: Docker's proxy accepts connections before the broker does."""
-    parts = urlsplit(amqp_url)
-    try:
-        with socket.create_connection(
-            (parts.hostname or LOOPBACK, parts.port or 5672), timeout=2
-        ) as connection:
-            connection.sendall(b"AMQP\x00\x00\x09\x01")
-            # A method frame (type 1): connection.start.
-            return connection.recv(1) == b"\x01"
-    except OSError:
-        return False
-
-
-def _management_answers(management_url: str) -> bool:
-    parts = urlsplit(management_url)
-    connection = http.client.HTTPConnection(parts.hostname or LOOPBACK, parts.port or 15672, timeout=2)
-    password = b64encode(f"{parts.username}:{parts.password}".encode()).decode()
-    try:
-        connection.request("GET", "/api/overview", headers={"Authorization": f"Basic {password}"})
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

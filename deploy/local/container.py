@@ -2,14 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException
 from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
 
+from deploy.local.errors import ControlFailed
 from deploy.local.ports import LOOPBACK
+from deploy.local.processes import checked_output
 
 STOP_SECONDS = 20
 DATA_LABEL = "retriever.data"
@@ -41,6 +44,9 @@ class Container:
         data_path: str,
         data_dir: Path | None,
         command: str | None = None,
+        entry_point: Sequence[str] | None = None,
+        host_name: str = "retriever",
+        network: Network | None = None,
     ) -> None:
         """Describe the container.
 
@@ -51,6 +57,9 @@ class Container:
             data_path: Folder inside that holds the data.
             data_dir: Names the volume that keeps the data from run to run; None: they go with the container.
             command: Instead of the image's own.
+            entry_point: Instead of the image's own, with its arguments.
+            host_name: Fixed, because RabbitMQ names its data after it; also its name in the network.
+            network: Shared with other containers; None for Docker's own.
         """
         # We remove what we start; the reaper would be one more image to pull.
         os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -59,8 +68,9 @@ class Container:
             # docker-py takes an (address, port) pair; testcontainers declares numbers only, which would
             # publish to the world.
             self._container.ports[f"{inside}/tcp"] = (LOOPBACK, outside)  # type: ignore[assignment]
-        # A fixed host name: RabbitMQ names its data after it.
-        self._container.with_kwargs(hostname="retriever")
+        self._container.with_kwargs(hostname=host_name, entrypoint=entry_point and list(entry_point))
+        if network is not None:
+            self._container.with_network(network).with_network_aliases(host_name)
         self._is_created = False
         if data_dir is not None:
             self._container.with_volume_mapping(_volume(data_dir), data_path, "rw")
@@ -74,12 +84,41 @@ class Container:
             self._is_created = True
 
     def stop(self) -> None:
-        """Ask the server to end and wait; ports and data are kept."""
+        """Ask the server to end and wait; ports and data are kept. A frozen one is thawed first."""
+        self.thaw()
         self._container.get_wrapped_container().stop(timeout=STOP_SECONDS)
 
     def kill(self) -> None:
-        """End it with SIGKILL; ports and data are kept."""
-        self._container.get_wrapped_container().kill()
+        """End it with SIGKILL; ports and data are kept. Ended already: does nothing."""
+        self.thaw()
+        if self.is_alive():
+            self._container.get_wrapped_container().kill()
+
+    def freeze(self) -> None:
+        """Let none of its processes run, while its connections stay open. Twice is once."""
+        if self._status() == "running":
+            self._container.get_wrapped_container().pause()
+
+    def thaw(self) -> None:
+        """Let them run again."""
+        if self._status() == "paused":
+            self._container.get_wrapped_container().unpause()
+
+    def run_inside(self, command: Sequence[str], *, user: str, timeout_seconds: float) -> str:
+        """Run a command in the container and return what it printed. Blocks.
+
+        Raises:
+            ControlFailed: It failed, or took too long; the message ends with what it said.
+        """
+        # Its own `timeout`: Docker cannot end what it runs in a container.
+        limited = ["timeout", f"{timeout_seconds:g}", *command]
+        try:
+            status, (output, complaints) = self._container.get_wrapped_container().exec_run(
+                limited, user=user, demux=True
+            )
+        except (DockerException, OSError) as error:
+            raise ControlFailed(f"{' '.join(command)} could not run: {error}") from error
+        return checked_output(command, status=status, output=output or b"", complaints=complaints or b"")
 
     def remove(self) -> None:
         """Remove the container; its data go too, unless they have a folder. Twice is once."""
@@ -89,14 +128,17 @@ class Container:
         self._container.stop()
 
     def is_alive(self) -> bool:
-        """Tell whether the container runs."""
-        self._container.reload()
-        return self._container.status == "running"
+        """Tell whether the container runs, frozen or not."""
+        return self._status() in {"running", "paused"}
 
     def read_log(self) -> str:
         """Return what the server has said so far."""
         out, error = self._container.get_logs()
         return (out + error).decode(errors="replace")
+
+    def _status(self) -> str:
+        self._container.reload()
+        return str(self._container.status)
 
 
 def _volume(data_dir: Path) -> str:

@@ -75,6 +75,18 @@ def find(program: str, *, places: Sequence[str] = ()) -> Path | None:
     return Path(on_path) if on_path else None
 
 
+def installed(program: str, places: Sequence[str]) -> Path:
+    """Return the path of a program that another package must have brought.
+
+    Raises:
+        ProgramMissing: It is not there.
+    """
+    found = find(program, places=places)
+    if found is None:
+        raise ProgramMissing(f"{program} is not installed; RabbitMQ with Erlang brings it.")
+    return found
+
+
 def can_install() -> bool:
     """Tell whether packages can be installed unattended: root, on Debian or a child of it."""
     return os.geteuid() == 0 and shutil.which("apt-get") is not None and "debian" in _distribution()

@@ -5,15 +5,16 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from deploy.local.errors import StartFailed
+from deploy.local.errors import ControlFailed, StartFailed
 
 POLL_SECONDS = 0.1
 LOG_TAIL_LINES = 25
+OUTPUT_TAIL_CHARACTERS = 2000
 
 
 def wait_until_ready(
@@ -60,12 +61,55 @@ def end(process: subprocess.Popen[bytes], *, by: signal.Signals, grace_seconds: 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of a process group that we started, and reap the process itself."""
+    signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to a process that we started and to those it started; ended already: does nothing."""
     try:
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
         # Nobody is left (macOS says so with EPERM).
         pass
-    process.wait()
+
+
+def run_control(
+    command: Sequence[str], *, environment: Mapping[str, str], folder: Path, timeout_seconds: float
+) -> str:
+    """Run a command that controls a server and return what it printed. Blocks.
+
+    Raises:
+        ControlFailed: It failed, or took too long and was killed; the message ends with what it said.
+    """
+    with subprocess.Popen(
+        command,
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, complaints = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise ControlFailed(f"{' '.join(command)} took more than {timeout_seconds:g} s.") from error
+        finally:
+            kill_group(process)
+    return checked_output(command, status=process.returncode, output=output, complaints=complaints)
+
+
+def checked_output(command: Sequence[str], *, status: int, output: bytes, complaints: bytes) -> str:
+    """Return what a command that has ended wrote to its standard output.
+
+    Raises:
+        ControlFailed: Its status is not 0; the message ends with what it said.
+    """
+    if status != 0:
+        said = (output + complaints).decode(errors="replace").strip()[-OUTPUT_TAIL_CHARACTERS:]
+        raise ControlFailed(f"{' '.join(command)} failed with status {status}:\n{said}")
+    return output.decode(errors="replace").strip()
 
 
 def end_leftover(pid_file: Path, *, mark: str, grace_seconds: float = 20.0) -> None:

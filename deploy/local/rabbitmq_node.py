@@ -7,10 +7,16 @@ import subprocess
 import time
 from pathlib import Path
 
-from deploy.local.errors import ProgramMissing
-from deploy.local.packages import find, require
+from deploy.local.packages import installed, require
 from deploy.local.ports import LOOPBACK
-from deploy.local.processes import POLL_SECONDS, end, end_leftover, kill_group
+from deploy.local.processes import (
+    POLL_SECONDS,
+    end,
+    end_leftover,
+    kill_group,
+    run_control,
+    signal_group,
+)
 
 SERVER_PROGRAM = "rabbitmq-server"
 # The scripts of the server itself: the one that Debian puts on PATH insists on root or the user rabbitmq.
@@ -18,11 +24,6 @@ SERVER_PLACES = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
     "/usr/local/opt/rabbitmq/sbin",
     "/opt/homebrew/opt/rabbitmq/sbin",
-)
-EPMD_PLACES = (
-    "/usr/lib/erlang/erts-*/bin",
-    "/usr/local/lib/erlang/erts-*/bin",
-    "/opt/homebrew/lib/erlang/erts-*/bin",
 )
 STOP_SECONDS = 30.0
 PID_FILE_SECONDS = 30.0
@@ -37,6 +38,7 @@ management.tcp.port = {management_port}
 # Small and absolute: a nearly full disk of a build machine must not block publishers.
 disk_free_limit.absolute = 50MB
 log.file.level = info
+{configuration}
 """
 
 
@@ -50,28 +52,50 @@ def install_server() -> None:
 
 
 class RabbitMQNode:
-    """One node and the port mapper (epmd) that it needs, both children of this process."""
+    """One node, a child of this process; needs a port mapper (epmd) beside it."""
 
     def __init__(
-        self, data_dir: Path, *, amqp_port: int, management_port: int, distribution_port: int, epmd_port: int
+        self,
+        data_dir: Path,
+        *,
+        amqp_port: int,
+        management_port: int,
+        distribution_port: int,
+        epmd_port: int,
+        node_name: str = "retriever@localhost",
+        cookie: str | None = None,
+        configuration: str = "",
+        erlang_arguments: str = "",
     ) -> None:
         """Describe a node; its data, log and settings all live in `data_dir`.
 
+        Args:
+            data_dir: Of this node alone.
+            amqp_port: Of 127.0.0.1, as all ports.
+            management_port: Of the management API.
+            distribution_port: Where other nodes and `rabbitmqctl` find it.
+            epmd_port: Of the port mapper, which the nodes of a cluster share.
+            node_name: With its host; names the data, so it stays from start to start.
+            cookie: The secret that the nodes of a cluster share; None for one of its own.
+            configuration: More lines of rabbitmq.conf.
+            erlang_arguments: More arguments of the Erlang machine.
+
         Raises:
-            ProgramMissing: RabbitMQ or Erlang's epmd is not installed.
+            ProgramMissing: RabbitMQ is not installed.
         """
         self._home = data_dir.resolve()
+        self.node_name = node_name
         self._amqp_port = amqp_port
         self._management_port = management_port
         self._distribution_port = distribution_port
         self._epmd_port = epmd_port
-        self._server_script = _installed(SERVER_PROGRAM, SERVER_PLACES)
-        self._epmd_program = _installed("epmd", EPMD_PLACES)
-        self._epmd: subprocess.Popen[bytes] | None = None
+        self._cookie = cookie or secrets.token_hex(20)
+        self._configuration = configuration
+        self._erlang_arguments = f"{TICK_ARGUMENTS} {LOOPBACK_ARGUMENTS} {erlang_arguments}"
+        self._server_script = installed(SERVER_PROGRAM, SERVER_PLACES)
         self._node: subprocess.Popen[bytes] | None = None
         self._console = self._home / "console.log"
         self._pid_file = self._home / "node.pid"
-        self._epmd_pid_file = self._home / "epmd.pid"
 
     def start(self) -> None:
         """Start the node (again); returns at once. One that a killed run left behind is ended first."""
@@ -79,16 +103,22 @@ class RabbitMQNode:
         end_leftover(self._pid_file, mark=str(self._home))
         self._pid_file.unlink(missing_ok=True)
         self._write_settings()
-        if self._epmd is None:
-            end_leftover(self._epmd_pid_file, mark="epmd -port")
-            port_mapper = [str(self._epmd_program), "-port", str(self._epmd_port), "-address", LOOPBACK]
-            self._epmd = self._spawn(port_mapper)
-            self._epmd_pid_file.write_text(str(self._epmd.pid))
-        self._node = self._spawn([str(self._server_script)])
+        with self._console.open("ab") as console:
+            # Its own session: Ctrl-C in the terminal reaches us alone, and we stop it in order.
+            self._node = subprocess.Popen(
+                [str(self._server_script)],
+                env=self._environment(),
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def stop(self) -> None:
-        """Stop the node in order (SIGTERM) and wait."""
+        """Stop the node in order (SIGTERM) and wait. A frozen one is thawed first."""
         if self._node is not None:
+            self.thaw()
             end(self._node, by=signal.SIGTERM, grace_seconds=STOP_SECONDS, pid=self._erlang_pid())
 
     def kill(self) -> None:
@@ -96,14 +126,35 @@ class RabbitMQNode:
         if self._node is not None:
             kill_group(self._node)
 
+    def freeze(self) -> None:
+        """Let none of its processes run (SIGSTOP), while its connections stay open. Twice is once."""
+        if self._node is not None:
+            signal_group(self._node, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them run again."""
+        if self._node is not None:
+            signal_group(self._node, signal.SIGCONT)
+
+    def control(self, *arguments: str, timeout_seconds: float) -> str:
+        """Run the `rabbitmqctl` beside the server, as the node's owner, and return what it printed.
+
+        Raises:
+            ControlFailed: It failed, or took too long; the message ends with what it said.
+        """
+        return run_control(
+            [str(self._server_script.with_name("rabbitmqctl")), "--silent", *arguments],
+            environment=self._environment(),
+            folder=self._home,
+            timeout_seconds=timeout_seconds,
+        )
+
     def remove(self) -> None:
-        """End node and port mapper; a node that never became ready is killed."""
+        """End the node; one that never became ready is killed."""
         try:
             self.stop()
         finally:
             self.kill()
-            if self._epmd is not None:
-                end(self._epmd, by=signal.SIGTERM, grace_seconds=2.0)
 
     def is_alive(self) -> bool:
         """Tell whether the node's process runs."""
@@ -124,19 +175,6 @@ class RabbitMQNode:
             time.sleep(POLL_SECONDS)
         return 0
 
-    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with self._console.open("ab") as console:
-            # Its own session: Ctrl-C in the terminal reaches us alone, and we stop it in order.
-            return subprocess.Popen(
-                command,
-                env=self._environment(),
-                cwd=self._home,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
     def _environment(self) -> dict[str, str]:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))
@@ -144,7 +182,7 @@ class RabbitMQNode:
         return kept | {
             "HOME": str(self._home),
             "ERL_EPMD_PORT": str(self._epmd_port),
-            "RABBITMQ_NODENAME": "retriever@localhost",
+            "RABBITMQ_NODENAME": self.node_name,
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_MNESIA_BASE": str(self._home / "data"),
             "RABBITMQ_LOG_BASE": str(self._home / "log"),
@@ -153,15 +191,18 @@ class RabbitMQNode:
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._home / "advanced.config"),
             "RABBITMQ_CONF_ENV_FILE": str(self._home / "rabbitmq-env.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._home / "enabled_plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{TICK_ARGUMENTS} {LOOPBACK_ARGUMENTS}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": self._erlang_arguments,
+            "RABBITMQ_CTL_ERL_ARGS": LOOPBACK_ARGUMENTS,
         }
 
     def _write_settings(self) -> None:
-        (self._home / "rabbitmq.conf").write_text(
-            CONFIGURATION.format(
-                host=LOOPBACK, amqp_port=self._amqp_port, management_port=self._management_port
-            )
+        settings = CONFIGURATION.format(
+            host=LOOPBACK,
+            amqp_port=self._amqp_port,
+            management_port=self._management_port,
+            configuration=self._configuration,
         )
+        (self._home / "rabbitmq.conf").write_text(settings)
         # Empty, so that the machine's own files in /etc/rabbitmq are not read.
         (self._home / "advanced.config").write_text("[].\n")
         (self._home / "rabbitmq-env.conf").write_text("")
@@ -169,12 +210,5 @@ class RabbitMQNode:
         cookie = self._home / ".erlang.cookie"
         if not cookie.exists():
             cookie.touch(mode=0o600)
-            cookie.write_text(secrets.token_hex(20))
+            cookie.write_text(self._cookie)
             cookie.chmod(0o400)
-
-
-def _installed(program: str, places: tuple[str, ...]) -> Path:
-    found = find(program, places=places)
-    if found is None:
-        raise ProgramMissing(f"{program} is not installed; RabbitMQ with Erlang brings it.")
-    return found

@@ -32,6 +32,31 @@ async def test_a_stopped_and_a_killed_broker_come_back_on_their_ports_with_their
     assert await take(own_broker.amqp_url, count=2) == [b"before the stop", b"before the kill"]
 
 
+async def test_a_frozen_broker_answers_again_once_it_is_thawed(own_broker: Broker) -> None:
+    await asyncio.to_thread(own_broker.freeze)
+    was_ready_while_frozen = await asyncio.to_thread(own_broker.is_ready)
+    await asyncio.to_thread(own_broker.thaw)
+    await asyncio.to_thread(own_broker.wait_until_ready, deadline_seconds=30.0)
+
+    assert not was_ready_while_frozen
+
+
+def test_rabbitmqctl_runs_against_our_own_broker(own_broker: Broker) -> None:
+    answer = own_broker.control("eval", '{node(), <<"two words">>}.')
+
+    assert answer == f'{{{own_broker.node_name},<<"two words">>}}'
+
+
+def test_a_command_that_rabbitmqctl_refuses_says_why(own_broker: Broker) -> None:
+    with pytest.raises(LocalError, match=r"(?s)with status .+Usage"):
+        own_broker.control("close_all_connections", "--vhost", "/")
+
+
+def test_a_command_that_takes_too_long_is_given_up(own_broker: Broker) -> None:
+    with pytest.raises(LocalError, match=r"1 s\.|status 124"):
+        own_broker.control("eval", "timer:sleep(5000).", timeout_seconds=1.0)
+
+
 async def test_a_test_has_a_virtual_host_of_its_own(
     management: Management, vhost: str, vhost_url: str
 ) -> None:
