@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check e2e bench-batch asyncapi lock clean
+.PHONY: help setup demo run test check e2e faults soak reliability bench-batch asyncapi lock clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -37,6 +37,15 @@ check: $(READY) ## Check style, types and imports
 
 e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end tests against it, remove it
 	@deploy/compose/e2e $(ARGS)
+
+faults: $(READY) ## Hurt the running service in every way there is, and count (FAULT_BROKERS=native: without Docker; SEED=7)
+	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder tests/faults $(ARGS)
+
+soak: $(READY) ## Mix the faults at random for a while: make soak MINUTES=10 SEED=7
+	@SOAK_MINUTES=$(or $(MINUTES),10) FAULT_BROKERS=$(or $(FAULT_BROKERS),native) $(PYTHON_IN_VENV) -m pytest -n 0 tests/faults $(ARGS)
+
+reliability: $(READY) ## Write the table of docs/reliability.md anew, from what the last `make faults` saw
+	@$(PYTHON_IN_VENV) -m tests.faults.table
 
 bench-batch: $(READY) ## Measure one batch of 200,000 lines with real processes (ARGS="--lines 5000 --store sqlite")
 	@$(PYTHON_IN_VENV) -m bench.batch $(ARGS)

@@ -19,13 +19,20 @@ from producer.store.migrate import migrate
 from tests.support.management import Management
 
 END_TO_END = "tests/end_to_end/"
+FAULTS = "tests/faults/"
 
 
 class _TogetherScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives all end-to-end tests to one process, because they share running services, and others by file."""
+    """Gives tests that share running services to one process, and others by file.
+
+    All end-to-end tests share them, and of the faults those of one broker.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return END_TO_END if nodeid.startswith(END_TO_END) else nodeid.partition("::")[0]
+        path, _, name = nodeid.partition("::")
+        if path.startswith(FAULTS):
+            return name.partition("[")[2].partition("-")[0]
+        return END_TO_END if path.startswith(END_TO_END) else path
 
 
 @pytest.hookimpl(optionalhook=True)

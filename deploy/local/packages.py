@@ -50,7 +50,7 @@ def require(program: str, package: str, *, places: Sequence[str] = ()) -> Path:
 
 
 def require_file(places: Sequence[str], package: str) -> Path:
-    """Return the first file that a glob pattern of `places` finds; install its Debian package if there is none.
+    """Return the first file that a glob pattern of `places` finds; install its Debian package if need be.
 
     Raises:
         ProgramMissing: It is not there, and this is not Debian, or we are not root, or the package failed.
@@ -61,7 +61,7 @@ def require_file(places: Sequence[str], package: str) -> Path:
             return found[0]
         if may_install and can_install():
             install(package)
-    raise ProgramMissing(f"None of {', '.join(places)} is there. Install the package {package} and try again.")
+    raise ProgramMissing(f"{places[0]} is not there. Install the package {package} and try again.")
 
 
 def find(program: str, *, places: Sequence[str] = ()) -> Path | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 
 from producer.ledger.announcer import Announcer
 from producer.ledger.batch_counts import BatchReconciler
+from producer.ledger.declarer import Declarer
 from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.observer import Observer
@@ -51,6 +52,8 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     # Three looks: a ledger that dies is followed by another before what it saw is old.
     turns = Turns(store, "observer", lease_seconds=15)
     observer = Observer(store=store, turns=turns, settings=settings)
+    # As the observer's.
+    declarer = Declarer(turns=Turns(store, "declarer", lease_seconds=15), settings=settings)
     pauser = Pauser(store=store, publisher=publisher)
     parked = _parked_services(settings, store, publisher, metrics)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
@@ -74,6 +77,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
                     announcer.run,
                     scheduler.run,
                     observer.run,
+                    declarer.run,
                     pauser.run,
                     *parked,
                 )

@@ -18,6 +18,9 @@ from tests.support.management import Management
 
 # `FAULT_BROKERS=native make faults` leaves Docker out.
 BROKERS = os.environ.get("FAULT_BROKERS", "").split() or ["native", *(["docker"] if docker_answers() else [])]
+# A soak takes as long as it is told to, so it runs alone: `make soak MINUTES=10`.
+IS_SOAK = "SOAK_MINUTES" in os.environ
+collect_ignore_glob = ["test_s[iq]*.py", "test_cluster.py"] if IS_SOAK else ["test_soak.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,9 +36,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"{verdict.broker:>8} {verdict.seconds:6.1f} s  {verdict.fault}: {verdict.counts}"
         )
+        if IS_SOAK:
+            terminalreporter.write_line(verdict.report())
     if verdicts:
         total = sum((verdict.counts for verdict in verdicts[1:]), verdicts[0].counts)
         terminalreporter.write_line(f"together: {total}")
+
+
+# Before 4.3 a channel looks once a minute whether its consumer's time is over.
+_ERLANG = "-rabbit channel_tick_interval 1000"
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +59,7 @@ def fault_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     if request.param == "native":
         install_server()
     prefer = "docker" if request.param == "docker" else None
-    with open_broker(prefer=prefer, environment={}) as running:
+    with open_broker(prefer=prefer, environment={}, erlang_arguments=_ERLANG) as running:
         yield running
 
 

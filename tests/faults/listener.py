@@ -13,7 +13,8 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from yarl import URL
 
 QUEUE = "faults.outcomes"
-_AGAIN_SECONDS = 0.5
+_AGAIN_SECONDS = 0.2
+_RENEW_SECONDS = 10.0
 
 Json = dict[str, Any]
 
@@ -68,7 +69,12 @@ class Listener:
                 await queue.bind("outcomes", "#")
                 await queue.consume(self._take)
             bound.set()
-            await lost.wait()
+            try:
+                async with asyncio.timeout(_RENEW_SECONDS):
+                    await lost.wait()
+            except TimeoutError:
+                # A fault may have made it deaf without a word: begin anew, whatever it hears.
+                pass
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         if message.type == "outcome":

@@ -78,7 +78,7 @@ async def suffer(world: World, fault: Fault, *, broker: str, seed: int, jobs: in
     counts = await settle(workload, deadline_seconds=fault.deadline_seconds)
     if fault.undo is not None:
         await fault.undo(world, rng)
-    counts += Counts(unexpected=_note_crashes(world, crashes) + _unexplained(world, workload.tasks, hurt_at))
+    counts += Counts(unexpected=note_crashes(world, crashes) + _unexplained(world, workload.tasks, hurt_at))
     return Verdict(
         fault=fault.name,
         promise=fault.promise,
@@ -91,7 +91,8 @@ async def suffer(world: World, fault: Fault, *, broker: str, seed: int, jobs: in
     )
 
 
-def _note_crashes(world: World, before: int) -> int:
+def note_crashes(world: World, before: int) -> int:
+    """Put the ends of processes that nobody asked for into the timeline; return how many there were."""
     for crash in (new := world.crashes[before:]):
         world.timeline.note(crash)
     return len(new)

@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aio_pika
@@ -114,9 +115,7 @@ class Workload:
         async with http_client(self.world, api=api) as http:
             for task in tasks:
                 body = {"kind": task.kind, "args": {"url": self._url(task)}, "retry": QUICK_RETRY}
-                answer = await self._until_accepted(
-                    lambda body=body, task=task: self._post(http, "/jobs", body, task.key)
-                )  # type: ignore[misc]
+                answer = await self._until_accepted(partial(self._post, http, "/jobs", body, task.key))
                 task.job_id = answer["id"]
                 await asyncio.sleep(pause * self.random.uniform(0.5, 1.5))
 
@@ -129,7 +128,7 @@ class Workload:
             "items": [{"url": self._url(task)} for task in batch.tasks],
         }
         async with http_client(self.world, api=0) as http:
-            answer = await self._until_accepted(lambda: self._post(http, "/batches", body, batch.key))
+            answer = await self._until_accepted(partial(self._post, http, "/batches", body, batch.key))
         batch.batch_id = answer["id"]
 
     async def _post(self, http: httpx.AsyncClient, path: str, body: Json, key: str) -> httpx.Response:

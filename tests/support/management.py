@@ -74,6 +74,11 @@ class Management:
         for binding in self._call("GET", path).json():
             self._call("DELETE", f"{path}/{quote(binding['properties_key'], safe='')}")
 
+    def is_bound(self, vhost: str, exchange: str, queue: str) -> bool:
+        """Return whether a queue is bound to an exchange."""
+        path = f"/bindings/{quote(vhost, safe='')}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
+        return bool(self._call("GET", path).json())
+
     def create_vhost(self, vhost: str) -> None:
         """Make a virtual host that our user may do everything in."""
         self._call("PUT", f"/vhosts/{quote(vhost, safe='')}", {})
