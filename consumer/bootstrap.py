@@ -78,7 +78,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
         async with serve_health(
             host=settings.health_host,
             port=settings.health_port,
-            probes={"broker": lambda: worker.is_ready},
+            probes=worker.probes,
             registry=metrics.registry,
         ):
             logger.info("worker_started", extra={"worker": name, "kinds": list(kinds)})

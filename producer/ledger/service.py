@@ -19,9 +19,10 @@ from producer.ledger.scheduler import Scheduler
 from producer.ledger.turns import Turns
 from producer.store.store import JobStore
 from producer.store.wakeup import open_wakeup
+from producer.store_probe import StoreProbe
 from shared.broker.publisher import Publisher
 from shared.broker.topology import declare_topology
-from shared.health import serve_health
+from shared.health import Probe, serve_health
 from shared.kinds.registry import KINDS
 from shared.settings import Settings
 
@@ -53,7 +54,13 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     observer = Observer(store=store, turns=turns, settings=settings)
     pauser = Pauser(store=store, publisher=publisher)
     parked = _parked_services(settings, store, publisher, metrics)
-    probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
+    store_probe = StoreProbe(store)
+    probes: dict[str, Probe] = {
+        "publisher": lambda: publisher.is_ready,
+        "recorder": lambda: recorder.is_ready,
+        "store": lambda: store_probe.is_answering,
+        "relay": lambda: relay.is_moving,
+    }
     async with serve_health(
         host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
     ):
@@ -69,6 +76,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
                 group.create_task(service())
                 for service in (
                     publisher.run,
+                    store_probe.run,
                     record,
                     relay.run,
                     announcer.run,
