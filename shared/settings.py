@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
 
+    watchdog_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
+
     publish_window: Annotated[int, Field(ge=1, le=2_000)] = 200
     publish_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
 

@@ -25,6 +25,7 @@ from shared.broker.topology import declare_topology
 from shared.health import Probe, serve_health
 from shared.kinds.registry import KINDS
 from shared.settings import Settings
+from shared.watchdog import watched
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     """Run the ledger until `stop` is set.
 
     Stopping at any point is safe: leases run out, and what was not acked is delivered again.
+
+    Raises:
+        StaysUnready: it stopped because it could reach broker and store and was of no use for too long.
     """
     metrics = LedgerMetrics()
     publisher = Publisher(
@@ -61,8 +65,16 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         "store": lambda: store_probe.is_answering,
         "relay": lambda: relay.is_moving,
     }
-    async with serve_health(
-        host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
+    async with (
+        serve_health(
+            host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
+        ),
+        watched(
+            probes=probes,
+            is_waiting=lambda: not (publisher.is_reachable and store_probe.is_answering),
+            limit_seconds=settings.watchdog_seconds,
+            stop=stop,
+        ),
     ):
         logger.info("ledger_started", extra={"health_port": settings.health_port})
 

@@ -55,7 +55,11 @@ async def connected(url: str, *, name: str) -> AsyncIterator[AbstractConnection]
 
 
 async def keep_connected(
-    url: str, *, name: str, use: Callable[[AbstractConnection], Awaitable[None]]
+    url: str,
+    *,
+    name: str,
+    use: Callable[[AbstractConnection], Awaitable[None]],
+    note_attempt: Callable[[bool], None] = lambda _: None,
 ) -> None:
     """Call `use` with a fresh connection, and again after each loss, until cancelled.
 
@@ -65,15 +69,21 @@ async def keep_connected(
 
     Args:
         name: How the connection is called in the management console.
+        note_attempt: Told of each attempt to connect whether a broker answered.
     """
     backoff_seconds = _FIRST_BACKOFF_SECONDS
     while True:
+        is_connected = False
         try:
             async with connected(url, name=name) as connection:
+                is_connected = True
+                note_attempt(True)
                 backoff_seconds = _FIRST_BACKOFF_SECONDS
                 await _use_until_lost(connection, use)
             logger.warning("broker_connection_lost", extra={"connection": name})
         except CONNECTION_ERRORS as error:
+            if not is_connected:
+                note_attempt(False)
             logger.warning("broker_unavailable", extra={"connection": name, "error": _words(error)})
         await asyncio.sleep(backoff_seconds * (0.5 + random.random() / 2))
         backoff_seconds = min(backoff_seconds * 2, _MAX_BACKOFF_SECONDS)

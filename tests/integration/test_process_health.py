@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -9,10 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from deploy.local.ports import free_port
 from shared.broker.topology import work_queue
 from shared.kinds.registry import Lane
+from shared.watchdog import EXIT_STATUS
 from tests.support.amqp import open_channel
 from tests.support.waiting import eventually
 
@@ -105,3 +108,52 @@ async def test_a_ledger_and_a_worker_name_each_probe_and_show_it_as_a_metric(
 
         await eventually(lacks_a_consumer)
         assert 'retriever_ready{probe="consumers"} 0.0' in await worker.metrics()
+
+
+async def test_a_worker_that_is_connected_but_lacks_its_queues_ends_and_says_why(
+    vhost_url: str, tmp_path: Path
+) -> None:
+    async with running(WORKER, tmp_path, amqp_url=vhost_url, watchdog_seconds="2") as worker:
+        await eventually(worker.ended, deadline_seconds=30)
+
+        assert worker.popen.returncode == EXIT_STATUS
+        last_line = worker.log().strip().splitlines()[-1]
+        assert last_line.startswith("retriever: not ready for 2 s although the broker answers")
+        assert "publisher" in last_line and "consumers" in last_line
+
+
+@pytest.mark.parametrize("command", [WORKER, LEDGER])
+async def test_a_process_whose_broker_is_away_waits_for_it(
+    command: tuple[str, ...], unused_port: int, tmp_path: Path
+) -> None:
+    url = f"amqp://127.0.0.1:{unused_port}/"
+    store = f"sqlite:///{tmp_path / 'retriever.db'}"
+    async with running(command, tmp_path, amqp_url=url, database_url=store, watchdog_seconds="1") as process:
+
+        async def has_tried_often() -> bool:
+            # The pauses in between grow: five attempts of one connection take more than two seconds.
+            lines = [line for line in process.log().splitlines() if "broker_unavailable" in line]
+            return sum(" publish" in line for line in lines) >= 5 or await process.ended()
+
+        await eventually(has_tried_often, deadline_seconds=30)
+        assert not await process.ended()
+
+        process.popen.send_signal(signal.SIGTERM)
+        await eventually(process.ended)
+        assert process.popen.returncode == 0
+
+
+async def test_a_ledger_whose_store_is_not_there_waits_for_it(vhost_url: str, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'retriever.db'}"
+    async with running(
+        LEDGER, tmp_path, amqp_url=vhost_url, database_url=store, watchdog_seconds="1"
+    ) as ledger:
+
+        async def has_asked_often() -> bool:
+            # Some eight services ask, and their pauses grow: thirty warnings take about three seconds.
+            return ledger.log().count('"store_unavailable"') >= 30 or await ledger.ended()
+
+        await eventually(has_asked_often, deadline_seconds=60)
+        answer = await ledger.readyz()
+
+        assert answer is not None and (answer.status_code, answer.json()["store"]) == (503, False)
