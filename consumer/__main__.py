@@ -8,11 +8,12 @@ import uvloop
 
 from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
-from shared.errors import RetrieverError, SettingsInvalid
+from shared.errors import RetrieverError, SettingsInvalid, StaysUnready
 from shared.kinds.registry import KINDS
 from shared.logs import configure_logging
 from shared.settings import Settings, read_settings
 from shared.signals import stop_event
+from shared.watchdog import EXIT_STATUS
 
 
 @click.group()
@@ -42,4 +43,4 @@ if __name__ == "__main__":
         main()
     except RetrieverError as error:
         click.echo(f"retriever: {error}", err=True)
-        sys.exit(2)
+        sys.exit(EXIT_STATUS if isinstance(error, StaysUnready) else 2)

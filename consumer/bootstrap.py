@@ -31,12 +31,17 @@ from shared.hosts import HostLimit
 from shared.messages import JobMessage
 from shared.outcomes import Outcome
 from shared.settings import Settings
+from shared.watchdog import watched
 
 logger = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Event) -> None:
-    """Run a worker for some kinds until `stop` is set and it has drained."""
+    """Run a worker for some kinds until `stop` is set and it has drained.
+
+    Raises:
+        StaysUnready: it drained because it could reach the broker and was of no use for too long.
+    """
     name = f"{socket.gethostname()}-{os.getpid()}"
     _raise_file_limit()
     metrics = WorkerMetrics()
@@ -75,11 +80,19 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             metrics=metrics,
             name=f"retriever worker {name}",
         )
-        async with serve_health(
-            host=settings.health_host,
-            port=settings.health_port,
-            probes={"broker": lambda: worker.is_ready},
-            registry=metrics.registry,
+        async with (
+            serve_health(
+                host=settings.health_host,
+                port=settings.health_port,
+                probes=worker.probes,
+                registry=metrics.registry,
+            ),
+            watched(
+                probes=worker.probes,
+                is_waiting=lambda: not publisher.is_reachable,
+                limit_seconds=settings.watchdog_seconds,
+                stop=stop,
+            ),
         ):
             logger.info("worker_started", extra={"worker": name, "kinds": list(kinds)})
             await worker.run(stop)

@@ -86,11 +86,17 @@ class Cancellations:
             logger.warning("cancellation_undecodable", extra={"error": str(error)})
             return
         self._marker.saw(cancellation.marker)
+        # The whole stream is read again after each loss: what is known already cancels nothing.
+        is_new = False
         if cancellation.job_id is not None:
-            _remember(self._runs_by_job, cancellation.job_id, cancellation.run or 1)
+            known_run = self._runs_by_job.get(cancellation.job_id, 0)
+            run = max(known_run, cancellation.run or 1)
+            _remember(self._runs_by_job, cancellation.job_id, run)
+            is_new = run > known_run
         if cancellation.batch_id is not None:
+            is_new = is_new or cancellation.batch_id not in self._batches
             _remember(self._batches, cancellation.batch_id, None)
-        if cancellation.marker is None:
+        if is_new:
             self._cancel_running()
 
     def _cancel_running(self) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
@@ -13,6 +13,7 @@ from shared.broker.delivery import Delivery
 from shared.broker.publisher import Publisher
 from shared.broker.subscriber import Subscription
 from shared.broker.topology import work_queue
+from shared.health import Probe
 from shared.kinds.registry import Lane
 from shared.settings import Settings
 
@@ -59,10 +60,14 @@ class Worker:
         metrics.in_hand.set_function(lambda: len(self._tasks))
 
     @property
-    def is_ready(self) -> bool:
-        """Whether it knows what is cancelled and paused, consumes the rest, and could publish a result."""
-        knows = self._cancellations.is_caught_up and self._pauses.is_caught_up
-        return knows and self._consumer.is_consuming and self._publisher.is_ready
+    def probes(self) -> Mapping[str, Probe]:
+        """What must be so for it to work, by name."""
+        return {
+            "publisher": lambda: self._publisher.is_ready,
+            "cancellations": lambda: self._cancellations.is_caught_up,
+            "pauses": lambda: self._pauses.is_caught_up,
+            "consumers": lambda: self._consumer.is_consuming,
+        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain: jobs in hand have the grace period to end.

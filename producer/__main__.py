@@ -9,10 +9,11 @@ import uvloop
 from producer.ledger.service import run_ledger
 from producer.store.migrate import migrate as migrate_store
 from producer.store.store import JobStore
-from shared.errors import RetrieverError
+from shared.errors import RetrieverError, StaysUnready
 from shared.logs import configure_logging
 from shared.settings import Settings, read_settings
 from shared.signals import stop_event
+from shared.watchdog import EXIT_STATUS
 
 
 @click.group()
@@ -63,4 +64,4 @@ if __name__ == "__main__":
         main()
     except RetrieverError as error:
         click.echo(f"retriever: {error}", err=True)
-        sys.exit(2)
+        sys.exit(EXIT_STATUS if isinstance(error, StaysUnready) else 2)

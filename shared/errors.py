@@ -7,6 +7,7 @@ RetrieverError
 │   ├── MessageUnroutable      no queue is bound for it: the topology is not declared or was damaged
 │   ├── MessageRefused         a queue said no (full, or without a majority): back off
 │   └── DeliveryLost           its channel is gone: the broker will deliver the message again
+├── StaysUnready               the process is of no use as it is; start it anew
 ├── MessageUndecodable         the body is not one of our messages; park it raw
 ├── StoreUnavailable           the database did not answer; try again
 ├── StoreRefused               the database will not take a value, however often it is tried
@@ -35,6 +36,10 @@ class RetrieverError(Exception):
 
 class SettingsInvalid(RetrieverError):
     """A setting is missing or wrong; the message names the variable."""
+
+
+class StaysUnready(RetrieverError):
+    """The process could reach all it needs and did not become ready; the message names what fails."""
 
 
 class BrokerError(RetrieverError):

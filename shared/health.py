@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 Probe = Callable[[], bool]
@@ -16,11 +16,13 @@ async def serve_health(
 ) -> AsyncIterator[None]:
     """Serve health and metrics while inside; port 0 serves nothing.
 
-    `/readyz` is 200 when every probe says yes, else 503; both name each probe.
+    `/readyz` is 200 when every probe says yes, else 503; both name each probe, as the gauge
+    `retriever_ready` does.
     """
     if port == 0:
         yield
         return
+    _register(probes, registry)
     runner = web.AppRunner(_build_app(probes, registry), access_log=None)
     await runner.setup()
     try:
@@ -28,6 +30,12 @@ async def serve_health(
         yield
     finally:
         await runner.cleanup()
+
+
+def _register(probes: Mapping[str, Probe], registry: CollectorRegistry) -> None:
+    ready = Gauge("retriever_ready", "1 where a probe of /readyz says yes.", ["probe"], registry=registry)
+    for name, probe in probes.items():
+        ready.labels(name).set_function(probe)
 
 
 def _build_app(probes: Mapping[str, Probe], registry: CollectorRegistry) -> web.Application:

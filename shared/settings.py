@@ -5,12 +5,12 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shared.broker.addresses import split_hosts
 from shared.errors import SettingsInvalid
 from shared.hosts import MAX_CONCURRENCY, NamedLimit
 from shared.setting_values import BAD_PORTS, ContactUrl, HostRate, NameServer, UserAgent, WebhookSecrets
@@ -41,6 +41,8 @@ class Settings(BaseSettings):
 
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+
+    watchdog_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
 
     publish_window: Annotated[int, Field(ge=1, le=2_000)] = 200
     publish_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -101,9 +103,7 @@ class Settings(BaseSettings):
     @field_validator("amqp_url")
     @classmethod
     def _amqp(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-            raise ValueError("must look like amqp://user:password@host:5672/vhost")
+        split_hosts(value)
         return value
 
     @field_validator("log_level")

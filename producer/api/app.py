@@ -49,6 +49,7 @@ from producer.store.store import JobStore
 from shared.asyncapi import asyncapi_document
 from shared.errors import RetrieverError
 from shared.settings import Settings
+from shared.watchdog import loop_watched
 
 # Parsing this much JSON in one piece holds Python's one lock for some 40 ms; larger batches come as lines.
 MAX_JSON_BATCH_BYTES = 8 * 1_048_576
@@ -86,12 +87,13 @@ def _build_connexion(
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
         writer.start()
-        try:
-            yield
-        finally:
-            # The last requests have been answered; what they left behind ends off the event loop.
-            for part in (writer, pools, bridge):
-                await asyncio.to_thread(part.close)
+        with loop_watched(settings.watchdog_seconds):
+            try:
+                yield
+            finally:
+                # The last requests have been answered; what they left behind ends off the event loop.
+                for part in (writer, pools, bridge):
+                    await asyncio.to_thread(part.close)
 
     app = connexion.FlaskApp(
         __name__,

@@ -1,7 +1,6 @@
 """The operations that tell of the service itself: its retention, its health, its metrics."""
 
 from datetime import timedelta
-from http import HTTPStatus
 
 import flask
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,6 +13,7 @@ from producer.api.models import Health
 from producer.api.parking_models import Retention
 from producer.parking import DELETED_STATES
 from producer.store.store import JobStore
+from producer.store_probe import StoreProbe
 from shared.clock import utc_now
 from shared.settings import Settings
 
@@ -22,7 +22,7 @@ class ServiceOperations:
     """Tells how the service is."""
 
     def __init__(self, store: JobStore, metrics: ApiMetrics, settings: Settings) -> None:
-        self._store = store
+        self._store_probe = StoreProbe(store)
         self._retention_days = settings.retention_days
         self._metrics = metrics
         self._health = Health().model_dump_json()
@@ -38,10 +38,10 @@ class ServiceOperations:
         """Answer that the process lives: on the event loop, so a busy thread or store cannot hold it up."""
         return Response(self._health, media_type=JSON_TYPE)
 
-    def readyz(self) -> flask.Response:
-        """Answer that requests can be served: the store answers, and its tables are of this version."""
-        self._store.ping()
-        return flask.Response(self._health, HTTPStatus.OK, mimetype=JSON_TYPE)
+    async def readyz(self, _request: Request) -> Response:
+        """Answer that requests can be served: the store answers soon, and its tables are of this version."""
+        await self._store_probe.ask()
+        return Response(self._health, media_type=JSON_TYPE)
 
     def metrics(self) -> flask.Response:
         """Answer with all metrics for Prometheus."""

@@ -6,6 +6,7 @@ message is published again: at least once, never none.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -83,6 +84,14 @@ class Outbox(Generic[C]):
         self._page_rows = settings.relay_page_jobs
         self._lease_seconds = settings.relay_lease_seconds
         self._window = asyncio.Semaphore(settings.publish_window)
+        self._moved_at = time.monotonic()
+        # The pause between pages, or one publish, passes between two steps; twice that on a busy machine.
+        self._still_seconds = 2 * (_SAFETY_SECONDS + settings.publish_timeout_seconds)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it has looked for rows, or got an answer to a publish, not long ago."""
+        return time.monotonic() - self._moved_at <= self._still_seconds
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -96,6 +105,7 @@ class Outbox(Generic[C]):
         """Claim, publish and settle one page; return how many rows were claimed."""
         claim = partial(self._claim, limit=self._page_rows, lease_seconds=self._lease_seconds, now=utc_now())
         claims = await until_stored(claim)
+        self._moved_at = time.monotonic()
         confirmed = await asyncio.gather(*(self._publish(self._message(row)) for row in claims))
         if told := list(compress(claims, confirmed)):
             await self._settle(told)
@@ -117,4 +127,6 @@ class Outbox(Generic[C]):
         except BrokerError as error:
             logger.warning("publish_failed", extra={**facts, "error": str(error)})
             return False
+        finally:
+            self._moved_at = time.monotonic()
         return True

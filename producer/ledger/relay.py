@@ -48,6 +48,11 @@ class Relay:
             settings=settings,
         )
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether it has looked for accepted jobs, or published some, not long ago."""
+        return self._outbox.is_moving
+
     async def run(self) -> None:
         """Relay until cancelled."""
         await self._outbox.run()

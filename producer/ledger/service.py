@@ -20,11 +20,13 @@ from producer.ledger.scheduler import Scheduler
 from producer.ledger.turns import Turns
 from producer.store.store import JobStore
 from producer.store.wakeup import open_wakeup
+from producer.store_probe import StoreProbe
 from shared.broker.publisher import Publisher
 from shared.broker.topology import declare_topology
-from shared.health import serve_health
+from shared.health import Probe, serve_health
 from shared.kinds.registry import KINDS
 from shared.settings import Settings
+from shared.watchdog import watched
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     """Run the ledger until `stop` is set.
 
     Stopping at any point is safe: leases run out, and what was not acked is delivered again.
+
+    Raises:
+        StaysUnready: it stopped because it could reach broker and store and was of no use for too long.
     """
     metrics = LedgerMetrics()
     publisher = Publisher(
@@ -56,9 +61,23 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     declarer = Declarer(turns=Turns(store, "declarer", lease_seconds=15), settings=settings)
     pauser = Pauser(store=store, publisher=publisher)
     parked = _parked_services(settings, store, publisher, metrics)
-    probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
-    async with serve_health(
-        host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
+    store_probe = StoreProbe(store)
+    probes: dict[str, Probe] = {
+        "publisher": lambda: publisher.is_ready,
+        "recorder": lambda: recorder.is_ready,
+        "store": lambda: store_probe.is_answering,
+        "relay": lambda: relay.is_moving,
+    }
+    async with (
+        serve_health(
+            host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
+        ),
+        watched(
+            probes=probes,
+            is_waiting=lambda: not (publisher.is_reachable and store_probe.is_answering),
+            limit_seconds=settings.watchdog_seconds,
+            stop=stop,
+        ),
     ):
         logger.info("ledger_started", extra={"health_port": settings.health_port})
 
@@ -72,6 +91,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
                 group.create_task(service())
                 for service in (
                     publisher.run,
+                    store_probe.run,
                     record,
                     relay.run,
                     announcer.run,

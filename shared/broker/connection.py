@@ -9,19 +9,24 @@ one on which everything was done.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from yarl import URL
 
+from shared.broker.addresses import split_hosts
+
 # What a broker that is away, or taken away, looks like through aio-pika and aiormq.
 CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 
-_HEARTBEAT_SECONDS = 15
+# The URL's own wins. aiormq takes a peer for dead when it has heard nothing for 3 times this and 3 s more.
+_HEARTBEAT_SECONDS = 10
 _CONNECT_TIMEOUT_SECONDS = 10.0
+# Of each of several hosts: a machine that is stopped takes connections and says nothing.
+_HOST_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
 _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 5.0
@@ -29,8 +34,32 @@ _MAX_BACKOFF_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
+@asynccontextmanager
+async def connected(url: str, *, name: str) -> AsyncIterator[AbstractConnection]:
+    """Yield a connection to the first host of the URL that answers, and close it within a time limit.
+
+    The hosts are tried in a random order, so that the clients of a cluster spread over its nodes, and a host
+    that hangs is not the first of everybody.
+
+    Args:
+        name: How the connection is called in the management console.
+
+    Raises:
+        AMQPError, OSError, TimeoutError: no host answered in time; it is the error of the last.
+    """
+    connection = await _connect(url, name=name)
+    try:
+        yield connection
+    finally:
+        await _close(connection)
+
+
 async def keep_connected(
-    url: str, *, name: str, use: Callable[[AbstractConnection], Awaitable[None]]
+    url: str,
+    *,
+    name: str,
+    use: Callable[[AbstractConnection], Awaitable[None]],
+    note_attempt: Callable[[bool], None] = lambda _: None,
 ) -> None:
     """Call `use` with a fresh connection, and again after each loss, until cancelled.
 
@@ -40,18 +69,21 @@ async def keep_connected(
 
     Args:
         name: How the connection is called in the management console.
+        note_attempt: Told of each attempt to connect whether a broker answered.
     """
     backoff_seconds = _FIRST_BACKOFF_SECONDS
     while True:
+        is_connected = False
         try:
-            connection = await _connect(url, name)
-            backoff_seconds = _FIRST_BACKOFF_SECONDS
-            try:
+            async with connected(url, name=name) as connection:
+                is_connected = True
+                note_attempt(True)
+                backoff_seconds = _FIRST_BACKOFF_SECONDS
                 await _use_until_lost(connection, use)
-            finally:
-                await _close(connection)
             logger.warning("broker_connection_lost", extra={"connection": name})
         except CONNECTION_ERRORS as error:
+            if not is_connected:
+                note_attempt(False)
             logger.warning("broker_unavailable", extra={"connection": name, "error": _words(error)})
         await asyncio.sleep(backoff_seconds * (0.5 + random.random() / 2))
         backoff_seconds = min(backoff_seconds * 2, _MAX_BACKOFF_SECONDS)
@@ -86,11 +118,24 @@ def _closed_means_lost() -> Iterator[None]:
         raise ChannelInvalidStateError("the connection is closed") from error
 
 
-async def _connect(url: str, name: str) -> AbstractConnection:
-    asked = URL(url)
+async def _connect(url: str, *, name: str) -> AbstractConnection:
+    addresses = list(split_hosts(url))
+    random.shuffle(addresses)
+    timeout_seconds = _HOST_TIMEOUT_SECONDS if len(addresses) > 1 else _CONNECT_TIMEOUT_SECONDS
+    for address in addresses[:-1]:
+        try:
+            return await _connect_to(address, name=name, timeout_seconds=timeout_seconds)
+        except CONNECTION_ERRORS as error:
+            facts = {"connection": name, "host": URL(address).host, "error": _words(error)}
+            logger.info("broker_host_passed_over", extra=facts)
+    return await _connect_to(addresses[-1], name=name, timeout_seconds=timeout_seconds)
+
+
+async def _connect_to(address: str, *, name: str, timeout_seconds: float) -> AbstractConnection:
+    asked = URL(address)
     # The default heartbeat of 60 s leaves a silent peer unnoticed for three minutes.
     query = {"heartbeat": str(_HEARTBEAT_SECONDS), "name": name, **dict(asked.query)}
-    async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
+    async with asyncio.timeout(timeout_seconds):
         return await aio_pika.connect(asked.with_query(query))
 
 

@@ -9,8 +9,8 @@ from shared.broker.connection import keep_connected
 from shared.broker.subscriber import Subscriber, Subscription
 
 # A quorum queue that is deleted and declared again at once leaves its consumers deaf: the broker
-# never cancels them (seen on 3.10.8). So a consumer that has heard nothing for this long and
-# has nothing in hand is subscribed anew, on a new channel, which takes milliseconds.
+# never cancels them (seen on 3.10.8). So a consumer that has heard nothing for this long, although
+# it has room, is subscribed anew, on a new channel, which takes milliseconds.
 _RENEW_SECONDS = 30.0
 
 
@@ -36,7 +36,7 @@ class Consumer:
 
     @property
     def is_consuming(self) -> bool:
-        """Whether every queue is being consumed, but for those that are held."""
+        """Whether the broker is known to know the consumer of every queue, but for those that are held."""
         return all(subscriber.is_well for subscriber in self._subscribers)
 
     def hold(self, queues: Collection[str]) -> None:

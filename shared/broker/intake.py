@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +18,12 @@ logger = logging.getLogger(__name__)
 class Intake:
     """Hands deliveries on, never more than `limit` at once over all channels of a subscription.
 
-    A channel has that limit of its own, as its prefetch. But after a hold, deliveries of the channel before
-    may still be in hand when the next one begins; what is above the limit then waits here.
+    A channel has that limit of its own, as its prefetch. But after a hold or a renewal, deliveries of the
+    channel before may still be in hand when the next one begins; what is above the limit then waits here.
     """
 
     def __init__(self, limit: int, take: Callable[[Delivery], None]) -> None:
         """Make an open intake that has seen nothing yet."""
-        self.deliveries = 0
         self._limit = limit
         self._take = take
         self._in_hand: Counter[AbstractChannel] = Counter()
@@ -31,11 +31,21 @@ class Intake:
         self._is_open = True
         self._is_giving_back = False
         self._settled = asyncio.Event()
+        self._heard_at = time.monotonic()
+
+    @property
+    def quiet_seconds(self) -> float:
+        """How long it has heard nothing from the broker although it could: a full one cannot."""
+        return 0.0 if self._is_full else time.monotonic() - self._heard_at
 
     @property
     def in_hand(self) -> int:
         """How many deliveries are handed on and not settled."""
         return self._in_hand.total()
+
+    def hear(self) -> None:
+        """Note that the broker has just shown that it knows the consumer."""
+        self._heard_at = time.monotonic()
 
     def open(self) -> None:
         """Hand on what comes from now on."""
@@ -63,7 +73,7 @@ class Intake:
 
     async def receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
         """Take a message that came on a channel."""
-        self.deliveries += 1
+        self.hear()
         if self._is_giving_back:
             await _requeue(message)
             return
@@ -76,13 +86,20 @@ class Intake:
             self._settled.clear()
             await self._settled.wait()
 
+    @property
+    def _is_full(self) -> bool:
+        return self.in_hand >= self._limit
+
     def _hand_on(self) -> None:
-        while self._is_open and self._waiting and self.in_hand < self._limit:
+        while self._is_open and self._waiting and not self._is_full:
             channel, message = self._waiting.popleft()
             self._in_hand[channel] += 1
             self._take(Delivery(message, partial(self._on_settled, channel)))
 
     def _on_settled(self, channel: AbstractChannel) -> None:
+        if self._is_full:
+            # From now on it could hear something.
+            self.hear()
         self._in_hand[channel] -= 1
         if not self._in_hand[channel]:
             del self._in_hand[channel]

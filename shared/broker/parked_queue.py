@@ -5,12 +5,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-import aio_pika
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
-from yarl import URL
 
-from shared.broker.connection import CONNECTION_ERRORS
+from shared.broker.connection import CONNECTION_ERRORS, connected, open_channel, open_publishing_channel
 from shared.broker.topology import PARKED_QUEUE
 from shared.errors import BrokerUnavailable
 
@@ -18,7 +16,7 @@ from shared.errors import BrokerUnavailable
 WALK_HEADER = "x-retriever-walk"
 
 _PAGE_MESSAGES = 200
-_CONNECT_SECONDS = 10
+_NAME = "retriever ledger parked"
 _STEP_SECONDS = 10
 # A queue that is not empty delivers within milliseconds.
 _QUIET_SECONDS = 5
@@ -52,9 +50,9 @@ async def walk_parked(url: str, *, choose: Callable[[Sequence[bytes]], Awaitable
         BrokerUnavailable: the broker went away; what was removed so far stays removed.
     """
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            connection = await aio_pika.connect(URL(url).update_query(name="retriever ledger parked"))
-        async with connection, connection.channel(on_return_raises=True) as channel:
+        async with connected(url, name=_NAME) as connection:
+            async with asyncio.timeout(_STEP_SECONDS):
+                channel = await open_publishing_channel(connection)
             return await _walk(channel, choose)
     except CONNECTION_ERRORS as error:
         raise BrokerUnavailable(f"walk of {PARKED_QUEUE} broken off: {type(error).__name__}") from error
@@ -67,10 +65,9 @@ async def count_parked(url: str) -> int:
         BrokerUnavailable: the broker did not answer.
     """
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            connection = await aio_pika.connect(URL(url).update_query(name="retriever ledger parked"))
-            async with connection, connection.channel() as channel:
-                queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
+        async with connected(url, name=_NAME) as connection, asyncio.timeout(_STEP_SECONDS):
+            channel = await open_channel(connection)
+            queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
     except CONNECTION_ERRORS as error:
         raise BrokerUnavailable(f"{PARKED_QUEUE} not counted: {type(error).__name__}") from error
     return queue.declaration_result.message_count or 0

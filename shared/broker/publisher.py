@@ -73,6 +73,7 @@ class Publisher:
         self._broken = asyncio.Event()
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
+        self._is_reachable = False
         self.connections = 0
         """How many connections there have been so far, the present one included."""
 
@@ -80,6 +81,11 @@ class Publisher:
     def is_ready(self) -> bool:
         """Whether a message could be published now."""
         return self._ready.is_set()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether a broker answered the last attempt to connect, be the rest as it may."""
+        return self._is_reachable
 
     async def wait_ready(self) -> None:
         """Return once a message could be published."""
@@ -90,7 +96,9 @@ class Publisher:
 
     async def run(self) -> None:
         """Keep the channel open until cancelled."""
-        await keep_connected(self._url, name=self._name, use=self._keep_channel)
+        await keep_connected(
+            self._url, name=self._name, use=self._keep_channel, note_attempt=self._note_attempt
+        )
 
     def reset(self) -> None:
         """Open a new channel and prepare it again, as after an unroutable message."""
@@ -126,6 +134,9 @@ class Publisher:
             if task is not None and task.cancelling():
                 raise
             raise BrokerUnavailable("the connection was torn down before the confirm") from error
+
+    def _note_attempt(self, is_reachable: bool) -> None:
+        self._is_reachable = is_reachable
 
     async def _keep_channel(self, connection: AbstractConnection) -> None:
         self.connections += 1

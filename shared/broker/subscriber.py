@@ -14,6 +14,8 @@ from shared.broker.delivery import Delivery
 from shared.broker.intake import Intake
 
 _RESUBSCRIBE_SECONDS = 1.0
+# Of each request to the broker, which answers in milliseconds: a channel that is half dead must not hold us.
+_REQUEST_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,9 @@ class Subscriber:
         self._subscription = subscription
         self._renew_seconds = renew_seconds
         self._consumption: _Consumption | None = None
-        # Channels from before a hold, of which deliveries are still in hand.
+        # Of a consumer that nothing is known to be wrong with; None as soon as it is lost.
+        self._intake: Intake | None = None
+        # Channels from before a hold or a renewal, of which deliveries are still in hand.
         self._settling: set[AbstractQueue] = set()
         self._news = asyncio.Event()
         self._is_held = False
@@ -48,8 +52,13 @@ class Subscriber:
 
     @property
     def is_well(self) -> bool:
-        """Whether the queue is being consumed, or held on purpose."""
-        return self._is_held or self._consumption is not None
+        """Whether the queue is held on purpose, or the broker is known to know its consumer.
+
+        What proves that is an answer or a delivery, not long ago, or an intake that is full.
+        """
+        if self._is_held:
+            return True
+        return self._intake is not None and self._intake.quiet_seconds <= 2 * self._renew_seconds
 
     def hold(self, *, is_held: bool) -> None:
         """Consume from now on, or do not. Deliveries in hand can be settled all the same."""
@@ -59,6 +68,8 @@ class Subscriber:
     async def stop_taking(self) -> None:
         """Take no more deliveries, for good; those in hand can still be settled."""
         self._is_stopping = True
+        if self._intake:
+            self._intake.shut()
         try:
             if self._consumption:
                 await self._consumption.end(timeout_seconds=_RESUBSCRIBE_SECONDS)
@@ -75,23 +86,30 @@ class Subscriber:
 
     async def run(self, connection: AbstractConnection) -> None:
         """Consume on this connection until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            intake = self._new_intake()
-            while True:
-                await self._wait_until_free()
-                try:
-                    ended = await self._subscribe(connection, intake)
-                except CONNECTION_ERRORS as error:
-                    # Most often the queue is not declared yet, or was deleted: it comes back with the ledger.
-                    facts = {"queue": self.queue, "error": f"{type(error).__name__}: {error}"[:300]}
-                    logger.warning("subscription_failed", extra=facts)
-                    ended = None
-                if ended is not None:
-                    group.create_task(self._close_when_settled(ended))
-                    continue
-                intake.forget()
-                intake = self._new_intake()
-                await asyncio.sleep(_RESUBSCRIBE_SECONDS * (0.5 + random.random() / 2))
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._keep_consuming(connection, group)
+        finally:
+            self._intake = None
+
+    async def _keep_consuming(self, connection: AbstractConnection, group: asyncio.TaskGroup) -> None:
+        """Subscribe again after each end; what was in hand by then is settled in the group."""
+        intake = self._new_intake()
+        while True:
+            await self._wait_until_free()
+            try:
+                ended = await self._subscribe(connection, intake)
+            except CONNECTION_ERRORS as error:
+                # Most often the queue is not declared yet, or was deleted: it comes back with the ledger.
+                facts = {"queue": self.queue, "error": f"{type(error).__name__}: {error}"[:300]}
+                logger.warning("subscription_failed", extra=facts)
+                ended = None
+            if ended is not None:
+                group.create_task(self._close_when_settled(ended))
+                continue
+            intake.forget()
+            intake, self._intake = self._new_intake(), None
+            await asyncio.sleep(_RESUBSCRIBE_SECONDS * (0.5 + random.random() / 2))
 
     def _new_intake(self) -> Intake:
         return Intake(self._subscription.prefetch, self._subscription.take)
@@ -106,12 +124,7 @@ class Subscriber:
 
         A new one each time: a channel may know the queue by what was deleted, and keep new consumers deaf.
         """
-        channel = await open_channel(connection)
-        lost = asyncio.Event()
-        channel.close_callbacks.add(lambda *_: self._tell(lost))
-        underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: self._tell(lost))
-        await channel.set_qos(prefetch_count=self._subscription.prefetch)
+        channel, lost = await self._open(connection)
         while True:
             # After a basic.cancel (queue deleted, leader moved, consumer timeout) the channel lives on,
             # and so do its unsettled deliveries: consume again on the same channel.
@@ -119,6 +132,7 @@ class Subscriber:
             consumption = await self._begin(channel, intake)
             if await self._consume_until_ended(consumption, lost):
                 return consumption
+            self._intake = None
             facts = {"queue": self.queue, "is_channel_closed": channel.is_closed}
             logger.warning("consumer_lost", extra=facts)
             if channel.is_closed:
@@ -126,16 +140,35 @@ class Subscriber:
             if self._is_stopping:
                 return consumption
 
+    async def _open(self, connection: AbstractConnection) -> tuple[AbstractChannel, asyncio.Event]:
+        """Return a new channel, and the event that its consumer, or all of it, was lost."""
+        lost = asyncio.Event()
+        async with asyncio.timeout(_REQUEST_SECONDS):
+            channel = await open_channel(connection)
+            channel.close_callbacks.add(lambda *_: self._tell(lost))
+            underlay = await channel.get_underlay_channel()
+            underlay.on_consumer_cancel_callbacks.add(lambda _: self._tell(lost))
+            await channel.set_qos(prefetch_count=self._subscription.prefetch)
+        return channel, lost
+
     def _tell(self, lost: asyncio.Event) -> None:
         lost.set()
         self._news.set()
 
     async def _begin(self, channel: AbstractChannel, intake: Intake) -> "_Consumption":
-        queue = await channel.declare_queue(self.queue, passive=True)
-        intake.open()
-        tag = await queue.consume(partial(intake.receive, channel))
+        async with asyncio.timeout(_REQUEST_SECONDS):
+            queue = await channel.declare_queue(self.queue, passive=True)
+            if not self._is_stopping:
+                intake.open()
+            tag = await queue.consume(partial(intake.receive, channel))
+        intake.hear()
+        self._intake = intake
         logger.debug("consuming", extra={"queue": self.queue, "prefetch": self._subscription.prefetch})
-        return _Consumption(channel, queue, tag, intake)
+        consumption = _Consumption(channel, queue, tag, intake)
+        if self._is_stopping:
+            # Told while we were at it; what came meanwhile goes back.
+            await consumption.end(timeout_seconds=_RESUBSCRIBE_SECONDS)
+        return consumption
 
     async def _consume_until_ended(self, consumption: "_Consumption", lost: asyncio.Event) -> bool:
         """Return True when the consumer was cancelled by us, and False when it was lost."""
@@ -152,16 +185,15 @@ class Subscriber:
         return True
 
     async def _wait_until_ended(self, intake: Intake, lost: asyncio.Event) -> None:
-        """Return when the consumer is lost or held, or has heard nothing for a while."""
+        """Return when the consumer is lost or held, or has heard nothing for a while although it could."""
         while not lost.is_set() and (not self._is_held or self._is_stopping):
             self._news.clear()
-            deliveries_before = intake.deliveries
+            rest_seconds = max(self._renew_seconds - intake.quiet_seconds, 0.0)
             try:
-                async with asyncio.timeout(self._renew_seconds):
+                async with asyncio.timeout(None if self._is_stopping else rest_seconds):
                     await self._news.wait()
             except TimeoutError:
-                # Not while anything is in hand, to spare the broker a channel.
-                if intake.deliveries == deliveries_before and not intake.in_hand and not self._is_stopping:
+                if intake.quiet_seconds >= self._renew_seconds and not self._is_stopping:
                     return
 
     async def _close_when_settled(self, consumption: "_Consumption") -> None:
@@ -169,9 +201,10 @@ class Subscriber:
         self._settling.add(consumption.queue)
         try:
             await consumption.intake.wait_settled(consumption.channel)
-            # An answered request, so that the last ack is read before the channel closes.
-            await consumption.queue.declare()
-            await consumption.channel.close()
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                # An answered request, so that the last ack is read before the channel closes.
+                await consumption.queue.declare()
+                await consumption.channel.close()
         except CONNECTION_ERRORS as error:
             logger.debug("settling_channel_lost", extra={"queue": self.queue, "error": repr(error)})
         finally:
@@ -187,8 +220,9 @@ class _Consumption:
     tag: str
     intake: Intake
 
-    async def end(self, *, timeout_seconds: float | None = None) -> None:
+    async def end(self, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
         """Cancel the consumer, then give back what came and was not handed on."""
         self.intake.shut()
-        await self.queue.cancel(self.tag, timeout=timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            await self.queue.cancel(self.tag)
         await self.intake.give_back()

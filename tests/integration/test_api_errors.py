@@ -1,6 +1,7 @@
 """Everything malformed over a real connection: problem+json, the right status, never a 500."""
 
 import json
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -251,3 +252,14 @@ def test_without_its_store_the_api_says_so_and_lives() -> None:
             assert response.headers["retry-after"]
         assert api.client.get("/livez").status_code == 200
         assert "retriever_http_requests_total" in api.client.get("/metrics").text
+
+
+def test_readiness_is_told_soon_when_the_store_takes_connections_and_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        settings = Settings(database_url=f"postgresql://nobody@127.0.0.1:{mute.getsockname()[1]}/none")
+        with running_api(settings, migrated=False) as api:
+            response = api.client.get("/readyz", timeout=4)
+
+            assert problem(response, 503)["type"] == "urn:retriever:store-unavailable"
+            assert response.headers["retry-after"]
+            assert api.client.get("/livez").status_code == 200

@@ -1,12 +1,15 @@
 """Consuming from a real broker: every kind of loss is survived, and unsettled messages come again."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aio_pika
 import pytest
 
+from deploy.local.broker import Broker
+from shared.broker import subscriber as subscriber_module
 from shared.broker.connection import CONNECTION_ERRORS
 from shared.broker.connection import open_channel as new_channel
 from shared.broker.consumer import Consumer
@@ -17,6 +20,7 @@ from shared.broker.topology import JOBS, declare_topology, work_queue
 from shared.errors import DeliveryLost
 from shared.kinds.registry import KINDS, Lane
 from tests.support.amqp import message_count, open_channel, running, running_publisher
+from tests.support.broker_node import end_consuming_channels
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
@@ -130,19 +134,157 @@ async def test_a_consumer_cancelled_by_the_broker_consumes_again(vhost_url: str)
         assert (await take(deliveries)).body == b"2"
 
 
+async def test_a_queue_deleted_and_declared_at_once_is_consumed_again_also_with_a_delivery_in_hand(
+    vhost_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "shared.broker.subscriber")
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url, prefetch=2) as (_, deliveries),
+        open_channel(vhost_url) as channel,
+    ):
+        await publisher.publish(job(1))
+        in_hand = await take(deliveries)
+
+        await channel.queue_delete(QUEUE)
+        await declare_topology(channel, KINDS)
+        caplog.clear()
+
+        async def has_renewed() -> bool:
+            return "consuming" in caplog.messages
+
+        # What comes before that is stuck: on 3.10 the new queue still hands it to the old consumer.
+        await eventually(has_renewed)
+        await publisher.publish(job(2))
+
+        again = await take(deliveries)
+        assert again.body == b"2"
+        # Its queue is gone, and with it the message; settling it harms nobody.
+        await in_hand.ack()
+        await again.ack()
+        await publisher.publish(job(3))
+        assert (await take(deliveries)).body == b"3"
+
+
+async def test_a_channel_that_the_broker_ended_without_a_word_is_replaced_also_with_a_delivery_in_hand(
+    vhost_url: str, vhost: str, broker: Broker
+) -> None:
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url, prefetch=2) as (_, deliveries),
+    ):
+        await publisher.publish(job(1))
+        in_hand = await take(deliveries)
+
+        await asyncio.to_thread(end_consuming_channels, broker, vhost)
+        await publisher.publish(job(2))
+
+        # The broker delivers again what was in hand, too.
+        assert {(await take(deliveries)).body, (await take(deliveries)).body} == {b"1", b"2"}
+        with pytest.raises(DeliveryLost):
+            await in_hand.ack()
+
+
+async def test_a_channel_that_answers_nothing_is_given_up(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber_module, "_REQUEST_SECONDS", 0.5)
+    async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (consumer, deliveries):
+        await publisher.publish(job(1))
+        await (await take(deliveries)).ack()
+        consumption = consumer._subscribers[0]._consumption
+        assert consumption is not None
+        underlay = await consumption.channel.get_underlay_channel()
+        # What comes on the channel from now on is lost.
+        monkeypatch.setattr(underlay, "rpc_frames", asyncio.Queue())
+        underlay.consumers.clear()  # type: ignore[attr-defined]
+
+        await publisher.publish(job(2))
+
+        assert (await take(deliveries)).body == b"2"
+
+
 async def test_renewing_a_quiet_consumer_never_doubles_what_is_in_hand(vhost_url: str) -> None:
     async with running_publisher(vhost_url) as publisher, consuming(vhost_url, prefetch=1) as (_, deliveries):
         for number in range(2):
             await publisher.publish(job(number))
         in_hand = await take(deliveries)
 
-        # Long enough for several renewals, were it not for the delivery in hand.
+        # Long enough for several renewals, were its intake not full.
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(3):
                 await deliveries.get()
 
         await in_hand.ack()
         assert (await take(deliveries)).body == b"1"
+
+
+async def test_renewals_with_work_in_hand_neither_double_it_nor_pile_up_channels(
+    vhost_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "shared.broker.subscriber")
+    async with (
+        running_publisher(vhost_url) as publisher,
+        consuming(vhost_url, prefetch=3) as (consumer, deliveries),
+        open_channel(vhost_url) as channel,
+    ):
+        await publisher.publish(job(1))
+        in_hand = await take(deliveries)
+
+        async def has_renewed_often() -> bool:
+            return caplog.messages.count("consuming") > 4
+
+        async def has_one_old_channel() -> bool:
+            return len(consumer._subscribers[0]._settling) == 1
+
+        await eventually(has_renewed_often)
+        await eventually(has_one_old_channel)
+        assert consumer.is_consuming and deliveries.empty()
+
+        await in_hand.ack()
+
+        async def has_no_old_channel() -> bool:
+            return not consumer._subscribers[0]._settling
+
+        await eventually(has_no_old_channel)
+        assert await message_count(channel, QUEUE) == 0
+        await publisher.publish(job(2))
+        assert (await take(deliveries)).body == b"2"
+
+
+async def test_a_consumer_is_well_only_while_the_broker_shows_that_it_knows_it(
+    vhost_url: str, management: Management, vhost: str
+) -> None:
+    deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumer = Consumer(
+        vhost_url, name="test consumer", subscriptions=[Subscription(QUEUE, 1, deliveries.put_nowait)]
+    )
+
+    async def is_well() -> bool:
+        return consumer.is_consuming
+
+    async def is_unwell() -> bool:
+        return not consumer.is_consuming
+
+    async with running_publisher(vhost_url) as publisher, running(consumer.run()):
+        await eventually(is_well)
+        intake = consumer._subscribers[0]._intake
+        assert intake is not None
+
+        intake._heard_at -= 61
+        assert not consumer.is_consuming
+        await publisher.publish(job(1))
+        delivery = await take(deliveries)
+        assert consumer.is_consuming
+
+        # Full: it cannot hear anything, until there is room again.
+        intake._heard_at -= 61
+        assert consumer.is_consuming
+        await delivery.ack()
+        assert consumer.is_consuming
+        await eventually(lambda: management.close_connections(vhost, name="test consumer"))
+        await eventually(is_unwell)
+        await eventually(is_well)
 
 
 async def test_a_queue_that_is_declared_late_is_waited_for(vhost_url: str) -> None:

@@ -1,0 +1,97 @@
+"""Connecting when some of the hosts are dead or mute, and when none answers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from shared.broker import connection as connection_module
+from shared.broker.connection import CONNECTION_ERRORS, connected
+from shared.broker.parked_queue import count_parked
+from shared.errors import BrokerUnavailable
+from tests.support.amqp import running_publisher
+
+
+@pytest.fixture(autouse=True)
+def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mute host is given up soon."""
+    monkeypatch.setattr(connection_module, "_HOST_TIMEOUT_SECONDS", 1.0)
+
+
+@pytest.fixture
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try the hosts as they are written."""
+    monkeypatch.setattr(connection_module.random, "shuffle", lambda _: None)  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def mute_port() -> AsyncIterator[int]:
+    """Yield a port that takes connections and never answers, as a stopped machine does."""
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+
+
+def with_hosts(url: str, *ports: int) -> str:
+    """Return the URL with hosts of this machine before its own."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    hosts = ",".join([*(f"127.0.0.1:{port}" for port in ports), host])
+    return f"{parts.scheme}://{user}@{hosts}{parts.path}"
+
+
+@pytest.mark.usefixtures("in_order")
+async def test_dead_and_mute_hosts_are_passed_over(vhost_url: str, unused_port: int) -> None:
+    async with (
+        mute_port() as mute,
+        connected(with_hosts(vhost_url, unused_port, mute), name="test") as connection,
+    ):
+        channel = await connection.channel()
+
+        assert not channel.is_closed
+        await channel.close()
+
+
+@pytest.mark.usefixtures("in_order")
+async def test_a_publisher_and_a_look_at_the_parking_queue_pass_over_a_mute_host(vhost_url: str) -> None:
+    async with mute_port() as mute:
+        url = with_hosts(vhost_url, mute)
+        async with running_publisher(url):
+            assert await count_parked(url) == 0
+
+
+async def test_the_hosts_are_not_always_tried_in_the_same_order(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shuffled: list[list[str]] = []
+
+    def note(addresses: list[str]) -> None:
+        addresses.reverse()
+        shuffled.append(addresses)
+
+    monkeypatch.setattr(connection_module.random, "shuffle", note)  # type: ignore[attr-defined]
+
+    async with mute_port() as mute:
+        url = with_hosts(vhost_url, mute)
+        # The first would never answer, and has no second to do so.
+        async with asyncio.timeout(0.9), connected(url, name="test"):
+            pass
+
+    assert len(shuffled) == 1
+
+
+async def test_when_no_host_answers_the_error_is_that_of_the_last(unused_port: int) -> None:
+    async with mute_port() as mute:
+        url = f"amqp://127.0.0.1:{unused_port},127.0.0.1:{mute}/"
+        with pytest.raises(CONNECTION_ERRORS):
+            async with connected(url, name="test"):
+                pass
+        with pytest.raises(BrokerUnavailable):
+            await count_parked(url)
