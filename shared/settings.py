@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 500
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
     parked_check_seconds: Annotated[float, Field(gt=0)] = 300.0
+    lost_after_seconds: Annotated[float, Field(gt=0)] = 120.0
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 30
 
     worker_interactive_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 20

@@ -1,6 +1,6 @@
 """What the ledger counts, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 class LedgerMetrics:
@@ -59,4 +59,16 @@ class LedgerMetrics:
         )
         self.jobs_deleted = Counter(
             "retriever_jobs_deleted", "Jobs deleted after their retention.", registry=self.registry
+        )
+        self.jobs_republished = Counter(
+            "retriever_jobs_republished",
+            "Unfinished jobs sent again, because their message was lost.",
+            ["why"],
+            registry=self.registry,
+        )
+        self.jobs_overdue = Gauge(
+            "retriever_jobs_overdue",
+            "Jobs that ought to have been heard of, at most 10,000 of a state; one ledger says it.",
+            ["state"],
+            registry=self.registry,
         )

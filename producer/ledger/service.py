@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from producer.ledger.announcer import Announcer
 from producer.ledger.batch_counts import BatchReconciler
 from producer.ledger.janitor import Janitor
+from producer.ledger.lost_jobs import LostJobReconciler
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.observer import Observer
 from producer.ledger.operations import OperationRunner
@@ -52,6 +53,13 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     turns = Turns(store, "observer", lease_seconds=15)
     observer = Observer(store=store, turns=turns, settings=settings)
     pauser = Pauser(store=store, publisher=publisher)
+    lost = LostJobReconciler(
+        store=store,
+        publisher=publisher,
+        turns=Turns(store, "lost_jobs"),
+        metrics=metrics,
+        settings=settings,
+    )
     parked = _parked_services(settings, store, publisher, metrics)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
     async with serve_health(
@@ -75,6 +83,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
                     scheduler.run,
                     observer.run,
                     pauser.run,
+                    lost.run,
                     *parked,
                 )
             ]

@@ -41,7 +41,7 @@ def claim_accepted(
     )
     claimed = [claimed_job(row) for row in connection.execute(lease).mappings()]
     # RETURNING promises no order.
-    return _with_copies(connection, sorted(claimed, key=lambda job: job.id))
+    return with_copies(connection, sorted(claimed, key=lambda job: job.id))
 
 
 def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
@@ -75,7 +75,7 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
     )
 
 
-def _with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
+def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
     """Return the jobs, those that ask for changes with the copy that they can build on."""
     asking = {
         job.id: key
