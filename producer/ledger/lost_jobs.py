@@ -16,7 +16,7 @@ from uuid import UUID
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.ledger.quiet_queues import QuietQueues
-from producer.ledger.republishing import UNDER_WAY, Republisher
+from producer.ledger.republishing import Republisher
 from producer.ledger.turns import Turns
 from producer.records import UnfinishedJob
 from producer.store.store import JobStore
@@ -28,7 +28,7 @@ from shared.errors import BrokerError
 from shared.kinds.limits import attempt_seconds
 from shared.kinds.registry import KINDS, Lane
 from shared.settings import Settings
-from shared.states import JobState
+from shared.states import UNDER_WAY, JobState
 
 _LOOK_SECONDS = 5.0
 # So many looks, and so many searches of the store, in the time after which a job is lost.

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import compress
-from typing import Final
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
@@ -26,9 +25,6 @@ from shared.messages import JOB_TYPE
 from shared.retry import delay_step_seconds
 from shared.settings import Settings
 from shared.states import JobState
-
-UNDER_WAY: Final = (JobState.QUEUED, JobState.DELAYED, JobState.RUNNING)
-"""The states of jobs that have a message in the broker, or in a worker's hand."""
 
 logger = logging.getLogger(__name__)
 

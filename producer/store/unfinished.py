@@ -5,7 +5,7 @@ of the table holds and however few of them match. No index serves it alone: one 
 written at every change of every job.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ from producer.store.outbox import with_copies
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
 from producer.store.schema import jobs
 from shared.kinds.registry import Lane
-from shared.states import JobState
+from shared.states import UNDER_WAY, JobState
 
 WINDOW_JOBS = 5_000
 PAGE_JOBS = 500
@@ -97,8 +97,18 @@ class UnfinishedStore:
         with self._reading() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(overdue)) or 0
 
+    def count(self, queues: Collection[tuple[str, Lane]]) -> Mapping[JobState, int]:
+        """Return how many jobs of these kinds and lanes are queued, delayed or running: reads all of them."""
+        query = (
+            sa.select(jobs.c.state, sa.func.count())
+            .where(jobs.c.state.in_([state.value for state in UNDER_WAY]), _is_of(queues))
+            .group_by(jobs.c.state)
+        )
+        with self._reading() as connection:
+            return {JobState(state): number for state, number in connection.execute(query)}
+
     def note_republished(
-        self, kind: str, lane: str, *, counts: dict[str, int], by: str, now: datetime
+        self, kind: str, lane: str, *, counts: Mapping[str, int], by: str, now: datetime
     ) -> None:
         """Write into the audit log that jobs were sent again; `*` is every kind or lane."""
         with self._writing() as connection:
@@ -107,7 +117,7 @@ class UnfinishedStore:
                 AuditAction.REPUBLISHED,
                 target=queue_target(kind, lane),
                 by=by,
-                details={"kind": kind, "lane": lane, "sent": counts},
+                details={"kind": kind, "lane": lane, "sent": dict(counts)},
                 now=now,
             )
 
