@@ -173,6 +173,14 @@ class UnfinishedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableJob:
+    """A job whose message a worker could not read; the explanation is the worker's."""
+
+    job_id: UUID
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
 class UnfinishedPage:
     """Some unfinished jobs of a state, oldest first, and the id to go on from; None after the last."""
 

@@ -13,7 +13,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.parking import AuditAction
-from producer.records import ClaimedJob, UnfinishedJob, UnfinishedPage
+from producer.records import ClaimedJob, Transition, UnfinishedJob, UnfinishedPage, UnreadableJob
+from producer.store import unreadable as unreadable_jobs
 from producer.store.audit import queue_target, write_audit
 from producer.store.engine import Transaction
 from producer.store.outbox import with_copies
@@ -106,6 +107,11 @@ class UnfinishedStore:
         )
         with self._reading() as connection:
             return {JobState(state): number for state, number in connection.execute(query)}
+
+    def park_unreadable(self, unreadable: Iterable[UnreadableJob], *, now: datetime) -> list[Transition]:
+        """Park jobs on their way whose message a worker could not read; return what changed. Idempotent."""
+        with self._writing() as connection:
+            return unreadable_jobs.park_unreadable(connection, unreadable, now=now)
 
     def note_republished(
         self, kind: str, lane: str, *, counts: Mapping[str, int], by: str, now: datetime

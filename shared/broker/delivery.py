@@ -1,6 +1,6 @@
 """One delivered message and the ways to settle it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aio_pika.abc import AbstractIncomingMessage
 
@@ -20,6 +20,7 @@ class Delivery:
         self.routing_key: str = message.routing_key or ""
         self.type: str = message.type or ""
         self.correlation_id: str = message.correlation_id or ""
+        self.headers: Mapping[str, object] = dict(message.headers)
 
     async def ack(self) -> None:
         """Tell the broker that the message is dealt with.

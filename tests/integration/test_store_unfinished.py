@@ -3,11 +3,12 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from producer.records import NewJob, UnfinishedJob
+from producer.records import NewJob, UnfinishedJob, UnreadableJob
 from producer.store.store import JobStore
+from shared.identity import new_id
 from shared.kinds.registry import Lane
 from shared.states import JobState
-from tests.support.factories import NOON, make_deferral, make_job, make_report
+from tests.support.factories import NOON, make_batch, make_deferral, make_job, make_report
 
 CHECKS = [("check", Lane.INTERACTIVE)]
 LATER = NOON + timedelta(minutes=2)
@@ -122,3 +123,41 @@ def test_overdue_jobs_are_counted_by_state(store: JobStore) -> None:
 
     assert (count(JobState.QUEUED, NOON), count(JobState.QUEUED, NOON - timedelta(seconds=1))) == (3, 0)
     assert (count(JobState.DELAYED, NOON), count(JobState.DELAYED, LATER)) == (0, 1)
+
+
+def test_a_job_whose_message_nobody_can_read_is_parked_once_and_counted(store: JobStore) -> None:
+    batch = make_batch()
+    job = make_job(callback_url="https://caller.example/")
+    other = make_job()
+    store.insert_batch(batch, [job, other])
+    store.mark_queued([(job.id, 1)], now=NOON)
+    unreadable = [UnreadableJob(job.id, "version: Input should be 1")]
+
+    changes = [store.unfinished.park_unreadable(unreadable, now=LATER) for _ in range(2)]
+
+    parked = store.get_job(job.id)
+    assert [[change.reason for change in each] for each in changes] == [["message_undecodable"], []]
+    assert (parked.state, parked.reason, parked.explanation) == (
+        JobState.PARKED,
+        "message_undecodable",
+        "version: Input should be 1",
+    )
+    # No attempt was made, and a late report of one changes nothing.
+    assert (parked.run, parked.attempt, parked.attempts, parked.finished_at) == (1, 0, [], LATER)
+    store.record([make_report(job.id, JobState.SUCCEEDED)], now=LATER)
+    assert store.get_job(job.id).state is JobState.PARKED
+    assert store.get_batch(batch.id).counts == {JobState.PARKED: 1, JobState.ACCEPTED: 1}
+    (event,) = store.claim_events(limit=5, lease_seconds=60, now=LATER)
+    assert (event.body["state"], event.body["reason"]) == ("parked", "message_undecodable")
+    assert store.redrive(job.id, now=LATER).run == 2
+
+
+def test_a_message_that_nobody_can_read_touches_no_job_that_is_not_on_its_way(store: JobStore) -> None:
+    scheduled, ended = make_job(due_at=LATER), make_job()
+    store.insert_jobs([scheduled, ended])
+    store.record([make_report(ended.id, JobState.SUCCEEDED)], now=NOON)
+    named = [UnreadableJob(job_id, "?") for job_id in (scheduled.id, ended.id, new_id())]
+
+    assert store.unfinished.park_unreadable(named, now=LATER) == []
+    assert store.get_job(scheduled.id).state is JobState.SCHEDULED
+    assert store.get_job(ended.id).state is JobState.SUCCEEDED
