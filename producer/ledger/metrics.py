@@ -1,5 +1,7 @@
 """What the ledger counts, for Prometheus."""
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
@@ -72,3 +74,16 @@ class LedgerMetrics:
             ["state"],
             registry=self.registry,
         )
+        self.queue_messages = Gauge(
+            "retriever_queue_messages",
+            "Messages of our queues, as the management API counts them; one ledger says it.",
+            ["queue", "state"],
+            registry=self.registry,
+        )
+        self.dead_letters_stuck = Gauge(
+            "retriever_dead_letters_stuck",
+            "Messages on their way to another queue, of queues that have had some for a minute.",
+            registry=self.registry,
+        )
+        # Not 0: nobody has looked yet, and perhaps nobody ever will.
+        self.dead_letters_stuck.set(math.nan)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 
 from producer.ledger.announcer import Announcer
 from producer.ledger.batch_counts import BatchReconciler
+from producer.ledger.dead_letters import DeadLetterWatch
 from producer.ledger.janitor import Janitor
 from producer.ledger.lost_jobs import LostJobReconciler
 from producer.ledger.metrics import LedgerMetrics
@@ -60,6 +61,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         metrics=metrics,
         settings=settings,
     )
+    watch = DeadLetterWatch(turns=Turns(store, "dead_letters"), metrics=metrics, settings=settings)
     parked = _parked_services(settings, store, publisher, metrics)
     probes = {"publisher": lambda: publisher.is_ready, "recorder": lambda: recorder.is_ready}
     async with serve_health(
@@ -84,6 +86,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
                     observer.run,
                     pauser.run,
                     lost.run,
+                    watch.run,
                     *parked,
                 )
             ]
