@@ -9,12 +9,10 @@ from datetime import datetime
 from pydantic import BaseModel, ValidationError
 
 from shared.clock import utc_now
+from shared.kinds.limits import OVERTIME_SECONDS, handler_seconds
 from shared.kinds.registry import KINDS
 from shared.messages import JobMessage
 from shared.outcomes import EXPIRED, Failed, Outcome
-
-# Handlers keep their own limit, `timeout_seconds`; this much later they are stopped from outside.
-_OVERTIME_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ def _expired(expires_at: datetime) -> Failed:
 
 
 async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outcome:
-    limit_seconds = float(getattr(args, "timeout_seconds", 60.0)) + _OVERTIME_SECONDS
+    limit_seconds = handler_seconds(args) + OVERTIME_SECONDS
     try:
         async with asyncio.timeout(limit_seconds):
             return await handler(args, job)

@@ -1,18 +1,22 @@
-"""`python -m producer api | ledger | migrate`."""
+"""`python -m producer api | ledger | migrate | republish`."""
 
 import sys
 import warnings
+from collections.abc import Mapping
 
 import click
 import uvloop
 
+from producer.ledger.republish import chosen_queues, republish_all
 from producer.ledger.service import run_ledger
 from producer.store.migrate import migrate as migrate_store
 from producer.store.store import JobStore
 from shared.errors import RetrieverError, StaysUnready
+from shared.kinds.registry import KINDS, Lane
 from shared.logs import configure_logging
 from shared.settings import Settings, read_settings
 from shared.signals import stop_event
+from shared.states import UNDER_WAY, JobState
 from shared.watchdog import EXIT_STATUS
 
 
@@ -53,6 +57,29 @@ def ledger(settings: Settings) -> None:
 def migrate(settings: Settings) -> None:
     """Bring the store's schema to this version; harmless when it is there."""
     migrate_store(settings.database_url)
+
+
+@main.command()
+@click.option("--kind", type=click.Choice(list(KINDS)), help="Only jobs of this kind.")
+@click.option("--lane", type=click.Choice([lane.value for lane in Lane]), help="Only jobs of this lane.")
+@click.option("--dry-run", is_flag=True, help="Only say how many there are.")
+@click.pass_obj
+def republish(settings: Settings, kind: str | None, lane: str | None, dry_run: bool) -> None:
+    """Send every unfinished job to RabbitMQ again, after it has lost them; doing so twice is harmless."""
+    chosen = Lane(lane) if lane else None
+    store = JobStore.open(settings.database_url)
+    try:
+        if dry_run:
+            click.echo(f"would republish: {_counts(store.unfinished.count(chosen_queues(kind, chosen)))}")
+        else:
+            sent = uvloop.run(republish_all(settings, store, kind=kind, lane=chosen))
+            click.echo(f"republished: {_counts(sent)}")
+    finally:
+        store.close()
+
+
+def _counts(jobs: Mapping[JobState, int]) -> str:
+    return ", ".join(f"{jobs.get(state, 0)} {state}" for state in UNDER_WAY)
 
 
 async def _run_ledger(settings: Settings, store: JobStore) -> None:

@@ -49,6 +49,7 @@ class AuditAction(StrEnum):
     OPERATION_CANCELLED = "operation_cancelled"
     PAUSED = "paused"
     RESUMED = "resumed"
+    REPUBLISHED = "republished"
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,38 @@ class ClaimedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class UnfinishedJob:
+    """A job that is under way in the broker, or ought to be; `message` is what the relay knows of it.
+
+    `attempt` is the last one that was recorded, 0 before the first, and `heard_at` when the store last heard
+    of the job or sent it again.
+    """
+
+    message: ClaimedJob
+    state: JobState
+    position: int
+    attempt: int
+    due_at: datetime | None
+    heard_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableJob:
+    """A job whose message a worker could not read; the explanation is the worker's."""
+
+    job_id: UUID
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedPage:
+    """Some unfinished jobs of a state, oldest first, and the id to go on from; None after the last."""
+
+    jobs: Sequence[UnfinishedJob]
+    following: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
 class BodyRecord:
     """What is known of a stored body; `size` and `sha256` are of the expanded body."""
 

@@ -5,6 +5,7 @@ import binascii
 import re
 from ipaddress import ip_address
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -54,6 +55,17 @@ def _check_webhook_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, .
 
 
 WebhookSecrets = Annotated[tuple[SecretStr, ...], AfterValidator(_check_webhook_secrets)]
+
+
+def _check_management_url(secret: SecretStr) -> SecretStr:
+    parts = urlsplit(secret.get_secret_value())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must look like http://user:password@host:15672")
+    return secret
+
+
+# It holds a password, and never shows its value when it is printed or logged.
+ManagementUrl = Annotated[SecretStr, AfterValidator(_check_management_url)]
 
 
 def _not_too_slow(rate: float) -> float:

@@ -13,7 +13,15 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from shared.broker.addresses import split_hosts
 from shared.errors import SettingsInvalid
 from shared.hosts import MAX_CONCURRENCY, NamedLimit
-from shared.setting_values import BAD_PORTS, ContactUrl, HostRate, NameServer, UserAgent, WebhookSecrets
+from shared.setting_values import (
+    BAD_PORTS,
+    ContactUrl,
+    HostRate,
+    ManagementUrl,
+    NameServer,
+    UserAgent,
+    WebhookSecrets,
+)
 
 PREFIX = "RETRIEVER_"
 
@@ -32,6 +40,8 @@ class Settings(BaseSettings):
 
     amqp_url: str = "amqp://guest:guest@127.0.0.1:5672/"
     database_url: str = "sqlite:///.run/retriever.db"
+
+    management_url: ManagementUrl | None = None
 
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Field(ge=1, le=65_535)] = 8_080
@@ -52,6 +62,7 @@ class Settings(BaseSettings):
     relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 500
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
     parked_check_seconds: Annotated[float, Field(gt=0)] = 300.0
+    lost_after_seconds: Annotated[float, Field(gt=0)] = 120.0
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 30
 
     worker_interactive_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 20
@@ -94,7 +105,7 @@ class Settings(BaseSettings):
             return value
         return tuple(NamedLimit.parse(entry) for entry in value.split(",") if entry.strip())
 
-    @field_validator("secrets_dir", mode="before")
+    @field_validator("secrets_dir", "management_url", mode="before")
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
         # Path("") would be the current folder.

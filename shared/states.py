@@ -30,6 +30,9 @@ class JobState(StrEnum):
 
 _FINAL = frozenset({JobState.SUCCEEDED, JobState.PARKED, JobState.CANCELLED})
 
+UNDER_WAY = (JobState.QUEUED, JobState.DELAYED, JobState.RUNNING)
+"""The states of jobs that have a message in the broker, or in a worker's hand."""
+
 _RANKS = {
     JobState.SCHEDULED: 0,
     JobState.ACCEPTED: 1,

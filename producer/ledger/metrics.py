@@ -1,6 +1,8 @@
 """What the ledger counts, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter
+import math
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 class LedgerMetrics:
@@ -60,3 +62,28 @@ class LedgerMetrics:
         self.jobs_deleted = Counter(
             "retriever_jobs_deleted", "Jobs deleted after their retention.", registry=self.registry
         )
+        self.jobs_republished = Counter(
+            "retriever_jobs_republished",
+            "Unfinished jobs sent again, because their message was lost.",
+            ["why"],
+            registry=self.registry,
+        )
+        self.jobs_overdue = Gauge(
+            "retriever_jobs_overdue",
+            "Jobs that ought to have been heard of, at most 10,000 of a state; one ledger says it.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.queue_messages = Gauge(
+            "retriever_queue_messages",
+            "Messages of our queues, as the management API counts them; one ledger says it.",
+            ["queue", "state"],
+            registry=self.registry,
+        )
+        self.dead_letters_stuck = Gauge(
+            "retriever_dead_letters_stuck",
+            "Messages on their way to another queue, of queues that have had some for a minute.",
+            registry=self.registry,
+        )
+        # Not 0: nobody has looked yet, and perhaps nobody ever will.
+        self.dead_letters_stuck.set(math.nan)

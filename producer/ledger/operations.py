@@ -29,8 +29,9 @@ class OperationRunner:
     async def run(self) -> None:
         """Run operations until cancelled; a page that is under way then is done as a whole or not at all."""
         while True:
-            next_at = await until_stored(self._store.parking.next_page_at)
-            wait_seconds = _POLL_SECONDS if next_at is None else (next_at - utc_now()).total_seconds()
+            now = utc_now()
+            next_at = await until_stored(partial(self._store.parking.next_page_at, now=now))
+            wait_seconds = _POLL_SECONDS if next_at is None else (next_at - now).total_seconds()
             if wait_seconds > 0:
                 # A cancel, and an operation that begins meanwhile, must not wait for one that is slow.
                 await asyncio.sleep(min(wait_seconds, _POLL_SECONDS))

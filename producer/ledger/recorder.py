@@ -5,14 +5,14 @@ It also adopts: a job that the store does not know, because somebody else has pu
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from producer.adoption import adopt_jobs
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.ledger.reports import REPORTS_ONLY, Told, told_by
-from producer.records import Recorded
+from producer.records import Recorded, Transition, UnreadableJob
 from producer.store.store import JobStore
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
@@ -104,6 +104,7 @@ class Recorder:
     async def _record(self, tidings: Sequence[Told]) -> None:
         # All of it may run twice: then it changes nothing.
         await self._adopt([told.job for told in tidings if told.report is None and told.job is not None])
+        await self._park([told.unreadable for told in tidings if told.unreadable is not None])
         reports = [told.report for told in tidings if told.report is not None]
         if not reports:
             return
@@ -131,20 +132,28 @@ class Recorder:
             self._metrics.jobs_adopted.inc()
             logger.info("job_adopted", extra={"job_id": str(job_id)})
 
+    async def _park(self, unreadable: Sequence[UnreadableJob]) -> None:
+        if unreadable:
+            park = partial(self._store.unfinished.park_unreadable, unreadable, now=utc_now())
+            self._note_transitions(await until_stored(park))
+
     def _note(self, recorded: Recorded, reports: int) -> None:
         self._metrics.reports.labels("changed").inc(len(recorded.transitions))
         self._metrics.reports.labels("unknown_job").inc(len(recorded.unknown_job_ids))
         self._metrics.reports.labels("late").inc(
             max(reports - len(recorded.transitions) - len(recorded.unknown_job_ids), 0)
         )
-        for change in recorded.transitions:
+        self._note_transitions(recorded.transitions)
+        for job_id in recorded.unknown_job_ids:
+            logger.warning("report_for_unknown_job", extra={"job_id": str(job_id)})
+
+    def _note_transitions(self, transitions: Iterable[Transition]) -> None:
+        for change in transitions:
             self._metrics.transitions.labels(change.kind, change.state).inc()
             facts = {"job_id": str(change.job_id), "run": change.run, "attempt": change.attempt}
             logger.info(
                 "job_state_changed", extra={**facts, "state": change.state.value, "reason": change.reason}
             )
-        for job_id in recorded.unknown_job_ids:
-            logger.warning("report_for_unknown_job", extra={"job_id": str(job_id)})
 
 
 async def _put_aside(delivery: Delivery, error: MessageUndecodable | StoreRefused) -> None:

@@ -68,15 +68,20 @@ class Relay:
 
 def relayed_message(job: ClaimedJob) -> Outgoing:
     """Return the message that asks for the first attempt of a run."""
-    message = JobMessage(
+    return Outgoing(JOBS, stored_key(job.kind, job.lane), job_message(job).encode(), JOB_TYPE, str(job.id))
+
+
+def job_message(job: ClaimedJob, *, attempt: int = 1) -> JobMessage:
+    """Return the body of the message that asks for an attempt of the run that a stored job is in."""
+    return JobMessage(
         id=job.id,
         kind=job.kind,
         lane=job.lane,
         args=dict(job.args),
         retry=job.retry,
         run=job.run,
+        attempt=attempt,
         batch_id=job.batch_id,
         expires_at=job.deadline_at,
         known=job.known,
     )
-    return Outgoing(JOBS, stored_key(job.kind, job.lane), message.encode(), JOB_TYPE, str(job.id))

@@ -1,17 +1,21 @@
 """What a delivery of the recorder's queue tells: a report, a job, or both. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
+from producer.records import UnreadableJob
 from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
-from shared.messages import RAW_TYPE, Job, JobMessage, Report
+from shared.messages import RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
 from shared.outcomes import WORKER_CRASHED, OutcomeName
 from shared.states import JobState
 
 _WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
+_UNREADABLE = "The worker that took its message could not read it."
+_EXPLANATION_CHARACTERS = 1_000
 _NO_QUEUE = "When its delay was over there was no queue for its kind and lane."
-
 
 REPORTS_ONLY = frozenset({RESULTS, LARGE_RESULTS})
 """The exchanges whose messages are reports and in no other queue of ours."""
@@ -32,20 +36,30 @@ class Letter(Protocol):
     def type(self) -> str:
         """Its AMQP type: `job`, `report` or `raw`."""
 
+    @property
+    def correlation_id(self) -> str:
+        """Whose message it says it is."""
+
+    @property
+    def headers(self) -> Mapping[str, object]:
+        """Its headers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """What became of an attempt, and the job as it was before that, for a store that does not know it.
 
-    A job without a report is on its way to a worker: somebody else than the relay has published it.
+    A job without a report is on its way to a worker: somebody else than the relay has published it. Of a
+    message that a worker could not read there is neither, but it may say whose it was.
     """
 
     report: Report | None = None
     job: Job | None = None
+    unreadable: UnreadableJob | None = None
 
 
 def told_by(delivery: Letter, *, now: datetime) -> Told:
-    """Return what a delivery tells; nothing at all of a message that was parked because nobody can read it.
+    """Return what a delivery tells; of a message that nobody can read, at most whose it says it is.
 
     Results are reports, and bring their job along. Delayed and parked copies of jobs carry theirs. Of a
     job that the broker itself parked nobody reported: its workers died with it, or it came back from a
@@ -60,13 +74,22 @@ def told_by(delivery: Letter, *, now: datetime) -> Told:
     if delivery.exchange == JOBS:
         return Told(job=JobMessage.decode(delivery.body))
     if delivery.type == RAW_TYPE:
-        return Told()
+        return Told(unreadable=_unreadable(delivery))
     job = JobMessage.decode(delivery.body)
     if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
         return _told(job.report, job)
     if delivery.exchange == RETURN:
         return _told(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
     return _told(_broker_report(job, now, reason=WORKER_CRASHED, explanation=_WORKER_CRASHED), job)
+
+
+def _unreadable(delivery: Letter) -> UnreadableJob | None:
+    try:
+        job_id = UUID(delivery.correlation_id)
+    except ValueError:
+        return None
+    said = delivery.headers.get(REASON_HEADER)
+    return UnreadableJob(job_id, said[:_EXPLANATION_CHARACTERS] if isinstance(said, str) else _UNREADABLE)
 
 
 def _told(report: Report | None, job: Job | None) -> Told:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Coroutine
 
 from producer.ledger.announcer import Announcer
 from producer.ledger.batch_counts import BatchReconciler
+from producer.ledger.dead_letters import DeadLetterWatch
 from producer.ledger.declarer import Declarer
 from producer.ledger.janitor import Janitor
+from producer.ledger.lost_jobs import LostJobReconciler
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.observer import Observer
 from producer.ledger.operations import OperationRunner
@@ -60,6 +62,14 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
     # As the observer's.
     declarer = Declarer(turns=Turns(store, "declarer", lease_seconds=15), settings=settings)
     pauser = Pauser(store=store, publisher=publisher)
+    lost = LostJobReconciler(
+        store=store,
+        publisher=publisher,
+        turns=Turns(store, "lost_jobs"),
+        metrics=metrics,
+        settings=settings,
+    )
+    watch = DeadLetterWatch(turns=Turns(store, "dead_letters"), metrics=metrics, settings=settings)
     parked = _parked_services(settings, store, publisher, metrics)
     store_probe = StoreProbe(store)
     probes: dict[str, Probe] = {
@@ -99,6 +109,8 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
                     observer.run,
                     declarer.run,
                     pauser.run,
+                    lost.run,
+                    watch.run,
                     *parked,
                 )
             ]

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from producer.callbacks import batch_callback, job_callback
 from producer.records import ClaimedEvent
 from producer.store.callbacks import insert_callbacks
+from producer.store.leases import is_free
 from producer.store.schema import events
 from producer.store.wakeup import announce_jobs
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
@@ -63,7 +64,7 @@ def claim_events(
     """Lease the oldest events that nobody holds a lease on, and return them, oldest first."""
     free = (
         sa.select(events.c.id)
-        .where(sa.or_(events.c.claimed_until.is_(None), events.c.claimed_until < now))
+        .where(is_free(events.c.claimed_until, seconds=lease_seconds, now=now))
         .order_by(events.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

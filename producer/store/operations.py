@@ -24,6 +24,8 @@ from shared.states import JobState
 
 # A page is what the rate gives in this time, so progress is smooth and a crash repeats nothing.
 PAGE_SECONDS = 0.5
+# No page is further off than a second, that of the lowest rate; a time beyond this is of before a step back.
+_FURTHEST_PAGE = timedelta(seconds=10)
 
 _STARTED = {
     OperationAction.REDRIVE: AuditAction.REDRIVE_STARTED,
@@ -106,12 +108,12 @@ def cancel_operation(connection: sa.Connection, operation_id: UUID, *, by: str, 
     return get_operation(connection, operation_id)
 
 
-def next_page_at(connection: sa.Connection) -> datetime | None:
+def next_page_at(connection: sa.Connection, *, now: datetime) -> datetime | None:
     """Return when the next page of any operation may be made; None when no operation runs."""
     next_at: datetime | None = connection.scalar(
         sa.select(sa.func.min(operations.c.next_at)).where(IS_RUNNING_OPERATION)
     )
-    return next_at
+    return now if next_at and next_at > now + _FURTHEST_PAGE else next_at
 
 
 def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | None:
@@ -123,7 +125,10 @@ def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | No
     # The lock is the lease: a ledger that dies gives it up with its transaction, and all of the page with it.
     due = (
         sa.select(operations)
-        .where(IS_RUNNING_OPERATION, operations.c.next_at <= now)
+        .where(
+            IS_RUNNING_OPERATION,
+            sa.or_(operations.c.next_at <= now, operations.c.next_at > now + _FURTHEST_PAGE),
+        )
         .order_by(operations.c.next_at)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -174,7 +179,7 @@ def _take_jobs(connection: sa.Connection, operation: Operation) -> dict[UUID, in
 
 def _next_at(next_at: datetime, jobs_done: int, rate_per_second: int, *, now: datetime) -> datetime:
     # A ledger that woke late may catch up by one page, never by all that a pause would have given.
-    since = max(next_at, now - timedelta(seconds=PAGE_SECONDS))
+    since = max(min(next_at, now), now - timedelta(seconds=PAGE_SECONDS))
     return since + timedelta(seconds=jobs_done / rate_per_second)
 
 

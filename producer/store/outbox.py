@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from producer.records import ClaimedJob
 from producer.store.counters import Move, count_moves
+from producer.store.leases import is_free
 from producer.store.locking import Standing, lock_jobs
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
 from producer.store.schema import IS_ACCEPTED, jobs
@@ -26,7 +27,7 @@ def claim_accepted(
     # then leases more than the limit; one that locks rows is run once.
     free = (
         sa.select(jobs.c.id)
-        .where(IS_ACCEPTED, sa.or_(jobs.c.claimed_until.is_(None), jobs.c.claimed_until < now))
+        .where(IS_ACCEPTED, is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now))
         .order_by(jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
@@ -40,7 +41,7 @@ def claim_accepted(
     )
     claimed = [claimed_job(row) for row in connection.execute(lease).mappings()]
     # RETURNING promises no order.
-    return _with_copies(connection, sorted(claimed, key=lambda job: job.id))
+    return with_copies(connection, sorted(claimed, key=lambda job: job.id))
 
 
 def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
@@ -74,7 +75,7 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
     )
 
 
-def _with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
+def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
     """Return the jobs, those that ask for changes with the copy that they can build on."""
     asking = {
         job.id: key

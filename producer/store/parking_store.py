@@ -99,10 +99,10 @@ class ParkingStore:
         with self._writing() as connection:
             return operations.cancel_operation(connection, operation_id, by=by, now=now)
 
-    def next_page_at(self) -> datetime | None:
+    def next_page_at(self, *, now: datetime) -> datetime | None:
         """Return when the next page of an operation may be made; None when none runs."""
         with self._reading() as connection:
-            return operations.next_page_at(connection)
+            return operations.next_page_at(connection, now=now)
 
     def make_page(self, *, now: datetime) -> OperationPage | None:
         """Do the next page of the operation that is due; None when nothing is due. No job is done twice."""

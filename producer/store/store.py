@@ -47,6 +47,7 @@ from producer.store.page_store import PageStore
 from producer.store.parking_store import ParkingStore
 from producer.store.queue_store import QueueStore
 from producer.store.schedule_store import ScheduleStore
+from producer.store.unfinished import UnfinishedStore
 from shared.errors import StoreUnavailable
 from shared.messages import Report
 from shared.states import JobState
@@ -73,6 +74,7 @@ class JobStore:
         self.queues = QueueStore(reading=self._reading, writing=self._writing)
         self.bodies = BodyStore(reading=self._reading)
         self.pages = PageStore(reading=self._reading)
+        self.unfinished = UnfinishedStore(reading=self._reading, writing=self._writing)
 
     @classmethod
     def open(cls, database_url: str) -> Self:

@@ -1,6 +1,6 @@
 """One delivered message and the ways to settle it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aio_pika.abc import AbstractIncomingMessage
 
@@ -23,6 +23,7 @@ class Delivery:
         self.routing_key: str = message.routing_key or ""
         self.type: str = message.type or ""
         self.correlation_id: str = message.correlation_id or ""
+        self.headers: Mapping[str, object] = dict(message.headers)
         count = message.headers.get(_COUNT_HEADER)
         self.returns: int = count if isinstance(count, int) else 0
         """How often the broker took the message back from consumers that died with it, lost or refused it."""

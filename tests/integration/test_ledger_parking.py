@@ -15,7 +15,7 @@ from producer.ledger.operations import OperationRunner
 from producer.ledger.reconciler import ParkedReconciler
 from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.turns import Turns
-from producer.records import NewJob
+from producer.records import NewJob, UnreadableJob
 from producer.store.store import JobStore
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import DEFAULT, PARKED_QUEUE
@@ -212,6 +212,23 @@ async def test_the_reconciler_does_not_walk_when_the_counts_agree(lot: Lot) -> N
 
     # The raw message is for a person; once met, it is expected.
     assert (before, await reconciler.differs(), await lot.length()) == (True, False, 4)
+
+
+async def test_the_raw_message_of_a_parked_job_counts_as_its_own_until_the_job_is_redriven(lot: Lot) -> None:
+    job = make_job()
+    lot.store.insert_jobs([job])
+    lot.store.unfinished.park_unreadable([UnreadableJob(job.id, "version: 2")], now=NOON)
+    await lot.publisher.publish(Outgoing(DEFAULT, PARKED_QUEUE, b"{}", RAW_TYPE, str(job.id)))
+    reconciler = lot.reconciler()
+
+    while_parked = await reconciler.differs()
+    lot.store.redrive(job.id, now=NOON)
+    lot.store.settle_redrives([(job.id, 1)], now=NOON)
+    redriven = await reconciler.differs()
+    await reconciler.mend()
+
+    # Nothing in the message itself says whose it is, so it stays for a person, and is expected from then on.
+    assert (while_parked, redriven, await reconciler.differs(), await lot.length()) == (False, True, False, 1)
 
 
 async def test_a_walk_whose_turn_is_lost_settles_nothing_and_loses_nothing(lot: Lot) -> None:

@@ -17,11 +17,11 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobFilter, JobRecord
 from producer.store.store import JobStore
-from shared.broker.publisher import Publisher
-from shared.broker.topology import JOBS, PARKED_QUEUE
+from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.topology import DEAD, JOBS, PARKED_QUEUE
 from shared.errors import JobNotFound
 from shared.identity import new_id
-from shared.messages import JobMessage, Report
+from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage, Report
 from shared.outcomes import Failed, Outcome, Succeeded
 from shared.retry import RetryPolicy
 from shared.settings import Settings
@@ -219,6 +219,26 @@ async def test_the_outcome_of_a_job_that_cannot_be_kept_is_parked_for_a_person(l
         parked = await get_message(ledger.channel, PARKED_QUEUE)
 
     assert Report.decode(parked.body).state is JobState.SUCCEEDED
+
+
+async def test_a_job_whose_message_no_worker_can_read_is_parked_with_the_reason(ledger: Ledger) -> None:
+    job, done = make_job(), make_job()
+    ledger.store.insert_jobs([job, done])
+    ledger.store.mark_queued([(job.id, 1)], now=STARTED_AT)
+    said = "version: Input should be 1"
+    # As a worker parks a message of a newer version; the last two are of nobody.
+    for whose in (str(job.id), str(job.id), str(new_id()), "my-job-7"):
+        await ledger.publisher.publish(
+            Outgoing(DEAD, "check.interactive.stored", b"{}", RAW_TYPE, whose, {REASON_HEADER: said})
+        )
+
+    async with ledger.recording():
+        parked = await ledger.job_in(job.id, JobState.PARKED)
+        await ledger.all_recorded()
+
+    assert (parked.reason, parked.explanation, parked.attempts) == ("message_undecodable", said, [])
+    assert (ledger.stored(), ledger.store.get_job(done.id).state) == (3, JobState.ACCEPTED)
+    assert await message_count(ledger.channel, PARKED_QUEUE) == 4
 
 
 def refuse(store: JobStore, host: str) -> None:

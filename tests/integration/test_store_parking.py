@@ -121,7 +121,7 @@ def test_an_operation_takes_a_page_at_a_time_at_its_rate(store: JobStore) -> Non
     progress = []
     for page in range(4):
         now = LATER + page * PAGE
-        assert page == 3 or store.parking.next_page_at() == now
+        assert page == 3 or store.parking.next_page_at(now=now) == now
         made = store.parking.make_page(now=now)
         assert store.parking.make_page(now=now) is None
         if made is not None:
@@ -133,7 +133,7 @@ def test_an_operation_takes_a_page_at_a_time_at_its_rate(store: JobStore) -> Non
     assert len(store.pending_redrives(100)) == 25
     assert store.parking.count_matching(ParkedFilter()) == 5
     assert store.parking.get_operation(operation.id).finished_at == LATER + 2 * PAGE
-    assert store.parking.next_page_at() is None
+    assert store.parking.next_page_at(now=LATER) is None
 
 
 def test_a_late_ledger_catches_up_by_one_page_only(store: JobStore) -> None:

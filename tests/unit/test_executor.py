@@ -46,7 +46,7 @@ async def test_a_handler_that_raises_is_a_failed_attempt_that_may_be_tried_again
 
 
 async def test_a_handler_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumer.executor._OVERTIME_SECONDS", 0.0)
+    monkeypatch.setattr("consumer.executor.OVERTIME_SECONDS", 0.0)
 
     async def handler(_: BaseModel, __: JobMessage) -> Outcome:
         await asyncio.Event().wait()

@@ -9,6 +9,7 @@ import pytest
 from consumer.executor import Attempt
 from consumer.settlement import Decision, Delay, Finish, Park, settlement_message
 from producer.ledger.reports import Told, told_by
+from producer.records import UnreadableJob
 from shared.broker.publisher import Outgoing
 from shared.errors import MessageUndecodable
 from shared.messages import JobMessage, Report
@@ -26,6 +27,7 @@ class Delivered:
     exchange: str
     type: str = "job"
     headers: dict[str, object] = field(default_factory=dict)
+    correlation_id: str = ""
 
 
 def delivered(message: Outgoing) -> Delivered:
@@ -96,6 +98,20 @@ def test_a_job_that_comes_back_from_a_delay_to_no_queue_is_reported_as_parked() 
 
 def test_a_raw_message_has_nothing_to_record() -> None:
     assert told_by(Delivered(b"\x00garbage", "jobs.dead", "raw"), now=NOON) == Told()
+    assert told_by(Delivered(b"?", "jobs.dead", "raw", correlation_id="my-job-7"), now=NOON) == Told()
+
+
+@pytest.mark.parametrize(
+    ("header", "explanation"),
+    [("version: 2", "version: 2"), (7, "The worker that took its message could not read it.")],
+)
+def test_a_raw_message_may_say_whose_it_is_and_why_nobody_can_read_it(
+    header: object, explanation: str
+) -> None:
+    whose = uuid.uuid4()
+    raw = Delivered(b"?", "jobs.dead", "raw", {"x-retriever-reason": header}, str(whose))
+
+    assert told_by(raw, now=NOON) == Told(unreadable=UnreadableJob(whose, explanation))
 
 
 def test_an_unreadable_result_is_refused() -> None:

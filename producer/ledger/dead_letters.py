@@ -1,0 +1,135 @@
+"""Dead letters that are stuck, as RabbitMQ's management API shows them, for Prometheus.
+
+A queue that dead-letters at least once keeps a message until its target has it. Such messages are counted,
+but are neither ready nor in anybody's hand, and nothing in AMQP itself tells of them.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+import aiohttp
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from yarl import URL
+
+from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.turns import Turns
+from shared.broker.topology import queues
+from shared.kinds.registry import KINDS
+from shared.settings import Settings
+
+STUCK_AFTER_SECONDS: Final = 60.0
+
+_EVERY_SECONDS = 15.0
+_TIMEOUT_SECONDS = 10.0
+_COLUMNS = "name,messages,messages_ready,messages_unacknowledged"
+
+_QUEUES = frozenset(spec.name for spec in queues(KINDS) if spec.type == "quorum")
+_DEAD_LETTERING = frozenset(spec.name for spec in queues(KINDS) if "x-dead-letter-exchange" in spec.arguments)
+
+logger = logging.getLogger(__name__)
+
+
+class QueueCounts(BaseModel):
+    """What the management API says of a queue; a queue that was just declared has no counts yet."""
+
+    name: str
+    messages: int = 0
+    messages_ready: int = 0
+    messages_unacknowledged: int = 0
+
+    @property
+    def dead_lettering(self) -> int:
+        """How many are on their way to another queue; the three counts are not of quite the same moment."""
+        return max(0, self.messages - self.messages_ready - self.messages_unacknowledged)
+
+
+_ANSWER = TypeAdapter(list[QueueCounts])
+
+
+class StuckDeadLetters:
+    """Since when each queue has had dead letters on their way. Pure, by a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def note(self, dead_lettering: Mapping[str, int], *, now: float) -> int:
+        """Note a look; return how many are in queues that have had some at every look for a minute."""
+        self._since = {
+            name: self._since.get(name, now) for name, messages in dead_lettering.items() if messages > 0
+        }
+        stuck = (name for name, since in self._since.items() if now - since >= STUCK_AFTER_SECONDS)
+        return sum(dead_lettering[name] for name in stuck)
+
+
+class DeadLetterWatch:
+    """Reads the management API every few seconds, if there is one to read. One ledger at a time."""
+
+    def __init__(
+        self,
+        *,
+        turns: Turns,
+        metrics: LedgerMetrics,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make a watch that has seen nothing yet."""
+        self._turns = turns
+        self._metrics = metrics
+        self._address = settings.management_url
+        self._vhost = unquote(urlsplit(settings.amqp_url).path[1:]) or "/"
+        self._clock = clock
+        self._stuck = StuckDeadLetters()
+
+    async def run(self) -> None:
+        """Watch until cancelled; returns at once when no address is set."""
+        if self._address is None:
+            return
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while True:
+                await self.look(session)
+                await asyncio.sleep(_EVERY_SECONDS)
+
+    async def look(self, session: aiohttp.ClientSession) -> None:
+        """Read the counts once, if it is our turn, and show them; what is not known is not shown."""
+        if not await self._turns.take():
+            self._show_nothing()
+            return
+        try:
+            counts = await self._read(session)
+        except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
+            # Without its text: that may show the address, and with it the password.
+            logger.warning("management_unavailable", extra={"error": type(error).__name__})
+            self._show_nothing()
+        else:
+            self._show([each for each in counts if each.name in _QUEUES])
+
+    async def _read(self, session: aiohttp.ClientSession) -> list[QueueCounts]:
+        assert self._address is not None
+        url = URL(self._address.get_secret_value())
+        login = aiohttp.encode_basic_auth(url.user or "guest", url.password or "guest")
+        path = f"{url.raw_path.rstrip('/')}/api/queues/{quote(self._vhost, safe='')}"
+        # `encoded`, or the slash of the usual virtual host would be one of the path.
+        asked = URL(f"{url.origin()}{path}?columns={_COLUMNS}", encoded=True)
+        async with session.get(
+            asked, headers={"Authorization": login}, allow_redirects=False, raise_for_status=True
+        ) as answer:
+            return _ANSWER.validate_json(await answer.read())
+
+    def _show(self, counts: list[QueueCounts]) -> None:
+        gauge = self._metrics.queue_messages
+        for each in counts:
+            gauge.labels(each.name, "ready").set(each.messages_ready)
+            gauge.labels(each.name, "unacknowledged").set(each.messages_unacknowledged)
+            gauge.labels(each.name, "dead_lettering").set(each.dead_lettering)
+        on_their_way = {each.name: each.dead_lettering for each in counts if each.name in _DEAD_LETTERING}
+        self._metrics.dead_letters_stuck.set(self._stuck.note(on_their_way, now=self._clock()))
+
+    def _show_nothing(self) -> None:
+        self._metrics.queue_messages.clear()
+        self._metrics.dead_letters_stuck.set(math.nan)

@@ -1,0 +1,184 @@
+"""Jobs that are under way in the broker, or ought to be: read in windows, and marked when sent again.
+
+A window is so many rows of the index on (state, id), so each look at them costs the same, whatever the rest
+of the table holds and however few of them match. No index serves it alone: one on `updated_at` would be
+written at every change of every job.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.parking import AuditAction
+from producer.records import ClaimedJob, Transition, UnfinishedJob, UnfinishedPage, UnreadableJob
+from producer.store import unreadable as unreadable_jobs
+from producer.store.audit import queue_target, write_audit
+from producer.store.engine import Transaction
+from producer.store.outbox import with_copies
+from producer.store.rows import CLAIM_COLUMNS, claimed_job
+from producer.store.schema import jobs
+from shared.kinds.registry import Lane
+from shared.states import UNDER_WAY, JobState
+
+WINDOW_JOBS = 5_000
+PAGE_JOBS = 500
+# More overdue jobs than that are not counted, and none beyond the oldest so many of a state.
+MOST_OVERDUE = 10_000
+_COUNTED_JOBS = 20_000
+
+Columns = sa.sql.base.ReadOnlyColumnCollection[str, Any]
+
+_TOUCH = jobs.update().where(
+    jobs.c.id == sa.bindparam("job_id"), jobs.c.position == sa.bindparam("same_position")
+)
+
+
+class UnfinishedStore:
+    """Unfinished jobs of a `JobStore`, which opens the transactions; its rules on errors hold too."""
+
+    def __init__(self, *, reading: Transaction, writing: Transaction) -> None:
+        self._reading = reading
+        self._writing = writing
+
+    def page(
+        self,
+        state: JobState,
+        queues: Collection[tuple[str, Lane]],
+        *,
+        heard_before: datetime,
+        due_before: datetime | None = None,
+        after: UUID | None,
+        window_jobs: int = WINDOW_JOBS,
+    ) -> UnfinishedPage:
+        """Return jobs of the next window that have not been heard of since a time.
+
+        The page may be empty though more follow.
+
+        Args:
+            state: The state that they are in.
+            queues: The kinds and lanes that they may be of.
+            heard_before: Only jobs of which nothing was heard since.
+            due_before: Of those with a due time, only what is due by then.
+            after: The id to go on from.
+            window_jobs: How many rows are read at most.
+        """
+        with self._reading() as connection:
+            return _page(
+                connection,
+                [jobs.c.state == state.value, *([jobs.c.id > after] if after else [])],
+                [_is_of(queues), *_is_unheard(jobs.c, heard_before, due_before)],
+                window_jobs=window_jobs,
+            )
+
+    def touch(self, sent: Iterable[tuple[UUID, int]], *, now: datetime) -> None:
+        """Note that jobs were sent again, as (id, position); one that has moved on stays as it is."""
+        rows = [{"job_id": job_id, "same_position": here, "updated_at": now} for job_id, here in sorted(sent)]
+        if rows:
+            with self._writing() as connection:
+                connection.execute(_TOUCH, rows)
+
+    def count_overdue(self, state: JobState, *, heard_before: datetime) -> int:
+        """Return how many of the oldest jobs of a state are overdue; at most `MOST_OVERDUE`."""
+        oldest = (
+            sa.select(jobs.c.updated_at, jobs.c.due_at)
+            .where(jobs.c.state == state.value)
+            .order_by(jobs.c.id)
+            .limit(_COUNTED_JOBS)
+            .subquery()
+        )
+        overdue = (
+            sa.select(sa.literal(1))
+            .where(*_is_unheard(oldest.c, heard_before, heard_before))
+            .limit(MOST_OVERDUE)
+            .subquery()
+        )
+        with self._reading() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(overdue)) or 0
+
+    def count(self, queues: Collection[tuple[str, Lane]]) -> Mapping[JobState, int]:
+        """Return how many jobs of these kinds and lanes are queued, delayed or running: reads all of them."""
+        query = (
+            sa.select(jobs.c.state, sa.func.count())
+            .where(jobs.c.state.in_([state.value for state in UNDER_WAY]), _is_of(queues))
+            .group_by(jobs.c.state)
+        )
+        with self._reading() as connection:
+            return {JobState(state): number for state, number in connection.execute(query)}
+
+    def park_unreadable(self, unreadable: Iterable[UnreadableJob], *, now: datetime) -> list[Transition]:
+        """Park jobs on their way whose message a worker could not read; return what changed. Idempotent."""
+        with self._writing() as connection:
+            return unreadable_jobs.park_unreadable(connection, unreadable, now=now)
+
+    def note_republished(
+        self, kind: str, lane: str, *, counts: Mapping[str, int], by: str, now: datetime
+    ) -> None:
+        """Write into the audit log that jobs were sent again; `*` is every kind or lane."""
+        with self._writing() as connection:
+            write_audit(
+                connection,
+                AuditAction.REPUBLISHED,
+                target=queue_target(kind, lane),
+                by=by,
+                details={"kind": kind, "lane": lane, "sent": dict(counts)},
+                now=now,
+            )
+
+
+def _page(
+    connection: sa.Connection,
+    here: list[sa.ColumnElement[bool]],
+    which: list[sa.ColumnElement[bool]],
+    *,
+    window_jobs: int,
+) -> UnfinishedPage:
+    # The last row of the window, from the index alone; none when the window reaches to the end.
+    last_id: UUID | None = connection.scalar(
+        sa.select(jobs.c.id).where(*here).order_by(jobs.c.id).offset(window_jobs - 1).limit(1)
+    )
+    until = [jobs.c.id <= last_id] if last_id is not None else []
+    query = (
+        sa.select(
+            *CLAIM_COLUMNS,
+            jobs.c.state,
+            jobs.c.position,
+            jobs.c.attempt,
+            jobs.c.due_at,
+            jobs.c.updated_at,
+        )
+        .where(*here, *until, *which)
+        .order_by(jobs.c.id)
+        .limit(PAGE_JOBS)
+    )
+    rows = connection.execute(query).mappings().all()
+    messages = with_copies(connection, [claimed_job(row) for row in rows])
+    found = [_unfinished(message, row) for message, row in zip(messages, rows, strict=True)]
+    return UnfinishedPage(found, rows[-1]["id"] if len(rows) == PAGE_JOBS else last_id)
+
+
+def _unfinished(message: ClaimedJob, row: sa.RowMapping) -> UnfinishedJob:
+    return UnfinishedJob(
+        message=message,
+        state=JobState(row["state"]),
+        position=row["position"],
+        attempt=row["attempt"],
+        due_at=row["due_at"],
+        heard_at=row["updated_at"],
+    )
+
+
+def _is_of(queues: Collection[tuple[str, Lane]]) -> sa.ColumnElement[bool]:
+    each = (sa.and_(jobs.c.kind == kind, jobs.c.lane == lane.value) for kind, lane in sorted(queues))
+    return sa.or_(sa.false(), *each)
+
+
+def _is_unheard(
+    columns: Columns, heard_before: datetime, due_before: datetime | None
+) -> list[sa.ColumnElement[bool]]:
+    is_unheard = [columns["updated_at"] <= heard_before]
+    if due_before is not None:
+        is_unheard.append(sa.or_(columns["due_at"].is_(None), columns["due_at"] <= due_before))
+    return is_unheard
