@@ -89,13 +89,32 @@ async def keep_connected(
         backoff_seconds = min(backoff_seconds * 2, _MAX_BACKOFF_SECONDS)
 
 
+@contextmanager
+def teardown_means_lost() -> Iterator[None]:
+    """Let a call to aio-pika fail as on a lost connection when aiormq tears down what it waits for.
+
+    aiormq cancels the tasks of a connection or channel that ends, and with them whoever waits for one. Nobody
+    has cancelled us then; let through, it would end a task in silence, and a TaskGroup asks no questions.
+
+    Raises:
+        ChannelInvalidStateError: it was torn down; what had been sent may have arrived.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ChannelInvalidStateError("the connection was torn down") from error
+
+
 async def open_channel(connection: AbstractConnection) -> AbstractChannel:
     """Return a new channel for consuming and looking.
 
     Raises:
         ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
     """
-    with _closed_means_lost():
+    with teardown_means_lost(), _closed_means_lost():
         return await connection.channel(publisher_confirms=False)
 
 
@@ -105,7 +124,7 @@ async def open_publishing_channel(connection: AbstractConnection) -> AbstractCha
     Raises:
         ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
     """
-    with _closed_means_lost():
+    with teardown_means_lost(), _closed_means_lost():
         return await connection.channel(publisher_confirms=True, on_return_raises=True)
 
 
@@ -135,8 +154,9 @@ async def _connect_to(address: str, *, name: str, timeout_seconds: float) -> Abs
     asked = URL(address)
     # The default heartbeat of 60 s leaves a silent peer unnoticed for three minutes.
     query = {"heartbeat": str(_HEARTBEAT_SECONDS), "name": name, **dict(asked.query)}
-    async with asyncio.timeout(timeout_seconds):
-        return await aio_pika.connect(asked.with_query(query))
+    with teardown_means_lost():
+        async with asyncio.timeout(timeout_seconds):
+            return await aio_pika.connect(asked.with_query(query))
 
 
 async def _use_until_lost(
@@ -164,8 +184,9 @@ async def _use_until_lost(
 async def _close(connection: AbstractConnection) -> None:
     # A blocked or dead peer would hold the close for minutes; dropping the socket requeues all the same.
     try:
-        async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
-            await connection.close()
+        with teardown_means_lost():
+            async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+                await connection.close()
     except CONNECTION_ERRORS as error:
         logger.debug("broker_close_failed", extra={"error": _words(error)})
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aio_pika.abc import AbstractIncomingMessage
 
-from shared.broker.connection import CONNECTION_ERRORS
+from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
 from shared.errors import DeliveryLost
 
 # Of quorum queues; it is the broker's and ends with the message.
@@ -64,7 +64,8 @@ class Delivery:
 
     async def _settle(self, settling: Awaitable[None]) -> None:
         try:
-            await settling
+            with teardown_means_lost():
+                await settling
         except CONNECTION_ERRORS as error:
             raise DeliveryLost("the channel closed before the message was settled") from error
         finally:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
-from shared.broker.connection import CONNECTION_ERRORS, connected, open_channel, open_publishing_channel
+from shared.broker.connection import (
+    CONNECTION_ERRORS,
+    connected,
+    open_channel,
+    open_publishing_channel,
+    teardown_means_lost,
+)
 from shared.broker.topology import PARKED_QUEUE
 from shared.errors import BrokerUnavailable
 
@@ -50,10 +56,11 @@ async def walk_parked(url: str, *, choose: Callable[[Sequence[bytes]], Awaitable
         BrokerUnavailable: the broker went away; what was removed so far stays removed.
     """
     try:
-        async with connected(url, name=_NAME) as connection:
-            async with asyncio.timeout(_STEP_SECONDS):
-                channel = await open_publishing_channel(connection)
-            return await _walk(channel, choose)
+        with teardown_means_lost():
+            async with connected(url, name=_NAME) as connection:
+                async with asyncio.timeout(_STEP_SECONDS):
+                    channel = await open_publishing_channel(connection)
+                return await _walk(channel, choose)
     except CONNECTION_ERRORS as error:
         raise BrokerUnavailable(f"walk of {PARKED_QUEUE} broken off: {type(error).__name__}") from error
 
@@ -65,9 +72,10 @@ async def count_parked(url: str) -> int:
         BrokerUnavailable: the broker did not answer.
     """
     try:
-        async with connected(url, name=_NAME) as connection, asyncio.timeout(_STEP_SECONDS):
-            channel = await open_channel(connection)
-            queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
+        with teardown_means_lost():
+            async with connected(url, name=_NAME) as connection, asyncio.timeout(_STEP_SECONDS):
+                channel = await open_channel(connection)
+                queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
     except CONNECTION_ERRORS as error:
         raise BrokerUnavailable(f"{PARKED_QUEUE} not counted: {type(error).__name__}") from error
     return queue.declaration_result.message_count or 0

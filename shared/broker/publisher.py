@@ -11,7 +11,13 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import DeliveryError, PublishError
 
-from shared.broker.connection import CONNECTION_ERRORS, keep_connected, open_channel, open_publishing_channel
+from shared.broker.connection import (
+    CONNECTION_ERRORS,
+    keep_connected,
+    open_channel,
+    open_publishing_channel,
+    teardown_means_lost,
+)
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 
 logger = logging.getLogger(__name__)
@@ -116,24 +122,18 @@ class Publisher:
             BrokerUnavailable: no confirm came; the message may have been stored all the same.
         """
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self.wait_ready()
-                await self._exchange(message.exchange).publish(
-                    _amqp_message(message), message.routing_key, mandatory=message.is_mandatory
-                )
+            with teardown_means_lost():
+                async with asyncio.timeout(self._timeout_seconds):
+                    await self.wait_ready()
+                    await self._exchange(message.exchange).publish(
+                        _amqp_message(message), message.routing_key, mandatory=message.is_mandatory
+                    )
         except PublishError as error:
             raise MessageUnroutable(f"{message.exchange} has no queue for {message.routing_key}") from error
         except DeliveryError as error:
             raise MessageRefused(f"a queue of {message.exchange} refused {message.routing_key}") from error
         except CONNECTION_ERRORS as error:
             raise BrokerUnavailable(f"no confirm from the broker: {type(error).__name__}") from error
-        except asyncio.CancelledError as error:
-            # A connection torn down by the client side cancels the publishes in flight. Nobody
-            # cancelled us then, and the outcome is simply unknown.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise BrokerUnavailable("the connection was torn down before the confirm") from error
 
     def _note_attempt(self, is_reachable: bool) -> None:
         self._is_reachable = is_reachable

@@ -9,7 +9,7 @@ from functools import partial
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 
-from shared.broker.connection import CONNECTION_ERRORS, open_channel
+from shared.broker.connection import CONNECTION_ERRORS, open_channel, teardown_means_lost
 from shared.broker.delivery import Delivery
 from shared.broker.intake import Intake
 
@@ -72,7 +72,8 @@ class Subscriber:
             self._intake.shut()
         try:
             if self._consumption:
-                await self._consumption.end(timeout_seconds=_RESUBSCRIBE_SECONDS)
+                with teardown_means_lost():
+                    await self._consumption.end(timeout_seconds=_RESUBSCRIBE_SECONDS)
         except CONNECTION_ERRORS as error:
             logger.debug("consumer_cancel_failed", extra={"queue": self.queue, "error": repr(error)})
 
@@ -80,7 +81,8 @@ class Subscriber:
         """Return once the broker has read everything sent so far, acks above all."""
         for queue in [*([self._consumption.queue] if self._consumption else []), *self._settling]:
             try:
-                await queue.declare(timeout=_RESUBSCRIBE_SECONDS)
+                with teardown_means_lost():
+                    await queue.declare(timeout=_RESUBSCRIBE_SECONDS)
             except CONNECTION_ERRORS as error:
                 logger.debug("flush_failed", extra={"queue": self.queue, "error": repr(error)})
 
@@ -98,7 +100,8 @@ class Subscriber:
         while True:
             await self._wait_until_free()
             try:
-                ended = await self._subscribe(connection, intake)
+                with teardown_means_lost():
+                    ended = await self._subscribe(connection, intake)
             except CONNECTION_ERRORS as error:
                 # Most often the queue is not declared yet, or was deleted: it comes back with the ledger.
                 facts = {"queue": self.queue, "error": f"{type(error).__name__}: {error}"[:300]}
@@ -201,10 +204,11 @@ class Subscriber:
         self._settling.add(consumption.queue)
         try:
             await consumption.intake.wait_settled(consumption.channel)
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                # An answered request, so that the last ack is read before the channel closes.
-                await consumption.queue.declare()
-                await consumption.channel.close()
+            with teardown_means_lost():
+                async with asyncio.timeout(_REQUEST_SECONDS):
+                    # An answered request, so that the last ack is read before the channel closes.
+                    await consumption.queue.declare()
+                    await consumption.channel.close()
         except CONNECTION_ERRORS as error:
             logger.debug("settling_channel_lost", extra={"queue": self.queue, "error": repr(error)})
         finally:

@@ -1,0 +1,55 @@
+"""Unit tests of telling a teardown of the library from a cancellation of ours."""
+
+import asyncio
+
+import pytest
+from aio_pika.exceptions import ChannelInvalidStateError
+
+from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
+
+
+async def wait_for(future: asyncio.Future[None]) -> None:
+    with teardown_means_lost():
+        await future
+
+
+async def test_what_aiormq_cancels_is_a_lost_connection_and_ends_no_task() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+
+    with pytest.raises(CONNECTION_ERRORS) as caught:
+        await wait_for(future)
+
+    assert isinstance(caught.value, ChannelInvalidStateError)
+
+
+async def test_what_we_cancel_is_cancelled() -> None:
+    task = asyncio.create_task(wait_for(asyncio.get_running_loop().create_future()))
+    await asyncio.sleep(0)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_time_limit_within_stays_a_time_limit() -> None:
+    with pytest.raises(TimeoutError), teardown_means_lost():
+        async with asyncio.timeout(0):
+            await asyncio.get_running_loop().create_future()
+
+
+async def test_a_task_of_a_group_does_not_vanish_with_the_librarys_connection() -> None:
+    seen: list[BaseException] = []
+
+    async def consume() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        try:
+            await wait_for(future)
+        except CONNECTION_ERRORS as error:
+            seen.append(error)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(consume())
+
+    assert len(seen) == 1
