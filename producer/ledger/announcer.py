@@ -5,7 +5,6 @@ from functools import partial
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.outbox import Outbox
-from producer.ledger.patience import until_stored
 from producer.records import ClaimedEvent
 from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
@@ -46,7 +45,7 @@ class Announcer:
 
     async def _forget(self, told: Sequence[ClaimedEvent]) -> None:
         # Confirm before delete: a crash between the two repeats the event, with the same message id.
-        await until_stored(partial(self._store.forget_events, [event.id for event in told]))
+        await self._outbox.stored(partial(self._store.forget_events, [event.id for event in told]))
         self._metrics.events.inc(len(told))
 
 

@@ -37,6 +37,7 @@ class Claimed(Protocol):
         """Its primary key."""
 
 
+T = TypeVar("T")
 C = TypeVar("C", bound=Claimed)
 C_co = TypeVar("C_co", bound=Claimed, covariant=True)
 
@@ -90,7 +91,10 @@ class Outbox(Generic[C]):
 
     @property
     def is_moving(self) -> bool:
-        """Whether it has looked for rows, or got an answer to a publish, not long ago."""
+        """Whether it has called the store, or got an answer to a publish, not long ago.
+
+        A store that is slow or locked is not its fault: each try counts.
+        """
         return time.monotonic() - self._moved_at <= self._still_seconds
 
     async def run(self) -> None:
@@ -101,17 +105,25 @@ class Outbox(Generic[C]):
             if await self._publish_page() < self._page_rows:
                 await self._wakeup.wait(_SAFETY_SECONDS)
 
+    async def stored(self, change: Callable[[], T]) -> T:
+        """Return what a call to the store gives, as `until_stored` does."""
+
+        def attempt() -> T:
+            self._moved_at = time.monotonic()
+            return change()
+
+        return await until_stored(attempt)
+
     async def _publish_page(self) -> int:
         """Claim, publish and settle one page; return how many rows were claimed."""
         claim = partial(self._claim, limit=self._page_rows, lease_seconds=self._lease_seconds, now=utc_now())
-        claims = await until_stored(claim)
-        self._moved_at = time.monotonic()
+        claims = await self.stored(claim)
         confirmed = await asyncio.gather(*(self._publish(self._message(row)) for row in claims))
         if told := list(compress(claims, confirmed)):
             await self._settle(told)
         if refused := [row.id for row in compress(claims, map(not_, confirmed))]:
             retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
-            await until_stored(partial(self._release, refused, retry_at=retry_at))
+            await self.stored(partial(self._release, refused, retry_at=retry_at))
         return len(claims)
 
     async def _publish(self, message: Outgoing) -> bool:

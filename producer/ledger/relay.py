@@ -9,7 +9,6 @@ from functools import partial
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.outbox import Outbox
-from producer.ledger.patience import until_stored
 from producer.records import ClaimedJob
 from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
@@ -59,7 +58,7 @@ class Relay:
 
     async def _mark_queued(self, published: Sequence[ClaimedJob]) -> None:
         queued = [(job.id, job.run) for job in published]
-        await until_stored(partial(self._store.mark_queued, queued, now=utc_now()))
+        await self._outbox.stored(partial(self._store.mark_queued, queued, now=utc_now()))
         self._metrics.relayed.inc(len(queued))
         for job_id, run in queued:
             facts = {"job_id": str(job_id), "run": run, "attempt": 0}

@@ -1,0 +1,45 @@
+"""What an outbox says of itself: that it moves, or hangs."""
+
+from typing import Any
+from unittest.mock import sentinel
+
+from producer.ledger.outbox import Outbox
+from shared.errors import StoreUnavailable
+from shared.settings import Settings
+
+
+def make_outbox() -> Outbox[Any]:
+    return Outbox(
+        claim=sentinel.claim,
+        message=sentinel.message,
+        settle=sentinel.settle,
+        release=sentinel.release,
+        publisher=sentinel.publisher,
+        wakeup=sentinel.wakeup,
+        settings=Settings(),
+    )
+
+
+async def test_an_outbox_that_took_no_step_for_half_a_minute_does_not_move_until_it_asks_the_store() -> None:
+    outbox = make_outbox()
+    assert outbox.is_moving
+
+    outbox._moved_at -= 31
+    assert not outbox.is_moving
+
+    assert await outbox.stored(lambda: 1) == 1
+    assert outbox.is_moving
+
+
+async def test_a_store_that_is_locked_for_long_does_not_make_an_outbox_look_hung() -> None:
+    outbox, tries = make_outbox(), 0
+
+    def change() -> bool:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            outbox._moved_at -= 31
+            raise StoreUnavailable("database is locked")
+        return outbox.is_moving
+
+    assert await outbox.stored(change)
