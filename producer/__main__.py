@@ -1,4 +1,4 @@
-"""`python -m producer api | ledger | migrate | republish`."""
+"""`python -m producer api | ledger | migrate | republish | adopt-parked`."""
 
 import sys
 import warnings
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 import uvloop
 
+from producer.ledger.adopt_parked import adopt_parked
 from producer.ledger.republish import chosen_queues, republish_all
 from producer.ledger.service import run_ledger
 from producer.store.migrate import migrate as migrate_store
@@ -76,6 +77,18 @@ def republish(settings: Settings, kind: str | None, lane: str | None, dry_run: b
             click.echo(f"republished: {_counts(sent)}")
     finally:
         store.close()
+
+
+@main.command(name="adopt-parked")
+@click.pass_obj
+def adopt_parked_jobs(settings: Settings) -> None:
+    """Store the parked jobs whose messages are in RabbitMQ, after the store was lost."""
+    store = JobStore.open(settings.database_url)
+    try:
+        seen, adopted = uvloop.run(adopt_parked(settings, store))
+    finally:
+        store.close()
+    click.echo(f"adopted: {adopted} of {seen} parked messages")
 
 
 def _counts(jobs: Mapping[JobState, int]) -> str:

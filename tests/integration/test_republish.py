@@ -1,11 +1,8 @@
 """`python -m producer republish`: after a broker was lost, every unfinished job is sent again."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from aio_pika.abc import AbstractChannel
 
@@ -16,30 +13,15 @@ from shared.kinds.registry import Lane
 from shared.messages import JobMessage
 from shared.states import JobState
 from tests.support.amqp import get_message, message_count, open_channel
+from tests.support.commands import run_producer
 from tests.support.factories import NOON, make_deferral, make_job, make_report
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def republish(
     database_url: str, amqp_url: str, *options: str, timeout_seconds: int = 10
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a person does."""
-    settings = {
-        "RETRIEVER_AMQP_URL": amqp_url,
-        "RETRIEVER_DATABASE_URL": database_url,
-        "RETRIEVER_PUBLISH_TIMEOUT_SECONDS": str(timeout_seconds),
-    }
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")}
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "producer", "republish", *options],
-        cwd=_ROOT,
-        env={**environment, **settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_producer(database_url, amqp_url, "republish", *options, timeout_seconds=timeout_seconds)
 
 
 def said(ended: subprocess.CompletedProcess[str]) -> str:
