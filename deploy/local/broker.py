@@ -147,6 +147,14 @@ class Broker:
         """End it for good; data without a folder of their own go too."""
         self._owned().remove()
 
+    def is_alive(self) -> bool:
+        """Tell whether it runs, ready or not, frozen or not."""
+        return self._owned().is_alive()
+
+    def read_log(self) -> str:
+        """Return its log so far."""
+        return self._owned().read_log()
+
     def is_ready(self) -> bool:
         """Tell whether the AMQP port and the management API (if known) both answer now."""
         return amqp_answers(self.amqp_url) and (

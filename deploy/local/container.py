@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
@@ -30,6 +31,23 @@ def docker_answers() -> bool:
         return False
     finally:
         client.close()
+
+
+@contextmanager
+def open_network() -> Iterator[Network]:
+    """Yield a network in which containers find each other by host name; removed with all that is in it."""
+    network = Network().create()
+    try:
+        yield network
+    finally:
+        client = docker.from_env()
+        try:
+            # Ctrl-C while a container is made leaves one that nobody holds, and Docker keeps used networks.
+            for container in client.networks.get(network.id).containers:
+                container.remove(force=True, v=True)
+        finally:
+            client.close()
+        network.remove()
 
 
 class Container:
