@@ -5,6 +5,7 @@ import random
 from typing import Final
 
 from tests.faults.broker_faults import broker_faults
+from tests.faults.cluster_faults import cluster_faults
 from tests.faults.fault import Fault
 from tests.faults.link_faults import link_faults
 from tests.faults.message_faults import message_faults
@@ -29,4 +30,5 @@ SINGLE_NODE: Final = (
     *postgres_faults(),
     *message_faults(),
 )
+CLUSTER: Final = tuple(cluster_faults())
 SQLITE: Final = (CALM, *sqlite_faults())

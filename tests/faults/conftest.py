@@ -43,8 +43,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"together: {total}")
 
 
-# Before 4.3 a channel looks once a minute whether its consumer's time is over.
-_ERLANG = "-rabbit channel_tick_interval 1000"
+# A test waits no minute: before 4.3 a channel looks once a minute whether its consumer's time is over.
+ERLANG = "-rabbit channel_tick_interval 1000"
 
 
 @pytest.fixture(scope="session")
@@ -59,15 +59,20 @@ def fault_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     if request.param == "native":
         install_server()
     prefer = "docker" if request.param == "docker" else None
-    with open_broker(prefer=prefer, environment={}, erlang_arguments=_ERLANG) as running:
+    with open_broker(prefer=prefer, environment={}, erlang_arguments=ERLANG) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def broker_version(fault_broker: Broker) -> str:
     """Return the version of the broker that is hurt."""
-    assert fault_broker.management_url is not None
-    management = Management(fault_broker.management_url)
+    return version_of(fault_broker)
+
+
+def version_of(broker: Broker) -> str:
+    """Return the version of a broker."""
+    assert broker.management_url is not None
+    management = Management(broker.management_url)
     try:
         return management.version()
     finally:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from deploy.local.broker import Broker
+from deploy.local.cluster import Cluster
 from deploy.local.database import Database
 from deploy.local.ports import free_ports
 from producer.store.migrate import migrate
@@ -66,7 +67,8 @@ class World:
     timeline: Timeline
     folder: Path
     amqp_url: str
-    """Straight to the broker."""
+    """Straight to the broker; of a cluster, to all nodes."""
+    cluster: Cluster | None = None
     apis: list[Service] = field(default_factory=list)
     ledgers: list[Service] = field(default_factory=list)
     workers: list[Service] = field(default_factory=list)
@@ -105,7 +107,7 @@ async def open_world(
     broker: Broker,
     *,
     postgres: Database | None,
-    amqp_url: str | None = None,
+    cluster: Cluster | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[World]:
     """Yield a running system on a virtual host and a database of its own; it ends with the context.
@@ -113,7 +115,7 @@ async def open_world(
     Args:
         broker: Where it publishes, through links of its own.
         postgres: The server of its store; None takes SQLite.
-        amqp_url: Instead of the links: addresses of a cluster, virtual host left out.
+        cluster: Its processes know all nodes of it, and have no links that could be hurt.
         settings: Variables beside the usual.
     """
     assert broker.management_url is not None
@@ -131,7 +133,7 @@ async def open_world(
         target = await stack.enter_async_context(open_target())
         base = broker.amqp_url.rpartition("/")[0]
         timeline = Timeline()
-        listener_url = f"{amqp_url.rpartition('/')[0] if amqp_url else base}/{vhost}"
+        direct_url = f"{cluster.amqp_url.rpartition('/')[0] if cluster else base}/{vhost}"
         world = World(
             broker=broker,
             vhost=vhost,
@@ -142,15 +144,16 @@ async def open_world(
             worker_link=worker_link,
             ledger_link=ledger_link,
             store_link=None,
-            listener=Listener(listener_url),
+            listener=Listener(direct_url),
             timeline=timeline,
             folder=folder,
-            amqp_url=listener_url,
+            amqp_url=direct_url,
+            cluster=cluster,
         )
         if postgres is not None:
             await _open_database(world, postgres, stack)
         await blocking(partial(migrate, world.database_url))
-        _add_services(world, own_url=listener_url if amqp_url else None, settings=settings or {})
+        _add_services(world, own_url=direct_url if cluster else None, settings=settings or {})
         await stack.enter_async_context(running(world.services))
         await stack.enter_async_context(world.listener.listening())
         yield world

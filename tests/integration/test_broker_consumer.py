@@ -159,7 +159,7 @@ async def test_a_queue_deleted_and_declared_at_once_is_consumed_again_also_with_
 
         again = await take(deliveries)
         assert again.body == b"2"
-        # Its queue is gone, and with it the message; settling it harms nobody. Where the broker has cancelled the
+        # Its queue is gone, and with it the message; settling it harms nobody. Where the broker cancelled the
         # consumer before the queue was there again, its channel is gone, too.
         with suppress(DeliveryLost):
             await in_hand.ack()
