@@ -154,9 +154,13 @@ async def _connect_to(address: str, *, name: str, timeout_seconds: float) -> Abs
     asked = URL(address)
     # The default heartbeat of 60 s leaves a silent peer unnoticed for three minutes.
     query = {"heartbeat": str(_HEARTBEAT_SECONDS), "name": name, **dict(asked.query)}
-    with teardown_means_lost():
-        async with asyncio.timeout(timeout_seconds):
-            return await aio_pika.connect(asked.with_query(query))
+    try:
+        with teardown_means_lost():
+            async with asyncio.timeout(timeout_seconds):
+                return await aio_pika.connect(asked.with_query(query))
+    except StopAsyncIteration as error:
+        # Just that is what aiormq raises when its peer closes in the middle of the handshake.
+        raise ConnectionResetError("the broker closed the connection while it was opened") from error
 
 
 async def _use_until_lost(

@@ -95,3 +95,33 @@ async def test_when_no_host_answers_the_error_is_that_of_the_last(unused_port: i
                 pass
         with pytest.raises(BrokerUnavailable):
             await count_parked(url)
+
+
+@asynccontextmanager
+async def broken_off_port(broker_port: int, *, answers: int) -> AsyncIterator[int]:
+    """Yield a port that lets the broker answer so many times, and then closes."""
+
+    async def serve(client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        broker_in, broker_out = await asyncio.open_connection("127.0.0.1", broker_port)
+        for _ in range(answers):
+            broker_out.write(await client_in.read(65_536))
+            client_out.write(await broker_in.read(65_536))
+        await client_in.read(65_536)
+        broker_out.close()
+        client_out.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+async def test_a_broker_that_goes_away_in_the_middle_of_the_handshake_is_a_lost_connection(
+    vhost_url: str, answers: int
+) -> None:
+    async with broken_off_port(urlsplit(vhost_url).port or 0, answers=answers) as port:
+        with pytest.raises(CONNECTION_ERRORS):
+            async with connected(f"amqp://guest:guest@127.0.0.1:{port}/", name="test"):
+                pass

@@ -1,12 +1,6 @@
 """What only the broker's own node can do, asked of it in Erlang."""
 
-import subprocess
-from pathlib import Path
-
-import pytest
-
 from deploy.local.broker import Broker
-from deploy.local.rabbitmq_node import SERVER_PLACES, RabbitMQNode
 
 _END_CHANNELS = """
 [rabbit_channel:shutdown(Pid)
@@ -16,16 +10,5 @@ _END_CHANNELS = """
 
 
 def end_consuming_channels(broker: Broker, vhost: str) -> None:
-    """End every channel of a virtual host that consumes, without telling its client. Skips without a node."""
-    node = broker._server
-    if not isinstance(node, RabbitMQNode):
-        pytest.skip("only a private node takes Erlang")
-    programs = (path for place in SERVER_PLACES for path in Path("/").glob(f"{place[1:]}/rabbitmqctl"))
-    expression = _END_CHANNELS.format(vhost=vhost)
-    subprocess.run(
-        [str(next(programs)), "-n", "retriever@localhost", "eval", expression],
-        env=node._environment(),
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    """End every channel of a virtual host that consumes, without telling its client."""
+    broker.control("eval", _END_CHANNELS.format(vhost=vhost))
