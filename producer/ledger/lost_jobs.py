@@ -77,9 +77,13 @@ class LostJobReconciler:
 
     async def _watch(self, look: Look) -> None:
         self._quiet.forget()
-        while True:
-            await self.check(look)
-            await asyncio.sleep(min(_LOOK_SECONDS, self._lost_after_seconds / _LOOKS))
+        try:
+            while True:
+                await self.check(look)
+                await asyncio.sleep(min(_LOOK_SECONDS, self._lost_after_seconds / _LOOKS))
+        finally:
+            # Nobody looks any more, which an alarm must see.
+            self._metrics.jobs_overdue.clear()
 
     async def check(self, look: Look) -> None:
         """Look at the queues once, if it is our turn, and search the store if it is time to."""
@@ -110,6 +114,8 @@ class LostJobReconciler:
             try:
                 await self.republish(chosen, heard_before=heard_before)
             except BrokerError as error:
+                # Workers cannot publish to a broker with an alarm on either: their reports are held up.
+                self._quiet.forget()
                 logger.warning("republish_failed", extra={"error": str(error)})
 
     async def republish(self, chosen: Collection[tuple[str, Lane]], *, heard_before: datetime) -> None:

@@ -20,6 +20,7 @@ from shared.broker.publisher import Publisher
 from shared.broker.queue_depths import QueueDepth
 from shared.broker.topology import queues
 from shared.clock import utc_now
+from shared.errors import StoreRefused
 from shared.kinds.registry import KINDS
 from shared.messages import JobMessage
 from shared.outcomes import Failed, Outcome, Succeeded
@@ -195,6 +196,43 @@ async def test_overdue_jobs_are_counted_whether_their_queue_is_empty_or_not(ledg
 
     overdue = ledger.metrics.registry.get_sample_value("retriever_jobs_overdue", {"state": "queued"})
     assert (overdue, await ledger.sent()) == (2, 0)
+
+
+async def test_while_the_broker_takes_nothing_the_time_begins_anew(ledger: Ledger, unused_port: int) -> None:
+    ledger.store_queued(make_job())
+    url = f"amqp://127.0.0.1:{unused_port}/"
+    blocked = Ledger(
+        ledger.store, ledger.settings, Publisher(url, name="blocked", timeout_seconds=0.1), ledger.channel
+    )
+
+    await blocked.see_quiet()
+    blocked.reconciler._republisher._publisher = ledger.publisher
+    # Workers' reports were held up just as long, and are only now on their way.
+    await blocked.look()
+    at_once = await ledger.sent()
+    await blocked.see_quiet()
+
+    assert (at_once, await ledger.sent()) == (0, 1)
+
+
+async def test_what_was_published_and_not_noted_is_sent_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.store_queued(make_job())
+
+    def die(*_: object, **__: object) -> None:
+        raise StoreRefused("the ledger died")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(ledger.store.unfinished, "touch", die)
+        with pytest.raises(StoreRefused):
+            await ledger.see_quiet()
+    sent_before = (await ledger.take()).id
+    ledger.seconds += LOST_AFTER
+    await ledger.see_quiet()
+
+    assert (await ledger.take()).id == sent_before
+    assert await ledger.sent() == 0
 
 
 async def test_a_queue_that_somebody_deleted_is_declared_again(ledger: Ledger) -> None:
