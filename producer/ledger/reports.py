@@ -8,6 +8,7 @@ from uuid import UUID
 
 from producer.records import UnreadableJob
 from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
+from shared.kinds.registry import KINDS
 from shared.messages import RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
 from shared.outcomes import WORKER_CRASHED, OutcomeName
 from shared.states import JobState
@@ -15,7 +16,7 @@ from shared.states import JobState
 _WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
 _UNREADABLE = "The worker that took its message could not read it."
 _EXPLANATION_CHARACTERS = 1_000
-_NO_QUEUE = "When its delay was over there was no queue for its kind and lane."
+_NO_QUEUE = "When its delay was over there was no queue for its kind, which this version does not know."
 
 REPORTS_ONLY = frozenset({RESULTS, LARGE_RESULTS})
 """The exchanges whose messages are reports and in no other queue of ours."""
@@ -63,7 +64,7 @@ def told_by(delivery: Letter, *, now: datetime) -> Told:
 
     Results are reports, and bring their job along. Delayed and parked copies of jobs carry theirs. Of a
     job that the broker itself parked nobody reported: its workers died with it, or it came back from a
-    delay to a queue that was gone. Then the report is written here.
+    delay to no queue, of a kind that this version does not know. Then the report is written here.
 
     Raises:
         MessageUndecodable: the body is not a message of ours.
@@ -79,8 +80,15 @@ def told_by(delivery: Letter, *, now: datetime) -> Told:
     if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
         return _told(job.report, job)
     if delivery.exchange == RETURN:
-        return _told(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
+        return _returned(job, now)
     return _told(_broker_report(job, now, reason=WORKER_CRASHED, explanation=_WORKER_CRASHED), job)
+
+
+def _returned(job: JobMessage, now: datetime) -> Told:
+    if job.kind in KINDS:
+        # Somebody has deleted its queue, which is declared again; the lost-job reconciler sends it again.
+        return Told(job=job)
+    return _told(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
 
 
 def _unreadable(delivery: Letter) -> UnreadableJob | None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import aio_pika
@@ -80,6 +81,8 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
         self._is_reachable = False
+        self._in_flight = 0
+        self._was_refused = False
         self.connections = 0
         """How many connections there have been so far, the present one included."""
 
@@ -122,7 +125,7 @@ class Publisher:
             BrokerUnavailable: no confirm came; the message may have been stored all the same.
         """
         try:
-            with teardown_means_lost():
+            with teardown_means_lost(), self._flying():
                 async with asyncio.timeout(self._timeout_seconds):
                     await self.wait_ready()
                     await self._exchange(message.exchange).publish(
@@ -131,9 +134,24 @@ class Publisher:
         except PublishError as error:
             raise MessageUnroutable(f"{message.exchange} has no queue for {message.routing_key}") from error
         except DeliveryError as error:
+            self._was_refused = True
             raise MessageRefused(f"a queue of {message.exchange} refused {message.routing_key}") from error
         except CONNECTION_ERRORS as error:
             raise BrokerUnavailable(f"no confirm from the broker: {type(error).__name__}") from error
+
+    @contextmanager
+    def _flying(self) -> Iterator[None]:
+        # On 3.10 a full queue goes on refusing the channel that it has refused once, also when it has room
+        # again. A new one is taken when nothing is on its way, for its confirm would be lost with the old one.
+        if self._was_refused and not self._in_flight:
+            self._was_refused = False
+            self._ready.clear()
+            self.reset()
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
 
     def _note_attempt(self, is_reachable: bool) -> None:
         self._is_reachable = is_reachable

@@ -7,6 +7,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
+from deploy.local.broker import Broker
 from shared.broker import connection
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import JOBS, stored_key, work_queue
@@ -81,6 +82,31 @@ async def test_a_full_queue_refuses_and_the_publisher_goes_on(vhost_url: str) ->
 
         await publisher.publish(ROUTABLE)
         assert await message_count(channel, work_queue("check", Lane.BULK)) == 1
+
+
+async def test_a_queue_that_has_room_again_takes_messages_again(
+    own_broker: Broker, vhost: str, vhost_url: str
+) -> None:
+    policy = ("-p", vhost, "full", r"^jobs\.check\.bulk$", '{"max-length": 1}', "--apply-to", "queues")
+
+    async def is_taken() -> bool:
+        try:
+            await publisher.publish(ROUTABLE)
+        except MessageRefused:
+            return False
+        return True
+
+    async def is_refused() -> bool:
+        return not await is_taken()
+
+    async with running_publisher(vhost_url) as publisher:
+        await asyncio.to_thread(own_broker.control, "set_policy", *policy)
+        await eventually(is_refused)
+
+        await asyncio.to_thread(own_broker.control, "clear_policy", "-p", vhost, "full")
+
+        # On 3.10 the channel that was refused is refused for ever: only a new one is not.
+        await eventually(is_taken)
 
 
 async def test_publishing_to_nobody_ends_in_time(unused_port: int) -> None:

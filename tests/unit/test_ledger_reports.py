@@ -88,8 +88,20 @@ def test_a_crash_at_a_later_attempt_is_not_mistaken_for_the_delay_before_it() ->
     )
 
 
-def test_a_job_that_comes_back_from_a_delay_to_no_queue_is_reported_as_parked() -> None:
-    delayed = settlement_message(job(1), attempt(FAILED), Delay(5), worker="w")
+def test_a_job_that_comes_back_from_a_delay_to_a_queue_that_is_gone_is_only_made_known() -> None:
+    waiting = job(1)
+    delayed = settlement_message(waiting, attempt(FAILED), Delay(5), worker="w")
+
+    told = told_by(Delivered(delayed.body, "jobs.return"), now=NOON)
+
+    # Its queue will be declared again, and the job sent again, for it is overdue.
+    assert told.report is None and told.job is not None and told.job.id == waiting.id
+
+
+def test_a_job_of_a_kind_that_nobody_knows_is_reported_as_parked_when_it_comes_back_to_no_queue() -> None:
+    delayed = settlement_message(
+        job(1).model_copy(update={"kind": "nosuch"}), attempt(FAILED), Delay(5), worker="w"
+    )
 
     report = told_by(Delivered(delayed.body, "jobs.return"), now=NOON).report
 
