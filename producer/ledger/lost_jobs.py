@@ -59,7 +59,6 @@ class LostJobReconciler:
     ) -> None:
         """Make a reconciler that has seen nothing yet; its `clock` only goes forward."""
         self._store = store
-        self._publisher = publisher
         self._turns = turns
         self._metrics = metrics
         self._amqp_url = settings.amqp_url
@@ -93,10 +92,7 @@ class LostJobReconciler:
             self._metrics.jobs_overdue.clear()
             return
         ready = {depth.name: depth.ready for depth in await look()}
-        if missing := [name for name in _QUEUES if name not in ready]:
-            # Who publishes to a delay queue that is gone does not notice: the recorder's takes the copy.
-            logger.warning("queues_missing", extra={"queues": missing})
-            self._publisher.reset()
+        # One that is missing is empty; the declarer sees to it.
         now = self._clock()
         self._quiet.note({name: ready.get(name, 0) for name in _QUEUES}, now=now)
         if now < self._search_at:

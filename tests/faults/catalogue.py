@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Final
 
 from tests.faults.broker_faults import broker_faults
@@ -31,4 +32,5 @@ SINGLE_NODE: Final = (
     *message_faults(),
 )
 CLUSTER: Final = tuple(cluster_faults())
-SQLITE: Final = (CALM, *sqlite_faults())
+SQLITE: Final = (replace(CALM, name="none; two of every process at work, on SQLite"), *sqlite_faults())
+ALL_FAULTS: Final = (*SINGLE_NODE, *SQLITE, *CLUSTER)

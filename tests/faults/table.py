@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.faults.catalogue import ALL_FAULTS
 from tests.faults.services import ROOT
 from tests.faults.trial import Verdict, read_verdicts
 
@@ -18,7 +19,9 @@ _HEAD = (
 
 def table(verdicts: Iterable[Verdict]) -> str:
     """Return the table in Markdown: a row a fault and broker, in the order of the catalogue."""
-    return _HEAD + "".join(_row(verdict) for verdict in verdicts)
+    places = {fault.name: place for place, fault in enumerate(ALL_FAULTS)}
+    ordered = sorted(verdicts, key=lambda verdict: (places[verdict.fault], verdict.broker))
+    return _HEAD + "".join(_row(verdict) for verdict in ordered)
 
 
 def write_table(page: Path, verdicts: Iterable[Verdict]) -> None:

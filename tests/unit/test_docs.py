@@ -12,6 +12,8 @@ from shared.messages import JobMessage, Report, WireMessage
 from shared.retry import DELAY_STEPS_SECONDS
 from shared.settings import PREFIX, Settings
 from shared.states import JobState
+from tests.faults.catalogue import ALL_FAULTS
+from tests.faults.table import rows as table_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
@@ -138,3 +140,24 @@ def test_an_example_of_a_message_is_just_what_its_model_writes(body: str) -> Non
     message = model.decode(body.encode())
 
     assert json.loads(message.encode()) == json.loads(body)
+
+
+def test_every_trap_has_a_test_that_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", read("docs/reliability.md").partition("## Traps")[2]))
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+    assert len(named) > 20
+    assert named - written == set()
+
+
+def test_the_table_of_faults_shows_each_on_both_brokers_and_no_promise_broken() -> None:
+    rows = table_rows(ROOT / "docs" / "reliability.md")
+
+    for broker in ("3.10", "4.3"):
+        assert [row[0] for row in rows if row[1].startswith(broker)] == [fault.name for fault in ALL_FAULTS]
+    for fault, broker, acknowledged, *broken, _, _ in rows:
+        assert int(acknowledged) > 0 and set(broken) == {"0"}, f"{fault} on {broker}"
