@@ -141,8 +141,8 @@ class Publisher:
 
     @contextmanager
     def _flying(self) -> Iterator[None]:
-        # On 3.10 a queue that has room again still refuses the channel that it refused when it was full. A new
-        # one is taken when nothing is on its way: a confirm would be lost with the old one.
+        # On 3.10 a queue that has room again still refuses the channel that it refused when it was full. So a
+        # new one is taken, when nothing is on its way: a confirm would be lost with the old one.
         if self._was_refused and not self._in_flight:
             self._was_refused = False
             self._ready.clear()

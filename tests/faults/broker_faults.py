@@ -97,7 +97,7 @@ async def alarm_memory(world: World, _rng: random.Random) -> None:
 async def alarm_disk(world: World, _rng: random.Random) -> None:
     """Raise the disk alarm: the broker blocks every connection that publishes."""
     world.timeline.note(f"disk alarm, {_ALARM_SECONDS:g} s")
-    await world.control("set_disk_free_limit", "100TB")
+    await world.control("set_disk_free_limit", "1000000GB")
     try:
         await asyncio.sleep(_ALARM_SECONDS)
     finally:
