@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+from functools import partial
 
 from tests.faults.fault import Fault
 from tests.faults.world import HEARTBEAT_SECONDS, World, blocking
+from tests.support.management import Management
 
 _WORK_QUEUE = "jobs.fetch.bulk"
 _DELAY_QUEUE = "jobs.delay.1s"
@@ -61,14 +63,14 @@ async def end_channels(world: World, _rng: random.Random) -> None:
 async def delete_work_queue(world: World, _rng: random.Random) -> None:
     """Delete a work queue under its consumers, with all that is in it."""
     world.timeline.note(f"delete {_WORK_QUEUE}")
-    await blocking(lambda: world.management.delete_queue(world.vhost, _WORK_QUEUE))
+    await world.manage(lambda api: api.delete_queue(world.vhost, _WORK_QUEUE))
     await world.wait_ready()
 
 
 async def delete_delay_queue(world: World, _rng: random.Random) -> None:
     """Delete the delay queue in which jobs wait for their next attempt."""
     world.timeline.note(f"delete {_DELAY_QUEUE}")
-    await blocking(lambda: world.management.delete_queue(world.vhost, _DELAY_QUEUE))
+    await world.manage(lambda api: api.delete_queue(world.vhost, _DELAY_QUEUE))
     await world.wait_ready()
 
 
@@ -121,9 +123,13 @@ async def unbind(world: World, _rng: random.Random) -> None:
     """Take the bindings of work queues away, so that the broker returns what is published."""
     world.timeline.note(f"unbind {_WORK_QUEUE} and jobs.fetch.interactive")
     for queue in (_WORK_QUEUE, "jobs.fetch.interactive"):
-        await blocking(lambda queue=queue: world.management.unbind(world.vhost, "jobs", queue))  # type: ignore[misc]
+        await world.manage(partial(_unbind, world.vhost, queue))
     await asyncio.sleep(2.0)
     await world.wait_ready()
+
+
+def _unbind(vhost: str, queue: str, api: Management) -> None:
+    api.unbind(vhost, "jobs", queue)
 
 
 def broker_faults() -> list[Fault]:

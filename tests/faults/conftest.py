@@ -43,6 +43,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"together: {total}")
 
 
+# What each module of faults has: one loop, on which its system runs.
+MARKS = [
+    pytest.mark.asyncio(loop_scope="module"),
+    # aiormq drops a coroutine of its own when a broker goes away in the middle of a handshake.
+    pytest.mark.filterwarnings("ignore:coroutine 'Connection.close' was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <coroutine object Conn:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 # A test waits no minute: before 4.3 a channel looks once a minute whether its consumer's time is over.
 ERLANG = "-rabbit channel_tick_interval 1000"
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import aio_pika
@@ -15,7 +16,7 @@ from shared.errors import MessageUndecodable
 from shared.identity import new_id
 from shared.messages import JobMessage, Report
 from tests.faults.fault import Fault
-from tests.faults.world import World, http_client
+from tests.faults.world import World, http_client, patiently
 from tests.support.waiting import eventually
 
 _MESSAGES = 120
@@ -100,21 +101,26 @@ async def publish_nonsense(world: World, rng: random.Random) -> None:
     """Publish what hypothesis makes up, everywhere; all that is unreadable must be parked, byte for byte."""
     messages = await asyncio.to_thread(_draw, rng.randrange(2**32))
     world.timeline.note(f"publish {len(messages)} malformed, oversized, newer and binary messages")
-    connection = await aio_pika.connect(world.amqp_url)
-    async with connection, connection.channel(on_return_raises=True) as channel:
-        for (exchange_name, key), body, type_ in messages:
-            exchange = await channel.get_exchange(exchange_name, ensure=False)
-            await exchange.publish(aio_pika.Message(body, delivery_mode=2, type=type_), key)
+    await patiently(partial(_publish, world, messages))
     unreadable = Counter(
         _digest(body) for (exchange, _), body, _ in messages if not _is_readable(exchange, body)
     )
 
     async def are_parked() -> bool:
         # At least once: a copy may be parked twice, never less than it came.
-        return not unreadable - await _parked(world)
+        return not unreadable - await patiently(partial(_parked, world))
 
     await eventually(are_parked, deadline_seconds=60)
     world.timeline.note(f"{unreadable.total()} of them are parked, byte for byte")
+
+
+async def _publish(world: World, messages: list[tuple[tuple[str, str], bytes, str]]) -> None:
+    """Publish each message; when the broker goes away in the middle, all come again."""
+    connection = await aio_pika.connect(world.amqp_url)
+    async with connection, connection.channel(on_return_raises=True) as channel:
+        for (exchange_name, key), body, type_ in messages:
+            exchange = await channel.get_exchange(exchange_name, ensure=False)
+            await exchange.publish(aio_pika.Message(body, delivery_mode=2, type=type_), key, timeout=10)
 
 
 async def _parked(world: World) -> Counter[str]:

@@ -8,12 +8,12 @@ import pytest_asyncio
 from deploy.local.cluster import Cluster, open_cluster
 from deploy.local.database import Database
 from tests.faults.catalogue import CLUSTER
-from tests.faults.conftest import BROKERS, ERLANG, version_of
+from tests.faults.conftest import BROKERS, ERLANG, MARKS, version_of
 from tests.faults.fault import Fault
 from tests.faults.trial import suffer
 from tests.faults.world import World, open_world
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module", params=BROKERS)

@@ -3,11 +3,12 @@
 import pytest
 
 from tests.faults.catalogue import SINGLE_NODE
+from tests.faults.conftest import MARKS
 from tests.faults.fault import Fault
 from tests.faults.trial import suffer
 from tests.faults.world import World
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize("fault", SINGLE_NODE, ids=[fault.name for fault in SINGLE_NODE])

@@ -2,12 +2,11 @@
 
 import os
 
-import pytest
-
+from tests.faults.conftest import MARKS
 from tests.faults.soak import soak
 from tests.faults.world import World
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = MARKS
 
 
 async def test_the_promise_is_kept_for_a_long_time(world: World, broker_version: str, seed: int) -> None:

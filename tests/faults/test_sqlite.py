@@ -7,11 +7,12 @@ import pytest_asyncio
 
 from deploy.local.broker import Broker
 from tests.faults.catalogue import SQLITE
+from tests.faults.conftest import MARKS
 from tests.faults.fault import Fault
 from tests.faults.trial import suffer
 from tests.faults.world import World, open_world
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = MARKS
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,8 +1,9 @@
 """Everything that a fault can reach: broker, store, processes, the links between them, the target."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +12,12 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
 from deploy.local.broker import Broker
 from deploy.local.cluster import Cluster
 from deploy.local.database import Database
+from deploy.local.errors import LocalError
 from deploy.local.ports import free_ports
 from producer.store.migrate import migrate
 from tests.conftest import new_postgres_database
@@ -43,6 +46,11 @@ _SETTINGS = {
     "RETRIEVER_LOST_AFTER_SECONDS": f"{LOST_AFTER_SECONDS:g}",
     "RETRIEVER_LOG_LEVEL": "INFO",
 }
+
+# What a broker that is away looks like through rabbitmqctl, the management API and AMQP.
+_AWAY = (LocalError, httpx.HTTPError, AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
+_PATIENCE_SECONDS = 60.0
+_AGAIN_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -89,12 +97,32 @@ class World:
         return [crash for service in self.services for crash in service.crashes]
 
     async def control(self, *arguments: str) -> str:
-        """Run rabbitmqctl on the broker; return what it printed."""
-        return await blocking(partial(self.broker.control, *arguments))
+        """Run rabbitmqctl on the broker, again while that is away; return what it printed."""
+        return await patiently(lambda: blocking(partial(self.broker.control, *arguments)))
+
+    async def manage(self, call: Callable[[Management], None]) -> None:
+        """Ask the management API for something, again while the broker is away."""
+        await patiently(lambda: blocking(partial(call, self.management)))
 
     async def wait_ready(self) -> None:
         """Return once every process says that it is ready."""
         await asyncio.gather(*(service.wait_ready() for service in self.services))
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Return what a call to the broker gives, calling again while another fault keeps the broker away.
+
+    Raises:
+        LocalError, httpx.HTTPError, AMQPError, ...: it did not work for a minute; the last error.
+    """
+    ends_at = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await call()
+        except _AWAY:
+            if time.monotonic() > ends_at:
+                raise
+        await asyncio.sleep(_AGAIN_SECONDS)
 
 
 async def blocking(call: Callable[[], T]) -> T:
