@@ -21,6 +21,8 @@ from shared.broker.addresses import split_hosts
 
 # What a broker that is away, or taken away, looks like through aio-pika and aiormq.
 CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
+# Of exactly these types, from nobody else: what aiormq throws when it does not know why.
+_TEARDOWN_ERRORS = frozenset({Exception, RuntimeError, StopAsyncIteration})
 
 # The URL's own wins. aiormq takes a peer for dead when it has heard nothing for 3 times this and 3 s more.
 _HEARTBEAT_SECONDS = 10
@@ -79,7 +81,8 @@ async def keep_connected(
                 is_connected = True
                 note_attempt(True)
                 backoff_seconds = _FIRST_BACKOFF_SECONDS
-                await _use_until_lost(connection, use)
+                with teardown_means_lost():
+                    await _use_until_lost(connection, use)
             logger.warning("broker_connection_lost", extra={"connection": name})
         except CONNECTION_ERRORS as error:
             if not is_connected:
@@ -93,8 +96,9 @@ async def keep_connected(
 def teardown_means_lost() -> Iterator[None]:
     """Let a call to aio-pika fail as on a lost connection when aiormq tears down what it waits for.
 
-    aiormq cancels the tasks of a connection or channel that ends, and with them whoever waits for one. Nobody
-    has cancelled us then; let through, it would end a task in silence, and a TaskGroup asks no questions.
+    aiormq throws something at whoever waits for a connection or channel that ends: the loss, if it knows of
+    one, else a bare Exception, a RuntimeError, what ended its reader, or a CancelledError. Nobody has
+    cancelled us then; let through, it would end a task in silence, and a TaskGroup asks no questions.
 
     Raises:
         ChannelInvalidStateError: it was torn down; what had been sent may have arrived.
@@ -106,6 +110,10 @@ def teardown_means_lost() -> Iterator[None]:
         if task is not None and task.cancelling():
             raise
         raise ChannelInvalidStateError("the connection was torn down") from error
+    except Exception as error:
+        if type(error) in _TEARDOWN_ERRORS:
+            raise ChannelInvalidStateError("the connection was torn down") from error
+        raise
 
 
 async def open_channel(connection: AbstractConnection) -> AbstractChannel:
@@ -114,7 +122,7 @@ async def open_channel(connection: AbstractConnection) -> AbstractChannel:
     Raises:
         ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
     """
-    with teardown_means_lost(), _closed_means_lost():
+    with teardown_means_lost():
         return await connection.channel(publisher_confirms=False)
 
 
@@ -124,17 +132,8 @@ async def open_publishing_channel(connection: AbstractConnection) -> AbstractCha
     Raises:
         ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
     """
-    with teardown_means_lost(), _closed_means_lost():
+    with teardown_means_lost():
         return await connection.channel(publisher_confirms=True, on_return_raises=True)
-
-
-@contextmanager
-def _closed_means_lost() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        # Just that is what aiormq raises on a connection that is closed.
-        raise ChannelInvalidStateError("the connection is closed") from error
 
 
 async def _connect(url: str, *, name: str) -> AbstractConnection:
@@ -154,13 +153,9 @@ async def _connect_to(address: str, *, name: str, timeout_seconds: float) -> Abs
     asked = URL(address)
     # The default heartbeat of 60 s leaves a silent peer unnoticed for three minutes.
     query = {"heartbeat": str(_HEARTBEAT_SECONDS), "name": name, **dict(asked.query)}
-    try:
-        with teardown_means_lost():
-            async with asyncio.timeout(timeout_seconds):
-                return await aio_pika.connect(asked.with_query(query))
-    except StopAsyncIteration as error:
-        # Just that is what aiormq raises when its peer closes in the middle of the handshake.
-        raise ConnectionResetError("the broker closed the connection while it was opened") from error
+    with teardown_means_lost():
+        async with asyncio.timeout(timeout_seconds):
+            return await aio_pika.connect(asked.with_query(query))
 
 
 async def _use_until_lost(

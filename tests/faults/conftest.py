@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -27,6 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Forget the results of the last run, once."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(RUN, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what was done when, if a fault could not even be done or undone."""
+    report = yield
+    for world in getattr(item, "funcargs", {}).values():
+        if report.failed and isinstance(world, World):
+            report.sections.append(("timeline", world.timeline.since(0)))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

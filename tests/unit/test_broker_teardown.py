@@ -23,6 +23,17 @@ async def test_what_aiormq_cancels_is_a_lost_connection_and_ends_no_task() -> No
     assert isinstance(caught.value, ChannelInvalidStateError)
 
 
+@pytest.mark.parametrize("thrown", [Exception(), RuntimeError("closed"), StopAsyncIteration()])
+def test_what_aiormq_throws_when_it_knows_no_reason_is_a_lost_connection(thrown: Exception) -> None:
+    with pytest.raises(ChannelInvalidStateError), teardown_means_lost():
+        raise thrown
+
+
+def test_an_error_of_ours_stays_one() -> None:
+    with pytest.raises(ValueError, match="ours"), teardown_means_lost():
+        raise ValueError("ours")
+
+
 async def test_what_we_cancel_is_cancelled() -> None:
     task = asyncio.create_task(wait_for(asyncio.get_running_loop().create_future()))
     await asyncio.sleep(0)
