@@ -56,8 +56,9 @@ def ledger(settings: Settings) -> None:
 @main.command()
 @click.pass_obj
 def migrate(settings: Settings) -> None:
-    """Bring the store's schema to this version; harmless when it is there."""
-    migrate_store(settings.database_url)
+    """Bring the store's schema to this version; harmless when it is there, or newer."""
+    if not migrate_store(settings.database_url):
+        click.echo("The tables are of a newer version, which this one may use: nothing was done.")
 
 
 @main.command()

@@ -171,6 +171,6 @@ class AuditEntry:
     id: UUID
     at: datetime
     by: str
-    action: AuditAction
+    action: str
     target: str
     details: Mapping[str, Any]

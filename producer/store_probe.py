@@ -37,7 +37,7 @@ class StoreProbe:
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def ask(self) -> None:
-        """Return when the store has answered, and its tables are of this version.
+        """Return when the store has answered, and this version may use its tables.
 
         Raises:
             StoreUnavailable: it did not, within the time limit, or says that it cannot.

@@ -22,6 +22,8 @@ MAX_AGE_SECONDS = 3_153_600_000
 
 _Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
+_ACTIONS = ", ".join(f"`{action}`" for action in AuditAction)
+
 
 class RedriveRequest(BaseModel):
     """How a single job is sent back."""
@@ -133,7 +135,7 @@ class AuditEntryDocument(_Document):
     id: UUID
     at: datetime
     by: Annotated[str, Field(description="The `Retriever-Actor`, or `anonymous`.")]
-    action: AuditAction
+    action: Annotated[str, Field(description=f"One of {_ACTIONS}, or what a newer version has done.")]
     target: Annotated[str, Field(description="`job/<id>` or `operation/<id>`.")]
     details: Annotated[
         Mapping[str, Any], Field(description="An edited redrive has `old_args` and `new_args` here.")

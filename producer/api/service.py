@@ -39,7 +39,7 @@ class ServiceOperations:
         return Response(self._health, media_type=JSON_TYPE)
 
     async def readyz(self, _request: Request) -> Response:
-        """Answer that requests can be served: the store answers soon, and its tables are of this version."""
+        """Answer that requests can be served: the store answers soon, and its tables fit."""
         await self._store_probe.ask()
         return Response(self._health, media_type=JSON_TYPE)
 

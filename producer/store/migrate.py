@@ -12,48 +12,54 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from producer.store.compatibility import Fit, check_usable, note_oldest_code, read_fit
 from producer.store.engine import SQLITE, open_engine, writing
 from producer.store.failures import store_failures
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number of ours, the same in every version: "RETR" in ASCII.
 _ADVISORY_LOCK = 0x52455452
-# Alembic's table.
-_VERSION = sa.table("alembic_version", sa.column("version_num", sa.String()))
+# The first code that asks which code may use newer tables. Code of before takes its own alone.
+_FIRST_CODE = "0009"
 
 
-def migrate(database_url: str) -> None:
+def migrate(database_url: str) -> bool:
     """Upgrade the tables to this version, in one transaction; does nothing when they are current.
 
-    Blocks while another process migrates the same database.
+    Blocks while another process migrates the same database. Newer tables that this version may use stay as
+    they are: it was rolled back.
+
+    Returns:
+        Whether the tables are those of this version now.
 
     Raises:
         SettingsInvalid: the URL is wrong.
-        StoreUnavailable: the database did not answer or cannot be migrated; nothing was changed.
+        StoreUnavailable: the database did not answer, cannot be migrated, or has newer tables that this
+            version cannot use; nothing was changed.
         StoreRefused: stored rows do not fit the new tables; nothing was changed.
     """
     engine = open_engine(database_url)
     try:
         with store_failures(), _alone(engine), writing(engine).begin() as connection:
             _wait_for_others(connection)
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            fit = read_fit(connection, _revisions())
+            if fit is Fit.OLDER or fit is Fit.CURRENT:
+                _upgrade(connection)
+                return True
+            check_usable(fit)
+            return False
     finally:
         engine.dispose()
 
 
-def schema_is_current(engine: sa.Engine) -> bool:
-    """Return whether the tables are those of this version. Reads the database.
+def check_schema(engine: sa.Engine) -> None:
+    """Do nothing if this version may use the tables. Reads the database.
 
     Raises:
-        StoreUnavailable: the database did not answer.
+        StoreUnavailable: it may not, or the database did not answer.
     """
     with store_failures(), engine.connect() as connection:
-        # Asked directly: Alembic's own check logs two lines at INFO, and probes come every few seconds.
-        if not sa.inspect(connection).has_table(_VERSION.name):
-            return False
-        return connection.scalars(sa.select(_VERSION.c.version_num)).all() == [_head()]
+        check_usable(read_fit(connection, _revisions()))
 
 
 @contextmanager
@@ -93,6 +99,13 @@ def _wait_for_others(connection: sa.Connection) -> None:
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
 
 
+def _upgrade(connection: sa.Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    note_oldest_code(connection, _oldest_code())
+
+
 def _config() -> Config:
     config = Config()
     # Alembic's options are interpolated, so a percent sign in the path must be doubled.
@@ -101,5 +114,16 @@ def _config() -> Config:
 
 
 @cache
-def _head() -> str | None:
-    return ScriptDirectory.from_config(_config()).get_current_head()
+def _revisions() -> tuple[str, ...]:
+    """Return all revisions, oldest first."""
+    scripts = ScriptDirectory.from_config(_config())
+    return tuple(script.revision for script in scripts.walk_revisions())[::-1]
+
+
+def _oldest_code() -> str:
+    """Return the oldest code that may use these tables: what the last migration says that says it."""
+    for script in ScriptDirectory.from_config(_config()).walk_revisions():
+        said: str | None = getattr(script.module, "oldest_code", None)
+        if said is not None:
+            return said
+    return _FIRST_CODE

@@ -431,3 +431,8 @@ sa.Index(
     sqlite_where=IS_PARKED,
     postgresql_where=IS_PARKED,
 )
+
+# The oldest code that may use these tables, as one row: `compatibility.py`, which makes it, too.
+schema_compatibility = sa.Table(
+    "schema_compatibility", metadata, sa.Column("oldest_code", PlainText(), primary_key=True)
+)

@@ -42,13 +42,12 @@ from producer.store.batch_store import BatchStore
 from producer.store.body_store import BodyStore
 from producer.store.engine import open_engine, writing
 from producer.store.failures import store_failures
-from producer.store.migrate import schema_is_current
+from producer.store.migrate import check_schema
 from producer.store.page_store import PageStore
 from producer.store.parking_store import ParkingStore
 from producer.store.queue_store import QueueStore
 from producer.store.schedule_store import ScheduleStore
 from producer.store.unfinished import UnfinishedStore
-from shared.errors import StoreUnavailable
 from shared.messages import Report
 from shared.states import JobState
 
@@ -90,13 +89,12 @@ class JobStore:
         self._reader.dispose()
 
     def ping(self) -> None:
-        """Do nothing if the database answers and its tables are those of this version.
+        """Do nothing if the database answers and this version may use its tables.
 
         Raises:
             StoreUnavailable: otherwise.
         """
-        if not schema_is_current(self._reader):
-            raise StoreUnavailable("the database has not been migrated to this version")
+        check_schema(self._reader)
 
     def insert_jobs(self, jobs: Sequence[NewJob]) -> None:
         """Store the jobs as accepted or scheduled, all or none, and wake the relay. Idempotent by id."""

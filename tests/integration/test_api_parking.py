@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from producer.store.schema import audit
 from shared.identity import new_id
 from shared.states import JobState
 from tests.support.api import RunningApi
@@ -50,6 +51,23 @@ def test_a_redrive_with_edited_arguments_keeps_the_old_ones_in_the_audit_log(api
     (entry,) = api.client.get("/audit", params={"target": f"job/{job_id}"}).json()["items"]
     assert (entry["action"], entry["by"]) == ("job_redriven", "ann@example.com")
     assert entry["details"]["old_args"] == {"url": "https://a.example/"}
+
+
+def test_the_audit_log_shows_what_only_a_newer_version_does(api: RunningApi) -> None:
+    row = {
+        "id": new_id(),
+        "at": NOON,
+        "by": "ann",
+        "action": "levitated",
+        "target": "kind/check",
+        "details": {},
+    }
+    with api.store._writer.begin() as connection:
+        connection.execute(audit.insert().values(row))
+
+    (entry,) = api.client.get("/audit").json()["items"]
+
+    assert (entry["action"], entry["by"]) == ("levitated", "ann")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ async def test_every_unfinished_job_is_sent_again_at_once(
     states = [store.get_job(job.id).state for job in (queued, running, overdue, ahead)]
     assert states == ["queued", "running", "delayed", "delayed"]
     (entry,) = store.parking.list_audit(target=None, limit=5, after=None)
-    assert (entry.by, entry.action.value) == ("command line", "republished")
+    assert (entry.by, entry.action) == ("command line", "republished")
     assert entry.details["sent"] == {"queued": 1, "delayed": 2, "running": 1}
 
 

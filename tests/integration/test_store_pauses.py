@@ -28,7 +28,7 @@ def test_orders_change_what_is_paused_and_are_logged_once(store: JobStore) -> No
         "down",
     )
     log = store.parking.list_audit(target="kind/check", limit=9, after=None)
-    assert [(entry.action.value, entry.by, entry.details["lane"]) for entry in log] == [
+    assert [(entry.action, entry.by, entry.details["lane"]) for entry in log] == [
         ("resumed", "bob", "bulk"),
         ("paused", "ann", "*"),
     ]

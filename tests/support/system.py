@@ -81,6 +81,8 @@ class LocalSystem:
         self._logs = logs
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._is_settled = False
+        # The folder whose code a process runs, where that is not ours.
+        self._roots: dict[str, Path] = {}
         self.vhost = vhost
         self.management_url = str(broker.management_url)
         ports = {"api": free_port(), "ledger": free_port(), "site": free_port()}
@@ -190,7 +192,7 @@ class LocalSystem:
         with (self._logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                cwd=_ROOT,
+                cwd=self._roots.get(name, _ROOT),
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

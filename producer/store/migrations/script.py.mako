@@ -7,6 +7,8 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+# Only if this takes something away from code of before: docs/decisions/0018.
+# oldest_code = "<the first revision whose code does without it>"
 
 
 def upgrade() -> None:

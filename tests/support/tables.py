@@ -1,0 +1,84 @@
+"""What code of before could not do any more with tables that a migration has changed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+Columns = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSeen:
+    """A table as the database tells it; `uniques` with the primary key, `references` by (columns, table)."""
+
+    columns: Mapping[str, Any]
+    uniques: frozenset[Columns]
+    checks: frozenset[str]
+    references: Mapping[tuple[Columns, str], str]
+
+
+def look_at_tables(connection: sa.Connection) -> dict[str, TableSeen]:
+    """Return the tables of a database by name."""
+    inspector = sa.inspect(connection)
+    return {name: _look(inspector, name) for name in inspector.get_table_names()}
+
+
+def losses(before: Mapping[str, TableSeen], after: Mapping[str, TableSeen]) -> list[str]:
+    """Return what code that was written for the tables of before misses or is refused, in words."""
+    missed = [f"{name}: gone" for name in before if name not in after]
+    for name, table in after.items():
+        if name in before:
+            missed += [f"{name}{loss}" for loss in _losses(before[name], table)]
+        missed += [f"{name}: holds back rows of {other}" for other in _held(before, name, table)]
+    return sorted(missed)
+
+
+def _look(inspector: sa.Inspector, name: str) -> TableSeen:
+    uniques: list[Sequence[str | None]] = [
+        constraint["column_names"] for constraint in inspector.get_unique_constraints(name)
+    ]
+    uniques += [index["column_names"] for index in inspector.get_indexes(name) if index["unique"]]
+    uniques.append(inspector.get_pk_constraint(name)["constrained_columns"])
+    return TableSeen(
+        columns={column["name"]: column for column in inspector.get_columns(name)},
+        uniques=frozenset(tuple(str(column) for column in columns) for columns in uniques),
+        checks=frozenset(check["sqltext"] for check in inspector.get_check_constraints(name)),
+        references={
+            (tuple(key["constrained_columns"]), key["referred_table"]): str(key["options"].get("ondelete"))
+            for key in inspector.get_foreign_keys(name)
+        },
+    )
+
+
+def _losses(before: TableSeen, after: TableSeen) -> Iterator[str]:
+    for name, column in before.columns.items():
+        if name not in after.columns:
+            yield f".{name}: gone"
+            continue
+        now = after.columns[name]
+        if str(now["type"]) != str(column["type"]):
+            yield f".{name}: another type"
+        if _must_be_given(now) and not _must_be_given(column):
+            yield f".{name}: must be given"
+        elif column["nullable"] and not now["nullable"]:
+            yield f".{name}: takes no null"
+    for name in after.columns.keys() - before.columns.keys():
+        if _must_be_given(after.columns[name]):
+            yield f".{name}: must be given"
+    # The gone ones too: ON CONFLICT names its columns.
+    yield from (f": unique {', '.join(columns)}" for columns in before.uniques ^ after.uniques)
+    yield from (f": check {check}" for check in after.checks - before.checks)
+    yield from (f": reference {columns}" for columns in after.references.keys() - before.references.keys())
+
+
+def _must_be_given(column: Mapping[str, Any]) -> bool:
+    return not column["nullable"] and column["default"] is None
+
+
+def _held(before: Mapping[str, TableSeen], name: str, table: TableSeen) -> Iterator[str]:
+    """Yield the old tables of which a new one would let no row be deleted."""
+    for (_, other), on_delete in table.references.items():
+        if name not in before and other in before and on_delete not in {"CASCADE", "SET NULL"}:
+            yield other
