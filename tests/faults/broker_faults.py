@@ -13,6 +13,8 @@ _WORK_QUEUE = "jobs.fetch.bulk"
 _DELAY_QUEUE = "jobs.delay.1s"
 _ALARM_SECONDS = 30.0
 _DEFAULT_TIMEOUT_SECONDS = 1_800.0
+# What a client logs that loses its broker, by itself or by what the broker says.
+_LOST = ("broker_connection_lost", "broker_unavailable")
 # A channel process that ends as if by itself, of which the broker tells its client nothing.
 _END_CHANNELS = "[rabbit_channel:shutdown(Channel) || Channel <- rabbit_channel:list()]."
 
@@ -136,9 +138,12 @@ async def fill_work_queues(world: World, _rng: random.Random) -> None:
 async def unbind(world: World, _rng: random.Random) -> None:
     """Take the bindings of work queues away, so that the broker returns what is published."""
     world.timeline.note(f"unbind {_WORK_QUEUE} and jobs.fetch.interactive")
-    for queue in (_WORK_QUEUE, "jobs.fetch.interactive"):
-        await world.manage(partial(_unbind, world.vhost, queue))
-    await asyncio.sleep(2.0)
+    ends_at = asyncio.get_running_loop().time() + 4.0
+    while asyncio.get_running_loop().time() < ends_at:
+        # Again and again, because they are soon declared again.
+        for queue in (_WORK_QUEUE, "jobs.fetch.interactive"):
+            await world.manage(partial(_unbind, world.vhost, queue))
+        await asyncio.sleep(0.2)
     await world.wait_ready()
 
 
@@ -156,6 +161,7 @@ def broker_faults() -> list[Fault]:
             restart,
             True,
             spread_seconds=6.0,
+            traces=_LOST,
         ),
         Fault(
             "broker killed (SIGKILL)",
@@ -164,14 +170,23 @@ def broker_faults() -> list[Fault]:
             kill,
             True,
             spread_seconds=6.0,
+            traces=_LOST,
         ),
-        Fault("broker frozen (SIGSTOP)", "broker", "Heartbeats give it up; as a restart.", freeze, True),
+        Fault(
+            "broker frozen (SIGSTOP)",
+            "broker",
+            "Heartbeats give it up; as a restart.",
+            freeze,
+            True,
+            traces=_LOST,
+        ),
         Fault(
             "connections closed by rabbitmqctl",
             "broker link",
             "They come back; deliveries in hand come again.",
             close_connections,
             True,
+            traces=_LOST,
         ),
         Fault(
             "channels ended behind the clients' backs",
@@ -180,6 +195,7 @@ def broker_faults() -> list[Fault]:
             end_channels,
             True,
             deadline_seconds=90.0,
+            traces=("consumer_lost", *_LOST),
         ),
         Fault(
             "work queue deleted under its consumers",
@@ -187,6 +203,7 @@ def broker_faults() -> list[Fault]:
             "It is declared again; jobs that were in it are published again when they count as lost.",
             delete_work_queue,
             True,
+            traces=("consumer_lost",),
         ),
         Fault(
             "delay queue deleted with jobs in it",
@@ -194,6 +211,8 @@ def broker_faults() -> list[Fault]:
             "It is declared again; jobs that waited in it are published again when they count as lost.",
             delete_delay_queue,
             True,
+            pages=("flaky",),
+            traces=("job_republished",),
         ),
         Fault(
             "consumer timeout",
@@ -202,6 +221,7 @@ def broker_faults() -> list[Fault]:
             time_consumers_out,
             True,
             pages=("ok", "ok", "ok", "long"),
+            traces=("consumer_lost",),
         ),
         Fault(
             "memory alarm, publishers blocked for 30 s",
@@ -211,6 +231,7 @@ def broker_faults() -> list[Fault]:
             True,
             spread_seconds=8.0,
             is_mixed=False,
+            traces=("publish_failed",),
         ),
         Fault(
             "disk alarm, publishers blocked for 30 s",
@@ -220,6 +241,7 @@ def broker_faults() -> list[Fault]:
             True,
             spread_seconds=8.0,
             is_mixed=False,
+            traces=("publish_failed",),
         ),
         Fault(
             "work queues full (max-length)",
@@ -227,6 +249,8 @@ def broker_faults() -> list[Fault]:
             "The relay keeps what is refused and tries again after a second.",
             fill_work_queues,
             False,
+            spread_seconds=6.0,
+            traces=("publish_failed",),
         ),
         Fault(
             "work queues unbound (messages returned)",
@@ -234,5 +258,7 @@ def broker_faults() -> list[Fault]:
             "The relay keeps what is returned and declares the topology again.",
             unbind,
             False,
+            spread_seconds=4.0,
+            traces=("message_unroutable",),
         ),
     ]

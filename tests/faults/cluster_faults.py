@@ -9,6 +9,7 @@ from tests.faults.fault import Fault
 from tests.faults.world import World, blocking
 
 _QUEUE = "jobs.fetch.bulk"
+_LOST = ("broker_connection_lost", "broker_unavailable")
 # A node that says nothing is given up by the others after at most five quarters of their tick.
 _FREEZE_SECONDS = 10.0
 
@@ -56,7 +57,31 @@ def cluster_faults() -> list[Fault]:
     """Return the faults of a cluster."""
     others = "Clients go to the other nodes; what was in hand comes again."
     return [
-        Fault("cluster: leader killed (SIGKILL)", "broker", others, kill_leader, True, spread_seconds=6.0),
-        Fault("cluster: a minority frozen", "broker", others, freeze_minority, True, spread_seconds=6.0),
-        Fault("cluster: rolling restart", "broker", others, restart_rolling, True, spread_seconds=10.0),
+        Fault(
+            "cluster: leader killed (SIGKILL)",
+            "broker",
+            others,
+            kill_leader,
+            True,
+            spread_seconds=6.0,
+            traces=_LOST,
+        ),
+        Fault(
+            "cluster: a minority frozen",
+            "broker",
+            others,
+            freeze_minority,
+            True,
+            spread_seconds=6.0,
+            traces=_LOST,
+        ),
+        Fault(
+            "cluster: rolling restart",
+            "broker",
+            others,
+            restart_rolling,
+            True,
+            spread_seconds=10.0,
+            traces=_LOST,
+        ),
     ]

@@ -22,6 +22,8 @@ class Fault:
         spread_seconds: Over how long jobs are handed in meanwhile.
         deadline_seconds: After it everything has to have ended within this time.
         pages: The pages that jobs ask for meanwhile, instead of the usual.
+        traces: Events of which some process logs at least one when the fault really hits; a fault that leaves
+            none of its traces has proved nothing.
         undo: Done when everything has ended, where undoing at once would undo the test.
         is_mixed: Whether it may happen beside others, in a soak.
     """
@@ -34,5 +36,6 @@ class Fault:
     spread_seconds: float = 2.0
     deadline_seconds: float = 60.0
     pages: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
     undo: Inject | None = None
     is_mixed: bool = True

@@ -77,6 +77,7 @@ def link_faults() -> list[Fault]:
             "Connections come back; deliveries in hand come again, and a worker that still runs them waits.",
             cut,
             True,
+            traces=("broker_connection_lost",),
         ),
         Fault("links to the broker slow (0.2 s each way)", "broker link", "It takes longer.", slow, False),
         Fault(
@@ -86,6 +87,7 @@ def link_faults() -> list[Fault]:
             half_open,
             True,
             spread_seconds=6.0,
+            traces=("broker_connection_lost",),
         ),
         Fault(
             "link to the store cut",
@@ -93,6 +95,7 @@ def link_faults() -> list[Fault]:
             "The API answers 503 with Retry-After; relay and recorder wait for the store.",
             cut_store,
             True,
+            traces=("store_unavailable",),
         ),
         Fault("link to the store slow (0.1 s each way)", "store", "It takes longer.", slow_store, False),
     ]

@@ -184,6 +184,7 @@ def message_faults() -> list[Fault]:
             "What nobody can read is parked as it came; everything else goes on.",
             publish_nonsense,
             False,
+            traces=("message_undecodable",),
         ),
         Fault(
             "a job that kills every worker",

@@ -96,6 +96,7 @@ def process_faults() -> list[Fault]:
             "The broker gives its jobs to others; when it goes on, its late reports change nothing.",
             freeze_worker,
             True,
+            traces=("broker_connection_lost",),
         ),
         Fault(
             "workers drained in mid-job (SIGTERM)",
@@ -103,6 +104,7 @@ def process_faults() -> list[Fault]:
             "Jobs in hand end or are given back; no attempt is burnt.",
             drain_workers,
             False,
+            traces=("worker_drained",),
         ),
         Fault(
             "ledgers killed (SIGKILL)",
@@ -117,6 +119,7 @@ def process_faults() -> list[Fault]:
             "Another ledger goes on; what it had leased is published again.",
             freeze_ledger,
             True,
+            traces=("broker_connection_lost",),
         ),
         Fault(
             "recorder dies between write and ack",

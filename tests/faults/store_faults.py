@@ -118,8 +118,22 @@ def postgres_faults() -> list[Fault]:
     """Return the faults of PostgreSQL, and of clocks."""
     waits = "The API answers 503 with Retry-After; relay and recorder wait for the store."
     return [
-        Fault("store restarted (PostgreSQL)", "store", waits, restart_postgres, True),
-        Fault("store killed (PostgreSQL, SIGKILL)", "store", waits, kill_postgres, True),
+        Fault(
+            "store restarted (PostgreSQL)",
+            "store",
+            waits,
+            restart_postgres,
+            True,
+            traces=("store_unavailable",),
+        ),
+        Fault(
+            "store killed (PostgreSQL, SIGKILL)",
+            "store",
+            waits,
+            kill_postgres,
+            True,
+            traces=("store_unavailable",),
+        ),
         Fault(
             "clock stepped back by an hour",
             "clock",
@@ -148,5 +162,6 @@ def sqlite_faults() -> list[Fault]:
             "The API answers 503; what was not stored was not acknowledged; it goes on when there is room.",
             fill_disk_under_sqlite,
             True,
+            traces=("store_unavailable",),
         ),
     ]

@@ -60,6 +60,7 @@ async def suffer(world: World, fault: Fault, *, broker: str, seed: int, jobs: in
     """Hand jobs in, do the fault in the middle, wait until all has ended; return what came of it."""
     rng = random.Random(f"{seed} {fault.name}")
     started_at, first_line, crashes = time.monotonic(), len(world.timeline.lines), len(world.crashes)
+    traces = world.log_lines(*fault.traces)
     world.timeline.note(f"--- {fault.name}")
     workload = Workload(
         world,
@@ -78,7 +79,11 @@ async def suffer(world: World, fault: Fault, *, broker: str, seed: int, jobs: in
     counts = await settle(workload, deadline_seconds=fault.deadline_seconds)
     if fault.undo is not None:
         await fault.undo(world, rng)
-    counts += Counts(unexpected=note_crashes(world, crashes) + _unexplained(world, workload.tasks, hurt_at))
+    unexpected = note_crashes(world, crashes) + _unexplained(world, workload.tasks, hurt_at)
+    if fault.traces and world.log_lines(*fault.traces) == traces:
+        world.timeline.note(f"it did not hit: no process has logged any of {', '.join(fault.traces)}")
+        unexpected += 1
+    counts += Counts(unexpected=unexpected)
     return Verdict(
         fault=fault.name,
         promise=fault.promise,

@@ -54,7 +54,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Workload:
-    """Some jobs: half of them as one batch, some straight into the broker, the rest one by one."""
+    """Some jobs: half of them in two batches, some straight into the broker, the rest one by one."""
 
     world: World
     name: str
@@ -78,15 +78,18 @@ class Workload:
         directs = max(1, round(self.jobs * _DIRECT_SHARE))
         batched = round(self.jobs * _BATCH_SHARE)
         self.directs = [self._task("fetch") for _ in range(directs)]
-        self.batches = [Batch(self._key(), [self._task("fetch") for _ in range(batched)])]
+        self.batches = [
+            Batch(self._key(), [self._task("fetch") for _ in range(size)])
+            for size in (batched - batched // 2, batched // 2)
+        ]
         self.singles = [
             self._task(self.random.choice(("fetch", "fetch", "check")))
             for _ in range(self.jobs - directs - batched)
         ]
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publish_directs())
-            for batch in self.batches:
-                group.create_task(self._submit_batch(batch))
+            for number, batch in enumerate(self.batches):
+                group.create_task(self._submit_batch(batch, after_seconds=number * self.spread_seconds * 0.6))
             for number in range(_CLIENTS):
                 group.create_task(self._submit_singles(self.singles[number::_CLIENTS], api=number % 2))
 
@@ -119,7 +122,8 @@ class Workload:
                 task.job_id = answer["id"]
                 await asyncio.sleep(pause * self.random.uniform(0.5, 1.5))
 
-    async def _submit_batch(self, batch: Batch) -> None:
+    async def _submit_batch(self, batch: Batch, *, after_seconds: float) -> None:
+        await asyncio.sleep(after_seconds)
         body = {
             "kind": "fetch",
             "lane": "bulk",

@@ -104,10 +104,10 @@ class World:
         """Ask the management API for something, again while the broker is away."""
         await patiently(lambda: blocking(partial(call, self.management)))
 
-    def log_lines(self, event: str) -> int:
-        """Return how many lines with an event the processes have logged so far."""
-        logs = (service.log.read_text(errors="replace") for service in self.services)
-        return sum(log.count(f'"event": "{event}"') for log in logs)
+    def log_lines(self, *events: str) -> int:
+        """Return how many lines with one of the events the processes have logged so far."""
+        logs = [service.log.read_text(errors="replace") for service in self.services]
+        return sum(log.count(f'"event": "{event}"') for log in logs for event in events)
 
     async def wait_ready(self) -> None:
         """Return once every process says that it is ready."""
