@@ -5,7 +5,7 @@ import random
 from functools import partial
 
 from tests.faults.fault import Fault
-from tests.faults.world import HEARTBEAT_SECONDS, World, blocking
+from tests.faults.world import SILENCE_SECONDS, World, blocking
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
@@ -39,11 +39,10 @@ async def kill(world: World, _rng: random.Random) -> None:
 
 async def freeze(world: World, _rng: random.Random) -> None:
     """SIGSTOP the broker for longer than its peers' heartbeats allow."""
-    seconds = 4.5 * HEARTBEAT_SECONDS
-    world.timeline.note(f"broker SIGSTOP, {seconds:g} s")
+    world.timeline.note(f"broker SIGSTOP, {SILENCE_SECONDS:g} s")
     await blocking(world.broker.freeze)
     try:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(SILENCE_SECONDS)
     finally:
         await blocking(world.broker.thaw)
     await world.wait_ready()
@@ -103,23 +102,21 @@ async def _set_consumer_timeout(world: World, seconds: float) -> None:
 
 async def alarm_memory(world: World, _rng: random.Random) -> None:
     """Raise the memory alarm: the broker blocks every connection that publishes."""
-    world.timeline.note(f"memory alarm, {_ALARM_SECONDS:g} s")
-    await world.control("set_vm_memory_high_watermark", "0")
-    try:
-        await asyncio.sleep(_ALARM_SECONDS)
-    finally:
-        await world.control("set_vm_memory_high_watermark", "0.6")
-    await world.wait_ready()
+    await _alarm(world, "set_vm_memory_high_watermark", low="0", usual="0.6")
 
 
 async def alarm_disk(world: World, _rng: random.Random) -> None:
     """Raise the disk alarm: the broker blocks every connection that publishes."""
-    world.timeline.note(f"disk alarm, {_ALARM_SECONDS:g} s")
-    await world.control("set_disk_free_limit", "1000000GB")
+    await _alarm(world, "set_disk_free_limit", low="1000000GB", usual="50MB")
+
+
+async def _alarm(world: World, limit: str, *, low: str, usual: str) -> None:
+    world.timeline.note(f"rabbitmqctl {limit} {low}, {_ALARM_SECONDS:g} s")
+    await world.control(limit, low)
     try:
         await asyncio.sleep(_ALARM_SECONDS)
     finally:
-        await world.control("set_disk_free_limit", "50MB")
+        await world.control(limit, usual)
     await world.wait_ready()
 
 

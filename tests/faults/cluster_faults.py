@@ -6,12 +6,10 @@ from functools import partial
 
 from deploy.local.cluster import Cluster
 from tests.faults.fault import Fault
-from tests.faults.world import World, blocking
+from tests.faults.world import SILENCE_SECONDS, World, blocking
 
 _QUEUE = "jobs.fetch.bulk"
 _LOST = ("broker_connection_lost", "broker_unavailable")
-# A node that says nothing is given up by the others after at most five quarters of their tick.
-_FREEZE_SECONDS = 10.0
 
 
 def _cluster(world: World) -> Cluster:
@@ -32,12 +30,12 @@ async def kill_leader(world: World, _rng: random.Random) -> None:
 
 
 async def freeze_minority(world: World, rng: random.Random) -> None:
-    """SIGSTOP one node for longer than the others wait for it."""
+    """SIGSTOP one node for longer than the others, and its clients, wait for it."""
     cluster = _cluster(world)
     node = rng.choice(cluster.nodes)
-    world.timeline.note(f"SIGSTOP {node.node_name}, {_FREEZE_SECONDS:g} s")
+    world.timeline.note(f"SIGSTOP {node.node_name}, {SILENCE_SECONDS:g} s")
     await blocking(node.freeze)
-    await asyncio.sleep(_FREEZE_SECONDS)
+    await asyncio.sleep(SILENCE_SECONDS)
     await blocking(cluster.restore)
     world.timeline.note("the cluster is whole")
     await world.wait_ready()

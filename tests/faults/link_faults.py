@@ -5,7 +5,7 @@ import random
 
 from tests.faults.fault import Fault
 from tests.faults.proxy import Proxy
-from tests.faults.world import World
+from tests.faults.world import SILENCE_SECONDS, World
 
 
 def _broker_link(world: World, rng: random.Random) -> Proxy:
@@ -43,7 +43,7 @@ async def half_open(world: World, rng: random.Random) -> None:
     link = _broker_link(world, rng)
     world.timeline.note(f"half-open {_name(world, link)}")
     link.half_open()
-    await asyncio.sleep(18.0)
+    await asyncio.sleep(SILENCE_SECONDS)
     link.mend()
     await world.wait_ready()
 

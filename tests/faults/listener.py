@@ -89,5 +89,5 @@ def _one_by_one(amqp_url: str) -> list[str]:
     user, _, place = rest.rpartition("@")
     hosts, _, vhost = place.partition("/")
     return [
-        str(URL(f"{scheme}://{user}@{host}/{vhost}").update_query(heartbeat="4")) for host in hosts.split(",")
+        str(URL(f"{scheme}://{user}@{host}/{vhost}").update_query(heartbeat="3")) for host in hosts.split(",")
     ]

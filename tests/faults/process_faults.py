@@ -10,7 +10,7 @@ from tests.faults.services import Service
 from tests.faults.world import HEARTBEAT_SECONDS, World
 
 # The broker drops a peer that was silent for two heartbeats, at its next look.
-_FREEZE_SECONDS = 3 * HEARTBEAT_SECONDS
+_FREEZE_SECONDS = 4.0 * HEARTBEAT_SECONDS
 
 
 async def _kill(world: World, services: Sequence[Service], rng: random.Random) -> None:

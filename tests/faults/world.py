@@ -29,8 +29,10 @@ from tests.faults.timeline import Timeline
 from tests.support.factories import make_webhook_secret
 from tests.support.management import Management
 
-# So that a silent peer is noticed in seconds: the broker drops it after two, aiormq after (4 + 1) * 3 s.
-HEARTBEAT_SECONDS = 4
+# So that a silent peer is noticed in seconds: the broker drops it after two, aiormq after (3 + 1) * 3 s.
+HEARTBEAT_SECONDS = 3
+SILENCE_SECONDS = 14.0
+"""For how long a broker or link must be silent to be given up by everybody."""
 # Of the lost-job rule. Above what an unhurt job takes to be heard of.
 LOST_AFTER_SECONDS = 8.0
 _SETTINGS = {
