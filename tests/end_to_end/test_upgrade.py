@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from deploy.local.broker import Broker
+from deploy.local.database import Database
+from tests.conftest import new_postgres_database
 from tests.support.client import QUICK_RETRY, Client, Json
 from tests.support.versions import MixedSystem, check_out
 
@@ -39,12 +41,19 @@ class Mixture:
 
 
 @pytest.fixture
+def empty_url(postgres: Database) -> Iterator[str]:
+    """Yield the address of a database without tables. What SQLite does with migrations, store tests show."""
+    with new_postgres_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
 async def mixture(
-    own_broker: Broker, vhost: str, vhost_url: str, empty_database_url: str, tmp_path: Path
+    own_broker: Broker, vhost: str, vhost_url: str, empty_url: str, tmp_path: Path
 ) -> AsyncIterator[Mixture]:
     """Yield a service whose processes do not run yet, but for the site."""
     system = MixedSystem(
-        broker=own_broker, vhost=vhost, amqp_url=vhost_url, database_url=empty_database_url, logs=tmp_path
+        broker=own_broker, vhost=vhost, amqp_url=vhost_url, database_url=empty_url, logs=tmp_path
     )
     before = check_out(BEFORE, tmp_path / "before")
     system.make_sure_of(before)
