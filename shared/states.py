@@ -4,7 +4,8 @@ scheduled → accepted → queued → running → succeeded | parked | cancelled
                                ↘ delayed → running (a retry)
 parked → accepted (a redrive: the next run)
 
-A job whose host has no turn for it is `delayed` at the attempt before, 0 before the first.
+A job whose host has no turn for it, or with which workers died, is `delayed` at the attempt before, 0 before
+the first.
 """
 
 from enum import StrEnum

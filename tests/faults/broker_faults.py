@@ -65,15 +65,19 @@ async def end_channels(world: World, _rng: random.Random) -> None:
 
 async def delete_work_queue(world: World, _rng: random.Random) -> None:
     """Delete a work queue under its consumers, with all that is in it."""
-    world.timeline.note(f"delete {_WORK_QUEUE}")
-    await world.manage(lambda api: api.delete_queue(world.vhost, _WORK_QUEUE))
-    await world.wait_ready()
+    await _delete(world, _WORK_QUEUE)
 
 
 async def delete_delay_queue(world: World, _rng: random.Random) -> None:
     """Delete the delay queue in which jobs wait for their next attempt."""
-    world.timeline.note(f"delete {_DELAY_QUEUE}")
-    await world.manage(lambda api: api.delete_queue(world.vhost, _DELAY_QUEUE))
+    await _delete(world, _DELAY_QUEUE)
+
+
+async def _delete(world: World, queue: str) -> None:
+    world.timeline.note(f"delete {queue}")
+    await world.manage(lambda api: api.delete_queue(world.vhost, queue))
+    # An error as long as it has not been declared again.
+    await world.manage(lambda api: api.queue(world.vhost, queue))
     await world.wait_ready()
 
 
@@ -141,6 +145,11 @@ async def unbind(world: World, _rng: random.Random) -> None:
         for queue in (_WORK_QUEUE, "jobs.fetch.interactive"):
             await world.manage(partial(_unbind, world.vhost, queue))
         await asyncio.sleep(0.2)
+
+    async def is_bound() -> bool:
+        return bool(await world.manage(lambda api: api.is_bound(world.vhost, "jobs", _WORK_QUEUE)))
+
+    await eventually(is_bound)
     await world.wait_ready()
 
 

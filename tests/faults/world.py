@@ -102,9 +102,9 @@ class World:
         """Run rabbitmqctl on the broker, again while that is away; return what it printed."""
         return await patiently(lambda: blocking(partial(self.broker.control, *arguments)))
 
-    async def manage(self, call: Callable[[Management], None]) -> None:
-        """Ask the management API for something, again while the broker is away."""
-        await patiently(lambda: blocking(partial(call, self.management)))
+    async def manage(self, call: Callable[[Management], T]) -> T:
+        """Return what the management API answers, asking again while the broker is away."""
+        return await patiently(lambda: blocking(partial(call, self.management)))
 
     def log_lines(self, *events: str) -> int:
         """Return how many lines with one of the events the processes have logged so far."""
