@@ -226,6 +226,7 @@ def broker_faults() -> list[Fault]:
             "The broker takes the job away and gives it again; a worker that still runs it waits.",
             time_consumers_out,
             True,
+            spread_seconds=6.0,
             pages=("ok", "ok", "ok", "long"),
             traces=("consumer_lost",),
         ),
@@ -255,7 +256,9 @@ def broker_faults() -> list[Fault]:
             "The relay keeps what is refused and tries again after a second.",
             fill_work_queues,
             False,
-            spread_seconds=6.0,
+            spread_seconds=5.0,
+            # Longer than the fault, so that those who have hands full take nothing out of the queues.
+            pages=("long",),
             traces=("publish_failed",),
         ),
         Fault(

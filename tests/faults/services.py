@@ -35,6 +35,7 @@ class Service:
     """Ends that nobody here asked for."""
     is_kept_down: bool = False
     _process: subprocess.Popen[bytes] | None = None
+    _writer: subprocess.Popen[bytes] | None = None
     _is_hurt: bool = False
 
     @property
@@ -49,15 +50,18 @@ class Service:
 
     def start(self) -> None:
         """Start it; returns at once."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *self.command],
-                cwd=ROOT,
-                env={**self.environment, **self.extra},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        if self._writer is None:
+            # What it says goes by a pipe: a process whose files are full must still be heard.
+            with self.log.open("ab") as log:
+                self._writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *self.command],
+            cwd=ROOT,
+            env={**self.environment, **self.extra},
+            stdout=self._writer.stdin,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         self._is_hurt = False
 
     def watch(self) -> None:
@@ -101,6 +105,8 @@ class Service:
         self.kill()
         if self._process is not None:
             self._process.wait(timeout=10)
+        if self._writer is not None:
+            self._writer.communicate(timeout=10)
 
     async def wait_ready(self) -> None:
         """Return once `/readyz` says 200.

@@ -10,7 +10,7 @@ from aiohttp import web
 
 _FAILURES_OF_FLAKY = 2
 # Whoever asks for poison is killed meanwhile.
-_SECONDS = {"slow": 0.3, "long": 10.0, "poison": 300.0}
+_SECONDS = {"slow": 0.3, "long": 7.0, "poison": 300.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Target:
     _flaky: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def page(self, kind: str, key: str) -> str:
-        """Return the URL of a page: `ok`, `slow` (0.3 s), `long` (10 s), `flaky` (fails twice), `poison`."""
+        """Return the URL of a page: `ok`, `slow` (0.3 s), `long` (7 s), `flaky` (fails twice), `poison`."""
         return f"{self.url}/{kind}/{key}"
 
     def hook(self, key: str) -> str:

@@ -38,6 +38,9 @@ LOST_AFTER_SECONDS = 8.0
 _SETTINGS = {
     "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
     "RETRIEVER_WORKER_GRACE_SECONDS": "5",
+    # Few, so that queues can fill.
+    "RETRIEVER_WORKER_BULK_PREFETCH": "10",
+    "RETRIEVER_WORKER_INTERACTIVE_PREFETCH": "10",
     # One local target stands for all hosts there are.
     "RETRIEVER_HOST_CONCURRENCY": "2000",
     "RETRIEVER_HOST_RATE_PER_SECOND": "0",
