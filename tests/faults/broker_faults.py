@@ -4,6 +4,8 @@ import asyncio
 import random
 from functools import partial
 
+from shared.broker.topology import work_queue
+from shared.kinds.registry import KINDS, Lane
 from tests.faults.fault import Fault
 from tests.faults.world import SILENCE_SECONDS, World, blocking
 from tests.support.management import Management
@@ -11,6 +13,7 @@ from tests.support.waiting import eventually
 
 _WORK_QUEUE = "jobs.fetch.bulk"
 _DELAY_QUEUE = "jobs.delay.1s"
+_WORK_QUEUES = frozenset(work_queue(kind, lane) for kind in KINDS for lane in Lane)
 _ALARM_SECONDS = 30.0
 _DEFAULT_TIMEOUT_SECONDS = 1_800.0
 # What a client logs that loses its broker, by itself or by what the broker says.
@@ -125,12 +128,21 @@ async def _alarm(world: World, limit: str, *, low: str, usual: str) -> None:
 
 
 async def fill_work_queues(world: World, _rng: random.Random) -> None:
-    """Let work queues take five messages and refuse more."""
-    world.timeline.note("policy max-length 5 on work queues, 6 s")
+    """Let work queues take five messages and refuse more, until they are empty again.
+
+    The policy stays until then: when it is cleared while a queue is full, RabbitMQ 3.10 goes on refusing.
+    """
+    world.timeline.note("policy max-length 5 on work queues")
     policy = ("-p", world.vhost, "full", r"^jobs\.(check|fetch|webhook)\.", '{"max-length": 5}')
     await world.control("set_policy", *policy, "--apply-to", "queues")
+
+    async def are_empty() -> bool:
+        queues = await world.manage(lambda api: api.queues(world.vhost))
+        return not any(queue.get("messages_ready", 1) for queue in queues if queue["name"] in _WORK_QUEUES)
+
     try:
         await asyncio.sleep(6.0)
+        await eventually(are_empty, deadline_seconds=60)
     finally:
         await world.control("clear_policy", "-p", world.vhost, "full")
     await world.wait_ready()

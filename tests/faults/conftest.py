@@ -50,7 +50,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(verdict.report())
     if verdicts:
         total = sum((verdict.counts for verdict in verdicts[1:]), verdicts[0].counts)
-        terminalreporter.write_line(f"together: {total}")
+        seeds = ", ".join(sorted({f"SEED={verdict.seed}" for verdict in verdicts}))
+        terminalreporter.write_line(f"together ({seeds}): {total}")
 
 
 # What each module of faults has: one loop, on which its system runs.
