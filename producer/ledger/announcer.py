@@ -22,11 +22,17 @@ class Announcer:
         *,
         store: JobStore,
         publisher: Publisher,
+        outcomes: Publisher,
         wakeup: Wakeup,
         metrics: LedgerMetrics,
         settings: Settings,
     ) -> None:
-        """Make an announcer that has announced nothing yet."""
+        """Make an announcer that has announced nothing yet.
+
+        Args:
+            outcomes: Publishes to `outcomes` and nothing else. Anybody may bind a queue there, and one that
+                is broken holds up the channel that publishes to it.
+        """
         self._store = store
         self._metrics = metrics
         self._outbox = Outbox(
@@ -35,6 +41,7 @@ class Announcer:
             settle=self._forget,
             release=store.release_events,
             publisher=publisher,
+            publishers={OUTCOMES: outcomes},
             wakeup=wakeup,
             settings=settings,
         )

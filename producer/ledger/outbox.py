@@ -7,7 +7,7 @@ message is published again: at least once, never none.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import compress
@@ -69,18 +69,21 @@ class Outbox(Generic[C]):
         publisher: Publisher,
         wakeup: Wakeup,
         settings: Settings,
+        publishers: Mapping[str, Publisher] | None = None,
     ) -> None:
         """Make an outbox that has published nothing yet.
 
         Args:
             message: What is published of a row.
             settle: Notes that rows are confirmed. A crash before it repeats their messages.
+            publishers: Those of exchanges that are not to hold up others, by exchange.
         """
         self._claim = claim
         self._message = message
         self._settle = settle
         self._release = release
         self._publisher = publisher
+        self._publishers = publishers or {}
         self._wakeup = wakeup
         self._page_rows = settings.relay_page_jobs
         self._lease_seconds = settings.relay_lease_seconds
@@ -130,7 +133,7 @@ class Outbox(Generic[C]):
         facts = {"job_id": message.job_id, "exchange": message.exchange, "routing_key": message.routing_key}
         try:
             async with self._window:
-                await self._publisher.publish(message)
+                await self._publishers.get(message.exchange, self._publisher).publish(message)
         except MessageUnroutable as error:
             # A queue was deleted. A new channel declares the topology again; the row waits its turn.
             logger.warning("message_unroutable", extra={**facts, "error": str(error)})

@@ -48,12 +48,22 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         timeout_seconds=settings.publish_timeout_seconds,
         prepare=lambda channel: declare_topology(channel, KINDS),
     )
+    outcomes = Publisher(
+        settings.amqp_url,
+        name="retriever ledger outcomes",
+        timeout_seconds=settings.publish_timeout_seconds,
+    )
     recorder = Recorder(store=store, metrics=metrics, settings=settings)
     # One for each: a wakeup tells one listener.
     wakeups = [open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds) for _ in range(2)]
     relay = Relay(store=store, publisher=publisher, wakeup=wakeups[0], metrics=metrics, settings=settings)
     announcer = Announcer(
-        store=store, publisher=publisher, wakeup=wakeups[1], metrics=metrics, settings=settings
+        store=store,
+        publisher=publisher,
+        outcomes=outcomes,
+        wakeup=wakeups[1],
+        metrics=metrics,
+        settings=settings,
     )
     scheduler = Scheduler(store=store, metrics=metrics)
     # Three looks: a ledger that dies is followed by another before what it saw is old.
@@ -101,6 +111,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
                 group.create_task(service())
                 for service in (
                     publisher.run,
+                    outcomes.run,
                     store_probe.run,
                     record,
                     relay.run,

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 
+from tests.faults.broker_faults import restart
 from tests.faults.catalogue import SINGLE_NODE
 from tests.faults.fault import Fault
 from tests.faults.oracle import Counts
@@ -23,9 +24,10 @@ _QUIET_SECONDS = 120.0
 async def soak(world: World, *, broker: str, seed: int, minutes: float) -> Verdict:
     """Return what came of all jobs that were acknowledged while faults happened for so many minutes."""
     rng = random.Random(seed)
-    started_at = time.monotonic()
+    # RabbitMQ forgets a queue that was declared a moment before it is killed: let all of them reach the disk.
+    await restart(world, rng)
+    started_at, crashes = time.monotonic(), len(world.crashes)
     ends_at = started_at + minutes * 60
-    crashes = len(world.crashes)
     waves: list[Workload] = []
     async with asyncio.TaskGroup() as group:
         group.create_task(_hand_in(world, waves, random.Random(rng.random()), ends_at))
