@@ -16,7 +16,7 @@ FROM python:3.13-slim
 # A fixed number, so that a volume's files have the same owner in every build.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin retriever \
  # New volumes take over the owner of these folders: see the service `secrets` in docker-compose.yml.
- && install -d -o retriever -g retriever /secrets /secrets/broker /secrets/database /secrets/amqp_url /secrets/database_url /secrets/webhook
+ && install -d -o retriever -g retriever /secrets /secrets/broker /secrets/database /secrets/amqp_url /secrets/database_url /secrets/webhook /secrets/management_url
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY . .

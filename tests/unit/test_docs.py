@@ -161,3 +161,9 @@ def test_the_table_of_faults_shows_each_on_both_brokers_and_no_promise_broken() 
         assert [row[0] for row in rows if row[1].startswith(broker)] == [fault.name for fault in ALL_FAULTS]
     for fault, broker, acknowledged, *broken, _, _ in rows:
         assert int(acknowledged) > 0 and set(broken) == {"0"}, f"{fault} on {broker}"
+
+
+def test_every_volume_of_secrets_has_a_folder_in_the_image_whose_owner_it_takes_over() -> None:
+    folders = set(re.findall(r"secret-[a-z-]+:(/secrets/\w+)", read("docker-compose.yml")))
+
+    assert folders and folders <= set(re.findall(r"/secrets/\w+", read("Dockerfile")))
