@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check e2e faults soak reliability bench-peers bench-batch asyncapi lock lock-peers clean
+.PHONY: help setup demo run test check e2e faults soak reliability bench bench-peers bench-batch asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -48,6 +48,9 @@ soak: $(READY) ## Mix the faults at random for a while: make soak MINUTES=10 SEE
 
 reliability: $(READY) ## Write the table of docs/reliability.md anew, from what the last `make faults` saw
 	@$(PYTHON_IN_VENV) -m tests.faults.table
+
+bench: $(READY) $(PEERS_READY) ## Measure Retriever beside other systems (ARGS="throughput --quick"; ARGS=--help lists the parts)
+	@$(PYTHON_IN_VENV) -m bench $(or $(ARGS),all)
 
 bench-peers: $(PEERS_READY) ## Make the environment of the other systems that the bench measures, .run/peers
 	@echo "setup: .run/peers is up to date"

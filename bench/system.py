@@ -55,13 +55,11 @@ def open_system(store: str) -> Iterator[System]:
         yield _start_all(stack, folder, broker.amqp_url, database_url)
 
 
-def _start_all(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -> System:
-    api_port, ledger_port, target_port, *worker_ports = free_ports(3 + len(WORKERS))
-    environment = {
+def worker_environment(amqp_url: str) -> dict[str, str]:
+    """Return the variables of a worker that is measured: guard on, no limit for any host, no line a job."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")},
         "RETRIEVER_AMQP_URL": amqp_url,
-        "RETRIEVER_DATABASE_URL": database_url,
-        "RETRIEVER_API_PORT": str(api_port),
         "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
         "RETRIEVER_WORKER_GRACE_SECONDS": "1",
         # One local target stands for all hosts there are.
@@ -70,6 +68,15 @@ def _start_all(stack: ExitStack, folder: Path, amqp_url: str, database_url: str)
         "RETRIEVER_HOST_FAILURES": "0",
         # A line a change of state would measure the disk.
         "RETRIEVER_LOG_LEVEL": "WARNING",
+    }
+
+
+def _start_all(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -> System:
+    api_port, ledger_port, target_port, *worker_ports = free_ports(3 + len(WORKERS))
+    environment = {
+        **worker_environment(amqp_url),
+        "RETRIEVER_DATABASE_URL": database_url,
+        "RETRIEVER_API_PORT": str(api_port),
     }
     subprocess.run([sys.executable, "-m", "producer", "migrate"], cwd=ROOT, env=environment, check=True)
     starting = _Starting(stack, folder, environment)
