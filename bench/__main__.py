@@ -3,9 +3,11 @@
 import click
 
 from bench.batch import main as batch
+from bench.latency import latency
+from bench.submission import submission
 from bench.throughput import throughput
 
-PARTS = (throughput,)
+PARTS = (throughput, submission, latency)
 
 
 @click.group()

@@ -1,5 +1,6 @@
 """From runs to medians, ranges and ratios. Pure: it knows of no broker and no file."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,31 @@ def spread(figures: Sequence[float]) -> Spread:
     if not figures:
         raise ValueError("no figures, no median")
     return Spread(statistics.median(figures), min(figures), max(figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """The middle and the end of many figures."""
+
+    p50: float
+    p99: float
+    highest: float
+
+    def __str__(self) -> str:
+        return f"p50 {self.p50:,.1f}, p99 {self.p99:,.1f}, highest {self.highest:,.1f}"
+
+
+def percentiles(figures: Sequence[float]) -> Percentiles:
+    """Return those of at least one figure; each is one of them, the smallest that enough are not above.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not figures:
+        raise ValueError("no figures, no percentiles")
+    ordered = sorted(figures)
+    p50, p99 = (ordered[math.ceil(len(ordered) * part) - 1] for part in (0.5, 0.99))
+    return Percentiles(p50, p99, ordered[-1])
 
 
 def summarize(runs: Sequence[Run]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.summary import Run, Spread, rotated, spread, summarize, table
+from bench.summary import Run, Spread, percentiles, rotated, spread, summarize, table
 from bench.works import Role, Work
 
 
@@ -90,3 +90,15 @@ def test_each_sort_of_job_has_a_table_of_its_own() -> None:
         "### No-op",
     ]
     assert "| Celery | 2,500 | 2,500-2,500 | 1.00 |" in text
+
+
+def test_percentiles_are_figures_that_were_seen() -> None:
+    found = percentiles([float(figure) for figure in range(200, 0, -1)])
+
+    assert (found.p50, found.p99, found.highest) == (100.0, 198.0, 200.0)
+    assert percentiles([7.0]).p99 == 7.0
+
+
+def test_no_figures_have_no_percentiles() -> None:
+    with pytest.raises(ValueError, match="no figures"):
+        percentiles([])
