@@ -3,11 +3,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check e2e faults soak reliability bench-batch asyncapi lock clean
+.PHONY: help setup demo run test check e2e faults soak reliability bench bench-peers bench-batch asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
 READY := .venv/.synced
+# The same for the other systems that the bench measures; made by bench/peers/setup.
+PEERS_READY := .run/peers/.synced
 # More arguments for pytest, demo or the end-to-end tests: make test ARGS="-k retry -n 0" (-n 0: in one process)
 ARGS ?=
 
@@ -47,6 +49,15 @@ soak: $(READY) ## Mix the faults at random for a while: make soak MINUTES=10 SEE
 reliability: $(READY) ## Write the table of docs/reliability.md anew, from what the last `make faults` saw
 	@$(PYTHON_IN_VENV) -m tests.faults.table
 
+bench: $(READY) $(PEERS_READY) ## Measure Retriever beside other systems (ARGS="throughput --quick"; ARGS=--help lists the parts)
+	@$(PYTHON_IN_VENV) -m bench $(or $(ARGS),all)
+
+bench-peers: $(PEERS_READY) ## Make the environment of the other systems that the bench measures, .run/peers
+	@echo "setup: .run/peers is up to date"
+
+$(PEERS_READY): $(READY) bench/peers/Pipfile.lock bench/peers/setup
+	@bench/peers/setup
+
 bench-batch: $(READY) ## Measure one batch of 200,000 lines with real processes (ARGS="--lines 5000 --store sqlite")
 	@$(PYTHON_IN_VENV) -m bench.batch $(ARGS)
 
@@ -56,6 +67,9 @@ asyncapi: $(READY) ## Renew docs/asyncapi.yaml from the models of the messages
 lock: $(READY) ## Renew Pipfile.lock from Pipfile, tied to no package index
 	@PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .tools/bin/pipenv lock
 	@$(PYTHON_IN_VENV) -m deploy.local.strip_lock Pipfile.lock
+
+lock-peers: $(READY) ## Renew bench/peers/Pipfile.lock in the same way
+	@bench/peers/setup lock
 
 clean: ## Remove what was made here: .venv, .tools, .run (all local data), caches
 	@rm -rf .venv .tools .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

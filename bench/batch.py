@@ -54,7 +54,7 @@ async def _measure(system: System, lines: int, deadline_seconds: float) -> Json:
         counted_completions(system.amqp_url) as completions,
     ):
         # The first batch pays for caches and pools; what comes after must not grow with the number of lines.
-        warm_up = await _submit(http, system.target_url, WARM_UP_LINES)
+        warm_up = await submit_lines(http, system.target_url, WARM_UP_LINES)
         await _finished(http, warm_up["id"], deadline_seconds)
         return await _measure_batch(system, http, completions, lines, deadline_seconds)
 
@@ -64,7 +64,7 @@ async def _measure_batch(
 ) -> Json:
     memory, began = MemoryWatch(system.pids), time.monotonic()
     with memory.phase("submit"):
-        batch = await _submit(http, system.target_url, lines)
+        batch = await submit_lines(http, system.target_url, lines)
     accepted = time.monotonic()
     with memory.phase("run"):
         done = await _finished(http, batch["id"], deadline_seconds)
@@ -90,7 +90,9 @@ async def _measure_batch(
     }
 
 
-async def _submit(http: httpx.AsyncClient, target_url: str, lines: int) -> Json:
+async def submit_lines(http: httpx.AsyncClient, target_url: str, lines: int) -> Json:
+    """Submit a batch of so many lines as one streamed request, and return it as it was accepted."""
+
     async def body() -> AsyncIterator[bytes]:
         for first in range(0, lines, LINES_A_CHUNK):
             numbers = range(first, min(lines, first + LINES_A_CHUNK))

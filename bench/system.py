@@ -1,4 +1,4 @@
-"""The real processes, started for a measurement: api, ledger, two workers, a target, on a private broker."""
+"""The real processes, started for a measurement: api, ledger, workers, a target, on a private broker."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,31 +15,37 @@ from pathlib import Path
 
 from deploy.local.broker import open_broker
 from deploy.local.database import open_postgres
-from deploy.local.ports import LOOPBACK, free_ports
+from deploy.local.ports import LOOPBACK, free_port, free_ports
+from deploy.local.postgres_server import DURABLE_SETTINGS
 from deploy.local.processes import end, sigterm_as_exit, wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
+API, LEDGER = "api", "ledger"
 WORKERS = ("worker-1", "worker-2")
+EVERYTHING = (API, LEDGER, *WORKERS)
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Where the running service is."""
+    """Where the service is, and the ids of its running processes by their names."""
 
     api_url: str
     amqp_url: str
     target_url: str
     pids: Mapping[str, int]
+    start: Callable[[str], None]
+    """Starts a process that does not run yet, and returns when it is ready."""
 
 
 @contextmanager
-def open_system(store: str) -> Iterator[System]:
+def open_system(store: str, processes: Sequence[str] = EVERYTHING) -> Iterator[System]:
     """Yield the service, ready, on a fresh store; everything is ended and removed afterwards.
 
     Args:
-        store: `sqlite` or `postgresql`. PostgreSQL is the private one of the tests, which does not sync.
+        store: `sqlite` or `postgresql`, a private one that syncs what it commits.
+        processes: What runs from the start, in this order: some of EVERYTHING.
 
     Raises:
         LocalError: something did not start; the message ends with its log.
@@ -48,20 +54,21 @@ def open_system(store: str) -> Iterator[System]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
         broker = stack.enter_context(open_broker(environment={}))
         database_url = (
-            stack.enter_context(open_postgres()).url
+            stack.enter_context(open_postgres(settings=DURABLE_SETTINGS)).url
             if store == "postgresql"
             else f"sqlite:///{folder / 'retriever.db'}"
         )
-        yield _start_all(stack, folder, broker.amqp_url, database_url)
+        system = _prepare(stack, folder, broker.amqp_url, database_url)
+        for name in processes:
+            system.start(name)
+        yield system
 
 
-def _start_all(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -> System:
-    api_port, ledger_port, target_port, *worker_ports = free_ports(3 + len(WORKERS))
-    environment = {
+def worker_environment(amqp_url: str) -> dict[str, str]:
+    """Return the variables of a worker that is measured: guard on, no limit for any host, no line a job."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")},
         "RETRIEVER_AMQP_URL": amqp_url,
-        "RETRIEVER_DATABASE_URL": database_url,
-        "RETRIEVER_API_PORT": str(api_port),
         "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
         "RETRIEVER_WORKER_GRACE_SECONDS": "1",
         # One local target stands for all hosts there are.
@@ -71,16 +78,26 @@ def _start_all(stack: ExitStack, folder: Path, amqp_url: str, database_url: str)
         # A line a change of state would measure the disk.
         "RETRIEVER_LOG_LEVEL": "WARNING",
     }
+
+
+def _prepare(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -> System:
+    """Return a system of which only the store and the target are there."""
+    api_port, target_port = free_ports(2)
+    environment = {
+        **worker_environment(amqp_url),
+        "RETRIEVER_DATABASE_URL": database_url,
+        "RETRIEVER_API_PORT": str(api_port),
+    }
     subprocess.run([sys.executable, "-m", "producer", "migrate"], cwd=ROOT, env=environment, check=True)
     starting = _Starting(stack, folder, environment)
     starting.start("target", "bench.target", "--port", str(target_port))
-    pids = {
-        "api": starting.start("api", "producer", "api", ready_port=api_port),
-        "ledger": starting.start("ledger", "producer", "ledger", ready_port=ledger_port),
-    }
-    for name, port in zip(WORKERS, worker_ports, strict=True):
-        pids[name] = starting.start(name, "consumer", "worker", ready_port=port)
-    return System(f"http://{LOOPBACK}:{api_port}", amqp_url, f"http://{LOOPBACK}:{target_port}", pids)
+    pids: dict[str, int] = {}
+
+    def start(name: str) -> None:
+        module = ("consumer", "worker") if name in WORKERS else ("producer", name)
+        pids[name] = starting.start(name, *module, ready_port=api_port if name == API else free_port())
+
+    return System(f"http://{LOOPBACK}:{api_port}", amqp_url, f"http://{LOOPBACK}:{target_port}", pids, start)
 
 
 @dataclass(frozen=True, slots=True)

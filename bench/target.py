@@ -1,4 +1,7 @@
-"""A site that answers every request with 200 at once, so that a measurement is of us and not of it."""
+"""A site that answers every request with 200, so that a measurement is of us and not of it.
+
+`GET /served` answers with how many other requests it has heard, as proof that work was done.
+"""
 
 import asyncio
 from typing import cast
@@ -8,16 +11,35 @@ import uvloop
 
 from deploy.local.ports import LOOPBACK
 
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n"
 _END = b"\r\n\r\n"
 _LONGEST_REQUEST = 65_536
+_SERVED = b"GET /served "
+
+
+class Site:
+    """What all connections share: the page, how long it takes, and how often it was asked for."""
+
+    def __init__(self, *, delay_ms: int, body_bytes: int) -> None:
+        """Make a site that nobody has asked."""
+        self.delay_seconds = delay_ms / 1_000
+        self.served = 0
+        self._page = _answer(b"x" * body_bytes)
+        self._head = self._page[: -body_bytes or None]
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the answer to a request, and count it."""
+        if request.startswith(_SERVED):
+            return _answer(str(self.served).encode())
+        self.served += 1
+        return self._head if request.startswith(b"HEAD ") else self._page
 
 
 class Answering(asyncio.Protocol):
     """One connection: every request that is complete is answered, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: Site) -> None:
         """Make a connection that has heard nothing."""
+        self._site = site
         self._heard = b""
         self._transport: asyncio.Transport | None = None
 
@@ -32,20 +54,30 @@ class Answering(asyncio.Protocol):
         if self._transport is None or len(self._heard) > _LONGEST_REQUEST:
             return
         for request in requests:
-            self._transport.write(_HEAD if request.startswith(b"HEAD ") else _HEAD + b"ok")
+            answer = self._site.answer(request)
+            if self._site.delay_seconds:
+                asyncio.get_running_loop().call_later(self._site.delay_seconds, self._transport.write, answer)
+            else:
+                self._transport.write(answer)
 
 
 @click.command()
 @click.option("--port", required=True, type=click.IntRange(1, 65_535))
-def main(port: int) -> None:
+@click.option("--delay-ms", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--body-bytes", default=2, show_default=True, type=click.IntRange(0))
+def main(port: int, delay_ms: int, body_bytes: int) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    uvloop.run(_serve(port))
+    uvloop.run(_serve(port, Site(delay_ms=delay_ms, body_bytes=body_bytes)))
 
 
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Answering, LOOPBACK, port)
+async def _serve(port: int, site: Site) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Answering(site), LOOPBACK, port)
     async with server:
         await server.serve_forever()
+
+
+def _answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A PostgreSQL for this machine, private and fast, for tests: never run as root, gone afterwards."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -84,7 +84,9 @@ class Database:
 
 
 @contextmanager
-def open_postgres(data_dir: Path | None = None) -> Iterator[Database]:
+def open_postgres(
+    data_dir: Path | None = None, *, settings: Sequence[str] = FAST_SETTINGS
+) -> Iterator[Database]:
     """Yield a running PostgreSQL whose `url` names its admin database, and end it afterwards.
 
     In this order: an installed one, a container, one that we install (as root on Debian).
@@ -92,6 +94,7 @@ def open_postgres(data_dir: Path | None = None) -> Iterator[Database]:
     Args:
         data_dir: Keeps its data; None for data that are removed afterwards. As root, a folder that the
             server's user cannot enter is left alone, and the data go to a temporary folder.
+        settings: More arguments of the server: those of a fast one, unless it is to sync (DURABLE_SETTINGS).
 
     Raises:
         ProgramMissing: There is no way to a PostgreSQL; the message says what to install.
@@ -101,9 +104,9 @@ def open_postgres(data_dir: Path | None = None) -> Iterator[Database]:
         kind = _choose_kind()
         port = free_port()
         server: Server = (
-            _container(data_dir, port)
+            _container(data_dir, port, settings)
             if kind == "docker"
-            else PostgresServer(data_dir, Path(temporary), port=port)
+            else PostgresServer(data_dir, Path(temporary), port=port, settings=settings)
         )
         database = Database(server, kind=kind, port=port)
         try:
@@ -128,12 +131,12 @@ def _choose_kind() -> str:
     )
 
 
-def _container(data_dir: Path | None, port: int) -> Container:
+def _container(data_dir: Path | None, port: int, settings: Sequence[str]) -> Container:
     return Container(
         IMAGE,
         ports={5432: port},
         environment={"POSTGRES_USER": USER, "POSTGRES_DB": "postgres", "POSTGRES_HOST_AUTH_METHOD": "trust"},
         data_path="/var/lib/postgresql/data",
         data_dir=data_dir,
-        command=" ".join(["postgres", *FAST_SETTINGS]),
+        command=" ".join(["postgres", *settings]),
     )

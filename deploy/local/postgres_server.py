@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.local.errors import LocalError, StartFailed
@@ -29,6 +30,8 @@ FAST_SETTINGS = (
     *("-c", "full_page_writes=off"),
     *("-c", "max_connections=200"),
 )
+# As a server is that must outlive its machine: what was committed is on the disk.
+DURABLE_SETTINGS = ("-c", "max_connections=200")
 
 
 def install_server() -> None:
@@ -43,13 +46,16 @@ def install_server() -> None:
 class PostgresServer:
     """A server with trust on the loopback address and no socket file (their paths may be 107 bytes long)."""
 
-    def __init__(self, data_dir: Path | None, temporary: Path, *, port: int) -> None:
+    def __init__(
+        self, data_dir: Path | None, temporary: Path, *, port: int, settings: Sequence[str] = FAST_SETTINGS
+    ) -> None:
         """Describe a server.
 
         Args:
             data_dir: Where its data and log live, if its user can get there.
             temporary: Where they live otherwise; the caller removes it.
             port: TCP port on 127.0.0.1.
+            settings: More arguments of the server.
 
         Raises:
             ProgramMissing: PostgreSQL is not installed.
@@ -59,6 +65,7 @@ class PostgresServer:
         self._data = self._home / "data"
         self._log = self._home / "postgres.log"
         self._port = port
+        self._settings = settings
         self._initdb = require("initdb", "postgresql", places=SERVER_PLACES)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -71,7 +78,7 @@ class PostgresServer:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self._initdb.with_name("postgres")), "-D", str(self._data), *options, *FAST_SETTINGS],
+                [str(self._initdb.with_name("postgres")), "-D", str(self._data), *options, *self._settings],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

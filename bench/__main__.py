@@ -1,0 +1,32 @@
+"""`python -m bench PART [OPTION ...]`: measurements by name; `make bench ARGS="PART [OPTION ...]"`."""
+
+import click
+
+from bench.batch import main as batch
+from bench.latency import latency
+from bench.submission import submission
+from bench.throughput import throughput
+
+PARTS = (throughput, submission, latency)
+
+
+@click.group()
+def main() -> None:
+    """Measure Retriever on this machine, beside other systems. Ends everything that it starts."""
+
+
+@main.command("all")
+@click.option("--quick", is_flag=True, help="Each part as short as it can be, to see that all of it works.")
+@click.pass_context
+def run_all(context: click.Context, quick: bool) -> None:
+    """Every part below, one after another; not `batch`, which takes its time."""
+    for part in PARTS:
+        context.invoke(part, quick=quick)
+
+
+for part in PARTS:
+    main.add_command(part)
+main.add_command(batch, "batch")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Retriever as a contender: its real worker, on its real queue, with jobs as the relay publishes them."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import aio_pika
+from aio_pika import DeliveryMode, Message
+
+from bench.system import worker_environment
+from bench.works import Place, Role, Work
+from shared.broker.topology import JOBS, RECORDER_QUEUE, stored_key, work_queue
+from shared.kinds.registry import Lane
+from shared.messages import JOB_TYPE, JobMessage
+
+_KIND = "check"
+_IN_FLIGHT = 200
+# A no-op's arguments must be valid too.
+_NOWHERE = "http://127.0.0.1/"
+
+
+@dataclass(frozen=True, slots=True)
+class Retriever:
+    """One worker process with 200 jobs in hand, as the peers have.
+
+    Egress guard on, limits of hosts off, every report confirmed in `results` before its job is acked.
+    """
+
+    python: str
+    jobs_per_second: Mapping[Work, int]
+    name: str = "Retriever"
+    role: Role = Role.OURS
+    queue: str = work_queue(_KIND, Lane.BULK)
+    results_queue: str | None = RECORDER_QUEUE
+
+    async def fill(self, place: Place, jobs: int) -> None:
+        """Publish so many jobs, persistent and confirmed."""
+        connection = await aio_pika.connect(place.amqp_url)
+        async with connection, connection.channel() as channel:
+            exchange = await channel.get_exchange(JOBS, ensure=False)
+            key = stored_key(_KIND, Lane.BULK)
+            for first in range(0, jobs, _IN_FLIGHT):
+                count = min(_IN_FLIGHT, jobs - first)
+                await asyncio.gather(*(exchange.publish(_message(place.url), key) for _ in range(count)))
+
+    def command(self, place: Place) -> Sequence[str]:
+        """Return the command line of its worker; of a no-op, the one whose check asks nobody."""
+        module = "bench.noop_worker" if place.work is Work.NOOP else "consumer"
+        return [self.python, "-m", module, "worker", "--kinds", _KIND]
+
+    def environment(self, place: Place) -> Mapping[str, str]:
+        """Return the variables of its worker."""
+        return {**worker_environment(place.amqp_url), "RETRIEVER_WORKER_BULK_PREFETCH": str(_IN_FLIGHT)}
+
+
+def _message(url: str) -> Message:
+    job = JobMessage(
+        id=uuid.uuid4(), kind=_KIND, lane=Lane.BULK, args={"url": url or _NOWHERE, "method": "GET"}
+    )
+    return Message(
+        job.encode(),
+        message_id=str(uuid.uuid4()),
+        correlation_id=str(job.id),
+        type=JOB_TYPE,
+        content_type="application/json",
+        delivery_mode=DeliveryMode.PERSISTENT,
+    )

@@ -1,0 +1,117 @@
+"""What measurements stand on: a private broker with nothing on it, and targets, all gone afterwards."""
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.works import Place, Work
+from deploy.local.broker import open_broker
+from deploy.local.ports import LOOPBACK, free_ports
+from deploy.local.processes import kill_group, sigterm_as_exit, wait_until_ready
+
+ROOT = Path(__file__).resolve().parents[1]
+DELAYS_MS = {Work.FAST: 0, Work.SLOW: 50}
+PAGE_BYTES = 1_024
+READY_SECONDS = 20.0
+ASK_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """What all runs share; `logs` is a folder. Of a broker in Docker no process is known."""
+
+    amqp_url: str
+    management_url: str
+    broker_pids: Sequence[int]
+    targets: Mapping[Work, str]
+    logs: Path
+
+    def place(self, work: Work) -> Place:
+        """Return where jobs of a sort find what they need."""
+        return Place(self.amqp_url, work, f"{self.targets[work]}/page" if work in self.targets else "")
+
+    def served(self, work: Work) -> int:
+        """Return how many requests the target of a sort of job has heard so far; 0 if it has none. Blocks."""
+        return _ask_served(self.targets[work]) if work in self.targets else 0
+
+
+@contextmanager
+def open_rig() -> Iterator[Rig]:
+    """Yield a fresh broker and the targets; all are ended and removed afterwards.
+
+    Raises:
+        LocalError: something did not start; the message ends with its log.
+    """
+    with sigterm_as_exit(), ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="retriever-bench-")))
+        broker = stack.enter_context(open_broker(folder / "broker", environment={}))
+        ports = dict(zip(DELAYS_MS, free_ports(len(DELAYS_MS)), strict=True))
+        for work, delay_ms in DELAYS_MS.items():
+            stack.enter_context(_target(ports[work], delay_ms, folder / f"target-{work.name}.log"))
+        yield Rig(
+            amqp_url=broker.amqp_url,
+            management_url=broker.management_url or "",
+            broker_pids=_broker_pids(folder / "broker" / "node.pid"),
+            targets={work: f"http://{LOOPBACK}:{port}" for work, port in ports.items()},
+            logs=folder,
+        )
+
+
+@contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str] | None, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a process that writes to a log; it and all that it started are killed afterwards.
+
+    Killed, because all it did is measured and acked by then, and some take seconds to say goodbye.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+
+
+@contextmanager
+def _target(port: int, delay_ms: int, log: Path) -> Iterator[None]:
+    arguments = ["--port", str(port), "--delay-ms", str(delay_ms), "--body-bytes", str(PAGE_BYTES)]
+    with running([sys.executable, "-m", "bench.target", *arguments], None, log) as process:
+        wait_until_ready(
+            lambda: _is_served(port),
+            name="the target",
+            deadline_seconds=READY_SECONDS,
+            is_alive=lambda: process.poll() is None,
+            read_log=lambda: log.read_text(errors="replace"),
+        )
+        yield
+
+
+def _is_served(port: int) -> bool:
+    try:
+        return _ask_served(f"http://{LOOPBACK}:{port}") >= 0
+    except OSError:
+        return False
+
+
+def _ask_served(target: str) -> int:
+    with urllib.request.urlopen(f"{target}/served", timeout=ASK_SECONDS) as answer:  # noqa: S310 - our own
+        return int(answer.read())
+
+
+def _broker_pids(pid_file: Path) -> Sequence[int]:
+    """Return the Erlang machine; nothing of a broker in Docker, whose CPU then counts as 0."""
+    return [int(pid_file.read_text())] if pid_file.exists() else []
