@@ -78,7 +78,7 @@ class DeliveryHandler:
 
     async def _attempt(self, delivery: Delivery, job: JobMessage) -> Attempt:
         judged = suspicion(job, returns=delivery.returns, random=random.random)
-        if judged is None:
+        if judged is None or self._cancellations.has(job):
             return await self._run(delivery, job)
         now = utc_now()
         return Attempt(now if isinstance(judged, Failed) else None, now, judged)

@@ -222,6 +222,47 @@ async def test_a_job_whose_workers_always_die_is_given_up_by_the_broker_and_repo
         assert reported.exchange == "jobs.dead"
 
 
+async def return_to_queue(channel: AbstractChannel, *, times: int) -> None:
+    """Let the message at the head come back so often, as from workers that died with it."""
+    queue = await channel.declare_queue(WORK, passive=True)
+    for _ in range(times):
+        message = await queue.get()
+        await message.reject(requeue=True)
+
+
+async def test_a_job_that_came_back_too_often_is_set_apart_and_not_tried_at_once(vhost_url: str) -> None:
+    work = Work()
+    work.let_go.set()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(job(1))
+        await return_to_queue(channel, times=3)
+
+        async with working(vhost_url, work):
+            copy = await get_message(channel, RECORDER_QUEUE)
+            starts = work.starts
+            done = await final_report(channel)
+
+    told = JobMessage.decode(copy.body)
+    assert copy.exchange == "jobs.delay" and told.report is not None
+    assert (told.report.state, told.report.reason, told.report.attempt) == ("delayed", "worker_lost", 0)
+    assert (told.attempt, told.returns, starts) == (1, 3, 0)
+    # After its delay it is tried like any other: nothing was burnt.
+    assert (done.state, done.attempt, work.starts) == ("succeeded", 1, 1)
+
+
+async def test_a_cancelled_job_that_came_back_too_often_ends_as_cancelled(vhost_url: str) -> None:
+    work, message = Work(), job(1)
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(message)
+        await client.publish(cancellation(message))
+        await return_to_queue(channel, times=3)
+
+        async with working(vhost_url, work):
+            report = await final_report(channel)
+
+    assert (report.state, work.starts) == ("cancelled", 0)
+
+
 def cancellation(message: Outgoing) -> Outgoing:
     body = Cancellation(job_id=UUID(message.job_id), run=1).encode()
     return Outgoing(DEFAULT, CANCELLED_STREAM, body, "cancellation")
