@@ -16,7 +16,7 @@ from uuid import UUID
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.ledger.quiet_queues import QuietQueues
-from producer.ledger.republishing import Republisher
+from producer.ledger.republisher import Republisher
 from producer.ledger.turns import Turns
 from producer.records import UnfinishedJob
 from producer.store.store import JobStore

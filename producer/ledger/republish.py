@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.republishing import Republisher
+from producer.ledger.republisher import Republisher
 from producer.store.store import JobStore
 from shared.broker.publisher import Publisher
 from shared.broker.topology import declare_topology
