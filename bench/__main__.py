@@ -3,11 +3,12 @@
 import click
 
 from bench.batch import main as batch
+from bench.delays import delays
 from bench.latency import latency
 from bench.submission import submission
 from bench.throughput import throughput
 
-PARTS = (throughput, submission, latency)
+PARTS = (throughput, submission, latency, delays)
 
 
 @click.group()

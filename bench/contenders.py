@@ -16,6 +16,8 @@ from deploy.local.processes import run_control
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".run" / "peers" / "bin" / "python"
 FILL_SECONDS = 300.0
+# Celery takes some ten milliseconds for each delayed job on a quorum queue.
+DELAY_SECONDS = 1_800.0
 _QUEUE = "bench"
 
 
@@ -76,6 +78,19 @@ class Peer:
             environment=self.environment(place),
             folder=ROOT,
             timeout_seconds=FILL_SECONDS,
+        )
+
+    def delay(self, place: Place, *, jobs: int, seconds: int, per_second: int) -> None:
+        """Enqueue so many jobs a second, each due in so many seconds, at a URL below the place's. Blocks.
+
+        Raises:
+            ControlFailed: it could not; the message ends with what it said.
+        """
+        run_control(
+            self._program("delay", str(jobs), str(seconds), str(per_second)),
+            environment=self.environment(place),
+            folder=ROOT,
+            timeout_seconds=DELAY_SECONDS,
         )
 
     def command(self, _place: Place) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """What measurements stand on: a private broker with nothing on it, and targets, all gone afterwards."""
 
+import json
 import subprocess
 import sys
 import urllib.request
@@ -37,7 +38,20 @@ class Rig:
 
     def served(self, work: Work) -> int:
         """Return how many requests the target of a sort of job has heard so far; 0 if it has none. Blocks."""
-        return _ask_served(self.targets[work]) if work in self.targets else 0
+        return served_by(self.targets[work]) if work in self.targets else 0
+
+
+def served_by(target: str) -> int:
+    """Return how many requests a target has heard so far. Blocks."""
+    with urllib.request.urlopen(f"{target}/served", timeout=ASK_SECONDS) as answer:  # noqa: S310 - our own
+        return int(answer.read())
+
+
+def lateness_ms(target: str) -> Mapping[str, float]:
+    """Return how late a target was asked for what was due: p50, p99 and the highest. Blocks."""
+    with urllib.request.urlopen(f"{target}/lateness", timeout=ASK_SECONDS) as answer:  # noqa: S310 - our own
+        found: Mapping[str, float] = json.loads(answer.read())
+        return {name: round(late_ms, 1) for name, late_ms in found.items()}
 
 
 @contextmanager
@@ -56,7 +70,7 @@ def open_rig() -> Iterator[Rig]:
         yield Rig(
             amqp_url=broker.amqp_url,
             management_url=broker.management_url or "",
-            broker_pids=_broker_pids(folder / "broker" / "node.pid"),
+            broker_pids=erlang_pids(folder / "broker" / "node.pid"),
             targets={work: f"http://{LOOPBACK}:{port}" for work, port in ports.items()},
             logs=folder,
         )
@@ -86,6 +100,11 @@ def running(
         kill_group(process)
 
 
+def erlang_pids(pid_file: Path) -> Sequence[int]:
+    """Return the Erlang machine; nothing of a broker in Docker, whose CPU then counts as 0."""
+    return [int(pid_file.read_text())] if pid_file.exists() else []
+
+
 @contextmanager
 def _target(port: int, delay_ms: int, log: Path) -> Iterator[None]:
     arguments = ["--port", str(port), "--delay-ms", str(delay_ms), "--body-bytes", str(PAGE_BYTES)]
@@ -102,16 +121,6 @@ def _target(port: int, delay_ms: int, log: Path) -> Iterator[None]:
 
 def _is_served(port: int) -> bool:
     try:
-        return _ask_served(f"http://{LOOPBACK}:{port}") >= 0
+        return served_by(f"http://{LOOPBACK}:{port}") >= 0
     except OSError:
         return False
-
-
-def _ask_served(target: str) -> int:
-    with urllib.request.urlopen(f"{target}/served", timeout=ASK_SECONDS) as answer:  # noqa: S310 - our own
-        return int(answer.read())
-
-
-def _broker_pids(pid_file: Path) -> Sequence[int]:
-    """Return the Erlang machine; nothing of a broker in Docker, whose CPU then counts as 0."""
-    return [int(pid_file.read_text())] if pid_file.exists() else []

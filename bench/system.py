@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+from bench.rig import erlang_pids
 from deploy.local.broker import open_broker
 from deploy.local.database import open_postgres
 from deploy.local.ports import LOOPBACK, free_port, free_ports
@@ -34,6 +35,7 @@ class System:
     api_url: str
     amqp_url: str
     target_url: str
+    broker_pids: Sequence[int]
     pids: Mapping[str, int]
     start: Callable[[str], None]
     """Starts a process that does not run yet, and returns when it is ready."""
@@ -52,7 +54,7 @@ def open_system(store: str, processes: Sequence[str] = EVERYTHING) -> Iterator[S
     """
     with sigterm_as_exit(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
-        broker = stack.enter_context(open_broker(environment={}))
+        broker = stack.enter_context(open_broker(folder / "broker", environment={}))
         database_url = (
             stack.enter_context(open_postgres(settings=DURABLE_SETTINGS)).url
             if store == "postgresql"
@@ -97,7 +99,14 @@ def _prepare(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -
         module = ("consumer", "worker") if name in WORKERS else ("producer", name)
         pids[name] = starting.start(name, *module, ready_port=api_port if name == API else free_port())
 
-    return System(f"http://{LOOPBACK}:{api_port}", amqp_url, f"http://{LOOPBACK}:{target_port}", pids, start)
+    return System(
+        api_url=f"http://{LOOPBACK}:{api_port}",
+        amqp_url=amqp_url,
+        target_url=f"http://{LOOPBACK}:{target_port}",
+        broker_pids=erlang_pids(folder / "broker" / "node.pid"),
+        pids=pids,
+        start=start,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,24 @@
 """A site that answers every request with 200, so that a measurement is of us and not of it.
 
-`GET /served` answers with how many other requests it has heard, as proof that work was done.
+`GET /served` answers with how many other requests it has heard, as proof that work was done. A path
+`/due/1764104400000` says when the request should have come, in milliseconds since 1970, and `GET /lateness`
+how late they were.
 """
 
 import asyncio
+import time
 from typing import cast
 
 import click
+import orjson
 import uvloop
 
+from bench.summary import percentiles
 from deploy.local.ports import LOOPBACK
 
 _END = b"\r\n\r\n"
 _LONGEST_REQUEST = 65_536
-_SERVED = b"GET /served "
+_SERVED, _LATENESS, _DUE = b"GET /served ", b"GET /lateness ", b"GET /due/"
 
 
 class Site:
@@ -23,6 +28,7 @@ class Site:
         """Make a site that nobody has asked."""
         self.delay_seconds = delay_ms / 1_000
         self.served = 0
+        self._late_ms: list[float] = []
         self._page = _answer(b"x" * body_bytes)
         self._head = self._page[: -body_bytes or None]
 
@@ -30,7 +36,12 @@ class Site:
         """Return the answer to a request, and count it."""
         if request.startswith(_SERVED):
             return _answer(str(self.served).encode())
+        if request.startswith(_LATENESS):
+            return _answer(orjson.dumps(percentiles(self._late_ms) if self._late_ms else None))
         self.served += 1
+        if request.startswith(_DUE):
+            due_ms = int(request.removeprefix(_DUE).split(b" ", 1)[0])
+            self._late_ms.append(time.time() * 1_000 - due_ms)
         return self._head if request.startswith(b"HEAD ") else self._page
 
 

@@ -30,10 +30,15 @@ def fill(jobs: int) -> None:
     broker.close()
 
 
+def delay(url: str, seconds: float) -> None:
+    """Enqueue a job that is due in so many seconds."""
+    actor.send_with_options(args=(url,), delay=round(seconds * 1_000))
+
+
 def work(_options: Sequence[str]) -> None:
     """Work until SIGTERM."""
     become("dramatiq", "bench.peers.dramatiq_worker", "--processes=1", "--threads=64")
 
 
 if __name__ == "__main__":
-    run(fill=fill, work=work)
+    run(fill=fill, work=work, delay=delay)
