@@ -88,8 +88,7 @@ class Recorder:
             await self._record_singly(letters)
             return
         # Commit before ack: a crash between the two repeats the record, the other order would lose it.
-        for delivery, _ in letters:
-            await _ack(delivery)
+        await asyncio.gather(*(_ack(delivery) for delivery, _ in letters))
 
     async def _record_singly(self, letters: Sequence[tuple[Delivery, Told]]) -> None:
         """Record each letter on its own, so that the one that the store refuses holds up nobody else."""

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aio_pika.abc import AbstractIncomingMessage
 
+from shared.broker.acks import AckGatherer
 from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
 from shared.errors import DeliveryLost
 
@@ -14,9 +15,13 @@ _COUNT_HEADER = "x-delivery-count"
 class Delivery:
     """One delivered message; settle it exactly once, by one of the methods."""
 
-    def __init__(self, message: AbstractIncomingMessage, on_settled: Callable[[], None]) -> None:
-        """Wrap a message of aio-pika, which stays bound to the channel it came on."""
+    def __init__(
+        self, message: AbstractIncomingMessage, acks: AckGatherer, on_settled: Callable[[], None]
+    ) -> None:
+        """Wrap a message of aio-pika, which stays bound to the channel it came on, whose `acks` these are."""
         self._message = message
+        self._acks = acks
+        self._tag = message.delivery_tag or 0
         self._on_settled = on_settled
         self.body: bytes = message.body
         self.exchange: str = message.exchange or ""
@@ -34,7 +39,7 @@ class Delivery:
         Raises:
             DeliveryLost: the channel is gone; the broker delivers the message again.
         """
-        await self._settle(self._message.ack())
+        await self._settle(self._acks.ack(self._tag))
 
     async def dead_letter(self) -> None:
         """Refuse the message for good: its queue's dead-letter exchange takes it, at least once.
@@ -42,7 +47,7 @@ class Delivery:
         Raises:
             DeliveryLost: the channel is gone; the broker delivers the message again.
         """
-        await self._settle(self._message.reject(requeue=False))
+        await self._settle(self._otherwise(self._message.reject(requeue=False)))
 
     async def requeue(self) -> None:
         """Give the message back untouched. A nack, because on 4.3 only a reject counts as a delivery.
@@ -50,7 +55,7 @@ class Delivery:
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._settle(self._message.nack(requeue=True))
+        await self._settle(self._otherwise(self._message.nack(requeue=True)))
 
     async def refuse(self) -> None:
         """Give the message back as failed: a reject, which counts as a delivery on every version.
@@ -60,7 +65,12 @@ class Delivery:
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._settle(self._message.reject(requeue=True))
+        await self._settle(self._otherwise(self._message.reject(requeue=True)))
+
+    async def _otherwise(self, sending: Awaitable[None]) -> None:
+        await sending
+        # Not before it is sent: a multiple ack that overtakes it would take its message along.
+        self._acks.settled(self._tag)
 
     async def _settle(self, settling: Awaitable[None]) -> None:
         try:

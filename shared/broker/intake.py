@@ -9,6 +9,7 @@ from functools import partial
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
+from shared.broker.acks import AckGatherer
 from shared.broker.delivery import Delivery
 from shared.errors import DeliveryLost
 
@@ -27,7 +28,7 @@ class Intake:
         self._limit = limit
         self._take = take
         self._in_hand: Counter[AbstractChannel] = Counter()
-        self._waiting: deque[tuple[AbstractChannel, AbstractIncomingMessage]] = deque()
+        self._waiting: deque[tuple[AbstractChannel, AckGatherer, AbstractIncomingMessage]] = deque()
         self._is_open = True
         self._is_giving_back = False
         self._settled = asyncio.Event()
@@ -63,21 +64,23 @@ class Intake:
         """
         self._is_giving_back = True
         waiting, self._waiting = list(self._waiting), deque()
-        for _, message in waiting:
-            await _requeue(message)
+        for _, acks, message in waiting:
+            await _requeue(acks, message)
 
     def forget(self) -> None:
         """Drop what was not handed on: its channel is gone, and the broker delivers it again."""
         self._is_open = False
         self._waiting.clear()
 
-    async def receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
-        """Take a message that came on a channel."""
+    async def receive(
+        self, channel: AbstractChannel, acks: AckGatherer, message: AbstractIncomingMessage
+    ) -> None:
+        """Take a message that came on a channel, which has those acks."""
         self.hear()
         if self._is_giving_back:
-            await _requeue(message)
+            await _requeue(acks, message)
             return
-        self._waiting.append((channel, message))
+        self._waiting.append((channel, acks, message))
         self._hand_on()
 
     async def wait_settled(self, channel: AbstractChannel) -> None:
@@ -92,9 +95,9 @@ class Intake:
 
     def _hand_on(self) -> None:
         while self._is_open and self._waiting and not self._is_full:
-            channel, message = self._waiting.popleft()
+            channel, acks, message = self._waiting.popleft()
             self._in_hand[channel] += 1
-            self._take(Delivery(message, partial(self._on_settled, channel)))
+            self._take(Delivery(message, acks, partial(self._on_settled, channel)))
 
     def _on_settled(self, channel: AbstractChannel) -> None:
         if self._is_full:
@@ -107,8 +110,8 @@ class Intake:
         self._hand_on()
 
 
-async def _requeue(message: AbstractIncomingMessage) -> None:
+async def _requeue(acks: AckGatherer, message: AbstractIncomingMessage) -> None:
     try:
-        await Delivery(message, lambda: None).requeue()
+        await Delivery(message, acks, lambda: None).requeue()
     except DeliveryLost:
         logger.debug("delivery_lost", extra={"job_id": message.correlation_id})

@@ -9,6 +9,7 @@ from functools import partial
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 
+from shared.broker.acks import AckGatherer, gather_acks
 from shared.broker.connection import CONNECTION_ERRORS, open_channel, teardown_means_lost
 from shared.broker.delivery import Delivery
 from shared.broker.intake import Intake
@@ -128,11 +129,12 @@ class Subscriber:
         A new one each time: a channel may know the queue by what was deleted, and keep new consumers deaf.
         """
         channel, lost = await self._open(connection)
+        acks = gather_acks(channel)
         while True:
             # After a basic.cancel (queue deleted, leader moved, consumer timeout) the channel lives on,
             # and so do its unsettled deliveries: consume again on the same channel.
             lost.clear()
-            consumption = await self._begin(channel, intake)
+            consumption = await self._begin(channel, acks, intake)
             if await self._consume_until_ended(consumption, lost):
                 return consumption
             self._intake = None
@@ -158,12 +160,12 @@ class Subscriber:
         lost.set()
         self._news.set()
 
-    async def _begin(self, channel: AbstractChannel, intake: Intake) -> "_Consumption":
+    async def _begin(self, channel: AbstractChannel, acks: AckGatherer, intake: Intake) -> "_Consumption":
         async with asyncio.timeout(_REQUEST_SECONDS):
             queue = await channel.declare_queue(self.queue, passive=True)
             if not self._is_stopping:
                 intake.open()
-            tag = await queue.consume(partial(intake.receive, channel))
+            tag = await queue.consume(partial(intake.receive, channel, acks))
         intake.hear()
         self._intake = intake
         logger.debug("consuming", extra={"queue": self.queue, "prefetch": self._subscription.prefetch})
