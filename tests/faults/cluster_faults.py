@@ -29,10 +29,11 @@ async def kill_leader(world: World, _rng: random.Random) -> None:
     await world.wait_ready()
 
 
-async def freeze_minority(world: World, rng: random.Random) -> None:
-    """SIGSTOP one node for longer than the others, and its clients, wait for it."""
+async def freeze_minority(world: World, _rng: random.Random) -> None:
+    """SIGSTOP one node for longer than the others, and its clients, wait for it: that with most clients."""
     cluster = _cluster(world)
-    node = rng.choice(cluster.nodes)
+    clients = await world.manage(lambda api: api.connections_by_node(world.vhost))
+    node = max(cluster.nodes, key=lambda node: clients[node.node_name])
     world.timeline.note(f"SIGSTOP {node.node_name}, {SILENCE_SECONDS:g} s")
     await blocking(node.freeze)
     await asyncio.sleep(SILENCE_SECONDS)

@@ -1,6 +1,7 @@
 """A tiny client of RabbitMQ's management API: what tests look at, and the virtual hosts that they work in."""
 
 import uuid
+from collections import Counter
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -78,6 +79,11 @@ class Management:
         """Return whether a queue is bound to an exchange."""
         path = f"/bindings/{quote(vhost, safe='')}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
         return bool(self._call("GET", path).json())
+
+    def connections_by_node(self, vhost: str) -> Counter[str]:
+        """Return how many connections each node of a cluster has, by its name; about a second old."""
+        connections = self._call("GET", f"/vhosts/{quote(vhost, safe='')}/connections").json()
+        return Counter(each["node"] for each in connections if "node" in each)
 
     def create_vhost(self, vhost: str) -> None:
         """Make a virtual host that our user may do everything in."""
