@@ -6,7 +6,7 @@ from functools import partial
 
 from shared.broker.topology import work_queue
 from shared.kinds.registry import KINDS, Lane
-from tests.faults.fault import Fault
+from tests.faults.fault import LOST_BROKER, Fault
 from tests.faults.world import SILENCE_SECONDS, World, blocking
 from tests.support.management import Management
 from tests.support.waiting import eventually
@@ -16,8 +16,6 @@ _DELAY_QUEUE = "jobs.delay.1s"
 _WORK_QUEUES = frozenset(work_queue(kind, lane) for kind in KINDS for lane in Lane)
 _ALARM_SECONDS = 30.0
 _DEFAULT_TIMEOUT_SECONDS = 1_800.0
-# What a client logs that loses its broker, by itself or by what the broker says.
-_LOST = ("broker_connection_lost", "broker_unavailable")
 # A channel process that ends as if by itself, of which the broker tells its client nothing.
 _END_CHANNELS = "[rabbit_channel:shutdown(Channel) || Channel <- rabbit_channel:list()]."
 
@@ -179,7 +177,7 @@ def broker_faults() -> list[Fault]:
             restart,
             True,
             spread_seconds=6.0,
-            traces=_LOST,
+            traces=LOST_BROKER,
         ),
         Fault(
             "broker killed (SIGKILL)",
@@ -188,7 +186,7 @@ def broker_faults() -> list[Fault]:
             kill,
             True,
             spread_seconds=6.0,
-            traces=_LOST,
+            traces=LOST_BROKER,
         ),
         Fault(
             "broker frozen (SIGSTOP)",
@@ -196,7 +194,7 @@ def broker_faults() -> list[Fault]:
             "Heartbeats give it up; as a restart.",
             freeze,
             True,
-            traces=_LOST,
+            traces=LOST_BROKER,
         ),
         Fault(
             "connections closed by rabbitmqctl",
@@ -204,7 +202,7 @@ def broker_faults() -> list[Fault]:
             "They come back; deliveries in hand come again.",
             close_connections,
             True,
-            traces=_LOST,
+            traces=LOST_BROKER,
         ),
         Fault(
             "channels ended behind the clients' backs",
@@ -213,7 +211,7 @@ def broker_faults() -> list[Fault]:
             end_channels,
             True,
             deadline_seconds=90.0,
-            traces=("consumer_lost", *_LOST),
+            traces=("consumer_lost", *LOST_BROKER),
         ),
         Fault(
             "work queue deleted under its consumers",

@@ -5,11 +5,10 @@ import random
 from functools import partial
 
 from deploy.local.cluster import Cluster
-from tests.faults.fault import Fault
+from tests.faults.fault import LOST_BROKER, Fault
 from tests.faults.world import SILENCE_SECONDS, World, blocking
 
 _QUEUE = "jobs.fetch.bulk"
-_LOST = ("broker_connection_lost", "broker_unavailable")
 
 
 def _cluster(world: World) -> Cluster:
@@ -63,7 +62,7 @@ def cluster_faults() -> list[Fault]:
             kill_leader,
             True,
             spread_seconds=6.0,
-            traces=_LOST,
+            traces=LOST_BROKER,
         ),
         Fault(
             "cluster: a minority frozen",
@@ -72,7 +71,7 @@ def cluster_faults() -> list[Fault]:
             freeze_minority,
             True,
             spread_seconds=6.0,
-            traces=_LOST,
+            traces=LOST_BROKER,
         ),
         Fault(
             "cluster: rolling restart",
@@ -81,6 +80,6 @@ def cluster_faults() -> list[Fault]:
             restart_rolling,
             True,
             spread_seconds=10.0,
-            traces=_LOST,
+            traces=LOST_BROKER,
         ),
     ]

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tests.faults.world import World
 
+# What a client logs that loses its broker, by itself or by what the broker says.
+LOST_BROKER = ("broker_connection_lost", "broker_unavailable")
+
 Inject = Callable[[World, random.Random], Awaitable[None]]
 
 

@@ -92,11 +92,6 @@ class World:
         return [*self.apis, *self.ledgers, *self.workers]
 
     @property
-    def links(self) -> list[Proxy]:
-        """All links."""
-        return [self.worker_link, self.ledger_link, *([self.store_link] if self.store_link else [])]
-
-    @property
     def crashes(self) -> list[str]:
         """Ends of processes that nobody asked for."""
         return [crash for service in self.services for crash in service.crashes]
