@@ -108,7 +108,7 @@ class DeliveryHandler:
             self._in_hand.settled(job)
             self._note(job, attempt, settled_as=type(decision).__name__.lower())
         # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
-        await _ack(delivery, job_id=str(job.id))
+        delivery.ack()
 
     async def _park_raw(self, delivery: Delivery, error: MessageUndecodable) -> None:
         """Park a message that nobody can read, byte for byte, with the reason in a header."""
@@ -124,7 +124,7 @@ class DeliveryHandler:
         )
         await publish_until_confirmed(raw, self._publisher)
         logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
-        await _ack(delivery, job_id=delivery.correlation_id)
+        delivery.ack()
 
     @asynccontextmanager
     async def _announced(self, job: JobMessage) -> AsyncIterator[None]:
@@ -172,14 +172,6 @@ class DeliveryHandler:
             reason, seconds = attempt.outcome.reason, attempt.outcome.seconds
             self._metrics.deferrals.labels(job.kind, reason).inc()
             logger.info("job_deferred", extra={**facts, "reason": reason, "seconds": round(seconds, 3)})
-
-
-async def _ack(delivery: Delivery, *, job_id: str) -> None:
-    try:
-        await delivery.ack()
-    except DeliveryLost:
-        # The message comes again, to a worker that acks it, or runs it once more.
-        logger.info("ack_lost", extra={"job_id": job_id})
 
 
 async def _give_back(delivery: Delivery, job: JobMessage) -> None:

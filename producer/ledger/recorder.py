@@ -88,7 +88,8 @@ class Recorder:
             await self._record_singly(letters)
             return
         # Commit before ack: a crash between the two repeats the record, the other order would lose it.
-        await asyncio.gather(*(_ack(delivery) for delivery, _ in letters))
+        for delivery, _ in letters:
+            delivery.ack()
 
     async def _record_singly(self, letters: Sequence[tuple[Delivery, Told]]) -> None:
         """Record each letter on its own, so that the one that the store refuses holds up nobody else."""
@@ -98,7 +99,7 @@ class Recorder:
             except StoreRefused as error:
                 await _put_aside(delivery, error)
             else:
-                await _ack(delivery)
+                delivery.ack()
 
     async def _record(self, tidings: Sequence[Told]) -> None:
         # All of it may run twice: then it changes nothing.
@@ -165,11 +166,4 @@ async def _put_aside(delivery: Delivery, error: MessageUndecodable | StoreRefuse
             logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
     else:
         # The same message is in its delay or parking queue.
-        await _ack(delivery)
-
-
-async def _ack(delivery: Delivery) -> None:
-    try:
-        await delivery.ack()
-    except DeliveryLost:
-        logger.info("ack_lost", extra={"job_id": delivery.correlation_id})
+        delivery.ack()

@@ -5,12 +5,17 @@ An ack is what an event loop and a broker pay most for at high rates. One that n
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
-from aio_pika.abc import AbstractChannel
+from aiormq.channel import Channel
+
+from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
 
 # Some acks come together in that time, and a process that dies in it repeats that much more.
 _GATHER_SECONDS = 0.005
+
+logger = logging.getLogger(__name__)
 
 
 class AckGatherer:
@@ -27,30 +32,41 @@ class AckGatherer:
         self._lowest = 1
         self._settled: set[int] = set()
         self._finished: set[int] = set()
+        self._waiting: list[Callable[[], None]] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
 
-    async def ack(self, tag: int) -> None:
-        """Acknowledge a tag together with others of these milliseconds; return when that is on its way.
+    def ack(self, tag: int, on_sent: Callable[[], None]) -> None:
+        """Acknowledge a tag together with others of these milliseconds.
 
-        Raises:
-            ChannelInvalidStateError, ...: whatever `send` raised; the broker delivers the message again.
+        Args:
+            on_sent: Called when it is on its way, or cannot be: then the broker delivers the message again.
         """
         self._finished.add(tag)
+        self._waiting.append(on_sent)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush_soon())
-        await asyncio.shield(self._flushing)
 
     def settled(self, tag: int) -> None:
         """Take note that a tag was settled otherwise; call it when that has been sent, not before."""
         self._settled.add(tag)
 
+    async def wait_sent(self) -> None:
+        """Return when everything acknowledged so far is on its way, or cannot be."""
+        while self._flushing is not None:
+            await asyncio.wait({self._flushing})
+
     async def _flush_soon(self) -> None:
         await asyncio.sleep(_GATHER_SECONDS)
-        async with self._turn:
-            # Who comes from now on is of the next flush.
-            self._flushing = None
-            await self._flush()
+        while self._finished:
+            waiting, self._waiting = self._waiting, []
+            try:
+                with teardown_means_lost():
+                    await self._flush()
+            except CONNECTION_ERRORS as error:
+                logger.info("acks_lost", extra={"deliveries": len(waiting), "error": repr(error)[:300]})
+            for on_sent in waiting:
+                on_sent()
+        self._flushing = None
 
     async def _flush(self) -> None:
         highest = self._pass_finished()
@@ -75,12 +91,11 @@ class AckGatherer:
         return highest
 
 
-def gather_acks(channel: AbstractChannel) -> AckGatherer:
-    """Return what acknowledges the deliveries of a new channel."""
+def gather_acks(channel: Channel) -> AckGatherer:
+    """Return what acknowledges the deliveries of a new channel of aiormq."""
 
     async def send(tag: int, multiple: bool) -> None:
-        underlay = await channel.get_underlay_channel()
         # Not waiting until the socket has taken it: the next request on the channel shows that.
-        await underlay.basic_ack(tag, multiple=multiple, wait=False)
+        await channel.basic_ack(tag, multiple=multiple, wait=False)
 
     return AckGatherer(send)

@@ -28,11 +28,19 @@ class Consumer:
         name: str,
         subscriptions: Sequence[Subscription],
         renew_seconds: float = _RENEW_SECONDS,
+        plain: bool = False,
     ) -> None:
-        """Make a consumer that is not connected yet; `name` is shown in the management console."""
+        """Make a consumer that is not connected yet.
+
+        Args:
+            name: How the connection is called in the management console.
+            plain: As `RETRIEVER_AMQP_PLAIN`.
+        """
         self._url = url
         self._name = name
-        self._subscribers = [Subscriber(each, renew_seconds=renew_seconds) for each in subscriptions]
+        self._subscribers = [
+            Subscriber(each, renew_seconds=renew_seconds, plain=plain) for each in subscriptions
+        ]
 
     @property
     def is_consuming(self) -> bool:

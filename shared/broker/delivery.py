@@ -1,45 +1,78 @@
 """One delivered message and the ways to settle it."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
-from aio_pika.abc import AbstractIncomingMessage
+from aiormq.channel import Channel
+from pamqp.commands import Basic
 
 from shared.broker.acks import AckGatherer
 from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
+from shared.broker.tap import Incoming
 from shared.errors import DeliveryLost
 
 # Of quorum queues; it is the broker's and ends with the message.
 _COUNT_HEADER = "x-delivery-count"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Settling:
+    """How messages of one channel are settled; `aiormq` is the channel."""
+
+    aiormq: Channel
+    acks: AckGatherer
+
+
 class Delivery:
     """One delivered message; settle it exactly once, by one of the methods."""
 
-    def __init__(
-        self, message: AbstractIncomingMessage, acks: AckGatherer, on_settled: Callable[[], None]
-    ) -> None:
-        """Wrap a message of aio-pika, which stays bound to the channel it came on, whose `acks` these are."""
+    __slots__ = ("_channel", "_message", "_on_settled", "body")
+
+    def __init__(self, message: Incoming, channel: Settling, on_settled: Callable[[], None]) -> None:
+        """Wrap a message, which stays bound to the channel it came on."""
         self._message = message
-        self._acks = acks
-        self._tag = message.delivery_tag or 0
+        self._channel = channel
         self._on_settled = on_settled
         self.body: bytes = message.body
-        self.exchange: str = message.exchange or ""
-        self.routing_key: str = message.routing_key or ""
-        self.type: str = message.type or ""
-        self.correlation_id: str = message.correlation_id or ""
-        self.headers: Mapping[str, object] = dict(message.headers)
-        count = message.headers.get(_COUNT_HEADER)
-        self.returns: int = count if isinstance(count, int) else 0
+
+    @property
+    def exchange(self) -> str:
+        """Where it was published."""
+        return self._message.exchange
+
+    @property
+    def routing_key(self) -> str:
+        """With what it was published."""
+        return self._message.routing_key
+
+    @property
+    def type(self) -> str:
+        """The AMQP property."""
+        return self._properties.message_type or ""
+
+    @property
+    def correlation_id(self) -> str:
+        """The AMQP property: the id of its job."""
+        return self._properties.correlation_id or ""
+
+    @property
+    def headers(self) -> Mapping[str, object]:
+        """What the publisher and the broker noted on it."""
+        return self._properties.headers or {}
+
+    @property
+    def returns(self) -> int:
         """How often the broker took the message back from consumers that died with it, lost or refused it."""
+        count = self.headers.get(_COUNT_HEADER)
+        return count if isinstance(count, int) else 0
 
-    async def ack(self) -> None:
-        """Tell the broker that the message is dealt with.
+    def ack(self) -> None:
+        """Tell the broker within milliseconds that the message is dealt with.
 
-        Raises:
-            DeliveryLost: the channel is gone; the broker delivers the message again.
+        If the channel is gone by then, it delivers the message again; nobody is told, for whoever consumes
+        has to expect that anyway.
         """
-        await self._settle(self._acks.ack(self._tag))
+        self._channel.acks.ack(self._tag, self._on_settled)
 
     async def dead_letter(self) -> None:
         """Refuse the message for good: its queue's dead-letter exchange takes it, at least once.
@@ -47,7 +80,7 @@ class Delivery:
         Raises:
             DeliveryLost: the channel is gone; the broker delivers the message again.
         """
-        await self._settle(self._otherwise(self._message.reject(requeue=False)))
+        await self._otherwise(self._channel.aiormq.basic_reject(self._tag, requeue=False))
 
     async def requeue(self) -> None:
         """Give the message back untouched. A nack, because on 4.3 only a reject counts as a delivery.
@@ -55,7 +88,7 @@ class Delivery:
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._settle(self._otherwise(self._message.nack(requeue=True)))
+        await self._otherwise(self._channel.aiormq.basic_nack(self._tag, requeue=True))
 
     async def refuse(self) -> None:
         """Give the message back as failed: a reject, which counts as a delivery on every version.
@@ -65,19 +98,25 @@ class Delivery:
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._settle(self._otherwise(self._message.reject(requeue=True)))
+        await self._otherwise(self._channel.aiormq.basic_reject(self._tag, requeue=True))
+
+    @property
+    def _properties(self) -> Basic.Properties:
+        return self._message.properties
+
+    @property
+    def _tag(self) -> int:
+        return self._message.tag
 
     async def _otherwise(self, sending: Awaitable[None]) -> None:
-        await sending
-        # Not before it is sent: a multiple ack that overtakes it would take its message along.
-        self._acks.settled(self._tag)
-
-    async def _settle(self, settling: Awaitable[None]) -> None:
         try:
             with teardown_means_lost():
-                await settling
+                await sending
         except CONNECTION_ERRORS as error:
             raise DeliveryLost("the channel closed before the message was settled") from error
+        else:
+            # Not before it is sent: a multiple ack that overtakes it would take its message along.
+            self._channel.acks.settled(self._tag)
         finally:
             # Not before it is on its way: whoever waits for the last may close the channel.
             self._on_settled()

@@ -7,10 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-
-from shared.broker.acks import AckGatherer
-from shared.broker.delivery import Delivery
+from shared.broker.delivery import Delivery, Settling
+from shared.broker.tap import Incoming
 from shared.errors import DeliveryLost
 
 logger = logging.getLogger(__name__)
@@ -27,10 +25,12 @@ class Intake:
         """Make an open intake that has seen nothing yet."""
         self._limit = limit
         self._take = take
-        self._in_hand: Counter[AbstractChannel] = Counter()
-        self._waiting: deque[tuple[AbstractChannel, AckGatherer, AbstractIncomingMessage]] = deque()
+        self._in_hand = 0
+        self._in_hand_by_channel: Counter[Settling] = Counter()
+        self._waiting: deque[tuple[Settling, Incoming]] = deque()
         self._is_open = True
         self._is_giving_back = False
+        self._returning: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
         self._heard_at = time.monotonic()
 
@@ -42,7 +42,7 @@ class Intake:
     @property
     def in_hand(self) -> int:
         """How many deliveries are handed on and not settled."""
-        return self._in_hand.total()
+        return self._in_hand
 
     def hear(self) -> None:
         """Note that the broker has just shown that it knows the consumer."""
@@ -64,54 +64,57 @@ class Intake:
         """
         self._is_giving_back = True
         waiting, self._waiting = list(self._waiting), deque()
-        for _, acks, message in waiting:
-            await _requeue(acks, message)
+        for channel, message in waiting:
+            await _requeue(channel, message)
 
     def forget(self) -> None:
         """Drop what was not handed on: its channel is gone, and the broker delivers it again."""
         self._is_open = False
         self._waiting.clear()
 
-    async def receive(
-        self, channel: AbstractChannel, acks: AckGatherer, message: AbstractIncomingMessage
-    ) -> None:
-        """Take a message that came on a channel, which has those acks."""
+    def receive(self, channel: Settling, message: Incoming) -> None:
+        """Take a message that came on a channel."""
         self.hear()
         if self._is_giving_back:
-            await _requeue(acks, message)
+            task = asyncio.create_task(_requeue(channel, message))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
             return
-        self._waiting.append((channel, acks, message))
+        self._waiting.append((channel, message))
         self._hand_on()
 
-    async def wait_settled(self, channel: AbstractChannel) -> None:
+    async def wait_settled(self, channel: Settling) -> None:
         """Return when nothing that came on the channel is in hand."""
-        while self._in_hand[channel]:
+        while self._in_hand_by_channel[channel]:
             self._settled.clear()
             await self._settled.wait()
 
     @property
     def _is_full(self) -> bool:
-        return self.in_hand >= self._limit
+        return self._in_hand >= self._limit
 
     def _hand_on(self) -> None:
         while self._is_open and self._waiting and not self._is_full:
-            channel, acks, message = self._waiting.popleft()
-            self._in_hand[channel] += 1
-            self._take(Delivery(message, acks, partial(self._on_settled, channel)))
+            channel, message = self._waiting.popleft()
+            self._in_hand += 1
+            self._in_hand_by_channel[channel] += 1
+            self._take(Delivery(message, channel, partial(self._on_settled, channel)))
 
-    def _on_settled(self, channel: AbstractChannel) -> None:
+    def _on_settled(self, channel: Settling) -> None:
         if self._is_full:
             # From now on it could hear something.
             self.hear()
-        self._in_hand[channel] -= 1
-        if not self._in_hand[channel]:
-            del self._in_hand[channel]
+        self._in_hand -= 1
+        self._in_hand_by_channel[channel] -= 1
+        if not self._in_hand_by_channel[channel]:
+            del self._in_hand_by_channel[channel]
         self._settled.set()
         self._hand_on()
 
 
-async def _requeue(acks: AckGatherer, message: AbstractIncomingMessage) -> None:
+async def _requeue(channel: Settling, message: Incoming) -> None:
+    delivery = Delivery(message, channel, lambda: None)
     try:
-        await Delivery(message, acks, lambda: None).requeue()
+        await delivery.requeue()
     except DeliveryLost:
-        logger.debug("delivery_lost", extra={"job_id": message.correlation_id})
+        logger.debug("delivery_lost", extra={"job_id": delivery.correlation_id})

@@ -1,54 +1,16 @@
 """Publishing with confirms: a message counts as sent only when the broker has it on disk."""
 
 import asyncio
-import logging
-import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Awaitable, Callable
 
-from aio_pika import DeliveryMode
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import DeliveryError, PublishError
-from aiormq.channel import Channel
-from pamqp.commands import Basic
 
-from shared.broker.connection import (
-    CONNECTION_ERRORS,
-    keep_connected,
-    open_channel,
-    open_publishing_channel,
-    teardown_means_lost,
-)
-from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
+from shared.broker.confirming import ConfirmingChannel, open_confirming
+from shared.broker.connection import keep_connected, open_channel
+from shared.broker.outgoing import Outgoing
+from shared.errors import BrokerUnavailable
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message to publish, persistent; it comes back when no queue is bound for it, if it is mandatory.
-
-    Attributes:
-        message_id: Only of a message that is not mandatory; others get a new one each time.
-        type: `job` or `report`, the AMQP type property.
-        job_id: Goes into `correlation_id`; empty when the message cannot be read.
-    """
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    type: str
-    job_id: str = ""
-    headers: Mapping[str, str | int] = field(default_factory=dict)
-    content_type: str = "application/json"
-    message_id: str | None = None
-
-    @property
-    def is_mandatory(self) -> bool:
-        """Whether somebody must be bound for it."""
-        return self.message_id is None
+__all__ = ["Outgoing", "Publisher"]
 
 
 class Publisher:
@@ -65,25 +27,26 @@ class Publisher:
         name: str,
         timeout_seconds: float,
         prepare: Callable[[AbstractChannel], Awaitable[None]] | None = None,
+        plain: bool = False,
     ) -> None:
         """Make a publisher that is not connected yet.
 
         Args:
             name: How the connection is called in the management console.
-            timeout_seconds: Limit of one publish, waiting for the connection included.
+            timeout_seconds: Limit of waiting for a connection, and of waiting for a confirm.
             prepare: Called with a throw-away channel on each new connection, to declare the topology or
                 to make sure of it; while it fails, nothing is published.
+            plain: As `RETRIEVER_AMQP_PLAIN`.
         """
         self._url = url
         self._name = name
         self._timeout_seconds = timeout_seconds
         self._prepare = prepare
+        self._plain = plain
         self._ready = asyncio.Event()
         self._broken = asyncio.Event()
-        self._channel: Channel | None = None
+        self._sender: ConfirmingChannel | None = None
         self._is_reachable = False
-        self._in_flight = 0
-        self._was_refused = False
         self.connections = 0
         """How many connections there have been so far, the present one included."""
 
@@ -99,9 +62,13 @@ class Publisher:
 
     async def wait_ready(self) -> None:
         """Return once a message could be published."""
-        if self._channel is not None and self._channel.is_closed:
+        sender = self._sender
+        if sender is not None and self._ready.is_set():
             # The channel knows that it is closed a moment before its callbacks run.
-            self._ready.clear()
+            if sender.channel.is_closed:
+                self._ready.clear()
+            elif sender.is_spent:
+                self.reset()
         await self._ready.wait()
 
     async def run(self) -> None:
@@ -112,45 +79,47 @@ class Publisher:
 
     def reset(self) -> None:
         """Open a new channel and prepare it again, as after an unroutable message."""
+        self._ready.clear()
         self._broken.set()
 
     async def publish(self, message: Outgoing) -> None:
         """Publish one message and wait for the broker's confirm.
-
-        Every call makes a new message id: aiormq matches returned messages to publishes by it, and
-        of two equal ones in flight it would confirm one that was returned.
 
         Raises:
             MessageUnroutable: no queue is bound for the routing key; nothing was stored.
             MessageRefused: a queue rejected it.
             BrokerUnavailable: no confirm came; the message may have been stored all the same.
         """
-        try:
-            with teardown_means_lost(), self._flying():
+        if not self._can_send:
+            try:
                 async with asyncio.timeout(self._timeout_seconds):
                     await self.wait_ready()
-                    await self._publish(message)
-        except PublishError as error:
-            raise MessageUnroutable(f"{message.exchange} has no queue for {message.routing_key}") from error
-        except DeliveryError as error:
-            self._was_refused = True
-            raise MessageRefused(f"a queue of {message.exchange} refused {message.routing_key}") from error
-        except CONNECTION_ERRORS as error:
-            raise BrokerUnavailable(f"no confirm from the broker: {type(error).__name__}") from error
+            except TimeoutError as error:
+                raise BrokerUnavailable("no connection to the broker: TimeoutError") from error
+        await self.send(message)
 
-    @contextmanager
-    def _flying(self) -> Iterator[None]:
-        # On 3.10 a queue that has room again still refuses the channel that it refused when it was full. So a
-        # new one is taken, when nothing is on its way: a confirm would be lost with the old one.
-        if self._was_refused and not self._in_flight:
-            self._was_refused = False
-            self._ready.clear()
-            self.reset()
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
+    @property
+    def _can_send(self) -> bool:
+        sender = self._sender
+        return (
+            sender is not None
+            and self._ready.is_set()
+            and not sender.is_spent
+            and not sender.channel.is_closed
+        )
+
+    def send(self, message: Outgoing) -> asyncio.Future[None]:
+        """Publish one message, if a channel is open; its confirm is the future's result.
+
+        For many messages at once: no task is made and nothing is waited for. Whoever calls waits for each
+        future, which fails with what `publish` raises.
+
+        Raises:
+            BrokerUnavailable: there is no channel at the moment; `wait_ready` waits for one.
+        """
+        if self._sender is None or self._sender.channel.is_closed:
+            raise BrokerUnavailable("no channel is open")
+        return self._sender.send(message)
 
     def _note_attempt(self, is_reachable: bool) -> None:
         self._is_reachable = is_reachable
@@ -159,18 +128,20 @@ class Publisher:
         self.connections += 1
         while True:
             await self._prepare_topology(connection)
-            channel = await open_publishing_channel(connection)
+            sender = await open_confirming(
+                connection, timeout_seconds=self._timeout_seconds, plain=self._plain
+            )
             self._broken = asyncio.Event()
-            channel.close_callbacks.add(lambda *_, broken=self._broken: broken.set())
-            # The abstract one does not know of `wait`.
-            self._channel = cast("Channel", await channel.get_underlay_channel())
+            sender.channel.close_callbacks.add(lambda *_, broken=self._broken: broken.set())
+            self._sender = sender
             self._ready.set()
             try:
                 await self._broken.wait()
             finally:
                 self._ready.clear()
-            if not channel.is_closed:
-                await channel.close()
+                sender.give_up()
+            if not sender.channel.is_closed:
+                await sender.channel.close()
 
     async def _prepare_topology(self, connection: AbstractConnection) -> None:
         if self._prepare is None:
@@ -178,29 +149,3 @@ class Publisher:
         # A throw-away channel: a declaration that does not match closes the channel it was made on.
         async with await open_channel(connection) as channel:
             await self._prepare(channel)
-
-    async def _publish(self, message: Outgoing) -> None:
-        if self._channel is None:
-            raise BrokerUnavailable("no channel is open")
-        # Straight on aiormq's channel: much of the time of a publish goes into what aio-pika puts around it.
-        # And nobody waits until the socket has taken it, because its confirm is waited for.
-        await self._channel.basic_publish(
-            message.body,
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-            properties=_properties(message),
-            mandatory=message.is_mandatory,
-            wait=False,
-        )
-
-
-def _properties(message: Outgoing) -> Basic.Properties:
-    return Basic.Properties(
-        delivery_mode=DeliveryMode.PERSISTENT,
-        content_type=message.content_type,
-        message_id=message.message_id or uuid.uuid4().hex,
-        correlation_id=message.job_id or None,
-        message_type=message.type,
-        app_id="retriever",
-        headers=dict(message.headers),
-    )

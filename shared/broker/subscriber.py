@@ -5,12 +5,11 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
+from aio_pika.abc import AbstractConnection, AbstractQueue
 
-from shared.broker.acks import AckGatherer, gather_acks
-from shared.broker.connection import CONNECTION_ERRORS, open_channel, teardown_means_lost
+from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
+from shared.broker.consuming import ConsumingChannel, open_consuming
 from shared.broker.delivery import Delivery
 from shared.broker.intake import Intake
 
@@ -33,15 +32,16 @@ class Subscription:
 class Subscriber:
     """Consumes one queue, on a channel of its own, whenever it is not held."""
 
-    def __init__(self, subscription: Subscription, *, renew_seconds: float) -> None:
-        """Make a subscriber that consumes nothing yet."""
+    def __init__(self, subscription: Subscription, *, renew_seconds: float, plain: bool) -> None:
+        """Make a subscriber that consumes nothing yet; `plain` as `RETRIEVER_AMQP_PLAIN`."""
         self._subscription = subscription
         self._renew_seconds = renew_seconds
+        self._plain = plain
         self._consumption: _Consumption | None = None
         # Of a consumer that nothing is known to be wrong with; None as soon as it is lost.
         self._intake: Intake | None = None
         # Channels from before a hold or a renewal, of which deliveries are still in hand.
-        self._settling: set[AbstractQueue] = set()
+        self._settling: set[_Consumption] = set()
         self._news = asyncio.Event()
         self._is_held = False
         self._is_stopping = False
@@ -80,10 +80,11 @@ class Subscriber:
 
     async def flush(self) -> None:
         """Return once the broker has read everything sent so far, acks above all."""
-        for queue in [*([self._consumption.queue] if self._consumption else []), *self._settling]:
+        for consumption in [*([self._consumption] if self._consumption else []), *self._settling]:
+            await consumption.channel.settling.acks.wait_sent()
             try:
                 with teardown_means_lost():
-                    await queue.declare(timeout=_RESUBSCRIBE_SECONDS)
+                    await consumption.queue.declare(timeout=_RESUBSCRIBE_SECONDS)
             except CONNECTION_ERRORS as error:
                 logger.debug("flush_failed", extra={"queue": self.queue, "error": repr(error)})
 
@@ -128,13 +129,17 @@ class Subscriber:
 
         A new one each time: a channel may know the queue by what was deleted, and keep new consumers deaf.
         """
-        channel, lost = await self._open(connection)
-        acks = gather_acks(channel)
+        lost = asyncio.Event()
+        async with asyncio.timeout(_REQUEST_SECONDS):
+            channel = await open_consuming(
+                connection, intake, plain=self._plain, on_lost=lambda: self._tell(lost)
+            )
+            await channel.pika.set_qos(prefetch_count=self._subscription.prefetch)
         while True:
             # After a basic.cancel (queue deleted, leader moved, consumer timeout) the channel lives on,
             # and so do its unsettled deliveries: consume again on the same channel.
             lost.clear()
-            consumption = await self._begin(channel, acks, intake)
+            consumption = await self._begin(channel, intake)
             if await self._consume_until_ended(consumption, lost):
                 return consumption
             self._intake = None
@@ -145,27 +150,16 @@ class Subscriber:
             if self._is_stopping:
                 return consumption
 
-    async def _open(self, connection: AbstractConnection) -> tuple[AbstractChannel, asyncio.Event]:
-        """Return a new channel, and the event that its consumer, or all of it, was lost."""
-        lost = asyncio.Event()
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            channel = await open_channel(connection)
-            channel.close_callbacks.add(lambda *_: self._tell(lost))
-            underlay = await channel.get_underlay_channel()
-            underlay.on_consumer_cancel_callbacks.add(lambda _: self._tell(lost))
-            await channel.set_qos(prefetch_count=self._subscription.prefetch)
-        return channel, lost
-
     def _tell(self, lost: asyncio.Event) -> None:
         lost.set()
         self._news.set()
 
-    async def _begin(self, channel: AbstractChannel, acks: AckGatherer, intake: Intake) -> "_Consumption":
+    async def _begin(self, channel: ConsumingChannel, intake: Intake) -> "_Consumption":
         async with asyncio.timeout(_REQUEST_SECONDS):
-            queue = await channel.declare_queue(self.queue, passive=True)
+            queue = await channel.pika.declare_queue(self.queue, passive=True)
             if not self._is_stopping:
                 intake.open()
-            tag = await queue.consume(partial(intake.receive, channel, acks))
+            tag = await channel.consume(queue)
         intake.hear()
         self._intake = intake
         logger.debug("consuming", extra={"queue": self.queue, "prefetch": self._subscription.prefetch})
@@ -203,25 +197,25 @@ class Subscriber:
 
     async def _close_when_settled(self, consumption: "_Consumption") -> None:
         """Close the channel when its deliveries are settled; sooner, and they would come again."""
-        self._settling.add(consumption.queue)
+        self._settling.add(consumption)
         try:
-            await consumption.intake.wait_settled(consumption.channel)
+            await consumption.intake.wait_settled(consumption.channel.settling)
             with teardown_means_lost():
                 async with asyncio.timeout(_REQUEST_SECONDS):
                     # An answered request, so that the last ack is read before the channel closes.
                     await consumption.queue.declare()
-                    await consumption.channel.close()
+                    await consumption.channel.pika.close()
         except CONNECTION_ERRORS as error:
             logger.debug("settling_channel_lost", extra={"queue": self.queue, "error": repr(error)})
         finally:
-            self._settling.discard(consumption.queue)
+            self._settling.discard(consumption)
 
 
 @dataclass(frozen=True, slots=True)
 class _Consumption:
     """A queue that is being consumed on a channel, under a tag, into an intake."""
 
-    channel: AbstractChannel
+    channel: ConsumingChannel
     queue: AbstractQueue
     tag: str
     intake: Intake

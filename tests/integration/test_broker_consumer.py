@@ -3,16 +3,19 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractConnection
 
 from deploy.local.broker import Broker
 from shared.broker import subscriber as subscriber_module
 from shared.broker.connection import CONNECTION_ERRORS
 from shared.broker.connection import open_channel as new_channel
 from shared.broker.consumer import Consumer
+from shared.broker.consuming import open_consuming
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing
 from shared.broker.subscriber import Subscription
@@ -25,6 +28,17 @@ from tests.support.management import Management
 from tests.support.waiting import eventually
 
 QUEUE = work_queue("check", Lane.BULK)
+
+
+@pytest.fixture(params=["short", "plain"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test on the short way of the frames, and on the plain one."""
+    is_plain = request.param == "plain"
+
+    def open_channel(connection: AbstractConnection, *arguments: Any, **options: Any) -> Any:
+        return open_consuming(connection, *arguments, **{**options, "plain": is_plain})
+
+    monkeypatch.setattr(subscriber_module, "open_consuming", open_channel)
 
 
 @asynccontextmanager
@@ -56,7 +70,7 @@ async def test_the_prefetch_limit_holds_back_what_is_not_settled(vhost_url: str)
         first, second = await take(deliveries), await take(deliveries)
         assert deliveries.empty()
 
-        await first.ack()
+        first.ack()
 
         assert (await take(deliveries)).body == b"2"
         assert second.body == b"1"
@@ -74,18 +88,18 @@ async def test_a_closed_connection_brings_unsettled_messages_again(
 
         assert again.body == lost.body
         with pytest.raises(DeliveryLost):
-            await lost.ack()
-        await again.ack()
+            await lost.requeue()
+        again.ack()
 
 
 async def test_a_channel_closed_by_the_broker_is_opened_again(vhost_url: str) -> None:
     async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (_, deliveries):
         await publisher.publish(job(1))
         delivery = await take(deliveries)
-        await delivery.ack()
+        delivery.ack()
+        await delivery._channel.acks.wait_sent()
         # The broker closes a channel on which an unknown delivery tag is acked.
-        delivery._message._IncomingMessage__processed = False  # type: ignore[attr-defined]
-        await delivery._message.ack()
+        await delivery._channel.aiormq.basic_ack(4_711)
 
         await publisher.publish(job(2))
 
@@ -99,7 +113,7 @@ async def test_a_consumer_whose_queue_was_deleted_and_declared_at_once_consumes_
         open_channel(vhost_url) as channel,
     ):
         await publisher.publish(job(1))
-        await (await take(deliveries)).ack()
+        (await take(deliveries)).ack()
 
         # On RabbitMQ 3.10 the consumer of such a queue is never told, and would stay deaf.
         await channel.queue_delete(QUEUE)
@@ -121,7 +135,7 @@ async def test_a_consumer_cancelled_by_the_broker_consumes_again(vhost_url: str)
         open_channel(vhost_url) as channel,
     ):
         await publisher.publish(job(1))
-        await (await take(deliveries)).ack()
+        (await take(deliveries)).ack()
 
         async def is_deaf() -> bool:
             return not consumer.is_consuming
@@ -161,9 +175,8 @@ async def test_a_queue_deleted_and_declared_at_once_is_consumed_again_also_with_
         assert again.body == b"2"
         # Its queue is gone, and with it the message; settling it harms nobody. Where the broker cancelled the
         # consumer before the queue was there again, its channel is gone, too.
-        with suppress(DeliveryLost):
-            await in_hand.ack()
-        await again.ack()
+        in_hand.ack()
+        again.ack()
         await publisher.publish(job(3))
         assert (await take(deliveries)).body == b"3"
 
@@ -184,22 +197,20 @@ async def test_a_channel_that_the_broker_ended_without_a_word_is_replaced_also_w
         # The broker delivers again what was in hand, too.
         assert {(await take(deliveries)).body, (await take(deliveries)).body} == {b"1", b"2"}
         with pytest.raises(DeliveryLost):
-            await in_hand.ack()
+            await in_hand.requeue()
 
 
 async def test_a_channel_that_answers_nothing_is_given_up(
     vhost_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriber_module, "_REQUEST_SECONDS", 0.5)
-    async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (consumer, deliveries):
+    async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (_, deliveries):
         await publisher.publish(job(1))
-        await (await take(deliveries)).ack()
-        consumption = consumer._subscribers[0]._consumption
-        assert consumption is not None
-        underlay = await consumption.channel.get_underlay_channel()
+        delivery = await take(deliveries)
+        delivery.ack()
+        channel = delivery._channel.aiormq
         # What comes on the channel from now on is lost.
-        monkeypatch.setattr(underlay, "rpc_frames", asyncio.Queue())
-        underlay.consumers.clear()  # type: ignore[attr-defined]
+        del channel.connection.channels[channel.number]
 
         await publisher.publish(job(2))
 
@@ -217,7 +228,7 @@ async def test_renewing_a_quiet_consumer_never_doubles_what_is_in_hand(vhost_url
             async with asyncio.timeout(3):
                 await deliveries.get()
 
-        await in_hand.ack()
+        in_hand.ack()
         assert (await take(deliveries)).body == b"1"
 
 
@@ -243,7 +254,7 @@ async def test_renewals_with_work_in_hand_neither_double_it_nor_pile_up_channels
         await eventually(has_one_old_channel)
         assert consumer.is_consuming and deliveries.empty()
 
-        await in_hand.ack()
+        in_hand.ack()
 
         async def has_no_old_channel() -> bool:
             return not consumer._subscribers[0]._settling
@@ -282,7 +293,7 @@ async def test_a_consumer_is_well_only_while_the_broker_shows_that_it_knows_it(
         # Full: it cannot hear anything, until there is room again.
         intake._heard_at -= 61
         assert consumer.is_consuming
-        await delivery.ack()
+        delivery.ack()
         assert consumer.is_consuming
         await eventually(lambda: management.close_connections(vhost, name="test consumer"))
         await eventually(is_unwell)
@@ -309,7 +320,7 @@ async def test_after_stop_taking_nothing_comes_but_what_is_in_hand_can_be_settle
 
         await consumer.stop_taking()
         await publisher.publish(job(2))
-        await in_hand.ack()
+        in_hand.ack()
 
         async with consuming(vhost_url) as (_, others):
             assert (await take(others)).body == b"2"
@@ -347,7 +358,7 @@ async def test_a_held_queue_gives_nothing_and_goes_on_afterwards_without_passing
             return await message_count(channel, QUEUE) == 3
 
         # Making room brings nothing; what the broker sent in the last moment went back.
-        await first.ack()
+        first.ack()
         await eventually(others_are_back)
         assert deliveries.empty() and consumer.is_consuming
 
@@ -357,11 +368,11 @@ async def test_a_held_queue_gives_nothing_and_goes_on_afterwards_without_passing
         # One of before the hold and one of after it are in hand: that is the limit.
         assert third.body == b"2"
         assert deliveries.empty()
-        await second.ack()
+        second.ack()
         fourth = await take(deliveries)
-        await third.ack()
-        await fourth.ack()
-        await (await take(deliveries)).ack()
+        third.ack()
+        fourth.ack()
+        (await take(deliveries)).ack()
         assert (await message_count(channel, QUEUE), fourth.body) == (0, b"3")
 
 
@@ -382,7 +393,7 @@ async def test_a_queue_held_from_the_start_is_left_alone_also_on_a_new_connectio
 
             consumer.hold([])
 
-            await (await take(deliveries)).ack()
+            (await take(deliveries)).ack()
 
 
 async def test_what_was_in_hand_during_a_hold_is_not_delivered_again_when_it_is_settled(
@@ -404,11 +415,11 @@ async def test_what_was_in_hand_during_a_hold_is_not_delivered_again_when_it_is_
             await asyncio.sleep(0.05)
 
         for delivery in in_hand:
-            await delivery.ack()
+            delivery.ack()
         await publisher.publish(job(3))
 
         last = await take(deliveries)
-        await last.ack()
+        last.ack()
         assert last.body == b"3" and deliveries.empty()
         assert await message_count(channel, QUEUE) == 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aio_pika
 import pytest
@@ -9,6 +10,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from deploy.local.broker import Broker
 from shared.broker import connection
+from shared.broker import publisher as publisher_module
+from shared.broker.confirming import open_confirming
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import JOBS, stored_key, work_queue
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
@@ -28,6 +31,17 @@ async def test_a_confirmed_message_is_persistent_and_carries_its_job_id(vhost_ur
         message = await get_message(channel, work_queue("check", Lane.BULK))
         assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
         assert (message.correlation_id, message.type, message.body) == ("job-1", "job", b"{}")
+
+
+@pytest.fixture(params=["short", "plain"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test on the short way of the frames, and on the plain one."""
+    is_plain = request.param == "plain"
+
+    def open_channel(of: AbstractConnection, *, timeout_seconds: float, plain: bool) -> Any:
+        return open_confirming(of, timeout_seconds=timeout_seconds, plain=is_plain)
+
+    monkeypatch.setattr(publisher_module, "open_confirming", open_channel)
 
 
 @pytest.mark.parametrize("opening", [connection.open_channel, connection.open_publishing_channel])

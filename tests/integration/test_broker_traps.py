@@ -39,7 +39,7 @@ async def test_a_publisher_that_an_alarm_blocks_is_told_in_time_and_acks_go_on(
 
             # On a connection that has never published, so it is not blocked.
             async with asyncio.timeout(5):
-                await in_hand.ack()
+                in_hand.ack()
                 await consumer.flush()
 
             async def is_acked() -> bool:

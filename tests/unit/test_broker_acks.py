@@ -23,6 +23,16 @@ class Channel:
         await asyncio.sleep(0)
 
 
+async def acknowledge(gatherer: AckGatherer, *tags: int) -> None:
+    """Acknowledge tags, and return when each is known to be on its way, or lost."""
+    sent = asyncio.Semaphore(0)
+    for tag in tags:
+        gatherer.ack(tag, sent.release)
+    async with asyncio.timeout(5):
+        for _ in tags:
+            await sent.acquire()
+
+
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gather what comes in one turn of the loop."""
@@ -33,7 +43,7 @@ async def test_what_is_finished_in_order_is_acknowledged_by_one_frame() -> None:
     channel = Channel(5)
     gatherer = AckGatherer(channel.send)
 
-    await asyncio.gather(*(gatherer.ack(tag) for tag in (3, 1, 2, 4, 5)))
+    await acknowledge(gatherer, 3, 1, 2, 4, 5)
 
     assert channel.frames == [(5, True)] and not channel.unsettled
 
@@ -42,10 +52,10 @@ async def test_a_straggler_holds_up_nobody() -> None:
     channel = Channel(4)
     gatherer = AckGatherer(channel.send)
 
-    await asyncio.gather(*(gatherer.ack(tag) for tag in (1, 3, 4)))
+    await acknowledge(gatherer, 1, 3, 4)
 
     assert channel.unsettled == {2}
-    await gatherer.ack(2)
+    await acknowledge(gatherer, 2)
     assert not channel.unsettled
 
 
@@ -55,7 +65,7 @@ async def test_what_was_refused_is_not_taken_along_and_not_named_again() -> None
     channel.unsettled.discard(2)
     gatherer.settled(2)
 
-    await asyncio.gather(gatherer.ack(1), gatherer.ack(3))
+    await acknowledge(gatherer, 1, 3)
 
     assert channel.frames == [(3, True)]
 
@@ -64,20 +74,31 @@ async def test_an_ack_is_never_sent_before_those_below_are_settled_or_finished()
     channel = Channel(2)
     gatherer = AckGatherer(channel.send)
 
-    await gatherer.ack(2)
+    await acknowledge(gatherer, 2)
 
     assert channel.unsettled == {1}
 
 
-async def test_a_channel_that_is_gone_is_told_to_everybody_who_waits() -> None:
+async def test_what_cannot_be_sent_because_the_channel_is_gone_is_no_longer_in_hand_either() -> None:
     async def send(_tag: int, _multiple: bool) -> None:
         raise ConnectionResetError
 
     gatherer = AckGatherer(send)
 
-    seen = await asyncio.gather(gatherer.ack(1), gatherer.ack(2), return_exceptions=True)
+    # Returns only when each has been told of.
+    await acknowledge(gatherer, 1, 2)
 
-    assert [type(error) for error in seen] == [ConnectionResetError] * 2
+
+async def test_what_is_acknowledged_counts_as_in_hand_until_it_is_sent() -> None:
+    channel = Channel(1)
+    gatherer = AckGatherer(channel.send)
+    sent: list[int] = []
+
+    gatherer.ack(1, lambda: sent.append(len(channel.frames)))
+    assert not sent
+
+    await gatherer.wait_sent()
+    assert sent == [1]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -95,7 +116,7 @@ async def test_in_any_order_every_tag_is_settled_once(seed: int) -> None:
             channel.unsettled.discard(tag)
             gatherer.settled(tag)
         else:
-            await gatherer.ack(tag)
+            await acknowledge(gatherer, tag)
 
     await asyncio.gather(*(settle(tag) for tag in waiting))
 

@@ -1,0 +1,29 @@
+"""A message to publish."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish, persistent; it comes back when no queue is bound for it, if it is mandatory.
+
+    Attributes:
+        message_id: Only of a message that is not mandatory; others get a new one each time.
+        type: `job` or `report`, the AMQP type property.
+        job_id: Goes into `correlation_id`; empty when the message cannot be read.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    type: str
+    job_id: str = ""
+    headers: Mapping[str, str | int] = field(default_factory=dict)
+    content_type: str = "application/json"
+    message_id: str | None = None
+
+    @property
+    def is_mandatory(self) -> bool:
+        """Whether somebody must be bound for it."""
+        return self.message_id is None
