@@ -3,8 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -58,17 +57,9 @@ class Cancellations:
         """Return whether the job, or its batch, was cancelled."""
         return self._runs_by_job.get(job.id, 0) >= job.run or job.batch_id in self._batches
 
-    @contextmanager
-    def watching(self, job: JobMessage) -> Iterator[None]:
+    def watching(self, job: JobMessage) -> AbstractContextManager[None]:
         """Cancel the current task when the job is cancelled while inside; `was_cancelled` tells."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("an attempt runs in a task")
-        self._running[task] = job
-        try:
-            yield
-        finally:
-            del self._running[task]
+        return _Watching(self._running, job)
 
     def was_cancelled(self) -> bool:
         """Return whether the current task was cancelled because of its job; asking takes it back."""
@@ -104,6 +95,25 @@ class Cancellations:
             if task not in self._cancelled_tasks and self.has(job):
                 self._cancelled_tasks.add(task)
                 task.cancel()
+
+
+class _Watching:
+    # A class, and no generator, because every attempt passes here.
+    __slots__ = ("_job", "_running", "_task")
+
+    def __init__(self, running: dict[asyncio.Task[Any], JobMessage], job: JobMessage) -> None:
+        self._running = running
+        self._job = job
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an attempt runs in a task")
+        self._task = task
+        self._running[task] = self._job
+
+    def __exit__(self, *_: object) -> None:
+        del self._running[self._task]
 
 
 def _remember(kept: OrderedDict[UUID, V], key: UUID, value: V) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from datetime import datetime
 
 from consumer.cancellations import Cancellations
 from consumer.executor import Attempt, Executor
@@ -13,6 +12,7 @@ from consumer.metrics import WorkerMetrics
 from consumer.politeness.admission import Admission
 from consumer.settlement import decide, publish_until_confirmed, report_message, settlement_message
 from consumer.suspects import suspicion
+from consumer.tasks import DeliveryTasks
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import DEAD
@@ -24,8 +24,6 @@ from shared.states import JobState
 
 # Attempts that end sooner are reported once, at their end: announcing each would double the traffic.
 _ANNOUNCE_AFTER_SECONDS = 0.5
-# How long a settlement under way may hold up a worker that has to stop.
-_SETTLE_LIMIT_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +49,28 @@ class DeliveryHandler:
         self._metrics = metrics
         self._worker = worker
         self._in_hand = AttemptsInHand()
+        self._tasks = DeliveryTasks()
 
-    async def handle(self, delivery: Delivery) -> None:
-        """Run and settle one delivery.
+    def take(self, delivery: Delivery) -> None:
+        """Run and settle one delivery, in a task of its own.
 
-        When cancelled, which means that the worker stops, the message is given back: that burns no
-        attempt. A settlement that has begun is finished first. A bug of ours counts as a delivery, so
-        that the broker parks the message in the end.
+        A bug of ours counts as a delivery, so that the broker parks the message in the end.
         """
+        self._tasks.start(self._handle_safely(delivery))
+
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries are being handled."""
+        return len(self._tasks)
+
+    async def finish(self, *, grace_seconds: float) -> int:
+        """Return when nothing is in hand, and how many were given back, because their time was over.
+
+        That burns no attempt. A settlement that has begun is finished first.
+        """
+        return await self._tasks.finish(grace_seconds=grace_seconds)
+
+    async def _handle_safely(self, delivery: Delivery) -> None:
         try:
             await self._handle(delivery)
         except Exception:  # One of the three edges, the service loop of a worker.
@@ -69,12 +81,20 @@ class DeliveryHandler:
         try:
             job = JobMessage.decode(delivery.body)
         except MessageUndecodable as error:
-            await _to_its_end(self._park_raw(delivery, error))
+            with self._tasks.settling():
+                await self._park_raw(delivery, error)
             return
-        async with self._in_hand.taking(job) as must_run:
-            attempt = await self._attempt(delivery, job) if must_run else None
-            counted = job.model_copy(update={"returns": job.returns + delivery.returns})
-            await _to_its_end(self._settle(delivery, counted, attempt))
+        if not await self._in_hand.take(job):
+            delivery.ack()
+            return
+        try:
+            attempt = await self._attempt(delivery, job)
+            if delivery.returns:
+                job = job.model_copy(update={"returns": job.returns + delivery.returns})
+            with self._tasks.settling():
+                await self._settle(delivery, job, attempt)
+        finally:
+            self._in_hand.put_down(job)
 
     async def _attempt(self, delivery: Delivery, job: JobMessage) -> Attempt:
         judged = suspicion(job, returns=delivery.returns, random=random.random)
@@ -92,21 +112,23 @@ class DeliveryHandler:
                 async with self._admission.admitted(job) as deferred:
                     if deferred is not None:
                         return Attempt(None, utc_now(), deferred)
-                    async with self._announced(job):
+                    announcing = self._announce_soon(job, started_at)
+                    try:
                         return await self._executor.execute(job)
+                    finally:
+                        announcing.cancel()
         except asyncio.CancelledError:
             if self._cancellations.was_cancelled():
                 return Attempt(started_at, utc_now(), Cancelled())
             await _give_back(delivery, job)
             raise
 
-    async def _settle(self, delivery: Delivery, job: JobMessage, attempt: Attempt | None) -> None:
-        if attempt is not None:
-            decision = decide(job, attempt, random=random.random)
-            message = settlement_message(job, attempt, decision, worker=self._worker)
-            await publish_until_confirmed(message, self._publisher)
-            self._in_hand.settled(job)
-            self._note(job, attempt, settled_as=type(decision).__name__.lower())
+    async def _settle(self, delivery: Delivery, job: JobMessage, attempt: Attempt) -> None:
+        decision = decide(job, attempt, random=random.random)
+        message = settlement_message(job, attempt, decision, worker=self._worker)
+        await publish_until_confirmed(message, self._publisher)
+        self._in_hand.settled(job)
+        self._note(job, attempt, settled_as=type(decision).__name__.lower())
         # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
         delivery.ack()
 
@@ -126,19 +148,11 @@ class DeliveryHandler:
         logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
         delivery.ack()
 
-    @asynccontextmanager
-    async def _announced(self, job: JobMessage) -> AsyncIterator[None]:
-        announcing = asyncio.create_task(self._announce(job))
-        try:
-            yield
-        finally:
-            announcing.cancel()
-            await asyncio.gather(announcing, return_exceptions=True)
+    def _announce_soon(self, job: JobMessage, started_at: datetime) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(_ANNOUNCE_AFTER_SECONDS, self._announce, job, started_at)
 
-    async def _announce(self, job: JobMessage) -> None:
+    def _announce(self, job: JobMessage, started_at: datetime) -> None:
         """Report a longer attempt as running. Best effort: its end is reported with certainty."""
-        started_at = utc_now()
-        await asyncio.sleep(_ANNOUNCE_AFTER_SECONDS)
         report = Report(
             job_id=job.id,
             kind=job.kind,
@@ -149,7 +163,7 @@ class DeliveryHandler:
             worker=self._worker,
         )
         try:
-            await self._publisher.publish(report_message(job, report))
+            self._publisher.send(report_message(job, report)).add_done_callback(_note_announced)
         except BrokerError as error:
             logger.debug("announce_failed", extra={"job_id": str(job.id), "error": str(error)})
 
@@ -191,12 +205,6 @@ async def _refuse(delivery: Delivery) -> None:
         logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
 
 
-async def _to_its_end(settling: Coroutine[None, None, None]) -> None:
-    """Await a settlement even when cancelled meanwhile, but not for ever."""
-    task = asyncio.ensure_future(settling)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=_SETTLE_LIMIT_SECONDS)
-        task.cancel()
-        raise
+def _note_announced(announcing: asyncio.Future[None]) -> None:
+    if not announcing.cancelled() and (error := announcing.exception()):
+        logger.debug("announce_failed", extra={"error": str(error)})

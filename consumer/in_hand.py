@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import UUID
 
 from shared.messages import JobMessage
@@ -23,27 +21,29 @@ class AttemptsInHand:
 
     def __init__(self) -> None:
         """Start with nothing in hand."""
-        self._running: dict[_AttemptKey, asyncio.Event] = {}
+        self._running: dict[_AttemptKey, list[asyncio.Future[None]]] = {}
         self._settled: OrderedDict[_AttemptKey, None] = OrderedDict()
 
-    @asynccontextmanager
-    async def taking(self, job: JobMessage) -> AsyncIterator[bool]:
-        """Take the attempt in hand while inside; yield whether it still has to be run.
+    async def take(self, job: JobMessage) -> bool:
+        """Take the attempt in hand until `put_down`; return False, and take nothing, if it is settled.
 
         Waits while another delivery of the same attempt is in hand.
         """
         key = _key(job)
-        while (running := self._running.get(key)) is not None:
-            await running.wait()
+        while (waiting := self._running.get(key)) is not None:
+            put_down = asyncio.get_running_loop().create_future()
+            waiting.append(put_down)
+            await put_down
         if key in self._settled:
-            yield False
-            return
-        self._running[key] = done = asyncio.Event()
-        try:
-            yield True
-        finally:
-            del self._running[key]
-            done.set()
+            return False
+        self._running[key] = []
+        return True
+
+    def put_down(self, job: JobMessage) -> None:
+        """Note that the attempt is no longer in hand, settled or not."""
+        for waiting in self._running.pop(_key(job)):
+            if not waiting.done():
+                waiting.set_result(None)
 
     def settled(self, job: JobMessage) -> None:
         """Remember that the attempt's outcome is confirmed by the broker."""

@@ -9,7 +9,6 @@ from consumer.delivery import DeliveryHandler
 from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
 from shared.broker.consumer import Consumer
-from shared.broker.delivery import Delivery
 from shared.broker.publisher import Publisher
 from shared.broker.subscriber import Subscription
 from shared.broker.topology import work_queue
@@ -46,18 +45,17 @@ class Worker:
         self._kinds = kinds
         self._held: set[str] = set()
         self._grace_seconds = settings.worker_grace_seconds
-        self._tasks: set[asyncio.Task[None]] = set()
         self._consumer = Consumer(
             settings.amqp_url,
             name=f"{name} consume",
             subscriptions=[
-                Subscription(work_queue(kind, lane), prefetch, self._take)
+                Subscription(work_queue(kind, lane), prefetch, handler.take)
                 for kind in kinds
                 for lane, prefetch in prefetch_by_lane(settings).items()
             ],
         )
         pauses.on_change(self._hold_paused)
-        metrics.in_hand.set_function(lambda: len(self._tasks))
+        metrics.in_hand.set_function(lambda: handler.in_hand)
 
     @property
     def probes(self) -> Mapping[str, Probe]:
@@ -96,24 +94,13 @@ class Worker:
             self._consumer.hold(held)
             logger.info("queues_held", extra={"queues": sorted(held)})
 
-    def _take(self, delivery: Delivery) -> None:
-        task = asyncio.create_task(self._handler.handle(delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _drain(self) -> None:
         await self._consumer.stop_taking()
-        logger.info(
-            "worker_draining", extra={"in_hand": len(self._tasks), "grace_seconds": self._grace_seconds}
-        )
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._grace_seconds)
-        unfinished = list(self._tasks)
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        facts = {"in_hand": self._handler.in_hand, "grace_seconds": self._grace_seconds}
+        logger.info("worker_draining", extra=facts)
+        given_back = await self._handler.finish(grace_seconds=self._grace_seconds)
         await self._consumer.flush()
-        logger.info("worker_drained", extra={"given_back": len(unfinished)})
+        logger.info("worker_drained", extra={"given_back": given_back})
 
 
 def prefetch_by_lane(settings: Settings) -> dict[Lane, int]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -73,6 +74,7 @@ def limit_of(host: str, named: Iterable[NamedLimit], default: HostLimit) -> Host
     return max(fitting, key=lambda entry: (not entry.pattern.startswith("*."), len(entry.pattern))).limit
 
 
+@lru_cache(maxsize=4_096)
 def host_key(url: str) -> str | None:
     """Return what the limits of a URL's host are kept by; None when it is not an absolute http or https URL.
 

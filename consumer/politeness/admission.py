@@ -1,12 +1,12 @@
 """Letting a job in: an attempt begins with its host's turn, waits a moment for it, or is deferred."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from consumer.politeness.first_turn import PATIENCE_SECONDS, attempt_with
 from consumer.politeness.gate import SHORTEST_DEFERRAL_SECONDS
-from consumer.politeness.gates import Gates
+from consumer.politeness.gates import Gates, Turn
 from consumer.politeness.room import WaitingRoom
 from consumer.politeness.ticket import Priority, Refusal, Ticket
 from shared.clock import utc_now
@@ -34,26 +34,21 @@ class Admission:
         self._prefetch_by_lane = prefetch_by_lane
         self._rooms: dict[tuple[str, Lane], WaitingRoom] = {}
 
-    @asynccontextmanager
-    async def admitted(self, job: JobMessage) -> AsyncIterator[Deferred | None]:
-        """Yield None when the attempt may begin, and hold its turn while inside; or yield its deferral.
+    def admitted(self, job: JobMessage) -> AbstractAsyncContextManager[Deferred | None]:
+        """Give None when the attempt may begin, and hold its turn while inside; or give its deferral.
 
         A job whose deadline has passed and one without a URL meet no gate.
         """
-        host = _host_of(job)
-        if host is None or (job.expires_at is not None and utc_now() >= job.expires_at):
-            yield None
-            return
+        return _Admitted(self, job)
+
+    async def turn(self, host: str, job: JobMessage) -> Turn | Refusal:
+        """Return the first turn of an attempt, maybe after a moment, or why there is none."""
         room = self._room(job)
+        ticket = self._ticket(job, room)
+        if turn := self._gates.turn_now(host, ticket):
+            return turn
         with room.seat(host, deferrals=job.deferrals) as has_seat:
-            turn = await self._gates.turn(host, self._ticket(job, room), has_seat=has_seat)
-        if isinstance(turn, Refusal):
-            yield Deferred(
-                turn.seconds, turn.reason, f"Deferred, because {_SAID[turn.reason].format(host=host)}."
-            )
-            return
-        with attempt_with(turn, patience_seconds=_patience_seconds(job.args)):
-            yield None
+            return await self._gates.turn(host, ticket, has_seat=has_seat)
 
     def _room(self, job: JobMessage) -> WaitingRoom:
         key = job.kind, job.lane
@@ -74,6 +69,33 @@ class Admission:
             turn_at=turn_at,
             spacing_seconds=SHORTEST_DEFERRAL_SECONDS / room.seats_of_one,
         )
+
+
+class _Admitted:
+    # A class, and no generator, because every job passes here.
+    __slots__ = ("_admission", "_attempt", "_job")
+
+    def __init__(self, admission: Admission, job: JobMessage) -> None:
+        self._admission = admission
+        self._job = job
+        self._attempt: attempt_with | None = None
+
+    async def __aenter__(self) -> Deferred | None:
+        job = self._job
+        host = _host_of(job)
+        if host is None or (job.expires_at is not None and utc_now() >= job.expires_at):
+            return None
+        turn = await self._admission.turn(host, job)
+        if isinstance(turn, Refusal):
+            said = f"Deferred, because {_SAID[turn.reason].format(host=host)}."
+            return Deferred(turn.seconds, turn.reason, said)
+        self._attempt = attempt_with(turn, patience_seconds=_patience_seconds(job.args))
+        self._attempt.__enter__()
+        return None
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._attempt is not None:
+            self._attempt.__exit__()
 
 
 def _host_of(job: JobMessage) -> str | None:

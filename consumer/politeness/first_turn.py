@@ -4,9 +4,7 @@ It travels in a context variable: between the gate and the request there is a ha
 nothing of politeness.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
 from consumer.politeness.gates import Turn
@@ -24,17 +22,23 @@ class _Attempt:
 _attempt: ContextVar[_Attempt | None] = ContextVar("_attempt", default=None)
 
 
-@contextmanager
-def attempt_with(turn: Turn, *, patience_seconds: float) -> Iterator[None]:
-    """Let the first request to the turn's host have it; release it at the end if nobody took it."""
-    attempt = _Attempt(turn, patience_seconds)
-    token = _attempt.set(attempt)
-    try:
-        yield
-    finally:
-        _attempt.reset(token)
-        if attempt.turn is not None:
-            attempt.turn.release()
+class attempt_with:  # noqa: N801 - used like a function, as in contextlib
+    """While inside, let the first request to the turn's host have it; release it at the end if nobody did."""
+
+    __slots__ = ("_attempt", "_token")
+
+    def __init__(self, turn: Turn, *, patience_seconds: float) -> None:
+        self._attempt = _Attempt(turn, patience_seconds)
+        self._token: Token[_Attempt | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _attempt.set(self._attempt)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _attempt.reset(self._token)
+        if self._attempt.turn is not None:
+            self._attempt.turn.release()
 
 
 def take_first_turn(host: str) -> Turn | None:

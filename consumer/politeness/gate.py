@@ -49,6 +49,23 @@ class HostGate:
         """Whether nobody runs or waits here."""
         return not self._running and not self._waiting
 
+    @property
+    def has_line(self) -> bool:
+        """Whether anybody waits here."""
+        return bool(self._waiting)
+
+    def starts_at_once(self, ticket: Ticket, now: float) -> bool:
+        """Give the ticket out if its turn is now and nobody waits; return whether it is running.
+
+        What `ask` and `starts` would say, for a host that is free: then nothing need be foreseen.
+        """
+        is_planned = ticket.turn_at is not None or self._planned_until[ticket.priority] <= now
+        if self._waiting or not is_planned or not self._can_start(ticket, now):
+            return False
+        ticket.arrived_at = now
+        self._start(ticket, now)
+        return True
+
     def ask(self, ticket: Ticket, now: float, *, has_seat: bool) -> Refusal | None:
         """Return a refusal, or None: then the ticket is in line, and `starts` gives it out in its turn.
 
@@ -68,11 +85,7 @@ class HostGate:
         """Give out the tickets whose turn is now; each counts as running until `end`."""
         while self._waiting and self._can_start(self._waiting[0], now):
             ticket = self._waiting.pop(0)
-            self._running[ticket] = now
-            self._rate.take(now, per_second=self.pace.per_second)
-            self.breaker.started(ticket, now)
-            if ticket.priority is Priority.UNDER_WAY:
-                self._push_plans(now)
+            self._start(ticket, now)
             yield ticket
 
     def gives_up(self, now: float) -> Iterator[tuple[Ticket, Refusal]]:
@@ -119,6 +132,13 @@ class HostGate:
         seconds = now - self._running.pop(ticket)
         self._visit_seconds += _WEIGHT_OF_LATEST * (seconds - self._visit_seconds)
         self.breaker.ended(ticket)
+
+    def _start(self, ticket: Ticket, now: float) -> None:
+        self._running[ticket] = now
+        self._rate.take(now, per_second=self.pace.per_second)
+        self.breaker.started(ticket, now)
+        if ticket.priority is Priority.UNDER_WAY:
+            self._push_plans(now)
 
     def _can_start(self, ticket: Ticket, now: float) -> bool:
         return (

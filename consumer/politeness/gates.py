@@ -17,40 +17,42 @@ MAX_HOSTS = 10_000
 _SHORTEST_TIMER_SECONDS = 0.001
 
 
+@dataclass(slots=True)
+class _Entry:
+    gate: HostGate
+    timer: asyncio.TimerHandle | None = None
+
+
 class Turn:
     """Leave to make one request to one host now; `release` it when the answer has been read."""
 
-    def __init__(self, gates: "Gates", host: str, ticket: Ticket) -> None:
+    __slots__ = ("_entry", "_gates", "_is_over", "_ticket", "host")
+
+    def __init__(self, gates: "Gates", host: str, entry: _Entry, ticket: Ticket) -> None:
         """Make one; only `Gates` does."""
         self.host = host
         self._gates = gates
+        self._entry = entry
         self._ticket = ticket
         self._is_over = False
 
     def answered(self, status: int, *, retry_after_seconds: float | None) -> None:
         """Tell the host's gate of an answer."""
-        self._gates.learn(
-            self.host,
-            lambda gate, now: gate.answered(
-                self._ticket, status, retry_after_seconds=retry_after_seconds, now=now
-            ),
-        )
+        now = self._gates.now()
+        self._entry.gate.answered(self._ticket, status, retry_after_seconds=retry_after_seconds, now=now)
+        self._gates.learned(self.host, self._entry)
 
     def failed(self) -> None:
         """Tell the host's gate that no connection could be made."""
-        self._gates.learn(self.host, lambda gate, now: gate.failed(self._ticket, now))
+        self._entry.gate.failed(self._ticket, self._gates.now())
+        self._gates.learned(self.host, self._entry)
 
     def release(self) -> None:
         """Make room for another; again does nothing."""
         if not self._is_over:
             self._is_over = True
-            self._gates.learn(self.host, lambda gate, now: gate.end(self._ticket, now))
-
-
-@dataclass(slots=True)
-class _Entry:
-    gate: HostGate
-    timer: asyncio.TimerHandle | None = None
+            self._entry.gate.end(self._ticket, self._gates.now())
+            self._gates.learned(self.host, self._entry)
 
 
 class Gates:
@@ -83,8 +85,15 @@ class Gates:
         """Return the time of the gates' clock."""
         return self._clock()
 
+    def turn_now(self, host: str, ticket: Ticket) -> Turn | None:
+        """Return a turn if the host is free at this moment and nobody waits for it."""
+        entry = self._entry(host)
+        return Turn(self, host, entry, ticket) if entry.gate.starts_at_once(ticket, self._clock()) else None
+
     async def turn(self, host: str, ticket: Ticket, *, has_seat: bool = True) -> Turn | Refusal:
         """Return a turn, maybe after a wait of at most the ticket's patience; or why there is none."""
+        if turn := self.turn_now(host, ticket):
+            return turn
         entry = self._entry(host)
         if refusal := entry.gate.ask(ticket, self._clock(), has_seat=has_seat):
             return refusal
@@ -97,11 +106,10 @@ class Gates:
             self._take_back(host, entry, ticket, answer)
             raise
 
-    def learn(self, host: str, tell: Callable[[HostGate, float], None]) -> None:
-        """Tell a gate what happened, and give out what becomes possible by it."""
-        entry = self._entry(host)
-        tell(entry.gate, self._clock())
-        self._give_out(host, entry)
+    def learned(self, host: str, entry: _Entry) -> None:
+        """Give out what has become possible, now that a gate has learned something."""
+        if entry.gate.has_line or entry.timer is not None:
+            self._give_out(host, entry)
 
     def limit_rate(self, host: str, per_second: float) -> None:
         """Lower the rate of a host, as its `crawl-delay` asks; a higher one than it has changes nothing."""
@@ -127,7 +135,7 @@ class Gates:
     def _give_out(self, host: str, entry: _Entry) -> None:
         now = self._clock()
         for ticket in entry.gate.starts(now):
-            self._answer(ticket, Turn(self, host, ticket))
+            self._answer(ticket, Turn(self, host, entry, ticket))
         for ticket, refusal in entry.gate.gives_up(now):
             self._answer(ticket, refusal)
         if entry.timer is not None:

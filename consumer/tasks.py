@@ -1,0 +1,66 @@
+"""The tasks of a worker's deliveries, and how they end when the worker stops."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
+
+# How long a settlement under way may hold up a worker that has to stop.
+_SETTLE_LIMIT_SECONDS = 10.0
+
+
+class DeliveryTasks:
+    """A task for each delivery in hand."""
+
+    def __init__(self) -> None:
+        """Begin with nothing in hand."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Return how many deliveries are in hand."""
+        return len(self._tasks)
+
+    def start(self, handling: Coroutine[None, None, None]) -> None:
+        """Let a delivery be handled."""
+        task = asyncio.create_task(handling)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def settling(self) -> AbstractContextManager[None]:
+        """Let the current task be left alone when the worker stops: while inside it settles its delivery."""
+        return _Settling(self._settling)
+
+    async def finish(self, *, grace_seconds: float) -> int:
+        """Return when nothing is in hand, and how many were stopped, because their time was over.
+
+        What settles by then is not cancelled, but does not hold us up for ever.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        unfinished = list(self._tasks)
+        for task in unfinished:
+            if task not in self._settling:
+                task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=_SETTLE_LIMIT_SECONDS)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        return len(unfinished)
+
+
+class _Settling:
+    # A class, and no generator, because every job passes here.
+    __slots__ = ("_all", "_task")
+
+    def __init__(self, tasks: set[asyncio.Task[None]]) -> None:
+        self._all = tasks
+        self._task = asyncio.current_task()
+
+    def __enter__(self) -> None:
+        if self._task is not None:
+            self._all.add(self._task)
+
+    def __exit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._all.discard(self._task)
