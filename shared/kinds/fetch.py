@@ -65,12 +65,8 @@ class FetchArgs(RequestArgs):
     ] = ()
     statuses: Annotated[
         Statuses,
-        Field(
-            default_factory=SUCCESS.copy,
-            description="The statuses that are a success.",
-            json_schema_extra={"default": list(SUCCESS)},
-        ),
-    ]
+        Field(description="The statuses that are a success.", json_schema_extra={"default": list(SUCCESS)}),
+    ] = Field(default_factory=SUCCESS.copy)
     extract: Annotated[JmesPath | None, Field(description="JMESPath on the JSON body.")] = None
     max_bytes: Annotated[int, Field(ge=1, le=MAX_BODY_BYTES, description="Limit of the expanded body.")] = (
         DEFAULT_BODY_BYTES

@@ -123,11 +123,10 @@ class RequestArgs(BaseModel):
         Headers,
         # A factory, because pydantic copies a default dictionary deeply, for each job.
         Field(
-            default_factory=dict,
             description="Sent to the URL's own origin alone; a value may be the name of a secret.",
             json_schema_extra={"default": {}},
         ),
-    ]
+    ] = Field(default_factory=dict)
     auth: Annotated[
         Auth | None, Field(description="Sent to the URL's own origin alone; the secret stays in the workers.")
     ] = None
