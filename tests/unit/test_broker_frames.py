@@ -87,6 +87,11 @@ def test_frames_are_cut_out_of_what_arrives_however_it_is_divided(
     messages: list[Outgoing], pieces: list[int]
 ) -> None:
     frames = [frame for each in messages for frame in frames_of(each, "m", max_content_bytes=100)]
+    frames += [
+        Basic.Deliver("consumer", number, again, each.exchange, each.routing_key)
+        for number, each in enumerate(messages, start=2**40)
+        for again in (False, True)
+    ]
     frames.append(Heartbeat())
     data = b"".join(pamqp.frame.marshal(frame, 7) for frame in frames)  # type: ignore[arg-type]
 
@@ -109,7 +114,9 @@ def described(frame: object) -> object:
         return frame.body_size, dict(frame.properties)
     if isinstance(frame, ContentBody):
         return frame.value
-    return type(frame), dict(frame) if isinstance(frame, Basic.Publish) else None
+    if isinstance(frame, Basic.Deliver | Basic.Publish):
+        return frame.name, dict(frame)
+    return type(frame)
 
 
 async def test_what_is_no_frame_ends_the_connection() -> None:
