@@ -17,7 +17,7 @@ from shared.messages import JOB_TYPE, JobMessage
 _KIND = "check"
 _IN_FLIGHT = 200
 # A no-op's arguments must be valid too.
-_NOWHERE = "http://127.0.0.1/"
+_NOWHERE = "http://127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,9 @@ class Retriever:
             exchange = await channel.get_exchange(JOBS, ensure=False)
             key = stored_key(_KIND, Lane.BULK)
             for first in range(0, jobs, _IN_FLIGHT):
-                count = min(_IN_FLIGHT, jobs - first)
-                await asyncio.gather(*(exchange.publish(_message(place.url), key) for _ in range(count)))
+                numbers = range(first, min(first + _IN_FLIGHT, jobs))
+                publishing = (exchange.publish(_message(place.url, number), key) for number in numbers)
+                await asyncio.gather(*publishing)
 
     def command(self, place: Place) -> Sequence[str]:
         """Return the command line of its worker; of a no-op, the one whose check asks nobody."""
@@ -54,10 +55,10 @@ class Retriever:
         return {**worker_environment(place.amqp_url), "RETRIEVER_WORKER_BULK_PREFETCH": str(_IN_FLIGHT)}
 
 
-def _message(url: str) -> Message:
-    job = JobMessage(
-        id=uuid.uuid4(), kind=_KIND, lane=Lane.BULK, args={"url": url or _NOWHERE, "method": "GET"}
-    )
+def _message(url: str, number: int) -> Message:
+    # Each another page of the one site, as in life.
+    args = {"url": f"{url or _NOWHERE}/{number}", "method": "GET"}
+    job = JobMessage(id=uuid.uuid4(), kind=_KIND, lane=Lane.BULK, args=args)
     return Message(
         job.encode(),
         message_id=str(uuid.uuid4()),

@@ -31,13 +31,16 @@ async def _fill(jobs: int) -> None:
     connection = await aio_pika.connect(PLACE.amqp_url)
     async with connection, connection.channel() as channel:
         await _declare(channel)
-        message = aio_pika.Message(PLACE.url.encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
         for first in range(0, jobs, PREFETCH):
             publishing = (
-                channel.default_exchange.publish(message, PLACE.queue, mandatory=False)
-                for _ in range(min(PREFETCH, jobs - first))
+                channel.default_exchange.publish(_message(number), PLACE.queue, mandatory=False)
+                for number in range(first, min(first + PREFETCH, jobs))
             )
             await asyncio.gather(*publishing)
+
+
+def _message(number: int) -> aio_pika.Message:
+    return aio_pika.Message(PLACE.page(number).encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
 
 
 async def _work() -> None:

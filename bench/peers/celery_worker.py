@@ -39,8 +39,8 @@ def task(url: str) -> None:
 def fill(jobs: int) -> None:
     """Enqueue so many jobs, persistent; no confirms, for the bench counts what arrived."""
     with app.producer_pool.acquire(block=True) as producer:
-        for _ in range(jobs):
-            task.apply_async((PLACE.url,), producer=producer)
+        for number in range(jobs):
+            task.apply_async((PLACE.page(number),), producer=producer)
 
 
 def delay(url: str, seconds: float) -> None:

@@ -25,8 +25,8 @@ def actor(url: str) -> None:
 
 def fill(jobs: int) -> None:
     """Enqueue so many jobs, persistent; no confirms, for the bench counts what arrived."""
-    for _ in range(jobs):
-        actor.send(PLACE.url)
+    for number in range(jobs):
+        actor.send(PLACE.page(number))
     broker.close()
 
 

@@ -40,8 +40,8 @@ async def _fill(jobs: int) -> None:
     async with broker:
         await broker.declare_queue(queue)
         for first in range(0, jobs, PREFETCH):
-            count = min(PREFETCH, jobs - first)
-            await asyncio.gather(*(broker.publish(PLACE.url, queue, persist=True) for _ in range(count)))
+            pages = map(PLACE.page, range(first, min(first + PREFETCH, jobs)))
+            await asyncio.gather(*(broker.publish(page, queue, persist=True) for page in pages))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ class Place:
     queue: str
     url: str
 
+    def page(self, number: int) -> str:
+        """Return what a job asks: each another page of the one site, as in life; with no URL nothing."""
+        return f"{self.url}/{number}" if self.url else ""
+
 
 def read_place() -> Place:
     """Return what the variables say.

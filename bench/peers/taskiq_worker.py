@@ -57,7 +57,8 @@ def work(_options: Sequence[str]) -> None:
 async def _fill(jobs: int) -> None:
     await broker.startup()
     for first in range(0, jobs, PREFETCH):
-        await asyncio.gather(*(task.kiq(PLACE.url) for _ in range(min(PREFETCH, jobs - first))))
+        pages = map(PLACE.page, range(first, min(first + PREFETCH, jobs)))
+        await asyncio.gather(*(task.kiq(page) for page in pages))
     await broker.shutdown()
 
 
