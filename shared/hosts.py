@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
-from urllib.parse import urlsplit
 
-from shared.kinds.urls import normalize_url
+from shared.kinds.urls import MAX_URL_LENGTH, url_origin
 
 MAX_CONCURRENCY = 2_000
 MAX_RATE_PER_SECOND = 10_000.0
@@ -81,12 +80,11 @@ def host_key(url: str) -> str | None:
     It is the host in lower case, without the dot that may end it; a port other than the scheme's
     own is part of it, because another program listens there.
     """
+    if len(url) > MAX_URL_LENGTH:
+        return None
     try:
-        parts = urlsplit(normalize_url(url))
-        host, port = parts.hostname, parts.port
+        scheme, host, port = url_origin(url)
     except ValueError:
         return None
-    if not host:
-        return None
-    name = f"[{host}]" if ":" in host else host.rstrip(".").lower()
-    return name if port in {None, _DEFAULT_PORTS[parts.scheme]} else f"{name}:{port}"
+    name = host.rstrip(".")
+    return name if port == _DEFAULT_PORTS[scheme] else f"{name}:{port}"

@@ -40,6 +40,10 @@ def url_host(url: str) -> str:
 
 
 def url_origin(url: str) -> tuple[str, str, int | None]:
-    """Return the origin of a normalized URL (RFC 6454): scheme, host, port."""
+    """Return the origin of a URL (RFC 6454): scheme, host in lower case, port.
+
+    Raises:
+        ValueError: it is not an absolute http or https URL.
+    """
     parsed = _PARSER.validate_python(url)
     return parsed.scheme, parsed.host or "", parsed.port
