@@ -1,5 +1,6 @@
 """What the store takes and gives: plain values, so that no database row leaves `producer.store`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -143,17 +144,31 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on."""
+    """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on.
+
+    What goes into its message as it was stored is kept as it was stored: as JSON.
+    """
 
     id: UUID
     kind: str
     lane: Lane
-    args: Mapping[str, Any]
-    retry: RetryPolicy
+    args_json: str
+    retry_json: str
     run: int
     batch_id: UUID | None
     deadline_at: datetime | None
     known: KnownCopy | None = None
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """Its arguments; read anew each time."""
+        args: dict[str, Any] = json.loads(self.args_json)
+        return args
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """Its retry policy; read anew each time."""
+        return RetryPolicy.model_validate_json(self.retry_json)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.store.membership import is_one_of
 from producer.store.schema import jobs
 from shared.states import JobState
 
@@ -45,7 +46,7 @@ def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, 
             jobs.c.batch_id,
             jobs.c.callback_url,
         )
-        .where(jobs.c.id.in_(sorted(set(job_ids))))
+        .where(is_one_of(connection, jobs.c.id, sorted(set(job_ids))))
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
