@@ -5,6 +5,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -69,6 +70,13 @@ def encode_document(document: Any) -> str:
 
     NaN and infinities become null: they are not JSON (RFC 8259 section 6) and PostgreSQL refuses them.
     """
+    try:
+        # Ten times as fast, and the same wherever all is ASCII.
+        if (text := orjson.dumps(document)).isascii():
+            return text.decode()
+    except TypeError:
+        # It takes no lone surrogate and no integer of more than 64 bits.
+        pass
     try:
         return _ENCODER.encode(document)
     except ValueError:
