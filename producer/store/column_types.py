@@ -4,6 +4,7 @@ import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import orjson
 import sqlalchemy as sa
@@ -63,6 +64,26 @@ class PlainText(TypeDecorator[str]):
         return "".join(
             _REPLACEMENT if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in value
         )
+
+
+_MOMENT, _PLAIN_TEXT = Moment(), PlainText()
+
+
+def bound_value(value: object, dialect: Dialect) -> Any:
+    """Return what the driver is given for a value, where SQLAlchemy does not look at it."""
+    match value:
+        case None | int() | float():
+            return value
+        case str():
+            return _PLAIN_TEXT.process_bind_param(value, dialect)
+        case datetime():
+            return _MOMENT.process_bind_param(value, dialect)
+        case UUID():
+            return value.hex
+        case dict():
+            return encode_document(value)
+        case _:
+            return value
 
 
 def encode_document(document: Any) -> str:

@@ -11,6 +11,7 @@ from producer.callbacks import batch_callback, job_callback
 from producer.records import ClaimedEvent
 from producer.store.callbacks import insert_callbacks
 from producer.store.leases import is_free
+from producer.store.many import rows_of
 from producer.store.schema import events
 from producer.store.wakeup import announce_jobs
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
@@ -104,5 +105,7 @@ def _insert(
         for body in bodies
     ]
     if rows:
-        connection.execute(events.insert(), rows)
+        columns = {name: events.c[name] for name in rows[0]}
+        given = rows_of(connection, rows, columns)
+        connection.execute(events.insert().from_select(list(columns), sa.select(given)))
         announce_jobs(connection)

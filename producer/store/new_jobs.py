@@ -6,7 +6,6 @@ SQLAlchemy looks at every value of every row; of a million jobs of one batch alm
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
-from datetime import datetime
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -16,7 +15,7 @@ import psycopg
 import sqlalchemy as sa
 
 from producer.records import NewJob
-from producer.store.column_types import Moment, PlainText, encode_document
+from producer.store.column_types import bound_value, encode_document
 from producer.store.engine import POSTGRESQL
 from producer.store.rows import new_job_row, stored_host
 
@@ -26,7 +25,6 @@ _Row = tuple[Mapping[str, Any], tuple[str, str, str]]
 
 _OWN = ("id", "args", "host")
 _common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
-_MOMENT, _PLAIN_TEXT = Moment(), PlainText()
 # One COPY is one statement, and a statement has a time limit.
 _COPY_JOBS = 20_000
 # One write to the socket: PostgreSQL stores these while the next are put together.
@@ -51,23 +49,12 @@ def _rows(
         if (these := _common_fields(job)) != common_to:
             row = new_job_row(job, batch_id=batch_id)
             common_to = these
-            common = {name: _bound(connection, row[name]) for name in row if name not in _OWN}
+            common = {name: bound_value(row[name], connection.dialect) for name in row if name not in _OWN}
         counts[job.state.value] += 1
-        yield common, (job.id.hex, encode_document(job.args), _bound(connection, stored_host(job.host)))
-
-
-def _bound(connection: sa.Connection, value: object) -> Any:
-    match value:
-        case str():
-            return _PLAIN_TEXT.process_bind_param(value, connection.dialect)
-        case Mapping():
-            return encode_document(value)
-        case datetime():
-            return _MOMENT.process_bind_param(value, connection.dialect)
-        case UUID():
-            return value.hex
-        case _:
-            return value
+        yield (
+            common,
+            (job.id.hex, encode_document(job.args), bound_value(stored_host(job.host), connection.dialect)),
+        )
 
 
 def _copy(connection: sa.Connection, rows: Iterator[_Row]) -> None:
