@@ -10,7 +10,7 @@ from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
 from shared.errors import RetrieverError, SettingsInvalid, StaysUnready
 from shared.kinds.registry import KINDS
-from shared.logs import configure_logging
+from shared.process import prepare_process
 from shared.settings import Settings, read_settings
 from shared.signals import stop_event
 from shared.watchdog import EXIT_STATUS
@@ -26,7 +26,7 @@ def main() -> None:
 def worker(kinds: str) -> None:
     """Work on jobs until stopped; then let those in hand end, within the grace period."""
     settings = read_settings()
-    configure_logging(settings, process="worker")
+    prepare_process(settings, process="worker")
     chosen = list(dict.fromkeys(kind.strip() for kind in kinds.split(",") if kind.strip()))
     if not chosen:
         raise SettingsInvalid("--kinds: name at least one kind")

@@ -6,7 +6,6 @@ import os
 import resource
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pydantic import BaseModel
 
@@ -50,6 +49,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
         name=f"retriever worker {name} publish",
         timeout_seconds=settings.publish_timeout_seconds,
         prepare=lambda channel: verify_topology(channel, kinds),
+        plain=settings.amqp_plain,
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
@@ -117,6 +117,6 @@ def _raise_file_limit() -> None:
 
 def _bind(handler: Handler, client: Client) -> BoundHandler:
     async def run(args: BaseModel, job: JobMessage) -> Outcome:
-        return await handler(args, replace(client, job=job))
+        return await handler(args, client.for_job(job))
 
     return run

@@ -173,12 +173,11 @@ class DeliveryHandler:
             self._note_deferral(job, attempt)
             return
         seconds = (attempt.ended_at - (attempt.started_at or attempt.ended_at)).total_seconds()
-        self._metrics.attempts.labels(job.kind, outcome).inc()
-        self._metrics.attempt_seconds.labels(job.kind).observe(max(seconds, 0.0))
-        facts = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind, "outcome": outcome.value}
-        logger.info(
-            "attempt_settled", extra={**facts, "settled_as": settled_as, "seconds": round(seconds, 3)}
-        )
+        self._metrics.count_attempt(job.kind, outcome, max(seconds, 0.0))
+        if logger.isEnabledFor(logging.INFO):
+            facts = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind}
+            ended = {"outcome": outcome.value, "settled_as": settled_as, "seconds": round(seconds, 3)}
+            logger.info("attempt_settled", extra={**facts, **ended})
 
     def _note_deferral(self, job: JobMessage, attempt: Attempt) -> None:
         if isinstance(attempt.outcome, Deferred):

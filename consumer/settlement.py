@@ -82,7 +82,7 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
     report = _report(job, attempt, decision, worker)
     match decision:
         case Finish() | End():
-            return report_message(job, report)
+            return _lone_message(job, report)
         case Delay(step_seconds):
             return _delayed_copy(
                 job,
@@ -101,8 +101,11 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
 
 def report_message(job: JobMessage, report: Report) -> Outgoing:
     """Return a report that travels alone: with its job, which a store that does not know it takes over."""
-    alone = report.model_copy(update={"job": job.model_copy(update={"report": None})})
-    key, body = f"{work_key(job.kind, job.lane)}.{report.state}", alone.encode()
+    return _lone_message(job, report.model_copy(update={"job": job}))
+
+
+def _lone_message(job: JobMessage, report: Report) -> Outgoing:
+    key, body = f"{work_key(job.kind, job.lane)}.{report.state}", report.encode()
     exchange = RESULTS if len(body) <= LARGE_REPORT_BYTES else LARGE_RESULTS
     return Outgoing(exchange, key, body, REPORT_TYPE, str(job.id))
 
@@ -152,6 +155,7 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
         body=attempt.outcome.body if isinstance(attempt.outcome, Succeeded) else None,
         page=attempt.outcome.page if isinstance(attempt.outcome, Succeeded) else None,
         worker=worker,
+        job=job if isinstance(decision, Finish | End) else None,
     )
     if isinstance(attempt.outcome, Cancelled):
         return common.model_copy(update={"reason": "cancelled", "explanation": _CANCELLED})

@@ -53,6 +53,7 @@ class Worker:
                 for kind in kinds
                 for lane, prefetch in prefetch_by_lane(settings).items()
             ],
+            plain=settings.amqp_plain,
         )
         pauses.on_change(self._hold_paused)
         metrics.in_hand.set_function(lambda: handler.in_hand)

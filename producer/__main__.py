@@ -14,7 +14,7 @@ from producer.store.migrate import migrate as migrate_store
 from producer.store.store import JobStore
 from shared.errors import RetrieverError, StaysUnready
 from shared.kinds.registry import KINDS, Lane
-from shared.logs import configure_logging
+from shared.process import prepare_process
 from shared.settings import Settings, read_settings
 from shared.signals import stop_event
 from shared.states import UNDER_WAY, JobState
@@ -26,7 +26,7 @@ from shared.watchdog import EXIT_STATUS
 def main(context: click.Context) -> None:
     """The side of Retriever that accepts jobs and keeps their records."""
     settings = read_settings()
-    configure_logging(settings, process=context.invoked_subcommand or "producer")
+    prepare_process(settings, process=context.invoked_subcommand or "producer")
     context.obj = settings
 
 

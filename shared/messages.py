@@ -39,7 +39,7 @@ class WireMessage(BaseModel):
 
     def encode(self) -> bytes:
         """Return the body as UTF-8 JSON."""
-        return self.model_dump_json(exclude_none=True).encode()
+        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
 
     @classmethod
     def decode(cls, body: bytes) -> Self:

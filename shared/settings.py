@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     amqp_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_plain: bool = False
     database_url: str = "sqlite:///.run/retriever.db"
 
     management_url: ManagementUrl | None = None

@@ -1,7 +1,7 @@
 """The work of the `check` kind: ask a URL, follow its redirects, and say what is wrong with it."""
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import aiohttp
 from yarl import URL
@@ -101,10 +101,11 @@ class _Look:
         return self.trail.status == 429 or bool(self.trail.retry_after_seconds)
 
     async def _ask_with(self, method: CheckMethod) -> Failure | None:
-        question = question_of(self.args, self.client.secrets, method=method)
+        question = question_of(
+            self.args, self.client.secrets, method=method, allow_downgrade=self.args.allow_downgrade
+        )
         if isinstance(question, Failure):
             return question
-        question = replace(question, allow_downgrade=self.args.allow_downgrade)
         async with final_answer(self.client, self.trail, question) as answer:
             return answer if isinstance(answer, Failure) else await self._examine(answer)
 
@@ -181,7 +182,7 @@ class _Look:
             total_seconds=self.trail.total_seconds,
             ip=self.trail.recording.ip,
             family=self.trail.recording.family,
-            timings=self.trail.recording.timings,
+            timings=self.trail.timings,
             redirects_to_http=self.trail.redirects_to_http,
             certificate=self.certificate,
             content_type=self.content_type,

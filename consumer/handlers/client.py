@@ -38,6 +38,12 @@ class Client:
     inline_body_bytes: int = 65_536
     job: JobMessage | None = None
 
+    def for_job(self, job: JobMessage) -> "Client":
+        """Return the same for an attempt of a job. `dataclasses.replace` would take several times as long."""
+        return Client(
+            self.session, self.secrets, self.gates, self.robots, self.signer, self.inline_body_bytes, job
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -60,20 +66,29 @@ class Question:
     first_byte_timeout_seconds: float | None = None
     robots: Robots = Robots.IGNORE
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether any of its requests has a limit of its own."""
+        return self.connect_timeout_seconds is not None or self.first_byte_timeout_seconds is not None
+
 
 def question_of(
-    args: RequestArgs, secrets: Secrets, *, method: str, body: bytes | None = None
+    args: RequestArgs,
+    secrets: Secrets,
+    *,
+    method: str,
+    body: bytes | None = None,
+    allow_downgrade: bool = True,
 ) -> Question | Failure:
     """Return the request that arguments describe, its secrets filled in; or which of them is missing."""
-    host = url_host(args.url)
     headers: dict[str, str] = {}
     for name, value in args.headers.items():
-        filled = _fill(value, secrets, host)
+        filled = _fill(value, secrets, args.url)
         if isinstance(filled, Failure):
             return filled
         headers[name] = filled
     if args.auth is not None:
-        credentials = _authorization(args.auth, secrets, host)
+        credentials = _authorization(args.auth, secrets, args.url)
         if isinstance(credentials, Failure):
             return credentials
         headers["Authorization"] = credentials
@@ -84,6 +99,7 @@ def question_of(
         body,
         args.redirects,
         args.max_redirects,
+        allow_downgrade,
         connect_timeout_seconds=args.connect_timeout_seconds,
         first_byte_timeout_seconds=args.first_byte_timeout_seconds,
         robots=args.robots,
@@ -95,19 +111,20 @@ def basic_authorization(username: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
-def _authorization(auth: BasicAuth | BearerAuth, secrets: Secrets, host: str) -> str | Failure:
+def _authorization(auth: BasicAuth | BearerAuth, secrets: Secrets, url: str) -> str | Failure:
     match auth:
         case BasicAuth():
-            password = _fill(auth.password, secrets, host)
+            password = _fill(auth.password, secrets, url)
             return password if isinstance(password, Failure) else basic_authorization(auth.username, password)
         case BearerAuth():
-            token = _fill(auth.token, secrets, host)
+            token = _fill(auth.token, secrets, url)
             return token if isinstance(token, Failure) else f"Bearer {token}"
 
 
-def _fill(value: str | Secret, secrets: Secrets, host: str) -> str | Failure:
+def _fill(value: str | Secret, secrets: Secrets, url: str) -> str | Failure:
     if isinstance(value, str):
         return value
+    host = url_host(url)
     secret = secrets.read(value.secret, host=host)
     # A line feed in it would end the field; aiohttp refuses it, but not in words that name the secret.
     if secret is None or not secret.isprintable():

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -32,8 +32,11 @@ from consumer.handlers.redirects import leads_on, next_target, without_credentia
 from consumer.handlers.retry_after import honours_retry_after, retry_after_seconds
 from consumer.handlers.visits import Visit
 from shared.clock import utc_now
-from shared.kinds.check import Hop
+from shared.kinds.check import Hop, Timings
 from shared.kinds.requests import Redirects, Robots
+
+_NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+_UNLIMITED = nullcontext()
 
 
 @dataclass(slots=True)
@@ -44,18 +47,33 @@ class Trail:
         url: What was asked last.
         retry_after_seconds: What the last answer with a meaningful `Retry-After` asked for.
         headers: Of the last answer.
-        recording: Of the request that was made last.
         redirects_to_http: Whether a redirect led from https to http.
     """
 
     url: str
     hops: list[Hop] = field(default_factory=list)
     retry_after_seconds: float | None = None
-    headers: CIMultiDictProxy[str] = field(default_factory=lambda: CIMultiDictProxy(CIMultiDict()))
+    headers: CIMultiDictProxy[str] = field(default_factory=lambda: _NO_HEADERS)
     started: float = field(default_factory=time.monotonic)
-    recording: Recording = field(default_factory=Recording)
     redirects_to_http: bool = False
+    _recording: Recording | None = None
     _chain_starts_at: int = 0
+
+    @property
+    def recording(self) -> Recording:
+        """Of the request that was made last."""
+        if self._recording is None:
+            self._recording = Recording()
+        return self._recording
+
+    def begin_request(self, recording: Recording) -> None:
+        """Note that a request is made, and recorded there."""
+        self._recording = record(recording)
+
+    @property
+    def timings(self) -> Timings:
+        """Of the request that was made last."""
+        return self.recording.timings
 
     @property
     def status(self) -> int | None:
@@ -82,10 +100,9 @@ class Trail:
         self.hops[-1] = self.hops[-1].model_copy(update={"timings": self.recording.timings})
 
 
-@asynccontextmanager
-async def final_answer(
+def final_answer(
     client: Client, trail: Trail, question: Question
-) -> AsyncIterator[aiohttp.ClientResponse | Failure]:
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Failure]:
     """Give the answer to a question, its body unread, or why there is none.
 
     Bodies on the way are not read. Headers, body and credentials of the question go to its own origin
@@ -96,33 +113,54 @@ async def final_answer(
         trail: Is added to as answers come, so that a time limit loses none.
         question: With `max_redirects` 0 any redirect that is to be followed is a failure.
     """
-    trail.begin_chain()
-    with Visit(client.gates) as visit:
-        answer = await _follow(client, visit, trail, question)
-        if isinstance(answer, Failure):
-            yield answer
-            return
-        async with answer:
-            yield answer
+    return _FinalAnswer(client, trail, question)
+
+
+class _FinalAnswer:
+    # A class, and no generator, because every request passes here.
+    __slots__ = ("_answer", "_client", "_question", "_trail", "_visit")
+
+    def __init__(self, client: Client, trail: Trail, question: Question) -> None:
+        self._client = client
+        self._trail = trail
+        self._question = question
+        self._visit = Visit(client.gates)
+        self._answer: aiohttp.ClientResponse | Failure | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse | Failure:
+        self._trail.begin_chain()
+        try:
+            self._answer = await _follow(self._client, self._visit, self._trail, self._question)
+        except BaseException:
+            self._visit.release()
+            raise
+        return self._answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(self._answer, aiohttp.ClientResponse):
+                await self._answer.__aexit__(kind, error, trace)
+        finally:
+            self._visit.release()
 
 
 async def _follow(
     client: Client, visit: Visit, trail: Trail, question: Question
 ) -> aiohttp.ClientResponse | Failure:
     try:
-        target, credentials = without_credentials(URL(question.url, encoded=True))
+        own_target, credentials = without_credentials(URL(question.url, encoded=True))
     except ValueError:
         return INVALID_URL
-    origin = target.origin()
+    target = own_target
     # What `auth` says comes after what the URL says, and wins.
     own = _Request(question.method, question.body, {**credentials, **question.headers})
     request = own
     asked: set[tuple[str, URL]] = set()
     for _ in range(question.max_redirects + 1):
-        # The fragment is never sent, so two URLs that differ in it alone are one (RFC 9110 section 4.2.5).
-        if (request.method, target.with_fragment(None)) in asked:
+        if asked and _what(request, target) in asked:
             return REDIRECT_LOOP
-        asked.add((request.method, target.with_fragment(None)))
         trail.url = str(target)
         refused = await _may_ask(client, visit, target, question.robots)
         answer = refused or await _ask(
@@ -134,16 +172,22 @@ async def _follow(
             or question.redirects is Redirects.REPORT
         ):
             return answer
+        asked.add(_what(request, target))
         # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
         answer.release()
         following = _lead_on(trail, question, target, answer)
         if isinstance(following, Failure):
             return following
-        target, is_own = following, following.origin() == origin
+        target, is_own = following, following.origin() == own_target.origin()
         request = _next_request(request, answer.status, headers=own.headers if is_own else {})
         if request.body is not None and not is_own:
             return REDIRECT_WITH_BODY
     return too_many_redirects(question.max_redirects)
+
+
+def _what(request: "_Request", target: URL) -> tuple[str, URL]:
+    # The fragment is never sent, so two URLs that differ in it alone are one (RFC 9110 section 4.2.5).
+    return request.method, target.with_fragment(None)
 
 
 def _lead_on(trail: Trail, question: Question, target: URL, answer: aiohttp.ClientResponse) -> URL | Failure:
@@ -191,10 +235,10 @@ async def _ask(
     question: Question,
 ) -> aiohttp.ClientResponse | Failure:
     # The clock has the limit for connecting; the recording sets it to the next one.
-    clock = asyncio.timeout(question.connect_timeout_seconds)
-    trail.recording = record(Recording(question.first_byte_timeout_seconds, clock))
+    clock = asyncio.timeout(question.connect_timeout_seconds) if question.is_timed else None
+    trail.begin_request(Recording(question.first_byte_timeout_seconds, clock))
     try:
-        async with clock:
+        async with clock or _UNLIMITED:
             answer = await session.request(
                 request.method, target, headers=request.headers, data=request.body, allow_redirects=False
             )
@@ -202,7 +246,7 @@ async def _ask(
         trail.recording.clock = None
         failure = failure_of_error(error)
         # aiohttp has one limit, and one error, for TCP and TLS.
-        is_late = clock.expired() or failure is CONNECT_TIMEOUT
+        is_late = (clock is not None and clock.expired()) or failure is CONNECT_TIMEOUT
         failure = _TOO_LATE.get(trail.recording.phase, failure) if is_late else failure
         visit.failed(failure)
         return failure

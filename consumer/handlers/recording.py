@@ -52,6 +52,7 @@ class Recording:
     _connected: float | None = None
     _answered: float | None = None
     _ended: float | None = None
+    _timings: Timings | None = None
 
     def begin(self) -> None:
         """Note that a connection is asked for."""
@@ -98,6 +99,7 @@ class Recording:
     def end(self) -> None:
         """Note that the body is there."""
         self._ended = time.monotonic()
+        self._timings = None
 
     @property
     def family(self) -> Family | None:
@@ -106,13 +108,20 @@ class Recording:
 
     @property
     def timings(self) -> Timings:
-        """How long each phase took."""
+        """How long each phase took, until now or until it ended."""
+        if self._ended is None:
+            return self._timings_by(time.monotonic())
+        if self._timings is None:
+            self._timings = self._timings_by(self._ended)
+        return self._timings
+
+    def _timings_by(self, now: float) -> Timings:
         return Timings(
             dns_seconds=None if self._is_literal else _between(self._began, self._dialled),
             connect_seconds=_between(self._dialled, self._reached),
             tls_seconds=_between(self._reached, self._connected) if self._is_tls else None,
             first_byte_seconds=_between(self._connected, self._answered),
-            total_seconds=round((self._ended or time.monotonic()) - self.started, 6),
+            total_seconds=round(now - self.started, 6),
         )
 
     @property

@@ -48,6 +48,7 @@ class Recorder:
                 Subscription(RECORDER_QUEUE, settings.recorder_prefetch, self._waiting.put_nowait),
                 Subscription(LARGE_RESULTS_QUEUE, _LARGE_PREFETCH, self._waiting.put_nowait),
             ],
+            plain=settings.amqp_plain,
         )
 
     @property

@@ -89,6 +89,7 @@ async def _connected(settings: Settings) -> AsyncIterator[Publisher]:
         settings.amqp_url,
         name="retriever republish",
         timeout_seconds=settings.publish_timeout_seconds,
+        plain=settings.amqp_plain,
         prepare=lambda channel: declare_topology(channel, KINDS),
     )
     running = asyncio.create_task(publisher.run())

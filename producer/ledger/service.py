@@ -46,12 +46,14 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
         settings.amqp_url,
         name="retriever ledger publish",
         timeout_seconds=settings.publish_timeout_seconds,
+        plain=settings.amqp_plain,
         prepare=lambda channel: declare_topology(channel, KINDS),
     )
     outcomes = Publisher(
         settings.amqp_url,
         name="retriever ledger outcomes",
         timeout_seconds=settings.publish_timeout_seconds,
+        plain=settings.amqp_plain,
     )
     recorder = Recorder(store=store, metrics=metrics, settings=settings)
     # One for each: a wakeup tells one listener.

@@ -179,7 +179,7 @@ class ShortChannel:
 
     def _take_return(self, returned: Incoming) -> None:
         # The broker returns a message before it confirms it.
-        _, _, number = (returned.properties.message_id or "").rpartition("-")
+        _, _, number = (returned.header.properties.message_id or "").rpartition("-")
         sending = self._sent.pop(int(number), None) if number.isdecimal() else None
         if sending is not None:
             _fail(sending, _unroutable(sending.message))

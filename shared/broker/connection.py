@@ -18,6 +18,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from yarl import URL
 
 from shared.broker.addresses import split_hosts
+from shared.broker.reader import choose_reader
 
 # What a broker that is away, or taken away, looks like through aio-pika and aiormq.
 CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
@@ -34,6 +35,8 @@ _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
+
+choose_reader(plain=False)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import cast
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from aiormq.channel import Channel
 from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from shared.broker.acks import gather_acks
 from shared.broker.connection import open_channel
@@ -63,8 +64,9 @@ async def _receive_plainly(receive: Callable[[Incoming], None], message: Abstrac
     properties = Basic.Properties(
         headers=dict(message.headers), correlation_id=message.correlation_id, message_type=message.type
     )
-    tag, exchange, routing_key = message.delivery_tag, message.exchange, message.routing_key
-    receive(Incoming(tag or 0, exchange or "", routing_key or "", properties, message.body))
+    tag, again = message.delivery_tag or 0, bool(message.redelivered)
+    exchange, routing_key = message.exchange or "", message.routing_key or ""
+    receive(Incoming(tag, again, exchange, routing_key, ContentHeader(properties=properties), message.body))
 
 
 async def _never(message: AbstractIncomingMessage) -> None:

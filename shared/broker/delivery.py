@@ -63,6 +63,8 @@ class Delivery:
     @property
     def returns(self) -> int:
         """How often the broker took the message back from consumers that died with it, lost or refused it."""
+        if not self._message.is_redelivered:
+            return 0
         count = self.headers.get(_COUNT_HEADER)
         return count if isinstance(count, int) else 0
 
@@ -102,7 +104,7 @@ class Delivery:
 
     @property
     def _properties(self) -> Basic.Properties:
-        return self._message.properties
+        return self._message.header.properties
 
     @property
     def _tag(self) -> int:

@@ -19,9 +19,10 @@ class Incoming(NamedTuple):
     """A message as it came: delivered to a consumer, or returned to who published it, with the tag 0."""
 
     tag: int
+    is_redelivered: bool
     exchange: str
     routing_key: str
-    properties: Basic.Properties
+    header: ContentHeader
     body: bytes
 
 
@@ -73,8 +74,8 @@ class Tap:
         self._method = self._header = None
         if method is None or header is None:
             return
-        tag = method.delivery_tag if isinstance(method, Basic.Deliver) else 0
-        body = b"".join(self._body)
-        self._take(
-            Incoming(tag or 0, method.exchange or "", method.routing_key or "", header.properties, body)
-        )
+        tag, again = 0, False
+        if isinstance(method, Basic.Deliver):
+            tag, again = method.delivery_tag or 0, bool(method.redelivered)
+        exchange, routing_key = method.exchange or "", method.routing_key or ""
+        self._take(Incoming(tag or 0, bool(again), exchange, routing_key, header, b"".join(self._body)))

@@ -27,8 +27,11 @@ class CheckArgs(RequestArgs):
     method: CheckMethod = CheckMethod.AUTO
     statuses: Annotated[
         Statuses,
-        Field(description="Statuses that are good. With `redirects: report`, a redirect is good by default."),
-    ] = SUCCESS
+        Field(
+            description="Statuses that are good. With `redirects: report`, a redirect is good by default.",
+            json_schema_extra={"default": list(SUCCESS)},
+        ),
+    ] = Field(default_factory=SUCCESS.copy)
     assertions: Annotated[Assertions | None, Field(description="What else must hold.")] = None
     title: Annotated[bool, Field(description="Read the page's title. Makes `auto` ask with GET.")] = False
     max_body_bytes: Annotated[
@@ -116,7 +119,9 @@ class Certificate(BaseModel):
     not_before: str | None = None
     not_after: str | None = None
     days_left: Annotated[float | None, Field(description="Below 0 when it has expired.")] = None
-    names: Annotated[list[str], Field(description="What it is for: host names and addresses.")] = []
+    names: Annotated[list[str], Field(description="What it is for: host names and addresses.")] = Field(
+        default_factory=list
+    )
     protocol: Annotated[str | None, Field(description="Such as `TLSv1.3`.")] = None
     trusted: Annotated[bool, Field(description="Whether it was verified for this host.")] = True
 
@@ -156,4 +161,7 @@ class CheckResult(BaseModel):
         int | None, Field(description="Of the expanded body, if it was read; else as the host declared it.")
     ] = None
     title: Annotated[str | None, Field(description="Of the page, when a body was read.")] = None
-    assertions: Annotated[list[AssertionResult], Field(description="All of them, in the job's order.")] = []
+    # A factory, because pydantic copies a default list deeply, in Python.
+    assertions: Annotated[list[AssertionResult], Field(description="All of them, in the job's order.")] = (
+        Field(default_factory=list)
+    )

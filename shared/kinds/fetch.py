@@ -63,7 +63,10 @@ class FetchArgs(RequestArgs):
         tuple[MediaRange, ...],
         Field(max_length=20, description="Sent as `Accept`; an answer of another type is refused."),
     ] = ()
-    statuses: Annotated[Statuses, Field(description="The statuses that are a success.")] = SUCCESS
+    statuses: Annotated[
+        Statuses,
+        Field(description="The statuses that are a success.", json_schema_extra={"default": list(SUCCESS)}),
+    ] = Field(default_factory=SUCCESS.copy)
     extract: Annotated[JmesPath | None, Field(description="JMESPath on the JSON body.")] = None
     max_bytes: Annotated[int, Field(ge=1, le=MAX_BODY_BYTES, description="Limit of the expanded body.")] = (
         DEFAULT_BODY_BYTES

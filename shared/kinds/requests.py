@@ -121,8 +121,12 @@ class RequestArgs(BaseModel):
     url: HttpUrl
     headers: Annotated[
         Headers,
-        Field(description="Sent to the URL's own origin alone; a value may be the name of a secret."),
-    ] = {}  # pydantic copies it
+        # A factory, because pydantic copies a default dictionary deeply, for each job.
+        Field(
+            description="Sent to the URL's own origin alone; a value may be the name of a secret.",
+            json_schema_extra={"default": {}},
+        ),
+    ] = Field(default_factory=dict)
     auth: Annotated[
         Auth | None, Field(description="Sent to the URL's own origin alone; the secret stays in the workers.")
     ] = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from shared.broker.consumer import Consumer
 from shared.broker.consuming import open_consuming
 from shared.broker.delivery import Delivery
 from shared.broker.publisher import Outgoing
+from shared.broker.reader import choose_reader
 from shared.broker.subscriber import Subscription
 from shared.broker.topology import JOBS, declare_topology, work_queue
 from shared.errors import DeliveryLost
@@ -31,14 +32,17 @@ QUEUE = work_queue("check", Lane.BULK)
 
 
 @pytest.fixture(params=["short", "plain"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run every test on the short way of the frames, and on the plain one."""
     is_plain = request.param == "plain"
+    choose_reader(plain=is_plain)
 
     def open_channel(connection: AbstractConnection, *arguments: Any, **options: Any) -> Any:
         return open_consuming(connection, *arguments, **{**options, "plain": is_plain})
 
     monkeypatch.setattr(subscriber_module, "open_consuming", open_channel)
+    yield
+    choose_reader(plain=False)
 
 
 @asynccontextmanager

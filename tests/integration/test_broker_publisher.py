@@ -1,7 +1,7 @@
 """Publishing to a real broker: what is confirmed, what is refused, and what comes back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import aio_pika
@@ -13,6 +13,7 @@ from shared.broker import connection
 from shared.broker import publisher as publisher_module
 from shared.broker.confirming import open_confirming
 from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.reader import choose_reader
 from shared.broker.topology import JOBS, stored_key, work_queue
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 from shared.kinds.registry import Lane
@@ -34,14 +35,17 @@ async def test_a_confirmed_message_is_persistent_and_carries_its_job_id(vhost_ur
 
 
 @pytest.fixture(params=["short", "plain"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run every test on the short way of the frames, and on the plain one."""
     is_plain = request.param == "plain"
+    choose_reader(plain=is_plain)
 
     def open_channel(of: AbstractConnection, *, timeout_seconds: float, plain: bool) -> Any:
         return open_confirming(of, timeout_seconds=timeout_seconds, plain=is_plain)
 
     monkeypatch.setattr(publisher_module, "open_confirming", open_channel)
+    yield
+    choose_reader(plain=False)
 
 
 @pytest.mark.parametrize("opening", [connection.open_channel, connection.open_publishing_channel])

@@ -76,7 +76,6 @@ class Listener:
     def __init__(self, url: str) -> None:
         self.reports: dict[UUID, list[Report]] = {}
         self._ended: dict[UUID, asyncio.Event] = {}
-        self._acks: set[asyncio.Task[None]] = set()
         self.consumer = Consumer(
             url, name="test recorder", subscriptions=[Subscription(RECORDER_QUEUE, 1_000, self._take)]
         )
@@ -93,9 +92,7 @@ class Listener:
         self.reports.setdefault(report.job_id, []).append(report)
         if report.state.is_final:
             self._ended.setdefault(report.job_id, asyncio.Event()).set()
-        ack = asyncio.create_task(delivery.ack())
-        self._acks.add(ack)
-        ack.add_done_callback(self._acks.discard)
+        delivery.ack()
 
 
 @asynccontextmanager
