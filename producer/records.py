@@ -1,12 +1,13 @@
 """What the store takes and gives: plain values, so that no database row leaves `producer.store`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
+
+import orjson
 
 from producer.timetable import CatchUp, Timetable
 from shared.events import EventType
@@ -162,7 +163,7 @@ class ClaimedJob:
     @property
     def args(self) -> Mapping[str, Any]:
         """Its arguments; read anew each time."""
-        args: dict[str, Any] = json.loads(self.args_json)
+        args: dict[str, Any] = orjson.loads(self.args_json)
         return args
 
     @property
@@ -273,11 +274,17 @@ class VerdictCounts:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedEvent:
-    """An event that one relay has leased for publishing; `body` is a message of `shared.events`."""
+    """An event that one relay has leased for publishing; its body is a message of `shared.events`."""
 
     id: UUID
     type: EventType
-    body: Mapping[str, Any]
+    body_json: str
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """Its body; read anew each time."""
+        body: dict[str, Any] = orjson.loads(self.body_json)
+        return body
 
 
 @dataclass(frozen=True, slots=True)

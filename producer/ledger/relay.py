@@ -82,7 +82,7 @@ def _body(job: ClaimedJob) -> bytes:
     known = f',"known":{job.known.model_dump_json(exclude_none=True)}' if job.known else ""
     return (
         f'{{"version":1,"id":"{job.id}","kind":"{job.kind}","lane":"{job.lane}","args":{job.args_json},'
-        f'"retry":{job.retry_json},"run":{job.run},"attempt":1{batch}{expiry}{known}}}'
+        f'"retry":{job.retry_json},"run":{job.run},"attempt":1,"deferrals":0,"returns":0{batch}{expiry}{known}}}'
     ).encode()
 
 

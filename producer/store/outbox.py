@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from producer.records import ClaimedJob
 from producer.store.counters import Move, count_moves
-from producer.store.engine import POSTGRESQL
-from producer.store.leases import is_free
+from producer.store.leases import is_free, read_in_order
 from producer.store.locking import lock_jobs
 from producer.store.membership import is_one_of
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
@@ -24,7 +23,7 @@ def claim_accepted(
     connection: sa.Connection, *, limit: int, lease_seconds: float, now: datetime
 ) -> list[ClaimedJob]:
     """Lease the oldest accepted jobs that nobody holds a lease on, and return them, oldest first."""
-    _read_in_order(connection)
+    read_in_order(connection)
     # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once and
     # then leases more than the limit; one that locks rows is run once.
     free = (
@@ -82,16 +81,6 @@ def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[Cl
         return claimed
     copies = find_copies(connection, asking)
     return [replace(job, known=copies[job.id]) if job.id in copies else job for job in claimed]
-
-
-def _read_in_order(connection: sa.Connection) -> None:
-    """Let PostgreSQL find the oldest by the index that has them in order, in this transaction.
-
-    Left to itself it believes what it counted before the last large batch came: that few jobs are accepted.
-    Then it reads and sorts all of them for each page, which takes longer than all else a relay does.
-    """
-    if connection.dialect.name == POSTGRESQL:
-        connection.exec_driver_sql("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off")
 
 
 def _move_to_queued(connection: sa.Connection, run: int, ids: Sequence[UUID], now: datetime) -> list[Move]:
