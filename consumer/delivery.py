@@ -4,8 +4,10 @@ import asyncio
 import logging
 import random
 from datetime import datetime
+from functools import partial
 
 from consumer.cancellations import Cancellations
+from consumer.deadlines import Appointment, current_wheel
 from consumer.executor import Attempt, Executor
 from consumer.in_hand import AttemptsInHand
 from consumer.metrics import WorkerMetrics
@@ -148,8 +150,9 @@ class DeliveryHandler:
         logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
         delivery.ack()
 
-    def _announce_soon(self, job: JobMessage, started_at: datetime) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(_ANNOUNCE_AFTER_SECONDS, self._announce, job, started_at)
+    def _announce_soon(self, job: JobMessage, started_at: datetime) -> Appointment:
+        announce = partial(self._announce, job, started_at)
+        return current_wheel().call_later(_ANNOUNCE_AFTER_SECONDS, announce)
 
     def _announce(self, job: JobMessage, started_at: datetime) -> None:
         """Report a longer attempt as running. Best effort: its end is reported with certainty."""

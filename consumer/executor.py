@@ -1,6 +1,5 @@
 """Running one attempt: its handler, under a time limit, with an outcome as a value."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ValidationError
 
+from consumer.deadlines import time_limit
 from shared.clock import utc_now
 from shared.kinds.limits import OVERTIME_SECONDS, handler_seconds
 from shared.kinds.registry import KINDS
@@ -64,7 +64,7 @@ def _expired(expires_at: datetime) -> Failed:
 async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outcome:
     limit_seconds = handler_seconds(args) + OVERTIME_SECONDS
     try:
-        async with asyncio.timeout(limit_seconds):
+        async with time_limit(limit_seconds):
             return await handler(args, job)
     except TimeoutError:
         return Failed("time_limit", f"Stopped after {limit_seconds:g} s.", transient=True)

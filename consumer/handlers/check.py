@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from yarl import URL
 
+from consumer.deadlines import time_limit
 from consumer.handlers.assertions import Seen, judge
 from consumer.handlers.body import decode_text, read_body
 from consumer.handlers.certificates import read_certificate
@@ -68,7 +69,7 @@ class _Look:
     async def within_time(self) -> Failure | None:
         """Return what is wrong with the URL, or None, before the time is up."""
         try:
-            async with asyncio.timeout(self.args.timeout_seconds):
+            async with time_limit(self.args.timeout_seconds):
                 failure = await self._ask()
         except TimeoutError:
             return timed_out(self.args.timeout_seconds, while_doing=self.trail.recording.phase)

@@ -17,10 +17,13 @@ from pamqp.exceptions import PAMQPException
 from pamqp.header import ContentHeader
 
 _READ_BYTES = 262_144
-_HEADER_FRAME = 2
+_HEADER_FRAME, _END = 2, 0xCE
 # AMQP 0-9-1 section 4.2.3: type, channel and size; the payload and an octet follow.
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQ")
+_METHOD_FRAME, _DELIVER = 1, Basic.Deliver.index.to_bytes(4)
+# The delivery's tag, and whether it was delivered before.
+_DELIVERY = struct.Struct(">Q?")
 
 
 class LazyHeader(ContentHeader):
@@ -40,6 +43,20 @@ class LazyHeader(ContentHeader):
             whole.unmarshal(self._payload)
             self._properties = whole.properties
         return self._properties
+
+
+class QuickDeliver(Basic.Deliver):
+    """A `basic.deliver` that is read from its payload without a loop over what it might consist of."""
+
+    def __init__(self, payload: bytes) -> None:
+        """Read the payload of its frame, the number of the method included."""
+        tag_at = 5 + payload[4]
+        self.consumer_tag = payload[5:tag_at].decode()
+        self.delivery_tag, self.redelivered = _DELIVERY.unpack_from(payload, tag_at)
+        exchange_at = tag_at + _DELIVERY.size + 1
+        key_at = exchange_at + payload[exchange_at - 1] + 1
+        self.exchange = payload[exchange_at : key_at - 1].decode()
+        self.routing_key = payload[key_at : key_at + payload[key_at - 1]].decode()
 
 
 class FrameReader(FrameReceiver):
@@ -74,10 +91,14 @@ class FrameReader(FrameReceiver):
             return None
         self.started, self._at = True, end
         try:
-            if kind == _HEADER_FRAME:
-                return end - start, channel, LazyHeader(self._arrived[start + _FRAME.size : end - 1])
+            if self._arrived[end - 1] == _END:
+                payload = self._arrived[start + _FRAME.size : end - 1]
+                if kind == _HEADER_FRAME:
+                    return end - start, channel, LazyHeader(payload)
+                if kind == _METHOD_FRAME and payload.startswith(_DELIVER):
+                    return end - start, channel, QuickDeliver(payload)
             return pamqp.frame.unmarshal(self._arrived[start:end])
-        except (PAMQPException, struct.error) as error:
+        except (PAMQPException, struct.error, IndexError, UnicodeDecodeError) as error:
             raise InvalidFrameError(str(error)) from error
 
     async def _read(self) -> None:

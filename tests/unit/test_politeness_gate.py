@@ -291,3 +291,66 @@ def test_a_waiting_room_always_has_a_seat_for_another_host() -> None:
         seat.__exit__(None, None, None)
     with room.seat("a.example") as has_seat:
         assert has_seat
+
+
+class Twin:
+    """Two gates of the same history: one is always asked for the long way, one for the short way first."""
+
+    def __init__(self) -> None:
+        self.long, self.short = make_gate(2, 5.0, failures_to_open=2), make_gate(2, 5.0, failures_to_open=2)
+        self.running: list[tuple[Ticket, Ticket]] = []
+        self._waiting: list[tuple[Ticket, Ticket]] = []
+
+    def ask(self, priority: Priority, now: float, *, deferrals: int, turn_at: float | None) -> None:
+        one = make_ticket(priority, deferrals=deferrals, turn_at=turn_at)
+        other = make_ticket(priority, deferrals=deferrals, turn_at=turn_at)
+        refusal = self.long.ask(one, now, has_seat=True)
+        if self.short.starts_at_once(other, now):
+            assert refusal is None and list(self.long.starts(now)) == [one]
+            self.running.append((one, other))
+            return
+        assert refusal == self.short.ask(other, now, has_seat=True)
+        if refusal is None:
+            self._waiting.append((one, other))
+        self.start(now)
+
+    def start(self, now: float) -> None:
+        places = {id(ticket): place for place, pair in enumerate(self._waiting) for ticket in pair}
+        started = [places[id(ticket)] for ticket in self.long.starts(now)]
+        assert started == [places[id(ticket)] for ticket in self.short.starts(now)]
+        self.running += [self._waiting[place] for place in started]
+        self._waiting = [pair for place, pair in enumerate(self._waiting) if place not in started]
+
+    def end(self, now: float, *, status: int) -> None:
+        pair = self.running.pop(0)
+        for gate, ticket in zip((self.long, self.short), pair, strict=True):
+            gate.answered(ticket, status, retry_after_seconds=1.0 if status == 503 else None, now=now)
+            gate.end(ticket, now)
+        self.start(now)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.floats(0, 1.0),
+            st.sampled_from([200, 500, 503]),
+            st.sampled_from(Priority),
+            st.sampled_from([0, 1, DEFERRALS_BEFORE_ASKING_ANYWAY]),
+            st.none() | st.floats(0, 3.0),
+            st.booleans(),
+        ),
+        max_size=40,
+    )
+)
+def test_a_free_host_is_given_the_short_way_exactly_when_it_is_the_long_way(
+    steps: list[tuple[float, int, Priority, int, float | None, bool]],
+) -> None:
+    twin, now = Twin(), 0.0
+    for wait, status, priority, deferrals, turn_in, is_end in steps:
+        now += wait
+        twin.start(now)
+        if is_end and twin.running:
+            twin.end(now, status=status)
+        else:
+            turn_at = None if turn_in is None or not deferrals else now + turn_in
+            twin.ask(priority, now, deferrals=deferrals, turn_at=turn_at)

@@ -1,0 +1,115 @@
+"""Time limits that cost next to nothing to set: a timing wheel (Varghese and Lauck, 1987).
+
+Every attempt has some, nearly all are taken back in milliseconds, and a timer of the event loop is a tenth of
+what an attempt costs. Here setting and taking back are an entry of a dictionary, and one timer of the loop
+looks after all of them; so they are late by up to `TICK_SECONDS`, which a limit may be.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+TICK_SECONDS = 0.02
+
+
+class Appointment:
+    """Something to be called later; `cancel` takes it back."""
+
+    __slots__ = ("_call", "_slot")
+
+    def __init__(self, slot: "dict[Appointment, None]", call: Callable[[], object]) -> None:
+        """Enter it into a slot of the wheel; only `Wheel` does."""
+        self._slot = slot
+        self._call = call
+        slot[self] = None
+
+    def cancel(self) -> None:
+        """Take it back; after it was called, or again, that does nothing."""
+        self._slot.pop(self, None)
+
+    def keep(self) -> None:
+        """Call what is to be called."""
+        self._call()
+
+
+class Wheel:
+    """Appointments by the tick in which they are due."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make an empty one for a loop."""
+        self._loop = loop
+        self._slots: dict[int, dict[Appointment, None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Appointment:
+        """Call something in so many seconds, or up to a tick later. It must not block or raise."""
+        tick = math.ceil((self._loop.time() + seconds) / TICK_SECONDS)
+        slot = self._slots.get(tick)
+        if slot is None:
+            slot = self._slots[tick] = {}
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK_SECONDS, self._turn)
+        return Appointment(slot, call)
+
+    def _turn(self) -> None:
+        now = math.floor(self._loop.time() / TICK_SECONDS)
+        self._timer = None
+        for tick in sorted(tick for tick, slot in self._slots.items() if tick <= now or not slot):
+            slot = self._slots.pop(tick)
+            while slot:
+                appointment, _ = slot.popitem()
+                appointment.keep()
+        if self._slots and self._timer is None:
+            self._timer = self._loop.call_later(TICK_SECONDS, self._turn)
+
+
+def current_wheel() -> Wheel:
+    """Return the wheel of the running loop."""
+    loop = asyncio.get_running_loop()
+    wheel = _wheels.get(loop)
+    if wheel is None:
+        # Of one loop a process, but for tests.
+        _wheels.clear()
+        wheel = _wheels[loop] = Wheel(loop)
+    return wheel
+
+
+_wheels: dict[asyncio.AbstractEventLoop, Wheel] = {}
+
+
+class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
+    """Cancel what is inside after so many seconds, and raise `TimeoutError` then; as `asyncio.timeout`."""
+
+    __slots__ = ("_appointment", "_cancelling", "_is_over", "_seconds", "_task")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._is_over = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time limit is set inside a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._appointment = current_wheel().call_later(self._seconds, self._expire)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._appointment.cancel()
+        # Cancelled by us alone: whoever else cancels the task wants more than the end of this.
+        if (
+            self._is_over
+            and self._task.uncancel() <= self._cancelling
+            and kind is not None
+            and issubclass(kind, asyncio.CancelledError)
+        ):
+            raise TimeoutError from error
+
+    def _expire(self) -> None:
+        self._is_over = True
+        self._task.cancel()
