@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+import orjson
+
 from producer.timetable import CatchUp, Timetable
 from shared.events import EventType
 from shared.kinds.registry import Lane
@@ -143,17 +145,31 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on."""
+    """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on.
+
+    What goes into its message as it was stored is kept as it was stored: as JSON.
+    """
 
     id: UUID
     kind: str
     lane: Lane
-    args: Mapping[str, Any]
-    retry: RetryPolicy
+    args_json: str
+    retry_json: str
     run: int
     batch_id: UUID | None
     deadline_at: datetime | None
     known: KnownCopy | None = None
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """Its arguments; read anew each time."""
+        args: dict[str, Any] = orjson.loads(self.args_json)
+        return args
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """Its retry policy; read anew each time."""
+        return RetryPolicy.model_validate_json(self.retry_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +274,17 @@ class VerdictCounts:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedEvent:
-    """An event that one relay has leased for publishing; `body` is a message of `shared.events`."""
+    """An event that one relay has leased for publishing; its body is a message of `shared.events`."""
 
     id: UUID
     type: EventType
-    body: Mapping[str, Any]
+    body_json: str
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """Its body; read anew each time."""
+        body: dict[str, Any] = orjson.loads(self.body_json)
+        return body
 
 
 @dataclass(frozen=True, slots=True)

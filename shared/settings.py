@@ -55,12 +55,12 @@ class Settings(BaseSettings):
 
     watchdog_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
 
-    publish_window: Annotated[int, Field(ge=1, le=2_000)] = 200
+    publish_window: Annotated[int, Field(ge=1, le=2_000)] = 500
     publish_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
 
     relay_poll_seconds: Annotated[float, Field(gt=0)] = 0.1
     relay_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
-    relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 500
+    relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 2_000
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
     parked_check_seconds: Annotated[float, Field(gt=0)] = 300.0
     lost_after_seconds: Annotated[float, Field(gt=0)] = 120.0

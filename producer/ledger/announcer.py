@@ -10,7 +10,7 @@ from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
 from shared.broker.publisher import Outgoing, Publisher
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT, OUTCOMES
-from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
+from shared.events import EventType
 from shared.settings import Settings
 
 
@@ -62,19 +62,16 @@ def event_message(event: ClaimedEvent) -> Outgoing:
     Outcomes may find nobody bound, and carry an id that stays the same however often they are sent: the
     job's, or the job's and the run's after a redrive.
     """
+    # As it was encoded when it was stored.
+    body = event.body_json.encode()
     match event.type:
         case EventType.OUTCOME:
-            ended = JobEnded.model_validate(event.body)
-            message_id = str(ended.job_id) if ended.run == 1 else f"{ended.job_id}.{ended.run}"
-            key = f"{ended.kind}.{ended.state}"
-            return Outgoing(
-                OUTCOMES, key, ended.encode(), event.type.value, str(ended.job_id), message_id=message_id
-            )
+            ended = event.body
+            job_id, run = ended["job_id"], ended["run"]
+            message_id = job_id if run == 1 else f"{job_id}.{run}"
+            key = f"{ended['kind']}.{ended['state']}"
+            return Outgoing(OUTCOMES, key, body, event.type.value, job_id, message_id=message_id)
         case EventType.BATCH:
-            batch = BatchCompleted.model_validate(event.body)
-            return Outgoing(
-                OUTCOMES, "batch.completed", batch.encode(), event.type.value, message_id=str(batch.id)
-            )
+            return Outgoing(OUTCOMES, "batch.completed", body, event.type.value, message_id=event.body["id"])
         case EventType.CANCELLATION:
-            cancellation = Cancellation.model_validate(event.body)
-            return Outgoing(DEFAULT, CANCELLED_STREAM, cancellation.encode(), event.type.value)
+            return Outgoing(DEFAULT, CANCELLED_STREAM, body, event.type.value)

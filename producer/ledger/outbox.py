@@ -7,6 +7,7 @@ message is published again: at least once, never none.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,9 +20,11 @@ from producer.ledger.patience import until_stored
 from producer.store.wakeup import Wakeup
 from shared.broker.publisher import Outgoing, Publisher
 from shared.clock import utc_now
-from shared.errors import BrokerError, MessageUnroutable
+from shared.errors import BrokerError, BrokerUnavailable, MessageUnroutable
 from shared.settings import Settings
 
+# One is claimed, one published, one settled.
+_PAGES_AT_ONCE = 3
 _REFUSED_PAUSE_SECONDS = 1.0
 # New rows wake it; this is for leases that ran out, and for wake-ups that were missed.
 _SAFETY_SECONDS = 5.0
@@ -87,7 +90,8 @@ class Outbox(Generic[C]):
         self._wakeup = wakeup
         self._page_rows = settings.relay_page_jobs
         self._lease_seconds = settings.relay_lease_seconds
-        self._window = asyncio.Semaphore(settings.publish_window)
+        self._window = settings.publish_window
+        self._room = asyncio.Semaphore(_PAGES_AT_ONCE)
         self._moved_at = time.monotonic()
         # The pause between pages, or one publish, passes between two steps; twice that on a busy machine.
         self._still_seconds = 2 * (_SAFETY_SECONDS + settings.publish_timeout_seconds)
@@ -102,11 +106,16 @@ class Outbox(Generic[C]):
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        while True:
-            # Nothing is claimed while the broker is away, so that the first ledger back can publish at once.
-            await self._publisher.wait_ready()
-            if await self._publish_page() < self._page_rows:
-                await self._wakeup.wait(_SAFETY_SECONDS)
+        # While confirms of one page come in, the next is claimed, and the one before is settled.
+        async with asyncio.TaskGroup() as pages:
+            while True:
+                await self._room.acquire()
+                # Nothing is claimed while the broker is away: the first ledger back can publish at once.
+                await self._publisher.wait_ready()
+                rows = await self._claim_page()
+                pages.create_task(self._send_page(rows))
+                if len(rows) < self._page_rows:
+                    await self._wakeup.wait(_SAFETY_SECONDS)
 
     async def stored(self, change: Callable[[], T]) -> T:
         """Return what a call to the store gives, as `until_stored` does."""
@@ -117,31 +126,62 @@ class Outbox(Generic[C]):
 
         return await until_stored(attempt)
 
-    async def _publish_page(self) -> int:
-        """Claim, publish and settle one page; return how many rows were claimed."""
+    async def _claim_page(self) -> Sequence[C]:
         claim = partial(self._claim, limit=self._page_rows, lease_seconds=self._lease_seconds, now=utc_now())
-        claims = await self.stored(claim)
-        confirmed = await asyncio.gather(*(self._publish(self._message(row)) for row in claims))
-        if told := list(compress(claims, confirmed)):
+        return await self.stored(claim)
+
+    async def _send_page(self, rows: Sequence[C]) -> None:
+        """Publish a page, settle what is confirmed, and let go of the rest."""
+        confirmed = await self._publish([self._message(row) for row in rows])
+        if told := list(compress(rows, confirmed)):
             await self._settle(told)
-        if refused := [row.id for row in compress(claims, map(not_, confirmed))]:
+        if refused := [row.id for row in compress(rows, map(not_, confirmed))]:
             retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
             await self.stored(partial(self._release, refused, retry_at=retry_at))
-        return len(claims)
+        self._room.release()
 
-    async def _publish(self, message: Outgoing) -> bool:
-        facts = {"job_id": message.job_id, "exchange": message.exchange, "routing_key": message.routing_key}
+    async def _publish(self, messages: Sequence[Outgoing]) -> list[bool]:
+        """Return which of the messages were confirmed."""
+        confirmed: list[bool] = []
+        # A deque and no task a message: they are confirmed in the order they were sent, or nearly so.
+        sent: deque[tuple[Outgoing, asyncio.Future[None]]] = deque()
         try:
-            async with self._window:
-                await self._publishers.get(message.exchange, self._publisher).publish(message)
+            for message in messages:
+                if len(sent) == self._window:
+                    confirmed.append(await self._is_confirmed(*sent.popleft()))
+                sent.append((message, self._send(message)))
+            while sent:
+                confirmed.append(await self._is_confirmed(*sent.popleft()))
+        finally:
+            # Some are left only when this is cancelled; then nobody is there to be told.
+            for _, answer in sent:
+                answer.cancel()
+        return confirmed
+
+    def _send(self, message: Outgoing) -> asyncio.Future[None]:
+        try:
+            return self._publishers.get(message.exchange, self._publisher).send(message)
+        except BrokerUnavailable as error:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+
+    async def _is_confirmed(self, message: Outgoing, answer: asyncio.Future[None]) -> bool:
+        try:
+            await answer
         except MessageUnroutable as error:
             # A queue was deleted. A new channel declares the topology again; the row waits its turn.
-            logger.warning("message_unroutable", extra={**facts, "error": str(error)})
+            logger.warning("message_unroutable", extra=_facts(message, error))
             self._publisher.reset()
             return False
         except BrokerError as error:
-            logger.warning("publish_failed", extra={**facts, "error": str(error)})
+            logger.warning("publish_failed", extra=_facts(message, error))
             return False
         finally:
             self._moved_at = time.monotonic()
         return True
+
+
+def _facts(message: Outgoing, error: BrokerError) -> dict[str, str]:
+    to = {"exchange": message.exchange, "routing_key": message.routing_key}
+    return {"job_id": message.job_id, **to, "error": str(error)}

@@ -4,7 +4,9 @@ import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -64,11 +66,38 @@ class PlainText(TypeDecorator[str]):
         )
 
 
+_MOMENT, _PLAIN_TEXT = Moment(), PlainText()
+
+
+def bound_value(value: object, dialect: Dialect) -> Any:
+    """Return what the driver is given for a value, where SQLAlchemy does not look at it."""
+    match value:
+        case None | int() | float():
+            return value
+        case str():
+            return _PLAIN_TEXT.process_bind_param(value, dialect)
+        case datetime():
+            return _MOMENT.process_bind_param(value, dialect)
+        case UUID():
+            return value.hex
+        case dict():
+            return encode_document(value)
+        case _:
+            return value
+
+
 def encode_document(document: Any) -> str:
     r"""Return a JSON document as ASCII text, so that `\u0000` and lone surrogates are kept as escapes.
 
     NaN and infinities become null: they are not JSON (RFC 8259 section 6) and PostgreSQL refuses them.
     """
+    try:
+        # Ten times as fast, and the same wherever all is ASCII.
+        if (text := orjson.dumps(document)).isascii():
+            return text.decode()
+    except TypeError:
+        # It takes no lone surrogate and no integer of more than 64 bits.
+        pass
     try:
         return _ENCODER.encode(document)
     except ValueError:

@@ -18,11 +18,12 @@ FINAL_STATES = tuple(state for state in JobState if state.is_final)
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A job that this transaction has moved from one state to another."""
+    """A job, or so many of a batch, that this transaction has moved from one state to another."""
 
     batch_id: UUID | None
     before: JobState
     after: JobState
+    jobs: int = 1
 
 
 def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: datetime) -> None:
@@ -35,8 +36,8 @@ def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: dateti
     for move in moves:
         if move.batch_id is not None and move.before is not move.after:
             change = changes.setdefault(move.batch_id, Counter())
-            change[move.before] -= 1
-            change[move.after] += 1
+            change[move.before] -= move.jobs
+            change[move.after] += move.jobs
     for batch_id in sorted(changes):
         _change(connection, batch_id, changes[batch_id], now)
 

@@ -20,7 +20,7 @@ def store_failures() -> Iterator[None]:
     """
     try:
         yield
-    except (DataError, IntegrityError, OverflowError) as error:
+    except (DataError, IntegrityError, OverflowError, psycopg.DataError, psycopg.IntegrityError) as error:
         raise StoreRefused(_describe(error)) from error
     except DBAPIError as error:
         raise StoreUnavailable(_describe(error)) from error

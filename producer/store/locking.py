@@ -6,8 +6,12 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.store.membership import is_one_of
 from producer.store.schema import jobs
 from shared.states import JobState
+
+# Calling the class costs as much as all the rest of a row.
+_STATES = {state.value: state for state in JobState}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,13 @@ def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, 
             jobs.c.batch_id,
             jobs.c.callback_url,
         )
-        .where(jobs.c.id.in_(sorted(set(job_ids))))
+        .where(is_one_of(connection, jobs.c.id, set(job_ids)))
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
     return {
-        job_id: Standing(kind, JobState(state), run, position, attempt, batch_id, callback_url)
-        for job_id, kind, state, run, position, attempt, batch_id, callback_url in connection.execute(query)
+        job_id: Standing(kind, _STATES[state], run, position, attempt, batch_id, callback_url)
+        for job_id, kind, state, run, position, attempt, batch_id, callback_url in connection.execute(
+            query
+        ).all()
     }

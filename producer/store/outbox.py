@@ -1,18 +1,18 @@
 """The transactional outbox: the accepted jobs, leased to one relay at a time until they are published."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from producer.records import ClaimedJob
 from producer.store.counters import Move, count_moves
-from producer.store.leases import is_free
-from producer.store.locking import Standing, lock_jobs
+from producer.store.leases import is_free, read_in_order
+from producer.store.locking import lock_jobs
+from producer.store.membership import is_one_of
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
 from producer.store.schema import IS_ACCEPTED, jobs
 from producer.store.validators import FETCH, copy_key, find_copies
@@ -23,6 +23,7 @@ def claim_accepted(
     connection: sa.Connection, *, limit: int, lease_seconds: float, now: datetime
 ) -> list[ClaimedJob]:
     """Lease the oldest accepted jobs that nobody holds a lease on, and return them, oldest first."""
+    read_in_order(connection)
     # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once and
     # then leases more than the limit; one that locks rows is run once.
     free = (
@@ -39,9 +40,9 @@ def claim_accepted(
         .values(claimed_until=now + timedelta(seconds=lease_seconds))
         .returning(*CLAIM_COLUMNS)
     )
-    claimed = [claimed_job(row) for row in connection.execute(lease).mappings()]
-    # RETURNING promises no order.
-    return with_copies(connection, sorted(claimed, key=lambda job: job.id))
+    claimed = [claimed_job(row) for row in connection.execute(lease).all()]
+    # RETURNING promises no order. By the numbers, because ids compare themselves in Python.
+    return with_copies(connection, sorted(claimed, key=lambda job: job.id.int))
 
 
 def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
@@ -49,21 +50,13 @@ def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *
 
     A fast worker's report may come first, and a redrive may have started another run.
     """
-    standing = lock_jobs(connection, (job_id for job_id, _ in claims))
-    moving = sorted({(run, job_id) for job_id, run in claims if _can_be_queued(standing.get(job_id), run)})
-    for run, pairs in groupby(moving, key=itemgetter(0)):
-        connection.execute(
-            jobs.update()
-            .where(jobs.c.id.in_([job_id for _, job_id in pairs]))
-            .values(
-                state=JobState.QUEUED.value,
-                position=position(run=run, attempt=0, state=JobState.QUEUED),
-                claimed_until=None,
-                updated_at=now,
-            )
-        )
-    places = [standing[job_id] for _, job_id in moving]
-    moves = [Move(place.batch_id, place.state, JobState.QUEUED) for place in places]
+    ids_by_run: defaultdict[int, list[UUID]] = defaultdict(list)
+    for job_id, run in claims:
+        ids_by_run[run].append(job_id)
+    if len(ids_by_run) > 1:
+        # In the order of their ids over all runs, or two transactions might wait for each other.
+        lock_jobs(connection, (job_id for job_id, _ in claims))
+    moves = [move for run, ids in ids_by_run.items() for move in _move_to_queued(connection, run, ids, now)]
     count_moves(connection, moves, now=now)
 
 
@@ -71,7 +64,9 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
     """Give up the lease of jobs that could not be published: they can be claimed after `retry_at`."""
     locked = lock_jobs(connection, job_ids)
     connection.execute(
-        jobs.update().where(jobs.c.id.in_(list(locked)), IS_ACCEPTED).values(claimed_until=retry_at)
+        jobs.update()
+        .where(is_one_of(connection, jobs.c.id, list(locked)), IS_ACCEPTED)
+        .values(claimed_until=retry_at)
     )
 
 
@@ -80,13 +75,33 @@ def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[Cl
     asking = {
         job.id: key
         for job in claimed
-        if job.kind == FETCH and job.args.get("if_changed") and (key := copy_key(job.args))
+        if job.kind == FETCH and (args := job.args).get("if_changed") and (key := copy_key(args))
     }
+    if not asking:
+        return claimed
     copies = find_copies(connection, asking)
     return [replace(job, known=copies[job.id]) if job.id in copies else job for job in claimed]
 
 
-def _can_be_queued(standing: Standing | None, run: int) -> bool:
-    if standing is None or standing.run != run:
-        return False
-    return standing.position < position(run=run, attempt=0, state=JobState.QUEUED)
+def _move_to_queued(connection: sa.Connection, run: int, ids: Sequence[UUID], now: datetime) -> list[Move]:
+    """Move those of a run's jobs that are not as far yet, and return the moves."""
+    queued = position(run=run, attempt=0, state=JobState.QUEUED)
+    is_behind = sa.and_(is_one_of(connection, jobs.c.id, ids), jobs.c.run == run, jobs.c.position < queued)
+    behind = (
+        sa.select(jobs.c.batch_id, jobs.c.state)
+        .where(is_behind)
+        .order_by(jobs.c.id)
+        .with_for_update(key_share=True)
+        .subquery()
+    )
+    # Counted where they are: thousands of rows need not come here.
+    count = sa.select(behind, sa.func.count()).group_by(behind.c.batch_id, behind.c.state)
+    counted = connection.execute(count).all()
+    connection.execute(
+        jobs.update()
+        .where(is_behind)
+        .values(state=JobState.QUEUED.value, position=queued, claimed_until=None, updated_at=now)
+    )
+    return [
+        Move(batch_id, JobState(state), JobState.QUEUED, jobs=number) for batch_id, state, number in counted
+    ]

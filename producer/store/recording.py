@@ -16,6 +16,7 @@ from producer.store.counters import Move, count_moves
 from producer.store.engine import POSTGRESQL
 from producer.store.events import announce_outcomes
 from producer.store.locking import Standing, callback_urls, lock_jobs
+from producer.store.many import rows_of
 from producer.store.paging import record_pages
 from producer.store.schema import attempts, jobs
 from producer.store.validators import remember_validators
@@ -27,10 +28,6 @@ logger = logging.getLogger(__name__)
 
 # PostgreSQL's INTEGER. No job of ours gets there, but anyone may publish a report.
 _LAST_RUN = 2**31 - 1
-
-_ADVANCE = jobs.update().where(
-    jobs.c.id == sa.bindparam("job_id"), jobs.c.position < sa.bindparam("new_position")
-)
 
 # A job that is deferred again stays where it is, and only waits for another time.
 _RENEW = (
@@ -93,20 +90,31 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
         return
     insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(attempts)
     ending = ("started_at", "ended_at", "outcome", "reason", "explanation", "wait_seconds", "worker")
+    names = ("job_id", "run", "number", *ending)
+    rows = [_attempt_row(report, now) for report in started]
+    given = rows_of(connection, rows, {name: attempts.c[name] for name in names})
+    # With a condition, or SQLite takes the ON of the conflict for that of a join.
+    every = sa.select(given).where(sa.true())
     connection.execute(
-        insert.on_conflict_do_update(
+        insert.from_select(names, every).on_conflict_do_update(
             index_elements=list(attempts.primary_key),
             set_={name: insert.excluded[name] for name in ending},
             # The first end wins, and a start never undoes one.
             where=sa.and_(attempts.c.ended_at.is_(None), insert.excluded.ended_at.is_not(None)),
-        ),
-        [_attempt_row(report, now) for report in started],
+        )
     )
 
 
 def _write_jobs(connection: sa.Connection, reached: Mapping[UUID, Report], *, now: datetime) -> None:
-    if reached:
-        connection.execute(_ADVANCE, [_job_row(reached[job_id], now) for job_id in sorted(reached)])
+    if not reached:
+        return
+    rows = [_job_row(report, now) for report in reached.values()]
+    given = rows_of(connection, rows, {name: jobs.c[name] for name in rows[0]})
+    connection.execute(
+        jobs.update()
+        .where(jobs.c.id == given.c.id, jobs.c.position < given.c.position)
+        .values({name: given.c[name] for name in rows[0] if name != "id"})
+    )
 
 
 def _write_renewals(connection: sa.Connection, deferrals: Sequence[Report], *, now: datetime) -> None:
@@ -168,11 +176,9 @@ def _attempt_row(report: Report, now: datetime) -> dict[str, Any]:
 
 def _job_row(report: Report, now: datetime) -> dict[str, Any]:
     succeeded = report.state is JobState.SUCCEEDED
-    here = _position(report)
     return {
-        "job_id": report.job_id,
-        "new_position": here,
-        "position": here,
+        "id": report.job_id,
+        "position": _position(report),
         "state": report.state.value,
         "run": report.run,
         "attempt": _last_attempt(report),

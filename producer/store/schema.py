@@ -14,7 +14,8 @@ are only those that a query cannot do without:
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
 
-Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT).
+Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT):
+the table's `fillfactor` sees to it that it has.
 """
 
 import sqlalchemy as sa
@@ -108,6 +109,9 @@ jobs = sa.Table(
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("finished_at", Moment(), nullable=True),
     sa.Column("updated_at", Moment(), nullable=False),
+    # Half of each page is left free: a job's row is written again for its lease and for every state, and a
+    # lease that finds room beside its row costs PostgreSQL a quarter.
+    postgresql_with={"fillfactor": 50},
 )
 
 _OF_A_BATCH = jobs.c.batch_id.is_not(None)

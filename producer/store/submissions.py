@@ -1,8 +1,6 @@
 """Store new jobs as `accepted`, where the relay finds them, or as `scheduled`, where the scheduler does."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,12 +9,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from producer.records import Admitted, How, NewBatch, NewJob, Rejected
 from producer.store.engine import POSTGRESQL
 from producer.store.identity import BATCH_SCOPE, JOB_SCOPE, find_same_job, point_key, take_key
+from producer.store.new_jobs import insert_new_jobs
 from producer.store.rejected import insert_rejected
 from producer.store.rows import new_job_row
 from producer.store.schema import batches, jobs
 from producer.store.wakeup import announce_jobs
-
-_CHUNK_JOBS = 1_000
 
 
 def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
@@ -87,10 +84,7 @@ def insert_batch(
             current_mark_ended=0,
         )
     )
-    counts: Counter[str] = Counter()
-    for chunk in _chunks(new_jobs):
-        connection.execute(jobs.insert(), [new_job_row(job, batch_id=batch.id) for job in chunk])
-        counts.update(job.state.value for job in chunk)
+    counts = insert_new_jobs(connection, new_jobs, batch_id=batch.id)
     finished_at = None if counts else batch.created_at
     rejections = insert_rejected(connection, batch.id, rejected)
     connection.execute(
@@ -108,9 +102,3 @@ def _key_of(job: NewJob) -> str:
 
 def _unique_key_of(job: NewJob) -> bytes:
     return job.unique_key or b""
-
-
-def _chunks(new_jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:
-    remaining = iter(new_jobs)
-    while chunk := list(islice(remaining, _CHUNK_JOBS)):
-        yield chunk

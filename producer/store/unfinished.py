@@ -153,20 +153,20 @@ def _page(
         .order_by(jobs.c.id)
         .limit(PAGE_JOBS)
     )
-    rows = connection.execute(query).mappings().all()
+    rows = connection.execute(query).all()
     messages = with_copies(connection, [claimed_job(row) for row in rows])
     found = [_unfinished(message, row) for message, row in zip(messages, rows, strict=True)]
-    return UnfinishedPage(found, rows[-1]["id"] if len(rows) == PAGE_JOBS else last_id)
+    return UnfinishedPage(found, rows[-1].id if len(rows) == PAGE_JOBS else last_id)
 
 
-def _unfinished(message: ClaimedJob, row: sa.RowMapping) -> UnfinishedJob:
+def _unfinished(message: ClaimedJob, row: sa.Row[Any]) -> UnfinishedJob:
     return UnfinishedJob(
         message=message,
-        state=JobState(row["state"]),
-        position=row["position"],
-        attempt=row["attempt"],
-        due_at=row["due_at"],
-        heard_at=row["updated_at"],
+        state=JobState(row.state),
+        position=row.position,
+        attempt=row.attempt,
+        due_at=row.due_at,
+        heard_at=row.updated_at,
     )
 
 

@@ -1,12 +1,19 @@
-"""What an outbox says of itself: that it moves, or hangs."""
+"""What an outbox publishes and settles, and what it says of itself: that it moves, or hangs."""
 
 import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 from unittest.mock import sentinel
+from uuid import UUID
+
+import pytest
 
 from producer.ledger.outbox import Outbox
 from shared.broker.publisher import Outgoing, Publisher
-from shared.errors import StoreUnavailable
+from shared.errors import BrokerError, BrokerUnavailable, MessageRefused, StoreUnavailable
+from shared.identity import new_id
 from shared.settings import Settings
 
 
@@ -50,18 +57,140 @@ async def test_a_store_that_is_locked_for_long_does_not_make_an_outbox_look_hung
 class Held:
     """A publisher of which no publish ever ends."""
 
-    async def publish(self, _message: Outgoing) -> None:
-        await asyncio.Event().wait()
+    def __init__(self) -> None:
+        self.answers: list[asyncio.Future[None]] = []
+
+    async def wait_ready(self) -> None:
+        """Be ready at once."""
+
+    def send(self, _message: Outgoing) -> asyncio.Future[None]:
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
 
 
 class Confirming:
-    """A publisher whose publishes are confirmed at once."""
+    """A publisher whose publishes are confirmed at once, but for those to a few exchanges."""
 
-    def __init__(self) -> None:
+    def __init__(self, **errors: BrokerError) -> None:
         self.published: list[str] = []
+        self._errors = errors
 
-    async def publish(self, message: Outgoing) -> None:
+    async def wait_ready(self) -> None:
+        """Be ready at once."""
+
+    def send(self, message: Outgoing) -> asyncio.Future[None]:
         self.published.append(message.exchange)
+        answer = asyncio.get_running_loop().create_future()
+        if (error := self._errors.get(message.exchange)) is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
+        return answer
+
+
+class Away:
+    """A publisher that has lost its connection just now."""
+
+    async def wait_ready(self) -> None:
+        """Be ready at once."""
+
+    def send(self, _message: Outgoing) -> asyncio.Future[None]:
+        raise BrokerUnavailable("no channel is open")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of an outbox."""
+
+    id: UUID
+
+
+class Table:
+    """Rows to publish, all to one exchange: what is claimed, settled and released of them."""
+
+    def __init__(self, rows: int, *, publisher: object, exchange: str = "jobs", **settings: int) -> None:
+        self.free = [Row(new_id()) for _ in range(rows)]
+        self.settled: list[UUID] = []
+        self.released: list[UUID] = []
+        self.claims = self.waits = 0
+        self._exchange = exchange
+        self.outbox: Outbox[Row] = Outbox(
+            claim=self._claim,
+            message=lambda row: Outgoing(self._exchange, "check.bulk", b"{}", "job", str(row.id)),
+            settle=self._settle,
+            release=self._release,
+            publisher=cast("Publisher", publisher),
+            wakeup=self,
+            settings=Settings(**cast("dict[str, Any]", settings)),
+        )
+
+    async def run_until(self, is_over: Callable[[], bool]) -> None:
+        running = asyncio.create_task(self.outbox.run())
+        async with asyncio.timeout(5):
+            while not is_over():
+                await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+
+    async def wait(self, timeout_seconds: float) -> None:
+        self.waits += 1
+        await asyncio.sleep(timeout_seconds)
+
+    async def aclose(self) -> None:
+        """Hold nothing open."""
+
+    def _claim(self, *, limit: int, lease_seconds: float, now: datetime) -> Sequence[Row]:
+        self.claims += 1
+        claimed, self.free = self.free[:limit], self.free[limit:]
+        return claimed
+
+    async def _settle(self, rows: Sequence[Row]) -> None:
+        self.settled.extend(row.id for row in rows)
+
+    def _release(self, ids: Sequence[UUID], /, *, retry_at: datetime) -> None:
+        self.released.extend(ids)
+
+
+async def test_every_row_is_published_and_settled_however_many_pages_they_are() -> None:
+    publisher = Confirming()
+    table = Table(25, publisher=publisher, relay_page_jobs=10, publish_window=3)
+    ids = [row.id for row in table.free]
+
+    await table.run_until(lambda: len(table.settled) == 25)
+
+    assert sorted(table.settled) == sorted(ids)
+    assert publisher.published == ["jobs"] * 25 and table.released == []
+
+
+async def test_the_next_page_is_claimed_and_sent_while_confirms_of_one_are_awaited() -> None:
+    publisher = Held()
+    table = Table(100, publisher=publisher, relay_page_jobs=10)
+
+    await table.run_until(lambda: len(publisher.answers) == 30)
+
+    # And no more than that, however long it takes.
+    assert table.claims == 3 and table.settled == []
+    # Nobody waits for them any more.
+    assert all(answer.cancelled() for answer in publisher.answers)
+
+
+async def test_of_one_page_no_more_than_the_window_is_on_its_way() -> None:
+    publisher = Held()
+    table = Table(10, publisher=publisher, publish_window=4)
+
+    await table.run_until(lambda: table.waits == 1 and len(publisher.answers) == 4)
+
+    assert len(publisher.answers) == 4
+
+
+@pytest.mark.parametrize("publisher", [Confirming(jobs=MessageRefused("full")), Away()])
+async def test_rows_that_are_not_confirmed_are_let_go_of(publisher: Confirming | Away) -> None:
+    table = Table(3, publisher=publisher)
+    ids = [row.id for row in table.free]
+
+    await table.run_until(lambda: len(table.released) == 3)
+
+    assert table.released == ids and table.settled == []
 
 
 async def test_an_exchange_that_holds_up_its_publisher_holds_up_no_other() -> None:
@@ -76,9 +205,11 @@ async def test_an_exchange_that_holds_up_its_publisher_holds_up_no_other() -> No
         wakeup=sentinel.wakeup,
         settings=Settings(),
     )
-    held = asyncio.create_task(outbox._publish(Outgoing("outcomes", "check.succeeded", b"{}", "outcome")))
+    outcome = Outgoing("outcomes", "check.succeeded", b"{}", "outcome")
+    cancellation = Outgoing("", "jobs.cancelled", b"{}", "cancellation")
 
-    assert await outbox._publish(Outgoing("", "jobs.cancelled", b"{}", "cancellation"))
+    held = asyncio.create_task(outbox._publish([outcome, cancellation]))
+    await asyncio.sleep(0)
 
     assert ours.published == [""] and not held.done()
     held.cancel()
