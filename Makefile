@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check e2e faults soak reliability bench bench-peers bench-batch asyncapi lock lock-peers clean
+.PHONY: help setup demo run test check e2e faults soak reliability bench bench-peers asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -57,9 +57,6 @@ bench-peers: $(PEERS_READY) ## Make the environment of the other systems that th
 
 $(PEERS_READY): $(READY) bench/peers/Pipfile.lock bench/peers/setup
 	@bench/peers/setup
-
-bench-batch: $(READY) ## Measure one batch of 200,000 lines with real processes (ARGS="--lines 5000 --store sqlite")
-	@$(PYTHON_IN_VENV) -m bench.batch $(ARGS)
 
 asyncapi: $(READY) ## Renew docs/asyncapi.yaml from the models of the messages
 	@$(PYTHON_IN_VENV) -m shared.asyncapi > docs/asyncapi.yaml

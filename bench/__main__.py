@@ -2,13 +2,15 @@
 
 import click
 
-from bench.batch import main as batch
 from bench.delays import delays
+from bench.flatness import memory
 from bench.latency import latency
+from bench.pipeline import pipeline
+from bench.store import store
 from bench.submission import submission
 from bench.throughput import throughput
 
-PARTS = (throughput, submission, latency, delays)
+PARTS = (throughput, submission, latency, delays, pipeline, store, memory)
 
 
 @click.group()
@@ -20,14 +22,13 @@ def main() -> None:
 @click.option("--quick", is_flag=True, help="Each part as short as it can be, to see that all of it works.")
 @click.pass_context
 def run_all(context: click.Context, quick: bool) -> None:
-    """Every part below, one after another; not `batch`, which takes its time."""
+    """Every part below, one after another. Without --quick it takes an hour or so."""
     for part in PARTS:
         context.invoke(part, quick=quick)
 
 
 for part in PARTS:
     main.add_command(part)
-main.add_command(batch, "batch")
 
 if __name__ == "__main__":
     main()

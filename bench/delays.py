@@ -18,9 +18,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import aio_pika
 import click
 import httpx
 import orjson
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from bench.contenders import Peer, chosen
 from bench.cost import cpu_seconds, family
@@ -31,10 +33,8 @@ from bench.system import API, LEDGER, WORKERS, open_system
 from bench.works import Place, Work
 from deploy.local.errors import ControlFailed, LocalError
 from deploy.local.processes import wait_until_ready
-from deploy.local.rabbitmq_api import ask_management
 
 PEERS = ("Celery, threads", "Dramatiq")
-QUICK = {"jobs": 300, "seconds": 3, "per_second": 100}
 JOBS_A_BATCH = 50
 READY_SECONDS = 60.0
 # A worker is idle by then, and what it has in memory is what it needs. Celery's declares the queues in which
@@ -47,11 +47,15 @@ REQUEST_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many jobs are to wait how long, and how fast they come."""
+    """How many jobs are to wait how long, how fast they come, and how long the worker idles before."""
 
     jobs: int
     seconds: int
     per_second: int
+    idle_seconds: float = IDLE_SECONDS
+
+
+QUICK = Waiting(jobs=200, seconds=2, per_second=100, idle_seconds=3.0)
 
 
 @click.command()
@@ -61,7 +65,7 @@ class Waiting:
 @click.option("--per-second", default=500, show_default=True, type=click.IntRange(1))
 def delays(quick: bool, jobs: int, seconds: int, per_second: int) -> None:
     """Delayed jobs: memory of the worker, CPU of the broker, and how late they start."""
-    waiting = Waiting(**QUICK) if quick else Waiting(jobs, seconds, per_second)
+    waiting = QUICK if quick else Waiting(jobs, seconds, per_second)
     report: dict[str, Any] = {**machine(), **asdict(waiting)}
     try:
         report["Retriever"] = asyncio.run(_measure_retriever(waiting))
@@ -77,7 +81,7 @@ def delays(quick: bool, jobs: int, seconds: int, per_second: int) -> None:
 
 async def _measure_retriever(waiting: Waiting) -> dict[str, Any]:
     with open_system("postgresql", (API, LEDGER, WORKERS[0])) as system:
-        await asyncio.sleep(IDLE_SECONDS)
+        await asyncio.sleep(waiting.idle_seconds)
         memory, broker_before = MemoryWatch(system.pids), cpu_seconds(system.broker_pids)
         with memory.phase("waiting"):
             began = time.monotonic()
@@ -114,13 +118,13 @@ def _measure_peer(peer: Peer, waiting: Waiting) -> Mapping[str, Any]:
         log = rig.logs / "worker.log"
         with running(peer.command(place), peer.environment(place), log) as process:
             wait_until_ready(
-                lambda: _is_consumed(rig.management_url, peer.queue),
+                lambda: asyncio.run(_is_consumed(rig.amqp_url, peer.queue)),
                 name=peer.name,
                 deadline_seconds=READY_SECONDS,
                 is_alive=lambda: process.poll() is None,
                 read_log=lambda: log.read_text(errors="replace"),
             )
-            time.sleep(IDLE_SECONDS)
+            time.sleep(waiting.idle_seconds)
             pids = {f"{peer.name} {number}": pid for number, pid in enumerate(family(process.pid), 1)}
             memory, broker_before = MemoryWatch(pids), cpu_seconds(rig.broker_pids)
             with memory.phase("waiting"):
@@ -136,9 +140,15 @@ def _measure_peer(peer: Peer, waiting: Waiting) -> Mapping[str, Any]:
             }
 
 
-def _is_consumed(management_url: str, queue: str) -> bool:
-    told = ask_management(management_url, f"queues/%2F/{queue}")
-    return bool(told and told.get("consumers"))
+async def _is_consumed(amqp_url: str, queue: str) -> bool:
+    # Of the queue itself: statistics are up to five seconds old.
+    connection = await aio_pika.connect(amqp_url)
+    async with connection, connection.channel() as channel:
+        try:
+            declared = await channel.declare_queue(queue, passive=True)
+        except ChannelNotFoundEntity:
+            return False
+        return bool(declared.declaration_result.consumer_count)
 
 
 def _wait_served(target: str, waiting: Waiting) -> None:

@@ -22,14 +22,14 @@ from bench.system import API, LEDGER, WORKERS, System, open_system
 from deploy.local.errors import LocalError
 
 WARM_UP_JOBS = 20
-QUICK_JOBS = 40
+QUICK_JOBS = 20
 LONGEST_PAUSE_SECONDS = 0.1
 POLL_SECONDS = 0.02
 DEADLINE_SECONDS = 30.0
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Forty jobs: shows that it works, its figures say nothing.")
+@click.option("--quick", is_flag=True, help="Twenty jobs: shows that it works, its figures say nothing.")
 @click.option("--jobs", default=1_000, show_default=True, type=click.IntRange(1))
 @click.option("--store", default="postgresql", show_default=True, type=click.Choice(["postgresql", "sqlite"]))
 def latency(quick: bool, jobs: int, store: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.works import Place, Work
-from deploy.local.broker import open_broker
+from deploy.local.broker import Broker, open_broker
 from deploy.local.ports import LOOPBACK, free_ports
 from deploy.local.processes import kill_group, sigterm_as_exit, wait_until_ready
 
@@ -20,6 +20,7 @@ DELAYS_MS = {Work.FAST: 0, Work.SLOW: 50}
 PAGE_BYTES = 1_024
 READY_SECONDS = 20.0
 ASK_SECONDS = 5.0
+_BROKER = "broker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,14 @@ def open_rig() -> Iterator[Rig]:
     """
     with sigterm_as_exit(), ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="retriever-bench-")))
-        broker = stack.enter_context(open_broker(folder / "broker", environment={}))
+        broker = stack.enter_context(passing_broker(folder))
         ports = dict(zip(DELAYS_MS, free_ports(len(DELAYS_MS)), strict=True))
         for work, delay_ms in DELAYS_MS.items():
             stack.enter_context(_target(ports[work], delay_ms, folder / f"target-{work.name}.log"))
         yield Rig(
             amqp_url=broker.amqp_url,
             management_url=broker.management_url or "",
-            broker_pids=erlang_pids(folder / "broker" / "node.pid"),
+            broker_pids=erlang_pids(folder),
             targets={work: f"http://{LOOPBACK}:{port}" for work, port in ports.items()},
             logs=folder,
         )
@@ -100,8 +101,25 @@ def running(
         kill_group(process)
 
 
-def erlang_pids(pid_file: Path) -> Sequence[int]:
-    """Return the Erlang machine; nothing of a broker in Docker, whose CPU then counts as 0."""
+@contextmanager
+def passing_broker(folder: Path) -> Iterator[Broker]:
+    """Yield a private broker with its data below a folder; it is killed afterwards.
+
+    Killed, because in order it takes six seconds, for data that nobody wants any more.
+
+    Raises:
+        LocalError: it did not start; the message ends with its log.
+    """
+    with open_broker(folder / _BROKER, environment={}) as broker:
+        try:
+            yield broker
+        finally:
+            broker.kill()
+
+
+def erlang_pids(folder: Path) -> Sequence[int]:
+    """Return the Erlang machine of a passing broker; nothing of one in Docker, whose CPU then counts as 0."""
+    pid_file = folder / _BROKER / "node.pid"
     return [int(pid_file.read_text())] if pid_file.exists() else []
 
 

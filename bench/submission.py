@@ -34,7 +34,7 @@ from shared.broker.topology import declare_topology, work_queue
 from shared.kinds.registry import KINDS, Lane
 
 CONNECTIONS = (1, 16, 64)
-QUICK_LINES, QUICK_SECONDS = 2_000, 2
+QUICK_LINES, QUICK_SECONDS = 2_000, 1
 IN_FLIGHT = 64
 REQUEST_SECONDS = 600.0
 RELAY_SECONDS = 900.0

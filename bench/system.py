@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from bench.rig import erlang_pids
-from deploy.local.broker import open_broker
+from bench.rig import erlang_pids, passing_broker
 from deploy.local.database import open_postgres
 from deploy.local.ports import LOOPBACK, free_port, free_ports
 from deploy.local.postgres_server import DURABLE_SETTINGS
@@ -23,6 +22,8 @@ from deploy.local.processes import end, sigterm_as_exit, wait_until_ready
 ROOT = Path(__file__).resolve().parents[1]
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
+POSTGRESQL, SQLITE = "postgresql", "sqlite"
+STORES = (POSTGRESQL, SQLITE)
 API, LEDGER = "api", "ledger"
 WORKERS = ("worker-1", "worker-2")
 EVERYTHING = (API, LEDGER, *WORKERS)
@@ -35,10 +36,11 @@ class System:
     api_url: str
     amqp_url: str
     target_url: str
+    database_url: str
     broker_pids: Sequence[int]
     pids: Mapping[str, int]
-    start: Callable[[str], None]
-    """Starts a process that does not run yet, and returns when it is ready."""
+    start: Callable[..., None]
+    """Starts processes that do not run yet, by their names, and returns when all are ready."""
 
 
 @contextmanager
@@ -47,23 +49,30 @@ def open_system(store: str, processes: Sequence[str] = EVERYTHING) -> Iterator[S
 
     Args:
         store: `sqlite` or `postgresql`, a private one that syncs what it commits.
-        processes: What runs from the start, in this order: some of EVERYTHING.
+        processes: What runs from the start: some of EVERYTHING.
 
     Raises:
         LocalError: something did not start; the message ends with its log.
     """
     with sigterm_as_exit(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
-        broker = stack.enter_context(open_broker(folder / "broker", environment={}))
-        database_url = (
-            stack.enter_context(open_postgres(settings=DURABLE_SETTINGS)).url
-            if store == "postgresql"
-            else f"sqlite:///{folder / 'retriever.db'}"
-        )
-        system = _prepare(stack, folder, broker.amqp_url, database_url)
-        for name in processes:
-            system.start(name)
+        broker = stack.enter_context(passing_broker(folder))
+        system = _prepare(stack, folder, broker.amqp_url, _open_store(stack, folder, store))
+        system.start(*processes)
         yield system
+
+
+@contextmanager
+def open_store(store: str) -> Iterator[System]:
+    """Yield a service of which only the store is there, without a broker; its API can be started.
+
+    Raises:
+        LocalError: something did not start; the message ends with its log.
+    """
+    with sigterm_as_exit(), ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
+        nowhere = f"amqp://{LOOPBACK}:{free_port()}/"
+        yield _prepare(stack, folder, nowhere, _open_store(stack, folder, store))
 
 
 def worker_environment(amqp_url: str) -> dict[str, str]:
@@ -82,6 +91,13 @@ def worker_environment(amqp_url: str) -> dict[str, str]:
     }
 
 
+def _open_store(stack: ExitStack, folder: Path, store: str) -> str:
+    """Open a private store, to be removed with the stack; return its URL."""
+    if store == POSTGRESQL:
+        return stack.enter_context(open_postgres(settings=DURABLE_SETTINGS)).url
+    return f"sqlite:///{folder / 'retriever.db'}"
+
+
 def _prepare(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -> System:
     """Return a system of which only the store and the target are there."""
     api_port, target_port = free_ports(2)
@@ -93,17 +109,26 @@ def _prepare(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -
     subprocess.run([sys.executable, "-m", "producer", "migrate"], cwd=ROOT, env=environment, check=True)
     starting = _Starting(stack, folder, environment)
     starting.start("target", "bench.target", "--port", str(target_port))
+    started: dict[str, subprocess.Popen[bytes]] = {}
     pids: dict[str, int] = {}
 
-    def start(name: str) -> None:
-        module = ("consumer", "worker") if name in WORKERS else ("producer", name)
-        pids[name] = starting.start(name, *module, ready_port=api_port if name == API else free_port())
+    def start(*names: str) -> None:
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        if API in ports:
+            ports[API] = api_port
+        for name, port in ports.items():
+            module = ("consumer", "worker") if name in WORKERS else ("producer", name)
+            started[name] = starting.start(name, *module, ready_port=port)
+            pids[name] = started[name].pid
+        for name, port in ports.items():
+            starting.wait_until_ready(name, started[name], port)
 
     return System(
         api_url=f"http://{LOOPBACK}:{api_port}",
         amqp_url=amqp_url,
         target_url=f"http://{LOOPBACK}:{target_port}",
-        broker_pids=erlang_pids(folder / "broker" / "node.pid"),
+        database_url=database_url,
+        broker_pids=erlang_pids(folder),
         pids=pids,
         start=start,
     )
@@ -115,10 +140,9 @@ class _Starting:
     folder: Path
     environment: Mapping[str, str]
 
-    def start(self, name: str, module: str, *arguments: str, ready_port: int = 0) -> int:
-        """Start a process, to be ended with the stack; wait until it is ready, and return its id."""
-        log = self.folder / f"{name}.log"
-        with log.open("wb") as output:
+    def start(self, name: str, module: str, *arguments: str, ready_port: int = 0) -> subprocess.Popen[bytes]:
+        """Start a process, to be ended with the stack."""
+        with self._log(name).open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=ROOT,
@@ -128,15 +152,20 @@ class _Starting:
                 start_new_session=True,
             )
         self.stack.callback(end, process, by=signal.SIGTERM, grace_seconds=STOP_SECONDS)
-        if ready_port:
-            wait_until_ready(
-                lambda: _is_ready(ready_port),
-                name=name,
-                deadline_seconds=READY_SECONDS,
-                is_alive=lambda: process.poll() is None,
-                read_log=lambda: log.read_text(errors="replace"),
-            )
-        return process.pid
+        return process
+
+    def wait_until_ready(self, name: str, process: subprocess.Popen[bytes], port: int) -> None:
+        """Return when a process says that it is ready."""
+        wait_until_ready(
+            lambda: _is_ready(port),
+            name=name,
+            deadline_seconds=READY_SECONDS,
+            is_alive=lambda: process.poll() is None,
+            read_log=lambda: self._log(name).read_text(errors="replace"),
+        )
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
 
 def _is_ready(port: int) -> bool:

@@ -34,7 +34,7 @@ from shared.kinds.registry import KINDS
 
 # Twice what any contender takes at once, so that all are in their stride when the clock starts.
 WARM_UP_JOBS = 400
-QUICK_SECONDS = 1.5
+QUICK_SECONDS = 1.0
 # The slow target differs from the fast one in nothing but its figures.
 QUICK_WORKS = (Work.FAST, Work.NOOP)
 # A run is sized to take some seconds; one that takes so many times as long is stuck.

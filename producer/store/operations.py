@@ -154,9 +154,7 @@ def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | No
 
 
 def _choose_jobs(connection: sa.Connection, operation_id: UUID, parked_filter: ParkedFilter) -> int:
-    chosen = sa.select(sa.literal(operation_id, sa.Uuid()), jobs.c.id, jobs.c.run).where(
-        *matching(parked_filter)
-    )
+    chosen = matching(parked_filter, sa.literal(operation_id, sa.Uuid()), jobs.c.id, jobs.c.run)
     columns = ["operation_id", "job_id", "run"]
     connection.execute(operation_jobs.insert().from_select(columns, chosen))
     query = sa.select(sa.func.count()).where(operation_jobs.c.operation_id == operation_id)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,16 +11,12 @@ from producer.parking import FINGERPRINT_CHARACTERS, GroupKey, ParkedFilter, Par
 from producer.records import JobRecord
 from producer.store.column_types import PlainText
 from producer.store.rows import JOB_COLUMNS, job_record, stored_host
-from producer.store.schema import IS_PARKED, jobs
+from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs
 from shared.states import JobState
-
-_reason = sa.func.coalesce(sa.func.substr(jobs.c.reason, 1, FINGERPRINT_CHARACTERS), "", type_=PlainText())
-# PostgreSQL 17 has no max(uuid); as text they sort the same.
-_NEWEST = sa.cast(sa.func.max(sa.cast(jobs.c.id, sa.Text())), sa.Uuid())
 
 
 def list_groups(connection: sa.Connection, parked_filter: ParkedFilter, *, limit: int) -> ParkedGroups:
-    """Return the largest groups of the jobs that match. One query, on the index of parked jobs."""
+    """Return the largest groups of the jobs that match. One query, on the indexes of parked jobs."""
     groups = _groups(parked_filter, limit).cte("parked_groups")
     sample = jobs.alias("sample")
     query = (
@@ -38,29 +35,13 @@ def list_groups(connection: sa.Connection, parked_filter: ParkedFilter, *, limit
 
 def count_matching(connection: sa.Connection, parked_filter: ParkedFilter) -> int:
     """Return how many parked jobs match."""
-    query = sa.select(sa.func.count()).select_from(jobs).where(*matching(parked_filter))
+    query = sa.select(sa.func.count()).select_from(matching(parked_filter, jobs.c.id).subquery())
     return connection.scalar(query) or 0
 
 
-def matching(parked_filter: ParkedFilter) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions of a filter, that the job is parked among them."""
-    asked = parked_filter
-    conditions: list[sa.ColumnElement[bool]] = [IS_PARKED]
-    if (group := asked.group) is not None:
-        conditions += [jobs.c.kind == group.kind, _reason == group.reason, jobs.c.host == group.host]
-    if asked.kind is not None:
-        conditions.append(jobs.c.kind == asked.kind)
-    if asked.reason is not None:
-        conditions.append(_reason == asked.reason[:FINGERPRINT_CHARACTERS])
-    if asked.host is not None:
-        conditions.append(jobs.c.host == stored_host(asked.host))
-    if asked.batch_id is not None:
-        conditions.append(jobs.c.batch_id == asked.batch_id)
-    if asked.parked_before is not None:
-        conditions.append(jobs.c.finished_at <= asked.parked_before)
-    if asked.ids is not None:
-        conditions.append(jobs.c.id.in_(list(asked.ids)))
-    return conditions
+def matching(parked_filter: ParkedFilter, *columns: sa.ColumnElement[Any]) -> sa.CompoundSelect[Any]:
+    """Return the query of the parked jobs that match; of the columns of the index alone it reads no row."""
+    return sa.union_all(*(sa.select(*columns).where(*part) for part in _parts(parked_filter)))
 
 
 def runs_of(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, tuple[int, JobState]]:
@@ -84,26 +65,79 @@ def parked_page(
     return [job_record(row) for row in connection.execute(query).mappings()]
 
 
+def _parts(asked: ParkedFilter) -> list[list[sa.ColumnElement[bool]]]:
+    """Return the conditions of each part of the jobs that match: every job is in one of them."""
+    conditions = _conditions(asked)
+    if asked.batch_id is not None or asked.ids is not None:
+        # They have an index of their own, that finds fewer jobs than there are parked ones.
+        return [[IS_PARKED, *conditions]]
+    return [[IS_PARKED_SHORT, *conditions], [IS_PARKED_LONG, *conditions]]
+
+
+def _conditions(asked: ParkedFilter) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    reason = _fingerprint(jobs.c.reason)
+    if (group := asked.group) is not None:
+        conditions += [jobs.c.kind == group.kind, reason == group.reason, jobs.c.host == group.host]
+    if asked.kind is not None:
+        conditions.append(jobs.c.kind == asked.kind)
+    if asked.reason is not None:
+        conditions.append(reason == asked.reason[:FINGERPRINT_CHARACTERS])
+    if asked.host is not None:
+        # In a function, or SQLite takes the index of all jobs of the host.
+        conditions.append(sa.func.coalesce(jobs.c.host, "") == stored_host(asked.host))
+    if asked.batch_id is not None:
+        conditions.append(jobs.c.batch_id == asked.batch_id)
+    if asked.parked_before is not None:
+        conditions.append(jobs.c.finished_at <= asked.parked_before)
+    if asked.ids is not None:
+        conditions.append(jobs.c.id.in_(list(asked.ids)))
+    return conditions
+
+
 def _groups(parked_filter: ParkedFilter, limit: int) -> sa.Select[tuple[object, ...]]:
-    count = sa.func.count()
+    # By the whole reason first, in the order of the index; what is left then is few.
+    parts = sa.union_all(*(_by_reason(part) for part in _parts(parked_filter))).subquery("parts").c
+    reason = _fingerprint(parts.reason)
+    count = sa.cast(sa.func.sum(parts.jobs), sa.BigInteger())
     return (
         sa.select(
-            jobs.c.kind,
-            _reason.label("reason"),
-            jobs.c.host,
+            parts.kind,
+            reason.label("reason"),
+            parts.host,
             count.label("jobs"),
-            sa.func.min(jobs.c.finished_at).label("first_parked_at"),
-            sa.func.max(jobs.c.finished_at).label("last_parked_at"),
-            _NEWEST.label("newest"),
+            sa.func.min(parts.first_parked_at).label("first_parked_at"),
+            sa.func.max(parts.last_parked_at).label("last_parked_at"),
+            sa.cast(sa.func.max(parts.newest), sa.Uuid()).label("newest"),
             # Windows see the groups before the limit cuts them.
             sa.func.count().over().label("total_groups"),
             sa.func.sum(count).over().label("total_jobs"),
         )
-        .where(*matching(parked_filter))
-        .group_by(jobs.c.kind, _reason, jobs.c.host)
-        .order_by(count.desc(), jobs.c.kind, _reason, jobs.c.host)
+        .group_by(parts.kind, reason, parts.host)
+        .order_by(count.desc(), parts.kind, reason, parts.host)
         .limit(limit)
     )
+
+
+def _by_reason(part: list[sa.ColumnElement[bool]]) -> sa.Select[tuple[object, ...]]:
+    return (
+        sa.select(
+            jobs.c.kind,
+            jobs.c.host,
+            jobs.c.reason,
+            sa.func.count().label("jobs"),
+            sa.func.min(jobs.c.finished_at).label("first_parked_at"),
+            sa.func.max(jobs.c.finished_at).label("last_parked_at"),
+            # PostgreSQL 17 has no max(uuid); as text they sort the same.
+            sa.func.max(sa.cast(jobs.c.id, sa.Text())).label("newest"),
+        )
+        .where(*part)
+        .group_by(jobs.c.kind, jobs.c.host, jobs.c.reason)
+    )
+
+
+def _fingerprint(reason: sa.ColumnElement[str | None]) -> sa.ColumnElement[str]:
+    return sa.func.coalesce(sa.func.substr(reason, 1, FINGERPRINT_CHARACTERS), "", type_=PlainText())
 
 
 def _group(row: sa.RowMapping) -> ParkedGroup:

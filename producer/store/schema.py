@@ -9,7 +9,9 @@ are only those that a query cannot do without:
 - `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
   looks for. Both are partial; a job without a time pays nothing for them.
 - `(schedule_id, id)`: lists of what a schedule made; it holds nothing else.
-- `(kind, host, id)` of the parked alone: their groups, and the operations on them.
+- `(kind, host, reason, ...)` of the parked alone: their groups, and the operations on them. It has all that
+  those ask for, because the rows of 30,000 parked jobs lie in nearly as many pages of the table. PostgreSQL
+  limits an entry to 2,704 bytes, so the few whose reason is long, and may be of any length, have their own.
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and what of it can still be
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
@@ -20,7 +22,7 @@ the table's `fillfactor` sees to it that it has.
 
 import sqlalchemy as sa
 
-from producer.parking import OperationState
+from producer.parking import FINGERPRINT_CHARACTERS, OperationState
 from producer.store.column_types import Moment, PlainText
 from shared.states import JobState
 
@@ -426,7 +428,7 @@ revisions = sa.Table(
     sa.Column("value", sa.BigInteger(), nullable=False),
 )
 
-
+# Code of the version before uses it; `ix_jobs_parked_short` has all of it.
 sa.Index(
     "ix_jobs_parked",
     jobs.c.kind,
@@ -434,6 +436,36 @@ sa.Index(
     jobs.c.id,
     sqlite_where=IS_PARKED,
     postgresql_where=IS_PARKED,
+)
+
+_reason_characters = sa.func.coalesce(sa.func.length(jobs.c.reason), sa.literal_column("0"))
+_most_characters: sa.ColumnElement[int] = sa.literal_column(str(FINGERPRINT_CHARACTERS))
+_is_parked = _state == _written(JobState.PARKED)
+IS_PARKED_SHORT = sa.and_(_is_parked, _reason_characters <= _most_characters)
+IS_PARKED_LONG = sa.and_(_is_parked, _reason_characters > _most_characters)
+
+sa.Index(
+    "ix_jobs_parked_short",
+    jobs.c.kind,
+    jobs.c.host,
+    # In this order the groups are read one after another, and nothing is sorted.
+    jobs.c.reason,
+    jobs.c.id,
+    jobs.c.finished_at,
+    jobs.c.batch_id,
+    jobs.c.run,
+    # Of the condition; SQLite looks it up in the row otherwise.
+    jobs.c.state,
+    sqlite_where=IS_PARKED_SHORT,
+    postgresql_where=IS_PARKED_SHORT,
+)
+sa.Index(
+    "ix_jobs_parked_long",
+    jobs.c.kind,
+    jobs.c.host,
+    jobs.c.id,
+    sqlite_where=IS_PARKED_LONG,
+    postgresql_where=IS_PARKED_LONG,
 )
 
 # The oldest code that may use these tables, as one row: `compatibility.py`, which makes it, too.

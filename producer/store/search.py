@@ -17,7 +17,7 @@ from producer.records import BatchRecord, Found, JobFilter, JobRecord
 from producer.store.rows import JOB_COLUMNS, batch_record, job_record, stored_host
 from producer.store.schema import batches, jobs
 
-WINDOW_ROWS = 20_000
+WINDOW_ROWS = 5_000
 
 Labels = Sequence[tuple[str, str]]
 # What is asked of a row, given the columns of the window that it is in.

@@ -1,8 +1,10 @@
 """The parking lot on both stores: groups, operations page by page, crashes, two ledgers, the audit log."""
 
+import secrets
 import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -18,7 +20,9 @@ from producer.parking import (
     ParkedFilter,
 )
 from producer.records import JobFilter, NewJob
-from producer.store import operations
+from producer.store import operations, parked
+from producer.store.engine import open_engine
+from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.errors import JobNotFound, JobNotParked, OperationFinished, OperationNotFound, StoreUnavailable
 from shared.identity import new_id
@@ -82,6 +86,42 @@ def test_parked_jobs_are_grouped_by_kind_reason_and_host(store: JobStore) -> Non
     assert (first.sample_job_id, first.sample_explanation) == (jobs[2].id, "http_503 2")
     assert len(store.parking.list_groups(ParkedFilter(), limit=1).largest) == 1
     assert store.parking.list_groups(ParkedFilter(), limit=1).total_groups == 3
+
+
+def test_a_reason_of_any_length_is_stored_and_told_apart_by_its_beginning(store: JobStore) -> None:
+    beginning = "x" * 100
+    # Random, or PostgreSQL compresses it to what fits into an index after all.
+    endless = beginning + secrets.token_hex(20_000)
+    for reason in (beginning, beginning + "y", endless, endless):
+        park(store, 1, reason=reason)
+    none = park(store, 1, reason="")
+
+    groups = store.parking.list_groups(ParkedFilter(), limit=10)
+
+    assert [(group.key.reason, group.count) for group in groups.largest] == [(beginning, 4), ("http_503", 1)]
+    assert store.parking.count_matching(ParkedFilter(reason=endless)) == 4
+    assert groups.largest[1].sample_job_id == none[0].id
+    operation = start(store, ParkedFilter(reason=endless), rate=1_000)
+    assert operation.total == 4
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [ParkedFilter(), ParkedFilter(kind="a"), ParkedFilter(host="a"), ParkedFilter(reason="a")],
+    ids=str,
+)
+def test_sqlite_reads_groups_from_an_index_alone(tmp_path: Path, asked: ParkedFilter) -> None:
+    url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    migrate(url)
+    engine = open_engine(url)
+    query = parked._groups(asked, limit=9).compile(engine, compile_kwargs={"literal_binds": True})
+
+    with engine.connect() as connection:
+        plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all())
+    engine.dispose()
+
+    assert "USING COVERING INDEX ix_jobs_parked_short" in plan
+    assert "USING INDEX ix_jobs_parked_long" in plan
 
 
 def test_a_filter_takes_what_matches_all_its_fields(store: JobStore) -> None:
