@@ -7,7 +7,7 @@ from shared.logs import configure_logging
 from shared.settings import Settings
 
 # Objects that came, less those that went, between two looks at the youngest; then of each older generation.
-_COLLECT_EVERY = (20_000, 20, 50)
+_COLLECT_EVERY = (50_000, 20, 50)
 
 
 def prepare_process(settings: Settings, *, process: str) -> None:

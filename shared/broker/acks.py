@@ -13,7 +13,7 @@ from aiormq.channel import Channel
 from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
 
 # Some acks come together in that time, and a process that dies in it repeats that much more.
-_GATHER_SECONDS = 0.005
+_GATHER_SECONDS = 0.002
 
 logger = logging.getLogger(__name__)
 
