@@ -55,7 +55,7 @@ class Settings(BaseSettings):
 
     watchdog_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
 
-    publish_window: Annotated[int, Field(ge=1, le=2_000)] = 500
+    publish_window: Annotated[int, Field(ge=1, le=2_000)] = 1_000
     publish_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
 
     relay_poll_seconds: Annotated[float, Field(gt=0)] = 0.1
