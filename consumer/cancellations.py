@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from consumer.marker import Marker
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.stream import StreamReader
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT
 from shared.errors import MessageUndecodable

@@ -16,7 +16,8 @@ from consumer.settlement import decide, publish_until_confirmed, report_message,
 from consumer.suspects import suspicion
 from consumer.tasks import DeliveryTasks
 from shared.broker.delivery import Delivery
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD
 from shared.clock import utc_now
 from shared.errors import BrokerError, DeliveryLost, MessageUndecodable

@@ -4,7 +4,8 @@ import asyncio
 import logging
 from uuid import UUID, uuid4
 
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.errors import BrokerError
 
 _MARK_AGAIN_SECONDS = 1.0

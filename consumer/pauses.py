@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable
 
 from consumer.marker import Marker
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.stream import StreamReader
 from shared.broker.topology import DEFAULT, PAUSED_STREAM
 from shared.errors import MessageUndecodable

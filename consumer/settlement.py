@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from consumer.executor import Attempt
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, delay_key, work_key
 from shared.errors import BrokerError
 from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report

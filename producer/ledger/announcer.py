@@ -8,7 +8,8 @@ from producer.ledger.outbox import Outbox
 from producer.records import ClaimedEvent
 from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT, OUTCOMES
 from shared.events import EventType
 from shared.settings import Settings

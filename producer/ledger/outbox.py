@@ -18,7 +18,8 @@ from uuid import UUID
 
 from producer.ledger.patience import until_stored
 from producer.store.wakeup import Wakeup
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable, MessageUnroutable
 from shared.settings import Settings

@@ -7,7 +7,8 @@ import time
 from producer.ledger.patience import until_stored
 from producer.pausing import Pauses
 from producer.store.store import JobStore
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import DEFAULT, PAUSED_STREAM
 from shared.errors import BrokerError
 from shared.events import PAUSES_TYPE, PausedQueues, PauseSnapshot

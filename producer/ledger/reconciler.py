@@ -14,8 +14,9 @@ from producer.ledger.turns import Turns
 from producer.parking import ParkedFilter
 from producer.records import JobRecord
 from producer.store.store import JobStore
+from shared.broker.outgoing import Outgoing
 from shared.broker.parked_queue import Choice, count_parked, walk_parked
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.publisher import Publisher
 from shared.broker.topology import DEFAULT, PARKED_QUEUE
 from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable

@@ -12,7 +12,8 @@ from producer.ledger.outbox import Outbox
 from producer.records import ClaimedJob
 from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import JOBS, stored_key
 from shared.clock import utc_now
 from shared.messages import JOB_TYPE, JobMessage

@@ -17,7 +17,8 @@ from producer.ledger.patience import until_stored
 from producer.ledger.relay import job_message
 from producer.records import UnfinishedJob
 from producer.store.store import JobStore
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import DELAY, JOBS, delay_key, stored_key
 from shared.clock import utc_now
 from shared.errors import BrokerError, MessageUnroutable

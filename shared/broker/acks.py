@@ -57,16 +57,22 @@ class AckGatherer:
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(_GATHER_SECONDS)
-        while self._finished:
-            waiting, self._waiting = self._waiting, []
-            try:
-                with teardown_means_lost():
-                    await self._flush()
-            except CONNECTION_ERRORS as error:
-                logger.info("acks_lost", extra={"deliveries": len(waiting), "error": repr(error)[:300]})
+        try:
+            while self._finished:
+                await self._flush_told()
+        finally:
+            self._flushing = None
+
+    async def _flush_told(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            with teardown_means_lost():
+                await self._flush()
+        except CONNECTION_ERRORS as error:
+            logger.info("acks_lost", extra={"deliveries": len(waiting), "error": repr(error)[:300]})
+        finally:
             for on_sent in waiting:
                 on_sent()
-        self._flushing = None
 
     async def _flush(self) -> None:
         highest = self._pass_finished()

@@ -1,7 +1,9 @@
-"""A message to publish."""
+"""A message to publish, and how publishing it fails."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from shared.errors import MessageRefused, MessageUnroutable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +29,13 @@ class Outgoing:
     def is_mandatory(self) -> bool:
         """Whether somebody must be bound for it."""
         return self.message_id is None
+
+
+def unroutable(message: Outgoing) -> MessageUnroutable:
+    """Return what a message fails with that no queue is bound for."""
+    return MessageUnroutable(f"{message.exchange} has no queue for {message.routing_key}")
+
+
+def refused(message: Outgoing) -> MessageRefused:
+    """Return what a message fails with that a queue rejected."""
+    return MessageRefused(f"a queue of {message.exchange} refused {message.routing_key}")

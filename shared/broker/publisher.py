@@ -10,8 +10,6 @@ from shared.broker.connection import keep_connected, open_channel
 from shared.broker.outgoing import Outgoing
 from shared.errors import BrokerUnavailable
 
-__all__ = ["Outgoing", "Publisher"]
-
 
 class Publisher:
     """Publishes on one confirming channel of its own connection; `run` keeps it open.
@@ -117,7 +115,7 @@ class Publisher:
         Raises:
             BrokerUnavailable: there is no channel at the moment; `wait_ready` waits for one.
         """
-        if self._sender is None or self._sender.channel.is_closed:
+        if self._sender is None or not self._ready.is_set():
             raise BrokerUnavailable("no channel is open")
         return self._sender.send(message)
 

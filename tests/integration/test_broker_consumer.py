@@ -17,7 +17,7 @@ from shared.broker.connection import open_channel as new_channel
 from shared.broker.consumer import Consumer
 from shared.broker.consuming import open_consuming
 from shared.broker.delivery import Delivery
-from shared.broker.publisher import Outgoing
+from shared.broker.outgoing import Outgoing
 from shared.broker.reader import choose_reader
 from shared.broker.subscriber import Subscription
 from shared.broker.topology import JOBS, declare_topology, work_queue

@@ -12,7 +12,8 @@ from deploy.local.broker import Broker
 from shared.broker import connection
 from shared.broker import publisher as publisher_module
 from shared.broker.confirming import open_confirming
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.reader import choose_reader
 from shared.broker.topology import JOBS, stored_key, work_queue
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable

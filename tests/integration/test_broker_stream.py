@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shared.broker.publisher import Outgoing
+from shared.broker.outgoing import Outgoing
 from shared.broker.stream import StreamReader
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT, declare_topology
 from shared.kinds.registry import KINDS

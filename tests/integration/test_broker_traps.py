@@ -8,7 +8,8 @@ import pytest
 from deploy.local.broker import Broker
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.subscriber import Subscription
 from shared.broker.topology import JOBS, declare_topology, delay_queue, stored_key, work_queue
 from shared.errors import BrokerUnavailable

@@ -12,7 +12,7 @@ from producer.ledger.dead_letters import STUCK_AFTER_SECONDS, DeadLetterWatch
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.turns import Turns
 from producer.store.store import JobStore
-from shared.broker.publisher import Outgoing
+from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DELAY, RETURN
 from shared.settings import Settings
 from tests.support.amqp import open_channel, running_publisher

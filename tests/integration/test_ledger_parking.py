@@ -17,7 +17,8 @@ from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.turns import Turns
 from producer.records import NewJob, UnreadableJob
 from producer.store.store import JobStore
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import DEFAULT, PARKED_QUEUE
 from shared.messages import JOB_TYPE, RAW_TYPE, JobMessage
 from shared.settings import Settings

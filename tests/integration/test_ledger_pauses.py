@@ -6,7 +6,7 @@ from producer.ledger.observer import Observer
 from producer.ledger.pauser import Pauser
 from producer.ledger.turns import Turns
 from producer.store.store import JobStore
-from shared.broker.publisher import Outgoing
+from shared.broker.outgoing import Outgoing
 from shared.broker.stream import StreamReader
 from shared.broker.topology import JOBS, PAUSED_STREAM, work_queue
 from shared.clock import utc_now

@@ -17,7 +17,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobFilter, JobRecord
 from producer.store.store import JobStore
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD, JOBS, PARKED_QUEUE
 from shared.errors import JobNotFound
 from shared.identity import new_id

@@ -10,7 +10,8 @@ from producer.ledger.recorder import Recorder
 from producer.store.migrate import migrate
 from producer.store.store import JobStore
 from shared.bodies import compress_body
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import LARGE_RESULTS, LARGE_RESULTS_QUEUE, PARKED_QUEUE
 from shared.messages import REPORT_TYPE
 from shared.settings import Settings

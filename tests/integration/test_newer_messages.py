@@ -13,7 +13,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobRecord, NewJob
 from producer.store.store import JobStore
-from shared.broker.publisher import Outgoing
+from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     CANCELLED_STREAM,
     DEFAULT,

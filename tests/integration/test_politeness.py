@@ -15,7 +15,8 @@ from consumer.bootstrap import run_worker
 from producer.ledger.reports import told_by
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.subscriber import Subscription
 from shared.broker.topology import JOBS, RECORDER_QUEUE, stored_key
 from shared.clock import utc_now

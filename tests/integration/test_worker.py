@@ -20,7 +20,8 @@ from consumer.pauses import Pauses
 from consumer.politeness.admission import Admission
 from consumer.politeness.gates import Gates
 from consumer.worker import Worker, prefetch_by_lane
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.broker.topology import (
     CANCELLED_STREAM,
     DEFAULT,

@@ -14,8 +14,8 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from shared.broker.confirming import ShortChannel
 from shared.broker.outgoing import Outgoing
+from shared.broker.short_channel import ShortChannel
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 
 MESSAGE = Outgoing("jobs", "check.bulk", b"{}", "job", "job-1")
@@ -137,6 +137,7 @@ async def test_a_socket_that_takes_nothing_holds_messages_back_until_their_time_
     with pytest.raises(BrokerUnavailable):
         await behind
 
+    assert line.channel._timer is None
     assert len(await line.published()) == 1 and line.written.empty()
 
 
@@ -148,7 +149,8 @@ async def test_a_channel_that_is_given_up_tells_everybody() -> None:
 
     line.channel.give_up()
 
-    for answer in (sent, waiting):
+    # Who comes now, because he knows nothing yet, too.
+    for answer in (sent, waiting, line.channel.send(MESSAGE)):
         with pytest.raises(BrokerUnavailable):
             await answer
 

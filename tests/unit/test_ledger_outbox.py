@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 
 from producer.ledger.outbox import Outbox
-from shared.broker.publisher import Outgoing, Publisher
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
 from shared.errors import BrokerError, BrokerUnavailable, MessageRefused, StoreUnavailable
 from shared.identity import new_id
 from shared.settings import Settings

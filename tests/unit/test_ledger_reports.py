@@ -10,7 +10,7 @@ from consumer.executor import Attempt
 from consumer.settlement import Decision, Delay, Finish, Park, settlement_message
 from producer.ledger.reports import Told, told_by
 from producer.records import UnreadableJob
-from shared.broker.publisher import Outgoing
+from shared.broker.outgoing import Outgoing
 from shared.errors import MessageUndecodable
 from shared.messages import JobMessage, Report
 from shared.outcomes import Failed, Succeeded
