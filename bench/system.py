@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.rig import erlang_pids, passing_broker
 from deploy.local.database import open_postgres
+from deploy.local.errors import ControlFailed
 from deploy.local.ports import LOOPBACK, free_port, free_ports
 from deploy.local.postgres_server import DURABLE_SETTINGS
 from deploy.local.processes import end, sigterm_as_exit, wait_until_ready
@@ -24,6 +25,7 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 POSTGRESQL, SQLITE = "postgresql", "sqlite"
 STORES = (POSTGRESQL, SQLITE)
+LOG_TAIL = 3_000
 API, LEDGER = "api", "ledger"
 WORKERS = ("worker-1", "worker-2")
 EVERYTHING = (API, LEDGER, *WORKERS)
@@ -52,14 +54,17 @@ def open_system(store: str, processes: Sequence[str] = EVERYTHING) -> Iterator[S
         processes: What runs from the start: some of EVERYTHING.
 
     Raises:
-        LocalError: something did not start; the message ends with its log.
+        LocalError: something did not start, or what was measured failed; the message ends with the logs.
     """
     with sigterm_as_exit(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
         broker = stack.enter_context(passing_broker(folder))
         system = _prepare(stack, folder, broker.amqp_url, _open_store(stack, folder, store))
         system.start(*processes)
-        yield system
+        try:
+            yield system
+        except ControlFailed as error:
+            raise ControlFailed(f"{error}\n{_last_words(folder, system.pids)}") from error
 
 
 @contextmanager
@@ -89,6 +94,13 @@ def worker_environment(amqp_url: str) -> dict[str, str]:
         # A line a change of state would measure the disk.
         "RETRIEVER_LOG_LEVEL": "WARNING",
     }
+
+
+def _last_words(folder: Path, pids: Mapping[str, int]) -> str:
+    """Return which processes still run, and the end of what each has logged."""
+    running = [name for name, pid in pids.items() if Path(f"/proc/{pid}/exe").exists()]
+    tails = [f"{log.name}: {log.read_text(errors='replace')[-LOG_TAIL:]}" for log in folder.glob("*.log")]
+    return "\n".join([f"running: {', '.join(running)}", *tails])
 
 
 def _open_store(stack: ExitStack, folder: Path, store: str) -> str:
