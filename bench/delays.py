@@ -4,7 +4,8 @@
 run so many seconds later; so a system that enqueues slower than asked has fewer waiting at once, as
 `enqueue_seconds` shows. The URL of a job says when it is due, and the target notes how late it is asked:
 waiting, delivery and the worker together, by one clock for all systems. A system whose worker cannot keep
-up with the rate is late by that.
+up with the rate is late by that. Memory has its peaks while jobs are enqueued and while they start: what
+waiting costs is in the first, if all are enqueued before the first is due.
 
 Each has a broker of its own, one after another. Retriever's jobs come by its API, fifty to a batch, and
 wait in its store; of its processes, the worker is compared, and the others are shown.
@@ -83,10 +84,11 @@ async def _measure_retriever(waiting: Waiting) -> dict[str, Any]:
     with open_system("postgresql", (API, LEDGER, WORKERS[0])) as system:
         await asyncio.sleep(waiting.idle_seconds)
         memory, broker_before = MemoryWatch(system.pids), cpu_seconds(system.broker_pids)
-        with memory.phase("waiting"):
+        with memory.phase("enqueueing"):
             began = time.monotonic()
             await _submit(system.api_url, system.target_url, waiting)
             enqueue_seconds = time.monotonic() - began
+        with memory.phase("starting"):
             came = await asyncio.to_thread(_wait_served, system.target_url, waiting)
         if came < waiting.jobs:
             raise ControlFailed(f"only {came} of {waiting.jobs} delayed jobs came.")
@@ -130,10 +132,11 @@ def _measure_peer(peer: Peer, waiting: Waiting) -> Mapping[str, Any]:
             time.sleep(waiting.idle_seconds)
             pids = {f"{peer.name} {number}": pid for number, pid in enumerate(family(process.pid), 1)}
             memory, broker_before = MemoryWatch(pids), cpu_seconds(rig.broker_pids)
-            with memory.phase("waiting"):
+            with memory.phase("enqueueing"):
                 began = time.monotonic()
                 peer.delay(place, jobs=waiting.jobs, seconds=waiting.seconds, per_second=waiting.per_second)
                 enqueue_seconds = time.monotonic() - began
+            with memory.phase("starting"):
                 came = _wait_served(target, waiting)
             return {
                 # All of them, one hopes; that is for its makers to see to.
