@@ -27,7 +27,11 @@ _DELIVERY = struct.Struct(">Q?")
 
 
 class LazyHeader(ContentHeader):
-    """The header of a message, whose properties are decoded when somebody asks for them."""
+    """The header of a message, whose properties are decoded when somebody asks for them.
+
+    Properties that nobody can decode are none. The broker takes them from anybody, and whoever reads the
+    message must be able to put it aside.
+    """
 
     def __init__(self, payload: bytes) -> None:
         """Read what every message needs."""
@@ -39,10 +43,17 @@ class LazyHeader(ContentHeader):
     def properties(self) -> Basic.Properties:  # type: ignore[override]
         """What the publisher said of the message."""
         if self._properties is None:
-            whole = ContentHeader()
-            whole.unmarshal(self._payload)
-            self._properties = whole.properties
+            self._properties = _properties_in(self._payload)
         return self._properties
+
+
+def _properties_in(payload: bytes) -> Basic.Properties:
+    header = ContentHeader()
+    try:
+        header.unmarshal(payload)
+    except (struct.error, ValueError, LookupError, OverflowError):
+        return Basic.Properties()
+    return header.properties
 
 
 class QuickDeliver(Basic.Deliver):

@@ -119,6 +119,18 @@ def described(frame: object) -> object:
     return type(frame)
 
 
+async def test_properties_that_nobody_can_decode_are_none_and_hold_up_no_message() -> None:
+    header = ContentHeader(
+        body_size=2, properties=Basic.Properties(correlation_id="abcd", message_type="job")
+    )
+    broken = pamqp.frame.marshal(header, 7).replace(b"abcd", b"\xff\xfe\xfd\xfc")
+
+    _, _, found = await FrameReader(stream(broken, pieces=[])).get_frame()
+
+    assert found.body_size == 2
+    assert (found.properties.correlation_id, found.properties.message_type) == (None, None)
+
+
 async def test_what_is_no_frame_ends_the_connection() -> None:
     broken = pamqp.frame.marshal(Basic.Ack(1), 7)[:-1] + b"\0"
 
