@@ -48,7 +48,7 @@ class Admission:
         if turn := self._gates.turn_now(host, ticket):
             return turn
         with room.seat(host, deferrals=job.deferrals) as has_seat:
-            return await self._gates.turn(host, ticket, has_seat=has_seat)
+            return await self._gates.wait_turn(host, ticket, has_seat=has_seat)
 
     def _room(self, job: JobMessage) -> WaitingRoom:
         key = job.kind, job.lane

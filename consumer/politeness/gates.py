@@ -92,8 +92,10 @@ class Gates:
 
     async def turn(self, host: str, ticket: Ticket, *, has_seat: bool = True) -> Turn | Refusal:
         """Return a turn, maybe after a wait of at most the ticket's patience; or why there is none."""
-        if turn := self.turn_now(host, ticket):
-            return turn
+        return self.turn_now(host, ticket) or await self.wait_turn(host, ticket, has_seat=has_seat)
+
+    async def wait_turn(self, host: str, ticket: Ticket, *, has_seat: bool = True) -> Turn | Refusal:
+        """Return what `turn` does, for a ticket that `turn_now` had none for."""
         entry = self._entry(host)
         if refusal := entry.gate.ask(ticket, self._clock(), has_seat=has_seat):
             return refusal
