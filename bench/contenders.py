@@ -41,6 +41,10 @@ class Contender(Protocol):
         """Where its jobs wait."""
 
     @property
+    def jobs_per_message(self) -> int:
+        """How many jobs a message of it carries."""
+
+    @property
     def results_queue(self) -> str | None:
         """Where one message a job must be in the end; None: it records nothing."""
 
@@ -65,6 +69,7 @@ class Peer:
     role: Role = Role.PEER
     queue: str = _QUEUE
     results_queue: str | None = None
+    jobs_per_message: int = 1
 
     async def fill(self, place: Place, jobs: int) -> None:
         """Enqueue so many jobs with its own client.

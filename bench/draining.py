@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from bench.cost import cpu_seconds, family
+from shared.broker.bundle import bodies_of
 from deploy.local.errors import ControlFailed
 from deploy.local.rabbitmq_api import ask_management
 
@@ -71,11 +72,32 @@ async def count_waiting(channel: AbstractChannel, queue: str) -> int:
     return declared.declaration_result.message_count or 0
 
 
+async def take_bodies(channel: AbstractChannel, queue: str) -> int:
+    """Take all messages out of a queue; return how many bodies they carried."""
+    left = await count_waiting(channel, queue)
+    bodies, taken = 0, asyncio.Event()
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        nonlocal bodies, left
+        bodies += len(bodies_of(message.body))
+        left -= 1
+        if not left:
+            taken.set()
+
+    if left:
+        results = await channel.get_queue(queue, ensure=False)
+        tag = await results.consume(take, no_ack=True)
+        await taken.wait()
+        await results.cancel(tag)
+    return bodies
+
+
 async def watch_draining(
     channel: AbstractChannel,
     queue: str,
     *,
     until_waiting: int,
+    jobs_per_message: int,
     worker_pid: int,
     broker_pids: Sequence[int],
     is_alive: Callable[[], bool],
@@ -90,7 +112,7 @@ async def watch_draining(
     worker_pids: tuple[int, ...] = ()
     give_up_at = time.monotonic() + deadline_seconds
     while True:
-        waiting = await count_waiting(channel, queue)
+        waiting = jobs_per_message * await count_waiting(channel, queue)
         if waiting <= until_waiting:
             # By now it has started all the processes that work for it.
             worker_pids = worker_pids or family(worker_pid)

@@ -10,12 +10,15 @@ from aio_pika import DeliveryMode, Message
 
 from bench.system import worker_environment
 from bench.works import Place, Role, Work
-from shared.broker.topology import JOBS, RECORDER_QUEUE, stored_key, work_queue
+from shared.broker.topology import JOBS, RECORDER_QUEUE, bundle_key, bundle_queue
+from shared.broker.bundle import NDJSON, bundled
 from shared.kinds.registry import Lane
-from shared.messages import JOB_TYPE, JobMessage
+from shared.messages import JOBS_TYPE, JobMessage
 
 _KIND = "check"
 _IN_FLIGHT = 200
+import os
+BJ = int(os.environ.get("BJ", "10"))
 # A no-op's arguments must be valid too.
 _NOWHERE = "http://127.0.0.1"
 
@@ -31,18 +34,19 @@ class Retriever:
     jobs_per_second: Mapping[Work, int]
     name: str = "Retriever"
     role: Role = Role.OURS
-    queue: str = work_queue(_KIND, Lane.BULK)
+    queue: str = bundle_queue(_KIND)
     results_queue: str | None = RECORDER_QUEUE
+    jobs_per_message: int = BJ
 
     async def fill(self, place: Place, jobs: int) -> None:
         """Publish so many jobs, persistent and confirmed."""
         connection = await aio_pika.connect(place.amqp_url)
         async with connection, connection.channel() as channel:
             exchange = await channel.get_exchange(JOBS, ensure=False)
-            key = stored_key(_KIND, Lane.BULK)
-            for first in range(0, jobs, _IN_FLIGHT):
-                numbers = range(first, min(first + _IN_FLIGHT, jobs))
-                publishing = (exchange.publish(_message(place.url, number), key) for number in numbers)
+            for first in range(0, jobs, _IN_FLIGHT * BJ):
+                numbers = range(first, min(first + _IN_FLIGHT * BJ, jobs))
+                bodies = [_message(place.url, number) for number in numbers]
+                publishing = (exchange.publish(Message(bundled(bodies[i:i+BJ]), type=JOBS_TYPE, content_type=NDJSON, message_id=str(uuid.uuid4()), delivery_mode=DeliveryMode.PERSISTENT), bundle_key(_KIND)) for i in range(0, len(bodies), BJ))
                 await asyncio.gather(*publishing)
 
     def command(self, place: Place) -> Sequence[str]:
@@ -52,18 +56,11 @@ class Retriever:
 
     def environment(self, place: Place) -> Mapping[str, str]:
         """Return the variables of its worker."""
-        return {**worker_environment(place.amqp_url), "RETRIEVER_WORKER_BULK_PREFETCH": str(_IN_FLIGHT)}
+        return {**worker_environment(place.amqp_url), "RETRIEVER_WORKER_BULK_PREFETCH": str(_IN_FLIGHT), "RETRIEVER_BUNDLE_JOBS": str(BJ)}
 
 
-def _message(url: str, number: int) -> Message:
+def _message(url: str, number: int) -> bytes:
     # Each another page of the one site, as in life.
     args = {"url": f"{url or _NOWHERE}/{number}", "method": "GET"}
     job = JobMessage(id=uuid.uuid4(), kind=_KIND, lane=Lane.BULK, args=args)
-    return Message(
-        job.encode(),
-        message_id=str(uuid.uuid4()),
-        correlation_id=str(job.id),
-        type=JOB_TYPE,
-        content_type="application/json",
-        delivery_mode=DeliveryMode.PERSISTENT,
-    )
+    return job.encode()

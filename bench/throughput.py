@@ -23,7 +23,7 @@ from aio_pika.abc import AbstractChannel
 
 from bench.contenders import PEERS_PYTHON, Contender, chosen
 from bench.cost import family, peak_mebibytes
-from bench.draining import Pace, count_waiting, pace_between, wait_settled, watch_draining
+from bench.draining import Pace, count_waiting, take_bodies, pace_between, wait_settled, watch_draining
 from bench.report import machine, write_report
 from bench.rig import ROOT, Rig, open_rig, running
 from bench.summary import Run, rotated, summarize, table
@@ -90,7 +90,7 @@ async def _measure(
     jobs = WARM_UP_JOBS + int(seconds * contender.jobs_per_second[work])
     served_before = await asyncio.to_thread(rig.served, work)
     await contender.fill(place, jobs)
-    await _expect(channel, contender, contender.queue, jobs, "jobs were enqueued")
+    await _expect(channel, contender, contender.queue, -(-jobs // contender.jobs_per_message), "messages were enqueued")
     pace, peak = await _work(rig, channel, contender, place, jobs)
     await _expect(channel, contender, contender.queue, 0, "jobs were left unacked")
     if place.url and await asyncio.to_thread(rig.served, work) - served_before < jobs:
@@ -121,6 +121,7 @@ async def _work(
                 channel,
                 contender.queue,
                 until_waiting=jobs - WARM_UP_JOBS,
+                jobs_per_message=contender.jobs_per_message,
                 worker_pid=process.pid,
                 broker_pids=rig.broker_pids,
                 is_alive=lambda: process.poll() is None,
@@ -137,9 +138,9 @@ async def _clean_up(channel: AbstractChannel, contender: Contender, jobs: int) -
     if contender.results_queue is None:
         await channel.queue_delete(contender.queue)
         return
-    await _expect(channel, contender, contender.results_queue, jobs, "results were recorded")
-    results = await channel.get_queue(contender.results_queue, ensure=False)
-    await results.purge()
+    recorded = await take_bodies(channel, contender.results_queue)
+    if recorded != jobs:
+        raise ControlFailed(f"{contender.name}: {recorded} results were recorded, not {jobs}.")
 
 
 async def _expect(channel: AbstractChannel, contender: Contender, queue: str, count: int, what: str) -> None:

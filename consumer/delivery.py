@@ -12,13 +12,15 @@ from consumer.executor import Attempt, Executor
 from consumer.in_hand import AttemptsInHand
 from consumer.metrics import WorkerMetrics
 from consumer.politeness.admission import Admission
+from consumer.reporting import ReportGatherer
 from consumer.settlement import decide, publish_until_confirmed, report_message, settlement_message
 from consumer.suspects import suspicion
 from consumer.tasks import DeliveryTasks
+from shared.broker.bundle import Bundle, Part
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.broker.topology import DEAD
+from shared.broker.topology import DEAD, RESULTS
 from shared.clock import utc_now
 from shared.errors import BrokerError, DeliveryLost, MessageUndecodable
 from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage, Report
@@ -48,6 +50,7 @@ class DeliveryHandler:
         self._executor = executor
         self._admission = admission
         self._publisher = publisher
+        self._reports = ReportGatherer(publisher)
         self._cancellations = cancellations
         self._metrics = metrics
         self._worker = worker
@@ -61,6 +64,11 @@ class DeliveryHandler:
         """
         self._tasks.start(self._handle_safely(delivery))
 
+    def take_bundle(self, delivery: Delivery) -> None:
+        """Run and settle each job of a bundle, in a task of its own."""
+        for part in Bundle(delivery).parts:
+            self._tasks.start(self._handle_safely(part))
+
     @property
     def in_hand(self) -> int:
         """How many deliveries are being handled."""
@@ -73,14 +81,14 @@ class DeliveryHandler:
         """
         return await self._tasks.finish(grace_seconds=grace_seconds)
 
-    async def _handle_safely(self, delivery: Delivery) -> None:
+    async def _handle_safely(self, delivery: Delivery | Part) -> None:
         try:
             await self._handle(delivery)
         except Exception:  # One of the three edges, the service loop of a worker.
             logger.exception("delivery_crashed", extra={"job_id": delivery.correlation_id})
             await _refuse(delivery)
 
-    async def _handle(self, delivery: Delivery) -> None:
+    async def _handle(self, delivery: Delivery | Part) -> None:
         try:
             job = JobMessage.decode(delivery.body)
         except MessageUndecodable as error:
@@ -99,14 +107,14 @@ class DeliveryHandler:
         finally:
             self._in_hand.put_down(job)
 
-    async def _attempt(self, delivery: Delivery, job: JobMessage) -> Attempt:
+    async def _attempt(self, delivery: Delivery | Part, job: JobMessage) -> Attempt:
         judged = suspicion(job, returns=delivery.returns, random=random.random)
         if judged is None or self._cancellations.has(job):
             return await self._run(delivery, job)
         now = utc_now()
         return Attempt(now if isinstance(judged, Failed) else None, now, judged)
 
-    async def _run(self, delivery: Delivery, job: JobMessage) -> Attempt:
+    async def _run(self, delivery: Delivery | Part, job: JobMessage) -> Attempt:
         if self._cancellations.has(job):
             return Attempt(None, utc_now(), Cancelled())
         started_at = utc_now()
@@ -126,16 +134,17 @@ class DeliveryHandler:
             await _give_back(delivery, job)
             raise
 
-    async def _settle(self, delivery: Delivery, job: JobMessage, attempt: Attempt) -> None:
+    async def _settle(self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt) -> None:
         decision = decide(job, attempt, random=random.random)
         message = settlement_message(job, attempt, decision, worker=self._worker)
-        await publish_until_confirmed(message, self._publisher)
+        way = self._reports if message.exchange == RESULTS else self._publisher
+        await publish_until_confirmed(message, way)
         self._in_hand.settled(job)
         self._note(job, attempt, settled_as=type(decision).__name__.lower())
         # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
         delivery.ack()
 
-    async def _park_raw(self, delivery: Delivery, error: MessageUndecodable) -> None:
+    async def _park_raw(self, delivery: Delivery | Part, error: MessageUndecodable) -> None:
         """Park a message that nobody can read, byte for byte, with the reason in a header."""
         headers = {REASON_HEADER: str(error)[:1_000]}
         raw = Outgoing(
@@ -191,7 +200,7 @@ class DeliveryHandler:
             logger.info("job_deferred", extra={**facts, "reason": reason, "seconds": round(seconds, 3)})
 
 
-async def _give_back(delivery: Delivery, job: JobMessage) -> None:
+async def _give_back(delivery: Delivery | Part, job: JobMessage) -> None:
     facts = {"job_id": str(job.id), "attempt": job.attempt}
     try:
         await delivery.requeue()
@@ -201,7 +210,7 @@ async def _give_back(delivery: Delivery, job: JobMessage) -> None:
         logger.info("job_given_back", extra=facts)
 
 
-async def _refuse(delivery: Delivery) -> None:
+async def _refuse(delivery: Delivery | Part) -> None:
     try:
         await delivery.refuse()
     except DeliveryLost:

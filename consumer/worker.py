@@ -11,7 +11,7 @@ from consumer.pauses import Pauses
 from shared.broker.consumer import Consumer
 from shared.broker.publisher import Publisher
 from shared.broker.subscriber import Subscription
-from shared.broker.topology import work_queue
+from shared.broker.topology import bundle_queue, work_queue
 from shared.health import Probe
 from shared.kinds.registry import Lane
 from shared.settings import Settings
@@ -49,9 +49,15 @@ class Worker:
             settings.amqp_url,
             name=f"{name} consume",
             subscriptions=[
-                Subscription(work_queue(kind, lane), prefetch, handler.take)
-                for kind in kinds
-                for lane, prefetch in prefetch_by_lane(settings).items()
+                *(
+                    Subscription(work_queue(kind, lane), prefetch, handler.take)
+                    for kind in kinds
+                    for lane, prefetch in prefetch_by_lane(settings).items()
+                ),
+                *(
+                    Subscription(bundle_queue(kind), bundle_prefetch(settings), handler.take_bundle)
+                    for kind in kinds
+                ),
             ],
             plain=settings.amqp_plain,
         )
@@ -88,8 +94,9 @@ class Worker:
         await self._consumer.run()
 
     def _hold_paused(self) -> None:
-        queues = ((kind, lane) for kind in self._kinds for lane in Lane)
-        held = {work_queue(kind, lane) for kind, lane in queues if self._pauses.cover(kind, lane)}
+        paused = [(kind, lane) for kind in self._kinds for lane in Lane if self._pauses.cover(kind, lane)]
+        held = {work_queue(kind, lane) for kind, lane in paused}
+        held |= {bundle_queue(kind) for kind, lane in paused if lane is Lane.BULK}
         if held != self._held:
             self._held = held
             self._consumer.hold(held)
@@ -110,3 +117,8 @@ def prefetch_by_lane(settings: Settings) -> dict[Lane, int]:
         Lane.INTERACTIVE: settings.worker_interactive_prefetch,
         Lane.BULK: settings.worker_bulk_prefetch,
     }
+
+
+def bundle_prefetch(settings: Settings) -> int:
+    """Return how many bundles of a kind a worker has in hand: as many jobs as of the bulk lane, or nearly."""
+    return max(1, settings.worker_bulk_prefetch // settings.bundle_jobs)

@@ -15,6 +15,9 @@ from shared.states import JobState
 
 JOB_TYPE = "job"
 REPORT_TYPE = "report"
+# Several of them, one a line: `shared.broker.bundle`.
+JOBS_TYPE = "jobs"
+REPORTS_TYPE = "reports"
 # A message that could not be read, parked as it came. Its reason is in the header below.
 RAW_TYPE = "raw"
 REASON_HEADER = "x-retriever-reason"

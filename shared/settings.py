@@ -60,6 +60,7 @@ class Settings(BaseSettings):
 
     relay_poll_seconds: Annotated[float, Field(gt=0)] = 0.1
     relay_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
+    bundle_jobs: Annotated[int, Field(ge=1, le=100)] = 10
     relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
     parked_check_seconds: Annotated[float, Field(gt=0)] = 300.0

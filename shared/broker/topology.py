@@ -80,6 +80,16 @@ def stored_key(kind: str, lane: Lane) -> str:
     return f"{work_key(kind, lane)}.stored"
 
 
+def bundle_queue(kind: str) -> str:
+    """Return the name of the queue that workers of one kind consume bundles of bulk jobs from."""
+    return f"jobs.{kind}.bundles"
+
+
+def bundle_key(kind: str) -> str:
+    """Return the routing key of a bundle of jobs of the bulk lane that are to run now and are in the store."""
+    return f"{kind}.bundles"
+
+
 def delay_queue(step_seconds: int) -> str:
     """Return the name of the queue in which messages wait for one step of the ladder."""
     return f"jobs.delay.{step_seconds}s"
@@ -123,6 +133,7 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
         _stream_spec(CANCELLED_STREAM),
         _stream_spec(PAUSED_STREAM),
         *(_work_queue_spec(kind, lane) for kind, lane in lanes),
+        *(_bundle_queue_spec(kind) for kind in dict(lanes)),
         *(_delay_queue_spec(step) for step in DELAY_STEPS_SECONDS),
     )
 
@@ -189,11 +200,16 @@ def _stream_spec(name: str) -> QueueSpec:
 
 def _work_queue_spec(kind: str, lane: Lane) -> QueueSpec:
     key = f"{work_key(kind, lane)}.#"
-    return QueueSpec(
-        work_queue(kind, lane),
-        ((JOBS, key), (RETURN, key)),
-        {"x-delivery-limit": WORK_DELIVERY_LIMIT, **_dead_lettering_to(DEAD)},
-    )
+    return QueueSpec(work_queue(kind, lane), ((JOBS, key), (RETURN, key)), _work_queue_arguments())
+
+
+def _bundle_queue_spec(kind: str) -> QueueSpec:
+    # Nothing returns here from a delay: what is delayed is a copy of one job.
+    return QueueSpec(bundle_queue(kind), ((JOBS, bundle_key(kind)),), _work_queue_arguments())
+
+
+def _work_queue_arguments() -> dict[str, str | int]:
+    return {"x-delivery-limit": WORK_DELIVERY_LIMIT, **_dead_lettering_to(DEAD)}
 
 
 def _delay_queue_spec(step_seconds: int) -> QueueSpec:

@@ -1,0 +1,80 @@
+"""Reports of attempts that end together travel together: what is published in one moment is one message."""
+
+import asyncio
+from collections.abc import Sequence
+
+from shared.broker.bundle import NDJSON, bundled
+from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
+from shared.errors import BrokerError
+from shared.messages import REPORTS_TYPE
+
+# Some reports come together in that time. It is a part of the way from an attempt's end to its record.
+_GATHER_SECONDS = 0.002
+# Of one message: small beside what a recorder writes in one transaction.
+_MESSAGE_BYTES = 131_072
+
+_Waiting = tuple[Outgoing, asyncio.Future[None]]
+
+
+class ReportGatherer:
+    """Publishes reports, several in one message; each waits until the broker has it on disk."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        """Make one that holds nothing back."""
+        self._publisher = publisher
+        self._waiting: dict[str, list[_Waiting]] = {}
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    async def publish(self, report: Outgoing) -> None:
+        """Publish a report together with others of these milliseconds that have its routing key.
+
+        Raises:
+            BrokerError: as `Publisher.publish`.
+        """
+        answer = asyncio.get_running_loop().create_future()
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(_GATHER_SECONDS, self._send_all)
+        self._waiting.setdefault(report.routing_key, []).append((report, answer))
+        await answer
+
+    def _send_all(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for reports in waiting.values():
+            while reports:
+                group = _first_of(reports)
+                del reports[: len(group)]
+                task = asyncio.create_task(self._send(group))
+                self._publishing.add(task)
+                task.add_done_callback(self._publishing.discard)
+
+    async def _send(self, group: Sequence[_Waiting]) -> None:
+        try:
+            await self._publisher.publish(_message([report for report, _ in group]))
+        except BrokerError as error:
+            for _, answer in group:
+                if not answer.done():
+                    answer.set_exception(error)
+        else:
+            for _, answer in group:
+                if not answer.done():
+                    answer.set_result(None)
+
+
+def _first_of(reports: Sequence[_Waiting]) -> list[_Waiting]:
+    """Return as many as one message may carry, at least one."""
+    size, group = 0, []
+    for waiting in reports:
+        size += len(waiting[0].body)
+        if group and size > _MESSAGE_BYTES:
+            break
+        group.append(waiting)
+    return group
+
+
+def _message(reports: Sequence[Outgoing]) -> Outgoing:
+    first = reports[0]
+    if len(reports) == 1:
+        return first
+    body = bundled(report.body for report in reports)
+    return Outgoing(first.exchange, first.routing_key, body, REPORTS_TYPE, content_type=NDJSON)
