@@ -5,7 +5,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from pydantic import BaseModel
 
@@ -116,7 +116,7 @@ def _raise_file_limit() -> None:
 
 
 def _bind(handler: Handler, client: Client) -> BoundHandler:
-    async def run(args: BaseModel, job: JobMessage) -> Outcome:
-        return await handler(args, client.for_job(job))
+    def run(args: BaseModel, job: JobMessage) -> Awaitable[Outcome]:
+        return handler(args, client.for_job(job))
 
     return run

@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 TICK_SECONDS = 0.02
 
@@ -28,10 +28,16 @@ class Appointment:
     def cancel(self) -> None:
         """Take it back; after it was called, or again, that does nothing."""
         self._slot.pop(self, None)
+        # Else who made it and it would hold each other, until the garbage collector comes by.
+        self._call = _nothing
 
     def keep(self) -> None:
         """Call what is to be called."""
         self._call()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Wheel:
@@ -65,9 +71,10 @@ class Wheel:
             self._timer = self._loop.call_later(TICK_SECONDS, self._turn)
 
 
-def current_wheel() -> Wheel:
-    """Return the wheel of the running loop."""
-    loop = asyncio.get_running_loop()
+def current_wheel(task: asyncio.Task[Any] | None = None) -> Wheel:
+    """Return the wheel of the running loop; quicker where the current task is known."""
+    # A system call looks for the running loop, so that it can tell a fork.
+    loop = asyncio.get_running_loop() if task is None else task.get_loop()
     wheel = _wheels.get(loop)
     if wheel is None:
         # Of one loop a process, but for tests.
@@ -80,7 +87,10 @@ _wheels: dict[asyncio.AbstractEventLoop, Wheel] = {}
 
 
 class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
-    """Cancel what is inside after so many seconds, and raise `TimeoutError` then; as `asyncio.timeout`."""
+    """Cancel what is inside after so many seconds, and raise `TimeoutError` then; as `asyncio.timeout`.
+
+    With plain `with`, since entering and leaving it waits for nothing.
+    """
 
     __slots__ = ("_appointment", "_cancelling", "_is_over", "_seconds", "_task")
 
@@ -88,16 +98,16 @@ class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
         self._seconds = seconds
         self._is_over = False
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a time limit is set inside a task")
         self._task = task
         self._cancelling = task.cancelling()
-        self._appointment = current_wheel().call_later(self._seconds, self._expire)
+        self._appointment = current_wheel(task).call_later(self._seconds, self._expire)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._appointment.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 
@@ -29,6 +30,9 @@ from shared.states import JobState
 
 # Attempts that end sooner are reported once, at their end: announcing each would double the traffic.
 _ANNOUNCE_AFTER_SECONDS = 0.5
+
+# Of a job without a host.
+_NO_TURN = nullcontext()
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +99,13 @@ class DeliveryHandler:
             with self._tasks.settling():
                 await self._park_raw(delivery, error)
             return
-        if not await self._in_hand.take(job):
+        if self._in_hand.has(job):
+            await self._in_hand.wait_put_down(job)
+        if not self._in_hand.take(job):
             delivery.ack()
             return
         try:
-            attempt = await self._attempt(delivery, job)
+            attempt = self._judge(delivery, job) or await self._run(delivery, job)
             if delivery.returns:
                 job = job.model_copy(update={"returns": job.returns + delivery.returns})
             with self._tasks.settling():
@@ -107,27 +113,29 @@ class DeliveryHandler:
         finally:
             self._in_hand.put_down(job)
 
-    async def _attempt(self, delivery: Delivery | Part, job: JobMessage) -> Attempt:
+    def _judge(self, delivery: Delivery | Part, job: JobMessage) -> Attempt | None:
+        """Return what becomes of a job that is not to be tried."""
+        if self._cancellations.has(job):
+            return Attempt(None, utc_now(), Cancelled())
         judged = suspicion(job, returns=delivery.returns, random=random.random)
-        if judged is None or self._cancellations.has(job):
-            return await self._run(delivery, job)
+        if judged is None:
+            return None
         now = utc_now()
         return Attempt(now if isinstance(judged, Failed) else None, now, judged)
 
     async def _run(self, delivery: Delivery | Part, job: JobMessage) -> Attempt:
-        if self._cancellations.has(job):
-            return Attempt(None, utc_now(), Cancelled())
         started_at = utc_now()
         try:
             with self._cancellations.watching(job):
-                async with self._admission.admitted(job) as deferred:
-                    if deferred is not None:
-                        return Attempt(None, utc_now(), deferred)
-                    announcing = self._announce_soon(job, started_at)
-                    try:
+                turn = await self._admission.admit(job)
+                if isinstance(turn, Deferred):
+                    return Attempt(None, utc_now(), turn)
+                announcing = self._announce_soon(job, started_at)
+                try:
+                    with turn or _NO_TURN:
                         return await self._executor.execute(job)
-                    finally:
-                        announcing.cancel()
+                finally:
+                    announcing.cancel()
         except asyncio.CancelledError:
             if self._cancellations.was_cancelled():
                 return Attempt(started_at, utc_now(), Cancelled())

@@ -40,20 +40,28 @@ class Executor:
         started_at = utc_now()
         if job.expires_at is not None and started_at >= job.expires_at:
             return Attempt(started_at, started_at, _expired(job.expires_at))
-        outcome = await self._outcome(job)
+        handler, args = self._handlers.get(job.kind), _arguments(job)
+        if handler is None:
+            outcome: Outcome = _unknown_kind(job)
+        elif isinstance(args, Failed):
+            outcome = args
+        else:
+            outcome = await _run(handler, args, job)
         return Attempt(started_at, utc_now(), outcome)
 
-    async def _outcome(self, job: JobMessage) -> Outcome:
-        handler = self._handlers.get(job.kind)
-        if handler is None:
-            return Failed(
-                "kind_unknown", f"This worker has no handler for kind {job.kind!r}.", transient=False
-            )
-        try:
-            args = KINDS[job.kind].args_model.model_validate(job.args)
-        except ValidationError as error:
-            return _invalid_arguments(error)
-        return await _run(handler, args, job)
+
+def _arguments(job: JobMessage) -> BaseModel | Failed:
+    kind = KINDS.get(job.kind)
+    if kind is None:
+        return _unknown_kind(job)
+    try:
+        return kind.args_model.model_validate(job.args)
+    except ValidationError as error:
+        return _invalid_arguments(error)
+
+
+def _unknown_kind(job: JobMessage) -> Failed:
+    return Failed("kind_unknown", f"This worker has no handler for kind {job.kind!r}.", transient=False)
 
 
 def _expired(expires_at: datetime) -> Failed:
@@ -64,7 +72,7 @@ def _expired(expires_at: datetime) -> Failed:
 async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outcome:
     limit_seconds = handler_seconds(args) + OVERTIME_SECONDS
     try:
-        async with time_limit(limit_seconds):
+        with time_limit(limit_seconds):
             return await handler(args, job)
     except TimeoutError:
         return Failed("time_limit", f"Stopped after {limit_seconds:g} s.", transient=True)

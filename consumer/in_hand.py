@@ -24,16 +24,20 @@ class AttemptsInHand:
         self._running: dict[_AttemptKey, list[asyncio.Future[None]]] = {}
         self._settled: OrderedDict[_AttemptKey, None] = OrderedDict()
 
-    async def take(self, job: JobMessage) -> bool:
-        """Take the attempt in hand until `put_down`; return False, and take nothing, if it is settled.
+    def has(self, job: JobMessage) -> bool:
+        """Return whether another delivery of the same attempt is in hand."""
+        return _key(job) in self._running
 
-        Waits while another delivery of the same attempt is in hand.
-        """
-        key = _key(job)
-        while (waiting := self._running.get(key)) is not None:
+    async def wait_put_down(self, job: JobMessage) -> None:
+        """Return once no other delivery of the same attempt is in hand."""
+        while (waiting := self._running.get(_key(job))) is not None:
             put_down = asyncio.get_running_loop().create_future()
             waiting.append(put_down)
             await put_down
+
+    def take(self, job: JobMessage) -> bool:
+        """Take a free attempt in hand until `put_down`; return False, and take nothing, if it is settled."""
+        key = _key(job)
         if key in self._settled:
             return False
         self._running[key] = []

@@ -26,17 +26,18 @@ class ReportGatherer:
         self._waiting: dict[str, list[_Waiting]] = {}
         self._publishing: set[asyncio.Task[None]] = set()
 
-    async def publish(self, report: Outgoing) -> None:
+    def publish(self, report: Outgoing) -> asyncio.Future[None]:
         """Publish a report together with others of these milliseconds that have its routing key.
 
-        Raises:
-            BrokerError: as `Publisher.publish`.
+        Returns:
+            What is done when the broker has it on disk, and fails as `Publisher.publish` does.
         """
-        answer = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
         if not self._waiting:
-            asyncio.get_running_loop().call_later(_GATHER_SECONDS, self._send_all)
+            loop.call_later(_GATHER_SECONDS, self._send_all)
         self._waiting.setdefault(report.routing_key, []).append((report, answer))
-        await answer
+        return answer
 
     def _send_all(self) -> None:
         waiting, self._waiting = self._waiting, {}

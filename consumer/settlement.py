@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from consumer.executor import Attempt
 from shared.broker.outgoing import Outgoing
-from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, delay_key, work_key
 from shared.errors import BrokerError
 from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report
@@ -111,7 +110,14 @@ def _lone_message(job: JobMessage, report: Report) -> Outgoing:
     return Outgoing(exchange, key, body, REPORT_TYPE, str(job.id))
 
 
-async def publish_until_confirmed(message: Outgoing, publisher: Publisher) -> None:
+class Publishing(Protocol):
+    """Publishes one message, alone or with others, and fails as `Publisher.publish`."""
+
+    def publish(self, message: Outgoing, /) -> Awaitable[None]:
+        """Return what is done when the broker has the message on disk."""
+
+
+async def publish_until_confirmed(message: Outgoing, publisher: Publishing) -> None:
     """Publish one message, again and again until the broker confirms it.
 
     Its delivery stays unacked meanwhile, so giving up at any point repeats the job and loses nothing.

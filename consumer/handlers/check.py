@@ -1,6 +1,7 @@
 """The work of the `check` kind: ask a URL, follow its redirects, and say what is wrong with it."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -23,7 +24,6 @@ from shared.kinds.check import (
     Certificate,
     CheckArgs,
     CheckMethod,
-    CheckResult,
     Verdict,
 )
 from shared.outcomes import Outcome, Succeeded
@@ -69,7 +69,7 @@ class _Look:
     async def within_time(self) -> Failure | None:
         """Return what is wrong with the URL, or None, before the time is up."""
         try:
-            async with time_limit(self.args.timeout_seconds):
+            with time_limit(self.args.timeout_seconds):
                 failure = await self._ask()
         except TimeoutError:
             return timed_out(self.args.timeout_seconds, while_doing=self.trail.recording.phase)
@@ -77,12 +77,12 @@ class _Look:
             await self._peek_certificate()
         return failure
 
-    async def _ask(self) -> Failure | None:
+    def _ask(self) -> Coroutine[None, None, Failure | None]:
         if self.args.method is not CheckMethod.AUTO:
-            return await self._ask_with(self.args.method)
+            return self._ask_with(self.args.method)
         if self.args.needs_body:
-            return await self._ask_with(CheckMethod.GET)
-        return await self._ask_head_then_get()
+            return self._ask_with(CheckMethod.GET)
+        return self._ask_head_then_get()
 
     async def _ask_head_then_get(self) -> Failure | None:
         limit_seconds = self.args.timeout_seconds / 2
@@ -122,6 +122,8 @@ class _Look:
             self.trail.end_body()
             self.body_bytes = len(body)
             text, _ = decode_text(body, answer.charset) or (None, None)
+        if text is None and self.args.assertions is None:
+            return None
         return await self._assert(answer, text)
 
     async def _assert(self, answer: aiohttp.ClientResponse, text: str | None) -> Failure | None:
@@ -172,22 +174,23 @@ class _Look:
             pass  # What is wrong is known; the details are not to be had this time.
 
     def result(self, verdict: Verdict, reason: str, explanation: str) -> dict[str, object]:
-        """Return all that was seen, as JSON."""
-        return CheckResult(
-            verdict=verdict,
-            reason=reason,
-            explanation=explanation,
-            status=self.trail.status,
-            final_url=self.trail.url,
-            hops=self.trail.hops,
-            total_seconds=self.trail.total_seconds,
-            ip=self.trail.recording.ip,
-            family=self.trail.recording.family,
-            timings=self.trail.timings,
-            redirects_to_http=self.trail.redirects_to_http,
-            certificate=self.certificate,
-            content_type=self.content_type,
-            bytes=self.body_bytes,
-            title=self.title,
-            assertions=self.assertions,
-        ).model_dump(mode="json")
+        """Return all that was seen, as the JSON of a `CheckResult`; a model of it would only be taken apart."""
+        trail, recording = self.trail, self.trail.recording
+        return {
+            "verdict": verdict,
+            "reason": reason,
+            "explanation": explanation,
+            "status": trail.status,
+            "final_url": trail.url,
+            "hops": trail.hops,
+            "total_seconds": trail.total_seconds,
+            "ip": recording.ip,
+            "family": recording.family,
+            "timings": recording.timings,
+            "redirects_to_http": trail.redirects_to_http,
+            "certificate": self.certificate and self.certificate.model_dump(mode="json"),
+            "content_type": self.content_type,
+            "bytes": self.body_bytes,
+            "title": self.title,
+            "assertions": [each.model_dump(mode="json") for each in self.assertions],
+        }

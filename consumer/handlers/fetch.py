@@ -23,6 +23,7 @@ from consumer.handlers.failures import (
 from consumer.handlers.fetch_question import fetch_question
 from consumer.handlers.hops import Trail, final_answer
 from shared.bodies import StoredBody, compress_body
+from shared.kinds.check import Hop
 from shared.kinds.fetch import FetchArgs, FetchMethod, FetchResult
 from shared.kinds.media_types import accepts_media_type
 from shared.kinds.statuses import accepts_status
@@ -173,7 +174,7 @@ def _result(trail: Trail, page: _Page) -> dict[str, Any]:
     return FetchResult(
         status=trail.status or 0,
         final_url=trail.url,
-        hops=trail.hops,
+        hops=[Hop.model_validate(hop) for hop in trail.hops],
         total_seconds=trail.total_seconds,
         content_type=page.content_type,
         charset=page.charset,

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -32,11 +32,10 @@ from consumer.handlers.redirects import leads_on, next_target, without_credentia
 from consumer.handlers.retry_after import honours_retry_after, retry_after_seconds
 from consumer.handlers.visits import Visit
 from shared.clock import utc_now
-from shared.kinds.check import Hop, Timings
+from shared.kinds.check import HopJson, TimingsJson
 from shared.kinds.requests import Redirects, Robots
 
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
-_UNLIMITED = nullcontext()
 
 
 @dataclass(slots=True)
@@ -51,7 +50,7 @@ class Trail:
     """
 
     url: str
-    hops: list[Hop] = field(default_factory=list)
+    hops: list[HopJson] = field(default_factory=list)
     retry_after_seconds: float | None = None
     headers: CIMultiDictProxy[str] = field(default_factory=lambda: _NO_HEADERS)
     started: float = field(default_factory=time.monotonic)
@@ -71,14 +70,14 @@ class Trail:
         self._recording = record(recording)
 
     @property
-    def timings(self) -> Timings:
+    def timings(self) -> TimingsJson:
         """Of the request that was made last."""
         return self.recording.timings
 
     @property
     def status(self) -> int | None:
         """The status of the last answer, if there was any."""
-        return self.hops[-1].status if self.hops else None
+        return self.hops[-1]["status"] if self.hops else None
 
     @property
     def total_seconds(self) -> float:
@@ -88,7 +87,7 @@ class Trail:
     @property
     def latency_seconds(self) -> float:
         """How long the last chain of requests took to its answer, bodies left out."""
-        return sum(hop.seconds for hop in self.hops[self._chain_starts_at :])
+        return sum(hop["seconds"] for hop in self.hops[self._chain_starts_at :])
 
     def begin_chain(self) -> None:
         """Note that redirects begin anew, with another method."""
@@ -97,7 +96,7 @@ class Trail:
     def end_body(self) -> None:
         """Note that the body of the last answer is there; the time for it belongs to its hop."""
         self.recording.end()
-        self.hops[-1] = self.hops[-1].model_copy(update={"timings": self.recording.timings})
+        self.hops[-1]["timings"] = self.recording.timings
 
 
 def final_answer(
@@ -137,11 +136,12 @@ class _FinalAnswer:
         return self._answer
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         try:
             if isinstance(self._answer, aiohttp.ClientResponse):
-                await self._answer.__aexit__(kind, error, trace)
+                # What is left of the body costs the connection, and nobody waits for that.
+                self._answer.release()
         finally:
             self._visit.release()
 
@@ -162,7 +162,9 @@ async def _follow(
         if asked and _what(request, target) in asked:
             return REDIRECT_LOOP
         trail.url = str(target)
-        refused = await _may_ask(client, visit, target, question.robots)
+        refused = None
+        if question.robots is Robots.RESPECT or not visit.has_first_turn(trail.url):
+            refused = await _may_ask(client, visit, target, question.robots)
         answer = refused or await _ask(
             client.session, visit, trail, target=target, request=request, question=question
         )
@@ -238,10 +240,10 @@ async def _ask(
     clock = asyncio.timeout(question.connect_timeout_seconds) if question.is_timed else None
     trail.begin_request(Recording(question.first_byte_timeout_seconds, clock))
     try:
-        async with clock or _UNLIMITED:
-            answer = await session.request(
-                request.method, target, headers=request.headers, data=request.body, allow_redirects=False
-            )
+        asking = session.request(
+            request.method, target, headers=request.headers, data=request.body, allow_redirects=False
+        )
+        answer = await (asking if clock is None else _within(clock, asking))
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
         trail.recording.clock = None
         failure = failure_of_error(error)
@@ -259,6 +261,13 @@ async def _ask(
     return answer
 
 
+async def _within(
+    clock: asyncio.Timeout, asking: Awaitable[aiohttp.ClientResponse]
+) -> aiohttp.ClientResponse:
+    async with clock:
+        return await asking
+
+
 _TOO_LATE: Mapping[Phase, Failure] = MappingProxyType(
     {
         Phase.DNS: DNS_TIMEOUT,
@@ -269,18 +278,19 @@ _TOO_LATE: Mapping[Phase, Failure] = MappingProxyType(
 )
 
 
-def _hop(trail: Trail, target: URL, request: _Request, answer: aiohttp.ClientResponse) -> Hop:
+def _hop(trail: Trail, target: URL, request: _Request, answer: aiohttp.ClientResponse) -> HopJson:
     following = next_target(target, answer.headers) if leads_on(answer.status, answer.headers) else None
-    return Hop(
-        method=request.method,
-        url=trail.url,
-        status=answer.status,
-        seconds=trail.recording.header_seconds,
-        ip=trail.recording.ip,
-        family=trail.recording.family,
-        location=str(following) if isinstance(following, URL) else None,
-        timings=trail.recording.timings,
-    )
+    recording = trail.recording
+    return {
+        "method": request.method,
+        "url": trail.url,
+        "status": answer.status,
+        "seconds": recording.header_seconds,
+        "ip": recording.ip,
+        "family": recording.family,
+        "location": str(following) if isinstance(following, URL) else None,
+        "timings": recording.timings,
+    }
 
 
 def _next_request(request: _Request, status: int, *, headers: Mapping[str, str]) -> _Request:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from shared.kinds.check import Family, Timings
+from shared.kinds.check import Family, TimingsJson
 
 
 class Phase(StrEnum):
@@ -52,7 +52,7 @@ class Recording:
     _connected: float | None = None
     _answered: float | None = None
     _ended: float | None = None
-    _timings: Timings | None = None
+    _timings: TimingsJson | None = None
 
     def begin(self) -> None:
         """Note that a connection is asked for."""
@@ -107,7 +107,7 @@ class Recording:
         return None if self.ip is None else Family.IPV6 if ":" in self.ip else Family.IPV4
 
     @property
-    def timings(self) -> Timings:
+    def timings(self) -> TimingsJson:
         """How long each phase took, until now or until it ended."""
         if self._ended is None:
             return self._timings_by(time.monotonic())
@@ -115,14 +115,14 @@ class Recording:
             self._timings = self._timings_by(self._ended)
         return self._timings
 
-    def _timings_by(self, now: float) -> Timings:
-        return Timings(
-            dns_seconds=None if self._is_literal else _between(self._began, self._dialled),
-            connect_seconds=_between(self._dialled, self._reached),
-            tls_seconds=_between(self._reached, self._connected) if self._is_tls else None,
-            first_byte_seconds=_between(self._connected, self._answered),
-            total_seconds=round(now - self.started, 6),
-        )
+    def _timings_by(self, now: float) -> TimingsJson:
+        return {
+            "dns_seconds": None if self._is_literal else _between(self._began, self._dialled),
+            "connect_seconds": _between(self._dialled, self._reached),
+            "tls_seconds": _between(self._reached, self._connected) if self._is_tls else None,
+            "first_byte_seconds": _between(self._connected, self._answered),
+            "total_seconds": round(now - self.started, 6),
+        }
 
     @property
     def header_seconds(self) -> float:

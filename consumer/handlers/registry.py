@@ -29,15 +29,15 @@ class Handler:
     args_model: type[BaseModel]
     work: Work[BaseModel]
 
-    async def __call__(self, args: BaseModel, client: Client) -> Outcome:
-        """Do one attempt. Never raises for what the world does; cancelling it stops the work.
+    def __call__(self, args: BaseModel, client: Client) -> Coroutine[Any, Any, Outcome]:
+        """Return one attempt, to be awaited. Never raises for what the world does; cancelling it stops the work.
 
         Raises:
             TypeError: the arguments are another kind's, a mistake of ours.
         """
         if not isinstance(args, self.args_model):
             raise TypeError(f"{type(args).__name__} is not {self.args_model.__name__}")
-        return await self.work(args, client)
+        return self.work(args, client)
 
 
 def handler_of(args_model: type[ArgsT], work: Work[ArgsT]) -> Handler:

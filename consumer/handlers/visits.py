@@ -23,23 +23,27 @@ class Visit:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def has_first_turn(self, url: str) -> bool:
+        """Return whether the attempt came with a turn for this URL's host, and take it; as `turn`, at once."""
+        self.release()
+        host = host_key(url)
+        self._turn = None if host is None else take_first_turn(host)
+        return self._turn is not None
+
     async def turn(self, url: str) -> Failure | None:
         """Return None when a request to this URL may start now, or why not; the one before is over.
 
         The first request of an attempt has its turn already. Others go before all jobs that wait, and
         wait for a moment themselves, within the attempt's time.
         """
-        self.release()
         host = host_key(url)
-        if host is None:
+        if self.has_first_turn(url) or host is None:
             return None  # What cannot be asked is refused by who asks.
-        self._turn = take_first_turn(host)
-        if self._turn is None:
-            patience = patience_seconds()
-            answer = await self._gates.turn(host, Ticket(Priority.UNDER_WAY, patience, patience))
-            if isinstance(answer, Refusal):
-                return host_without_turn(answer.reason, host, answer.seconds)
-            self._turn = answer
+        patience = patience_seconds()
+        answer = await self._gates.turn(host, Ticket(Priority.UNDER_WAY, patience, patience))
+        if isinstance(answer, Refusal):
+            return host_without_turn(answer.reason, host, answer.seconds)
+        self._turn = answer
         return None
 
     def answered(self, status: int, *, retry_after_seconds: float | None) -> None:

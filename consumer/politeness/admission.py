@@ -1,7 +1,6 @@
 """Letting a job in: an attempt begins with its host's turn, waits a moment for it, or is deferred."""
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from consumer.politeness.first_turn import PATIENCE_SECONDS, attempt_with
@@ -34,21 +33,24 @@ class Admission:
         self._prefetch_by_lane = prefetch_by_lane
         self._rooms: dict[tuple[str, Lane], WaitingRoom] = {}
 
-    def admitted(self, job: JobMessage) -> AbstractAsyncContextManager[Deferred | None]:
-        """Give None when the attempt may begin, and hold its turn while inside; or give its deferral.
+    async def admit(self, job: JobMessage) -> attempt_with | Deferred | None:
+        """Return the turn to hold during the attempt, maybe after a moment; or that it is deferred.
 
-        A job whose deadline has passed and one without a URL meet no gate.
+        A job whose deadline has passed and one without a URL meet no gate: None.
         """
-        return _Admitted(self, job)
-
-    async def turn(self, host: str, job: JobMessage) -> Turn | Refusal:
-        """Return the first turn of an attempt, maybe after a moment, or why there is none."""
+        host = _host_of(job)
+        if host is None or (job.expires_at is not None and utc_now() >= job.expires_at):
+            return None
         room = self._room(job)
         ticket = self._ticket(job, room)
-        if turn := self._gates.turn_now(host, ticket):
-            return turn
-        with room.seat(host, deferrals=job.deferrals) as has_seat:
-            return await self._gates.wait_turn(host, ticket, has_seat=has_seat)
+        turn: Turn | Refusal | None = self._gates.turn_now(host, ticket)
+        if turn is None:
+            with room.seat(host, deferrals=job.deferrals) as has_seat:
+                turn = await self._gates.wait_turn(host, ticket, has_seat=has_seat)
+        if isinstance(turn, Refusal):
+            said = f"Deferred, because {_SAID[turn.reason].format(host=host)}."
+            return Deferred(turn.seconds, turn.reason, said)
+        return attempt_with(turn, patience_seconds=_patience_seconds(job.args))
 
     def _room(self, job: JobMessage) -> WaitingRoom:
         key = job.kind, job.lane
@@ -69,33 +71,6 @@ class Admission:
             turn_at=turn_at,
             spacing_seconds=SHORTEST_DEFERRAL_SECONDS / room.seats_of_one,
         )
-
-
-class _Admitted:
-    # A class, and no generator, because every job passes here.
-    __slots__ = ("_admission", "_attempt", "_job")
-
-    def __init__(self, admission: Admission, job: JobMessage) -> None:
-        self._admission = admission
-        self._job = job
-        self._attempt: attempt_with | None = None
-
-    async def __aenter__(self) -> Deferred | None:
-        job = self._job
-        host = _host_of(job)
-        if host is None or (job.expires_at is not None and utc_now() >= job.expires_at):
-            return None
-        turn = await self._admission.turn(host, job)
-        if isinstance(turn, Refusal):
-            said = f"Deferred, because {_SAID[turn.reason].format(host=host)}."
-            return Deferred(turn.seconds, turn.reason, said)
-        self._attempt = attempt_with(turn, patience_seconds=_patience_seconds(job.args))
-        self._attempt.__enter__()
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._attempt is not None:
-            self._attempt.__exit__()
 
 
 def _host_of(job: JobMessage) -> str | None:

@@ -1,7 +1,7 @@
 """The `check` kind: is this URL good?"""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -107,6 +107,29 @@ class Hop(BaseModel):
         str | None, Field(description="Where a redirect leads, absolute and without credentials.")
     ] = None
     timings: Timings = Timings()
+
+
+class TimingsJson(TypedDict):
+    """`Timings` as a worker writes them down: thousands a second, so without a model in between."""
+
+    dns_seconds: float | None
+    connect_seconds: float | None
+    tls_seconds: float | None
+    first_byte_seconds: float | None
+    total_seconds: float
+
+
+class HopJson(TypedDict):
+    """`Hop` as a worker writes it down."""
+
+    method: str
+    url: str
+    status: int
+    seconds: float
+    ip: str | None
+    family: Family | None
+    location: str | None
+    timings: TimingsJson
 
 
 class Certificate(BaseModel):

@@ -14,7 +14,7 @@ async def forever() -> None:
 
 async def test_what_takes_too_long_is_cancelled_and_raises_a_timeout_and_the_task_goes_on() -> None:
     with pytest.raises(TimeoutError):
-        async with time_limit(0.05):
+        with time_limit(0.05):
             await forever()
 
     task = asyncio.current_task()
@@ -26,13 +26,13 @@ async def test_nothing_expires_before_its_time() -> None:
     for seconds in (0.0, 0.01, 0.03, 0.1):
         start = asyncio.get_running_loop().time()
         with pytest.raises(TimeoutError):
-            async with time_limit(seconds):
+            with time_limit(seconds):
                 await forever()
         assert asyncio.get_running_loop().time() - start >= seconds
 
 
 async def test_what_is_done_in_time_is_left_alone_afterwards() -> None:
-    async with time_limit(0.02):
+    with time_limit(0.02):
         pass
 
     await asyncio.sleep(4 * TICK_SECONDS)
@@ -40,7 +40,7 @@ async def test_what_is_done_in_time_is_left_alone_afterwards() -> None:
 
 async def test_who_cancels_from_outside_gets_a_cancelled_task_and_no_timeout() -> None:
     async def limited() -> None:
-        async with time_limit(60):
+        with time_limit(60):
             await forever()
 
     task = asyncio.create_task(limited())
@@ -53,7 +53,7 @@ async def test_who_cancels_from_outside_gets_a_cancelled_task_and_no_timeout() -
 
 async def test_who_cancels_when_the_time_is_over_is_heard_too() -> None:
     async def limited() -> None:
-        async with time_limit(0.01):
+        with time_limit(0.01):
             try:
                 await forever()
             finally:
@@ -67,16 +67,16 @@ async def test_who_cancels_when_the_time_is_over_is_heard_too() -> None:
 
 
 async def test_of_two_limits_the_one_that_is_over_is_told() -> None:
-    async with time_limit(60):
+    with time_limit(60):
         with pytest.raises(TimeoutError):
-            async with time_limit(0.02):
+            with time_limit(0.02):
                 await forever()
         await asyncio.sleep(0)
 
 
 async def test_an_error_inside_is_not_taken_for_a_timeout() -> None:
     with pytest.raises(KeyError):
-        async with time_limit(60):
+        with time_limit(60):
             raise KeyError("of the work")
 
 
