@@ -56,7 +56,10 @@ class Cancellations:
 
     def has(self, job: JobMessage) -> bool:
         """Return whether the job, or its batch, was cancelled."""
-        return self._runs_by_job.get(job.id, 0) >= job.run or job.batch_id in self._batches
+        # Most often there is none; a UUID is hashed in Python.
+        return bool(self._runs_by_job and self._runs_by_job.get(job.id, 0) >= job.run) or bool(
+            self._batches and job.batch_id in self._batches
+        )
 
     def watching(self, job: JobMessage) -> AbstractContextManager[None]:
         """Cancel the current task when the job is cancelled while inside; `was_cancelled` tells."""

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections import OrderedDict
-from uuid import UUID
 
 from shared.messages import JobMessage
 
 # About as many as one connection can have unacked, several times over; 100 bytes each.
 _SETTLED_KEPT = 10_000
 
-_AttemptKey = tuple[UUID, int, int, int]
+_AttemptKey = tuple[int, int, int, int]
 
 
 class AttemptsInHand:
@@ -58,4 +57,5 @@ class AttemptsInHand:
 
 def _key(job: JobMessage) -> _AttemptKey:
     # A job that was deferred comes back for the same attempt, and that is no redelivery.
-    return job.id, job.run, job.attempt, job.deferrals
+    # The number of the id, because a UUID is hashed in Python.
+    return job.id.int, job.run, job.attempt, job.deferrals

@@ -48,13 +48,11 @@ from consumer.handlers.failures import (
 
 
 class DroppedConnection(ClientError):
-    """The target dropped a fresh connection; the cause says how. aiohttp repeats no error of this type."""
+    """The target dropped a new connection; aiohttp repeats no error of this type."""
 
 
 def failure_of_error(error: Exception) -> Failure:
     """Return what an exception of a request means, whatever library it came from."""
-    if isinstance(error, DroppedConnection) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
     if isinstance(error, ClientConnectorDNSError):
         return _of_dns(error.os_error)
     if isinstance(error, ClientConnectorCertificateError):
@@ -71,6 +69,7 @@ _BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
     (ConnectionTimeoutError, CONNECT_TIMEOUT),
     (SocketTimeoutError, READ_TIMEOUT),
     (ServerDisconnectedError, CONNECTION_RESET),
+    (DroppedConnection, CONNECTION_RESET),
     # Redirects are ours, so aiohttp raises this for what it cannot parse, and for nothing else. Its
     # `status` is 400 then, made up: the server never sent it.
     (ClientResponseError, PROTOCOL_ERROR),

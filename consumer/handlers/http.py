@@ -8,9 +8,7 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from consumer.egress import guarded_socket_factory
-from consumer.handlers.client_errors import DroppedConnection
 from consumer.handlers.connector import RecordingConnector
-from consumer.handlers.recording import current_recording
 from consumer.resolver import BoundedResolver
 from shared.settings import Settings
 
@@ -75,7 +73,6 @@ async def open_session(
             max_field_size=HEADER_BYTES,
             max_headers=HEADER_FIELDS,
             read_bufsize=READ_BUFFER_BYTES,
-            middlewares=(_repeat_only_on_stale_connections,),
         ) as session,
     ):
         yield session
@@ -87,19 +84,3 @@ async def _closing(resolver: AbstractResolver) -> AsyncIterator[None]:
         yield
     finally:
         await resolver.close()
-
-
-async def _repeat_only_on_stale_connections(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    # aiohttp repeats a dropped request once, in silence (aiohttp issue 10790). On a pooled connection
-    # that is right, the server may have closed it just then; on a fresh one it doubles the load of
-    # every host that answers by hanging up (blackbox_exporter issue 1453).
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        if current_recording().is_reused:
-            raise
-        raise DroppedConnection from error

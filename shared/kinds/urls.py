@@ -2,11 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, AnyHttpUrl, Field, TypeAdapter, WithJsonSchema
+from pydantic import AfterValidator, Field, TypeAdapter, WithJsonSchema
+from pydantic_core import SchemaValidator, core_schema
 
 MAX_URL_LENGTH = 8_192
 
-_PARSER = TypeAdapter(AnyHttpUrl)
+# As pydantic's `AnyHttpUrl`, without an object of Python around each.
+_PARSER = SchemaValidator(core_schema.url_schema(allowed_schemes=["http", "https"]))
 
 
 def _normalize(text: str) -> str:
