@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from bench.cost import cpu_seconds, family
-from shared.broker.bundle import bodies_of
 from deploy.local.errors import ControlFailed
 from deploy.local.rabbitmq_api import ask_management
+from shared.broker.bundle import bodies_of
+from shared.states import JobState
 
 _EVERY_SECONDS = 0.05
 # Without statistics the counts are those of the queue's last tick, a second old at most, instead of five.
@@ -72,14 +73,16 @@ async def count_waiting(channel: AbstractChannel, queue: str) -> int:
     return declared.declaration_result.message_count or 0
 
 
-async def take_bodies(channel: AbstractChannel, queue: str) -> int:
-    """Take all messages out of a queue; return how many bodies they carried."""
+async def take_ends(channel: AbstractChannel, queue: str) -> int:
+    """Take all messages out of a queue of reports; return how many ends of attempts they told of."""
     left = await count_waiting(channel, queue)
-    bodies, taken = 0, asyncio.Event()
+    ends, taken = 0, asyncio.Event()
 
     async def take(message: AbstractIncomingMessage) -> None:
-        nonlocal bodies, left
-        bodies += len(bodies_of(message.body))
+        nonlocal ends, left
+        # An attempt that takes half a second is told of when it begins, too.
+        if not (message.routing_key or "").endswith(f".{JobState.RUNNING}"):
+            ends += len(bodies_of(message.body))
         left -= 1
         if not left:
             taken.set()
@@ -89,7 +92,7 @@ async def take_bodies(channel: AbstractChannel, queue: str) -> int:
         tag = await results.consume(take, no_ack=True)
         await taken.wait()
         await results.cancel(tag)
-    return bodies
+    return ends
 
 
 async def watch_draining(

@@ -23,7 +23,7 @@ from aio_pika.abc import AbstractChannel
 
 from bench.contenders import PEERS_PYTHON, Contender, chosen
 from bench.cost import family, peak_mebibytes
-from bench.draining import Pace, count_waiting, take_bodies, pace_between, wait_settled, watch_draining
+from bench.draining import Pace, count_waiting, take_ends, pace_between, wait_settled, watch_draining
 from bench.report import machine, write_report
 from bench.rig import ROOT, Rig, open_rig, running
 from bench.summary import Run, rotated, summarize, table
@@ -138,7 +138,7 @@ async def _clean_up(channel: AbstractChannel, contender: Contender, jobs: int) -
     if contender.results_queue is None:
         await channel.queue_delete(contender.queue)
         return
-    recorded = await take_bodies(channel, contender.results_queue)
+    recorded = await take_ends(channel, contender.results_queue)
     if recorded != jobs:
         raise ControlFailed(f"{contender.name}: {recorded} results were recorded, not {jobs}.")
 
