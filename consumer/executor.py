@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,8 +19,7 @@ logger = logging.getLogger(__name__)
 BoundHandler = Callable[[BaseModel, JobMessage], Awaitable[Outcome]]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One execution of a job, or one that was cancelled before it started."""
 
     started_at: datetime | None

@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.errors import BrokerError
 from shared.messages import REPORTS_TYPE
 
 # Some reports come together in that time. It is a part of the way from an attempt's end to its record.
 _GATHER_SECONDS = 0.002
 # Of one message: small beside what a recorder writes in one transaction.
-_MESSAGE_BYTES = 131_072
+MESSAGE_BYTES = 131_072
 
 _Waiting = tuple[Outgoing, asyncio.Future[None]]
 
@@ -45,37 +45,36 @@ class ReportGatherer:
             while reports:
                 group = _first_of(reports)
                 del reports[: len(group)]
-                task = asyncio.create_task(self._send(group))
+                task = asyncio.create_task(self._publisher.publish(_message(group)))
                 self._publishing.add(task)
-                task.add_done_callback(self._publishing.discard)
+                task.add_done_callback(partial(self._tell, group))
 
-    async def _send(self, group: Sequence[_Waiting]) -> None:
-        try:
-            await self._publisher.publish(_message([report for report, _ in group]))
-        except BrokerError as error:
-            for _, answer in group:
-                if not answer.done():
-                    answer.set_exception(error)
-        else:
-            for _, answer in group:
-                if not answer.done():
-                    answer.set_result(None)
+    def _tell(self, group: Sequence[_Waiting], publishing: asyncio.Task[None]) -> None:
+        self._publishing.discard(publishing)
+        error = asyncio.CancelledError() if publishing.cancelled() else publishing.exception()
+        for _, answer in group:
+            if answer.done():
+                continue
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
 
 
 def _first_of(reports: Sequence[_Waiting]) -> list[_Waiting]:
     """Return as many as one message may carry, at least one."""
-    size, group = 0, []
+    size, group = 0, list[_Waiting]()
     for waiting in reports:
         size += len(waiting[0].body)
-        if group and size > _MESSAGE_BYTES:
+        if group and size > MESSAGE_BYTES:
             break
         group.append(waiting)
     return group
 
 
-def _message(reports: Sequence[Outgoing]) -> Outgoing:
-    first = reports[0]
-    if len(reports) == 1:
+def _message(group: Sequence[_Waiting]) -> Outgoing:
+    first = group[0][0]
+    if len(group) == 1:
         return first
-    body = bundled(report.body for report in reports)
+    body = bundled(report.body for report, _ in group)
     return Outgoing(first.exchange, first.routing_key, body, REPORTS_TYPE, content_type=NDJSON)

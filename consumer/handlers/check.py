@@ -174,10 +174,10 @@ class _Look:
             pass  # What is wrong is known; the details are not to be had this time.
 
     def result(self, verdict: Verdict, reason: str, explanation: str) -> dict[str, object]:
-        """Return all that was seen, as the JSON of a `CheckResult`; a model of it would only be taken apart."""
+        """Return all that was seen, as the JSON of a `CheckResult`; one would only be taken apart again."""
         trail, recording = self.trail, self.trail.recording
         return {
-            "verdict": verdict,
+            "verdict": verdict.value,
             "reason": reason,
             "explanation": explanation,
             "status": trail.status,

@@ -3,6 +3,8 @@
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 import aiohttp
 
@@ -45,9 +47,8 @@ class Client:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One request to make, redirects and all. Headers and body go to the URL's own origin alone.
+class Question(NamedTuple):
+    """One request to make, redirects and all. Headers and body go to the URL's own origin alone, and no log.
 
     Attributes:
         allow_downgrade: Whether a redirect may lead from https to http.
@@ -57,14 +58,17 @@ class Question:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: bytes | None = None
     redirects: Redirects = Redirects.FOLLOW
     max_redirects: int = 10
     allow_downgrade: bool = True
     connect_timeout_seconds: float | None = None
     first_byte_timeout_seconds: float | None = None
     robots: Robots = Robots.IGNORE
+
+    def __repr__(self) -> str:
+        return f"Question({self.method!r}, {self.url!r})"
 
     @property
     def is_timed(self) -> bool:

@@ -39,10 +39,10 @@ class RecordingConnector(aiohttp.TCPConnector):
         """Return a connection for a request, kept or new.
 
         Raises:
-            DroppedConnection: the target dropped a new one, and aiohttp is about to repeat the request in
-                silence (aiohttp issue 10790). On a kept connection that is right, the server may have closed it
-                just then; on a new one it doubles the load of every host that answers by hanging up
-                (blackbox_exporter issue 1453).
+            DroppedConnection: the target dropped a new one, and aiohttp is about to repeat the request
+                in silence (aiohttp issue 10790). On a kept connection that is right, the server may have
+                closed it just then; on a new one it doubles the load of every host that answers by hanging
+                up (blackbox_exporter issue 1453).
         """
         recording = current_recording()
         if recording.was_fresh:

@@ -1,7 +1,6 @@
 """The request that a fetch makes: its body, and the headers that follow from its arguments."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from consumer.handlers.client import Client, Question, question_of
 from consumer.handlers.failures import Failure
@@ -29,7 +28,7 @@ def fetch_question(args: FetchArgs, client: Client, *, known: KnownCopy | None) 
         **_conditions(known),
     }
     more = {name: value for name, value in ours.items() if value and name.lower() not in said}
-    return replace(question, headers={**question.headers, **more})
+    return question._replace(headers={**question.headers, **more})
 
 
 def _idempotency_key(args: FetchArgs, client: Client) -> str | None:

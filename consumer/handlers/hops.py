@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType, TracebackType
+from typing import NamedTuple
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -202,13 +203,15 @@ def _lead_on(trail: Trail, question: Question, target: URL, answer: aiohttp.Clie
     return following if question.allow_downgrade else REDIRECT_DOWNGRADE
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(NamedTuple):
     """What is sent to one target of the chain."""
 
     method: str
     body: bytes | None
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"_Request({self.method!r})"
 
 
 async def _may_ask(client: Client, visit: Visit, target: URL, robots: Robots) -> Failure | None:

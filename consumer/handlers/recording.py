@@ -103,8 +103,8 @@ class Recording:
 
     @property
     def was_fresh(self) -> bool:
-        """Whether there has been a connection, and a new one."""
-        return self._connected is not None and not self.is_reused
+        """Whether there was a connection, and a new one, on which nothing was answered."""
+        return self._connected is not None and self._answered is None and not self.is_reused
 
     @property
     def family(self) -> Family | None:

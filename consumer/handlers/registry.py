@@ -30,7 +30,9 @@ class Handler:
     work: Work[BaseModel]
 
     def __call__(self, args: BaseModel, client: Client) -> Coroutine[Any, Any, Outcome]:
-        """Return one attempt, to be awaited. Never raises for what the world does; cancelling it stops the work.
+        """Return one attempt, to be awaited. It never raises for what the world does.
+
+        Cancelling it stops the work.
 
         Raises:
             TypeError: the arguments are another kind's, a mistake of ours.

@@ -24,7 +24,7 @@ class Visit:
         self.release()
 
     def has_first_turn(self, url: str) -> bool:
-        """Return whether the attempt came with a turn for this URL's host, and take it; as `turn`, at once."""
+        """Return whether the attempt came with a turn for this URL's host, and take it: `turn`, at once."""
         self.release()
         host = host_key(url)
         self._turn = None if host is None else take_first_turn(host)

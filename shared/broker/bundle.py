@@ -6,7 +6,7 @@ line breaks, so a bundle is taken apart without being read, and a line that nobo
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 from shared.broker.delivery import Delivery
 from shared.errors import DeliveryLost
@@ -40,17 +40,17 @@ class Part:
 
     @property
     def routing_key(self) -> str:
-        """With what its bundle was published."""
+        """With what its message was published."""
         return self._bundle.delivery.routing_key
 
     @property
     def correlation_id(self) -> str:
-        """Empty: a bundle has no property for the job of each line."""
+        """Empty: a message has one such property, and here it has several jobs."""
         return ""
 
     @property
     def returns(self) -> int:
-        """How often the broker took its bundle back."""
+        """How often the broker took its message back."""
         return self._bundle.delivery.returns
 
     def ack(self) -> None:
@@ -58,26 +58,26 @@ class Part:
         self._bundle.settled()
 
     async def requeue(self) -> None:
-        """Give it back untouched: so its bundle is, as soon as the others are settled.
+        """Give it back untouched; so is all of its message, as soon as the other parts are settled.
 
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._bundle.failed(self._bundle.delivery.requeue)
+        await self._bundle.give_back(is_refused=False)
 
     async def refuse(self) -> None:
-        """Give it back as failed: so its bundle is, as soon as the others are settled.
+        """Give it back as failed; so is all of its message, as soon as the other parts are settled.
 
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._bundle.failed(self._bundle.delivery.refuse)
+        await self._bundle.give_back(is_refused=True)
 
 
 class Bundle:
     """A delivery that is settled when the last of its parts is: acknowledged, unless one was given back.
 
-    Then all of it is delivered again, and parts that were dealt with are repeated.
+    Then all of it is delivered again, and what was dealt with is repeated.
     """
 
     def __init__(self, delivery: Delivery) -> None:
@@ -85,33 +85,37 @@ class Bundle:
         self.delivery = delivery
         self.parts = [Part(self, body) for body in bodies_of(delivery.body)]
         self._open = len(self.parts)
-        self._give_back: Callable[[], Awaitable[None]] | None = None
-        self._giving_back: asyncio.Future[None] | None = None
+        self._is_given_back = self._is_refused = False
+        # Kept, or the loop would forget it.
+        self._giving_back: asyncio.Task[None] | None = None
 
     def settled(self) -> None:
         """Note that a part is dealt with."""
         self._open -= 1
         if self._open:
             return
-        if self._give_back is None:
-            self.delivery.ack()
+        if self._is_given_back:
+            self._giving_back = asyncio.create_task(self._give_all_back())
         else:
-            self._giving_back = asyncio.ensure_future(self._give_all_back())
+            self.delivery.ack()
 
-    async def failed(self, give_back: Callable[[], Awaitable[None]]) -> None:
-        """Note that a part is given back, and how all of it is to be.
+    async def give_back(self, *, is_refused: bool) -> None:
+        """Note that a part is not dealt with, and whether it counts as failed.
 
         Raises:
-            DeliveryLost: the channel is gone.
+            DeliveryLost: it was the last, and the channel is gone.
         """
-        self._give_back = give_back
+        self._is_given_back = True
+        self._is_refused = self._is_refused or is_refused
         self._open -= 1
         if not self._open:
-            await give_back()
+            await self._settle_otherwise()
+
+    async def _settle_otherwise(self) -> None:
+        await (self.delivery.refuse() if self._is_refused else self.delivery.requeue())
 
     async def _give_all_back(self) -> None:
-        assert self._give_back is not None
         try:
-            await self._give_back()
+            await self._settle_otherwise()
         except DeliveryLost:
             logger.info("delivery_lost", extra={"parts": len(self.parts)})

@@ -1,13 +1,15 @@
 """A message to publish, and how publishing it fails."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from shared.errors import MessageRefused, MessageUnroutable
 
+_NO_HEADERS: Mapping[str, str | int] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+
+class Outgoing(NamedTuple):
     """A message to publish, persistent; it comes back when no queue is bound for it, if it is mandatory.
 
     Attributes:
@@ -21,7 +23,7 @@ class Outgoing:
     body: bytes
     type: str
     job_id: str = ""
-    headers: Mapping[str, str | int] = field(default_factory=dict)
+    headers: Mapping[str, str | int] = _NO_HEADERS
     content_type: str = "application/json"
     message_id: str | None = None
 

@@ -86,7 +86,7 @@ def bundle_queue(kind: str) -> str:
 
 
 def bundle_key(kind: str) -> str:
-    """Return the routing key of a bundle of jobs of the bulk lane that are to run now and are in the store."""
+    """Return the routing key of a bundle of bulk jobs that are to run now and are in the store."""
     return f"{kind}.bundles"
 
 

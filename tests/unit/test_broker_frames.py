@@ -14,6 +14,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
+from shared.broker.bundle import NDJSON
 from shared.broker.frames import FrameWriter, properties_of
 from shared.broker.outgoing import Outgoing
 from shared.broker.reader import FrameReader
@@ -27,6 +28,7 @@ MESSAGES = st.builds(
     type=st.text(min_size=1, max_size=20),
     job_id=SHORT,
     headers=st.dictionaries(st.text(min_size=1, max_size=20), st.integers(0, 1_000) | SHORT, max_size=3),
+    content_type=st.sampled_from(["application/json", NDJSON]),
     message_id=st.none() | st.text(min_size=1, max_size=40),
 )
 

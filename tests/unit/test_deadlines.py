@@ -13,9 +13,8 @@ async def forever() -> None:
 
 
 async def test_what_takes_too_long_is_cancelled_and_raises_a_timeout_and_the_task_goes_on() -> None:
-    with pytest.raises(TimeoutError):
-        with time_limit(0.05):
-            await forever()
+    with pytest.raises(TimeoutError), time_limit(0.05):
+        await forever()
 
     task = asyncio.current_task()
     assert task is not None and not task.cancelling()
@@ -25,9 +24,8 @@ async def test_what_takes_too_long_is_cancelled_and_raises_a_timeout_and_the_tas
 async def test_nothing_expires_before_its_time() -> None:
     for seconds in (0.0, 0.01, 0.03, 0.1):
         start = asyncio.get_running_loop().time()
-        with pytest.raises(TimeoutError):
-            with time_limit(seconds):
-                await forever()
+        with pytest.raises(TimeoutError), time_limit(seconds):
+            await forever()
         assert asyncio.get_running_loop().time() - start >= seconds
 
 
@@ -68,16 +66,14 @@ async def test_who_cancels_when_the_time_is_over_is_heard_too() -> None:
 
 async def test_of_two_limits_the_one_that_is_over_is_told() -> None:
     with time_limit(60):
-        with pytest.raises(TimeoutError):
-            with time_limit(0.02):
-                await forever()
+        with pytest.raises(TimeoutError), time_limit(0.02):
+            await forever()
         await asyncio.sleep(0)
 
 
 async def test_an_error_inside_is_not_taken_for_a_timeout() -> None:
-    with pytest.raises(KeyError):
-        with time_limit(60):
-            raise KeyError("of the work")
+    with pytest.raises(KeyError), time_limit(60):
+        raise KeyError("of the work")
 
 
 async def test_a_thousand_limits_take_one_timer_and_are_forgotten_when_they_are_taken_back() -> None:

@@ -28,12 +28,6 @@ def _dns_error(error: OSError, cause: Exception | None = None) -> aiohttp.Client
     return aiohttp.ClientConnectorDNSError(KEY, error)
 
 
-def _dropped(cause: Exception) -> DroppedConnection:
-    error = DroppedConnection()
-    error.__cause__ = cause
-    return error
-
-
 def _unparsable() -> aiohttp.ClientResponseError:
     url = URL("http://example.org/")
     info = aiohttp.RequestInfo(url, "GET", CIMultiDictProxy(CIMultiDict()), url)
@@ -74,8 +68,7 @@ def test_statuses_that_stay_are_permanent(status: int) -> None:
         (_connector_error(OSError(errno.EHOSTUNREACH, "no route")), failures.UNREACHABLE),
         (_connector_error(OSError(errno.ETIMEDOUT, "timed out")), failures.CONNECT_TIMEOUT),
         (_connector_error(OSError("Multiple exceptions: …")), failures.CONNECT_FAILED),
-        (_dropped(aiohttp.ServerDisconnectedError()), failures.CONNECTION_RESET),
-        (_dropped(aiohttp.ClientOSError(errno.ECONNRESET, "reset")), failures.CONNECTION_RESET),
+        (DroppedConnection(), failures.CONNECTION_RESET),
         (aiohttp.ServerDisconnectedError(), failures.CONNECTION_RESET),
         (aiohttp.ClientConnectionResetError("closing"), failures.CONNECTION_RESET),
         (aiohttp.ClientPayloadError(), failures.BODY_TRUNCATED),

@@ -2,6 +2,8 @@
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -111,11 +113,22 @@ async def test_hosts_are_forgotten_but_never_one_with_somebody_in_it(monkeypatch
     held.release()
 
 
+@asynccontextmanager
+async def admitted(admission: Admission, job: JobMessage) -> AsyncIterator[Deferred | None]:
+    """Hold the turn of an attempt while inside, as a worker does."""
+    turn = await admission.admit(job)
+    if isinstance(turn, Deferred):
+        yield turn
+        return
+    with turn or nullcontext():
+        yield None
+
+
 async def test_an_attempt_begins_with_a_turn_that_its_first_request_takes() -> None:
     gates = Gates(HostLimit(1))
     admission = Admission(gates, prefetch_by_lane=PREFETCH)
 
-    async with admission.admitted(make_job()) as deferred:
+    async with admitted(admission, make_job()) as deferred:
         assert deferred is None
         assert take_first_turn("other.example") is None
         turn = take_first_turn("example.com")
@@ -124,9 +137,9 @@ async def test_an_attempt_begins_with_a_turn_that_its_first_request_takes() -> N
         turn.release()
     assert take_first_turn("example.com") is None
 
-    async with admission.admitted(make_job()) as deferred:
+    async with admitted(admission, make_job()) as deferred:
         assert deferred is None  # Nobody takes the turn, and it is given back all the same.
-    async with asyncio.timeout(5), admission.admitted(make_job()) as deferred:
+    async with asyncio.timeout(5), admitted(admission, make_job()) as deferred:
         assert deferred is None
 
 
@@ -134,7 +147,7 @@ async def test_a_job_without_a_turn_soon_is_deferred_with_a_sentence_that_names_
     gates = Gates(HostLimit(1, 0.1))
     admission = Admission(gates, prefetch_by_lane=PREFETCH)
 
-    async with admission.admitted(make_job()) as first, admission.admitted(make_job()) as deferred:
+    async with admitted(admission, make_job()) as first, admitted(admission, make_job()) as deferred:
         assert first is None
         assert isinstance(deferred, Deferred)
 
@@ -157,7 +170,7 @@ async def test_what_cannot_run_meets_no_gate(job: JobMessage) -> None:
 
     async with (
         asyncio.timeout(5),
-        Admission(gates, prefetch_by_lane=PREFETCH).admitted(job) as deferred,
+        admitted(Admission(gates, prefetch_by_lane=PREFETCH), job) as deferred,
     ):
         assert deferred is None
 
@@ -170,7 +183,7 @@ async def test_jobs_of_one_host_that_wait_leave_seats_for_those_of_others() -> N
     held = [await turn_of(gates, host) for host in ("a.example", "b.example")]
 
     async def come(host: str) -> Deferred | None:
-        async with admission.admitted(make_job(f"http://{host}/", deferrals=1)) as deferred:
+        async with admitted(admission, make_job(f"http://{host}/", deferrals=1)) as deferred:
             return deferred
 
     coming = [asyncio.create_task(come("a.example")) for _ in range(100)]
