@@ -23,13 +23,18 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of job."""
+    """One kind of job.
+
+    When it `is_bundled`, jobs of its bulk lane may travel several to a message. A crash then repeats all of a
+    message, also those of its jobs that were done.
+    """
 
     name: str
     description: str
     args_model: type[BaseModel]
     result_model: type[BaseModel]
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    is_bundled: bool = True
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -38,10 +43,23 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         for kind in (
             Kind("check", "Is this URL good?", CheckArgs, CheckResult),
             Kind("fetch", "Ask a page or an API, keep the answer, pick out data.", FetchArgs, FetchResult),
-            Kind(WEBHOOK, "Tell a URL what has happened, signed.", WebhookArgs, WebhookResult, WEBHOOK_RETRY),
+            Kind(
+                WEBHOOK,
+                "Tell a URL what has happened, signed.",
+                WebhookArgs,
+                WebhookResult,
+                WEBHOOK_RETRY,
+                # What is repeated reaches somebody else's service.
+                is_bundled=False,
+            ),
         )
     }
 )
+
+
+def is_bundled(kind: str, lane: Lane) -> bool:
+    """Return whether jobs of a kind and lane may travel several to a message; of unknown kinds none do."""
+    return lane is Lane.BULK and kind in KINDS and KINDS[kind].is_bundled
 
 
 def args_document(args: BaseModel) -> dict[str, Any]:
