@@ -100,7 +100,7 @@ def test_all_that_a_message_of_the_version_before_says_is_understood(name: str) 
 def test_the_recorder_hears_what_a_worker_of_the_version_before_says(
     name: str, state: str, attempt: int, asks_for: int
 ) -> None:
-    told = told_by(recorded(name), now=NOON)
+    (told,) = told_by(recorded(name), now=NOON).told
 
     assert told.report is not None and told.job is not None
     report, job = told.report, told.job
