@@ -46,7 +46,7 @@ class Contender(Protocol):
 
     @property
     def results_queue(self) -> str | None:
-        """Where one message a job must be in the end; None: it records nothing."""
+        """Where one report a job must be in the end; None: it records nothing."""
 
     async def fill(self, place: Place, jobs: int) -> None:
         """Enqueue so many jobs."""

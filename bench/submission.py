@@ -1,10 +1,11 @@
 """Part (c): how fast jobs are accepted for good, and how fast the relay hands them to the broker.
 
 `make bench ARGS=submission`. First the API alone takes a batch of many lines: seconds to its 202. Then a
-ledger starts and relays them, and nobody works on them; the queue is watched as it fills. After it, on the
-same broker, a bare aio-pika publishes as many messages of that size, 64 confirms in flight. Both again, for
-a machine that is shared is not the same from one minute to the next: two more rounds, with the ledger
-waiting for the batch. Last, single POSTs, with the ledger at work beside the API.
+ledger starts and relays them, and nobody works on them; their queue is watched as it fills. A message there
+carries several jobs, and jobs are what is counted. After it, on the same broker, a bare aio-pika publishes as
+many jobs, each in a message of its own, 64 confirms in flight: so does who has a broker and no more. Both
+again, for a machine that is shared is not the same from one minute to the next: two more rounds, with the
+ledger waiting for the batch. Last, single POSTs, with the ledger at work beside the API.
 """
 
 import asyncio
@@ -30,8 +31,10 @@ from bench.report import machine, write_report
 from bench.system import API, LEDGER, System, open_system
 from bench.wrk import Load, post_for
 from deploy.local.errors import LocalError
-from shared.broker.topology import declare_topology, work_queue
-from shared.kinds.registry import KINDS, Lane
+from shared.broker.bundle import bodies_of
+from shared.broker.topology import bundle_queue, declare_topology
+from shared.kinds.registry import KINDS
+from shared.settings import Settings
 
 CONNECTIONS = (1, 16, 64)
 QUICK_LINES, QUICK_SECONDS = 2_000, 1
@@ -43,6 +46,10 @@ ROUNDS = 3
 # The first tenth is the ledger's start, the relay's first page and the broker's first segment.
 WARM_UP_PART = 0.1
 BARE_QUEUE = "bench.bare"
+QUEUE = bundle_queue("check")
+# As the ledger has it: the system is started without a setting of its own. Pages of the relay are full, so
+# are all messages but the last.
+JOBS_PER_MESSAGE: int = Settings.model_fields["bundle_jobs"].default
 
 Json = dict[str, Any]
 
@@ -82,14 +89,19 @@ async def _measure_batch(system: System, lines: int) -> Json:
         rounds = [await _measure_round(system, http, channel, lines) for _ in range(ROUNDS)]
     middle = {name: median(each[name] for each in rounds) for name in rounds[0]}
     relayed, bare = middle["relayed_per_second"], middle["bare_aio_pika_per_second"]
-    return {**middle, "relay_to_bare_aio_pika": round(relayed / bare, 2), "rounds": rounds}
+    return {
+        **middle,
+        "relay_to_bare_aio_pika": round(relayed / bare, 2),
+        "jobs_per_message": JOBS_PER_MESSAGE,
+        "rounds": rounds,
+    }
 
 
 async def _measure_round(
     system: System, http: httpx.AsyncClient, channel: AbstractChannel, lines: int
 ) -> dict[str, float]:
     # What the rounds before have left there: nobody works.
-    done = await count_waiting(channel, work_queue("check", Lane.BULK))
+    done = await _count_jobs(channel)
     submitting = asyncio.create_task(_seconds_to_202(system, http, lines))
     if not done:
         await submitting
@@ -110,42 +122,46 @@ async def _seconds_to_202(system: System, http: httpx.AsyncClient, lines: int) -
 
 async def _relayed_per_second(system: System, channel: AbstractChannel, jobs: int, *, done: int) -> float:
     """Return the relay's rate from the first tenth of the jobs to the last; start the ledger if need be."""
-    queue = work_queue("check", Lane.BULK)
     starting = None if done else asyncio.create_task(asyncio.to_thread(system.start, LEDGER))
     async with asyncio.timeout(RELAY_SECONDS):
-        first_at, first = await _look_for(channel, queue, done + int(jobs * WARM_UP_PART))
-        last_at, last = await _look_for(channel, queue, done + jobs)
+        first_at, first = await _look_for(channel, done + int(jobs * WARM_UP_PART))
+        last_at, last = await _look_for(channel, done + jobs)
     if starting is not None:
         await starting
     # Both are the same look when all came between two looks, which only a very short run does.
     return (last - first) / max(last_at - first_at, LOOK_SECONDS)
 
 
-async def _look_for(channel: AbstractChannel, queue: str, count: int) -> tuple[float, int]:
-    """Return when a queue was first seen with so many messages, and with how many."""
+async def _look_for(channel: AbstractChannel, count: int) -> tuple[float, int]:
+    """Return when the queue was first seen with so many jobs, and with how many."""
     while True:
-        waiting = await count_waiting(channel, queue)
+        waiting = await _count_jobs(channel)
         if waiting >= count:
             return time.monotonic(), waiting
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _published_per_second(channel: AbstractChannel, messages: int) -> float:
-    """Return how fast aio-pika publishes what the relay does: persistent, confirmed, to a quorum queue."""
+async def _count_jobs(channel: AbstractChannel) -> int:
+    return JOBS_PER_MESSAGE * await count_waiting(channel, QUEUE)
+
+
+async def _published_per_second(channel: AbstractChannel, jobs: int) -> float:
+    """Return how fast aio-pika publishes these jobs, each alone: persistent, confirmed, to a quorum queue."""
     await channel.declare_queue(BARE_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
-    sample = await (await channel.get_queue(work_queue("check", Lane.BULK), ensure=False)).get(no_ack=True)
+    taken = await (await channel.get_queue(QUEUE, ensure=False)).get(no_ack=True)
+    body = bodies_of(taken.body)[0]
     free = asyncio.Semaphore(IN_FLIGHT)
 
     async def publish() -> None:
         async with free:
-            message = Message(sample.body, delivery_mode=DeliveryMode.PERSISTENT)
+            message = Message(body, delivery_mode=DeliveryMode.PERSISTENT)
             await channel.default_exchange.publish(message, BARE_QUEUE)
 
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        for _ in range(messages):
+        for _ in range(jobs):
             group.create_task(publish())
-    return messages / (time.monotonic() - began)
+    return jobs / (time.monotonic() - began)
 
 
 def _measure_posts(system: System, seconds: int) -> list[Load]:

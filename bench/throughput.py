@@ -23,7 +23,7 @@ from aio_pika.abc import AbstractChannel
 
 from bench.contenders import PEERS_PYTHON, Contender, chosen
 from bench.cost import family, peak_mebibytes
-from bench.draining import Pace, count_waiting, take_ends, pace_between, wait_settled, watch_draining
+from bench.draining import Pace, count_waiting, pace_between, take_ends, wait_settled, watch_draining
 from bench.report import machine, write_report
 from bench.rig import ROOT, Rig, open_rig, running
 from bench.summary import Run, rotated, summarize, table
@@ -90,7 +90,9 @@ async def _measure(
     jobs = WARM_UP_JOBS + int(seconds * contender.jobs_per_second[work])
     served_before = await asyncio.to_thread(rig.served, work)
     await contender.fill(place, jobs)
-    await _expect(channel, contender, contender.queue, -(-jobs // contender.jobs_per_message), "messages were enqueued")
+    await _expect(
+        channel, contender, contender.queue, -(-jobs // contender.jobs_per_message), "messages were enqueued"
+    )
     pace, peak = await _work(rig, channel, contender, place, jobs)
     await _expect(channel, contender, contender.queue, 0, "jobs were left unacked")
     if place.url and await asyncio.to_thread(rig.served, work) - served_before < jobs:

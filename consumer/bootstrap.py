@@ -21,6 +21,7 @@ from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
 from consumer.politeness.admission import Admission
 from consumer.politeness.gates import Gates
+from consumer.reporting import ReportGatherer
 from consumer.secrets import Secrets
 from consumer.worker import Worker, prefetch_by_lane
 from shared.broker.publisher import Publisher
@@ -70,6 +71,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
                 executor=executor,
                 admission=Admission(gates, prefetch_by_lane=prefetch_by_lane(settings)),
                 publisher=publisher,
+                reports=ReportGatherer(publisher) if settings.bundle_jobs > 1 else None,
                 cancellations=cancellations,
                 metrics=metrics,
                 worker=name,

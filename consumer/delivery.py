@@ -46,15 +46,21 @@ class DeliveryHandler:
         executor: Executor,
         admission: Admission,
         publisher: Publisher,
+        reports: ReportGatherer | None = None,
         cancellations: Cancellations,
         metrics: WorkerMetrics,
         worker: str,
     ) -> None:
-        """Make a handler; `worker` is the name that reports carry."""
+        """Make a handler.
+
+        Args:
+            reports: Publishes several in one message; None publishes each by itself.
+            worker: The name that reports carry.
+        """
         self._executor = executor
         self._admission = admission
         self._publisher = publisher
-        self._reports = ReportGatherer(publisher)
+        self._reports = reports or publisher
         self._cancellations = cancellations
         self._metrics = metrics
         self._worker = worker

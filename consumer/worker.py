@@ -11,9 +11,9 @@ from consumer.pauses import Pauses
 from shared.broker.consumer import Consumer
 from shared.broker.publisher import Publisher
 from shared.broker.subscriber import Subscription
-from shared.broker.topology import bundle_queue, work_queue
+from shared.broker.topology import bundle_queue, lane_queues, work_queue
 from shared.health import Probe
-from shared.kinds.registry import Lane
+from shared.kinds.registry import Lane, is_bundled
 from shared.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class Worker:
                 *(
                     Subscription(bundle_queue(kind), bundle_prefetch(settings), handler.take_bundle)
                     for kind in kinds
+                    if is_bundled(kind, Lane.BULK)
                 ),
             ],
             plain=settings.amqp_plain,
@@ -95,8 +96,7 @@ class Worker:
 
     def _hold_paused(self) -> None:
         paused = [(kind, lane) for kind in self._kinds for lane in Lane if self._pauses.cover(kind, lane)]
-        held = {work_queue(kind, lane) for kind, lane in paused}
-        held |= {bundle_queue(kind) for kind, lane in paused if lane is Lane.BULK}
+        held = {queue for kind, lane in paused for queue in lane_queues(kind, lane)}
         if held != self._held:
             self._held = held
             self._consumer.hold(held)

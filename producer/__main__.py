@@ -89,7 +89,7 @@ def adopt_parked_jobs(settings: Settings) -> None:
         seen, adopted = uvloop.run(adopt_parked(settings, store))
     finally:
         store.close()
-    click.echo(f"adopted: {adopted} of {seen} parked messages")
+    click.echo(f"adopted: {adopted} jobs of {seen} parked messages")
 
 
 def _counts(jobs: Mapping[JobState, int]) -> str:

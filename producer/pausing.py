@@ -37,7 +37,10 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class QueueSeen:
-    """A work queue as it was last seen: how many messages are ready, and how many workers consume it."""
+    """A work queue as it was last seen: how many messages are ready, and how many workers consume it.
+
+    With the one beside it, if jobs of its lane may share messages: there one message carries several.
+    """
 
     name: str
     kind: str

@@ -15,13 +15,13 @@ from deploy.local.demo_cases import RETRY, Case
 from deploy.local.errors import LocalError
 from deploy.local.stack import Stack
 from producer.api.models import Batch, Job, JobSummary
-from shared.broker.topology import PARKED_QUEUE, delay_queue, work_queue
+from shared.broker.topology import PARKED_QUEUE, delay_queue, lane_queues, work_queue
 from shared.kinds.registry import Lane
 
 HTTP_TIMEOUT_SECONDS = 10.0
 AMQP_TIMEOUT_SECONDS = 5.0
 QUEUES = (
-    work_queue("check", Lane.BULK),
+    *lane_queues("check", Lane.BULK),
     work_queue("check", Lane.INTERACTIVE),
     work_queue("fetch", Lane.INTERACTIVE),
     *(delay_queue(step) for step in (1, 2, 3, 4)),

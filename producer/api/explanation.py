@@ -5,7 +5,7 @@ from typing import Final
 
 from producer.pausing import Circumstances, Pause, QueueSeen
 from producer.records import JobRecord
-from shared.broker.topology import work_queue
+from shared.broker.topology import lane_queues
 from shared.events import EVERY
 from shared.outcomes import DeferralReason
 from shared.states import JobState
@@ -88,25 +88,28 @@ def _pause_words(pause: Pause) -> str:
 def _queue_words(record: JobRecord, known: Circumstances) -> str:
     if not known.is_known:
         return "in its queue; waiting for a worker"
-    name = work_queue(record.kind, record.lane)
+    names = lane_queues(record.kind, record.lane)
+    # In the second of two, one message carries several jobs.
+    queues, what, them = ("queue", "job", "it") if len(names) == 1 else ("queues", "message", "them")
+    place = f"{queues} {' and '.join(names)}"
     queue = known.queue(record.kind, record.lane)
     if queue is None:
-        return f"in queue {name}, which no ledger has looked at yet"
+        return f"in {place}, which no ledger has looked at yet"
     if not queue.is_fresh(known.now):
-        return f"in queue {name}, which no ledger has seen since {_time(queue.observed_at)}"
+        return f"in {place}, which no ledger has seen since {_time(queue.observed_at)}"
     seen = f"(seen {queue.age_seconds(known.now):.0f} s ago)"
     if not queue.consumers:
         where = f"for {record.kind} in lane {record.lane} is connected"
-        return f"no worker {where}; {_waiting(queue)} in queue {name} {seen}"
-    return f"in queue {name}: {_ready(queue)}, {_workers(queue)} from it {seen}"
+        return f"no worker {where}; {_waiting(queue, what)} in {place} {seen}"
+    return f"in {place}: {_ready(queue, what)}, {_workers(queue)} from {them} {seen}"
 
 
-def _waiting(queue: QueueSeen) -> str:
-    return "1 job waits" if queue.ready == 1 else f"{queue.ready:,} jobs wait"
+def _waiting(queue: QueueSeen, what: str) -> str:
+    return f"1 {what} waits" if queue.ready == 1 else f"{queue.ready:,} {what}s wait"
 
 
-def _ready(queue: QueueSeen) -> str:
-    return "1 job is ready" if queue.ready == 1 else f"{queue.ready:,} jobs are ready"
+def _ready(queue: QueueSeen, what: str) -> str:
+    return f"1 {what} is ready" if queue.ready == 1 else f"{queue.ready:,} {what}s are ready"
 
 
 def _workers(queue: QueueSeen) -> str:

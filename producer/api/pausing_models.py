@@ -40,7 +40,13 @@ class QueueDocument(_Document):
     name: str
     kind: str
     lane: Lane
-    ready: Annotated[int | None, Field(description="Jobs that wait in it.")]
+    ready: Annotated[
+        int | None,
+        Field(
+            description="Messages that wait in it: each is a job. Of the lane `bulk`, also those in "
+            "`jobs.<kind>.bundles`, where one carries several jobs of a batch."
+        ),
+    ]
     consumers: Annotated[int | None, Field(description="Workers that take from it; of a paused one none do.")]
     observed_at: Annotated[datetime | None, Field(description="Every few seconds, while a ledger is well.")]
     paused: Annotated[PauseDocument | None, Field(description="The oldest pause that covers it.")]

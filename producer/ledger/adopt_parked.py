@@ -9,11 +9,12 @@ from functools import partial
 from typing import Final
 
 from producer.adoption import adopt_jobs
+from producer.ledger.parked_messages import parked_jobs
 from producer.ledger.turns import Turns
 from producer.store.store import JobStore
 from shared.broker.parked_queue import Choice, walk_parked
 from shared.clock import utc_now
-from shared.errors import BrokerUnavailable, MessageUndecodable
+from shared.errors import BrokerUnavailable
 from shared.messages import JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.settings import Settings
@@ -40,7 +41,7 @@ async def adopt_parked(settings: Settings, store: JobStore) -> tuple[int, int]:
 
     async def choose(bodies: Sequence[bytes]) -> Choice:
         nonlocal adopted
-        jobs = [job for job in map(_decoded, bodies) if job is not None]
+        jobs = [job for body in bodies for job in parked_jobs(body) if job is not None]
         adopted += await asyncio.to_thread(partial(_adopt, store, jobs))
         return Choice(frozenset(), is_last=not await turns.take())
 
@@ -58,13 +59,6 @@ def _adopt(store: JobStore, jobs: Sequence[JobMessage]) -> int:
     # Dying between the two leaves jobs that are queued: the lost-job reconciler runs them once more.
     store.record([_report(job) for job in jobs if job.id in new], now=utc_now())
     return len(new)
-
-
-def _decoded(body: bytes) -> JobMessage | None:
-    try:
-        return JobMessage.decode(body)
-    except MessageUndecodable:
-        return None
 
 
 def _report(job: JobMessage) -> Report:

@@ -1,10 +1,10 @@
 """The announcer: tells the broker of ended jobs, complete batches and cancellations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.outbox import Outbox
+from producer.ledger.outbox import Outbox, Packed
 from producer.records import ClaimedEvent
 from producer.store.store import JobStore
 from producer.store.wakeup import Wakeup
@@ -38,7 +38,7 @@ class Announcer:
         self._metrics = metrics
         self._outbox = Outbox(
             claim=store.claim_events,
-            message=event_message,
+            pack=_packed,
             settle=self._forget,
             release=store.release_events,
             publisher=publisher,
@@ -76,3 +76,7 @@ def event_message(event: ClaimedEvent) -> Outgoing:
             return Outgoing(OUTCOMES, "batch.completed", body, event.type.value, message_id=event.body["id"])
         case EventType.CANCELLATION:
             return Outgoing(DEFAULT, CANCELLED_STREAM, body, event.type.value)
+
+
+def _packed(events: Sequence[ClaimedEvent]) -> Iterable[Packed[ClaimedEvent]]:
+    return ((event_message(event), (event,)) for event in events)

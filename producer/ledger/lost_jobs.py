@@ -22,7 +22,7 @@ from producer.records import UnfinishedJob
 from producer.store.store import JobStore
 from shared.broker.publisher import Publisher
 from shared.broker.queue_depths import Look, keep_looking
-from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE, queues, work_queue
+from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE, lane_queues, queues
 from shared.clock import utc_now
 from shared.errors import BrokerError
 from shared.kinds.limits import attempt_seconds
@@ -37,7 +37,7 @@ _SEARCHES = 4
 # A search rests three times as long as it took.
 _REST_FACTOR = 3
 
-_WORK_QUEUES = {work_queue(kind, lane): (kind, lane) for kind in KINDS for lane in Lane}
+_LANES = [(kind, lane) for kind in KINDS for lane in Lane]
 # Streams tell workers what they must not do; they are not consumed, and no job waits in one.
 _QUEUES = [spec.name for spec in queues(KINDS) if spec.type == "quorum"]
 
@@ -106,7 +106,7 @@ class LostJobReconciler:
         # One moment for the whole search: what it sends fills the queues, and must not end it.
         heard_before = utc_now() - timedelta(seconds=self._lost_after_seconds)
         await self._count(heard_before)
-        if chosen := await self._searched_queues():
+        if chosen := await self._searched_lanes():
             try:
                 await self.republish(chosen, heard_before=heard_before)
             except BrokerError as error:
@@ -134,15 +134,16 @@ class LostJobReconciler:
                 if after is None:
                     break
 
-    async def _searched_queues(self) -> list[tuple[str, Lane]]:
+    async def _searched_lanes(self) -> list[tuple[str, Lane]]:
         if not self._quiet.are_quiet([RECORDER_QUEUE, LARGE_RESULTS_QUEUE]):
             # The reports of all jobs may be in there.
             return []
         pauses = (await until_stored(self._store.queues.pauses)).items
         return [
             (kind, lane)
-            for name, (kind, lane) in _WORK_QUEUES.items()
-            if self._quiet.are_quiet([name]) and not any(pause.covers(kind, lane) for pause in pauses)
+            for kind, lane in _LANES
+            if self._quiet.are_quiet(lane_queues(kind, lane))
+            and not any(pause.covers(kind, lane) for pause in pauses)
         ]
 
     async def _count(self, heard_before: datetime) -> None:

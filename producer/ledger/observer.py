@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 
@@ -10,13 +11,13 @@ from producer.ledger.turns import Turns
 from producer.pausing import QueueSeen
 from producer.store.store import JobStore
 from shared.broker.queue_depths import Look, QueueDepth, keep_looking
-from shared.broker.topology import work_queue
+from shared.broker.topology import lane_queues, work_queue
 from shared.clock import utc_now
 from shared.kinds.registry import KINDS, Lane
 from shared.settings import Settings
 
 _EVERY_SECONDS = 5.0
-_QUEUES = {work_queue(kind, lane): (kind, lane) for kind in KINDS for lane in Lane}
+_LANES = {name: (kind, lane) for kind in KINDS for lane in Lane for name in lane_queues(kind, lane)}
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Observer:
     async def run(self) -> None:
         """Observe until cancelled. While the broker is away nothing is written."""
         await keep_looking(
-            self._amqp_url, name="retriever ledger observe", queues=list(_QUEUES), use=self._observe
+            self._amqp_url, name="retriever ledger observe", queues=list(_LANES), use=self._observe
         )
 
     async def _observe(self, look: Look) -> None:
@@ -45,8 +46,20 @@ class Observer:
 
 
 def _seen(depths: Iterable[QueueDepth]) -> list[QueueSeen]:
-    now = utc_now()
+    """Return what is seen of each lane, all its queues together; without those of which one is missing."""
+    now, by_lane = utc_now(), defaultdict[tuple[str, Lane], list[QueueDepth]](list)
+    for depth in depths:
+        by_lane[_LANES[depth.name]].append(depth)
     return [
-        QueueSeen(depth.name, *_QUEUES[depth.name], depth.ready, depth.consumers, observed_at=now)
-        for depth in depths
+        QueueSeen(
+            work_queue(kind, lane),
+            kind,
+            lane,
+            ready=sum(depth.ready for depth in found),
+            # Who takes from one alone is a worker of the version before, which cannot do all there is.
+            consumers=min(depth.consumers for depth in found),
+            observed_at=now,
+        )
+        for (kind, lane), found in by_lane.items()
+        if len(found) == len(lane_queues(kind, lane))
     ]

@@ -1,17 +1,17 @@
-"""What relay and announcer have in common: lease rows, publish a message of each, settle what is confirmed.
+"""What relay and announcer have in common: lease rows, publish messages of them, settle what is confirmed.
 
-Each row is its own order to be published. If a ledger dies in between, the lease runs out and the
-message is published again: at least once, never none.
+Each row is its own order to be published; one message may carry out several. If a ledger dies in between,
+the lease runs out and the message is published again: at least once, never none.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 from operator import not_
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
@@ -45,6 +45,9 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Claimed)
 C_co = TypeVar("C_co", bound=Claimed, covariant=True)
 
+# A message, and the rows whose order it carries out.
+Packed = tuple[Outgoing, Sequence[C]]
+
 
 class Claim(Protocol[C_co]):
     """Leases rows."""
@@ -67,7 +70,7 @@ class Outbox(Generic[C]):
         self,
         *,
         claim: Claim[C],
-        message: Callable[[C], Outgoing],
+        pack: Callable[[Sequence[C]], Iterable[Packed[C]]],
         settle: Callable[[Sequence[C]], Awaitable[None]],
         release: Release,
         publisher: Publisher,
@@ -78,12 +81,12 @@ class Outbox(Generic[C]):
         """Make an outbox that has published nothing yet.
 
         Args:
-            message: What is published of a row.
+            pack: What is published of some rows, each of them in one message.
             settle: Notes that rows are confirmed. A crash before it repeats their messages.
             publishers: Those of exchanges that are not to hold up others, by exchange.
         """
         self._claim = claim
-        self._message = message
+        self._pack = pack
         self._settle = settle
         self._release = release
         self._publisher = publisher
@@ -133,10 +136,12 @@ class Outbox(Generic[C]):
 
     async def _send_page(self, rows: Sequence[C]) -> None:
         """Publish a page, settle what is confirmed, and let go of the rest."""
-        confirmed = await self._publish([self._message(row) for row in rows])
-        if told := list(compress(rows, confirmed)):
+        packed = list(self._pack(rows))
+        confirmed = await self._publish([message for message, _ in packed])
+        carried = [carried for _, carried in packed]
+        if told := list(chain.from_iterable(compress(carried, confirmed))):
             await self._settle(told)
-        if refused := [row.id for row in compress(rows, map(not_, confirmed))]:
+        if refused := [row.id for row in chain.from_iterable(compress(carried, map(not_, confirmed)))]:
             retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
             await self.stored(partial(self._release, refused, retry_at=retry_at))
         self._room.release()

@@ -8,7 +8,7 @@ from functools import partial
 from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.parked_messages import ParkedRun, leaving, parked_run
+from producer.ledger.parked_messages import ParkedRun, is_strange, leaving, parked_runs
 from producer.ledger.patience import until_stored
 from producer.ledger.turns import Turns
 from producer.parking import ParkedFilter
@@ -92,10 +92,10 @@ class ParkedReconciler:
 
         async def choose(bodies: Sequence[bytes]) -> Choice:
             nonlocal strangers
-            page = [parked_run(body) for body in bodies]
-            job_ids = {key[0] for key in page if key is not None}
+            page = [parked_runs(body) for body in bodies]
+            job_ids = {job_id for runs in page for job_id, _ in runs}
             standing = await until_stored(partial(self._store.parking.runs_of, job_ids))
-            strangers += sum(key is None or key[0] not in standing for key in page)
+            strangers += sum(is_strange(runs, standing) for runs in page)
             return Choice(leaving(page, standing, seen), is_last=not await self._turns.take())
 
         walk = await walk_parked(self._amqp_url, choose=choose)

@@ -11,9 +11,10 @@ from functools import partial
 from producer.adoption import adopt_jobs
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
-from producer.ledger.reports import REPORTS_ONLY, Told, told_by
+from producer.ledger.reports import REPORTS_ONLY, Tidings, Told, told_by
 from producer.records import Recorded, Transition, UnreadableJob
 from producer.store.store import JobStore
+from shared.broker.bundle import count_bodies
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.subscriber import Subscription
@@ -64,43 +65,43 @@ class Recorder:
 
     async def _record_batches(self) -> None:
         while True:
-            deliveries = [await self._waiting.get()]
-            held_bytes = len(deliveries[0].body)
-            # Whatever arrived meanwhile is written in the same transaction: batches grow with the load.
-            while (
-                len(deliveries) < self._batch_limit
-                and held_bytes < _GROUP_BYTES
-                and not self._waiting.empty()
-            ):
-                deliveries.append(self._waiting.get_nowait())
-                held_bytes += len(deliveries[-1].body)
-            await self._record_batch(deliveries)
+            await self._record_batch(await self._take_batch())
+
+    async def _take_batch(self) -> list[Delivery]:
+        """Return what has arrived, at least one delivery, and hardly more than one transaction holds."""
+        deliveries: list[Delivery] = []
+        reports = held_bytes = 0
+        # Whatever arrived meanwhile is written in the same transaction: batches grow with the load.
+        while not deliveries or (
+            reports < self._batch_limit and held_bytes < _GROUP_BYTES and not self._waiting.empty()
+        ):
+            deliveries.append(await self._waiting.get())
+            reports += count_bodies(deliveries[-1].body)
+            held_bytes += len(deliveries[-1].body)
+        return deliveries
 
     async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
-        letters: list[tuple[Delivery, Told]] = []
-        for delivery in deliveries:
-            try:
-                letters.append((delivery, told_by(delivery, now=utc_now())))
-            except MessageUndecodable as error:
-                await _put_aside(delivery, error)
+        now = utc_now()
+        letters = [(delivery, told_by(delivery, now=now)) for delivery in deliveries]
         try:
-            await self._record([told for _, told in letters])
+            await self._record([told for _, tidings in letters for told in tidings.told])
         except StoreRefused:
             await self._record_singly(letters)
             return
         # Commit before ack: a crash between the two repeats the record, the other order would lose it.
-        for delivery, _ in letters:
-            delivery.ack()
+        for delivery, tidings in letters:
+            await _settle(delivery, tidings.error)
 
-    async def _record_singly(self, letters: Sequence[tuple[Delivery, Told]]) -> None:
-        """Record each letter on its own, so that the one that the store refuses holds up nobody else."""
-        for delivery, told in letters:
-            try:
-                await self._record([told])
-            except StoreRefused as error:
-                await _put_aside(delivery, error)
-            else:
-                delivery.ack()
+    async def _record_singly(self, letters: Sequence[tuple[Delivery, Tidings]]) -> None:
+        """Record all that is told on its own, so that what the store refuses holds up nothing else."""
+        for delivery, tidings in letters:
+            error: MessageUndecodable | StoreRefused | None = tidings.error
+            for told in tidings.told:
+                try:
+                    await self._record([told])
+                except StoreRefused as refused:
+                    error = error or refused
+            await _settle(delivery, error)
 
     async def _record(self, tidings: Sequence[Told]) -> None:
         # All of it may run twice: then it changes nothing.
@@ -155,6 +156,14 @@ class Recorder:
             logger.info(
                 "job_state_changed", extra={**facts, "state": change.state.value, "reason": change.reason}
             )
+
+
+async def _settle(delivery: Delivery, error: MessageUndecodable | StoreRefused | None) -> None:
+    """Ack a message that is recorded; put one aside, as it came, of which something could not be."""
+    if error is None:
+        delivery.ack()
+    else:
+        await _put_aside(delivery, error)
 
 
 async def _put_aside(delivery: Delivery, error: MessageUndecodable | StoreRefused) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.parked_messages import ParkedRun, leaving, parked_run
+from producer.ledger.parked_messages import ParkedRun, ParkedRuns, leaving, parked_runs
 from producer.ledger.patience import until_stored
 from producer.ledger.turns import Turns
 from producer.store.store import JobStore
@@ -56,9 +56,9 @@ class RedriveSweeper:
         missing, seen = set(pending), set[ParkedRun]()
 
         async def choose(bodies: Sequence[bytes]) -> Choice:
-            page = [parked_run(body) for body in bodies]
+            page = [parked_runs(body) for body in bodies]
             gone = await self.judge(page, seen)
-            missing.difference_update(page[place] for place in gone)
+            missing.difference_update(run for place in gone for run in page[place])
             return Choice(gone, is_last=not missing or not await self._turns.take())
 
         try:
@@ -68,9 +68,9 @@ class RedriveSweeper:
             return
         await self._settle(pending, missing, walk)
 
-    async def judge(self, page: Sequence[ParkedRun | None], seen: set[ParkedRun]) -> frozenset[int]:
+    async def judge(self, page: Sequence[ParkedRuns], seen: set[ParkedRun]) -> frozenset[int]:
         """Return the places of a page's messages that do not belong in the queue, as the store stands."""
-        job_ids = {key[0] for key in page if key is not None}
+        job_ids = {job_id for runs in page for job_id, _ in runs}
         standing = await until_stored(partial(self._store.parking.runs_of, job_ids))
         return leaving(page, standing, seen)
 

@@ -1,15 +1,17 @@
-"""What a delivery of the recorder's queue tells: a report, a job, or both. Pure."""
+"""What a delivery of the recorder's queue tells: reports, jobs, or both. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from producer.records import UnreadableJob
+from shared.broker.bundle import bodies_of
 from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
+from shared.errors import MessageUndecodable
 from shared.kinds.registry import KINDS
-from shared.messages import RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
+from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
 from shared.outcomes import WORKER_CRASHED, OutcomeName
 from shared.states import JobState
 
@@ -35,7 +37,7 @@ class Letter(Protocol):
 
     @property
     def type(self) -> str:
-        """Its AMQP type: `job`, `report` or `raw`."""
+        """Its AMQP type: `job`, `jobs`, `report`, `reports` or `raw`."""
 
     @property
     def correlation_id(self) -> str:
@@ -59,24 +61,52 @@ class Told:
     unreadable: UnreadableJob | None = None
 
 
-def told_by(delivery: Letter, *, now: datetime) -> Told:
-    """Return what a delivery tells; of a message that nobody can read, at most whose it says it is.
+@dataclass(frozen=True, slots=True)
+class Tidings:
+    """All that one delivery tells, in its order; with the `error` of the first body that nobody can read."""
+
+    told: Sequence[Told] = ()
+    error: MessageUndecodable | None = None
+
+
+def told_by(delivery: Letter, *, now: datetime) -> Tidings:
+    """Return what a delivery tells; of a message that a worker could not read, at most whose it says it is.
 
     Results are reports, and bring their job along. Delayed and parked copies of jobs carry theirs. Of a
     job that the broker itself parked nobody reported: its workers died with it, or it came back from a
     delay to no queue, of a kind that this version does not know. Then the report is written here.
+    """
+    told: list[Told] = []
+    first_error: MessageUndecodable | None = None
+    for body in _bodies(delivery):
+        try:
+            told.append(_told_by_one(delivery, body, now))
+        except MessageUndecodable as error:
+            first_error = first_error or error
+    return Tidings(told, first_error)
+
+
+def _bodies(delivery: Letter) -> Sequence[bytes]:
+    # The type of reports says it too, but is decoded late, at a cost. A third party's job may have any type.
+    if delivery.exchange in REPORTS_ONLY or (delivery.exchange == DEAD and delivery.type == JOBS_TYPE):
+        return bodies_of(delivery.body)
+    return (delivery.body,)
+
+
+def _told_by_one(delivery: Letter, body: bytes, now: datetime) -> Told:
+    """Return what one of its bodies tells.
 
     Raises:
-        MessageUndecodable: the body is not a message of ours.
+        MessageUndecodable: it is not a message of ours.
     """
     if delivery.exchange in REPORTS_ONLY:
-        report = Report.decode(delivery.body)
+        report = Report.decode(body)
         return _told(report, report.job)
     if delivery.exchange == JOBS:
-        return Told(job=JobMessage.decode(delivery.body))
+        return Told(job=JobMessage.decode(body))
     if delivery.type == RAW_TYPE:
         return Told(unreadable=_unreadable(delivery))
-    job = JobMessage.decode(delivery.body)
+    job = JobMessage.decode(body)
     if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
         return _told(job.report, job)
     if delivery.exchange == RETURN:

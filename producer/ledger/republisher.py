@@ -14,7 +14,7 @@ from itertools import compress
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
-from producer.ledger.relay import job_message
+from producer.ledger.relayed import job_message
 from producer.records import UnfinishedJob
 from producer.store.store import JobStore
 from shared.broker.outgoing import Outgoing

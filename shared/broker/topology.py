@@ -12,7 +12,7 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from pamqp.common import FieldTable
 
-from shared.kinds.registry import Lane
+from shared.kinds.registry import Lane, is_bundled
 from shared.retry import DELAY_STEPS_SECONDS
 
 DEFAULT = ""
@@ -86,8 +86,13 @@ def bundle_queue(kind: str) -> str:
 
 
 def bundle_key(kind: str) -> str:
-    """Return the routing key of a bundle of bulk jobs that are to run now and are in the store."""
+    """Return the routing key of several jobs of the bulk lane that are to run now and are in the store."""
     return f"{kind}.bundles"
+
+
+def lane_queues(kind: str, lane: Lane) -> tuple[str, ...]:
+    """Return the names of all queues in which jobs of a kind and lane wait for workers."""
+    return (work_queue(kind, lane), *([bundle_queue(kind)] if is_bundled(kind, lane) else []))
 
 
 def delay_queue(step_seconds: int) -> str:
@@ -133,7 +138,7 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
         _stream_spec(CANCELLED_STREAM),
         _stream_spec(PAUSED_STREAM),
         *(_work_queue_spec(kind, lane) for kind, lane in lanes),
-        *(_bundle_queue_spec(kind) for kind in dict(lanes)),
+        *(_bundle_queue_spec(kind) for kind, lane in lanes if is_bundled(kind, lane)),
         *(_delay_queue_spec(step) for step in DELAY_STEPS_SECONDS),
     )
 

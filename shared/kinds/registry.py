@@ -23,25 +23,35 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of job."""
+    """One kind of job.
+
+    When it `is_bundled`, jobs of its bulk lane may travel several to a message. A crash then repeats all of a
+    message, also those of its jobs that were done: only for what changes nothing in the world.
+    """
 
     name: str
     description: str
     args_model: type[BaseModel]
     result_model: type[BaseModel]
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    is_bundled: bool = False
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
         for kind in (
-            Kind("check", "Is this URL good?", CheckArgs, CheckResult),
+            Kind("check", "Is this URL good?", CheckArgs, CheckResult, is_bundled=True),
             Kind("fetch", "Ask a page or an API, keep the answer, pick out data.", FetchArgs, FetchResult),
             Kind(WEBHOOK, "Tell a URL what has happened, signed.", WebhookArgs, WebhookResult, WEBHOOK_RETRY),
         )
     }
 )
+
+
+def is_bundled(kind: str, lane: Lane) -> bool:
+    """Return whether jobs of a kind and lane may travel several to a message; of unknown kinds none do."""
+    return lane is Lane.BULK and kind in KINDS and KINDS[kind].is_bundled
 
 
 def args_document(args: BaseModel) -> dict[str, Any]:

@@ -23,6 +23,8 @@ NOW = Path(__file__).resolve().parents[2]
 # Its worker has ended before that, so that its copy waits in the broker for one of the next stage.
 SLOW_RETRY = {"first_delay_seconds": 2, "factor": 1, "max_delay_seconds": 2, "jitter": False}
 BATCH_JOBS = 20
+# The version before knows no messages with several jobs or reports: none are made until all of it is gone.
+ALONE = {"RETRIEVER_BUNDLE_JOBS": "1"}
 Attempts = list[tuple[int, int]]
 
 
@@ -53,7 +55,12 @@ async def mixture(
 ) -> AsyncIterator[Mixture]:
     """Yield a service whose processes do not run yet, but for the site."""
     system = MixedSystem(
-        broker=own_broker, vhost=vhost, amqp_url=vhost_url, database_url=empty_url, logs=tmp_path
+        broker=own_broker,
+        vhost=vhost,
+        amqp_url=vhost_url,
+        database_url=empty_url,
+        logs=tmp_path,
+        settings=ALONE,
     )
     before = check_out(BEFORE, tmp_path / "before")
     system.make_sure_of(before)

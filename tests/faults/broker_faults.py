@@ -4,16 +4,16 @@ import asyncio
 import random
 from functools import partial
 
-from shared.broker.topology import work_queue
+from shared.broker.topology import lane_queues, work_queue
 from shared.kinds.registry import KINDS, Lane
 from tests.faults.fault import LOST_BROKER, Fault
 from tests.faults.world import SILENCE_SECONDS, World, blocking
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
-_WORK_QUEUE = "jobs.fetch.bulk"
+_BULK_QUEUES = lane_queues("fetch", Lane.BULK)
 _DELAY_QUEUE = "jobs.delay.1s"
-_WORK_QUEUES = frozenset(work_queue(kind, lane) for kind in KINDS for lane in Lane)
+_WORK_QUEUES = frozenset(name for kind in KINDS for lane in Lane for name in lane_queues(kind, lane))
 _ALARM_SECONDS = 30.0
 _DEFAULT_TIMEOUT_SECONDS = 1_800.0
 # A channel process that ends as if by itself, of which the broker tells its client nothing.
@@ -64,9 +64,9 @@ async def end_channels(world: World, _rng: random.Random) -> None:
     await world.wait_ready()
 
 
-async def delete_work_queue(world: World, _rng: random.Random) -> None:
-    """Delete a work queue under its consumers, with all that is in it."""
-    await _delete(world, _WORK_QUEUE)
+async def delete_work_queues(world: World, _rng: random.Random) -> None:
+    """Delete the queues of a lane under their consumers, with all that is in them."""
+    await _delete(world, *_BULK_QUEUES)
 
 
 async def delete_delay_queue(world: World, _rng: random.Random) -> None:
@@ -74,12 +74,22 @@ async def delete_delay_queue(world: World, _rng: random.Random) -> None:
     await _delete(world, _DELAY_QUEUE)
 
 
-async def _delete(world: World, queue: str) -> None:
-    world.timeline.note(f"delete {queue}")
-    await world.manage(lambda api: api.delete_queue(world.vhost, queue))
-    # An error as long as it has not been declared again.
-    await world.manage(lambda api: api.queue(world.vhost, queue))
+async def _delete(world: World, *queues: str) -> None:
+    world.timeline.note(f"delete {' and '.join(queues)}")
+    for queue in queues:
+        await world.manage(partial(_delete_queue, world.vhost, queue))
+    for queue in queues:
+        # An error as long as it has not been declared again.
+        await world.manage(partial(_look_at_queue, world.vhost, queue))
     await world.wait_ready()
+
+
+def _delete_queue(vhost: str, queue: str, api: Management) -> None:
+    api.delete_queue(vhost, queue)
+
+
+def _look_at_queue(vhost: str, queue: str, api: Management) -> None:
+    api.queue(vhost, queue)
 
 
 async def time_consumers_out(world: World, _rng: random.Random) -> None:
@@ -148,23 +158,28 @@ async def fill_work_queues(world: World, _rng: random.Random) -> None:
 
 async def unbind(world: World, _rng: random.Random) -> None:
     """Take the bindings of work queues away, so that the broker returns what is published."""
-    world.timeline.note(f"unbind {_WORK_QUEUE} and jobs.fetch.interactive")
+    unbound = (*_BULK_QUEUES, work_queue("fetch", Lane.INTERACTIVE))
+    world.timeline.note(f"unbind {', '.join(unbound)}")
     ends_at = asyncio.get_running_loop().time() + 4.0
     while asyncio.get_running_loop().time() < ends_at:
         # Again and again, because they are soon declared again.
-        for queue in (_WORK_QUEUE, "jobs.fetch.interactive"):
+        for queue in unbound:
             await world.manage(partial(_unbind, world.vhost, queue))
         await asyncio.sleep(0.2)
 
-    async def is_bound() -> bool:
-        return bool(await world.manage(lambda api: api.is_bound(world.vhost, "jobs", _WORK_QUEUE)))
+    async def are_bound() -> bool:
+        return all([await world.manage(partial(_is_bound, world.vhost, queue)) for queue in unbound])
 
-    await eventually(is_bound)
+    await eventually(are_bound)
     await world.wait_ready()
 
 
 def _unbind(vhost: str, queue: str, api: Management) -> None:
     api.unbind(vhost, "jobs", queue)
+
+
+def _is_bound(vhost: str, queue: str, api: Management) -> bool:
+    return bool(api.is_bound(vhost, "jobs", queue))
 
 
 def broker_faults() -> list[Fault]:
@@ -217,7 +232,7 @@ def broker_faults() -> list[Fault]:
             "work queue deleted under its consumers",
             "queues",
             "It is declared again; jobs that were in it are published again when they count as lost.",
-            delete_work_queue,
+            delete_work_queues,
             True,
             traces=("consumer_lost",),
         ),

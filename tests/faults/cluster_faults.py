@@ -5,10 +5,12 @@ import random
 from functools import partial
 
 from deploy.local.cluster import Cluster
+from shared.broker.topology import bundle_queue
 from tests.faults.fault import LOST_BROKER, Fault
 from tests.faults.world import SILENCE_SECONDS, World, blocking
 
-_QUEUE = "jobs.fetch.bulk"
+# Half of the jobs come through it, several to a message.
+_QUEUE = bundle_queue("fetch")
 
 
 def _cluster(world: World) -> Cluster:

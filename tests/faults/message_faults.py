@@ -13,6 +13,8 @@ import aio_pika
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from shared.broker.bundle import bodies_of
+from shared.broker.topology import bundle_key
 from shared.errors import MessageUndecodable
 from shared.messages import JobMessage, Report
 from tests.faults.fault import Fault
@@ -23,6 +25,7 @@ _MESSAGES = 120
 _OVERSIZED_BYTES = 3_000_000
 # Twenty returns are allowed; then the broker gives the job up.
 _MOST_KILLS = 30
+_BUNDLE_KEY = bundle_key("fetch")
 
 Json = dict[str, Any]
 
@@ -57,12 +60,13 @@ _places = st.sampled_from(
     (
         ("jobs", "fetch.bulk"),
         ("jobs", "check.interactive.stored"),
+        ("jobs", _BUNDLE_KEY),
         ("jobs.delay", "fetch.bulk.1s"),
         ("results", "fetch.bulk.succeeded"),
         ("results.large", "fetch.bulk.succeeded"),
     )
 )
-_types = st.sampled_from(("job", "report", "raw", "nonsense"))
+_types = st.sampled_from(("job", "jobs", "report", "reports", "raw", "nonsense"))
 
 
 def _draw(number: int) -> list[tuple[tuple[str, str], bytes, str]]:
@@ -85,6 +89,11 @@ def _draw(number: int) -> list[tuple[tuple[str, str], bytes, str]]:
     return drawn
 
 
+def _taken_apart(key: str, message: bytes) -> list[bytes]:
+    """Return what is parked by itself of a message: of one with several jobs, each line."""
+    return bodies_of(message) if key == _BUNDLE_KEY else [message]
+
+
 def _is_readable(exchange: str, body: bytes) -> bool:
     try:
         (Report if exchange.startswith("results") else JobMessage).decode(body)
@@ -99,7 +108,10 @@ async def publish_nonsense(world: World, rng: random.Random) -> None:
     world.timeline.note(f"publish {len(messages)} malformed, oversized, newer and binary messages")
     await patiently(partial(_publish, world, messages))
     unreadable = Counter(
-        _digest(body) for (exchange, _), body, _ in messages if not _is_readable(exchange, body)
+        _digest(body)
+        for (exchange, key), message, _ in messages
+        for body in _taken_apart(key, message)
+        if not _is_readable(exchange, body)
     )
 
     async def missing() -> int:

@@ -41,6 +41,8 @@ _SETTINGS = {
     # Few, so that queues can fill.
     "RETRIEVER_WORKER_BULK_PREFETCH": "10",
     "RETRIEVER_WORKER_INTERACTIVE_PREFETCH": "10",
+    # And so that the jobs of a trial make more than a message or two.
+    "RETRIEVER_BUNDLE_JOBS": "3",
     # One local target stands for all hosts there are.
     "RETRIEVER_HOST_CONCURRENCY": "2000",
     "RETRIEVER_HOST_RATE_PER_SECOND": "0",

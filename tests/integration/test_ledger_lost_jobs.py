@@ -18,10 +18,10 @@ from producer.records import NewJob
 from producer.store.store import JobStore
 from shared.broker.publisher import Publisher
 from shared.broker.queue_depths import QueueDepth
-from shared.broker.topology import queues
+from shared.broker.topology import bundle_queue, queues, work_queue
 from shared.clock import utc_now
 from shared.errors import StoreRefused
-from shared.kinds.registry import KINDS
+from shared.kinds.registry import KINDS, Lane
 from shared.messages import JobMessage
 from shared.outcomes import Failed, Outcome, Succeeded
 from shared.settings import Settings
@@ -128,6 +128,21 @@ async def test_nothing_is_sent_while_a_message_or_a_report_may_wait(ledger: Ledg
     await ledger.see_quiet()
 
     assert (while_it_waited, await ledger.sent()) == (0, 1)
+
+
+async def test_jobs_that_may_share_a_message_are_lost_when_neither_of_their_queues_holds_any(
+    ledger: Ledger,
+) -> None:
+    ledger.store_queued(make_job(lane=Lane.BULK))
+    bulk = work_queue("check", Lane.BULK)
+
+    await ledger.see_quiet({bundle_queue("check"): 1})
+    await ledger.see_quiet({bulk: 1})
+    while_one_waited = await message_count(ledger.channel, bulk)
+    await ledger.see_quiet()
+
+    # Alone, whatever its message was: those beside it may have come through.
+    assert (while_one_waited, await message_count(ledger.channel, bulk)) == (0, 1)
 
 
 async def test_a_full_queue_does_not_hold_up_the_lost_jobs_of_another(ledger: Ledger) -> None:

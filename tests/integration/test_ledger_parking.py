@@ -17,10 +17,11 @@ from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.turns import Turns
 from producer.records import NewJob, UnreadableJob
 from producer.store.store import JobStore
+from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import DEFAULT, PARKED_QUEUE
-from shared.messages import JOB_TYPE, RAW_TYPE, JobMessage
+from shared.messages import JOB_TYPE, JOBS_TYPE, RAW_TYPE, JobMessage
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import message_count, open_channel, running, running_publisher
@@ -58,6 +59,11 @@ class Lot:
     async def publish(self, jobs: Sequence[NewJob], *, run: int = 1) -> None:
         """Put a message of each job into the parking queue."""
         await asyncio.gather(*(self.publisher.publish(parked_message(job, run=run)) for job in jobs))
+
+    async def publish_together(self, jobs: Sequence[NewJob]) -> None:
+        """Put one message with all of the jobs into the parking queue, as the broker does."""
+        body = bundled(parked_message(job).body for job in jobs)
+        await self.publisher.publish(Outgoing(DEFAULT, PARKED_QUEUE, body, JOBS_TYPE, content_type=NDJSON))
 
     async def length(self) -> int:
         """Return how many messages are in the parking queue."""
@@ -201,6 +207,61 @@ async def test_the_reconciler_makes_the_queue_agree_with_the_store(lot: Lot) -> 
     assert sorted(await _parked_ids(lot)) == sorted(
         [*await _stored_parked(lot, but=just_parked), str(unrecorded.id), "stranger", "raw"]
     )
+
+
+async def test_a_message_with_several_jobs_makes_way_for_one_of_each_when_all_of_them_are_recorded(
+    lot: Lot,
+) -> None:
+    parked, late, gone_on = (make_job() for _ in range(3))
+    await lot.publish_together([parked, late, gone_on])
+    lot.store.insert_jobs([parked, late, gone_on])
+    lot.store.mark_queued([(late.id, 1)], now=NOON)
+    lot.store.record([make_report(parked.id, JobState.PARKED)], now=NOON)
+    lot.store.record([make_report(gone_on.id, JobState.PARKED)], now=NOON)
+    lot.store.redrive(gone_on.id, now=NOON)
+    lot.store.settle_redrives([(gone_on.id, 1)], now=NOON)
+    reconciler = lot.reconciler()
+
+    await reconciler.mend()
+    # The recorder has yet to hear of one; what is parked is there already, and looked at again.
+    while_it_waits = (await lot.length(), await reconciler.differs())
+    lot.store.record([make_report(late.id, JobState.PARKED)], now=NOON)
+    await reconciler.mend()
+
+    assert while_it_waits == (2, True)
+    assert await reconciler.differs() is False
+    assert sorted(await _parked_ids(lot)) == sorted([str(parked.id), str(late.id)])
+
+
+async def test_a_message_with_several_jobs_of_which_one_is_unknown_is_expected_from_then_on(lot: Lot) -> None:
+    known = make_job()
+    lot.store.insert_jobs([known])
+    lot.store.record([make_report(known.id, JobState.PARKED)], now=NOON)
+    await lot.publish_together([known, make_job()])
+    reconciler = lot.reconciler()
+
+    await reconciler.mend()
+
+    assert (await reconciler.differs(), await lot.length()) == (False, 2)
+
+
+async def test_the_sweeper_takes_a_message_of_several_jobs_for_that_of_a_redriven_one(lot: Lot) -> None:
+    jobs = [make_job(), make_job()]
+    await lot.publish_together(jobs)
+    lot.store.insert_jobs(jobs)
+    lot.store.record([make_report(job.id, JobState.PARKED) for job in jobs], now=NOON)
+    lot.store.redrive(jobs[0].id, now=NOON)
+
+    async with running(lot.sweeper().run()):
+
+        async def is_swept() -> bool:
+            return not await asyncio.to_thread(lot.store.pending_redrives, 1)
+
+        await eventually(is_swept)
+
+    assert await lot.length() == 0
+    # The other's message is missing now, which the reconciler sees and mends.
+    assert await lot.reconciler().differs()
 
 
 async def test_the_reconciler_does_not_walk_when_the_counts_agree(lot: Lot) -> None:

@@ -8,7 +8,7 @@ from producer.ledger.turns import Turns
 from producer.store.store import JobStore
 from shared.broker.outgoing import Outgoing
 from shared.broker.stream import StreamReader
-from shared.broker.topology import JOBS, PAUSED_STREAM, work_queue
+from shared.broker.topology import JOBS, PAUSED_STREAM, bundle_key, work_queue
 from shared.clock import utc_now
 from shared.events import PauseSnapshot
 from shared.kinds.registry import Lane
@@ -20,7 +20,7 @@ from tests.support.management import Management
 from tests.support.waiting import eventually
 
 
-async def test_queues_are_seen_with_their_jobs_and_workers_and_a_missing_one_is_left_out(
+async def test_lanes_are_seen_with_their_messages_and_workers_and_a_missing_one_is_left_out(
     store: JobStore, database_url: str, vhost_url: str
 ) -> None:
     settings = Settings(amqp_url=vhost_url, database_url=database_url)
@@ -28,6 +28,8 @@ async def test_queues_are_seen_with_their_jobs_and_workers_and_a_missing_one_is_
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         for _ in range(3):
             await publisher.publish(Outgoing(JOBS, "check.bulk", b"{}", "job"))
+        for _ in range(2):
+            await publisher.publish(Outgoing(JOBS, bundle_key("check"), b"{}\n{}", "jobs"))
         interactive = await channel.declare_queue(work_queue("check", Lane.INTERACTIVE), passive=True)
         arrived: asyncio.Queue[object] = asyncio.Queue()
         await interactive.consume(arrived.put)
@@ -44,7 +46,7 @@ async def test_queues_are_seen_with_their_jobs_and_workers_and_a_missing_one_is_
                 }
 
             assert await eventually(seen) == {
-                "jobs.check.bulk": (3, 0),
+                "jobs.check.bulk": (5, 0),
                 "jobs.check.interactive": (0, 1),
                 "jobs.fetch.interactive": (0, 0),
             }
@@ -55,7 +57,8 @@ async def test_queues_are_seen_with_their_jobs_and_workers_and_a_missing_one_is_
         with running_api(settings) as api:
             said = (await asyncio.to_thread(api.client.get, f"/jobs/{job.id}")).json()["explanation"]
     assert said.startswith(
-        "No worker for check in lane bulk is connected; 3 jobs wait in queue jobs.check.bulk (seen "
+        "No worker for check in lane bulk is connected; 5 messages wait in queues jobs.check.bulk and "
+        "jobs.check.bundles (seen "
     )
 
 

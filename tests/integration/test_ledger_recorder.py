@@ -17,12 +17,22 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobFilter, JobRecord
 from producer.store.store import JobStore
+from shared.broker.bundle import NDJSON, bodies_of, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.broker.topology import DEAD, JOBS, PARKED_QUEUE
+from shared.broker.topology import (
+    DEAD,
+    JOBS,
+    PARKED_QUEUE,
+    RESULTS,
+    WORK_DELIVERY_LIMIT,
+    bundle_key,
+    bundle_queue,
+)
 from shared.errors import JobNotFound
 from shared.identity import new_id
-from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage, Report
+from shared.kinds.registry import Lane
+from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, REPORTS_TYPE, JobMessage, Report
 from shared.outcomes import Failed, Outcome, Succeeded
 from shared.retry import RetryPolicy
 from shared.settings import Settings
@@ -33,6 +43,7 @@ from tests.support.waiting import eventually
 
 STARTED_AT = datetime(2026, 1, 2, 12, tzinfo=UTC)
 URL = "https://Third.example/"
+DONE = Succeeded({"verdict": "ok"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +62,14 @@ class Ledger:
 
     async def settle(self, job: JobMessage, outcome: Outcome) -> None:
         """Publish what a worker does after an attempt."""
-        attempt = Attempt(STARTED_AT, STARTED_AT + timedelta(seconds=1), outcome)
-        decision = decide(job, attempt, random=lambda: 0.0)
-        await self.publisher.publish(settlement_message(job, attempt, decision, worker="w"))
+        await self.publisher.publish(settled(job, outcome))
+
+    async def report(self, *bodies: bytes) -> None:
+        """Publish several reports in one message."""
+        message = Outgoing(
+            RESULTS, "check.bulk.succeeded", bundled(bodies), REPORTS_TYPE, content_type=NDJSON
+        )
+        await self.publisher.publish(message)
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
@@ -194,6 +210,75 @@ async def test_arguments_that_break_a_rule_are_kept_as_they_came(ledger: Ledger)
     assert [(job.reason, job.host) for job in jobs] == [("arguments_invalid", "")] * 2
 
 
+async def test_reports_that_travel_together_are_recorded_each(ledger: Ledger) -> None:
+    jobs = [make_message(attempt=number) for number in (1, 2, 3)]
+    await ledger.report(*(settled(job, DONE).body for job in jobs))
+
+    async with ledger.recording():
+        recorded = [await ledger.job_in(job.id, JobState.SUCCEEDED) for job in jobs]
+        await ledger.all_recorded()
+
+    assert [job.attempt for job in recorded] == [1, 2, 3]
+    assert await message_count(ledger.channel, PARKED_QUEUE) == 0
+
+
+async def test_a_message_with_a_report_that_nobody_can_read_is_parked_and_all_others_are_recorded(
+    ledger: Ledger,
+) -> None:
+    first, last = make_message(), make_message()
+    lines = [settled(first, DONE).body, b'{"version":2}', settled(last, DONE).body]
+    await ledger.report(*lines)
+
+    async with ledger.recording():
+        parked = await get_message(ledger.channel, PARKED_QUEUE)
+        for job in (first, last):
+            await ledger.job_in(job.id, JobState.SUCCEEDED)
+        # As somebody may put it back.
+        await ledger.report(*lines)
+        await get_message(ledger.channel, PARKED_QUEUE)
+
+    assert (parked.type, bodies_of(parked.body)) == ("reports", lines)
+    assert ledger.stored() == 2
+
+
+async def test_a_report_that_the_store_refuses_keeps_none_beside_it_from_being_recorded(
+    ledger: Ledger,
+) -> None:
+    refuse(ledger.store, "refused.example")
+    first, last = make_message(), make_message()
+    refused = make_message(args={"url": "https://refused.example/"})
+    await ledger.report(*(settled(job, DONE).body for job in (first, refused, last)))
+
+    async with ledger.recording():
+        parked = await get_message(ledger.channel, PARKED_QUEUE)
+        for job in (first, last):
+            await ledger.job_in(job.id, JobState.SUCCEEDED)
+
+    assert len(bodies_of(parked.body)) == 3
+    assert ledger.stored() == 2
+
+
+async def test_all_jobs_of_a_message_that_the_broker_gives_up_on_are_parked(ledger: Ledger) -> None:
+    jobs = [make_job(lane=Lane.BULK) for _ in range(3)]
+    ledger.store.insert_jobs(jobs)
+    ledger.store.mark_queued([(job.id, 1) for job in jobs], now=STARTED_AT)
+    bodies = [JobMessage(id=job.id, kind="check", lane=Lane.BULK, args={}).encode() for job in jobs]
+    body = bundled([bodies[0], b"garbage", *bodies[1:]])
+    await ledger.publisher.publish(Outgoing(JOBS, bundle_key("check"), body, JOBS_TYPE, content_type=NDJSON))
+    # As if every worker that takes it died.
+    queue = await ledger.channel.get_queue(bundle_queue("check"), ensure=False)
+    async with queue.iterator() as deliveries:
+        for _ in range(WORK_DELIVERY_LIMIT + 1):
+            await (await anext(deliveries)).reject(requeue=True)
+
+    async with ledger.recording():
+        parked = [await ledger.job_in(job.id, JobState.PARKED) for job in jobs]
+        await ledger.all_recorded()
+
+    assert {job.reason for job in parked} == {"worker_crashed"}
+    assert await message_count(ledger.channel, PARKED_QUEUE) == 1
+
+
 async def test_what_cannot_be_kept_holds_up_nobody(ledger: Ledger) -> None:
     refuse(ledger.store, "refused.example")
     refused = make_message(args={"url": "https://refused.example/"})
@@ -240,6 +325,12 @@ async def test_a_job_whose_message_no_worker_can_read_is_parked_with_the_reason(
     assert (parked.reason, parked.explanation, parked.attempts) == ("message_undecodable", said, [])
     assert (ledger.stored(), ledger.store.get_job(done.id).state) == (3, JobState.ACCEPTED)
     assert await message_count(ledger.channel, PARKED_QUEUE) == 4
+
+
+def settled(job: JobMessage, outcome: Outcome) -> Outgoing:
+    """Return what a worker publishes after an attempt."""
+    attempt = Attempt(STARTED_AT, STARTED_AT + timedelta(seconds=1), outcome)
+    return settlement_message(job, attempt, decide(job, attempt, random=lambda: 0.0), worker="w")
 
 
 def refuse(store: JobStore, host: str) -> None:

@@ -88,12 +88,15 @@ class Listener:
                 await self._ended.setdefault(job_id, asyncio.Event()).wait()
 
     def _take(self, delivery: Delivery) -> None:
-        report = told_by(delivery, now=utc_now()).report
-        assert report is not None
+        for told in told_by(delivery, now=utc_now()).told:
+            assert told.report is not None
+            self._note(told.report)
+        delivery.ack()
+
+    def _note(self, report: Report) -> None:
         self.reports.setdefault(report.job_id, []).append(report)
         if report.state.is_final:
             self._ended.setdefault(report.job_id, asyncio.Event()).set()
-        delivery.ack()
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from consumer.executor import Attempt
 from consumer.settlement import decide, report_message, settlement_message
+from producer.ledger.adopt_parked import REASON_LOST
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.ledger.relay import Relay
@@ -19,10 +20,14 @@ from producer.store.migrate import migrate
 from producer.store.schema import metadata
 from producer.store.store import JobStore
 from producer.store.wakeup import open_wakeup
+from shared.broker.bundle import NDJSON, bundled
+from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
+from shared.broker.topology import DEFAULT, PARKED_QUEUE
 from shared.clock import utc_now
 from shared.errors import JobNotFound
-from shared.messages import JobMessage, Report
+from shared.identity import new_id
+from shared.messages import JOBS_TYPE, JobMessage, Report
 from shared.outcomes import Failed, Outcome, Succeeded
 from shared.retry import RetryPolicy
 from shared.settings import Settings
@@ -154,7 +159,7 @@ async def test_jobs_come_back_from_the_broker_when_the_store_was_lost(
             states = dict.fromkeys(everything, JobState.SUCCEEDED)
             await ours.reach({**states, **dict.fromkeys((job.id for job in parked), JobState.PARKED)})
 
-    assert (said.returncode, said.stdout.splitlines()[-1]) == (0, "adopted: 2 of 2 parked messages")
+    assert (said.returncode, said.stdout.splitlines()[-1]) == (0, "adopted: 2 jobs of 2 parked messages")
     one = store.get_job(parked[0].id)
     assert (one.reason, one.explanation, len(one.attempts)) == (GONE.reason, GONE.explanation, 1)
     assert [each.number for each in store.get_job(retried[0].id).attempts] == [1, 2]
@@ -175,9 +180,24 @@ async def test_parked_jobs_are_adopted_once_and_their_messages_stay(
             left = await message_count(channel, "jobs.parked")
 
     last = [ended.stdout.splitlines()[-1] for ended in ran]
-    assert last == ["adopted: 1 of 1 parked messages", "adopted: 0 of 1 parked messages"]
+    assert last == ["adopted: 1 jobs of 1 parked messages", "adopted: 0 jobs of 1 parked messages"]
     assert left == 1
     assert len(store.claim_events(limit=5, lease_seconds=60, now=utc_now())) == 1
+
+
+async def test_every_parked_job_of_a_message_with_several_is_adopted(
+    store: JobStore, database_url: str, vhost_url: str
+) -> None:
+    jobs = [JobMessage(id=new_id(), kind="check", args={"url": "https://example.com/"}) for _ in range(3)]
+    body = bundled([jobs[0].encode(), b"garbage", *(job.encode() for job in jobs[1:])])
+    async with drill(store, database_url, vhost_url) as ours:
+        await ours.publisher.publish(Outgoing(DEFAULT, PARKED_QUEUE, body, JOBS_TYPE, content_type=NDJSON))
+
+        ran = await asyncio.to_thread(run_producer, database_url, vhost_url, "adopt-parked")
+
+    assert ran.stdout.splitlines()[-1] == "adopted: 3 jobs of 1 parked messages"
+    found = [store.get_job(job.id) for job in jobs]
+    assert {(job.state, job.reason) for job in found} == {(JobState.PARKED, REASON_LOST)}
 
 
 async def test_jobs_are_sent_again_from_the_store_when_the_broker_was_lost(

@@ -45,6 +45,12 @@ QUEUE = Pause("check", "bulk", EARLIER, "ann")
 LANE = Pause("*", "bulk", EARLIER, "bob", "sale")
 ORDER = f"since {HOUR_AGO} by ann"
 
+QUEUES = "queues jobs.check.bulk and jobs.check.bundles"
+IN = f"In {QUEUES}"
+# Its receiver would see what a crash repeats, so each job is a message of its own.
+WEBHOOK = replace(QUEUED, kind="webhook")
+SEEN_WEBHOOKS = Circumstances(NOW, {("webhook", "bulk"): replace(SEEN.queues["check", "bulk"], ready=1)})
+
 SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
     (ACCEPTED, SEEN, "Stored; waiting to be published to the broker."),
     (ACCEPTED, UNASKED, "Stored; waiting to be published to the broker."),
@@ -60,39 +66,41 @@ SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
     (
         QUEUED,
         SEEN,
-        "In queue jobs.check.bulk: 1,204 jobs are ready, 2 workers take from it (seen 3 s ago).",
+        f"{IN}: 1,204 messages are ready, 2 workers take from them (seen 3 s ago).",
     ),
     (
         QUEUED,
         around(ready=1, consumers=1, age_seconds=0),
-        "In queue jobs.check.bulk: 1 job is ready, 1 worker takes from it (seen 0 s ago).",
+        f"{IN}: 1 message is ready, 1 worker takes from them (seen 0 s ago).",
     ),
     # The clock of the ledger is ahead of ours.
     (
         QUEUED,
         around(ready=0, age_seconds=-5),
-        "In queue jobs.check.bulk: 0 jobs are ready, 2 workers take from it (seen 0 s ago).",
+        f"{IN}: 0 messages are ready, 2 workers take from them (seen 0 s ago).",
     ),
     (
         QUEUED,
         around(consumers=0),
-        (
-            "No worker for check in lane bulk is connected; 1,204 jobs wait in queue jobs.check.bulk "
-            "(seen 3 s ago)."
-        ),
+        (f"No worker for check in lane bulk is connected; 1,204 messages wait in {QUEUES} (seen 3 s ago)."),
     ),
     (
         QUEUED,
         around(ready=1, consumers=0),
-        "No worker for check in lane bulk is connected; 1 job waits in queue jobs.check.bulk (seen 3 s ago).",
+        f"No worker for check in lane bulk is connected; 1 message waits in {QUEUES} (seen 3 s ago).",
     ),
     (
         QUEUED,
         OLD,
-        "In queue jobs.check.bulk, which no ledger has seen since 2026-01-02T11:59:29+00:00.",
+        f"{IN}, which no ledger has seen since 2026-01-02T11:59:29+00:00.",
     ),
-    (QUEUED, NEVER, "In queue jobs.check.bulk, which no ledger has looked at yet."),
+    (QUEUED, NEVER, f"{IN}, which no ledger has looked at yet."),
     (QUEUED, UNASKED, "In its queue; waiting for a worker."),
+    (
+        WEBHOOK,
+        SEEN_WEBHOOKS,
+        "In queue jobs.webhook.bulk: 1 job is ready, 2 workers take from it (seen 3 s ago).",
+    ),
     (RUNNING, SEEN, "Attempt 2 is running."),
     (
         replace(
@@ -121,8 +129,8 @@ SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
         OVERDUE,
         SEEN,
         (
-            f"Attempt 2 after http_503 has been due since {HOUR_AGO}; in queue jobs.check.bulk: "
-            "1,204 jobs are ready, 2 workers take from it (seen 3 s ago)."
+            f"Attempt 2 after http_503 has been due since {HOUR_AGO}; in {QUEUES}: "
+            "1,204 messages are ready, 2 workers take from them (seen 3 s ago)."
         ),
     ),
     (
@@ -130,7 +138,7 @@ SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
         around(consumers=0),
         (
             f"Attempt 2 after a failure has been due since {HOUR_AGO}; no worker for check in lane "
-            "bulk is connected; 1,204 jobs wait in queue jobs.check.bulk (seen 3 s ago)."
+            f"bulk is connected; 1,204 messages wait in {QUEUES} (seen 3 s ago)."
         ),
     ),
     (

@@ -1,16 +1,17 @@
 """What an outbox publishes and settles, and what it says of itself: that it moves, or hangs."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import cycle
 from typing import Any, cast
 from unittest.mock import sentinel
 from uuid import UUID
 
 import pytest
 
-from producer.ledger.outbox import Outbox
+from producer.ledger.outbox import Outbox, Packed
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.errors import BrokerError, BrokerUnavailable, MessageRefused, StoreUnavailable
@@ -21,7 +22,7 @@ from shared.settings import Settings
 def make_outbox() -> Outbox[Any]:
     return Outbox(
         claim=sentinel.claim,
-        message=sentinel.message,
+        pack=sentinel.pack,
         settle=sentinel.settle,
         release=sentinel.release,
         publisher=sentinel.publisher,
@@ -107,17 +108,26 @@ class Row:
 
 
 class Table:
-    """Rows to publish, all to one exchange: what is claimed, settled and released of them."""
+    """Rows to publish, to one exchange after the other: what is claimed, settled and released of them."""
 
-    def __init__(self, rows: int, *, publisher: object, exchange: str = "jobs", **settings: int) -> None:
+    def __init__(
+        self,
+        rows: int,
+        *,
+        publisher: object,
+        rows_per_message: int = 1,
+        exchanges: Sequence[str] = ("jobs",),
+        **settings: int,
+    ) -> None:
         self.free = [Row(new_id()) for _ in range(rows)]
         self.settled: list[UUID] = []
         self.released: list[UUID] = []
         self.claims = self.waits = 0
-        self._exchange = exchange
+        self._rows_per_message = rows_per_message
+        self._exchanges = cycle(exchanges)
         self.outbox: Outbox[Row] = Outbox(
             claim=self._claim,
-            message=lambda row: Outgoing(self._exchange, "check.bulk", b"{}", "job", str(row.id)),
+            pack=self._pack,
             settle=self._settle,
             release=self._release,
             publisher=cast("Publisher", publisher),
@@ -144,6 +154,11 @@ class Table:
         self.claims += 1
         claimed, self.free = self.free[:limit], self.free[limit:]
         return claimed
+
+    def _pack(self, rows: Sequence[Row]) -> Iterator[Packed[Row]]:
+        for first in range(0, len(rows), self._rows_per_message):
+            message = Outgoing(next(self._exchanges), "check.bulk", b"{}", "job")
+            yield message, rows[first : first + self._rows_per_message]
 
     async def _settle(self, rows: Sequence[Row]) -> None:
         self.settled.extend(row.id for row in rows)
@@ -194,11 +209,30 @@ async def test_rows_that_are_not_confirmed_are_let_go_of(publisher: Confirming |
     assert table.released == ids and table.settled == []
 
 
+async def test_what_becomes_of_a_message_becomes_of_all_its_rows() -> None:
+    publisher = Confirming(full=MessageRefused("full"))
+    table = Table(8, publisher=publisher, rows_per_message=3, exchanges=("jobs", "full", "jobs"))
+    ids = [row.id for row in table.free]
+
+    await table.run_until(lambda: len(table.settled) + len(table.released) == 8)
+
+    assert (table.settled, table.released) == (ids[:3] + ids[6:], ids[3:6])
+
+
+async def test_the_window_counts_messages_and_not_rows() -> None:
+    publisher = Held()
+    table = Table(30, publisher=publisher, rows_per_message=5, publish_window=4)
+
+    await table.run_until(lambda: table.waits == 1 and len(publisher.answers) == 4)
+
+    assert len(publisher.answers) == 4
+
+
 async def test_an_exchange_that_holds_up_its_publisher_holds_up_no_other() -> None:
     ours = Confirming()
     outbox: Outbox[Any] = Outbox(
         claim=sentinel.claim,
-        message=sentinel.message,
+        pack=sentinel.pack,
         settle=sentinel.settle,
         release=sentinel.release,
         publisher=cast("Publisher", ours),

@@ -1,12 +1,16 @@
-"""The relay puts a message together of what is stored: it must be the one that the model encodes."""
+"""The relay puts messages together of what is stored: of each job they say what the model encodes."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from producer.ledger.relay import job_message, relayed_message
+from producer.ledger.relayed import BUNDLE_BYTES, job_message, relayed_messages
 from producer.records import ClaimedJob
+from shared.broker.bundle import NDJSON, bodies_of
+from shared.broker.outgoing import Outgoing
 from shared.identity import new_id
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, KnownCopy
@@ -39,10 +43,68 @@ FULL = ClaimedJob(
 
 @pytest.mark.parametrize("job", [PLAIN, FULL])
 def test_a_relayed_message_says_what_the_model_says(job: ClaimedJob) -> None:
-    message = relayed_message(job)
+    ((message, rows),) = relayed_messages([job], bundle_jobs=10)
 
     encoded = job_message(job).encode()
     assert JobMessage.decode(message.body) == JobMessage.decode(encoded)
     assert json.loads(message.body).keys() == json.loads(encoded).keys()
-    assert message.job_id == str(job.id)
-    assert message.routing_key == f"{job.kind}.{job.lane}.stored"
+    assert rows == (job,) and message.job_id == str(job.id)
+    assert (message.routing_key, message.type) == (f"{job.kind}.{job.lane}.stored", "job")
+
+
+def a_job(kind: str = "check", lane: Lane = Lane.BULK, *, url_bytes: int = 20) -> ClaimedJob:
+    args = json.dumps({"url": f"https://{'e' * url_bytes}/"})
+    return replace(PLAIN, id=new_id(), kind=kind, lane=lane, args_json=args)
+
+
+def carried(messages: Sequence[Outgoing]) -> list[tuple[str, int]]:
+    """Return where each message goes, and how many jobs it carries."""
+    return [(message.routing_key, len(bodies_of(message.body))) for message in messages]
+
+
+def test_jobs_of_the_bulk_lane_share_messages_where_their_kind_lets_them() -> None:
+    page = [a_job(kind) for _ in range(7) for kind in ("check", "fetch")]
+
+    packed = list(relayed_messages(page, bundle_jobs=3))
+
+    assert carried([message for message, _ in packed]) == [
+        ("check.bundles", 3),
+        ("check.bundles", 3),
+        ("check.bulk.stored", 1),
+        *[("fetch.bulk.stored", 1)] * 7,
+    ]
+    bundle, rows = packed[0]
+    assert (bundle.type, bundle.content_type, bundle.job_id) == ("jobs", NDJSON, "")
+    # In the order of the page, and every line says what the model says.
+    assert [JobMessage.decode(body) for body in bodies_of(bundle.body)] == [job_message(job) for job in rows]
+    assert [job for _, rows in packed for job in rows] == page[::2] + page[1::2]
+
+
+def test_interactive_jobs_come_first_each_in_a_message_of_its_own() -> None:
+    page = [a_job(lane=lane) for _ in range(2) for lane in (Lane.BULK, Lane.INTERACTIVE)]
+
+    messages = [message for message, _ in relayed_messages(page, bundle_jobs=10)]
+
+    key = "check.interactive.stored"
+    assert carried(messages) == [(key, 1), (key, 1), ("check.bundles", 2)]
+
+
+@pytest.mark.parametrize(("kind", "bundle_jobs"), [("webhook", 10), ("fetch", 10), ("check", 1), ("nosuch", 10)])
+def test_jobs_that_share_no_message_go_the_way_of_a_single_one(kind: str, bundle_jobs: int) -> None:
+    messages = [message for message, _ in relayed_messages([a_job(kind)] * 3, bundle_jobs=bundle_jobs)]
+
+    assert carried(messages) == [(f"{kind}.bulk.stored", 1)] * 3
+
+
+def test_a_message_holds_no_more_bytes_than_it_may_and_a_larger_job_goes_alone() -> None:
+    third, whole = BUNDLE_BYTES * 3 // 10, BUNDLE_BYTES
+    page = [a_job(url_bytes=size) for size in (third, third, third, third, whole, 20, 20)]
+
+    messages = [message for message, _ in relayed_messages(page, bundle_jobs=10)]
+
+    assert [count for _, count in carried(messages)] == [3, 1, 1, 2]
+    assert max(len(message.body) for message in messages if message.type == "jobs") <= BUNDLE_BYTES
+
+
+def test_a_page_of_nothing_is_published_as_nothing() -> None:
+    assert list(relayed_messages([], bundle_jobs=10)) == []

@@ -1,7 +1,7 @@
 """Messages as the version before writes them are understood, and those of a version to come are not mistaken.
 
 `tests/data/messages` were written by the code of 532bc5c. They stay; what a later version adds gets files of
-its own.
+its own: `bundles` has messages of several jobs or reports.
 """
 
 import json
@@ -17,6 +17,7 @@ import pytest
 from consumer.cancellations import Cancellations
 from consumer.pauses import Pauses
 from producer.ledger.reports import told_by
+from shared.broker.bundle import bodies_of, bundled
 from shared.errors import MessageUndecodable
 from shared.events import BatchCompleted, Cancellation, JobEnded, PauseSnapshot
 from shared.kinds.registry import Lane
@@ -100,7 +101,7 @@ def test_all_that_a_message_of_the_version_before_says_is_understood(name: str) 
 def test_the_recorder_hears_what_a_worker_of_the_version_before_says(
     name: str, state: str, attempt: int, asks_for: int
 ) -> None:
-    told = told_by(recorded(name), now=NOON)
+    (told,) = told_by(recorded(name), now=NOON).told
 
     assert told.report is not None and told.job is not None
     report, job = told.report, told.job
@@ -108,6 +109,18 @@ def test_the_recorder_hears_what_a_worker_of_the_version_before_says(
     assert (job.id, job.lane, job.attempt, job.batch_id) == (JOB_ID, Lane.BULK, asks_for, BATCH_ID)
     assert report.is_deferral is (name == "deferred")
     assert (report.body is not None, report.page is not None) == (name == "large", name == "page")
+
+
+@pytest.mark.parametrize("name", ["jobs", "reports"])
+def test_all_that_a_message_of_several_says_is_understood_line_by_line(name: str) -> None:
+    message = json.loads((FOLDER / "bundles" / f"{name}.json").read_text())
+    body = bundled(json.dumps(line).encode() for line in message["lines"])
+
+    understood = [MODELS[message["type"].removesuffix("s")].decode(line) for line in bodies_of(body)]
+
+    assert len(understood) == 2
+    for said, model in zip(message["lines"], understood, strict=True):
+        assert missing(said, json.loads(model.encode())) == []
 
 
 def test_a_worker_knows_what_a_copy_of_the_version_before_asks_for() -> None:
