@@ -30,10 +30,10 @@ from shared.kinds.registry import Lane
 from shared.messages import JOB_TYPE, RAW_TYPE, REASON_HEADER, REPORT_TYPE, JobMessage, WireMessage
 from shared.settings import Settings
 from shared.states import JobState
-from tests.integration.test_worker import Work, working
 from tests.support.amqp import get_message, open_channel, running, running_publisher
 from tests.support.factories import make_job, make_report
 from tests.support.waiting import eventually
+from tests.support.worker import Work, working
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 KEY = stored_key("check", Lane.BULK)

@@ -89,7 +89,9 @@ def test_interactive_jobs_come_first_each_in_a_message_of_its_own() -> None:
     assert carried(messages) == [(key, 1), (key, 1), ("check.bundles", 2)]
 
 
-@pytest.mark.parametrize(("kind", "bundle_jobs"), [("webhook", 10), ("fetch", 10), ("check", 1), ("nosuch", 10)])
+@pytest.mark.parametrize(
+    ("kind", "bundle_jobs"), [("webhook", 10), ("fetch", 10), ("check", 1), ("nosuch", 10)]
+)
 def test_jobs_that_share_no_message_go_the_way_of_a_single_one(kind: str, bundle_jobs: int) -> None:
     messages = [message for message, _ in relayed_messages([a_job(kind)] * 3, bundle_jobs=bundle_jobs)]
 
