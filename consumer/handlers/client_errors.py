@@ -11,7 +11,6 @@ from aiohttp import (
     ClientConnectorCertificateError,
     ClientConnectorDNSError,
     ClientConnectorError,
-    ClientError,
     ClientPayloadError,
     ClientResponseError,
     ConnectionTimeoutError,
@@ -47,10 +46,6 @@ from consumer.handlers.failures import (
 )
 
 
-class DroppedConnection(ClientError):
-    """The target dropped a new connection; aiohttp repeats no error of this type."""
-
-
 def failure_of_error(error: Exception) -> Failure:
     """Return what an exception of a request means, whatever library it came from."""
     if isinstance(error, ClientConnectorDNSError):
@@ -69,7 +64,6 @@ _BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
     (ConnectionTimeoutError, CONNECT_TIMEOUT),
     (SocketTimeoutError, READ_TIMEOUT),
     (ServerDisconnectedError, CONNECTION_RESET),
-    (DroppedConnection, CONNECTION_RESET),
     # Redirects are ours, so aiohttp raises this for what it cannot parse, and for nothing else. Its
     # `status` is 400 then, made up: the server never sent it.
     (ClientResponseError, PROTOCOL_ERROR),

@@ -12,7 +12,6 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from consumer.egress import AddressInfo
-from consumer.handlers.client_errors import DroppedConnection
 from consumer.handlers.recording import Recording, current_recording
 
 SocketFactory = Callable[[AddressInfo], Any]
@@ -36,17 +35,8 @@ class RecordingConnector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the signature is aiohttp's.
     ) -> Connection:
-        """Return a connection for a request, kept or new.
-
-        Raises:
-            DroppedConnection: the target dropped a new one, and aiohttp is about to repeat the request
-                in silence (aiohttp issue 10790). On a kept connection that is right, the server may have
-                closed it just then; on a new one it doubles the load of every host that answers by hanging
-                up (blackbox_exporter issue 1453).
-        """
+        """Return a connection for a request, kept or new."""
         recording = current_recording()
-        if recording.was_fresh:
-            raise DroppedConnection
         recording.begin()
         connection = await super().connect(req, traces, timeout)
         recording.connect(connection.transport)

@@ -13,6 +13,7 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from consumer.handlers.asking import ask
 from consumer.handlers.client import Client, Question
 from consumer.handlers.client_errors import failure_of_error
 from consumer.handlers.failures import (
@@ -243,9 +244,7 @@ async def _ask(
     clock = asyncio.timeout(question.connect_timeout_seconds) if question.is_timed else None
     trail.begin_request(Recording(question.first_byte_timeout_seconds, clock))
     try:
-        asking = session.request(
-            request.method, target, headers=request.headers, data=request.body, allow_redirects=False
-        )
+        asking = ask(session, request.method, target, headers=request.headers, body=request.body)
         answer = await (asking if clock is None else _within(clock, asking))
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
         trail.recording.clock = None

@@ -12,18 +12,10 @@ from consumer.handlers.connector import RecordingConnector
 from consumer.resolver import BoundedResolver
 from shared.settings import Settings
 
-CONNECT_SECONDS = 10.0
-"""For each address, TLS included: the fourth SYN goes out after 7 s, so more is hoping."""
-
 KEEPALIVE_SECONDS = 1.0
 """Far below the idle limits of common servers (5 s at Node and Apache), so that few kept connections turn
 out dead; and short, because a batch over thousands of hosts holds a socket of each for so long."""
 
-HEADER_BYTES = 32_768
-"""One field; Content-Security-Policy and Set-Cookie go beyond aiohttp's 8,190 on the open web."""
-
-HEADER_FIELDS = 256
-READ_BUFFER_BYTES = 65_536
 DNS_CACHE_NAMES = 10_000
 
 ACCEPT_ENCODING = "gzip, deflate, br"
@@ -37,9 +29,9 @@ async def open_session(
     """Give the session that all handlers of a worker share, and close it at the end.
 
     The pool has no limit: how many requests run at once is decided by the prefetch, so that waiting
-    for a turn never looks like a target's timeout. There is no total time limit either, because each
-    handler bounds its whole attempt. Connections are kept for a moment, since HEAD then GET, redirects
-    and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
+    for a turn never looks like a target's timeout. Connections are kept for a moment, since HEAD then GET,
+    redirects and batches ask the same host again, and a new TLS handshake each time is a cost to that host.
+    Requests are made by `consumer.handlers.asking`.
 
     Args:
         settings: Read for `egress_allow`, `egress_deny_ports`, the `User-Agent` and those of the DNS.
@@ -61,18 +53,11 @@ async def open_session(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            auto_decompress=False,
-            requote_redirect_url=False,
             headers={
                 "User-Agent": settings.full_user_agent,
                 "Accept": "*/*",
                 "Accept-Encoding": ACCEPT_ENCODING,
             },
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            max_line_size=HEADER_BYTES,
-            max_field_size=HEADER_BYTES,
-            max_headers=HEADER_FIELDS,
-            read_bufsize=READ_BUFFER_BYTES,
         ) as session,
     ):
         yield session

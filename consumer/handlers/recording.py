@@ -102,11 +102,6 @@ class Recording:
         self._timings = None
 
     @property
-    def was_fresh(self) -> bool:
-        """Whether there was a connection, and a new one, on which nothing was answered."""
-        return self._connected is not None and self._answered is None and not self.is_reused
-
-    @property
     def family(self) -> Family | None:
         """The family of the peer's address."""
         return None if self.ip is None else Family.IPV6 if ":" in self.ip else Family.IPV4

@@ -9,7 +9,6 @@ import pytest
 from consumer.handlers.client import Question
 from consumer.handlers.failures import Failure
 from consumer.handlers.hops import Trail, final_answer
-from consumer.handlers.recording import Recording, record
 from deploy.local.target_site import open_target
 from shared.kinds.requests import Redirects
 from tests.support.http_servers import (
@@ -84,11 +83,28 @@ async def test_a_kept_connection_that_turns_out_dead_is_replaced_without_a_word(
         client_that_reaches_loopback() as client,
     ):
         for _ in range(2):
-            record(Recording())
-            async with client.session.get(server.url) as answer:
+            async with final_answer(client, Trail(server.url), Question("GET", server.url)) as answer:
+                assert not isinstance(answer, Failure)
                 assert await answer.read() == b"ok"
 
         assert (len(server.heads), server.connections) == (3, 2)
+
+
+async def test_what_may_not_be_sent_twice_is_not_repeated_on_a_kept_connection_either() -> None:
+    async with (
+        raw_server(OK, b"", OK, then=KEEP_OPEN) as server,
+        client_that_reaches_loopback() as client,
+    ):
+        answers = []
+        for method in ("GET", "POST"):
+            async with final_answer(client, Trail(server.url), Question(method, server.url)) as answer:
+                answers.append(answer)
+                if not isinstance(answer, Failure):
+                    await answer.read()
+
+        assert isinstance(answers[1], Failure)
+        assert answers[1].reason == "connection_reset"
+        assert (len(server.heads), server.connections) == (2, 1)
 
 
 async def test_a_port_where_nobody_listens_is_refused(unused_port: int) -> None:

@@ -13,7 +13,7 @@ from yarl import URL
 
 from consumer.egress import AddressClass, EgressDenied
 from consumer.handlers import failures
-from consumer.handlers.client_errors import DroppedConnection, failure_of_error
+from consumer.handlers.client_errors import failure_of_error
 from consumer.handlers.failures import Failure, failure_of_status
 
 KEY = ConnectionKey("example.org", 443, True, True, None, None, None)
@@ -68,7 +68,6 @@ def test_statuses_that_stay_are_permanent(status: int) -> None:
         (_connector_error(OSError(errno.EHOSTUNREACH, "no route")), failures.UNREACHABLE),
         (_connector_error(OSError(errno.ETIMEDOUT, "timed out")), failures.CONNECT_TIMEOUT),
         (_connector_error(OSError("Multiple exceptions: …")), failures.CONNECT_FAILED),
-        (DroppedConnection(), failures.CONNECTION_RESET),
         (aiohttp.ServerDisconnectedError(), failures.CONNECTION_RESET),
         (aiohttp.ClientConnectionResetError("closing"), failures.CONNECTION_RESET),
         (aiohttp.ClientPayloadError(), failures.BODY_TRUNCATED),
