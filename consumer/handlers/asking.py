@@ -1,9 +1,9 @@
 """One request on the connections of a worker: of what aiohttp's session does, only what is wanted.
 
 `ClientSession.request` looks for cookies, proxies, credentials, traces, middlewares and redirects, which
-are all ours or nobody's here, and that is a fifth of what a request costs; and it repeats what was dropped, in
-silence (aiohttp issue 10790). Here its parts are put together without that. aiohttp's documentation does not
-promise all of their names, so it is pinned; the tests of all handlers come this way.
+are all ours or nobody's here, and that is a fifth of what a request costs; and it repeats what was dropped,
+in silence (aiohttp issue 10790). Here its parts are put together without that. aiohttp's documentation does
+not promise all of their names, so it is pinned; the tests of all handlers come this way.
 """
 
 from collections.abc import Mapping
