@@ -61,9 +61,9 @@ class Cancellations:
             self._batches and job.batch_id in self._batches
         )
 
-    def watching(self, job: JobMessage) -> AbstractContextManager[None]:
-        """Cancel the current task when the job is cancelled while inside; `was_cancelled` tells."""
-        return _Watching(self._running, job)
+    def watching(self, job: JobMessage, task: asyncio.Task[Any]) -> AbstractContextManager[None]:
+        """Cancel the task when the job is cancelled while inside; `was_cancelled` tells."""
+        return _Watching(self._running, job, task)
 
     def was_cancelled(self) -> bool:
         """Return whether the current task was cancelled because of its job; asking takes it back."""
@@ -105,16 +105,15 @@ class _Watching:
     # A class, and no generator, because every attempt passes here.
     __slots__ = ("_job", "_running", "_task")
 
-    def __init__(self, running: dict[asyncio.Task[Any], JobMessage], job: JobMessage) -> None:
+    def __init__(
+        self, running: dict[asyncio.Task[Any], JobMessage], job: JobMessage, task: asyncio.Task[Any]
+    ) -> None:
         self._running = running
         self._job = job
+        self._task = task
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("an attempt runs in a task")
-        self._task = task
-        self._running[task] = self._job
+        self._running[self._task] = self._job
 
     def __exit__(self, *_: object) -> None:
         del self._running[self._task]

@@ -99,10 +99,12 @@ class DeliveryHandler:
             await _refuse(delivery)
 
     async def _handle(self, delivery: Delivery | Part) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             job = JobMessage.decode(delivery.body)
         except MessageUndecodable as error:
-            with self._tasks.settling():
+            with self._tasks.settling(task):
                 await self._park_raw(delivery, error)
             return
         if self._in_hand.has(job):
@@ -111,10 +113,10 @@ class DeliveryHandler:
             delivery.ack()
             return
         try:
-            attempt = self._judge(delivery, job) or await self._run(delivery, job)
+            attempt = self._judge(delivery, job) or await self._run(delivery, job, task)
             if delivery.returns:
                 job = job.model_copy(update={"returns": job.returns + delivery.returns})
-            with self._tasks.settling():
+            with self._tasks.settling(task):
                 await self._settle(delivery, job, attempt)
         finally:
             self._in_hand.put_down(job)
@@ -129,14 +131,14 @@ class DeliveryHandler:
         now = utc_now()
         return Attempt(now if isinstance(judged, Failed) else None, now, judged)
 
-    async def _run(self, delivery: Delivery | Part, job: JobMessage) -> Attempt:
+    async def _run(self, delivery: Delivery | Part, job: JobMessage, task: asyncio.Task[None]) -> Attempt:
         started_at = utc_now()
         try:
-            with self._cancellations.watching(job):
+            with self._cancellations.watching(job, task):
                 turn = await self._admission.admit(job)
                 if isinstance(turn, Deferred):
                     return Attempt(None, utc_now(), turn)
-                announcing = self._announce_soon(job, started_at)
+                announcing = self._announce_soon(job, started_at, task)
                 try:
                     with turn or _NO_TURN:
                         return await self._executor.execute(job)
@@ -174,9 +176,9 @@ class DeliveryHandler:
         logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
         delivery.ack()
 
-    def _announce_soon(self, job: JobMessage, started_at: datetime) -> Appointment:
+    def _announce_soon(self, job: JobMessage, started_at: datetime, task: asyncio.Task[None]) -> Appointment:
         announce = partial(self._announce, job, started_at)
-        return current_wheel().call_later(_ANNOUNCE_AFTER_SECONDS, announce)
+        return current_wheel(task).call_later(_ANNOUNCE_AFTER_SECONDS, announce)
 
     def _announce(self, job: JobMessage, started_at: datetime) -> None:
         """Report a longer attempt as running. Best effort: its end is reported with certainty."""

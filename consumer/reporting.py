@@ -23,6 +23,7 @@ class ReportGatherer:
     def __init__(self, publisher: Publisher) -> None:
         """Make one that holds nothing back."""
         self._publisher = publisher
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, list[_Waiting]] = {}
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -32,7 +33,8 @@ class ReportGatherer:
         Returns:
             What is done when the broker has it on disk, and fails as `Publisher.publish` does.
         """
-        loop = asyncio.get_running_loop()
+        # Kept, because a system call looks for the running loop.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         answer = loop.create_future()
         if not self._waiting:
             loop.call_later(_GATHER_SECONDS, self._send_all)

@@ -13,6 +13,7 @@ class DeliveryTasks:
 
     def __init__(self) -> None:
         """Begin with nothing in hand."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -22,13 +23,15 @@ class DeliveryTasks:
 
     def start(self, handling: Coroutine[None, None, None]) -> None:
         """Let a delivery be handled."""
-        task = asyncio.create_task(handling)
+        # Kept, because a system call looks for the running loop.
+        self._loop = self._loop or asyncio.get_running_loop()
+        task = self._loop.create_task(handling)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def settling(self) -> AbstractContextManager[None]:
-        """Let the current task be left alone when the worker stops: while inside it settles its delivery."""
-        return _Settling(self._settling)
+    def settling(self, task: asyncio.Task[None]) -> AbstractContextManager[None]:
+        """Let the task be left alone when the worker stops: while inside it settles its delivery."""
+        return _Settling(self._settling, task)
 
     async def finish(self, *, grace_seconds: float) -> int:
         """Return when nothing is in hand, and how many were stopped, because their time was over.
@@ -53,14 +56,12 @@ class _Settling:
     # A class, and no generator, because every job passes here.
     __slots__ = ("_all", "_task")
 
-    def __init__(self, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(self, tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
         self._all = tasks
-        self._task = asyncio.current_task()
+        self._task = task
 
     def __enter__(self) -> None:
-        if self._task is not None:
-            self._all.add(self._task)
+        self._all.add(self._task)
 
     def __exit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._all.discard(self._task)
+        self._all.discard(self._task)

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,12 @@ from shared.messages import JobMessage
 def message(*, run: int, job_id: uuid.UUID | None = None) -> JobMessage:
     args = {"url": "http://example.com/"}
     return JobMessage(id=job_id or uuid.uuid4(), kind="check", lane=Lane.BULK, args=args, run=run)
+
+
+def this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ async def test_reading_the_stream_again_cancels_nothing_twice(cancellations: Can
 
     async def attempt() -> bool:
         nonlocal cancels
-        with cancellations.watching(job):
+        with cancellations.watching(job, this_task()):
             started.set()
             for _ in range(2):
                 try:
@@ -60,7 +67,7 @@ async def test_reading_the_stream_again_leaves_a_later_run_alone(cancellations: 
     job, started = message(run=2), asyncio.Event()
 
     async def attempt() -> str:
-        with cancellations.watching(job):
+        with cancellations.watching(job, this_task()):
             started.set()
             await asyncio.sleep(0)
         return "done"
