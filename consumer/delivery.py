@@ -4,17 +4,15 @@ import asyncio
 import logging
 import random
 from contextlib import nullcontext
-from datetime import datetime
-from functools import partial
 
+from consumer.announcing import Announcer
 from consumer.cancellations import Cancellations
-from consumer.deadlines import Appointment, current_wheel
 from consumer.executor import Attempt, Executor
 from consumer.in_hand import AttemptsInHand
 from consumer.metrics import WorkerMetrics
 from consumer.politeness.admission import Admission
 from consumer.reporting import ReportGatherer
-from consumer.settlement import decide, publish_until_confirmed, report_message, settlement_message
+from consumer.settlement import decide, publish_until_confirmed, settlement_message
 from consumer.suspects import suspicion
 from consumer.tasks import DeliveryTasks
 from shared.broker.bundle import Bundle, Part
@@ -23,13 +21,9 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD, RESULTS
 from shared.clock import utc_now
-from shared.errors import BrokerError, DeliveryLost, MessageUndecodable
-from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage, Report
+from shared.errors import DeliveryLost, MessageUndecodable
+from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage
 from shared.outcomes import Cancelled, Deferred, Failed, outcome_name
-from shared.states import JobState
-
-# Attempts that end sooner are reported once, at their end: announcing each would double the traffic.
-_ANNOUNCE_AFTER_SECONDS = 0.5
 
 # Of a job without a host.
 _NO_TURN = nullcontext()
@@ -64,6 +58,7 @@ class DeliveryHandler:
         self._cancellations = cancellations
         self._metrics = metrics
         self._worker = worker
+        self._announcer = Announcer(publisher, worker=worker)
         self._in_hand = AttemptsInHand()
         self._tasks = DeliveryTasks()
 
@@ -138,7 +133,7 @@ class DeliveryHandler:
                 turn = await self._admission.admit(job)
                 if isinstance(turn, Deferred):
                     return Attempt(None, utc_now(), turn)
-                announcing = self._announce_soon(job, started_at, task)
+                announcing = self._announcer.announce_soon(job, started_at, task)
                 try:
                     with turn or _NO_TURN:
                         return await self._executor.execute(job)
@@ -176,26 +171,6 @@ class DeliveryHandler:
         logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
         delivery.ack()
 
-    def _announce_soon(self, job: JobMessage, started_at: datetime, task: asyncio.Task[None]) -> Appointment:
-        announce = partial(self._announce, job, started_at)
-        return current_wheel(task).call_later(_ANNOUNCE_AFTER_SECONDS, announce)
-
-    def _announce(self, job: JobMessage, started_at: datetime) -> None:
-        """Report a longer attempt as running. Best effort: its end is reported with certainty."""
-        report = Report(
-            job_id=job.id,
-            kind=job.kind,
-            run=job.run,
-            attempt=job.attempt,
-            state=JobState.RUNNING,
-            started_at=started_at,
-            worker=self._worker,
-        )
-        try:
-            self._publisher.send(report_message(job, report)).add_done_callback(_note_announced)
-        except BrokerError as error:
-            logger.debug("announce_failed", extra={"job_id": str(job.id), "error": str(error)})
-
     def _note(self, job: JobMessage, attempt: Attempt, *, settled_as: str) -> None:
         outcome = outcome_name(attempt.outcome)
         if outcome is None:
@@ -231,8 +206,3 @@ async def _refuse(delivery: Delivery | Part) -> None:
         await delivery.refuse()
     except DeliveryLost:
         logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
-
-
-def _note_announced(announcing: asyncio.Future[None]) -> None:
-    if not announcing.cancelled() and (error := announcing.exception()):
-        logger.debug("announce_failed", extra={"error": str(error)})
