@@ -136,12 +136,12 @@ async def _alarm(world: World, limit: str, *, low: str, usual: str) -> None:
 
 
 async def fill_work_queues(world: World, _rng: random.Random) -> None:
-    """Let work queues take five messages and refuse more, until they are empty again.
+    """Let work queues take two messages and refuse more, until they are empty again.
 
     The policy stays until then: when it is cleared while a queue is full, RabbitMQ 3.10 goes on refusing.
     """
-    world.timeline.note("policy max-length 5 on work queues")
-    policy = ("-p", world.vhost, "full", r"^jobs\.(check|fetch|webhook)\.", '{"max-length": 5}')
+    world.timeline.note("policy max-length 2 on work queues")
+    policy = ("-p", world.vhost, "full", r"^jobs\.(check|fetch|webhook)\.", '{"max-length": 2}')
     await world.control("set_policy", *policy, "--apply-to", "queues")
 
     async def are_empty() -> bool:

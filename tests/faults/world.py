@@ -40,7 +40,7 @@ _SETTINGS = {
     "RETRIEVER_WORKER_GRACE_SECONDS": "5",
     # Few, so that queues can fill.
     "RETRIEVER_WORKER_BULK_PREFETCH": "10",
-    "RETRIEVER_WORKER_INTERACTIVE_PREFETCH": "10",
+    "RETRIEVER_WORKER_INTERACTIVE_PREFETCH": "5",
     # And so that the jobs of a trial make more than a message or two.
     "RETRIEVER_BUNDLE_JOBS": "3",
     # One local target stands for all hosts there are.
