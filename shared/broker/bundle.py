@@ -34,13 +34,14 @@ def count_bodies(body: bytes) -> int:
 
 
 class Part:
-    """One of the bodies of a delivery; settle it exactly once, as a delivery."""
+    """One of the bodies of a delivery; settle it once, as a delivery."""
 
-    __slots__ = ("_bundle", "body")
+    __slots__ = ("_bundle", "_is_settled", "body")
 
     def __init__(self, bundle: "Bundle", body: bytes) -> None:
         """Make one; only `Bundle` does."""
         self._bundle = bundle
+        self._is_settled = False
         self.body = body
 
     @property
@@ -60,7 +61,8 @@ class Part:
 
     def ack(self) -> None:
         """Tell that it is dealt with."""
-        self._bundle.settled()
+        if self._settles():
+            self._bundle.settled()
 
     async def requeue(self) -> None:
         """Give it back untouched; so is all of its message, as soon as the other parts are settled.
@@ -68,7 +70,8 @@ class Part:
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._bundle.give_back(is_refused=False)
+        if self._settles():
+            await self._bundle.give_back(is_refused=False)
 
     async def refuse(self) -> None:
         """Give it back as failed; so is all of its message, as soon as the other parts are settled.
@@ -76,7 +79,13 @@ class Part:
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
         """
-        await self._bundle.give_back(is_refused=True)
+        if self._settles():
+            await self._bundle.give_back(is_refused=True)
+
+    def _settles(self) -> bool:
+        # Counted twice, it would stand for another one, which is not dealt with.
+        was_settled, self._is_settled = self._is_settled, True
+        return not was_settled
 
 
 class Bundle:

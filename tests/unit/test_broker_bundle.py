@@ -85,6 +85,17 @@ def test_a_message_is_acked_with_the_last_of_its_parts_in_any_order() -> None:
         assert delivery.settled == ["ack"]
 
 
+async def test_a_part_that_is_settled_twice_does_not_stand_for_another() -> None:
+    delivery, bundle = taken_apart(2)
+    bundle.parts[0].ack()
+    bundle.parts[0].ack()
+    await bundle.parts[0].refuse()
+    assert delivery.settled == []
+
+    bundle.parts[1].ack()
+    assert delivery.settled == ["ack"]
+
+
 @pytest.mark.parametrize("how", ["requeue", "refuse"])
 @pytest.mark.parametrize("place", [0, 1, 2])
 async def test_a_part_that_is_given_back_gives_all_of_the_message_back_when_the_others_are_done(
