@@ -3,8 +3,11 @@
 Every change of a job's state writes a new entry into every index of `jobs` on PostgreSQL, so there
 are only those that a query cannot do without:
 
-- `(state, id)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state.
-  A partial index of the accepted alone would give the relay nothing more and cost every insert.
+- `(state, id, kind)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state. A
+  list by state and kind reads the kind of thousands of jobs, so it is in there. A partial index of all the
+  accepted would give the relay nothing more and cost every insert.
+- `(id)` of the accepted jobs of the interactive lane, which the relay takes first: they would wait behind
+  every batch that is being relayed. A job of the bulk lane pays nothing for it.
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
 - `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
   looks for. Both are partial; a job without a time pays nothing for them.
@@ -12,6 +15,7 @@ are only those that a query cannot do without:
 - `(kind, host, reason, ...)` of the parked alone: their groups, and the operations on them. It has all that
   those ask for, because the rows of 30,000 parked jobs lie in nearly as many pages of the table. PostgreSQL
   limits an entry to 2,704 bytes, so the few whose reason is long, and may be of any length, have their own.
+  `(batch_id, kind, host, reason, ...)` is the same for those of one batch, which may have most of them.
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and what of it can still be
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
@@ -24,6 +28,7 @@ import sqlalchemy as sa
 
 from producer.parking import FINGERPRINT_CHARACTERS, OperationState
 from producer.store.column_types import Moment, PlainText
+from shared.kinds.registry import Lane
 from shared.states import JobState
 
 metadata = sa.MetaData(
@@ -119,15 +124,18 @@ jobs = sa.Table(
 _OF_A_BATCH = jobs.c.batch_id.is_not(None)
 
 
-def _written(state: JobState) -> sa.ColumnElement[str]:
-    # Into the statement and not bound: a prepared plan must know which state it is to trust the index.
-    return sa.literal_column(f"'{state.value}'")
+def _written(choice: JobState | Lane) -> sa.ColumnElement[str]:
+    # Into the statement and not bound: a prepared plan must know which one it is to trust the index.
+    return sa.literal_column(f"'{choice.value}'")
 
 
 IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
 # In a function, or SQLite takes the index on `state` instead of the partial one, and reads a million jobs
 # where it could read none. `coalesce` changes nothing: a state is never null.
 _state = sa.func.coalesce(jobs.c.state, sa.literal_column("''"))
+IS_ACCEPTED_INTERACTIVE = sa.and_(
+    _state == _written(JobState.ACCEPTED), jobs.c.lane == _written(Lane.INTERACTIVE)
+)
 IS_SCHEDULED = _state == _written(JobState.SCHEDULED)
 # The next attempt has not started, and must not start too late.
 CAN_EXPIRE = sa.and_(
@@ -140,7 +148,13 @@ CAN_EXPIRE = sa.and_(
     ),
 )
 
-sa.Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
+sa.Index("ix_jobs_state_id_kind", jobs.c.state, jobs.c.id, jobs.c.kind)
+sa.Index(
+    "ix_jobs_accepted_interactive",
+    jobs.c.id,
+    sqlite_where=IS_ACCEPTED_INTERACTIVE,
+    postgresql_where=IS_ACCEPTED_INTERACTIVE,
+)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
 sa.Index("ix_jobs_host_id", jobs.c.host, jobs.c.id)
 sa.Index(
@@ -443,6 +457,7 @@ _most_characters: sa.ColumnElement[int] = sa.literal_column(str(FINGERPRINT_CHAR
 _is_parked = _state == _written(JobState.PARKED)
 IS_PARKED_SHORT = sa.and_(_is_parked, _reason_characters <= _most_characters)
 IS_PARKED_LONG = sa.and_(_is_parked, _reason_characters > _most_characters)
+_IS_PARKED_SHORT_OF_BATCH = sa.and_(_OF_A_BATCH, IS_PARKED_SHORT)
 
 sa.Index(
     "ix_jobs_parked_short",
@@ -458,6 +473,19 @@ sa.Index(
     jobs.c.state,
     sqlite_where=IS_PARKED_SHORT,
     postgresql_where=IS_PARKED_SHORT,
+)
+sa.Index(
+    "ix_jobs_parked_short_of_batch",
+    jobs.c.batch_id,
+    jobs.c.kind,
+    jobs.c.host,
+    jobs.c.reason,
+    jobs.c.id,
+    jobs.c.finished_at,
+    jobs.c.run,
+    jobs.c.state,
+    sqlite_where=_IS_PARKED_SHORT_OF_BATCH,
+    postgresql_where=_IS_PARKED_SHORT_OF_BATCH,
 )
 sa.Index(
     "ix_jobs_parked_long",

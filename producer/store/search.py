@@ -14,6 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.records import BatchRecord, Found, JobFilter, JobRecord
+from producer.store.engine import SQLITE
 from producer.store.rows import JOB_COLUMNS, batch_record, job_record, stored_host
 from producer.store.schema import batches, jobs
 
@@ -62,7 +63,7 @@ def search_batches(
     window_rows: int = WINDOW_ROWS,
 ) -> Found[BatchRecord]:
     """Return a page of the batches that have these labels, newest first, from below the id `after`."""
-    scans: list[Scan] = [lambda row: row.expired_at.is_(None), *map(_has_label, labels)]
+    scans: list[Scan] = [lambda row: row["expired_at"].is_(None), *map(_has_label, labels)]
     search = _Search(batches, [], frozenset({"expired_at", "labels"}), scans)
     ids, following = _find_ids(connection, search, limit, after, window_rows)
     query = sa.select(batches).where(batches.c.id.in_(ids)).order_by(batches.c.id.desc())
@@ -106,18 +107,22 @@ def _find_ids(
     if search.scans:
         # Where the window ends is settled first: rows come and go while we look.
         end = connection.scalar(rows.limit(1).offset(window_rows - 1))
-        rows = _scan(search, rows if end is None else rows.where(key >= end))
+        rows = _scan(search, rows if end is None else rows.where(key >= end), connection.dialect.name)
     found = connection.scalars(rows.limit(limit + 1)).all()
     return (found[:limit], found[limit - 1]) if len(found) > limit else (found, end)
 
 
-def _scan(search: _Search, rows: sa.Select[UUID]) -> sa.Select[UUID]:
-    # An offset, if of 0, is a fence: both databases then read the window by the index that finds it, and not
-    # by another one that a scanned column would offer them.
+def _scan(search: _Search, rows: sa.Select[UUID], dialect: str) -> sa.Select[UUID]:
+    # Behind a fence, so that the window is read by the index that finds it, and not by another one that a
+    # scanned column would offer; and so that no more of it is read than fills a page.
     columns = [search.table.c[name] for name in sorted(search.scanned)]
-    window = rows.add_columns(*columns).offset(0).subquery("rows_of_window")
-    asked = [scan(window.c) for scan in search.scans]
-    return sa.select(window.c.id).where(*asked).order_by(window.c.id.desc())
+    if dialect == SQLITE:
+        # In a function a column has no index. A fence like that below would have all of the window sorted.
+        hidden = {column.name: sa.func.coalesce(column, sa.null()) for column in columns}
+        return rows.where(*(scan(hidden) for scan in search.scans))
+    # An offset, if of 0.
+    window = rows.add_columns(*columns).offset(0).subquery("rows_of_window").c
+    return sa.select(window.id).where(*(scan(window) for scan in search.scans)).order_by(window.id.desc())
 
 
 def _equals(name: str, value: object) -> Scan:
@@ -127,14 +132,14 @@ def _equals(name: str, value: object) -> Scan:
 def _has_label(label: tuple[str, str]) -> Scan:
     # Labels are a flat object in compact ASCII JSON, in which this stands for nothing else.
     pair = json.dumps(dict([label]), separators=(",", ":"))[1:-1]
-    return lambda row: sa.cast(row.labels, sa.Text()).contains(pair, autoescape=True)
+    return lambda row: sa.cast(row["labels"], sa.Text()).contains(pair, autoescape=True)
 
 
 def _has_url(part: str) -> Scan:
     # In the text of the arguments and not in their field: PostgreSQL would fail on a document that has an
     # escaped NUL anywhere. That finds some more than was meant; see `_is_meant`.
     text = json.dumps(part)[1:-1].lower()
-    return lambda row: sa.func.lower(sa.cast(row.args, sa.Text())).contains(text, autoescape=True)
+    return lambda row: sa.func.lower(sa.cast(row["args"], sa.Text())).contains(text, autoescape=True)
 
 
 def _is_meant(record: JobRecord, asked: JobFilter) -> bool:

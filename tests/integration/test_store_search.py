@@ -1,15 +1,21 @@
 """Searching on both stores: what matches, in which window, and how it goes on."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from producer.records import JobFilter, NewJob
-from producer.store.search import search_batches, search_jobs
+from producer.store import schema
+from producer.store.engine import open_engine
+from producer.store.migrate import migrate
+from producer.store.search import _job_search, _scan, search_batches, search_jobs
 from producer.store.store import JobStore
 from shared.kinds.registry import Lane
 from shared.states import JobState
@@ -40,6 +46,13 @@ def pages(store: JobStore, job_filter: JobFilter, *, limit: int, window_rows: in
         all_pages.append([record.id for record in page.records])
         if (after := page.following) is None:
             return all_pages
+
+
+def index_of(step: str) -> str:
+    """Return the index that a step of a plan goes by."""
+    found = re.search(r"INDEX (\w+)", step)
+    assert found, step
+    return found[1]
 
 
 def test_a_url_is_found_by_any_part_of_it_whatever_its_case(store: JobStore) -> None:
@@ -118,6 +131,38 @@ def test_a_search_goes_on_from_window_to_window_without_gap_or_double(store: Job
     assert [*chain(*pages(store, JobFilter(url="hit"), limit=1, window_rows=15))] == hits
     # Without anything to be asked row by row there are no windows.
     assert [len(page) for page in pages(store, JobFilter(), limit=20, window_rows=5)] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"labels": [("team", "web")]},
+        {"url": "example"},
+        {"kind": "check", "state": JobState.PARKED},
+        {"kind": "check", "host": "a.example", "reason": "timeout", "state": JobState.PARKED},
+        {"batch_id": UUID(int=1), "host": "a.example"},
+    ],
+    ids=str,
+)
+def test_sqlite_reads_a_window_by_its_index_and_sorts_nothing(tmp_path: Path, asked: dict[str, Any]) -> None:
+    url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    migrate(url)
+    engine = open_engine(url)
+    search = _job_search(JobFilter(**asked))
+    window = sa.select(schema.jobs.c.id).where(*search.driving).order_by(schema.jobs.c.id.desc())
+
+    with engine.connect() as connection:
+        finding, scanning = (
+            connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {query.compile(engine, compile_kwargs={'literal_binds': True})}"
+            ).all()
+            for query in (window, _scan(search, window, engine.dialect.name))
+        )
+    engine.dispose()
+
+    # One step each, by the same index.
+    assert [index_of(step.detail) for step in scanning] == [index_of(step.detail) for step in finding]
+    assert len(scanning) == 1
 
 
 def test_jobs_made_while_a_search_goes_on_are_not_in_its_way(store: JobStore) -> None:
