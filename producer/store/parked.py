@@ -14,6 +14,8 @@ from producer.store.rows import JOB_COLUMNS, job_record, stored_host
 from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs
 from shared.states import JobState
 
+_NO_BATCH = UUID(int=0)
+
 
 def list_groups(connection: sa.Connection, parked_filter: ParkedFilter, *, limit: int) -> ParkedGroups:
     """Return the largest groups of the jobs that match. One query, on the indexes of parked jobs."""
@@ -68,10 +70,14 @@ def parked_page(
 def _parts(asked: ParkedFilter) -> list[list[sa.ColumnElement[bool]]]:
     """Return the conditions of each part of the jobs that match: every job is in one of them."""
     conditions = _conditions(asked)
-    if asked.batch_id is not None or asked.ids is not None:
+    in_batch = [] if asked.batch_id is None else [jobs.c.batch_id == asked.batch_id]
+    if asked.ids is not None:
         # They have an index of their own, that finds fewer jobs than there are parked ones.
-        return [[IS_PARKED, *conditions]]
-    return [[IS_PARKED_SHORT, *conditions], [IS_PARKED_LONG, *conditions]]
+        return [[IS_PARKED, *in_batch, *conditions]]
+    # In a function, or those whose reason is long are looked for among all jobs of the batch.
+    batch_id = sa.func.coalesce(jobs.c.batch_id, sa.literal(_NO_BATCH, sa.Uuid()))
+    in_batch_hidden = [] if asked.batch_id is None else [batch_id == asked.batch_id]
+    return [[IS_PARKED_SHORT, *in_batch, *conditions], [IS_PARKED_LONG, *in_batch_hidden, *conditions]]
 
 
 def _conditions(asked: ParkedFilter) -> list[sa.ColumnElement[bool]]:
@@ -86,8 +92,6 @@ def _conditions(asked: ParkedFilter) -> list[sa.ColumnElement[bool]]:
     if asked.host is not None:
         # In a function, or SQLite takes the index of all jobs of the host.
         conditions.append(sa.func.coalesce(jobs.c.host, "") == stored_host(asked.host))
-    if asked.batch_id is not None:
-        conditions.append(jobs.c.batch_id == asked.batch_id)
     if asked.parked_before is not None:
         conditions.append(jobs.c.finished_at <= asked.parked_before)
     if asked.ids is not None:

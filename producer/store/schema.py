@@ -3,8 +3,9 @@
 Every change of a job's state writes a new entry into every index of `jobs` on PostgreSQL, so there
 are only those that a query cannot do without:
 
-- `(state, id)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state.
-  A partial index of the accepted alone would give the relay nothing more and cost every insert.
+- `(state, id, kind)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state. A
+  list by state and kind reads the kind of thousands of jobs, so it is in there. A partial index of all the
+  accepted would give the relay nothing more and cost every insert.
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
 - `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
   looks for. Both are partial; a job without a time pays nothing for them.
@@ -12,6 +13,7 @@ are only those that a query cannot do without:
 - `(kind, host, reason, ...)` of the parked alone: their groups, and the operations on them. It has all that
   those ask for, because the rows of 30,000 parked jobs lie in nearly as many pages of the table. PostgreSQL
   limits an entry to 2,704 bytes, so the few whose reason is long, and may be of any length, have their own.
+  `(batch_id, kind, host, reason, ...)` is the same for those of one batch, which may have most of them.
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and what of it can still be
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
@@ -140,7 +142,7 @@ CAN_EXPIRE = sa.and_(
     ),
 )
 
-sa.Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
+sa.Index("ix_jobs_state_id_kind", jobs.c.state, jobs.c.id, jobs.c.kind)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
 sa.Index("ix_jobs_host_id", jobs.c.host, jobs.c.id)
 sa.Index(
@@ -443,6 +445,7 @@ _most_characters: sa.ColumnElement[int] = sa.literal_column(str(FINGERPRINT_CHAR
 _is_parked = _state == _written(JobState.PARKED)
 IS_PARKED_SHORT = sa.and_(_is_parked, _reason_characters <= _most_characters)
 IS_PARKED_LONG = sa.and_(_is_parked, _reason_characters > _most_characters)
+_IS_PARKED_SHORT_OF_BATCH = sa.and_(_OF_A_BATCH, IS_PARKED_SHORT)
 
 sa.Index(
     "ix_jobs_parked_short",
@@ -458,6 +461,19 @@ sa.Index(
     jobs.c.state,
     sqlite_where=IS_PARKED_SHORT,
     postgresql_where=IS_PARKED_SHORT,
+)
+sa.Index(
+    "ix_jobs_parked_short_of_batch",
+    jobs.c.batch_id,
+    jobs.c.kind,
+    jobs.c.host,
+    jobs.c.reason,
+    jobs.c.id,
+    jobs.c.finished_at,
+    jobs.c.run,
+    jobs.c.state,
+    sqlite_where=_IS_PARKED_SHORT_OF_BATCH,
+    postgresql_where=_IS_PARKED_SHORT_OF_BATCH,
 )
 sa.Index(
     "ix_jobs_parked_long",

@@ -1,5 +1,6 @@
 """The parking lot on both stores: groups, operations page by page, crashes, two ledgers, the audit log."""
 
+import re
 import secrets
 import threading
 from collections.abc import Sequence
@@ -105,12 +106,36 @@ def test_a_reason_of_any_length_is_stored_and_told_apart_by_its_beginning(store:
     assert operation.total == 4
 
 
+def test_a_batch_has_its_parked_jobs_whatever_the_length_of_their_reasons(store: JobStore) -> None:
+    batch, jobs = make_batch(), [make_job(host="a.example") for _ in range(3)]
+    store.insert_batch(batch, jobs)
+    reasons = ("timeout", "x" * 101, "x" * 101)
+    reports = [
+        make_report(job.id, JobState.PARKED, reason=reason, ended_at=LATER)
+        for job, reason in zip(jobs, reasons, strict=True)
+    ]
+    store.record(reports, now=LATER)
+    park(store, 2, reason="x" * 101)
+
+    groups = store.parking.list_groups(ParkedFilter(batch_id=batch.id), limit=9)
+
+    assert [(group.key.reason, group.count) for group in groups.largest] == [("x" * 100, 2), ("timeout", 1)]
+    assert store.parking.count_matching(ParkedFilter(batch_id=batch.id, reason="x" * 100)) == 2
+
+
 @pytest.mark.parametrize(
-    "asked",
-    [ParkedFilter(), ParkedFilter(kind="a"), ParkedFilter(host="a"), ParkedFilter(reason="a")],
+    ("asked", "index"),
+    [
+        (ParkedFilter(), "ix_jobs_parked_short"),
+        (ParkedFilter(kind="a"), "ix_jobs_parked_short"),
+        (ParkedFilter(host="a"), "ix_jobs_parked_short"),
+        (ParkedFilter(reason="a"), "ix_jobs_parked_short"),
+        (ParkedFilter(batch_id=UUID(int=1)), "ix_jobs_parked_short_of_batch"),
+        (ParkedFilter(batch_id=UUID(int=1), kind="a", host="a"), "ix_jobs_parked_short_of_batch"),
+    ],
     ids=str,
 )
-def test_sqlite_reads_groups_from_an_index_alone(tmp_path: Path, asked: ParkedFilter) -> None:
+def test_sqlite_reads_groups_from_an_index_alone(tmp_path: Path, asked: ParkedFilter, index: str) -> None:
     url = f"sqlite:///{tmp_path / 'retriever.db'}"
     migrate(url)
     engine = open_engine(url)
@@ -120,7 +145,7 @@ def test_sqlite_reads_groups_from_an_index_alone(tmp_path: Path, asked: ParkedFi
         plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all())
     engine.dispose()
 
-    assert "USING COVERING INDEX ix_jobs_parked_short" in plan
+    assert re.search(rf"USING COVERING INDEX {index}\b", plan)
     assert "USING INDEX ix_jobs_parked_long" in plan
 
 
@@ -143,6 +168,7 @@ def test_a_filter_takes_what_matches_all_its_fields(store: JobStore) -> None:
         ParkedFilter(parked_before=NOON + timedelta(seconds=1)): 4,
         ParkedFilter(ids=(jobs[0].id, jobs[1].id, new_id())): 2,
         ParkedFilter(ids=(jobs[0].id,), reason="timeout"): 0,
+        ParkedFilter(ids=(jobs[0].id, of_batch.id), batch_id=batch.id): 1,
     }
 
     counted = {each: store.parking.count_matching(each) for each in expected}
