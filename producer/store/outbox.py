@@ -14,35 +14,35 @@ from producer.store.leases import is_free, read_in_order
 from producer.store.locking import lock_jobs
 from producer.store.membership import is_one_of
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
-from producer.store.schema import IS_ACCEPTED, jobs
+from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
 from producer.store.validators import FETCH, copy_key, find_copies
 from shared.states import JobState, position
+
+_ACCEPTED = JobState.ACCEPTED.value
+_INTERACTIVE = sa.select(jobs.c.id).where(IS_ACCEPTED_INTERACTIVE).order_by(jobs.c.id)
+# A range, if of one state: of one that is equal PostgreSQL knows that the ids alone are in order, and when it
+# believes that most jobs are accepted, it walks through all there ever were, by their primary key.
+_ANY_LANE = (
+    sa.select(jobs.c.id).where(jobs.c.state.between(_ACCEPTED, _ACCEPTED)).order_by(jobs.c.state, jobs.c.id)
+)
 
 
 def claim_accepted(
     connection: sa.Connection, *, limit: int, lease_seconds: float, now: datetime
 ) -> list[ClaimedJob]:
-    """Lease the oldest accepted jobs that nobody holds a lease on, and return them, oldest first."""
+    """Lease accepted jobs that nobody holds a lease on, and return them: interactive first, then by age.
+
+    The interactive ones wait behind no batch. What they leave of the limit goes to the oldest of all, so the
+    bulk lane waits only while they fill whole pages.
+    """
     read_in_order(connection)
-    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once and
-    # then leases more than the limit; one that locks rows is run once.
-    free = (
-        sa.select(jobs.c.id)
-        .where(IS_ACCEPTED, is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now))
-        .order_by(jobs.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-        .cte("free")
-    )
-    lease = (
-        jobs.update()
-        .where(jobs.c.id.in_(sa.select(free.c.id)))
-        .values(claimed_until=now + timedelta(seconds=lease_seconds))
-        .returning(*CLAIM_COLUMNS)
-    )
-    claimed = [claimed_job(row) for row in connection.execute(lease).all()]
-    # RETURNING promises no order. By the numbers, because ids compare themselves in Python.
-    return with_copies(connection, sorted(claimed, key=lambda job: job.id.int))
+    until = now + timedelta(seconds=lease_seconds)
+    claimed: list[ClaimedJob] = []
+    for accepted in (_INTERACTIVE, _ANY_LANE):
+        if (room := limit - len(claimed)) > 0:
+            free = accepted.where(is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now)).limit(room)
+            claimed += _lease(connection, free, until=until)
+    return with_copies(connection, claimed)
 
 
 def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
@@ -81,6 +81,22 @@ def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[Cl
         return claimed
     copies = find_copies(connection, asking)
     return [replace(job, known=copies[job.id]) if job.id in copies else job for job in claimed]
+
+
+def _lease(connection: sa.Connection, free: sa.Select[UUID], *, until: datetime) -> list[ClaimedJob]:
+    """Lease jobs until a time, without those that another relay is leasing; return them, oldest first."""
+    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once and
+    # then leases more than the limit; one that locks rows is run once.
+    locked = free.with_for_update(skip_locked=True, key_share=True).cte("free")
+    lease = (
+        jobs.update()
+        .where(jobs.c.id.in_(sa.select(locked.c.id)))
+        .values(claimed_until=until)
+        .returning(*CLAIM_COLUMNS)
+    )
+    leased = [claimed_job(row) for row in connection.execute(lease).all()]
+    # RETURNING promises no order. By the numbers, because ids compare themselves in Python.
+    return sorted(leased, key=lambda job: job.id.int)
 
 
 def _move_to_queued(connection: sa.Connection, run: int, ids: Sequence[UUID], now: datetime) -> list[Move]:

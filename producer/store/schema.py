@@ -6,6 +6,8 @@ are only those that a query cannot do without:
 - `(state, id, kind)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state. A
   list by state and kind reads the kind of thousands of jobs, so it is in there. A partial index of all the
   accepted would give the relay nothing more and cost every insert.
+- `(id)` of the accepted jobs of the interactive lane, which the relay takes first: they would wait behind
+  every batch that is being relayed. A job of the bulk lane pays nothing for it.
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
 - `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
   looks for. Both are partial; a job without a time pays nothing for them.
@@ -26,6 +28,7 @@ import sqlalchemy as sa
 
 from producer.parking import FINGERPRINT_CHARACTERS, OperationState
 from producer.store.column_types import Moment, PlainText
+from shared.kinds.registry import Lane
 from shared.states import JobState
 
 metadata = sa.MetaData(
@@ -121,15 +124,18 @@ jobs = sa.Table(
 _OF_A_BATCH = jobs.c.batch_id.is_not(None)
 
 
-def _written(state: JobState) -> sa.ColumnElement[str]:
-    # Into the statement and not bound: a prepared plan must know which state it is to trust the index.
-    return sa.literal_column(f"'{state.value}'")
+def _written(choice: JobState | Lane) -> sa.ColumnElement[str]:
+    # Into the statement and not bound: a prepared plan must know which one it is to trust the index.
+    return sa.literal_column(f"'{choice.value}'")
 
 
 IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
 # In a function, or SQLite takes the index on `state` instead of the partial one, and reads a million jobs
 # where it could read none. `coalesce` changes nothing: a state is never null.
 _state = sa.func.coalesce(jobs.c.state, sa.literal_column("''"))
+IS_ACCEPTED_INTERACTIVE = sa.and_(
+    _state == _written(JobState.ACCEPTED), jobs.c.lane == _written(Lane.INTERACTIVE)
+)
 IS_SCHEDULED = _state == _written(JobState.SCHEDULED)
 # The next attempt has not started, and must not start too late.
 CAN_EXPIRE = sa.and_(
@@ -143,6 +149,12 @@ CAN_EXPIRE = sa.and_(
 )
 
 sa.Index("ix_jobs_state_id_kind", jobs.c.state, jobs.c.id, jobs.c.kind)
+sa.Index(
+    "ix_jobs_accepted_interactive",
+    jobs.c.id,
+    sqlite_where=IS_ACCEPTED_INTERACTIVE,
+    postgresql_where=IS_ACCEPTED_INTERACTIVE,
+)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
 sa.Index("ix_jobs_host_id", jobs.c.host, jobs.c.id)
 sa.Index(

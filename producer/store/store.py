@@ -192,8 +192,9 @@ class JobStore:
             return queries.count_unfinished(connection)
 
     def claim_accepted(self, *, limit: int, lease_seconds: float, now: datetime) -> list[ClaimedJob]:
-        """Lease up to `limit` accepted jobs, oldest first; no other relay gets them before the lease ends.
+        """Lease up to `limit` accepted jobs; no other relay gets them before the lease ends.
 
+        They are the oldest of the interactive lane, then, if it has no more, the oldest of the other.
         A relay that dies between this and `mark_queued` publishes nothing or twice: the lease runs out
         and the jobs are claimed again.
         """

@@ -5,15 +5,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from producer.records import JobRecord, NewJob
+from producer.store import leases
+from producer.store.engine import POSTGRESQL
 from producer.store.store import JobStore
 from shared.errors import JobNotFound, JobNotParked
 from shared.identity import new_id
+from shared.kinds.registry import Lane
 from shared.states import JobState
 from tests.support.factories import NOON, make_job, make_report
 
@@ -29,6 +33,68 @@ def test_the_oldest_jobs_are_claimed_first(store: JobStore) -> None:
 
     assert [job.id for job in claimed] == [job.id for job in jobs[:3]]
     assert (claimed[0].args, claimed[0].retry, claimed[0].run) == (jobs[0].args, jobs[0].retry, 1)
+
+
+def test_interactive_jobs_are_claimed_before_older_ones_of_the_bulk_lane(store: JobStore) -> None:
+    bulk = _store_jobs(store, 4, lane=Lane.BULK)
+    interactive = _store_jobs(store, 3)
+
+    pages = [store.claim_accepted(limit=2, lease_seconds=60, now=NOON) for _ in range(5)]
+
+    first, mixed, *rest = [[job.id for job in page] for page in pages]
+    assert first == [job.id for job in interactive[:2]]
+    assert mixed == [interactive[2].id, bulk[0].id]
+    assert rest == [[bulk[1].id, bulk[2].id], [bulk[3].id], []]
+
+
+def test_the_bulk_lane_is_claimed_while_interactive_jobs_are_leased(store: JobStore) -> None:
+    bulk = _store_jobs(store, 2, lane=Lane.BULK)
+    interactive = _store_jobs(store, 2)
+    # One relay is publishing them, another was refused by the broker.
+    store.claim_accepted(limit=2, lease_seconds=60, now=NOON)
+    store.release_claims([interactive[0].id], retry_at=NOON + timedelta(seconds=5))
+
+    claimed = store.claim_accepted(limit=9, lease_seconds=60, now=NOON)
+    later = store.claim_accepted(limit=9, lease_seconds=60, now=NOON + timedelta(seconds=6))
+
+    assert [job.id for job in claimed] == [job.id for job in bulk]
+    assert [job.id for job in later] == [interactive[0].id]
+
+
+def test_an_interactive_job_that_is_accepted_again_is_claimed_first(store: JobStore) -> None:
+    _store_jobs(store, 2, lane=Lane.BULK)
+    parked = _store_parked_job(store)
+    store.redrive(parked.id, now=NOON)
+
+    (first,) = store.claim_accepted(limit=1, lease_seconds=60, now=NOON)
+
+    assert (first.id, first.run) == (parked.id, 2)
+
+
+def test_both_claims_read_an_index_in_its_order_whatever_was_counted(store: JobStore) -> None:
+    claims: list[tuple[str, Any]] = []
+    # As counted right after a large batch, and then most of it was relayed.
+    jobs = _store_jobs(store, 2_000, lane=Lane.BULK)
+    with store._writing() as connection:
+        connection.exec_driver_sql("ANALYZE jobs")
+    store.mark_queued([(job.id, 1) for job in jobs[:1_500]], now=NOON)
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "UPDATE jobs" in statement:
+            claims.append((statement, parameters))
+
+    sa.event.listen(store._writer, "before_cursor_execute", note)
+    store.claim_accepted(limit=9, lease_seconds=60, now=NOON)
+    sa.event.remove(store._writer, "before_cursor_execute", note)
+
+    with store._writing() as connection:
+        leases.read_in_order(connection)
+        explain = "EXPLAIN" if connection.dialect.name == POSTGRESQL else "EXPLAIN QUERY PLAN"
+        plans = [str(connection.exec_driver_sql(f"{explain} {sql}", values).all()) for sql, values in claims]
+    interactive, others = plans
+    assert "ix_jobs_accepted_interactive" in interactive
+    assert "ix_jobs_state_id_kind" in others
+    assert not any(sort in plan for plan in plans for sort in ("TEMP B-TREE", "Sort", "Bitmap"))
 
 
 def test_a_claimed_job_is_claimed_again_only_after_its_lease(store: JobStore) -> None:
@@ -94,7 +160,7 @@ def test_empty_calls_do_nothing(store: JobStore) -> None:
 
 
 def test_relays_that_claim_at_once_share_the_jobs(store: JobStore, database_url: str) -> None:
-    jobs = _store_jobs(store, 400)
+    jobs = [*_store_jobs(store, 300, lane=Lane.BULK), *_store_jobs(store, 100)]
     other = JobStore.open(database_url)
 
     def claim_all(relay: JobStore) -> list[UUID]:
@@ -168,8 +234,8 @@ def test_a_redrive_is_pending_until_its_message_has_left_the_parking_lot(store: 
     assert store.pending_redrives(0) == []
 
 
-def _store_jobs(store: JobStore, count: int) -> list[NewJob]:
-    jobs = [make_job() for _ in range(count)]
+def _store_jobs(store: JobStore, count: int, *, lane: Lane = Lane.INTERACTIVE) -> list[NewJob]:
+    jobs = [make_job(lane=lane) for _ in range(count)]
     store.insert_jobs(jobs)
     return jobs
 
