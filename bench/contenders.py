@@ -116,16 +116,16 @@ def _rates(*, fast: int, slow: int, noop: int) -> Mapping[Work, int]:
 
 
 CONTENDERS: tuple[Contender, ...] = (
-    Retriever(sys.executable, _rates(fast=1_000, slow=900, noop=1_200)),
-    Peer("FastStream", "faststream_worker", _rates(fast=1_800, slow=1_500, noop=3_000)),
-    Peer("Taskiq", "taskiq_worker", _rates(fast=1_600, slow=1_500, noop=2_500)),
-    Peer("Dramatiq", "dramatiq_worker", _rates(fast=1_200, slow=1_000, noop=3_000)),
-    Peer("Celery, gevent", "celery_worker", _rates(fast=1_000, slow=700, noop=1_300), ("gevent",)),
-    Peer("Celery, threads", "celery_worker", _rates(fast=1_000, slow=700, noop=1_500), ("threads",)),
+    Retriever(sys.executable, _rates(fast=4_500, slow=3_000, noop=12_000)),
+    Peer("FastStream", "faststream_worker", _rates(fast=3_200, slow=2_600, noop=6_000)),
+    Peer("Taskiq", "taskiq_worker", _rates(fast=2_200, slow=2_400, noop=4_200)),
+    Peer("Dramatiq", "dramatiq_worker", _rates(fast=1_900, slow=1_250, noop=5_000)),
+    Peer("Celery, gevent", "celery_worker", _rates(fast=1_450, slow=1_300, noop=2_500), ("gevent",)),
+    Peer("Celery, threads", "celery_worker", _rates(fast=1_450, slow=950, noop=3_300), ("threads",)),
     Peer(
         "aio-pika + aiohttp",
         "aio_pika_worker",
-        _rates(fast=2_500, slow=2_000, noop=4_000),
+        _rates(fast=4_400, slow=3_600, noop=11_000),
         role=Role.FLOOR,
     ),
 )

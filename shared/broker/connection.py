@@ -19,6 +19,7 @@ from yarl import URL
 
 from shared.broker.addresses import split_hosts
 from shared.broker.reader import choose_reader
+from shared.broker.underlay import release_closed_channels
 
 # What a broker that is away, or taken away, looks like through aio-pika and aiormq.
 CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
@@ -37,6 +38,7 @@ _MAX_BACKOFF_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 choose_reader(plain=False)
+release_closed_channels()
 
 
 @asynccontextmanager

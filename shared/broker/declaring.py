@@ -6,8 +6,7 @@ from functools import partial
 
 from aio_pika.abc import AbstractConnection
 
-from shared.broker.connection import keep_connected
-from shared.broker.kept_channel import KeptChannel
+from shared.broker.connection import keep_connected, open_channel
 from shared.broker.topology import declare_topology
 
 _DECLARE_SECONDS = 30.0
@@ -26,12 +25,13 @@ async def keep_declaring(
     chosen = tuple(kinds)
 
     async def use_connection(connection: AbstractConnection) -> None:
-        await use(partial(_declare, KeptChannel(connection), chosen))
+        await use(partial(_declare, connection, chosen))
 
     await keep_connected(url, name=name, use=use_connection)
 
 
-async def _declare(channel: KeptChannel, kinds: Iterable[str]) -> None:
+async def _declare(connection: AbstractConnection, kinds: Iterable[str]) -> None:
     async with asyncio.timeout(_DECLARE_SECONDS):
-        # One that does not match closes the channel, and is let through: that ends this connection.
-        await declare_topology(await channel.get(), kinds)
+        # A throw-away channel: a declaration that does not match closes the one it was made on.
+        async with await open_channel(connection) as channel:
+            await declare_topology(channel, kinds)

@@ -8,8 +8,7 @@ from functools import partial
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from shared.broker.connection import keep_connected
-from shared.broker.kept_channel import KeptChannel
+from shared.broker.connection import keep_connected, open_channel
 
 _LOOK_SECONDS = 10.0
 
@@ -36,20 +35,22 @@ async def keep_looking(
     """
 
     async def use_connection(connection: AbstractConnection) -> None:
-        await use(partial(_look, KeptChannel(connection), queues))
+        await use(partial(_look, connection, queues))
 
     await keep_connected(url, name=name, use=use_connection)
 
 
-async def _look(channel: KeptChannel, queues: Iterable[str]) -> list[QueueDepth]:
+async def _look(connection: AbstractConnection, queues: Iterable[str]) -> list[QueueDepth]:
     depths: list[QueueDepth] = []
     async with asyncio.timeout(_LOOK_SECONDS):
+        channel = await open_channel(connection)
         for name in queues:
             try:
-                depths.append(await _depth(await channel.get(), name))
+                depths.append(await _depth(channel, name))
             except ChannelNotFoundEntity:
                 # A missing queue takes its channel with it.
-                channel.drop()
+                channel = await open_channel(connection)
+        await channel.close()
     return depths
 
 
