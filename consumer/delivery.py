@@ -147,7 +147,7 @@ class DeliveryHandler:
 
     async def _settle(self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt) -> None:
         decision = decide(job, attempt, random=random.random)
-        message = settlement_message(job, attempt, decision, worker=self._worker)
+        message = settlement_message(job, attempt, decision, worker=self._worker, message=delivery.body)
         way = self._reports if message.exchange == RESULTS else self._publisher
         await publish_until_confirmed(message, way)
         self._in_hand.settled(job)

@@ -9,7 +9,8 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.messages import REPORTS_TYPE
 
-# Some reports come together in that time. It is a part of the way from an attempt's end to its record.
+# No more often than that a message is sent: what ends meanwhile goes with the next. What ends after a pause
+# goes at once.
 _GATHER_SECONDS = 0.002
 # Of one message: small beside what a recorder writes in one transaction.
 MESSAGE_BYTES = 131_072
@@ -24,6 +25,7 @@ class ReportGatherer:
         """Make one that holds nothing back."""
         self._publisher = publisher
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sent_at = 0.0
         self._waiting: dict[str, list[_Waiting]] = {}
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -37,11 +39,12 @@ class ReportGatherer:
         loop = self._loop = self._loop or asyncio.get_running_loop()
         answer = loop.create_future()
         if not self._waiting:
-            loop.call_later(_GATHER_SECONDS, self._send_all)
+            loop.call_at(max(self._sent_at + _GATHER_SECONDS, loop.time()), self._send_all, loop)
         self._waiting.setdefault(report.routing_key, []).append((report, answer))
         return answer
 
-    def _send_all(self) -> None:
+    def _send_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sent_at = loop.time()
         waiting, self._waiting = self._waiting, {}
         for reports in waiting.values():
             while reports:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from consumer.executor import Attempt
+from consumer.success import success_body
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, delay_key, work_key
 from shared.errors import BrokerError
@@ -77,12 +78,22 @@ def decide(job: JobMessage, attempt: Attempt, *, random: Callable[[], float]) ->
             return Defer(deferral_step_seconds(seconds))
 
 
-def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *, worker: str) -> Outgoing:
-    """Return the one message that carries the decision and the attempt's report."""
+def settlement_message(
+    job: JobMessage, attempt: Attempt, decision: Decision, *, worker: str, message: bytes | None = None
+) -> Outgoing:
+    """Return the one message that carries the decision and the attempt's report.
+
+    Args:
+        message: The body that brought the job, as it came.
+    """
+    if message is not None and isinstance(decision, Finish):
+        body = success_body(job, attempt, worker=worker, message=message)
+        if body is not None:
+            return _lone_message(job, JobState.SUCCEEDED, body)
     report = _report(job, attempt, decision, worker)
     match decision:
         case Finish() | End():
-            return _lone_message(job, report)
+            return _lone_message(job, report.state, report.encode())
         case Delay(step_seconds):
             return _delayed_copy(
                 job,
@@ -101,11 +112,11 @@ def settlement_message(job: JobMessage, attempt: Attempt, decision: Decision, *,
 
 def report_message(job: JobMessage, report: Report) -> Outgoing:
     """Return a report that travels alone: with its job, which a store that does not know it takes over."""
-    return _lone_message(job, report.model_copy(update={"job": job}))
+    return _lone_message(job, report.state, report.model_copy(update={"job": job}).encode())
 
 
-def _lone_message(job: JobMessage, report: Report) -> Outgoing:
-    key, body = f"{work_key(job.kind, job.lane)}.{report.state}", report.encode()
+def _lone_message(job: JobMessage, state: JobState, body: bytes) -> Outgoing:
+    key = f"{work_key(job.kind, job.lane)}.{state}"
     exchange = RESULTS if len(body) <= LARGE_REPORT_BYTES else LARGE_RESULTS
     return Outgoing(exchange, key, body, REPORT_TYPE, str(job.id))
 

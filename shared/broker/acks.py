@@ -12,7 +12,8 @@ from aiormq.channel import Channel
 
 from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
 
-# Some acks come together in that time, and a process that dies in it repeats that much more.
+# No more often than that acks are sent: those that come meanwhile go together, and a process that dies in
+# that time repeats that much more. One that comes after a pause goes at once.
 _GATHER_SECONDS = 0.002
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class AckGatherer:
         self._finished: set[int] = set()
         self._waiting: list[Callable[[], None]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._sent_at = 0.0
 
     def ack(self, tag: int, on_sent: Callable[[], None]) -> None:
         """Acknowledge a tag together with others of these milliseconds.
@@ -56,9 +58,11 @@ class AckGatherer:
             await asyncio.wait({self._flushing})
 
     async def _flush_soon(self) -> None:
-        await asyncio.sleep(_GATHER_SECONDS)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(self._sent_at + _GATHER_SECONDS - loop.time(), 0.0))
         try:
             while self._finished:
+                self._sent_at = loop.time()
                 await self._flush_told()
         finally:
             self._flushing = None

@@ -1,8 +1,8 @@
 """Letting go of channels that are closed.
 
-aio-pika 10.2 waits for the end of a channel's connection with a future that aiormq 7.2 makes anew each time it is
-asked for, and so takes its callback off another than the one it put it on: 4 KiB of each channel stay until the
-connection ends. A consumer of a quiet queue opens a channel every half minute, so that is 10 MiB a day for each.
+aio-pika 10.2 waits for the end of a channel's connection with a future that aiormq 7.2 makes anew each time
+it is asked for, and so takes its callback off another than the one it put it on: 4 KiB of each channel stay
+until the connection ends. A consumer of a quiet queue opens one every half minute: 10 MiB a day.
 """
 
 from collections.abc import Awaitable, Callable
@@ -51,4 +51,4 @@ class ReleasedChannel(UnderlayChannel):
 
 def release_closed_channels() -> None:
     """Let all channels of this process be of that kind from now on."""
-    aio_pika.channel.UnderlayChannel = ReleasedChannel  # type: ignore[misc]
+    aio_pika.channel.UnderlayChannel = ReleasedChannel  # type: ignore[attr-defined]
