@@ -3,9 +3,8 @@
 import asyncio
 import logging
 from datetime import datetime
-from functools import partial
+from typing import Any, NamedTuple
 
-from consumer.deadlines import Appointment, current_wheel
 from consumer.settlement import report_message
 from shared.broker.publisher import Publisher
 from shared.errors import BrokerError
@@ -18,17 +17,47 @@ _AFTER_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
 
+class _Running(NamedTuple):
+    job: JobMessage
+    started_at: datetime
+    due_at: float
+
+
 class Announcer:
-    """Reports longer attempts as running. Best effort: their end is reported with certainty."""
+    """Reports longer attempts as running. Best effort: their end is reported with certainty.
+
+    Nearly all end long before. So there is one timer for all of them, that of the oldest.
+    """
 
     def __init__(self, publisher: Publisher, *, worker: str) -> None:
         """Make one; `worker` is the name that reports carry."""
         self._publisher = publisher
         self._worker = worker
+        # In the order of their starts, by the task that makes the attempt.
+        self._running: dict[asyncio.Task[Any], _Running] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
-    def announce_soon(self, job: JobMessage, started_at: datetime, task: asyncio.Task[None]) -> Appointment:
-        """Report the attempt that the current task makes as running, unless it is taken back before."""
-        return current_wheel(task).call_later(_AFTER_SECONDS, partial(self._announce, job, started_at))
+    def begin(self, task: asyncio.Task[Any], job: JobMessage, started_at: datetime) -> None:
+        """Report the attempt as running in half a second, unless it has ended by then."""
+        loop = task.get_loop()
+        due_at = loop.time() + _AFTER_SECONDS
+        self._running[task] = _Running(job, started_at, due_at)
+        if self._timer is None:
+            self._timer = loop.call_at(due_at, self._announce_due, loop)
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Note that the attempt has ended."""
+        self._running.pop(task, None)
+
+    def _announce_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        while self._running:
+            task, oldest = next(iter(self._running.items()))
+            if oldest.due_at > loop.time():
+                self._timer = loop.call_at(oldest.due_at, self._announce_due, loop)
+                return
+            del self._running[task]
+            self._announce(oldest.job, oldest.started_at)
 
     def _announce(self, job: JobMessage, started_at: datetime) -> None:
         report = Report(

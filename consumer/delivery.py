@@ -133,12 +133,12 @@ class DeliveryHandler:
                 turn = await self._admission.admit(job)
                 if isinstance(turn, Deferred):
                     return Attempt(None, utc_now(), turn)
-                announcing = self._announcer.announce_soon(job, started_at, task)
+                self._announcer.begin(task, job, started_at)
                 try:
                     with turn or _NO_TURN:
                         return await self._executor.execute(job)
                 finally:
-                    announcing.cancel()
+                    self._announcer.end(task)
         except asyncio.CancelledError:
             if self._cancellations.was_cancelled():
                 return Attempt(started_at, utc_now(), Cancelled())

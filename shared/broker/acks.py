@@ -14,7 +14,7 @@ from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
 
 # No more often than that acks are sent: those that come meanwhile go together, and a process that dies in
 # that time repeats that much more. One that comes after a pause goes at once.
-_GATHER_SECONDS = 0.002
+_GATHER_SECONDS = 0.001
 
 logger = logging.getLogger(__name__)
 
