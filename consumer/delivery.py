@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from consumer.announcing import Announcer
 from consumer.cancellations import Cancellations
 from consumer.executor import Attempt, Executor
-from consumer.in_hand import AttemptsInHand
+from consumer.in_hand import AttemptsInHand, attempt_key
 from consumer.metrics import WorkerMetrics
 from consumer.politeness.admission import Admission
 from consumer.reporting import ReportGatherer
-from consumer.settlement import decide, publish_until_confirmed, settlement_message
+from consumer.settlement import Decision, decide, publish_until_confirmed, settlement_message
 from consumer.suspects import suspicion
 from consumer.tasks import DeliveryTasks
 from shared.broker.bundle import Bundle, Part
@@ -87,24 +87,27 @@ class DeliveryHandler:
         return await self._tasks.finish(grace_seconds=grace_seconds)
 
     async def _handle_safely(self, delivery: Delivery | Part) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
-            await self._handle(delivery)
+            await self._handle(delivery, task)
         except Exception:  # One of the three edges, the service loop of a worker.
             logger.exception("delivery_crashed", extra={"job_id": delivery.correlation_id})
             await _refuse(delivery)
+        finally:
+            self._tasks.end(task)
 
-    async def _handle(self, delivery: Delivery | Part) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def _handle(self, delivery: Delivery | Part, task: asyncio.Task[None]) -> None:
         try:
             job = JobMessage.decode(delivery.body)
         except MessageUndecodable as error:
             with self._tasks.settling(task):
                 await self._park_raw(delivery, error)
             return
-        if self._in_hand.has(job):
-            await self._in_hand.wait_put_down(job)
-        if not self._in_hand.take(job):
+        key = attempt_key(job)
+        if self._in_hand.has(key):
+            await self._in_hand.wait_put_down(key)
+        if not self._in_hand.take(key):
             delivery.ack()
             return
         try:
@@ -114,7 +117,7 @@ class DeliveryHandler:
             with self._tasks.settling(task):
                 await self._settle(delivery, job, attempt)
         finally:
-            self._in_hand.put_down(job)
+            self._in_hand.put_down(key)
 
     def _judge(self, delivery: Delivery | Part, job: JobMessage) -> Attempt | None:
         """Return what becomes of a job that is not to be tried."""
@@ -150,8 +153,8 @@ class DeliveryHandler:
         message = settlement_message(job, attempt, decision, worker=self._worker, message=delivery.body)
         way = self._reports if message.exchange == RESULTS else self._publisher
         await publish_until_confirmed(message, way)
-        self._in_hand.settled(job)
-        self._note(job, attempt, settled_as=type(decision).__name__.lower())
+        self._in_hand.settled(attempt_key(job))
+        self._note(job, attempt, decision)
         # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
         delivery.ack()
 
@@ -171,7 +174,7 @@ class DeliveryHandler:
         logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
         delivery.ack()
 
-    def _note(self, job: JobMessage, attempt: Attempt, *, settled_as: str) -> None:
+    def _note(self, job: JobMessage, attempt: Attempt, decision: Decision) -> None:
         outcome = outcome_name(attempt.outcome)
         if outcome is None:
             self._note_deferral(job, attempt)
@@ -180,6 +183,7 @@ class DeliveryHandler:
         self._metrics.count_attempt(job.kind, outcome, max(seconds, 0.0))
         if logger.isEnabledFor(logging.INFO):
             facts = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind}
+            settled_as = type(decision).__name__.lower()
             ended = {"outcome": outcome.value, "settled_as": settled_as, "seconds": round(seconds, 3)}
             logger.info("attempt_settled", extra={**facts, **ended})
 

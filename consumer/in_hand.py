@@ -8,7 +8,7 @@ from shared.messages import JobMessage
 # About as many as one connection can have unacked, several times over; 100 bytes each.
 _SETTLED_KEPT = 10_000
 
-_AttemptKey = tuple[int, int, int, int]
+AttemptKey = tuple[int, int, int, int]
 
 
 class AttemptsInHand:
@@ -20,42 +20,42 @@ class AttemptsInHand:
 
     def __init__(self) -> None:
         """Start with nothing in hand."""
-        self._running: dict[_AttemptKey, list[asyncio.Future[None]]] = {}
-        self._settled: OrderedDict[_AttemptKey, None] = OrderedDict()
+        self._running: dict[AttemptKey, list[asyncio.Future[None]]] = {}
+        self._settled: OrderedDict[AttemptKey, None] = OrderedDict()
 
-    def has(self, job: JobMessage) -> bool:
+    def has(self, key: AttemptKey) -> bool:
         """Return whether another delivery of the same attempt is in hand."""
-        return _key(job) in self._running
+        return key in self._running
 
-    async def wait_put_down(self, job: JobMessage) -> None:
+    async def wait_put_down(self, key: AttemptKey) -> None:
         """Return once no other delivery of the same attempt is in hand."""
-        while (waiting := self._running.get(_key(job))) is not None:
+        while (waiting := self._running.get(key)) is not None:
             put_down = asyncio.get_running_loop().create_future()
             waiting.append(put_down)
             await put_down
 
-    def take(self, job: JobMessage) -> bool:
+    def take(self, key: AttemptKey) -> bool:
         """Take a free attempt in hand until `put_down`; return False, and take nothing, if it is settled."""
-        key = _key(job)
         if key in self._settled:
             return False
         self._running[key] = []
         return True
 
-    def put_down(self, job: JobMessage) -> None:
+    def put_down(self, key: AttemptKey) -> None:
         """Note that the attempt is no longer in hand, settled or not."""
-        for waiting in self._running.pop(_key(job)):
+        for waiting in self._running.pop(key):
             if not waiting.done():
                 waiting.set_result(None)
 
-    def settled(self, job: JobMessage) -> None:
+    def settled(self, key: AttemptKey) -> None:
         """Remember that the attempt's outcome is confirmed by the broker."""
-        self._settled[_key(job)] = None
+        self._settled[key] = None
         if len(self._settled) > _SETTLED_KEPT:
             self._settled.popitem(last=False)
 
 
-def _key(job: JobMessage) -> _AttemptKey:
+def attempt_key(job: JobMessage) -> AttemptKey:
+    """Return what tells an attempt from all others."""
     # A job that was deferred comes back for the same attempt, and that is no redelivery.
     # The number of the id, because a UUID is hashed in Python.
     return job.id.int, job.run, job.attempt, job.deferrals

@@ -27,7 +27,7 @@ class ReportGatherer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sent_at = 0.0
         self._waiting: dict[str, list[_Waiting]] = {}
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Future[None]] = set()
 
     def publish(self, report: Outgoing) -> asyncio.Future[None]:
         """Publish a report together with others of these milliseconds that have its routing key.
@@ -50,11 +50,12 @@ class ReportGatherer:
             while reports:
                 group = _first_of(reports)
                 del reports[: len(group)]
-                task = asyncio.create_task(self._publisher.publish(_message(group)))
-                self._publishing.add(task)
-                task.add_done_callback(partial(self._tell, group))
+                publishing = self._publisher.begin(_message(group))
+                # Kept, or the loop would forget one that waits for a connection.
+                self._publishing.add(publishing)
+                publishing.add_done_callback(partial(self._tell, group))
 
-    def _tell(self, group: Sequence[_Waiting], publishing: asyncio.Task[None]) -> None:
+    def _tell(self, group: Sequence[_Waiting], publishing: asyncio.Future[None]) -> None:
         self._publishing.discard(publishing)
         error = asyncio.CancelledError() if publishing.cancelled() else publishing.exception()
         for _, answer in group:

@@ -7,6 +7,11 @@ from shared.messages import JobMessage
 from shared.outcomes import OutcomeName, Succeeded
 from shared.states import JobState
 
+_STATE, _OUTCOME = JobState.SUCCEEDED.value, OutcomeName.SUCCEEDED.value
+# A third party may write much into a message that nobody reads; with a result it could be more than a broker
+# takes.
+_MOST_PASSED_ON_BYTES = 65_536
+
 
 def success_body(job: JobMessage, attempt: Attempt, *, worker: str, message: bytes) -> bytes | None:
     """Return what the model encodes of a success, or None when that is to be asked.
@@ -18,8 +23,7 @@ def success_body(job: JobMessage, attempt: Attempt, *, worker: str, message: byt
     """
     outcome = attempt.outcome
     is_plain = isinstance(outcome, Succeeded) and outcome.body is None and outcome.page is None
-    # Of a third party it may have line breaks; then it would be several where reports travel together.
-    if not is_plain or job.report is not None or b"\n" in message:
+    if not is_plain or job.report is not None or not _can_be_passed_on(message):
         return None
     report = {
         "version": job.version,
@@ -27,10 +31,10 @@ def success_body(job: JobMessage, attempt: Attempt, *, worker: str, message: byt
         "kind": job.kind,
         "run": job.run,
         "attempt": job.attempt,
-        "state": JobState.SUCCEEDED.value,
+        "state": _STATE,
         "started_at": attempt.started_at,
         "ended_at": attempt.ended_at,
-        "outcome": OutcomeName.SUCCEEDED.value,
+        "outcome": _OUTCOME,
         "result": outcome.result,
         "worker": worker,
         "job": orjson.Fragment(message),
@@ -40,3 +44,8 @@ def success_body(job: JobMessage, attempt: Attempt, *, worker: str, message: byt
     except orjson.JSONEncodeError:
         # A number beyond 64 bits, picked out of somebody's JSON.
         return None
+
+
+def _can_be_passed_on(message: bytes) -> bool:
+    # With a line break it would be several where reports travel together.
+    return len(message) <= _MOST_PASSED_ON_BYTES and b"\n" not in message

@@ -22,12 +22,14 @@ class DeliveryTasks:
         return len(self._tasks)
 
     def start(self, handling: Coroutine[None, None, None]) -> None:
-        """Let a delivery be handled."""
+        """Let a delivery be handled; what handles it says `end` at last. A callback would cost more."""
         # Kept, because a system call looks for the running loop.
         self._loop = self._loop or asyncio.get_running_loop()
-        task = self._loop.create_task(handling)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.add(self._loop.create_task(handling))
+
+    def end(self, task: asyncio.Task[None]) -> None:
+        """Note that a delivery is handled."""
+        self._tasks.discard(task)
 
     def settling(self, task: asyncio.Task[None]) -> AbstractContextManager[None]:
         """Let the task be left alone when the worker stops: while inside it settles its delivery."""

@@ -7,11 +7,12 @@ Kept in a context variable, because aiohttp hands nothing of ours to the connect
 import asyncio
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from shared.kinds.check import Family, TimingsJson
+
+_IPV4, _IPV6 = Family.IPV4.value, Family.IPV6.value
 
 
 class Phase(StrEnum):
@@ -24,9 +25,11 @@ class Phase(StrEnum):
     BODY = "reading the body"
 
 
-@dataclass(slots=True)
 class Recording:
     """One request, as it happens. A repeated request starts anew.
+
+    What has not happened yet is an attribute of the class, since each request has one of these and few go
+    through all of it.
 
     Attributes:
         ip: The peer, once there was a connection.
@@ -35,15 +38,12 @@ class Recording:
         first_byte_timeout_seconds: What `clock` is set to when there is a connection; None stops it.
     """
 
-    first_byte_timeout_seconds: float | None = None
-    clock: asyncio.Timeout | None = field(default=None, repr=False)
     phase: Phase = Phase.DNS
     is_reused: bool = False
     ip: str | None = None
     addresses: tuple[tuple[Any, ...], ...] = ()
-    certificate: bytes | None = field(default=None, repr=False)
+    certificate: bytes | None = None
     protocol: str | None = None
-    started: float = field(default_factory=time.monotonic)
     _began: float = 0.0
     _dialled: float | None = None
     _is_literal: bool = False
@@ -53,6 +53,14 @@ class Recording:
     _answered: float | None = None
     _ended: float | None = None
     _timings: TimingsJson | None = None
+
+    def __init__(
+        self, first_byte_timeout_seconds: float | None = None, clock: asyncio.Timeout | None = None
+    ) -> None:
+        """Begin one, of which nothing has happened yet."""
+        self.first_byte_timeout_seconds = first_byte_timeout_seconds
+        self.clock = clock
+        self.started = time.monotonic()
 
     def begin(self) -> None:
         """Note that a connection is asked for."""
@@ -102,9 +110,9 @@ class Recording:
         self._timings = None
 
     @property
-    def family(self) -> Family | None:
-        """The family of the peer's address."""
-        return None if self.ip is None else Family.IPV6 if ":" in self.ip else Family.IPV4
+    def family(self) -> str | None:
+        """The family of the peer's address, as `Family` writes it."""
+        return None if self.ip is None else _IPV6 if ":" in self.ip else _IPV4
 
     @property
     def timings(self) -> TimingsJson:

@@ -41,7 +41,8 @@ class Pace:
 
     def speed_up(self) -> None:
         """Recover a little, after a success."""
-        self.share = min(self.share + RECOVERY, 1.0)
+        if self.share < 1.0:
+            self.share = min(self.share + RECOVERY, 1.0)
 
     def limit_to(self, per_second: float) -> None:
         """Lower the limit of the rate for good, as a `crawl-delay` asks."""

@@ -96,6 +96,12 @@ class Publisher:
                 raise BrokerUnavailable("no connection to the broker: TimeoutError") from error
         await self.send(message)
 
+    def begin(self, message: Outgoing) -> asyncio.Future[None]:
+        """Publish one message as `publish` does, without a task where none is needed."""
+        if self._can_send and self._sender is not None:
+            return self._sender.send(message)
+        return asyncio.ensure_future(self.publish(message))
+
     @property
     def _can_send(self) -> bool:
         sender = self._sender

@@ -127,7 +127,7 @@ class HopJson(TypedDict):
     status: int
     seconds: float
     ip: str | None
-    family: Family | None
+    family: str | None
     location: str | None
     timings: TimingsJson
 

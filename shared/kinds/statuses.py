@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -43,6 +44,7 @@ def accepts_status(ranges: Iterable[str], status: int) -> bool:
     return any(lowest <= status <= highest for lowest, highest in map(_bounds, ranges))
 
 
+@lru_cache(maxsize=1_024)
 def _bounds(text: str) -> tuple[int, int]:
     lowest, _, highest = text.partition("-")
     return int(lowest), int(highest or lowest)

@@ -23,7 +23,10 @@ class FakePublisher:
         self.may_answer.set()
         self._errors = list(errors)
 
-    async def publish(self, message: Outgoing) -> None:
+    def begin(self, message: Outgoing) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._publish(message))
+
+    async def _publish(self, message: Outgoing) -> None:
         self.published.append(message)
         error = self._errors.pop(0) if self._errors else None
         await self.may_answer.wait()

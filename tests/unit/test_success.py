@@ -90,10 +90,13 @@ def test_what_is_not_plain_is_left_to_the_model(outcome: Outcome) -> None:
     assert body_of(job(), outcome) is None
 
 
-def test_a_message_with_line_breaks_is_not_passed_on() -> None:
+def test_a_message_with_line_breaks_or_with_much_that_nobody_reads_is_not_passed_on() -> None:
     told = job()
+    padded = told.encode()[:-1] + b',"unread":"' + b"x" * 65_536 + b'"}'
 
-    assert body_of(told, Succeeded({}), told.model_dump_json(indent=1).encode()) is None
+    for message in (told.model_dump_json(indent=1).encode(), padded):
+        assert JobMessage.decode(message) == told
+        assert body_of(told, Succeeded({}), message) is None
 
 
 def test_a_copy_that_carries_a_report_is_not_passed_on() -> None:
