@@ -9,9 +9,9 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.messages import REPORTS_TYPE
 
-# No more often than that a message is sent: what ends meanwhile goes with the next. What ends after a pause
-# goes at once.
-_GATHER_SECONDS = 0.002
+# What ends while a message is on its way goes with the next, when that is confirmed; but a broker that is slow
+# holds nothing up for longer than this.
+_GATHER_SECONDS = 0.005
 # Of one message: small beside what a recorder writes in one transaction.
 MESSAGE_BYTES = 131_072
 
@@ -26,6 +26,7 @@ class ReportGatherer:
         self._publisher = publisher
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sent_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: dict[str, list[_Waiting]] = {}
         self._publishing: set[asyncio.Future[None]] = set()
 
@@ -39,12 +40,13 @@ class ReportGatherer:
         loop = self._loop = self._loop or asyncio.get_running_loop()
         answer = loop.create_future()
         if not self._waiting:
-            loop.call_at(max(self._sent_at + _GATHER_SECONDS, loop.time()), self._send_all, loop)
+            at = max(self._sent_at + _GATHER_SECONDS, loop.time()) if self._publishing else loop.time()
+            self._timer = loop.call_at(at, self._send_all, loop)
         self._waiting.setdefault(report.routing_key, []).append((report, answer))
         return answer
 
     def _send_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sent_at = loop.time()
+        self._sent_at, self._timer = loop.time(), None
         waiting, self._waiting = self._waiting, {}
         for reports in waiting.values():
             while reports:
@@ -57,6 +59,9 @@ class ReportGatherer:
 
     def _tell(self, group: Sequence[_Waiting], publishing: asyncio.Future[None]) -> None:
         self._publishing.discard(publishing)
+        if not self._publishing and self._timer is not None:
+            self._timer.cancel()
+            self._send_all(publishing.get_loop())
         error = asyncio.CancelledError() if publishing.cancelled() else publishing.exception()
         for _, answer in group:
             if answer.done():
