@@ -9,8 +9,8 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.messages import REPORTS_TYPE
 
-# What ends while a message is on its way goes with the next, when that is confirmed; but a broker that is slow
-# holds nothing up for longer than this.
+# What ends while a message is on its way goes with the next, when that is confirmed; a slow broker holds
+# nothing up for longer than this.
 _GATHER_SECONDS = 0.005
 # Of one message: small beside what a recorder writes in one transaction.
 MESSAGE_BYTES = 131_072
