@@ -11,7 +11,8 @@ from tests.faults.world import SILENCE_SECONDS, World, blocking
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
-_BULK_QUEUES = lane_queues("fetch", Lane.BULK)
+# Batches are checks, and third parties publish fetches.
+_BULK_QUEUES = (*lane_queues("check", Lane.BULK), *lane_queues("fetch", Lane.BULK))
 _DELAY_QUEUE = "jobs.delay.1s"
 _WORK_QUEUES = frozenset(name for kind in KINDS for lane in Lane for name in lane_queues(kind, lane))
 _ALARM_SECONDS = 30.0

@@ -10,7 +10,7 @@ from tests.faults.fault import LOST_BROKER, Fault
 from tests.faults.world import SILENCE_SECONDS, World, blocking
 
 # Half of the jobs come through it, several to a message.
-_QUEUE = bundle_queue("fetch")
+_QUEUE = bundle_queue("check")
 
 
 def _cluster(world: World) -> Cluster:

@@ -25,7 +25,7 @@ _MESSAGES = 120
 _OVERSIZED_BYTES = 3_000_000
 # Twenty returns are allowed; then the broker gives the job up.
 _MOST_KILLS = 30
-_BUNDLE_KEY = bundle_key("fetch")
+_BUNDLE_KEY = bundle_key("check")
 
 Json = dict[str, Any]
 

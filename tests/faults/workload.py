@@ -54,7 +54,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Workload:
-    """Some jobs: half of them in two batches, some straight into the broker, the rest one by one."""
+    """Some jobs: half of them checks in two batches, some straight into the broker, the rest one by one."""
 
     world: World
     name: str
@@ -79,7 +79,7 @@ class Workload:
         batched = round(self.jobs * _BATCH_SHARE)
         self.directs = [self._task("fetch") for _ in range(directs)]
         self.batches = [
-            Batch(self._key(), [self._task("fetch") for _ in range(size)])
+            Batch(self._key(), [self._check() for _ in range(size)])
             for size in (batched - batched // 2, batched // 2)
         ]
         self.singles = [
@@ -110,6 +110,10 @@ class Workload:
         # A check asks twice of a page that fails, so only pages that do not are given to it.
         return Task(self._key(), kind, self.random.choice(self.pages) if kind == "fetch" else "ok")
 
+    def _check(self) -> Task:
+        # With GET it asks once, whatever the page does.
+        return Task(self._key(), "check", self.random.choice(self.pages))
+
     def _url(self, task: Task) -> str:
         return self.world.target.page(task.page, task.key)
 
@@ -125,11 +129,11 @@ class Workload:
     async def _submit_batch(self, batch: Batch, *, after_seconds: float) -> None:
         await asyncio.sleep(after_seconds)
         body = {
-            "kind": "fetch",
+            "kind": "check",
             "lane": "bulk",
             "retry": QUICK_RETRY,
             "callback_url": self.world.target.hook(batch.key),
-            "items": [{"url": self._url(task)} for task in batch.tasks],
+            "items": [{"url": self._url(task), "method": "GET"} for task in batch.tasks],
         }
         async with http_client(self.world, api=0) as http:
             answer = await self._until_accepted(partial(self._post, http, "/batches", body, batch.key))
