@@ -4,11 +4,10 @@ from datetime import UTC, datetime
 from typing import assert_never
 from uuid import UUID
 
-from producer.api.models import BatchSubmission, JobSubmission
-from producer.api.schedule_models import ScheduleSubmission
-from producer.judging import batch_args, located
+from producer.batch_validation import batch_args, located
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord
-from producer.submission import JobTemplate
+from producer.submission import MAX_AHEAD, JobTemplate
+from producer.submission_models import BatchSubmission, JobSubmission, ScheduleSubmission
 from producer.timetable import (
     Cron,
     Every,
@@ -18,7 +17,6 @@ from producer.timetable import (
     first_time,
     timezones,
 )
-from producer.timing import MAX_AHEAD
 from shared.errors import FieldError, JobInvalid
 from shared.identity import new_id
 

@@ -3,22 +3,28 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from producer.api.models import BatchSubmission, JobSubmission, StreamedBatchSubmission
 from producer.records import IdempotencyKey, NewBatch, NewJob
-from producer.timing import NOW, Timing, timing_of
+from producer.submission_models import (
+    MAX_AHEAD_SECONDS,
+    BatchSubmission,
+    JobSubmission,
+    StreamedBatchSubmission,
+    TimedSubmission,
+)
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.urls import url_host
 from shared.kinds.webhook import WEBHOOK
 from shared.retry import RetryPolicy
 
+MAX_AHEAD = timedelta(seconds=MAX_AHEAD_SECONDS)
 MAX_ECHO_LENGTH = 60
 
 
@@ -62,6 +68,17 @@ class ValidArgs:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """Both in UTC. Without `due_at` a job runs now; without `deadline_at` it waits for ever."""
+
+    due_at: datetime | None = None
+    deadline_at: datetime | None = None
+
+
+NOW = Timing()
+
+
+@dataclass(frozen=True, slots=True)
 class JobTemplate:
     """What all jobs of one submission have in common, so that it is worked out once."""
 
@@ -93,7 +110,7 @@ class JobTemplate:
         callback_url = submission.callback_url
         if callback_url is not None and kind.name == WEBHOOK:
             # Or webhooks would tell of webhooks for ever.
-            raise JobInvalid([FieldError("/callback_url", "A webhook calls nobody back")])
+            raise _invalid("/callback_url", "A webhook calls nobody back")
         return cls(kind, submission.lane, retry, submission.labels, now, timing, schedule_id, callback_url)
 
     def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
@@ -108,7 +125,7 @@ class JobTemplate:
         valid = valid_args(self.kind, args, at=at)
         if "page" in valid.document:
             # A parked page may be redriven with edited arguments, so only new jobs are refused it.
-            raise JobInvalid([FieldError(f"{at}/page", "Only the service itself makes jobs of single pages")])
+            raise _invalid(f"{at}/page", "Only the service itself makes jobs of single pages")
         return valid
 
     def job(self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None) -> NewJob:
@@ -142,6 +159,16 @@ class JobTemplate:
         )
 
 
+def timing_of(submission: TimedSubmission, *, now: datetime) -> Timing:
+    """Return when a job may run and until when.
+
+    Raises:
+        JobInvalid: two fields say the same thing, a time is over a year ahead, or the deadline comes first.
+    """
+    due_at = _due_at(submission, now)
+    return Timing(due_at, _deadline_at(submission, due_at or now))
+
+
 def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
     """Return arguments of a kind as they are stored: normalized, and only what differs from the defaults.
 
@@ -157,7 +184,7 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
     document = args_document(model)
     if nul_at := next(_nul_pointers(document, at), None):
         # PostgreSQL stores no NUL, neither in text nor in JSON.
-        raise JobInvalid([FieldError(nul_at, "A NUL character cannot be stored")])
+        raise _invalid(nul_at, "A NUL character cannot be stored")
     url = getattr(model, "url", None)
     return ValidArgs(document, url_host(url) if url else "")
 
@@ -197,7 +224,7 @@ def _validate_args(kind: Kind, args: Mapping[str, Any], *, at: str) -> BaseModel
         raise JobInvalid(field_errors(error, at=at)) from None
     except TypeError:
         # orjson refuses integers of more than 64 bits and deep nesting.
-        raise JobInvalid([FieldError(at, "A number is too large, or values are nested too deeply")]) from None
+        raise _invalid(at, "A number is too large, or values are nested too deeply") from None
 
 
 def _nul_pointers(document: object, at: str) -> Iterator[str]:
@@ -210,3 +237,34 @@ def _nul_pointers(document: object, at: str) -> Iterator[str]:
         case list():
             for index, value in enumerate(document):
                 yield from _nul_pointers(value, f"{at}/{index}")
+
+
+def _due_at(submission: TimedSubmission, now: datetime) -> datetime | None:
+    if submission.run_at is not None and submission.delay_seconds is not None:
+        raise _invalid("/delay_seconds", "Send either run_at or delay_seconds")
+    due_at = submission.run_at
+    if submission.delay_seconds is not None:
+        due_at = now + timedelta(seconds=submission.delay_seconds)
+    if due_at is None or due_at <= now:
+        return None
+    if due_at > now + MAX_AHEAD:
+        raise _invalid("/run_at", "It is more than a year ahead")
+    return due_at.astimezone(UTC)
+
+
+def _deadline_at(submission: TimedSubmission, starts_at: datetime) -> datetime | None:
+    if submission.deadline_at is not None and submission.expires_after_seconds is not None:
+        raise _invalid("/expires_after_seconds", "Send either deadline_at or expires_after_seconds")
+    if submission.expires_after_seconds is not None:
+        return starts_at + timedelta(seconds=submission.expires_after_seconds)
+    if submission.deadline_at is None:
+        return None
+    if submission.deadline_at <= starts_at:
+        raise _invalid("/deadline_at", "It comes before the job may run")
+    if submission.deadline_at > starts_at + MAX_AHEAD:
+        raise _invalid("/deadline_at", "It is more than a year after the job may run")
+    return submission.deadline_at.astimezone(UTC)
+
+
+def _invalid(loc: str, msg: str) -> JobInvalid:
+    return JobInvalid([FieldError(loc, msg)])

@@ -12,7 +12,7 @@ RetrieverError
 ├── StoreUnavailable           the database did not answer; try again
 ├── StoreRefused               the database will not take a value, however often it is tried
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
-│   └── BatchInvalid           none of a batch's jobs was stored (producer.judging)
+│   └── BatchInvalid           none of a batch's jobs was stored (producer.batch_validation)
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
 ├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound
 │                              no row has this id

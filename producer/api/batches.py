@@ -15,17 +15,18 @@ from producer.api.documents import batch_document, rejected_document
 from producer.api.guard import JSON_TYPE
 from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
 from producer.api.ids import read_id
-from producer.api.models import Batch, BatchPage, BatchSubmission, RejectedPage
+from producer.api.models import Batch, BatchPage, RejectedPage
 from producer.api.parameters import read_labels
 from producer.api.pools import Pools
 from producer.api.problems import HttpProblem
 from producer.api.reading import read_document
 from producer.api.spool import BatchSpool
 from producer.api.streams import Stream
-from producer.judging import judge_items
+from producer.batch_validation import validate_items
 from producer.records import How, NewBatch
 from producer.store.store import JobStore
 from producer.submission import JobTemplate
+from producer.submission_models import BatchSubmission
 from shared.clock import utc_now
 from shared.errors import BatchNotFound, IdempotencyConflict
 from shared.identity import new_id
@@ -153,6 +154,6 @@ class _Taken:
 def _judge_document(body: bytes, spool: BatchSpool) -> tuple[JobTemplate, bool]:
     submission = read_document(BatchSubmission, body)
     template = JobTemplate.of(submission, now=utc_now())
-    for judged in judge_items(submission, template):
+    for judged in validate_items(submission, template):
         spool.add(judged)
     return template, submission.strict

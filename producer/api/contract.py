@@ -15,14 +15,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from producer.api.models import (
     Batch,
     BatchPage,
-    BatchSubmission,
     Health,
     Job,
     JobPage,
-    JobSubmission,
     Problem,
     RejectedPage,
-    RetryOverride,
 )
 from producer.api.page_models import PagedFetch
 from producer.api.parking_models import (
@@ -36,7 +33,8 @@ from producer.api.parking_models import (
     Retention,
 )
 from producer.api.pausing_models import KindList, KindPauseRequest, LanePauseRequest, QueueList
-from producer.api.schedule_models import Schedule, SchedulePage, ScheduleSubmission
+from producer.api.schedule_models import Schedule, SchedulePage
+from producer.submission_models import BatchSubmission, JobSubmission, RetryOverride, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
 from shared.kinds.webhook import WEBHOOK
 

@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 from producer.api.csv_columns import Column, read_header
 from producer.api.lines import BYTE_ORDER_MARK, MAX_RECORD_BYTES, NOT_UTF8, Said, pointer
-from producer.judging import Arguments
+from producer.batch_validation import Arguments
 from producer.records import Rejected
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import Kind

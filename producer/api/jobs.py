@@ -14,7 +14,7 @@ from producer.api.documents import accepted_document, first_document, job_docume
 from producer.api.guard import JSON_TYPE
 from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
 from producer.api.ids import read_id
-from producer.api.models import Job, JobPage, JobSubmission
+from producer.api.models import Job, JobPage
 from producer.api.parameters import read_labels, read_time
 from producer.api.pools import Pools
 from producer.api.reading import LARGE_BODY_BYTES, read_document
@@ -23,6 +23,7 @@ from producer.api.writer import JobWriter
 from producer.records import Admitted, How, IdempotencyKey, JobFilter, NewJob
 from producer.store.store import JobStore
 from producer.submission import new_job
+from producer.submission_models import JobSubmission
 from shared.clock import utc_now
 from shared.errors import IdempotencyConflict, JobNotFound
 from shared.identity import new_id

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import orjson
 
-from producer.judging import Arguments
+from producer.batch_validation import Arguments
 from producer.records import Rejected
 from shared.kinds.urls import MAX_URL_LENGTH
 

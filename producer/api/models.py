@@ -1,120 +1,17 @@
-"""The documents that the API takes and gives. Their schemas in the contract are made from these models."""
+"""The documents that the API gives. Their schemas in the contract are made from these models."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.kinds.registry import Lane
-from shared.kinds.webhook import WebhookUrl
 from shared.outcomes import OutcomeName
-from shared.retry import RetryPolicy
 from shared.states import JobState
 
-MAX_LABELS = 20
-MAX_LABEL_LENGTH = 200
-# A year, and the day that some have more.
-MAX_AHEAD_SECONDS = 366 * 86_400
-
 NEXT = "Send it as `cursor` for the next page, also when this one is short or empty; null on the last."
-
-LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
-LabelValue = Annotated[str, Field(max_length=MAX_LABEL_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-Labels = Annotated[
-    dict[LabelName, LabelValue],
-    Field(max_length=MAX_LABELS, description="Your own names for the job: no control characters."),
-]
-KindName = Annotated[str, Field(min_length=1, max_length=100, description="See `GET /kinds`.")]
-
-
-class RetryOverride(RetryPolicy):
-    """What differs from the kind's own policy; leave out the rest."""
-
-    # Only the fields that were sent count, so a default says nothing.
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Timed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run_at: Annotated[
-        AwareDatetime | None,
-        Field(description="Not before this time, up to a year ahead; a time that has passed means now."),
-    ] = None
-    delay_seconds: Annotated[
-        float | None,
-        Field(
-            ge=0, le=MAX_AHEAD_SECONDS, description="Not before so many seconds from now. Not with `run_at`."
-        ),
-    ] = None
-    deadline_at: Annotated[
-        AwareDatetime | None,
-        Field(
-            description="When no attempt has started by then, the job is parked with the reason `expired`."
-        ),
-    ] = None
-    expires_after_seconds: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=MAX_AHEAD_SECONDS,
-            description="A deadline so long after the job may first run. Not with `deadline_at`.",
-        ),
-    ] = None
-
-
-class _Submission(_Timed):
-    kind: KindName
-    callback_url: Annotated[
-        WebhookUrl | None,
-        Field(description="Whom to tell of the end, with a signed webhook. Not of jobs that are webhooks."),
-    ] = None
-    retry: Annotated[RetryOverride, Field(default_factory=RetryOverride)]
-    labels: Labels = {}
-
-
-class JobSubmission(_Submission):
-    """One job to accept."""
-
-    unique_for_seconds: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=31_536_000,
-            description="Answer with a job that asks for the same, when one was submitted or has finished "
-            "within this time, or has not finished. Jobs of batches are not looked at.",
-        ),
-    ] = None
-    args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
-    lane: Lane = Lane.INTERACTIVE
-
-
-class _BatchSubmission(_Submission):
-    defaults: Annotated[
-        dict[str, Any], Field(description="Arguments of every item that does not say else.")
-    ] = {}
-    lane: Lane = Lane.BULK
-    strict: Annotated[
-        bool,
-        Field(description="Store nothing when an item is not valid, instead of the rest."),
-    ] = False
-
-
-class BatchSubmission(_BatchSubmission):
-    """Jobs of one kind to accept together."""
-
-    items: Annotated[
-        list[Any],
-        Field(min_length=1, description="The arguments of each job. A wrong one is rejected alone."),
-    ]
-
-
-class StreamedBatchSubmission(_BatchSubmission):
-    """What the query says of a batch whose items come as a stream."""
-
-    kind: KindName = "check"
 
 
 class _Document(BaseModel):

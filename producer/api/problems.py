@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from producer.api.models import Problem, ProblemField
-from producer.judging import MAX_ERRORS, BatchInvalid
+from producer.batch_validation import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
     BodyNotFound,

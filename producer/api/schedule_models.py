@@ -5,52 +5,10 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from producer.api.models import MAX_AHEAD_SECONDS, BatchSubmission, JobSubmission, Labels
 from producer.records import Overlap
 from producer.timetable import CatchUp
-
-ScheduleName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-
-
-class ScheduleSubmission(BaseModel):
-    """A job or a batch to submit again and again: `cron` or `every_seconds`, and `job` or `batch`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: ScheduleName | None = None
-    cron: Annotated[
-        str | None,
-        Field(
-            max_length=200, description="Minute, hour, day of month, month, day of week; as in Debian's cron."
-        ),
-    ] = None
-    timezone: Annotated[
-        str | None,
-        Field(max_length=100, description="IANA name of the zone that `cron` is in; UTC when left out."),
-    ] = None
-    every_seconds: Annotated[int | None, Field(ge=1, le=MAX_AHEAD_SECONDS)] = None
-    starts_at: Annotated[
-        AwareDatetime | None,
-        Field(
-            description="No run before it. The times of `every_seconds` are counted from it. Within a year."
-        ),
-    ] = None
-    job: Annotated[
-        JobSubmission | None, Field(description="Each run is this job. Its only time is an expiry.")
-    ] = None
-    batch: Annotated[
-        BatchSubmission | None, Field(description="Each run is this batch. Its only time is an expiry.")
-    ] = None
-    overlap: Annotated[
-        Overlap, Field(description="`skip` leaves a run out while jobs of the last one are unfinished.")
-    ] = Overlap.SKIP
-    catch_up: Annotated[
-        CatchUp,
-        Field(description="Of the runs missed in a downtime: make none, the latest one, or all, up to 100."),
-    ] = CatchUp.ONE
-    labels: Labels = {}
 
 
 class _Document(BaseModel):

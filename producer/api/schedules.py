@@ -13,10 +13,11 @@ from producer.api.guard import JSON_TYPE
 from producer.api.ids import read_id
 from producer.api.pools import Pools
 from producer.api.reading import read_document
-from producer.api.schedule_models import SchedulePage, ScheduleSubmission
+from producer.api.schedule_models import SchedulePage
 from producer.records import ScheduleRecord
 from producer.scheduling import new_schedule, scheduled_run
 from producer.store.store import JobStore
+from producer.submission_models import ScheduleSubmission
 from producer.timetable import first_time
 from shared.clock import utc_now
 from shared.errors import ScheduleNotFound

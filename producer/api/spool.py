@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from producer.judging import check_batch
+from producer.batch_validation import check_batch
 from producer.records import FIRST_REJECTED, NewJob, Rejected
 from producer.submission import JobTemplate, ValidArgs
 from shared.errors import FieldError, JobInvalid

@@ -9,12 +9,12 @@ import orjson
 from producer.api.csv_lines import CsvLines
 from producer.api.guard import CSV_TYPE, TEXT_TYPE
 from producer.api.lines import Reader, Said, json_lines, url_lines
-from producer.api.models import StreamedBatchSubmission
 from producer.api.reading import read_document
 from producer.api.spool import BatchSpool
-from producer.judging import judge, located
+from producer.batch_validation import located, validate_item
 from producer.records import Rejected
 from producer.submission import JobTemplate
+from producer.submission_models import StreamedBatchSubmission
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import Kind
@@ -69,7 +69,7 @@ class Stream:
 
     def _judge(self, lines: Iterator[Said]) -> None:
         for said in lines:
-            judged = said if isinstance(said, Rejected) else judge(self.template, self.defaults, said)
+            judged = said if isinstance(said, Rejected) else validate_item(self.template, self.defaults, said)
             self.spool.add(judged)
 
 

@@ -14,10 +14,10 @@ from consumer.executor import Attempt
 from consumer.handlers.client import Client
 from consumer.handlers.paged import fetch_or_page
 from consumer.settlement import decide, settlement_message
-from producer.api.models import JobSubmission
 from producer.records import ClaimedJob, JobRecord
 from producer.store.store import JobStore
 from producer.submission import new_job
+from producer.submission_models import JobSubmission
 from shared.broker.topology import RESULTS
 from shared.clock import utc_now
 from shared.identity import new_id

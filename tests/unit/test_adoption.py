@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from producer.adoption import adopt_jobs
-from producer.api.models import JobSubmission
 from producer.submission import new_job
+from producer.submission_models import JobSubmission
 from shared.clock import utc_now
 from shared.identity import new_id
 from shared.messages import Job

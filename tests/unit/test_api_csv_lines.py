@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from producer.api.csv_columns import Column
 from producer.api.csv_lines import CsvLines, RecordSplitter
 from producer.api.lines import MAX_RECORD_BYTES, Said
-from producer.judging import Arguments
+from producer.batch_validation import Arguments
 from producer.records import Rejected
 from shared.errors import JobInvalid
 from shared.kinds.registry import KINDS

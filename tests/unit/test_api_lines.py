@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.api.lines import MAX_RECORD_BYTES, LineSplitter, Reader, Said, json_lines, url_lines
-from producer.judging import Arguments
+from producer.batch_validation import Arguments
 from producer.records import Rejected
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from producer.api.spool import BatchSpool
 from producer.api.streams import Stream, read_query
-from producer.judging import BatchInvalid
+from producer.batch_validation import BatchInvalid
 from shared.errors import JobInvalid
 from shared.identity import new_id
 from shared.kinds.registry import Lane

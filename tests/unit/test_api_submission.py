@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from producer.api.models import BatchSubmission, JobSubmission
-from producer.judging import BatchInvalid, batch_args
+from producer.batch_validation import BatchInvalid, batch_args
 from producer.submission import JobTemplate, json_pointer, new_job
+from producer.submission_models import BatchSubmission, JobSubmission
 from shared.errors import JobInvalid
 from shared.identity import new_id
 from shared.kinds.registry import KINDS, Lane

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from producer.api.models import JobSubmission
 from producer.submission import new_job
+from producer.submission_models import JobSubmission
 from shared.clock import utc_now
 from shared.errors import JobInvalid
 from shared.identity import MAX_INDEX, derived_id, new_id

@@ -1,13 +1,13 @@
-"""Which lines and items of a batch become jobs, and whether the batch stands with the rest. Pure."""
+"""Which lines and items of a batch become jobs, and whether the rest is stored without the others. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from producer.api.models import BatchSubmission
 from producer.records import Rejected
 from producer.submission import JobTemplate, ValidArgs
+from producer.submission_models import BatchSubmission
 from shared.errors import FieldError, JobInvalid
 
 # How many faults an answer names.
@@ -24,46 +24,44 @@ class BatchInvalid(JobInvalid):
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What one line or item says, and where: its number from 1 and its JSON pointer."""
+    """The arguments on one line or in one item, with its number from 1 and its JSON pointer."""
 
     number: int
     at: str
     document: object
 
 
-def judge(template: JobTemplate, defaults: Mapping[str, Any], said: Arguments) -> ValidArgs | Rejected:
-    """Return the arguments of a job, the batch's defaults filled in, or why it is none."""
-    if not isinstance(said.document, dict):
-        return Rejected(said.number, said.at, "It is not an object of arguments")
+def validate_item(
+    template: JobTemplate, defaults: Mapping[str, Any], item: Arguments
+) -> ValidArgs | Rejected:
+    """Return the arguments of a job, with the batch's defaults filled in, or why it becomes no job."""
+    if not isinstance(item.document, dict):
+        return Rejected(item.number, item.at, "It is not an object of arguments")
     try:
-        return template.validate({**defaults, **said.document}, at=said.at)
+        return template.validate({**defaults, **item.document}, at=item.at)
     except JobInvalid as error:
-        # Each is named once: a fault in the defaults is in every one.
+        # One fault an item: a fault in the defaults would fill the list for every one of them.
         first = error.errors[0]
-        return Rejected(said.number, first.loc, first.msg)
+        return Rejected(item.number, first.loc, first.msg)
 
 
-def judge_items(submission: BatchSubmission, template: JobTemplate) -> Iterator[ValidArgs | Rejected]:
-    """Yield what each item of a JSON batch comes to, in their order."""
+def validate_items(submission: BatchSubmission, template: JobTemplate) -> Iterator[ValidArgs | Rejected]:
+    """Yield the validated arguments or the rejection of each item of a JSON batch, in their order."""
     for index, item in enumerate(submission.items):
-        yield judge(template, submission.defaults, Arguments(index + 1, f"/items/{index}", item))
+        yield validate_item(template, submission.defaults, Arguments(index + 1, f"/items/{index}", item))
 
 
 def batch_args(
     submission: BatchSubmission, template: JobTemplate
 ) -> tuple[Sequence[ValidArgs], Sequence[Rejected]]:
-    """Return the arguments of a JSON batch's jobs, and the items that are none.
+    """Return the arguments of a JSON batch's jobs, and its rejected items.
 
     Raises:
         BatchInvalid: as `check_batch` says.
     """
-    valid: list[ValidArgs] = []
-    rejected: list[Rejected] = []
-    for judged in judge_items(submission, template):
-        if isinstance(judged, Rejected):
-            rejected.append(judged)
-        else:
-            valid.append(judged)
+    items = list(validate_items(submission, template))
+    valid = [item for item in items if isinstance(item, ValidArgs)]
+    rejected = [item for item in items if isinstance(item, Rejected)]
     check_batch(valid=len(valid), rejected=len(rejected), first=rejected, strict=submission.strict)
     return valid, rejected
 
@@ -71,10 +69,10 @@ def batch_args(
 def check_batch(
     *, valid: int, rejected: int, first: Sequence[Rejected], strict: bool, noun: str = "items"
 ) -> None:
-    """Do nothing if the batch is to be stored.
+    """Return if the batch may be stored.
 
     Raises:
-        BatchInvalid: some were rejected and it is strict, or none is valid.
+        BatchInvalid: an item was rejected and the batch is strict, or no item is valid.
     """
     if rejected and (strict or not valid):
         errors = [FieldError(each.loc, each.msg) for each in first[:MAX_ERRORS]]
@@ -84,7 +82,7 @@ def check_batch(
 
 @contextmanager
 def located(at: str) -> Iterator[None]:
-    """Name the fields of what is invalid within the block below `at`."""
+    """Put `at` in front of the location of every fault that is raised within the block."""
     try:
         yield
     except JobInvalid as error:

@@ -4,10 +4,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from producer.api.models import BatchSubmission, JobSubmission
-from producer.judging import batch_args
-from producer.submission import JobTemplate, new_job
-from producer.timing import NOW, Timing, timing_of
+from producer.batch_validation import batch_args
+from producer.submission import NOW, JobTemplate, Timing, new_job, timing_of
+from producer.submission_models import BatchSubmission, JobSubmission
 from shared.errors import JobInvalid
 from shared.identity import new_id
 from shared.states import JobState

@@ -1,0 +1,156 @@
+"""What may be submitted: jobs, batches, schedules. The contract takes their schemas from these models."""
+
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from producer.records import Overlap
+from producer.timetable import CatchUp
+from shared.kinds.registry import Lane
+from shared.kinds.webhook import WebhookUrl
+from shared.retry import RetryPolicy
+
+MAX_LABELS = 20
+MAX_LABEL_LENGTH = 200
+# A year, and the day that some have more.
+MAX_AHEAD_SECONDS = 366 * 86_400
+
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, Field(max_length=MAX_LABEL_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Labels = Annotated[
+    dict[LabelName, LabelValue],
+    Field(max_length=MAX_LABELS, description="Your own names for the job: no control characters."),
+]
+ScheduleName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+KindName = Annotated[str, Field(min_length=1, max_length=100, description="See `GET /kinds`.")]
+
+
+class RetryOverride(RetryPolicy):
+    """What differs from the kind's own policy; leave out the rest."""
+
+    # Only the fields that were sent count, so a default says nothing.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TimedSubmission(BaseModel):
+    """When a job may run, and until when, as it was sent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_at: Annotated[
+        AwareDatetime | None,
+        Field(description="Not before this time, up to a year ahead; a time that has passed means now."),
+    ] = None
+    delay_seconds: Annotated[
+        float | None,
+        Field(
+            ge=0, le=MAX_AHEAD_SECONDS, description="Not before so many seconds from now. Not with `run_at`."
+        ),
+    ] = None
+    deadline_at: Annotated[
+        AwareDatetime | None,
+        Field(
+            description="When no attempt has started by then, the job is parked with the reason `expired`."
+        ),
+    ] = None
+    expires_after_seconds: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=MAX_AHEAD_SECONDS,
+            description="A deadline so long after the job may first run. Not with `deadline_at`.",
+        ),
+    ] = None
+
+
+class _Submission(TimedSubmission):
+    """What jobs and batches have in common."""
+
+    kind: KindName
+    callback_url: Annotated[
+        WebhookUrl | None,
+        Field(description="Whom to tell of the end, with a signed webhook. Not of jobs that are webhooks."),
+    ] = None
+    retry: Annotated[RetryOverride, Field(default_factory=RetryOverride)]
+    labels: Labels = {}
+
+
+class JobSubmission(_Submission):
+    """One job to accept."""
+
+    unique_for_seconds: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=31_536_000,
+            description="Answer with a job that asks for the same, when one was submitted or has finished "
+            "within this time, or has not finished. Jobs of batches are not looked at.",
+        ),
+    ] = None
+    args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
+    lane: Lane = Lane.INTERACTIVE
+
+
+class _BatchSubmission(_Submission):
+    defaults: Annotated[
+        dict[str, Any], Field(description="Arguments of every item that does not say else.")
+    ] = {}
+    lane: Lane = Lane.BULK
+    strict: Annotated[
+        bool,
+        Field(description="Store nothing when an item is not valid, instead of the rest."),
+    ] = False
+
+
+class BatchSubmission(_BatchSubmission):
+    """Jobs of one kind to accept together."""
+
+    items: Annotated[
+        list[Any],
+        Field(min_length=1, description="The arguments of each job. A wrong one is rejected alone."),
+    ]
+
+
+class StreamedBatchSubmission(_BatchSubmission):
+    """What the query says of a batch whose items come as a stream."""
+
+    kind: KindName = "check"
+
+
+class ScheduleSubmission(BaseModel):
+    """A job or a batch to submit again and again: `cron` or `every_seconds`, and `job` or `batch`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ScheduleName | None = None
+    cron: Annotated[
+        str | None,
+        Field(
+            max_length=200, description="Minute, hour, day of month, month, day of week; as in Debian's cron."
+        ),
+    ] = None
+    timezone: Annotated[
+        str | None,
+        Field(max_length=100, description="IANA name of the zone that `cron` is in; UTC when left out."),
+    ] = None
+    every_seconds: Annotated[int | None, Field(ge=1, le=MAX_AHEAD_SECONDS)] = None
+    starts_at: Annotated[
+        AwareDatetime | None,
+        Field(
+            description="No run before it. The times of `every_seconds` are counted from it. Within a year."
+        ),
+    ] = None
+    job: Annotated[
+        JobSubmission | None, Field(description="Each run is this job. Its only time is an expiry.")
+    ] = None
+    batch: Annotated[
+        BatchSubmission | None, Field(description="Each run is this batch. Its only time is an expiry.")
+    ] = None
+    overlap: Annotated[
+        Overlap, Field(description="`skip` leaves a run out while jobs of the last one are unfinished.")
+    ] = Overlap.SKIP
+    catch_up: Annotated[
+        CatchUp,
+        Field(description="Of the runs missed in a downtime: make none, the latest one, or all, up to 100."),
+    ] = CatchUp.ONE
+    labels: Labels = {}
