@@ -19,8 +19,8 @@ from producer.store.failures import store_failures
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number of ours, the same in every version: "RETR" in ASCII.
 _ADVISORY_LOCK = 0x52455452
-# The first code that asks which code may use newer tables. Code of before takes its own alone.
-_FIRST_CODE = "0009"
+# What may use the tables as long as no migration says `oldest_code`: all code since the first release.
+_FIRST_CODE = "0001"
 
 
 def migrate(database_url: str) -> bool:

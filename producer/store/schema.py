@@ -442,16 +442,6 @@ revisions = sa.Table(
     sa.Column("value", sa.BigInteger(), nullable=False),
 )
 
-# Code of the version before uses it; `ix_jobs_parked_short` has all of it.
-sa.Index(
-    "ix_jobs_parked",
-    jobs.c.kind,
-    jobs.c.host,
-    jobs.c.id,
-    sqlite_where=IS_PARKED,
-    postgresql_where=IS_PARKED,
-)
-
 _reason_characters = sa.func.coalesce(sa.func.length(jobs.c.reason), sa.literal_column("0"))
 _most_characters: sa.ColumnElement[int] = sa.literal_column(str(FINGERPRINT_CHARACTERS))
 _is_parked = _state == _written(JobState.PARKED)

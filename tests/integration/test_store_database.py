@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 
 from producer.records import JobFilter
 from producer.store.engine import open_engine, writing
@@ -19,7 +17,10 @@ from producer.store.schema import metadata
 from producer.store.store import JobStore
 from shared.errors import StoreUnavailable
 from tests.support.factories import NOON, make_batch, make_job
+from tests.support.tables import stored_objects
 
+# What only the migration says: the body's storage, which the schema would have as "extended".
+BEYOND_METADATA = {"storage bodies.content e", "storage bodies.content x"}
 WRITERS = 4
 JOBS_PER_WRITER = 40
 
@@ -44,28 +45,25 @@ def database_url(empty_database_url: str) -> str:
     return empty_database_url
 
 
-def test_migrations_build_the_tables_of_the_schema(database_url: str) -> None:
+def test_migrations_build_what_the_schema_says_and_can_be_taken_back(database_url: str) -> None:
     migrate(database_url)
-
     engine = open_engine(database_url)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        differences = compare_metadata(context, metadata)
-    engine.dispose()
-    assert differences == []
-
-
-def test_migrations_can_be_taken_back(database_url: str) -> None:
-    migrate(database_url)
-    engine = open_engine(database_url)
-
+        migrated = stored_objects(connection)
     with writing(engine).begin() as connection:
         config = _config()
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
+    left = sa.inspect(engine).get_table_names()
 
-    assert sa.inspect(engine).get_table_names() == ["alembic_version", "schema_compatibility"]
+    with writing(engine).begin() as connection:
+        metadata.create_all(connection)
+
+    with engine.connect() as connection:
+        described = stored_objects(connection)
     engine.dispose()
+    assert left == ["alembic_version", "schema_compatibility"]
+    assert described ^ migrated == (BEYOND_METADATA if engine.dialect.name == "postgresql" else set())
 
 
 def test_a_store_answers_only_when_its_tables_are_current(database_url: str) -> None:
@@ -86,12 +84,12 @@ def test_a_failed_migration_leaves_nothing(database_url: str) -> None:
     engine = open_engine(database_url)
     with writing(engine).begin() as connection:
         # The last table that the migration makes.
-        connection.execute(sa.text("CREATE TABLE redrives (in_the_way INTEGER)"))
+        connection.execute(sa.text("CREATE TABLE revisions (in_the_way INTEGER)"))
 
     with pytest.raises(StoreUnavailable):
         migrate(database_url)
 
-    assert sa.inspect(engine).get_table_names() == ["redrives"]
+    assert sa.inspect(engine).get_table_names() == ["revisions"]
     with pytest.raises(StoreUnavailable, match="migrated"):
         check_schema(engine)
     engine.dispose()

@@ -40,19 +40,20 @@ NextVersion = Callable[..., str]
 
 
 @pytest.fixture
-def next_version(tmp_path: Path, database_url: str) -> NextVersion:
-    """Return what migrates as the next version does, with one more migration, and gives its revision."""
+def next_migrations(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the migrations, to which a test adds those of versions to come."""
     folder = tmp_path / "next-migrations"
     shutil.copytree(migrating._MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
+def next_version(next_migrations: Path, database_url: str) -> NextVersion:
+    """Return a function that migrates as the next version does, with one more migration, to its revision."""
 
     def migrate_further(statement: str, *, oldest_code: str | None = None) -> str:
-        with migrations_of(folder):
-            before = migrating._revisions()[-1]
-            revision = f"{int(before) + 1:04}"
-            more = f"oldest_code = {oldest_code!r}" if oldest_code else ""
-            text = MIGRATION.format(revision=revision, before=before, more=more, statement=statement)
-            (folder / "versions" / f"{revision}_next.py").write_text(text)
-            migrating._revisions.cache_clear()
+        with migrations_of(next_migrations):
+            revision = add_migration(next_migrations, statement, oldest_code=oldest_code)
             assert migrate(database_url)
         return revision
 
@@ -70,6 +71,17 @@ def migrations_of(folder: Path) -> Iterator[None]:
     finally:
         migrating._MIGRATIONS = ours
         migrating._revisions.cache_clear()
+
+
+def add_migration(folder: Path, statement: str, *, oldest_code: str | None = None) -> str:
+    """Write one more migration, and return its revision. Call it inside `migrations_of(folder)`."""
+    before = migrating._revisions()[-1]
+    revision = f"{int(before) + 1:04}"
+    more = f"oldest_code = {oldest_code!r}" if oldest_code else ""
+    text = MIGRATION.format(revision=revision, before=before, more=more, statement=statement)
+    (folder / "versions" / f"{revision}_next.py").write_text(text)
+    migrating._revisions.cache_clear()
+    return revision
 
 
 @pytest.mark.parametrize(
@@ -173,19 +185,27 @@ def test_tables_of_before_this_rule_are_taken_and_learn_it(database_url: str) ->
 
 
 def test_every_migration_adds_only_or_says_which_code_may_use_its_tables(empty_database_url: str) -> None:
-    revisions = migrating._revisions()
-    scripts = ScriptDirectory.from_config(migrating._config())
-    oldest_code = migrating._FIRST_CODE
-    seen: dict[str, TableSeen] = {}
-    for revision in revisions[revisions.index(migrating._FIRST_CODE) :]:
-        before, seen = seen, migrated_to(empty_database_url, revision)
-        said = getattr(scripts.get_revision(revision).module, "oldest_code", None)
-        if before and said is None:
-            assert losses(before, seen) == [], f"{revision}: see docs/decisions/0018"
-        if said is not None:
-            # Not this one itself: code of the version before must go on.
-            assert oldest_code < said < revision
-            oldest_code = said
+    assert unannounced_losses(empty_database_url) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "oldest_code", "found"),
+    [
+        (ADDS, None, []),
+        (TAKES_AWAY, None, ["0003 validators: gone"]),
+        # Code of the version before must go on, and that is the migration's own.
+        (TAKES_AWAY, "0003", ["0003 names 0003 as the oldest code"]),
+        (TAKES_AWAY, "0002", []),
+    ],
+)
+def test_a_migration_that_takes_away_in_silence_is_found(
+    empty_database_url: str, next_migrations: Path, statement: str, oldest_code: str | None, found: list[str]
+) -> None:
+    with migrations_of(next_migrations):
+        add_migration(next_migrations, "SELECT 1")
+        add_migration(next_migrations, statement, oldest_code=oldest_code)
+
+        assert unannounced_losses(empty_database_url) == found
 
 
 @pytest.mark.parametrize(
@@ -223,6 +243,25 @@ def test_what_takes_something_away_is_seen(database_url: str, statement: str, lo
 )
 def test_what_only_postgresql_can_change_is_seen_too(postgres_url: str, statement: str, loss: str) -> None:
     assert loss in changed_by(postgres_url, statement)
+
+
+def unannounced_losses(database_url: str) -> list[str]:
+    """Migrate empty tables step by step, and return what steps take from older code without saying so."""
+    scripts = ScriptDirectory.from_config(migrating._config())
+    revisions = migrating._revisions()
+    oldest_code = migrating._FIRST_CODE
+    found = []
+    seen: dict[str, TableSeen] = {}
+    for revision in revisions:
+        before, seen = seen, migrated_to(database_url, revision)
+        said = getattr(scripts.get_revision(revision).module, "oldest_code", None)
+        if said is None:
+            found += [f"{revision} {loss}" for loss in losses(before, seen)] if before else []
+        elif oldest_code < said < revision:
+            oldest_code = said
+        else:
+            found.append(f"{revision} names {said} as the oldest code")
+    return found
 
 
 def changed_by(database_url: str, statement: str) -> list[str]:

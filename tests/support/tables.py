@@ -8,6 +8,19 @@ import sqlalchemy as sa
 
 Columns = tuple[str, ...]
 
+_POSTGRESQL_CATALOG = (
+    """SELECT 'column', table_name, column_name, udt_name, is_nullable, column_default, collation_name
+    FROM information_schema.columns WHERE table_schema = 'public'""",
+    """SELECT 'storage', relname || '.' || attname, attstorage::text
+    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped""",
+    "SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    """SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace""",
+    """SELECT 'relation', relname, relkind::text, relpersistence::text, reloptions::text
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace""",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TableSeen:
@@ -25,6 +38,17 @@ def look_at_tables(connection: sa.Connection) -> dict[str, TableSeen]:
     return {name: _look(inspector, name) for name in inspector.get_table_names()}
 
 
+def stored_objects(connection: sa.Connection) -> set[str]:
+    """Return all that a database's catalog says of our tables, a line an object, in no order.
+
+    Unlike Alembic's comparison it sees conditions of indexes, defaults, storage and storage parameters.
+    """
+    if connection.dialect.name == "sqlite":
+        return _sqlite_objects(connection)
+    rows = [row for query in _POSTGRESQL_CATALOG for row in connection.exec_driver_sql(query)]
+    return {" ".join(str(value) for value in row) for row in rows}
+
+
 def losses(before: Mapping[str, TableSeen], after: Mapping[str, TableSeen]) -> list[str]:
     """Return what code that was written for the tables of before misses or is refused, in words."""
     missed = [f"{name}: gone" for name in before if name not in after]
@@ -33,6 +57,21 @@ def losses(before: Mapping[str, TableSeen], after: Mapping[str, TableSeen]) -> l
             missed += [f"{name}{loss}" for loss in _losses(before[name], table)]
         missed += [f"{name}: holds back rows of {other}" for other in _held(before, name, table)]
     return sorted(missed)
+
+
+def _sqlite_objects(connection: sa.Connection) -> set[str]:
+    indexes = "SELECT 'index', name, sql FROM sqlite_schema WHERE type <> 'table' AND sql IS NOT NULL"
+    rows = [tuple(row) for row in connection.exec_driver_sql(indexes)]
+    inspector = sa.inspect(connection)
+    for name in inspector.get_table_names():
+        # Without the first field: the number in the order, which changes nothing.
+        columns = connection.exec_driver_sql(f"PRAGMA table_xinfo({name})")
+        rows += [("column", name, *column[1:]) for column in columns]
+        rows += [("foreign key", name, str(key)) for key in inspector.get_foreign_keys(name)]
+        rows += [("unique", name, str(unique)) for unique in inspector.get_unique_constraints(name)]
+        rows += [("check", name, str(check)) for check in inspector.get_check_constraints(name)]
+        rows.append(("primary key", name, str(inspector.get_pk_constraint(name))))
+    return {" ".join(str(value) for value in row) for row in rows}
 
 
 def _look(inspector: sa.Inspector, name: str) -> TableSeen:
