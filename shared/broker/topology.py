@@ -29,11 +29,11 @@ OUTCOMES = "outcomes"
 PARKED_QUEUE = "jobs.parked"
 RECORDER_QUEUE = "results.recorder"
 LARGE_RESULTS_QUEUE = "results.large"
-# A stream: every worker reads all of it from its start, so that one started later knows of earlier
-# cancellations. Kept for a week, a week longer than any delay.
-CANCELLED_STREAM = "jobs.cancelled"
-# A stream too: the last snapshot in it says which queues are paused.
-PAUSED_STREAM = "jobs.paused"
+# Streams that carry orders to workers, and no jobs. Every worker reads them from their start, so that one
+# that starts later knows of earlier cancellations. Kept for a week, six days longer than the longest delay.
+CANCELLED_STREAM = "control.cancelled"
+# The last snapshot in it says which queues are paused.
+PAUSED_STREAM = "control.paused"
 
 # A worker that dies with a message counts here. An explicit number, because the defaults differ:
 # none on 3.10, 20 on 4.x; and -1 drops messages on 3.10.
@@ -96,8 +96,11 @@ def lane_queues(kind: str, lane: Lane) -> tuple[str, ...]:
 
 
 def delay_queue(step_seconds: int) -> str:
-    """Return the name of the queue in which messages wait for one step of the ladder."""
-    return f"jobs.delay.{step_seconds}s"
+    """Return the name of the queue in which messages wait for one step of the ladder.
+
+    Five digits, so that the management console sorts the steps by their length.
+    """
+    return f"jobs.delay.{step_seconds:05d}s"
 
 
 def delay_key(kind: str, lane: Lane, step_seconds: int) -> str:

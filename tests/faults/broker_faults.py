@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 
 # Batches are checks, and third parties publish fetches.
 _BULK_QUEUES = (*lane_queues("check", Lane.BULK), *lane_queues("fetch", Lane.BULK))
-_DELAY_QUEUE = "jobs.delay.1s"
+_DELAY_QUEUE = "jobs.delay.00001s"
 _WORK_QUEUES = frozenset(name for kind in KINDS for lane in Lane for name in lane_queues(kind, lane))
 _ALARM_SECONDS = 30.0
 _DEFAULT_TIMEOUT_SECONDS = 1_800.0

@@ -65,7 +65,7 @@ async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
 
         async def both_are_on_their_way() -> bool:
             await watch.look(session)
-            return watch.messages("jobs.delay.1s", "dead_lettering") == 2
+            return watch.messages("jobs.delay.00001s", "dead_lettering") == 2
 
         await eventually(both_are_on_their_way, deadline_seconds=30)
     at_first = watch.stuck
@@ -73,7 +73,7 @@ async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
     await watch.look(session)
 
     assert (at_first, watch.stuck) == (0, 2)
-    assert watch.messages("jobs.delay.1s", "ready") == 0
+    assert watch.messages("jobs.delay.00001s", "ready") == 0
     assert watch.messages("jobs.delay.86400s", "ready") == 1
     assert watch.messages("jobs.delay.86400s", "dead_lettering") == 0
 
@@ -87,11 +87,11 @@ async def test_an_api_that_does_not_answer_shows_nothing_and_its_password_nowher
 ) -> None:
     address = f"http://retriever:hunter2@127.0.0.1:{unused_port}"
     watch = Watch(store, amqp_url=vhost_url, management_url=address)
-    watch.metrics.queue_messages.labels("jobs.delay.1s", "ready").set(7)
+    watch.metrics.queue_messages.labels("jobs.delay.00001s", "ready").set(7)
 
     await watch.look(session)
 
-    assert math.isnan(watch.stuck) and watch.messages("jobs.delay.1s", "ready") is None
+    assert math.isnan(watch.stuck) and watch.messages("jobs.delay.00001s", "ready") is None
     assert [record.message for record in caplog.records] == ["management_unavailable"]
     assert "hunter2" not in "".join(str(vars(record)) for record in caplog.records)
 

@@ -62,7 +62,7 @@ async def test_every_unfinished_job_is_sent_again_at_once(
     assert (ended.returncode, said(ended)) == (0, "republished: 1 queued, 2 delayed, 1 running")
     async with open_channel(vhost_url) as channel:
         now = await bodies(channel, "jobs.check.interactive")
-        later = await bodies(channel, "jobs.delay.3600s")
+        later = await bodies(channel, "jobs.delay.03600s")
     asked = {job.id: job.attempt for job in now}
     assert asked == {queued.id: 1, running.id: 3, overdue.id: 2}
     assert [(job.id, job.attempt) for job in later] == [(ahead.id, 2)]

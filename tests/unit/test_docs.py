@@ -120,7 +120,7 @@ def test_every_state_is_in_the_architecture_page() -> None:
 def test_every_exchange_and_queue_is_in_the_architecture_page() -> None:
     page = read("docs/architecture.md")
     names = {spec.name for spec in exchanges()}
-    names |= {re.sub(r"^jobs\.delay\..*", "jobs.delay.<n>s", spec.name) for spec in queues(["<kind>"])}
+    names |= {re.sub(r"^jobs\.delay\..*", "jobs.delay.<nnnnn>s", spec.name) for spec in queues(["<kind>"])}
     names = {re.sub(r"<kind>\..*", "<kind>.<lane>", name) for name in names}
 
     assert [name for name in sorted(names) if f"| `{name}` |" not in page] == []

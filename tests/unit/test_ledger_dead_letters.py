@@ -10,7 +10,9 @@ from shared.settings import Settings, read_settings
 def test_only_dead_letters_that_stay_for_a_minute_are_stuck() -> None:
     stuck = StuckDeadLetters()
 
-    seen = [stuck.note({"jobs.delay.5s": 3, "jobs.delay.6s": 0}, now=now) for now in (0, 30, 59, 60, 75)]
+    seen = [
+        stuck.note({"jobs.delay.00005s": 3, "jobs.delay.00006s": 0}, now=now) for now in (0, 30, 59, 60, 75)
+    ]
 
     assert seen == [0, 0, 0, 3, 3]
 
@@ -19,7 +21,8 @@ def test_a_queue_that_was_seen_without_dead_letters_begins_anew() -> None:
     stuck = StuckDeadLetters()
 
     seen = [
-        stuck.note({"jobs.delay.5s": count}, now=now) for now, count in ((0, 3), (30, 0), (60, 3), (120, 4))
+        stuck.note({"jobs.delay.00005s": count}, now=now)
+        for now, count in ((0, 3), (30, 0), (60, 3), (120, 4))
     ]
 
     assert seen == [0, 0, 0, 4]

@@ -241,7 +241,7 @@ async def test_an_exchange_that_holds_up_its_publisher_holds_up_no_other() -> No
         settings=Settings(),
     )
     outcome = Outgoing("outcomes", "check.succeeded", b"{}", "outcome")
-    cancellation = Outgoing("", "jobs.cancelled", b"{}", "cancellation")
+    cancellation = Outgoing("", "control.cancelled", b"{}", "cancellation")
 
     held = asyncio.create_task(outbox._publish([outcome, cancellation]))
     await asyncio.sleep(0)

@@ -158,10 +158,10 @@ def test_a_line_leaves_out_what_is_zero_and_names_the_delay_queues_in_use() -> N
     moment = Moment(
         1.0,
         {JobState.DELAYED: 2, JobState.RUNNING: 0, SUCCEEDED: 5},
-        {"jobs.check.bulk": 3, "jobs.delay.1s": 0, "jobs.delay.2s": 2},
+        {"jobs.check.bulk": 3, "jobs.delay.00001s": 0, "jobs.delay.00002s": 2},
     )
 
-    assert line_of(moment) == "2 delayed, 5 succeeded   [jobs.delay.2s 2]"
+    assert line_of(moment) == "2 delayed, 5 succeeded   [jobs.delay.00002s 2]"
 
 
 def test_lines_come_once_a_second_at_most_and_only_with_news_and_the_last_always() -> None:
