@@ -103,7 +103,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
 
 def _open_gates(settings: Settings) -> Gates:
     if not settings.contact_url:
-        logger.warning("contact_url_missing", extra={"setting": "RETRIEVER_CONTACT_URL"})
+        logger.info("contact_url_missing", extra={"setting": "RETRIEVER_CONTACT_URL"})
     return Gates(
         HostLimit(settings.host_concurrency, settings.host_rate_per_second),
         settings.host_limits,

@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -222,15 +221,10 @@ async def _stay(service: DemoClient) -> None:
 
 
 def _addresses(stack: Stack) -> list[tuple[str, str]]:
-    console = "not known: set RETRIEVER_MANAGEMENT_URL"
-    if stack.management_url:
-        parts = urlsplit(stack.management_url)
-        login = f"   user {parts.username}, password {parts.password}" if stack.broker.is_ours else ""
-        console = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{login}"
     return [
         ("API", stack.api_url),
         ("Swagger UI", f"{stack.api_url}/ui/"),
-        ("RabbitMQ console", f"{console}   ({stack.broker.kind})"),
+        ("RabbitMQ console", stack.console()),
         ("Log of the services", _shown(LOG)),
     ]
 

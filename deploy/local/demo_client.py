@@ -39,7 +39,7 @@ async def open_client(stack: Stack) -> AsyncIterator["DemoClient"]:
     # No proxies from the environment: everything is on this machine.
     async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_SECONDS, trust_env=False) as http:
         try:
-            amqp = await aio_pika.connect(stack.amqp_url, timeout=AMQP_TIMEOUT_SECONDS)
+            amqp = await aio_pika.connect(stack.broker.amqp_url, timeout=AMQP_TIMEOUT_SECONDS)
         except (AMQPError, OSError, TimeoutError) as error:
             raise LocalError(f"RabbitMQ took no connection: {error!r}.") from error
         async with amqp:
@@ -105,7 +105,7 @@ class DemoClient:
 
     def insist_it_runs(self) -> None:
         """Raise a LocalError if the service has ended by itself."""
-        if self._stack.processes.poll() is not None:
+        if self._stack.ended() is not None:
             raise LocalError("the service ended by itself.")
 
     async def _ask(

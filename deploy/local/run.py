@@ -5,7 +5,9 @@ Settings come from the environment, and what it does not set from `.env`.
 
 import os
 import sys
+from pathlib import Path
 
+import click
 from dotenv import dotenv_values
 
 from deploy.local.errors import LocalError
@@ -14,12 +16,21 @@ from deploy.local.stack import ROOT, Stack, open_stack
 DEFAULTS = {"RETRIEVER_API_PORT": "8080", "RETRIEVER_LOG_FORMAT": "console"}
 
 
-def main() -> int:
+@click.command()
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=ROOT / ".run", help="Where the data stay."
+)
+def main(*, data_dir: Path) -> None:
+    """Serve Retriever on this machine until Ctrl-C."""
+    sys.exit(serve(data_dir))
+
+
+def serve(data_dir: Path) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit status."""
     written = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value}
     try:
-        with open_stack(ROOT / ".run", DEFAULTS | written | dict(os.environ)) as stack:
-            _announce(stack)
+        with open_stack(data_dir, DEFAULTS | written | dict(os.environ)) as stack:
+            print("", *announcement(stack, data_dir), "", sep="\n", flush=True)
             return stack.wait()
     except KeyboardInterrupt:
         return 0
@@ -28,16 +39,22 @@ def main() -> int:
         return 1
 
 
-def _announce(stack: Stack) -> None:
-    console = stack.management_url or "(set RETRIEVER_MANAGEMENT_URL to see it here)"
-    print(
-        f"\n  API              {stack.api_url}"
-        f"\n  Swagger UI       {stack.api_url}/ui/"
-        f"\n  RabbitMQ console {console}  ({stack.broker.kind})"
-        "\n  Ctrl-C stops everything; data stay in .run/\n",
-        flush=True,
-    )
+def announcement(stack: Stack, data_dir: Path) -> list[str]:
+    """Return the lines that say where everything is, with the passwords of what we started ourselves."""
+    facts = {
+        "API": stack.api_url,
+        "Swagger UI": f"{stack.api_url}/ui/",
+        "RabbitMQ console": stack.console(),
+        "RabbitMQ": stack.broker.amqp_url if stack.broker.is_ours else "the one of RETRIEVER_AMQP_URL",
+        "Store": stack.database_url if stack.database_url.startswith("sqlite:") else "RETRIEVER_DATABASE_URL",
+    }
+    lines = [f"  {name:16} {value}" for name, value in facts.items()]
+    if not stack.has_contact:
+        lines.append(
+            "  Before you visit sites of others, set RETRIEVER_CONTACT_URL, so that they can reach you."
+        )
+    return [*lines, f"  Ctrl-C stops everything; data stay in {data_dir}/"]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
