@@ -95,6 +95,7 @@ def build_site() -> web.Application:
         [
             web.get("/ok", _ok),
             web.get("/ok/{n}", _ok),
+            web.get("/versioned", _versioned),
             web.get("/moved", _moved),
             web.get("/moved/{n:[12]}", _moved),
             web.get("/loop", _loop),
@@ -148,6 +149,14 @@ async def _ok(request: web.Request) -> web.Response:
     return web.Response(
         text=f"<html><title>{page}</title><p>All is well.</p></html>", content_type="text/html"
     )
+
+
+async def _versioned(request: web.Request) -> web.Response:
+    # A page that never changes, and says so to whoever asks with its ETag.
+    headers = {"ETag": '"v1"'}
+    if request.headers.get("If-None-Match") == headers["ETag"]:
+        return web.Response(status=304, headers=headers)
+    return web.Response(text="The first version.", headers=headers)
 
 
 async def _moved(request: web.Request) -> web.Response:

@@ -1,4 +1,7 @@
-"""The documents say what the code says: settings, paths, links, states, messages and commands."""
+"""The documents say what the code says: settings, paths, links, states, messages and commands.
+
+That their commands do what they show is tested by tests/integration/test_docs_run.py.
+"""
 
 import json
 import re
@@ -14,44 +17,60 @@ from shared.settings import PREFIX, Settings
 from shared.states import JobState
 from tests.faults.catalogue import ALL_FAULTS
 from tests.faults.table import rows as table_rows
+from tests.support.documents import (
+    DOCUMENTS,
+    REASONS_NOT_TO_RUN,
+    ROOT,
+    RUN_LANGUAGES,
+    blocks,
+    differences,
+    prose,
+    read,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
-CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SETTING = re.compile(rf"^#?{PREFIX}([A-Z_]+)=(.*)$", re.MULTILINE)
-# One stop: its number, what happens, the file, the name in it, what is beside it.
-STOP = re.compile(r"^\| (\d+) \| .* \| `([^`]+)` \| `([^`]+)` \| (.*) \|$", re.MULTILINE)
+# One stop: its number, what happens, the file, the name in it.
+STOP = re.compile(r"^\| (\d+) \| .* \| `([^`]+)` \| `([^`]+)` \|$", re.MULTILINE)
+README_LINES = 130
+SHOWN = """HTTP/1.1 202 Accepted
+location: /jobs/01a203f7-2316-7400-922d-0a315fe2b95f
 
+{"id": "01a203f7-2316-7400-922d-0a315fe2b95f", "run": 1, "hops": [{"seconds": 0.1, ...}, ...], ...}
+"""
+PRINTED = """HTTP/1.1 202 Accepted
+date: Sun, 22 Nov 2026 15:54:17 GMT
+location: /jobs/01a2ffff-2316-7400-922d-0a315fe2b95f
 
-def read(path: str | Path) -> str:
-    return (ROOT / path).read_text(encoding="utf-8")
+{"id": "01a2ffff-2316-7400-922d-0a315fe2b95f", "run": 1,
+ "hops": [{"seconds": 2.5, "ip": "::"}, {}], "kind": 1}
+"""
 
 
 def examples_of_settings() -> dict[str, str]:
     return {name.lower(): value for name, value in SETTING.findall(read(".env.example"))}
 
 
-def stops() -> list[tuple[str, str, str, str]]:
+def stops() -> list[tuple[str, str, str]]:
     return STOP.findall(read("README.md"))
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors that GitHub makes of the headings."""
-    headings = HEADING.findall(CODE_BLOCK.sub("", text))
+    """Return the anchors that GitHub makes of the headings of a text without blocks."""
+    headings = HEADING.findall(text)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def relative_links() -> Iterator[tuple[Path, str]]:
     for document in DOCUMENTS:
-        for target in LINK.findall(CODE_BLOCK.sub("", read(document))):
+        for target in LINK.findall(prose(document)):
             if not re.match(r"[a-z]+:", target):
                 yield document, target
 
 
 def bodies_of_messages() -> list[str]:
-    return [body for language, body in CODE_BLOCK.findall(read("docs/messages.md")) if language == "json"]
+    return [block.text for block in blocks("docs/messages.md") if block.language == "json"]
 
 
 def test_every_setting_is_listed_and_every_listed_setting_exists() -> None:
@@ -75,23 +94,61 @@ def test_a_job_is_followed_through_ten_different_files() -> None:
     assert len({file for _, file, *_ in stops()}) == 10
 
 
-@pytest.mark.parametrize(("file", "name"), [(file, name) for _, file, name, _ in stops()])
+@pytest.mark.parametrize(("file", "name"), [(file, name) for _, file, name in stops()])
 def test_a_stop_names_something_that_its_file_defines(file: str, name: str) -> None:
     assert re.search(rf"^ *(?:async )?(?:def|class) {name}\b", read(file), re.MULTILINE)
 
 
-def test_every_file_beside_a_stop_exists() -> None:
-    beside = [path for *_, paths in stops() for path in re.findall(r"`([^`]+)`", paths)]
+def test_the_readme_is_short() -> None:
+    assert len(read("README.md").splitlines()) <= README_LINES
 
-    assert [path for path in beside if not (ROOT / path).is_file()] == []
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    reasons = {
+        str(block): block.not_run for document in DOCUMENTS for block in blocks(document) if block.not_run
+    }
+
+    assert {place: reason for place, reason in reasons.items() if reason not in REASONS_NOT_TO_RUN} == {}
+
+
+def test_every_comment_that_holds_a_block_back_stands_right_before_it() -> None:
+    for document in DOCUMENTS:
+        held_back = [block for block in blocks(document) if block.not_run]
+
+        assert read(document).count("<!-- not run:") == len(held_back), document
+        assert {block.language for block in held_back} <= RUN_LANGUAGES, document
+
+
+def test_an_answer_is_as_it_is_shown_but_for_ids_times_and_fractions() -> None:
+    ids: dict[str, str] = {}
+
+    assert list(differences(SHOWN, PRINTED, ids)) == []
+    assert ids == {"01a203f7-2316-7400-922d-0a315fe2b95f": "01a2ffff-2316-7400-922d-0a315fe2b95f"}
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("202 Accepted", "200 OK"),
+        ('"run": 1', '"run": 2'),
+        ('"run": 1,', ""),
+        ('"ip": "::"}', '"ip": "::"}]'),
+        ("/jobs/01a2ffff", "/jobs/01a2fffe"),
+        ('"seconds": 2.5', '"seconds": null'),
+    ],
+)
+def test_an_answer_that_differs_from_what_is_shown_is_noticed(was: str, now: str) -> None:
+    assert was in PRINTED
+
+    assert list(differences(SHOWN, PRINTED.replace(was, now), {}))
 
 
 def test_every_relative_link_leads_somewhere() -> None:
     astray = []
     for document, target in relative_links():
         path, _, anchor = target.partition("#")
-        there = ROOT / document.parent / path if path else ROOT / document
-        if not there.exists() or (anchor and anchor not in anchors(there.read_text(encoding="utf-8"))):
+        there = (ROOT / document.parent / path if path else ROOT / document).resolve()
+        if not there.exists() or (anchor and anchor not in anchors(prose(there.relative_to(ROOT)))):
             astray.append(f"{document}: {target}")
 
     assert astray == []

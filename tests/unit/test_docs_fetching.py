@@ -2,17 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from consumer.handlers.extract import extract
 from shared.kinds.fetch import FetchArgs
+from tests.support.documents import blocks, read
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/fetching.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+EXAMPLES = [block.text for block in blocks("docs/fetching.md") if block.language == "json"]
 # The first is the head of the table.
-ROWS = re.findall(r"^\| [\w ]+ \| `(.*)` \| `(.*)` \|$", PAGE, re.MULTILINE)[1:]
+ROWS = re.findall(r"^\| [\w ]+ \| `(.*)` \| `(.*)` \|$", read("docs/fetching.md"), re.MULTILINE)[1:]
 
 
 def test_there_are_examples() -> None:

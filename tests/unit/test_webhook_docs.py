@@ -1,6 +1,5 @@
 """The examples of docs/webhooks.md do what they say: they are run here, as they stand."""
 
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,19 +15,23 @@ from consumer.handlers.webhook import payload
 from shared.clock import utc_now
 from shared.identity import new_id
 from shared.kinds.webhook import MAX_DATA_BYTES, WEBHOOK_RETRY, WebhookArgs
+from tests.support.documents import blocks, read
 from tests.support.factories import NOON, make_webhook_secret
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+PAGE = read("docs/webhooks.md")
 BODY = payload(
     WebhookArgs(url="https://a.example/", type="invoice.paid", timestamp=NOON, data={"text": "'\"\\n ä"})
 )
 
 
 def example(language: str) -> str:
-    """Return the first example in a language."""
-    found = re.search(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+    """Return the example in a language that verifies a webhook."""
+    (found,) = [
+        block.text
+        for block in blocks("docs/webhooks.md")
+        if block.language == language and block.not_run == "has a test of its own"
+    ]
+    return found
 
 
 def sign(*secrets: str) -> dict[str, str]:
