@@ -9,8 +9,8 @@ smaller than a real one by the hops, of which there are none.
 from unittest.mock import patch
 
 from consumer.__main__ import main
-from consumer.handlers.client import Client
 from consumer.handlers.registry import HANDLERS, handler_of
+from consumer.http.client import Client
 from shared.kinds.check import CheckArgs, CheckResult, Verdict
 from shared.outcomes import Outcome, Succeeded
 

@@ -12,17 +12,16 @@ from pydantic import BaseModel
 from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
-from consumer.handlers.client import Client
-from consumer.handlers.http import open_session
 from consumer.handlers.registry import HANDLERS, Handler
-from consumer.handlers.robots import RobotsFiles
-from consumer.handlers.signing import Signer
+from consumer.http.client import Client
+from consumer.http.robots import RobotsFiles
+from consumer.http.session import open_session
 from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
 from consumer.politeness.admission import Admission
-from consumer.politeness.gates import Gates
+from consumer.politeness.host_limiters import FirstPermit, HostLimiters
 from consumer.reporting import ReportGatherer
-from consumer.secrets import Secrets
+from consumer.secrets import Secrets, Signer
 from consumer.worker import Worker, prefetch_by_lane
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
@@ -54,11 +53,11 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
-        gates = _open_gates(settings)
+        limiters = _host_limiters(settings)
         client = Client(
             session,
             secrets=Secrets(settings.secrets_dir),
-            gates=gates,
+            limiters=limiters,
             robots=RobotsFiles(settings.user_agent),
             signer=Signer(settings.webhook_secrets),
             inline_body_bytes=settings.inline_body_bytes,
@@ -69,7 +68,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             kinds=kinds,
             handler=DeliveryHandler(
                 executor=executor,
-                admission=Admission(gates, prefetch_by_lane=prefetch_by_lane(settings)),
+                admission=Admission(limiters, prefetch_by_lane=prefetch_by_lane(settings)),
                 publisher=publisher,
                 reports=ReportGatherer(publisher) if settings.bundle_jobs > 1 else None,
                 cancellations=cancellations,
@@ -101,10 +100,10 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
     logger.info("worker_stopped", extra={"worker": name})
 
 
-def _open_gates(settings: Settings) -> Gates:
+def _host_limiters(settings: Settings) -> HostLimiters:
     if not settings.contact_url:
         logger.info("contact_url_missing", extra={"setting": "RETRIEVER_CONTACT_URL"})
-    return Gates(
+    return HostLimiters(
         HostLimit(settings.host_concurrency, settings.host_rate_per_second),
         settings.host_limits,
         failures_to_open=settings.host_failures,
@@ -118,7 +117,7 @@ def _raise_file_limit() -> None:
 
 
 def _bind(handler: Handler, client: Client) -> BoundHandler:
-    def run(args: BaseModel, job: JobMessage) -> Awaitable[Outcome]:
-        return handler(args, client.for_job(job))
+    def run(args: BaseModel, job: JobMessage, first_permit: FirstPermit) -> Awaitable[Outcome]:
+        return handler(args, client.for_job(job, first_permit))
 
     return run

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-from contextlib import nullcontext
 
 from consumer.announcing import Announcer
 from consumer.cancellations import Cancellations
@@ -24,9 +23,6 @@ from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageUndecodable
 from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage
 from shared.outcomes import Cancelled, Deferred, Failed, outcome_name
-
-# Of a job without a host.
-_NO_TURN = nullcontext()
 
 logger = logging.getLogger(__name__)
 
@@ -133,13 +129,13 @@ class DeliveryHandler:
         started_at = utc_now()
         try:
             with self._cancellations.watching(job, task):
-                turn = await self._admission.admit(job)
-                if isinstance(turn, Deferred):
-                    return Attempt(None, utc_now(), turn)
+                permit = await self._admission.admit(job)
+                if isinstance(permit, Deferred):
+                    return Attempt(None, utc_now(), permit)
                 self._announcer.begin(task, job, started_at)
                 try:
-                    with turn or _NO_TURN:
-                        return await self._executor.execute(job)
+                    with permit:
+                        return await self._executor.execute(job, permit)
                 finally:
                     self._announcer.end(task)
         except asyncio.CancelledError:

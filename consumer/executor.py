@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from consumer.deadlines import time_limit
+from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit
 from shared.clock import utc_now
 from shared.kinds.limits import OVERTIME_SECONDS, handler_seconds
 from shared.kinds.registry import KINDS
@@ -16,7 +17,7 @@ from shared.outcomes import EXPIRED, Failed, Outcome
 
 logger = logging.getLogger(__name__)
 
-BoundHandler = Callable[[BaseModel, JobMessage], Awaitable[Outcome]]
+BoundHandler = Callable[[BaseModel, JobMessage, FirstPermit], Awaitable[Outcome]]
 
 
 class Attempt(NamedTuple):
@@ -34,7 +35,7 @@ class Executor:
         """Make an executor; `handlers` are bound to whatever they need."""
         self._handlers = handlers
 
-    async def execute(self, job: JobMessage) -> Attempt:
+    async def execute(self, job: JobMessage, first_permit: FirstPermit = NO_PERMIT) -> Attempt:
         """Return what one attempt came to. Raises nothing but CancelledError, when the worker stops."""
         started_at = utc_now()
         if job.expires_at is not None and started_at >= job.expires_at:
@@ -45,7 +46,7 @@ class Executor:
         elif isinstance(args, Failed):
             outcome = args
         else:
-            outcome = await _run(handler, args, job)
+            outcome = await _run(handler, args, job, first_permit)
         return Attempt(started_at, utc_now(), outcome)
 
 
@@ -68,11 +69,11 @@ def _expired(expires_at: datetime) -> Failed:
     return Failed(EXPIRED, said, transient=False)
 
 
-async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage) -> Outcome:
+async def _run(handler: BoundHandler, args: BaseModel, job: JobMessage, first_permit: FirstPermit) -> Outcome:
     limit_seconds = handler_seconds(args) + OVERTIME_SECONDS
     try:
         with time_limit(limit_seconds):
-            return await handler(args, job)
+            return await handler(args, job, first_permit)
     except TimeoutError:
         return Failed("time_limit", f"Stopped after {limit_seconds:g} s.", transient=True)
     except Exception:  # One of the three edges: a handler's bug is a failed attempt, not a dead worker.

@@ -1,14 +1,20 @@
-"""Secrets of targets, by name: a folder a host, a file a secret. A secret is sent to its own host alone."""
+"""What only workers know: secrets of targets, each sent to its own host alone, and keys of webhooks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from uuid import UUID
+
+from pydantic import SecretStr
+from standardwebhooks import Webhook
 
 MAX_SECRET_BYTES = 8_192
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Reads `<folder>/<host>/<name>`; without a folder there is no secret."""
+    """Reads `<folder>/<host>/<name>`: a folder a host, a file a secret. Without a folder there are none."""
 
     folder: Path | None = None
 
@@ -30,3 +36,31 @@ class Secrets:
         except (OSError, UnicodeDecodeError):
             return None
         return secret or None
+
+
+class Signer:
+    """Signs webhooks (Standard Webhooks) with each of its secrets, so that secrets can be renewed."""
+
+    def __init__(self, secrets: Iterable[SecretStr] = ()) -> None:
+        """Take the secrets, the newest first; the settings have checked them."""
+        self._webhooks = [Webhook(secret.get_secret_value()) for secret in secrets]
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether there is a secret."""
+        return bool(self._webhooks)
+
+    def headers(self, webhook_id: UUID, body: str, *, now: datetime) -> dict[str, str]:
+        """Return the headers of one attempt.
+
+        Args:
+            webhook_id: The same for every attempt, so that receivers can tell a repeated one.
+            body: What is sent, to the letter.
+            now: The attempt's time, in UTC: receivers refuse one that is more than minutes off.
+        """
+        signatures = (webhook.sign(str(webhook_id), now, body) for webhook in self._webhooks)
+        return {
+            "webhook-id": str(webhook_id),
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        }

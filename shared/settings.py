@@ -40,6 +40,7 @@ class Settings(BaseSettings):
 
     amqp_url: str = "amqp://guest:guest@127.0.0.1:5672/"
     amqp_plain: bool = False
+    http_plain: bool = False
     database_url: str = "sqlite:///.run/retriever.db"
 
     management_url: ManagementUrl | None = None

@@ -1,12 +1,17 @@
-"""What a certificate says, for people. Verifying is OpenSSL's; this only reads."""
+"""What a certificate says, for people. OpenSSL verifies; this only reads."""
 
+import asyncio
+import ssl
 import warnings
 from datetime import UTC, datetime
+from typing import Any, cast
 
+import aiohappyeyeballs
 from cryptography import x509
 from cryptography.utils import CryptographyDeprecationWarning
 
-from consumer.handlers.texts import bounded_text
+from consumer.http.body import bounded_text
+from consumer.http.recording import Recording, SocketFactory
 from shared.kinds.check import Certificate
 
 MAX_NAME_LENGTH = 300
@@ -17,14 +22,14 @@ _DAY_SECONDS = 86_400.0
 def read_certificate(der: bytes, *, protocol: str | None, trusted: bool, now: datetime) -> Certificate | None:
     """Return what a certificate says, or None when it cannot be read.
 
-    `ssl` itself tells nothing of one that was not verified, so it is read with `cryptography`.
+    `ssl` says nothing of a certificate that was not verified, so `cryptography` reads it.
 
     Args:
         der: As the peer sent it; may be anybody's.
         now: Aware.
     """
     try:
-        # It warns of serial numbers and versions that are against the rules; those are the peer's.
+        # It warns of serial numbers and versions that break the rules; those are the peer's fault.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             read = x509.load_der_x509_certificate(der)
@@ -40,6 +45,40 @@ def read_certificate(der: bytes, *, protocol: str | None, trusted: bool, now: da
             )
     except (ValueError, TypeError, OverflowError, x509.InvalidVersion):
         return None
+
+
+async def peek_certificate(recording: Recording, host: str, *, guarded_socket: SocketFactory) -> bool:
+    """Read the certificate that could not be verified into the recording; return whether that worked.
+
+    It takes a second handshake, with the same addresses and through the same guard. That handshake verifies
+    nothing, so nothing is sent over it: it ends with the handshake.
+
+    Raises:
+        OSError: there was no connection, or the guard denied it.
+    """
+    connected = await aiohappyeyeballs.start_connection(
+        addr_infos=cast("Any", list(recording.addresses)), socket_factory=guarded_socket
+    )
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.create_connection(
+            asyncio.Protocol, sock=connected, ssl=_unverified(), server_hostname=host
+        )
+    except BaseException:
+        connected.close()
+        raise
+    try:
+        recording.connect(transport)
+    finally:
+        transport.abort()
+    return recording.certificate is not None
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _name(name: x509.Name) -> str:

@@ -1,4 +1,4 @@
-"""The work of the `check` kind: ask a URL, follow its redirects, and say what is wrong with it."""
+"""The work of the `check` kind: request a URL, follow its redirects, and say what is wrong with it."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,16 +8,13 @@ import aiohttp
 from yarl import URL
 
 from consumer.deadlines import time_limit
-from consumer.handlers.assertions import Seen, judge
-from consumer.handlers.body import decode_text, read_body
-from consumer.handlers.certificates import read_certificate
-from consumer.handlers.client import Client, question_of
-from consumer.handlers.connector import RecordingConnector
-from consumer.handlers.failures import BAD_CERTIFICATE, Failure, assertion_failed, timed_out
-from consumer.handlers.hops import Trail, final_answer
-from consumer.handlers.judgement import failure_of_answer
-from consumer.handlers.page import title_of
-from consumer.handlers.texts import bounded_text
+from consumer.handlers.certificates import peek_certificate, read_certificate
+from consumer.handlers.check_verdict import CheckedAnswer, failure_of_answer, results_of_assertions
+from consumer.handlers.html import title_of
+from consumer.http.body import bounded_text, decode_text, read_body
+from consumer.http.client import Client, http_request
+from consumer.http.failures import BAD_CERTIFICATE, Failure, assertion_failed, timed_out
+from consumer.http.redirect_chain import RedirectChain, final_answer
 from shared.clock import utc_now
 from shared.kinds.check import (
     AssertionResult,
@@ -31,35 +28,35 @@ from shared.outcomes import Outcome, Succeeded
 MAX_CONTENT_TYPE_LENGTH = 200
 
 PEEK_SECONDS = 3.0
-"""For the details of a bad certificate; beyond the attempt's own limit, so that they never cost the verdict.
-Below the executor's overtime."""
+"""For the details of a bad certificate; on top of the attempt's own limit, so that they never cost the
+verdict, and below the executor's overtime."""
 
 
 async def check(args: CheckArgs, client: Client) -> Outcome:
     """Return what a URL came to: a verdict, or a failure that may pass.
 
-    A definite answer, good or bad, succeeds. What may pass fails with the verdict `down` and what was
-    seen. What only we are to blame for, such as a denied address, fails without a verdict.
+    A definite answer, good or bad, succeeds. A failure that may pass carries the verdict `down` and what was
+    seen. A failure of ours, such as a denied address, has no verdict.
     """
-    look = _Look(args, client, Trail(args.url))
-    failure = await look.within_time()
+    attempt = _Check(args, client, RedirectChain(args.url))
+    failure = await attempt.within_time()
     if failure is None:
-        return Succeeded(look.result(Verdict.OK, "ok", "The host answered as it should."))
+        return Succeeded(attempt.result(Verdict.OK, "ok", "The host answered as it should."))
     if failure.verdict is None:
         return failure.as_outcome()
-    result = look.result(failure.verdict, failure.reason, failure.explanation)
+    result = attempt.result(failure.verdict, failure.reason, failure.explanation)
     if failure.verdict is Verdict.DOWN:
-        return failure.as_outcome(retry_after_seconds=look.trail.retry_after_seconds, result=result)
+        return failure.as_outcome(retry_after_seconds=attempt.chain.retry_after_seconds, result=result)
     return Succeeded(result)
 
 
 @dataclass(slots=True)
-class _Look:
+class _Check:
     """One attempt, and what was seen of the final answer so far."""
 
     args: CheckArgs
     client: Client
-    trail: Trail
+    chain: RedirectChain
     certificate: Certificate | None = None
     content_type: str | None = None
     body_bytes: int | None = None
@@ -70,56 +67,56 @@ class _Look:
         """Return what is wrong with the URL, or None, before the time is up."""
         try:
             with time_limit(self.args.timeout_seconds):
-                failure = await self._ask()
+                failure = await self._request()
         except TimeoutError:
-            return timed_out(self.args.timeout_seconds, while_doing=self.trail.recording.phase)
+            return timed_out(self.args.timeout_seconds, while_doing=self.chain.recording.phase)
         if failure is not None and failure.reason == BAD_CERTIFICATE.reason:
             await self._peek_certificate()
         return failure
 
-    def _ask(self) -> Coroutine[None, None, Failure | None]:
+    def _request(self) -> Coroutine[None, None, Failure | None]:
         if self.args.method is not CheckMethod.AUTO:
-            return self._ask_with(self.args.method)
+            return self._request_with(self.args.method)
         if self.args.needs_body:
-            return self._ask_with(CheckMethod.GET)
-        return self._ask_head_then_get()
+            return self._request_with(CheckMethod.GET)
+        return self._request_head_then_get()
 
-    async def _ask_head_then_get(self) -> Failure | None:
+    async def _request_head_then_get(self) -> Failure | None:
         limit_seconds = self.args.timeout_seconds / 2
         try:
-            # Some hosts never answer a HEAD, so it gets half the time and GET is sure of the rest.
+            # Some hosts never answer a HEAD, so it gets half the time and leaves the rest to GET.
             async with asyncio.timeout(limit_seconds):
-                failure = await self._ask_with(CheckMethod.HEAD)
+                failure = await self._request_with(CheckMethod.HEAD)
         except TimeoutError:
-            failure = timed_out(limit_seconds, while_doing=self.trail.recording.phase)
+            failure = timed_out(limit_seconds, while_doing=self.chain.recording.phase)
         if failure is None or failure.before_sending or self._asks_us_to_wait():
             return failure
-        # HEAD lies in every status there is, so anything but success is worth a GET.
-        return await self._ask_with(CheckMethod.GET)
+        # Hosts answer HEAD with any wrong status there is, so anything but success is worth a GET.
+        return await self._request_with(CheckMethod.GET)
 
     def _asks_us_to_wait(self) -> bool:
-        # To ask again at once, only louder, would be the opposite of what it wants.
-        return self.trail.status == 429 or bool(self.trail.retry_after_seconds)
+        # A GET at once would be the opposite of what the host asks for.
+        return self.chain.status == 429 or bool(self.chain.retry_after_seconds)
 
-    async def _ask_with(self, method: CheckMethod) -> Failure | None:
-        question = question_of(
+    async def _request_with(self, method: CheckMethod) -> Failure | None:
+        request = http_request(
             self.args, self.client.secrets, method=method, allow_downgrade=self.args.allow_downgrade
         )
-        if isinstance(question, Failure):
-            return question
-        async with final_answer(self.client, self.trail, question) as answer:
+        if isinstance(request, Failure):
+            return request
+        async with final_answer(self.client, self.chain, request) as answer:
             return answer if isinstance(answer, Failure) else await self._examine(answer)
 
     async def _examine(self, answer: aiohttp.ClientResponse) -> Failure | None:
         self._note_answer(answer)
-        if failure := failure_of_answer(self.args, answer.status, answer.headers, url=self.trail.url):
+        if failure := failure_of_answer(self.args, answer.status, answer.headers, url=self.chain.url):
             return failure
         text = None
         if self.args.needs_body:
             body = await read_body(answer, max_bytes=self.args.max_body_bytes)
             if isinstance(body, Failure):
                 return body
-            self.trail.end_body()
+            self.chain.end_body()
             self.body_bytes = len(body)
             text, _ = decode_text(body, answer.charset) or (None, None)
         if text is None and self.args.assertions is None:
@@ -131,17 +128,17 @@ class _Look:
             self.title = await asyncio.to_thread(title_of, text)
         if self.args.assertions is None:
             return None
-        seen = Seen(
+        checked = CheckedAnswer(
             headers=answer.headers,
-            latency_seconds=self.trail.latency_seconds,
+            latency_seconds=self.chain.latency_seconds,
             certificate=self.certificate,
-            fragment=URL(self.trail.url, encoded=True).raw_fragment,
+            fragment=URL(self.chain.url, encoded=True).raw_fragment,
             text=text,
         )
         if self.args.assertions.on_body:
-            self.assertions = await asyncio.to_thread(judge, self.args.assertions, seen)
+            self.assertions = await asyncio.to_thread(results_of_assertions, self.args.assertions, checked)
         else:
-            self.assertions = judge(self.args.assertions, seen)
+            self.assertions = results_of_assertions(self.args.assertions, checked)
         wrong = [result for result in self.assertions if not result.passed]
         if not wrong:
             return None
@@ -155,39 +152,41 @@ class _Look:
         self.body_bytes = answer.content_length
 
     def _note_certificate(self, *, trusted: bool) -> None:
-        recording = self.trail.recording
+        recording = self.chain.recording
         if recording.certificate is not None:
             self.certificate = read_certificate(
                 recording.certificate, protocol=recording.protocol, trusted=trusted, now=utc_now()
             )
 
     async def _peek_certificate(self) -> None:
-        connector = self.client.session.connector
-        host = URL(self.trail.url, encoded=True).raw_host
-        if not isinstance(connector, RecordingConnector) or host is None:
+        guarded_socket = self.client.session.connector.guarded_socket
+        host = URL(self.chain.url, encoded=True).raw_host
+        if host is None:
             return
         try:
             async with asyncio.timeout(PEEK_SECONDS):
-                if await connector.peek_certificate(self.trail.recording, host.rstrip(".")):
+                if await peek_certificate(
+                    self.chain.recording, host.rstrip("."), guarded_socket=guarded_socket
+                ):
                     self._note_certificate(trusted=False)
         except OSError:
-            pass  # What is wrong is known; the details are not to be had this time.
+            pass  # What is wrong is known; the details cannot be had this time.
 
     def result(self, verdict: Verdict, reason: str, explanation: str) -> dict[str, object]:
-        """Return all that was seen, as the JSON of a `CheckResult`; one would only be taken apart again."""
-        trail, recording = self.trail, self.trail.recording
+        """Return all that was seen, as the JSON of a `CheckResult`, without a model in between."""
+        chain, recording = self.chain, self.chain.recording
         return {
             "verdict": verdict.value,
             "reason": reason,
             "explanation": explanation,
-            "status": trail.status,
-            "final_url": trail.url,
-            "hops": trail.hops,
-            "total_seconds": trail.total_seconds,
+            "status": chain.status,
+            "final_url": chain.url,
+            "hops": chain.hops,
+            "total_seconds": chain.total_seconds,
             "ip": recording.ip,
             "family": recording.family,
             "timings": recording.timings,
-            "redirects_to_http": trail.redirects_to_http,
+            "redirects_to_http": chain.redirects_to_http,
             "certificate": self.certificate and self.certificate.model_dump(mode="json"),
             "content_type": self.content_type,
             "bytes": self.body_bytes,

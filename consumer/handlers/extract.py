@@ -14,7 +14,7 @@ from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
 
-from consumer.handlers.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NOT_JSON, Failure
+from consumer.http.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NOT_JSON, Failure
 from shared.kinds.fetch import MAX_DATA_BYTES
 
 EXTRACT_SECONDS = 2.0

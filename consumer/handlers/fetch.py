@@ -1,18 +1,19 @@
-"""The work of the `fetch` kind: ask a URL, keep the whole body or what an expression picks out of it."""
+"""The work of the `fetch` kind: request a URL, keep the whole body or what an expression picks out of it."""
 
 import asyncio
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
-from consumer.handlers.body import decode_text, read_body
-from consumer.handlers.client import Client
 from consumer.handlers.extract import extract
-from consumer.handlers.failures import (
+from consumer.http.body import decode_text, read_body
+from consumer.http.client import Client, HttpRequest, http_request
+from consumer.http.failures import (
     BODY_NOT_STORABLE,
     UNEXPECTED_TYPE,
     Failure,
@@ -20,11 +21,10 @@ from consumer.handlers.failures import (
     timed_out,
     unaccepted_status,
 )
-from consumer.handlers.fetch_question import fetch_question
-from consumer.handlers.hops import Trail, final_answer
+from consumer.http.redirect_chain import RedirectChain, final_answer
 from shared.bodies import StoredBody, compress_body
 from shared.kinds.check import Hop
-from shared.kinds.fetch import FetchArgs, FetchMethod, FetchResult
+from shared.kinds.fetch import NOT_IDEMPOTENT, FetchArgs, FetchMethod, FetchResult
 from shared.kinds.media_types import accepts_media_type
 from shared.kinds.statuses import accepts_status
 from shared.messages import FieldValue, KnownCopy
@@ -35,25 +35,25 @@ MAX_CONTENT_TYPE_LENGTH = 200
 _FIELD_VALUE = TypeAdapter[str](FieldValue)
 
 
-async def fetch(args: FetchArgs, client: Client, trail: Trail | None = None) -> Outcome:
+async def fetch(args: FetchArgs, client: Client, chain: RedirectChain | None = None) -> Outcome:
     """Return the body of a URL, or why there is none; a failure carries what was seen up to then.
 
     Args:
-        args: What to fetch; of a page of many, `consumer.handlers.paged` makes them.
-        client: What to ask with.
-        trail: Is added to as answers come, for who wants to see more than the result has.
+        args: What to fetch; `consumer.handlers.paged_fetch` makes them for one page of many.
+        client: What to request it with.
+        chain: Grows as answers come, for callers that need more than the result has.
     """
-    trail = trail or Trail(args.url)
+    chain = chain or RedirectChain(args.url)
     page = _Page()
     try:
         async with asyncio.timeout(args.timeout_seconds):
-            failure = await _look(args, client, trail, page)
+            failure = await _try(args, client, chain, page)
     except TimeoutError:
         failure = timed_out(args.timeout_seconds)
     if failure is None:
-        return Succeeded(_result(trail, page), page.stored)
-    result = None if failure.is_ours or trail.status is None else _result(trail, page)
-    return failure.as_outcome(retry_after_seconds=trail.retry_after_seconds, result=result)
+        return Succeeded(_result(chain, page), page.stored)
+    result = None if failure.is_ours or chain.status is None else _result(chain, page)
+    return failure.as_outcome(retry_after_seconds=chain.retry_after_seconds, result=result)
 
 
 @dataclass(slots=True)
@@ -73,26 +73,26 @@ class _Page:
     unchanged: KnownCopy | None = None
 
 
-async def _look(args: FetchArgs, client: Client, trail: Trail, page: _Page) -> Failure | None:
+async def _try(args: FetchArgs, client: Client, chain: RedirectChain, page: _Page) -> Failure | None:
     known = client.job.known if client.job and args.if_changed else None
-    failure = await _ask(args, client, trail, page, known)
-    if known and page.unchanged is None and trail.status == 304:
-        # The URL leads elsewhere by now, to something whose version only happens to have the same name.
-        return await _ask(args, client, trail, page, None)
+    failure = await _request(args, client, chain, page, known)
+    if known and page.unchanged is None and chain.status == 304:
+        # The URL leads elsewhere by now, where another version happens to have the same name.
+        return await _request(args, client, chain, page, None)
     return failure
 
 
-async def _ask(
-    args: FetchArgs, client: Client, trail: Trail, page: _Page, known: KnownCopy | None
+async def _request(
+    args: FetchArgs, client: Client, chain: RedirectChain, page: _Page, known: KnownCopy | None
 ) -> Failure | None:
-    question = fetch_question(args, client, known=known)
-    if isinstance(question, Failure):
-        return question
-    async with final_answer(client, trail, question) as answer:
+    request = _request_of(args, client, known=known)
+    if isinstance(request, Failure):
+        return request
+    async with final_answer(client, chain, request) as answer:
         if isinstance(answer, Failure):
             return answer
         _note_headers(page, answer)
-        if answer.status == 304 and known and len(trail.hops) == 1:
+        if answer.status == 304 and known and len(chain.hops) == 1:
             page.unchanged = known
             return None
         if failure := _refusal(args, answer):
@@ -102,6 +102,45 @@ async def _ask(
     if isinstance(body, Failure):
         return body
     return await _keep(args, client, page, body, charset)
+
+
+def _request_of(args: FetchArgs, client: Client, *, known: KnownCopy | None) -> HttpRequest | Failure:
+    """Return the request to make; a header that the job sets itself wins.
+
+    Args:
+        args: What to fetch.
+        client: Its secrets are filled in; its job names the request.
+        known: A copy; with it the target is asked only for what has changed since.
+    """
+    content, media_type = args.content() or (None, None)
+    request = http_request(args, client.secrets, method=args.method, body=content)
+    if isinstance(request, Failure):
+        return request
+    said = {name.lower() for name in request.headers}
+    ours = {
+        "Content-Type": media_type,
+        "Accept": ", ".join(args.accept),
+        "Idempotency-Key": _idempotency_key(args, client),
+        **_conditions(known),
+    }
+    more = {name: value for name, value in ours.items() if value and name.lower() not in said}
+    return request._replace(headers={**request.headers, **more})
+
+
+def _idempotency_key(args: FetchArgs, client: Client) -> str | None:
+    """Return the job's id as a structured string (draft-ietf-httpapi-idempotency-key-header section 2.1).
+
+    A job runs at least once, so after a crash the request may be sent again; a target that knows the
+    header does its work once.
+    """
+    if args.method not in NOT_IDEMPOTENT or client.job is None:
+        return None
+    return f'"{client.job.id}"'
+
+
+def _conditions(known: KnownCopy | None) -> Mapping[str, str | None]:
+    # Both, as RFC 9110 section 13.1.3 wants it: who knows ETags ignores the date.
+    return {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified} if known else {}
 
 
 def _refusal(args: FetchArgs, answer: aiohttp.ClientResponse) -> Failure | None:
@@ -169,13 +208,13 @@ def _validator(answer: aiohttp.ClientResponse, name: str) -> str | None:
         return None
 
 
-def _result(trail: Trail, page: _Page) -> dict[str, Any]:
+def _result(chain: RedirectChain, page: _Page) -> dict[str, Any]:
     known = page.unchanged
     return FetchResult(
-        status=trail.status or 0,
-        final_url=trail.url,
-        hops=[Hop.model_validate(hop) for hop in trail.hops],
-        total_seconds=trail.total_seconds,
+        status=chain.status or 0,
+        final_url=chain.url,
+        hops=[Hop.model_validate(hop) for hop in chain.hops],
+        total_seconds=chain.total_seconds,
         content_type=page.content_type,
         charset=page.charset,
         body_bytes=page.body_bytes,

@@ -8,9 +8,9 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from consumer.handlers.check import check
-from consumer.handlers.client import Client
-from consumer.handlers.paged import fetch_or_page
+from consumer.handlers.paged_fetch import fetch_or_page
 from consumer.handlers.webhook import send_webhook
+from consumer.http.client import Client
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs

@@ -1,4 +1,4 @@
-"""The work of the `webhook` kind: POST what has happened, signed, and see it taken."""
+"""The work of the `webhook` kind: POST what has happened, signed."""
 
 import asyncio
 from dataclasses import replace
@@ -7,8 +7,8 @@ from typing import Any
 
 import aiohttp
 
-from consumer.handlers.client import Client, Question
-from consumer.handlers.failures import (
+from consumer.http.client import Client, HttpRequest
+from consumer.http.failures import (
     EGRESS_DENIED,
     INVALID_URL,
     NO_SIGNING_SECRET,
@@ -16,7 +16,7 @@ from consumer.handlers.failures import (
     failure_of_status,
     timed_out,
 )
-from consumer.handlers.hops import Trail, final_answer
+from consumer.http.redirect_chain import RedirectChain, final_answer
 from shared.clock import utc_now
 from shared.kinds.requests import Redirects
 from shared.kinds.webhook import WebhookArgs, WebhookResult, encode_json
@@ -37,14 +37,14 @@ async def send_webhook(args: WebhookArgs, client: Client) -> Outcome:
     """
     if not client.signer.can_sign:
         return NO_SIGNING_SECRET.as_outcome()
-    trail = Trail(args.url)
-    failure = await _send(args, client, trail)
-    seconds = trail.total_seconds
-    result = WebhookResult(status=trail.status, seconds=seconds).model_dump(mode="json")
+    chain = RedirectChain(args.url)
+    failure = await _send(args, client, chain)
+    seconds = chain.total_seconds
+    result = WebhookResult(status=chain.status, seconds=seconds).model_dump(mode="json")
     if failure is None:
         return Succeeded(result)
     return failure.as_outcome(
-        retry_after_seconds=trail.retry_after_seconds, result=None if trail.status is None else result
+        retry_after_seconds=chain.retry_after_seconds, result=None if chain.status is None else result
     )
 
 
@@ -54,27 +54,27 @@ def payload(args: WebhookArgs) -> str:
     return encode_json({"type": args.type, **timestamp, "data": args.data})
 
 
-async def _send(args: WebhookArgs, client: Client, trail: Trail) -> Failure | None:
-    # A worker always says whose attempt it is.
+async def _send(args: WebhookArgs, client: Client, chain: RedirectChain) -> Failure | None:
+    # A worker always says for which job.
     assert client.job is not None
     body = payload(args)
     signature = client.signer.headers(client.job.id, body, now=utc_now())
     headers = {"Content-Type": "application/json", **signature}
-    question = Question("POST", args.url, headers, body.encode("ascii"), redirects=Redirects.REPORT)
+    request = HttpRequest("POST", args.url, headers, body.encode("ascii"), redirects=Redirects.REPORT)
     try:
         async with (
             asyncio.timeout(args.timeout_seconds),
-            final_answer(client, trail, question) as answer,
+            final_answer(client, chain, request) as answer,
         ):
             if isinstance(answer, Failure):
                 return replace(answer, transient=answer.reason not in _FOR_GOOD)
             await _drop_body(answer)
-            return _judge(answer.status)
+            return _failure_of(answer.status)
     except TimeoutError:
         return timed_out(args.timeout_seconds)
 
 
-def _judge(status: int) -> Failure | None:
+def _failure_of(status: int) -> Failure | None:
     failure = failure_of_status(status)
     if failure is None:
         return None
@@ -83,7 +83,7 @@ def _judge(status: int) -> Failure | None:
 
 
 async def _drop_body(answer: aiohttp.ClientResponse) -> None:
-    """Read a little of the body, so that the connection can be used again; the status has said all."""
+    """Read a little of the body, so that the connection can be used again; the status says it all."""
     seen_bytes = 0
     try:
         async with asyncio.timeout(DROP_SECONDS):

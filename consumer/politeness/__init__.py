@@ -1,4 +1,4 @@
 """Politeness to hosts: how many requests at once, how many a second, and when to stay away.
 
-Deciding is in `gate` and what it is made of: pure, the clock is passed in. `gates` waits.
+`host_limiter` decides and is pure: the clock is passed in. `host_limiters` waits.
 """

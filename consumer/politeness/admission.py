@@ -1,75 +1,75 @@
-"""Letting a job in: an attempt begins with its host's turn, waits a moment for it, or is deferred."""
+"""Admission of attempts: each begins with its host's permit, waits a moment for it, or is deferred."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from consumer.politeness.first_turn import PATIENCE_SECONDS, attempt_with
-from consumer.politeness.gate import SHORTEST_DEFERRAL_SECONDS
-from consumer.politeness.gates import Gates, Turn
-from consumer.politeness.room import WaitingRoom
-from consumer.politeness.ticket import Priority, Refusal, Ticket
+from consumer.politeness.host_limiter import SHORTEST_DEFERRAL_SECONDS, PermitRequest, Priority, Refusal
+from consumer.politeness.host_limiters import MAX_WAIT_SECONDS, NO_PERMIT, FirstPermit, HostLimiters, Permit
 from shared.clock import utc_now
 from shared.hosts import host_key
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage
 from shared.outcomes import DeferralReason, Deferred
 
-HOPE_SECONDS = 1.0
-"""A job that comes for the first time waits in hand for a turn that is foreseen this soon."""
+MAX_FORESEEN_SECONDS = 1.0
+"""A job that comes for the first time waits in hand for a permit that is foreseen within this time."""
 
-_SAID = {
+_EXPLANATIONS = {
     DeferralReason.BUSY: "{host} is at its limit for this worker",
     DeferralReason.PAUSED: "{host} asked us to stay away for a while",
     DeferralReason.OPEN: "{host} has failed again and again, and is left alone for a while",
 }
+_DEFERRALS_FOR_ANY_SLOT = 2
 
 
 class Admission:
-    """Asks the gates for the first turn of each attempt."""
+    """Asks the host limiters for the first permit of each attempt."""
 
-    def __init__(self, gates: Gates, *, prefetch_by_lane: Mapping[Lane, int]) -> None:
+    def __init__(self, limiters: HostLimiters, *, prefetch_by_lane: Mapping[Lane, int]) -> None:
         """Make one; the prefetch limits bound how many jobs wait in hand."""
-        self._gates = gates
+        self._limiters = limiters
         self._prefetch_by_lane = prefetch_by_lane
-        self._rooms: dict[tuple[str, Lane], WaitingRoom] = {}
+        self._shares: dict[tuple[str, Lane], PrefetchShare] = {}
 
-    async def admit(self, job: JobMessage) -> attempt_with | Deferred | None:
-        """Return the turn to hold during the attempt, maybe after a moment; or that it is deferred.
+    async def admit(self, job: JobMessage) -> FirstPermit | Deferred:
+        """Return the permit to hold during the attempt, maybe after a moment; or that it is deferred.
 
-        A job whose deadline has passed and one without a URL meet no gate: None.
+        A job whose deadline has passed and a job without a URL need no permit.
         """
         host = _host_of(job)
         if host is None or (job.expires_at is not None and utc_now() >= job.expires_at):
-            return None
-        room = self._room(job)
-        ticket = self._ticket(job, room)
-        turn: Turn | Refusal | None = self._gates.turn_now(host, ticket)
-        if turn is None:
-            with room.seat(host, deferrals=job.deferrals) as has_seat:
-                turn = await self._gates.wait_turn(host, ticket, has_seat=has_seat)
-        if isinstance(turn, Refusal):
-            said = f"Deferred, because {_SAID[turn.reason].format(host=host)}."
-            return Deferred(turn.seconds, turn.reason, said)
-        return attempt_with(turn, patience_seconds=_patience_seconds(job.args))
+            return NO_PERMIT
+        share = self._share(job)
+        request = self._permit_request(job, share)
+        permit: Permit | Refusal | None = self._limiters.permit_now(host, request)
+        if permit is None:
+            with share.slot(host, deferrals=job.deferrals) as has_slot:
+                permit = await self._limiters.wait_permit(host, request, has_slot=has_slot)
+        if isinstance(permit, Refusal):
+            explanation = f"Deferred, because {_EXPLANATIONS[permit.reason].format(host=host)}."
+            return Deferred(permit.seconds, permit.reason, explanation)
+        return FirstPermit(permit, max_wait_seconds=_max_wait_seconds(job.args))
 
-    def _room(self, job: JobMessage) -> WaitingRoom:
+    def _share(self, job: JobMessage) -> "PrefetchShare":
         key = job.kind, job.lane
-        if key not in self._rooms:
-            self._rooms[key] = WaitingRoom(self._prefetch_by_lane[job.lane])
-        return self._rooms[key]
+        if key not in self._shares:
+            self._shares[key] = PrefetchShare(self._prefetch_by_lane[job.lane])
+        return self._shares[key]
 
-    def _ticket(self, job: JobMessage, room: WaitingRoom) -> Ticket:
-        turn_at = None
+    def _permit_request(self, job: JobMessage, share: "PrefetchShare") -> PermitRequest:
+        promised_at = None
         if job.turn_at is not None:
-            # Messages carry wall-clock time, gates keep their own.
-            turn_at = self._gates.now() + (job.turn_at - utc_now()).total_seconds()
-        return Ticket(
+            # Messages carry wall-clock time, limiters keep a monotonic clock.
+            promised_at = self._limiters.now() + (job.turn_at - utc_now()).total_seconds()
+        return PermitRequest(
             Priority.INTERACTIVE if job.lane is Lane.INTERACTIVE else Priority.BULK,
-            hope_seconds=PATIENCE_SECONDS if job.deferrals else HOPE_SECONDS,
-            patience_seconds=PATIENCE_SECONDS,
+            max_foreseen_seconds=MAX_WAIT_SECONDS if job.deferrals else MAX_FORESEEN_SECONDS,
+            max_wait_seconds=MAX_WAIT_SECONDS,
             deferrals=job.deferrals,
-            turn_at=turn_at,
-            spacing_seconds=SHORTEST_DEFERRAL_SECONDS / room.seats_of_one,
+            promised_at=promised_at,
+            spacing_seconds=SHORTEST_DEFERRAL_SECONDS / share.slots_of_one_host,
         )
 
 
@@ -78,9 +78,43 @@ def _host_of(job: JobMessage) -> str | None:
     return host_key(url) if isinstance(url, str) else None
 
 
-def _patience_seconds(args: Mapping[str, Any]) -> float:
+def _max_wait_seconds(args: Mapping[str, Any]) -> float:
     # A quarter of the attempt's time, so that our waiting never looks like the target's silence.
     limit_seconds = args.get("timeout_seconds")
     if not isinstance(limit_seconds, int | float):
-        return PATIENCE_SECONDS
-    return min(PATIENCE_SECONDS, limit_seconds / 4)
+        return MAX_WAIT_SECONDS
+    return min(MAX_WAIT_SECONDS, limit_seconds / 4)
+
+
+class PrefetchShare:
+    """The slots for jobs that wait in hand: half of a queue's prefetch. Free hosts always have the rest.
+
+    A host may take as many slots as stay free: one busy host takes half of them, two take a third each,
+    and there is always a slot for another.
+    """
+
+    def __init__(self, prefetch: int) -> None:
+        """Make the share of a queue with this prefetch limit."""
+        self._slots = max(prefetch // 2, 1)
+        self._taken: Counter[str] = Counter()
+
+    @property
+    def slots_of_one_host(self) -> int:
+        """How many slots a host gets when it is the only busy one."""
+        return max(self._slots // 2, 1)
+
+    @contextmanager
+    def slot(self, host: str, *, deferrals: int = 0) -> Iterator[bool]:
+        """Hold a slot while inside, if there is one for this host; yield whether there is.
+
+        A job that was deferred twice may take any free slot.
+        """
+        free = self._slots - self._taken.total()
+        has_slot = self._taken[host] < free or (free > 0 and deferrals >= _DEFERRALS_FOR_ANY_SLOT)
+        self._taken[host] += has_slot
+        try:
+            yield has_slot
+        finally:
+            self._taken[host] -= has_slot
+            if not self._taken[host]:
+                del self._taken[host]

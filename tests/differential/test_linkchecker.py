@@ -13,8 +13,8 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import ValidationError
 
 from consumer.handlers.check import check
-from consumer.handlers.client import Client
-from consumer.politeness.gates import Gates
+from consumer.http.client import Client
+from consumer.politeness.host_limiters import HostLimiters
 from shared.kinds.check import CheckArgs
 from tests.differential.link_site import LINKS, LinkSite, open_link_site
 from tests.support.http_servers import client_that_reaches_loopback, self_signed_tls
@@ -100,7 +100,7 @@ async def our_verdicts(site: LinkSite, client: Client) -> dict[str, tuple[str, s
             return "refused", "url"
         async with hands:
             # Each as if it were alone on its host: what one says of our pace is not for the others.
-            outcome = await check(args, replace(client, gates=Gates()))
+            outcome = await check(args, replace(client, limiters=HostLimiters()))
         assert outcome.result is not None
         return outcome.result["verdict"], outcome.result["reason"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from consumer.handlers.client import Client
 from consumer.handlers.fetch import fetch
+from consumer.http.client import Client
 from shared.identity import new_id
 from shared.kinds.fetch import FetchArgs, FetchResult
 from shared.messages import JobMessage, KnownCopy

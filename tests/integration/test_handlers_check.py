@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from consumer.handlers.check import check
-from consumer.handlers.client import Client
+from consumer.http.client import Client
 from deploy.local.target_site import TargetSite, open_target
 from shared.kinds.check import CheckArgs, CheckMethod, CheckResult, Verdict
 from shared.outcomes import Failed, Outcome, Succeeded

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from consumer.handlers.check import check
-from consumer.handlers.client import Client
+from consumer.http.client import Client
 from shared.kinds.check import CheckArgs, CheckResult, Family, Verdict
 from shared.outcomes import Failed, Outcome
 from tests.support.http_servers import KEEP_OPEN, STAY_SILENT, client_that_reaches_loopback, raw_server

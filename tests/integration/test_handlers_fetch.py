@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 import brotli
 import pytest
 
-from consumer.handlers.client import Client
 from consumer.handlers.fetch import fetch
+from consumer.http.client import Client
 from deploy.local.target_site import TargetSite, open_target
 from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES
-from shared.kinds.fetch import FetchArgs, FetchResult
+from shared.kinds.fetch import FetchArgs, FetchMethod, FetchResult
 from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.http_servers import STAY_SILENT, client_that_reaches_loopback, raw_server
 
@@ -101,8 +101,8 @@ async def test_a_page_that_is_mended_is_fetched(target: TargetSite, client: Clie
     args = FetchArgs(url=f"{target.url}/mendable/a")
 
     before = await fetch(args, client)
-    async with client.session.post(f"{target.url}/control/mend/a"):
-        after = await fetch(args, client)
+    await fetch(FetchArgs(url=f"{target.url}/control/mend/a", method=FetchMethod.POST), client)
+    after = await fetch(args, client)
 
     assert isinstance(before, Failed)
     assert isinstance(after, Succeeded)

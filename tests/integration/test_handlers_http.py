@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientResponse
 
-from consumer.handlers.client import Question
-from consumer.handlers.failures import Failure
-from consumer.handlers.hops import Trail, final_answer
+from consumer.http.client import Client, HttpRequest
+from consumer.http.failures import Failure
+from consumer.http.redirect_chain import RedirectChain, final_answer
 from deploy.local.target_site import open_target
 from shared.kinds.requests import Redirects
 from tests.support.http_servers import (
@@ -33,14 +35,24 @@ async def ask(
     method: str = "GET",
     max_redirects: int = 10,
     names: dict[str, list[str] | OSError] | None = None,
-) -> tuple[int | Failure, Trail]:
-    trail = Trail(url)
+) -> tuple[int | Failure, RedirectChain]:
+    chain = RedirectChain(url)
     async with (
         asyncio.timeout(10),
         client_that_reaches_loopback(names=names) as client,
-        final_answer(client, trail, Question(method, url, max_redirects=max_redirects)) as answer,
+        final_answer(client, chain, HttpRequest(method, url, max_redirects=max_redirects)) as answer,
     ):
-        return answer if isinstance(answer, Failure) else answer.status, trail
+        return answer if isinstance(answer, Failure) else answer.status, chain
+
+
+def answer_to(client: Client, request: HttpRequest) -> AbstractAsyncContextManager[ClientResponse | Failure]:
+    return final_answer(client, RedirectChain(request.url), request)
+
+
+async def ask_forever(client: Client, url: str) -> None:
+    async with answer_to(client, HttpRequest("GET", url)) as answer:
+        assert not isinstance(answer, Failure)
+        await answer.read()
 
 
 def reason(answer: int | Failure) -> str:
@@ -63,10 +75,10 @@ def reason(answer: int | Failure) -> str:
 )
 async def test_garbage_is_a_protocol_error_and_never_a_status(garbage: bytes) -> None:
     async with raw_server(garbage) as server:
-        answer, trail = await ask(server.url)
+        answer, chain = await ask(server.url)
 
     assert reason(answer) == "protocol_error"
-    assert trail.status is None
+    assert chain.status is None
 
 
 async def test_a_server_that_hangs_up_is_asked_once_and_not_again_in_silence() -> None:
@@ -83,7 +95,9 @@ async def test_a_kept_connection_that_turns_out_dead_is_replaced_without_a_word(
         client_that_reaches_loopback() as client,
     ):
         for _ in range(2):
-            async with final_answer(client, Trail(server.url), Question("GET", server.url)) as answer:
+            async with final_answer(
+                client, RedirectChain(server.url), HttpRequest("GET", server.url)
+            ) as answer:
                 assert not isinstance(answer, Failure)
                 assert await answer.read() == b"ok"
 
@@ -97,7 +111,9 @@ async def test_what_may_not_be_sent_twice_is_not_repeated_on_a_kept_connection_e
     ):
         answers = []
         for method in ("GET", "POST"):
-            async with final_answer(client, Trail(server.url), Question(method, server.url)) as answer:
+            async with final_answer(
+                client, RedirectChain(server.url), HttpRequest(method, server.url)
+            ) as answer:
                 answers.append(answer)
                 if not isinstance(answer, Failure):
                     await answer.read()
@@ -142,41 +158,41 @@ async def test_a_certificate_that_nobody_trusts_is_told_from_a_port_without_tls(
 
 async def test_hops_are_recorded_in_order_with_status_and_time() -> None:
     async with raw_server(redirect("/b", 301), redirect("c?d=e", 307), OK) as server:
-        answer, trail = await ask(f"{server.url}a/")
+        answer, chain = await ask(f"{server.url}a/")
 
         assert answer == 200
-        assert [(hop["url"].removeprefix(server.url), hop["status"]) for hop in trail.hops] == [
+        assert [(hop["url"].removeprefix(server.url), hop["status"]) for hop in chain.hops] == [
             ("a/", 301),
             ("b", 307),
             ("c?d=e", 200),
         ]
-        assert all(0 < hop["seconds"] < 10 for hop in trail.hops)
+        assert all(0 < hop["seconds"] < 10 for hop in chain.hops)
 
 
 @pytest.mark.parametrize(("limit", "status"), [(2, "too_many_redirects"), (3, 200)])
 async def test_exactly_max_redirects_are_followed(limit: int, status: int | str) -> None:
     async with raw_server(redirect("/1"), redirect("/2"), redirect("/3"), OK) as server:
-        answer, trail = await ask(server.url, max_redirects=limit)
+        answer, chain = await ask(server.url, max_redirects=limit)
 
     assert (reason(answer) if isinstance(answer, Failure) else answer) == status
-    assert len(trail.hops) == limit + 1
+    assert len(chain.hops) == limit + 1
 
 
 async def test_no_redirect_is_followed_when_none_may_be() -> None:
     async with raw_server(redirect("/1")) as server:
-        answer, trail = await ask(server.url, max_redirects=0)
+        answer, chain = await ask(server.url, max_redirects=0)
 
         assert reason(answer) == "too_many_redirects"
-        assert (len(server.heads), trail.status) == (1, 302)
+        assert (len(server.heads), chain.status) == (1, 302)
 
 
 @pytest.mark.parametrize("locations", [["/"], ["/#a"], ["/1", "/2", "/1"]])
 async def test_a_redirect_that_leads_back_is_a_loop(locations: list[str]) -> None:
     async with raw_server(*map(redirect, locations)) as server:
-        answer, trail = await ask(server.url, max_redirects=20)
+        answer, chain = await ask(server.url, max_redirects=20)
 
         assert reason(answer) == "redirect_loop"
-        assert len(trail.hops) == len(locations)
+        assert len(chain.hops) == len(locations)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +211,10 @@ async def test_a_redirect_that_leads_back_is_a_loop(locations: list[str]) -> Non
 )
 async def test_a_redirect_to_no_http_url_is_not_followed(location: str) -> None:
     async with raw_server(redirect(location)) as server:
-        answer, trail = await ask(server.url)
+        answer, chain = await ask(server.url)
 
     assert reason(answer) == "redirect_invalid"
-    assert trail.status == 302
+    assert chain.status == 302
 
 
 async def test_a_redirect_without_location_is_the_answer() -> None:
@@ -242,7 +258,7 @@ async def test_credentials_go_to_their_own_origin_only_and_are_never_recorded() 
     async with raw_server(OK) as stranger:
         away = redirect(f"http://other:pass@127.0.0.1:{stranger.port}/")
         async with raw_server(redirect("/second"), away) as server:
-            answer, trail = await ask(server.url.replace("//", "//user:s%20ecret@"))
+            answer, chain = await ask(server.url.replace("//", "//user:s%20ecret@"))
 
             assert answer == 200
             assert [("Authorization: Basic dXNlcjpzIGVjcmV0" in head) for head in server.heads] == [
@@ -250,7 +266,7 @@ async def test_credentials_go_to_their_own_origin_only_and_are_never_recorded() 
                 True,
             ]
             assert "Authorization" not in stranger.heads[0]
-    assert not any("secret" in hop["url"] or "pass" in hop["url"] or "@" in hop["url"] for hop in trail.hops)
+    assert not any("secret" in hop["url"] or "pass" in hop["url"] or "@" in hop["url"] for hop in chain.hops)
 
 
 async def test_cookies_of_one_answer_are_not_sent_with_the_next_request() -> None:
@@ -276,9 +292,9 @@ async def test_the_last_meaningful_retry_after_is_kept() -> None:
     moved = b"HTTP/1.1 302 Found\r\nRetry-After: 7\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
     down = b"HTTP/1.1 500 Oops\r\nRetry-After: 99\r\nContent-Length: 0\r\n\r\n"
     async with raw_server(moved, down) as server:
-        answer, trail = await ask(server.url)
+        answer, chain = await ask(server.url)
 
-    assert (answer, trail.retry_after_seconds) == (500, 7)
+    assert (answer, chain.retry_after_seconds) == (500, 7)
 
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +321,7 @@ async def test_many_requests_at_once_do_not_wait_for_one_another() -> None:
         raw_server(b"HTTP/1.1 200 OK\r\n", then=STAY_SILENT) as server,
         client_that_reaches_loopback() as client,
     ):
-        requests = [asyncio.create_task(client.session.get(server.url)) for _ in range(150)]
+        requests = [asyncio.create_task(ask_forever(client, server.url)) for _ in range(150)]
         async with asyncio.timeout(10):
             while len(server.heads) < len(requests):
                 await asyncio.sleep(0)
@@ -323,7 +339,9 @@ async def test_headers_of_the_job_stay_with_its_own_origin() -> None:
         raw_server(redirect(f"{elsewhere.url}/x")) as home,
         client_that_reaches_loopback() as client,
         final_answer(
-            client, Trail(home.url), Question("GET", home.url, headers={"X-Api-Key": "k", "Cookie": "a=b"})
+            client,
+            RedirectChain(home.url),
+            HttpRequest("GET", home.url, headers={"X-Api-Key": "k", "Cookie": "a=b"}),
         ) as answer,
     ):
         assert not isinstance(answer, Failure)
@@ -339,7 +357,7 @@ async def test_a_body_is_not_taken_to_another_origin() -> None:
         raw_server(OK) as elsewhere,
         raw_server(redirect(f"{elsewhere.url}/x", 307)) as home,
         client_that_reaches_loopback() as client,
-        final_answer(client, Trail(home.url), Question("POST", home.url, body=b"secret")) as answer,
+        answer_to(client, HttpRequest("POST", home.url, body=b"secret")) as answer,
     ):
         assert isinstance(answer, Failure)
 
@@ -358,7 +376,7 @@ async def test_a_redirect_is_not_followed_when_the_job_says_so(
         raw_server(OK) as elsewhere,
         raw_server(redirect(elsewhere.url)) as home,
         client_that_reaches_loopback() as client,
-        final_answer(client, Trail(home.url), Question("GET", home.url, redirects=redirects)) as answer,
+        answer_to(client, HttpRequest("GET", home.url, redirects=redirects)) as answer,
     ):
         came = answer.reason if isinstance(answer, Failure) else answer.status
 

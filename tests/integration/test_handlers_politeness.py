@@ -1,4 +1,4 @@
-"""Handlers and the gates: every request takes a turn, answers are learned of, robots.txt is respected."""
+"""Handlers and the limiters: each request takes a permit, answers are reported, robots.txt is respected."""
 
 import asyncio
 import socket
@@ -6,10 +6,10 @@ import socket
 import pytest
 
 from consumer.handlers.check import check
-from consumer.handlers.client import Client
 from consumer.handlers.fetch import fetch
-from consumer.politeness.gates import Gates, Turn
-from consumer.politeness.ticket import Priority, Refusal, Ticket
+from consumer.http.client import Client
+from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
+from consumer.politeness.host_limiters import HostLimiters, Permit
 from shared.hosts import HostLimit, host_key
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs
@@ -32,17 +32,17 @@ def paths(server: RawServer) -> list[str]:
     return [head.split()[1] for head in server.heads]
 
 
-async def ask_gate(client: Client, url: str) -> Turn | Refusal:
+async def ask_limiter(client: Client, url: str) -> Permit | Refusal:
     host = host_key(url)
     assert host is not None
-    return await client.gates.turn(host, Ticket(Priority.BULK, 0.5, 0.5))
+    return await client.limiters.permit(host, PermitRequest(Priority.BULK, 0.5, 0.5))
 
 
-async def test_head_and_get_and_every_hop_take_a_turn_and_give_it_back() -> None:
+async def test_head_and_get_and_every_hop_take_a_permit_and_give_it_back() -> None:
     async with client_that_reaches_loopback() as bare, raw_server(OK, then=KEEP_OPEN) as there:
         missing = text("", status="404 Not Found")
         async with raw_server(missing, redirect(there.url), then=KEEP_OPEN) as here:
-            client = Client(bare.session, gates=Gates(HostLimit(1, 20)))
+            client = Client(bare.session, limiters=HostLimiters(HostLimit(1, 20)))
             started = asyncio.get_running_loop().time()
 
             outcome = await check(CheckArgs(url=here.url), client)
@@ -50,9 +50,9 @@ async def test_head_and_get_and_every_hop_take_a_turn_and_give_it_back() -> None
             assert isinstance(outcome, Succeeded) and outcome.result["verdict"] == "ok"
             assert asyncio.get_running_loop().time() - started >= 1 / 20
             for url in (here.url, there.url):
-                turn = await ask_gate(client, url)
-                assert isinstance(turn, Turn)
-                turn.release()
+                permit = await ask_limiter(client, url)
+                assert isinstance(permit, Permit)
+                permit.release()
 
 
 async def test_a_host_that_asks_for_a_pause_gets_it_from_all_jobs() -> None:
@@ -60,7 +60,7 @@ async def test_a_host_that_asks_for_a_pause_gets_it_from_all_jobs() -> None:
     async with client_that_reaches_loopback() as client, raw_server(limited) as server:
         outcome = await check(CheckArgs(url=server.url), client)
 
-        refusal = await ask_gate(client, server.url)
+        refusal = await ask_limiter(client, server.url)
 
     assert isinstance(outcome, Failed) and outcome.retry_after_seconds == 60
     assert isinstance(refusal, Refusal)
@@ -82,11 +82,11 @@ async def test_a_redirect_to_a_host_that_is_paused_fails_for_now_and_blames_nobo
 async def test_a_host_that_refuses_connections_is_left_alone_after_some(unused_port: int) -> None:
     url = f"http://127.0.0.1:{unused_port}/"
     async with client_that_reaches_loopback() as bare:
-        client = Client(bare.session, gates=Gates(HostLimit(4), failures_to_open=3))
+        client = Client(bare.session, limiters=HostLimiters(HostLimit(4), failures_to_open=3))
         for _ in range(3):
             await check(CheckArgs(url=url), client)
 
-        refusal = await ask_gate(client, url)
+        refusal = await ask_limiter(client, url)
 
     assert isinstance(refusal, Refusal) and refusal.reason is DeferralReason.OPEN
 
@@ -94,7 +94,7 @@ async def test_a_host_that_refuses_connections_is_left_alone_after_some(unused_p
 async def test_a_name_that_does_not_exist_opens_no_breaker() -> None:
     names: dict[str, list[str] | OSError] = {"gone.example": socket.gaierror(socket.EAI_NONAME, "no")}
     async with client_that_reaches_loopback(names=names) as bare:
-        client = Client(bare.session, gates=Gates(HostLimit(4), failures_to_open=1))
+        client = Client(bare.session, limiters=HostLimiters(HostLimit(4), failures_to_open=1))
         for _ in range(3):
             outcome = await check(CheckArgs(url="http://gone.example/"), client)
             assert isinstance(outcome, Succeeded) and outcome.result["reason"] == "dns_no_such_name"
@@ -177,14 +177,14 @@ async def test_reading_the_file_of_a_host_that_takes_one_at_a_time_holds_up_noth
     robots = text("User-agent: *\nCrawl-delay: 0.1\n")
     async with client_that_reaches_loopback() as bare:
         async with raw_server(robots, redirect("/next"), OK) as server:
-            client = Client(bare.session, gates=Gates(HostLimit(1)))
+            client = Client(bare.session, limiters=HostLimiters(HostLimit(1)))
             async with asyncio.timeout(5):
                 outcome = await fetch(FetchArgs(url=server.url, robots=Robots.RESPECT), client)
 
         assert isinstance(outcome, Succeeded)
         host = host_key(server.url)
         assert host is not None
-        assert client.gates._entries[host].gate.pace.per_second == 10
+        assert client.limiters._entries[host].limiter.pace.per_second == 10
 
 
 async def test_a_host_that_cannot_be_reached_is_named_as_that_and_not_as_its_file(unused_port: int) -> None:

@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from consumer.handlers.signing import Signer
 from consumer.handlers.webhook import send_webhook
+from consumer.secrets import Signer
 from deploy.local.target_site import Call, TargetSite, open_target
 from shared.identity import new_id
 from shared.kinds.webhook import WebhookArgs

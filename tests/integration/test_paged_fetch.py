@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from consumer.handlers.client import Client
+from consumer.http.client import Client
 from producer.api.page_models import PagedFetch, paged_fetch
 from producer.records import JobRecord
 from producer.store.migrate import migrate

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aio_pika.abc import AbstractChannel
 from pydantic import BaseModel
 
+from consumer.politeness.host_limiters import FirstPermit
 from shared.broker.bundle import NDJSON, bodies_of, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
@@ -39,7 +40,7 @@ class Gated:
         self._open = set(open_urls)
         self._opened = asyncio.Condition()
 
-    async def __call__(self, _: BaseModel, job: JobMessage) -> Outcome:
+    async def __call__(self, _: BaseModel, job: JobMessage, __: FirstPermit) -> Outcome:
         url = job.args["url"]
         async with self._opened:
             self.starts.append(url)

@@ -13,8 +13,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from consumer.egress import Network
-from consumer.handlers.client import Client
-from consumer.handlers.http import open_session
+from consumer.http.client import Client
+from consumer.http.session import open_session
 from consumer.secrets import Secrets
 from shared.settings import Settings
 
@@ -110,6 +110,7 @@ async def client_that_reaches_loopback(
     secrets: Secrets | None = None,
     tls: ssl.SSLContext | None = None,
     dns_servers: Sequence[str] = (),
+    plain: bool | None = None,
 ) -> AsyncIterator[Client]:
     """Give a worker's client.
 
@@ -118,12 +119,14 @@ async def client_that_reaches_loopback(
         names: What the DNS says; every other name does not exist. None is the machine's own DNS.
         tls: Whom to trust; None is whom the machine trusts.
         dns_servers: Instead of the machine's own.
+        plain: As `RETRIEVER_HTTP_PLAIN`; None is what the environment says.
     """
     settings = Settings(
         egress_allow=tuple(allow),
         user_agent="Retriever/test",
         dns_servers=tuple(dns_servers),
         dns_timeout_seconds=0.5 if dns_servers else 5,
+        http_plain=Settings().http_plain if plain is None else plain,
     )
     resolver = None if names is None else StubResolver(names)
     async with open_session(settings, resolver=resolver) as session:

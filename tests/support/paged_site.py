@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from consumer.executor import Attempt
-from consumer.handlers.client import Client
-from consumer.handlers.paged import fetch_or_page
+from consumer.handlers.paged_fetch import fetch_or_page
+from consumer.http.client import Client
 from consumer.settlement import decide, settlement_message
 from producer.records import ClaimedJob, JobRecord
 from producer.store.store import JobStore

@@ -16,7 +16,7 @@ from consumer.executor import BoundHandler, Executor
 from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
 from consumer.politeness.admission import Admission
-from consumer.politeness.gates import Gates
+from consumer.politeness.host_limiters import FirstPermit, HostLimiters
 from consumer.reporting import ReportGatherer
 from consumer.worker import Worker, prefetch_by_lane
 from shared.broker.outgoing import Outgoing
@@ -37,7 +37,7 @@ class Work:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, _: BaseModel, __: JobMessage) -> Outcome:
+    async def __call__(self, _: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
         self.starts += 1
         self.started.set()
         await self.let_go.wait()
@@ -59,7 +59,7 @@ async def working(
         kinds=["check"],
         handler=DeliveryHandler(
             executor=executor,
-            admission=Admission(Gates(), prefetch_by_lane=prefetch_by_lane(settings)),
+            admission=Admission(HostLimiters(), prefetch_by_lane=prefetch_by_lane(settings)),
             publisher=publisher,
             reports=ReportGatherer(publisher) if gathers else None,
             cancellations=cancellations,

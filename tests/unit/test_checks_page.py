@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from consumer.egress import AddressClass, EgressDenied
-from consumer.handlers import failures
-from consumer.handlers.failures import Failure, failure_of_status
+from consumer.http import failures
+from consumer.http.failures import Failure, failure_of_status
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([a-z0-9_]+)` \| (ok|broken|blocked|down) \|$", re.MULTILINE)

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from consumer.executor import Executor
+from consumer.politeness.host_limiters import FirstPermit
 from shared.clock import utc_now
 from shared.messages import JobMessage
 from shared.outcomes import Failed, Outcome, Succeeded, outcome_name
@@ -21,7 +22,7 @@ def make_job(*, kind: str = "check", **args: object) -> JobMessage:
 
 
 async def test_the_handler_gets_validated_arguments_and_its_outcome_comes_back() -> None:
-    async def handler(args: BaseModel, _: JobMessage) -> Outcome:
+    async def handler(args: BaseModel, _: JobMessage, __: FirstPermit) -> Outcome:
         return Succeeded({"seen": args.model_dump()["url"]})
 
     attempt = await Executor({"check": handler}).execute(make_job())
@@ -33,7 +34,7 @@ async def test_the_handler_gets_validated_arguments_and_its_outcome_comes_back()
 async def test_a_handler_that_raises_is_a_failed_attempt_that_may_be_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def handler(_: BaseModel, __: JobMessage) -> Outcome:
+    async def handler(_: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
         raise KeyError("a bug")
 
     with caplog.at_level(logging.ERROR):
@@ -48,7 +49,7 @@ async def test_a_handler_that_raises_is_a_failed_attempt_that_may_be_tried_again
 async def test_a_handler_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumer.executor.OVERTIME_SECONDS", 0.0)
 
-    async def handler(_: BaseModel, __: JobMessage) -> Outcome:
+    async def handler(_: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
         await asyncio.Event().wait()
         return Succeeded({})
 
@@ -59,7 +60,7 @@ async def test_a_handler_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPa
 
 
 async def test_arguments_that_no_longer_validate_fail_for_good_and_name_the_field() -> None:
-    async def handler(_: BaseModel, __: JobMessage) -> Outcome:
+    async def handler(_: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
         return Succeeded({})
 
     attempt = await Executor({"check": handler}).execute(make_job(method="PUT"))
@@ -78,7 +79,7 @@ async def test_a_kind_without_a_handler_fails_for_good() -> None:
 
 @pytest.mark.parametrize(("seconds_left", "outcome"), [(60, "succeeded"), (-1, "failed_permanent")])
 async def test_an_attempt_starts_only_before_its_deadline(seconds_left: int, outcome: str) -> None:
-    async def handler(_: BaseModel, __: JobMessage) -> Outcome:
+    async def handler(_: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
         return Succeeded({})
 
     job = make_job().model_copy(update={"expires_at": utc_now() + timedelta(seconds=seconds_left)})
@@ -93,7 +94,7 @@ async def test_an_attempt_starts_only_before_its_deadline(seconds_left: int, out
 async def test_being_cancelled_is_no_outcome() -> None:
     started = asyncio.Event()
 
-    async def handler(_: BaseModel, __: JobMessage) -> Outcome:
+    async def handler(_: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
         started.set()
         await asyncio.Event().wait()
         return Succeeded({})

@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from consumer.handlers.assertions import Seen, judge
+from consumer.handlers.check_verdict import CheckedAnswer, results_of_assertions
 from shared.kinds.assertions import Assertions
 
 
 def passed(assertions: dict[str, Any], *, text: str | None = None, **headers: str) -> bool:
-    seen = Seen(
+    seen = CheckedAnswer(
         headers=CIMultiDictProxy(CIMultiDict(headers)),
         latency_seconds=0.5,
         certificate=None,
         fragment="",
         text=text,
     )
-    (result,) = judge(Assertions.model_validate(assertions), seen)
+    (result,) = results_of_assertions(Assertions.model_validate(assertions), seen)
     return result.passed
 
 
@@ -69,8 +69,8 @@ def test_no_certificate_is_never_valid_for_long_enough() -> None:
 
 
 def test_what_was_observed_is_cut_and_cleaned() -> None:
-    seen = Seen(CIMultiDictProxy(CIMultiDict(X="\x1b" + "a" * 500)), 0.1, None, "", None)
+    seen = CheckedAnswer(CIMultiDictProxy(CIMultiDict(X="\x1b" + "a" * 500)), 0.1, None, "", None)
 
-    (result,) = judge(Assertions.model_validate({"header": [{"name": "X"}]}), seen)
+    (result,) = results_of_assertions(Assertions.model_validate({"header": [{"name": "X"}]}), seen)
 
     assert result.observed == "\ufffd" + "a" * 99

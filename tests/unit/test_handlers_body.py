@@ -7,8 +7,8 @@ import zlib
 import brotli
 import pytest
 
-from consumer.handlers.body import _expander, decode_text
-from consumer.handlers.failures import UNSUPPORTED_ENCODING, Failure
+from consumer.http.body import _expander, decode_text
+from consumer.http.failures import UNSUPPORTED_ENCODING, Failure
 
 TEXT = b"All is well. " * 1_000
 

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from consumer.handlers.extract import extract
-from consumer.handlers.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NOT_JSON
+from consumer.http.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NOT_JSON
 
 ITEMS = '{"total": 2, "items": [{"id": 1, "name": "a", "price": 3.5}, {"id": 2, "name": "b", "price": null}]}'
 

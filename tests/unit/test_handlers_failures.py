@@ -12,9 +12,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from consumer.egress import AddressClass, EgressDenied
-from consumer.handlers import failures
-from consumer.handlers.client_errors import failure_of_error
-from consumer.handlers.failures import Failure, failure_of_status
+from consumer.http import failures
+from consumer.http.failures import Failure, failure_of_error, failure_of_status
 
 KEY = ConnectionKey("example.org", 443, True, True, None, None, None)
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from consumer.handlers.page import MAX_TITLE_LENGTH, has_fragment, title_of
+from consumer.handlers.html import MAX_TITLE_LENGTH, has_fragment, title_of
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from consumer.handlers.page_urls import absolute_url, next_link, with_parameters
+from consumer.handlers.paged_fetch import with_parameters
+from consumer.http.header_fields import absolute_url, next_link
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from consumer.handlers.paging import Seen, Turn, turn
+from consumer.handlers.paged_fetch import FetchedPage, NextPages, next_pages
 from shared.kinds.pages import PagePlace, Pages, StopReason
 
 PAGES: TypeAdapter[Pages] = TypeAdapter(Pages)
@@ -23,7 +23,7 @@ def numbers(count: int, *, start: int = 0) -> list[int]:
 
 def planned(total: int, *, first: int = 25, **fields: Any) -> tuple[int, int] | StopReason | None:
     """Return the range that a first page leads to, or why there is none."""
-    after = turn(pages_of(total="t", **fields), None, Seen(numbers(first), total=total))
+    after = next_pages(pages_of(total="t", **fields), None, FetchedPage(numbers(first), total=total))
     return (after.following.index, after.following.last or 0) if after.following else after.stopped_by
 
 
@@ -50,71 +50,77 @@ def test_the_ranges_follow_from_the_total_and_the_real_size_of_the_first_page(
 
 
 def test_a_plan_keeps_to_its_limits_and_says_so() -> None:
-    by_pages = turn(pages_of(total="t", max_pages=10), None, Seen(numbers(25), total=1_000))
-    by_items = turn(pages_of(total="t", max_items=30), None, Seen(numbers(25), total=1_000))
-    one = turn(pages_of(total="t", max_items=7), None, Seen(numbers(25), total=1_000))
+    by_pages = next_pages(pages_of(total="t", max_pages=10), None, FetchedPage(numbers(25), total=1_000))
+    by_items = next_pages(pages_of(total="t", max_items=30), None, FetchedPage(numbers(25), total=1_000))
+    one = next_pages(pages_of(total="t", max_items=7), None, FetchedPage(numbers(25), total=1_000))
 
     assert (by_pages.stopped_by, by_pages.following and by_pages.following.last) == (StopReason.MAX_PAGES, 9)
     assert (by_items.stopped_by, by_items.following and by_items.following.last) == (StopReason.MAX_ITEMS, 1)
-    assert one == Turn(7, StopReason.MAX_ITEMS)
+    assert one == NextPages(7, StopReason.MAX_ITEMS)
 
 
 @pytest.mark.parametrize("total", [0, 5, 10**15])
 def test_an_empty_first_page_cannot_be_planned_from(total: int) -> None:
-    assert turn(pages_of(total="t"), None, Seen([], total=total)) == Turn(0, StopReason.EMPTY_PAGE)
+    assert next_pages(pages_of(total="t"), None, FetchedPage([], total=total)) == NextPages(
+        0, StopReason.EMPTY_PAGE
+    )
 
 
 def test_a_first_page_without_a_total_leads_to_the_next() -> None:
-    after = turn(pages_of(total="t"), None, Seen(numbers(25)))
+    after = next_pages(pages_of(total="t"), None, FetchedPage(numbers(25)))
 
     assert after.following is not None
     assert (after.following.index, after.following.last, after.following.items_before) == (1, None, 25)
 
 
 def test_the_last_planned_page_ends_a_plan_that_holds() -> None:
-    assert turn(pages_of(total="t"), place(3, 3), Seen(numbers(25), total=100)) == Turn(25)
-    assert turn(pages_of(total="t"), place(2, 3), Seen(numbers(25), total=100)) == Turn(25)
+    assert next_pages(pages_of(total="t"), place(3, 3), FetchedPage(numbers(25), total=100)) == NextPages(25)
+    assert next_pages(pages_of(total="t"), place(2, 3), FetchedPage(numbers(25), total=100)) == NextPages(25)
 
 
 @pytest.mark.parametrize("index", [1, 2, 3])
 def test_any_page_that_says_a_greater_total_adds_the_pages_that_are_missing(index: int) -> None:
-    after = turn(pages_of(total="t"), place(index, 3), Seen(numbers(25), total=151))
+    after = next_pages(pages_of(total="t"), place(index, 3), FetchedPage(numbers(25), total=151))
 
     assert after.following is not None
     assert (after.following.index, after.following.last, after.following.total) == (4, 6, 100)
 
 
 def test_a_last_page_that_is_fuller_than_the_total_allows_adds_one() -> None:
-    after = turn(pages_of(total="t"), place(3, 3, total=90), Seen(numbers(25), total=90))
-    unsaid = turn(pages_of(total="t"), place(3, 3, total=90), Seen(numbers(25)))
-    at_limit = turn(pages_of(total="t", max_pages=4), place(3, 3, total=90), Seen(numbers(25), total=90))
+    after = next_pages(pages_of(total="t"), place(3, 3, total=90), FetchedPage(numbers(25), total=90))
+    unsaid = next_pages(pages_of(total="t"), place(3, 3, total=90), FetchedPage(numbers(25)))
+    at_limit = next_pages(
+        pages_of(total="t", max_pages=4), place(3, 3, total=90), FetchedPage(numbers(25), total=90)
+    )
 
     assert after.following is not None and (after.following.index, after.following.last) == (4, 4)
     assert unsaid.following == after.following
-    assert at_limit == Turn(25, StopReason.MAX_PAGES)
+    assert at_limit == NextPages(25, StopReason.MAX_PAGES)
 
 
 def test_the_last_page_is_cut_at_the_most_items_that_are_wanted() -> None:
-    after = turn(pages_of(total="t", max_items=30), place(1, 1), Seen(numbers(25), total=100))
+    after = next_pages(pages_of(total="t", max_items=30), place(1, 1), FetchedPage(numbers(25), total=100))
 
-    assert after == Turn(5, StopReason.MAX_ITEMS)
+    assert after == NextPages(5, StopReason.MAX_ITEMS)
 
 
 def test_a_target_that_ignores_the_page_is_noticed_in_a_plan_and_in_a_row() -> None:
     for fields in ({"total": "t"}, {}):
-        first = turn(pages_of(**fields), None, Seen(numbers(25), total=100 if fields else None))
+        first = next_pages(pages_of(**fields), None, FetchedPage(numbers(25), total=100 if fields else None))
 
-        again = turn(pages_of(**fields), first.following, Seen(numbers(25), total=100 if fields else None))
+        again = next_pages(
+            pages_of(**fields), first.following, FetchedPage(numbers(25), total=100 if fields else None)
+        )
 
-        assert again == Turn(0, StopReason.REPEATED_PAGE)
+        assert again == NextPages(0, StopReason.REPEATED_PAGE)
 
 
-def walk(pages: Pages, answer: Callable[[int, str], Seen]) -> tuple[int, StopReason | None]:
+def walk(pages: Pages, answer: Callable[[int, str], FetchedPage]) -> tuple[int, StopReason | None]:
     """Ask page after page; return how many were asked for and why no more."""
     here: PagePlace | None = None
     token = ""
     for count in range(1, 20_000):
-        after = turn(pages, here, answer(count - 1, token))
+        after = next_pages(pages, here, answer(count - 1, token))
         if after.following is None:
             return count, after.stopped_by
         here = PagePlace.model_validate_json(after.following.model_dump_json(exclude_defaults=True))
@@ -136,7 +142,7 @@ def walk(pages: Pages, answer: Callable[[int, str], Seen]) -> tuple[int, StopRea
 def test_without_a_total_a_short_or_empty_page_is_the_last(
     by: str, sizes: list[int], expected: tuple[int, StopReason]
 ) -> None:
-    assert walk(pages_of(by), lambda n, _: Seen(numbers(sizes[n], start=n * 100))) == expected
+    assert walk(pages_of(by), lambda n, _: FetchedPage(numbers(sizes[n], start=n * 100))) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,8 +158,8 @@ def test_without_a_total_a_short_or_empty_page_is_the_last(
 def test_every_way_keeps_to_its_limits(
     by: str, fields: dict[str, int], expected: tuple[int, StopReason]
 ) -> None:
-    def answer(n: int, _: str) -> Seen:
-        return Seen(numbers(3, start=3 * n), cursor=n + 1, next_url=f"http://a/{n + 1}", here=str(n))
+    def answer(n: int, _: str) -> FetchedPage:
+        return FetchedPage(numbers(3, start=3 * n), cursor=n + 1, next_url=f"http://a/{n + 1}", here=str(n))
 
     assert walk(pages_of(by, **fields), answer) == expected
 
@@ -165,10 +171,10 @@ def test_every_loop_is_found_before_it_was_walked_thrice(by: str, before: int, l
     def node(n: int) -> str:
         return str(n if n < before else before + (n - before) % length)
 
-    def answer(n: int, token: str) -> Seen:
+    def answer(n: int, token: str) -> FetchedPage:
         here = token or ("" if by == "cursor" else f"http://a/{node(0)}")
         following = node(n + 1)
-        return Seen([n], cursor=f"c{following}", next_url=f"http://a/{following}", here=here)
+        return FetchedPage([n], cursor=f"c{following}", next_url=f"http://a/{following}", here=here)
 
     count, reason = walk(pages_of(by, max_pages=10_000), answer)
 
@@ -189,16 +195,21 @@ def test_every_loop_is_found_before_it_was_walked_thrice(by: str, before: int, l
     ],
 )
 def test_a_cursor_that_is_none_or_cannot_be_sent_ends_the_fetch(cursor: Any, reason: StopReason) -> None:
-    assert turn(pages_of("cursor"), None, Seen([1], cursor=cursor)) == Turn(1, reason)
+    assert next_pages(pages_of("cursor"), None, FetchedPage([1], cursor=cursor)) == NextPages(1, reason)
 
 
 def test_a_cursor_of_zero_is_one() -> None:
-    after = turn(pages_of("cursor"), None, Seen([1], cursor=0))
+    after = next_pages(pages_of("cursor"), None, FetchedPage([1], cursor=0))
 
     assert after.following is not None and after.following.cursor == "0"
 
 
 def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
-    answers = [Seen([1], cursor="a"), Seen([], cursor="b"), Seen([], cursor="c"), Seen([2])]
+    answers = [
+        FetchedPage([1], cursor="a"),
+        FetchedPage([], cursor="b"),
+        FetchedPage([], cursor="c"),
+        FetchedPage([2]),
+    ]
 
     assert walk(pages_of("cursor"), lambda n, token: answers[n]) == (4, StopReason.NO_NEXT)

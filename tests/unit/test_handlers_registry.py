@@ -5,8 +5,8 @@ from typing import cast
 import pytest
 
 from consumer.handlers import registry
-from consumer.handlers.client import Client
 from consumer.handlers.registry import HANDLERS, check_handlers, handler_of
+from consumer.http.client import Client
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs

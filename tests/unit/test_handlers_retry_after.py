@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.handlers.retry_after import MAX_SECONDS, honours_retry_after, retry_after_seconds
+from consumer.http.header_fields import MAX_SECONDS, honours_retry_after, retry_after_seconds
 
 NOW = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
 

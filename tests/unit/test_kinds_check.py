@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from consumer.handlers.judgement import failure_of_answer
+from consumer.handlers.check_verdict import failure_of_answer
 from shared.kinds.check import CheckArgs, Verdict
 from shared.kinds.registry import args_document
 from shared.kinds.statuses import accepts_status

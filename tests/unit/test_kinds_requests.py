@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from consumer.handlers.client import Question, question_of
-from consumer.handlers.failures import Failure
+from consumer.http.client import HttpRequest, http_request
+from consumer.http.failures import Failure
 from consumer.secrets import Secrets
 from shared.kinds.requests import RequestArgs
 
@@ -64,9 +64,9 @@ def test_secrets_are_filled_in_by_the_worker(tmp_path: Path) -> None:
         }
     )
 
-    question = question_of(args, secrets(tmp_path, key="k\n", token="t"), method="GET")
+    question = http_request(args, secrets(tmp_path, key="k\n", token="t"), method="GET")
 
-    assert isinstance(question, Question)
+    assert isinstance(question, HttpRequest)
     assert question.headers == {"X-Key": "k", "X-Plain": "1", "Authorization": "Bearer t"}
     assert "Bearer t" not in repr(question)
 
@@ -75,9 +75,9 @@ def test_a_password_may_hold_any_character(tmp_path: Path) -> None:
     auth = {"type": "basic", "username": "ann", "password": {"secret": "pass"}}
     args = RequestArgs.model_validate({"url": URL, "auth": auth})
 
-    question = question_of(args, secrets(tmp_path, **{"pass": "p:ä"}), method="GET")
+    question = http_request(args, secrets(tmp_path, **{"pass": "p:ä"}), method="GET")
 
-    assert isinstance(question, Question)
+    assert isinstance(question, HttpRequest)
     assert question.headers["Authorization"] == "Basic YW5uOnA6w6Q="
 
 
@@ -87,7 +87,7 @@ def test_a_secret_is_for_its_own_host_alone(tmp_path: Path, host: str) -> None:
         {"url": f"http://{host}/", "auth": {"type": "bearer", "token": {"secret": "token"}}}
     )
 
-    failure = question_of(args, secrets(tmp_path, token="t"), method="GET")
+    failure = http_request(args, secrets(tmp_path, token="t"), method="GET")
 
     assert isinstance(failure, Failure)
     assert failure.reason == "secret_missing"
@@ -98,7 +98,7 @@ def test_a_secret_is_for_its_own_host_alone(tmp_path: Path, host: str) -> None:
 def test_a_secret_that_cannot_be_sent_is_as_good_as_missing(tmp_path: Path, value: str) -> None:
     args = RequestArgs.model_validate({"url": URL, "headers": {"X-Key": {"secret": "key"}}})
 
-    failure = question_of(args, secrets(tmp_path, key=value), method="GET")
+    failure = http_request(args, secrets(tmp_path, key=value), method="GET")
 
     assert isinstance(failure, Failure)
     assert "'key' for api.example" in failure.explanation

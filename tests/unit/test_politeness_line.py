@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from consumer.politeness.gate import SHORTEST_DEFERRAL_SECONDS, HostGate
-from consumer.politeness.room import WaitingRoom
-from consumer.politeness.ticket import Priority, Refusal, Ticket
+from consumer.politeness.admission import PrefetchShare
+from consumer.politeness.host_limiter import (
+    SHORTEST_DEFERRAL_SECONDS,
+    HostLimiter,
+    PermitRequest,
+    Priority,
+    Refusal,
+)
 from shared.hosts import HostLimit
 from shared.retry import deferral_step_seconds
 
@@ -32,12 +37,12 @@ class Line:
     deferrals: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.gate = HostGate(self.limit, failures_to_open=0)
-        self.room = WaitingRoom(self.prefetch)
+        self.limiter = HostLimiter(self.limit, failures_to_open=0)
+        self.share = PrefetchShare(self.prefetch)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._jobs: dict[Ticket, int] = {}
-        self._seats: dict[Ticket, AbstractContextManager[bool]] = {}
+        self._jobs: dict[PermitRequest, int] = {}
+        self._slots: dict[PermitRequest, AbstractContextManager[bool]] = {}
         self._running = 0
         self._wakes_at: float | None = None
 
@@ -52,51 +57,51 @@ class Line:
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._numbers), happen))
 
-    def _arrive(self, job: int, turn_at: float | None) -> None:
+    def _arrive(self, job: int, promised_at: float | None) -> None:
         returns = self.deferrals[job]
-        ticket = Ticket(
+        request = PermitRequest(
             Priority.BULK,
-            hope_seconds=5.0 if returns else 1.0,
-            patience_seconds=5.0,
+            max_foreseen_seconds=5.0 if returns else 1.0,
+            max_wait_seconds=5.0,
             deferrals=returns,
-            turn_at=turn_at,
-            spacing_seconds=SHORTEST_DEFERRAL_SECONDS / self.room.seats_of_one,
+            promised_at=promised_at,
+            spacing_seconds=SHORTEST_DEFERRAL_SECONDS / self.share.slots_of_one_host,
         )
-        self._jobs[ticket] = job
-        seat = self.room.seat(HOST, deferrals=returns)
-        refusal = self.gate.ask(ticket, self.now, has_seat=seat.__enter__())
-        self._seats[ticket] = seat
+        self._jobs[request] = job
+        slot = self.share.slot(HOST, deferrals=returns)
+        refusal = self.limiter.ask(request, self.now, has_slot=slot.__enter__())
+        self._slots[request] = slot
         if refusal is not None:
-            self._defer(ticket, refusal)
+            self._defer(request, refusal)
         self._give_out()
 
     def _give_out(self) -> None:
-        for ticket in self.gate.starts(self.now):
-            self._seats.pop(ticket).__exit__(None, None, None)
+        for request in self.limiter.starts(self.now):
+            self._slots.pop(request).__exit__(None, None, None)
             self.visits.append(self.now)
             self._running += 1
             self.most_at_once = max(self.most_at_once, self._running)
-            self._at(self.now + self.visit_seconds, lambda ticket=ticket: self._end(ticket))  # type: ignore[misc]
-        for ticket, refusal in self.gate.gives_up(self.now):
-            self._defer(ticket, refusal)
-        wakes_at = self.gate.wakes_at(self.now)
+            self._at(self.now + self.visit_seconds, lambda request=request: self._end(request))  # type: ignore[misc]
+        for request, refusal in self.limiter.gives_up(self.now):
+            self._defer(request, refusal)
+        wakes_at = self.limiter.wakes_at(self.now)
         if wakes_at is not None and wakes_at != self._wakes_at:
             self._wakes_at = wakes_at
             self._at(max(wakes_at, self.now) + self.late_seconds, self._give_out)
 
-    def _end(self, ticket: Ticket) -> None:
+    def _end(self, request: PermitRequest) -> None:
         self._running -= 1
-        self.gate.answered(ticket, 200, retry_after_seconds=None, now=self.now)
-        self.gate.end(ticket, self.now)
+        self.limiter.answered(request, 200, retry_after_seconds=None, now=self.now)
+        self.limiter.end(request, self.now)
         self._give_out()
 
-    def _defer(self, ticket: Ticket, refusal: Refusal) -> None:
-        self._seats.pop(ticket).__exit__(None, None, None)
-        job = self._jobs[ticket]
+    def _defer(self, request: PermitRequest, refusal: Refusal) -> None:
+        self._slots.pop(request).__exit__(None, None, None)
+        job = self._jobs[request]
         self.deferrals[job] += 1
-        turn_at = self.now + refusal.seconds
+        promised_at = self.now + refusal.seconds
         back_at = self.now + deferral_step_seconds(refusal.seconds) + 0.01
-        self._at(back_at, lambda: self._arrive(job, turn_at))
+        self._at(back_at, lambda: self._arrive(job, promised_at))
 
 
 def most_in_a_second(times: list[float]) -> int:
@@ -108,10 +113,10 @@ def most_in_a_second(times: list[float]) -> int:
     ("limit", "prefetch", "visit_seconds", "most_deferrals", "most_seconds"),
     [
         (HostLimit(4, 20), 100, 0.05, 2, 30.0),
-        # Few seats: those who come back together must find some, so they come back further apart.
+        # Few slots: those who come back together must find some, so they come back further apart.
         (HostLimit(4, 20), 20, 0.05, 3, 110.0),
         (HostLimit(2, 0), 100, 0.1, 2, 55.0),
-        # Four at once are only eight a second here, which the gate has to learn while the jobs come.
+        # Four at once are only eight a second here, which the limiter has to learn while the jobs come.
         (HostLimit(4, 20), 100, 0.5, 4, 70.0),
     ],
 )

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from consumer.politeness import robots
-from consumer.politeness.robots import KEPT_SECONDS, KEPT_UNREACHABLE_SECONDS, RobotsCache, RobotsRules
+from consumer.http import robots
+from consumer.http.robots import KEPT_SECONDS, KEPT_UNREACHABLE_SECONDS, RobotsCache, RobotsRules
 
 
 def rules(text: str) -> RobotsRules:

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks import WebhookVerificationError
 
-from consumer.handlers.signing import Signer
 from consumer.handlers.webhook import payload
+from consumer.secrets import Signer
 from shared.clock import utc_now
 from shared.identity import new_id
 from shared.kinds.webhook import MAX_DATA_BYTES, WEBHOOK_RETRY, WebhookArgs

@@ -1,14 +1,30 @@
-"""What can go wrong with a request, in one table: reason, verdict, whether it may pass, words for a person.
+"""What can go wrong with a request: one table of failures, and which failure an exception or a status is.
 
-An explanation never repeats what the target sent. `consumer.handlers.client_errors` finds the row of
-an exception.
+An explanation never repeats what the target sent.
 """
 
+import errno
+import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
+
+import aiodns.error
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientConnectorDNSError,
+    ClientConnectorError,
+    ClientPayloadError,
+    ClientResponseError,
+    ConnectionTimeoutError,
+    InvalidURL,
+    NonHttpUrlClientError,
+    ServerDisconnectedError,
+    SocketTimeoutError,
+)
 
 from consumer.egress import EgressDenied
 from shared.bodies import MAX_STORED_BYTES
@@ -191,8 +207,8 @@ ROBOTS_UNREACHABLE = _unreached(
 )
 
 
-def host_without_turn(reason: str, host: str, seconds: float) -> Failure:
-    """Return the failure of a request in the middle of an attempt whose host has no turn for it soon."""
+def host_without_permit(reason: str, host: str, seconds: float) -> Failure:
+    """Return the failure of a request in the middle of an attempt whose host has no permit for it soon."""
     said = f"A further request of this attempt had to go to {host}, which this worker may not ask just now."
     return Failure(
         reason,
@@ -305,3 +321,95 @@ _MEANING: Mapping[int, str] = MappingProxyType(
         503: ": it is overloaded or down for maintenance",
     }
 )
+
+
+def failure_of_error(error: Exception) -> Failure:
+    """Return what an exception of a request means, whatever library it came from."""
+    if isinstance(error, ClientConnectorDNSError):
+        return _of_dns(error.os_error)
+    if isinstance(error, ClientConnectorCertificateError):
+        return bad_certificate(getattr(error.certificate_error, "verify_code", 0))
+    for kind, failure in _BY_TYPE:
+        if isinstance(error, kind):
+            return failure
+    if isinstance(error, ClientConnectorError):
+        return _of_os_error(error.os_error, otherwise=CONNECT_FAILED)
+    return _of_os_error(error, otherwise=CONNECTION_RESET) if isinstance(error, OSError) else REQUEST_FAILED
+
+
+_BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
+    (ConnectionTimeoutError, CONNECT_TIMEOUT),
+    (SocketTimeoutError, READ_TIMEOUT),
+    (ServerDisconnectedError, CONNECTION_RESET),
+    # Redirects are ours, so aiohttp raises this for what it cannot parse, and for nothing else. Its
+    # `status` is 400 then, made up: the server never sent it.
+    (ClientResponseError, PROTOCOL_ERROR),
+    (ClientPayloadError, BODY_TRUNCATED),
+    (InvalidURL, INVALID_URL),
+    (NonHttpUrlClientError, INVALID_URL),
+    # A host with an empty or too long label, from the codec that resolvers put names through.
+    (UnicodeError, INVALID_URL),
+)
+
+
+_BY_ERRNO: Mapping[int | None, Failure] = MappingProxyType(
+    {
+        errno.ECONNREFUSED: CONNECTION_REFUSED,
+        errno.ECONNRESET: CONNECTION_RESET,
+        errno.EPIPE: CONNECTION_RESET,
+        errno.ECONNABORTED: CONNECTION_RESET,
+        errno.ETIMEDOUT: CONNECT_TIMEOUT,
+        errno.EHOSTUNREACH: UNREACHABLE,
+        errno.EHOSTDOWN: UNREACHABLE,
+        errno.ENETUNREACH: NO_ROUTE,
+        errno.EADDRNOTAVAIL: NO_ROUTE,
+        errno.EAFNOSUPPORT: NO_ROUTE,
+        errno.EMFILE: WORKER_OVERLOADED,
+        errno.ENFILE: WORKER_OVERLOADED,
+        errno.ENOBUFS: WORKER_OVERLOADED,
+        errno.ENOMEM: WORKER_OVERLOADED,
+    }
+)
+
+
+def _of_os_error(error: OSError, *, otherwise: Failure) -> Failure:
+    if isinstance(error, EgressDenied):
+        return egress_denied(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return bad_certificate(getattr(error, "verify_code", 0))
+    if isinstance(error, ssl.SSLError):
+        return TLS_FAILED
+    return _BY_ERRNO.get(error.errno, otherwise)
+
+
+_BY_DNS_CODE: Mapping[int, Failure] = MappingProxyType(
+    {
+        aiodns.error.ARES_ENOTFOUND: DNS_NO_SUCH_NAME,
+        aiodns.error.ARES_EBADNAME: DNS_NO_SUCH_NAME,
+        aiodns.error.ARES_ENODATA: DNS_NO_ADDRESS,
+        aiodns.error.ARES_ETIMEOUT: DNS_TIMEOUT,
+        aiodns.error.ARES_ECONNREFUSED: DNS_UNAVAILABLE,  # also what it says when it has no socket left
+        aiodns.error.ARES_ENOMEM: DNS_UNAVAILABLE,
+    }
+)
+
+_BY_RESOLVER_ERROR: Mapping[int | None, Failure] = MappingProxyType(
+    {
+        # A GNU extension that not every platform has; where it is missing, the next row wins.
+        getattr(socket, "EAI_NODATA", socket.EAI_NONAME): DNS_NO_ADDRESS,
+        socket.EAI_NONAME: DNS_NO_SUCH_NAME,
+        socket.EAI_MEMORY: DNS_UNAVAILABLE,
+    }
+)
+
+
+def _of_dns(error: BaseException) -> Failure:
+    if isinstance(error, EgressDenied):
+        return egress_denied(error)
+    # Resolvers say it differently: getaddrinfo by its own number, ours by the cause.
+    if isinstance(error, socket.gaierror):
+        return _BY_RESOLVER_ERROR.get(error.errno, DNS_FAILED)
+    cause = error.__cause__
+    if isinstance(cause, aiodns.error.DNSError):
+        return _BY_DNS_CODE.get(cause.args[0], DNS_FAILED)
+    return DNS_FAILED

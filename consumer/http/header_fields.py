@@ -1,33 +1,61 @@
-"""Where pages are: parameters in a query, and `Link` headers as RFC 8288 has them. Pure."""
+"""Header fields of answers, in all their dialects: how long to stay away, and where to go on. Pure."""
 
+import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import quote, quote_from_bytes, unquote_plus, urljoin, urlsplit, urlunsplit
+from datetime import UTC, datetime
+from urllib.parse import quote_from_bytes, urljoin
 
 from shared.kinds.urls import normalize_url
 
-_BLANKS = " \t"
+MAX_SECONDS = 366 * 86_400.0
+"""Nobody means more; and a number this side of infinity survives JSON."""
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+_SECONDS = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+# "30s" and "1m30s" are seen in the wild (linkinator issue 713).
+_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d+)?)s)?", re.ASCII | re.IGNORECASE)
+# RFC 9110 section 5.6.7: IMF-fixdate, RFC 850 and asctime.
+_DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 
 
-def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
-    """Return a URL with these parameters in its query, in the place of any of their names.
+def honours_retry_after(status: int) -> bool:
+    """Return whether `Retry-After` means anything in an answer of this status."""
+    return status in {429, 503} or 300 <= status < 400
 
-    All others stay byte for byte: some servers sign or compare them.
+
+def retry_after_seconds(headers: Mapping[str, str], *, now: datetime) -> float | None:
+    """Return how long a target asks us to stay away (RFC 9110 section 10.2.3), or None if it does not say.
+
+    A date is measured against the answer's own `Date`, when it has one, so that a clock that is
+    wrong at either end does not matter.
+
+    Args:
+        headers: The answer's; names in any case if the mapping allows it, as aiohttp's does.
+        now: Our own time, aware.
+
+    Returns:
+        Seconds in [0, a year]; a date in the past is 0.
     """
-    parts = urlsplit(url)
-    kept = [
-        pair
-        for pair in parts.query.split("&")
-        if pair and unquote_plus(pair.partition("=")[0]) not in parameters
-    ]
-    added = [f"{quote(name, safe='[]')}={quote(value, safe='')}" for name, value in parameters.items()]
-    return urlunsplit(parts._replace(query="&".join([*kept, *added])))
+    text = headers.get("Retry-After", "").strip()
+    if not text:
+        return None
+    seconds = _duration_seconds(text)
+    if seconds is None and (until := _http_date(text)):
+        seconds = (until - (_http_date(headers.get("Date", "").strip()) or now)).total_seconds()
+    return None if seconds is None else min(max(seconds, 0.0), MAX_SECONDS)
+
+
+def leads_on(status: int, headers: Mapping[str, str]) -> bool:
+    """Return whether an answer is a redirect that says where to go on."""
+    return status in REDIRECTS and "Location" in headers
 
 
 def absolute_url(reference: str, *, base: str) -> str | None:
-    """Return the URL that a reference of a target leads to, or None when that is no HTTP URL."""
+    """Return the URL to which a target's reference leads, or None when that is no HTTP URL."""
     # aiohttp hands over bytes beyond ASCII as surrogates or UTF-8; browsers percent-encode them.
-    octets = reference.strip().encode("utf-8", "surrogateescape")
+    octets = reference.encode("utf-8", "surrogateescape")
     try:
         return normalize_url(urljoin(base, quote_from_bytes(octets, safe=string.printable)))
     except ValueError:
@@ -42,6 +70,24 @@ def next_link(fields: Iterable[str]) -> str | None:
     for target, parameters in _links(", ".join(fields)):
         if "next" in parameters.get("rel", "").lower().split() and "anchor" not in parameters:
             return target
+    return None
+
+
+def _duration_seconds(text: str) -> float | None:
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    if match := _DURATION.fullmatch(text):
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return hours * 3_600 + minutes * 60 + seconds
+    return None
+
+
+def _http_date(text: str) -> datetime | None:
+    for date_format in _DATE_FORMATS:
+        try:
+            return datetime.strptime(text, date_format).replace(tzinfo=UTC)
+        except ValueError:
+            continue
     return None
 
 
@@ -97,7 +143,7 @@ class _Scanner:
         begin = self._at
         while self._at < len(self._text) and self._text[self._at] not in ends:
             self._at += 1
-        return self._text[begin : self._at].strip(_BLANKS)
+        return self._text[begin : self._at].strip(" \t")
 
     def _take_quoted(self) -> str:
         taken: list[str] = []

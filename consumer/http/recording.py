@@ -1,22 +1,28 @@
-"""What one request went through: its phases and their times, the address, the certificate. Knows no HTTP.
+"""What one request goes through: its phases and their times, the address, the certificate.
 
-Kept in a context variable, because aiohttp hands nothing of ours to the connector, and written by
-`consumer.handlers.connector`. A request costs one small object and a few looks at the clock.
+Every request carries its `Recording`, and `RecordingConnector` notes there what aiohttp keeps to itself. That
+costs a request one small object and a few looks at the clock.
 """
 
 import asyncio
 import time
-from contextvars import ContextVar
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
+import aiohttp
+from aiohttp.tracing import Trace
+
+from consumer.egress import AddressInfo
 from shared.kinds.check import Family, TimingsJson
+
+SocketFactory = Callable[[AddressInfo], Any]
 
 _IPV4, _IPV6 = Family.IPV4.value, Family.IPV6.value
 
 
 class Phase(StrEnum):
-    """Where a request is; in words, because people read it."""
+    """What a request is doing, in words that people read in explanations."""
 
     DNS = "looking up the name"
     CONNECT = "connecting"
@@ -28,14 +34,14 @@ class Phase(StrEnum):
 class Recording:
     """One request, as it happens. A repeated request starts anew.
 
-    What has not happened yet is an attribute of the class, since each request has one of these and few go
-    through all of it.
+    What has not happened yet is an attribute of the class: every request makes one, and few go through all
+    phases.
 
     Attributes:
         ip: The peer, once there was a connection.
         addresses: What was dialled last, as `getaddrinfo` gives it.
-        certificate: Of the peer, DER; verified.
-        first_byte_timeout_seconds: What `clock` is set to when there is a connection; None stops it.
+        certificate: The peer's, verified, DER.
+        first_byte_timeout_seconds: What `clock` is set to once there is a connection; None stops it.
     """
 
     phase: Phase = Phase.DNS
@@ -57,7 +63,7 @@ class Recording:
     def __init__(
         self, first_byte_timeout_seconds: float | None = None, clock: asyncio.Timeout | None = None
     ) -> None:
-        """Begin one, of which nothing has happened yet."""
+        """Begin the recording of a request that is about to be sent."""
         self.first_byte_timeout_seconds = first_byte_timeout_seconds
         self.clock = clock
         self.started = time.monotonic()
@@ -138,21 +144,50 @@ class Recording:
         return round((self._answered or time.monotonic()) - self.started, 6)
 
 
-def current_recording() -> Recording:
-    """Return the recording of the request that this task makes; a new one if nobody began one."""
-    recording = _current.get()
-    if recording is None:
-        recording = record(Recording())
-    return recording
+class RecordedRequest(aiohttp.ClientRequest):
+    """A request that carries its recording to the connector; whoever makes one sets it."""
+
+    recording: Recording
 
 
-def record(recording: Recording) -> Recording:
-    """Make this the recording of the next request of this task, and return it."""
-    _current.set(recording)
-    return recording
+class RecordingConnector(aiohttp.TCPConnector):
+    """A connector that notes in each request's recording what happens.
 
+    `connect` is public. `_wrap_create_connection` is not, but it is the same since aiohttp 3.9, and the only
+    place where TCP and TLS can be told apart; a test fails when it is gone.
+    """
 
-_current: ContextVar[Recording | None] = ContextVar("_current", default=None)
+    def __init__(self, *, socket_factory: SocketFactory, **options: Any) -> None:
+        """Make a connector; every socket comes from the factory, the guard."""
+        super().__init__(socket_factory=socket_factory, **options)
+        self.guarded_socket = socket_factory
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the signature is aiohttp's.
+    ) -> aiohttp.connector.Connection:
+        """Return a connection for a request, kept or new."""
+        assert isinstance(req, RecordedRequest)
+        recording = req.recording
+        recording.begin()
+        connection = await super().connect(req, traces, timeout)
+        recording.connect(connection.transport)
+        return connection
+
+    async def _wrap_create_connection(self, *args: Any, **options: Any) -> Any:
+        request: RecordedRequest = options["req"]
+        recording, addresses = request.recording, options["addr_infos"]
+        is_literal = addresses[0][4][0] == request.url.host
+        recording.dial(addresses, is_literal=is_literal, is_tls=options.get("ssl") is not None)
+
+        def make_protocol() -> asyncio.Protocol:
+            # The event loop asks for the protocol once it has the connected socket, before TLS.
+            recording.reach()
+            return cast("asyncio.Protocol", args[0]())
+
+        return await super()._wrap_create_connection(make_protocol, *args[1:], **options)
 
 
 def _between(start: float | None, end: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""What handlers ask the outside world with, and the requests that they make of a job's arguments."""
+"""What a handler works with, and the requests that it makes from a job's arguments."""
 
 import base64
 from collections.abc import Mapping
@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-import aiohttp
-
-from consumer.handlers.failures import Failure, secret_missing
-from consumer.handlers.robots import RobotsFiles
-from consumer.handlers.signing import Signer
-from consumer.politeness.gates import Gates
-from consumer.secrets import Secrets
+from consumer.http.failures import Failure, secret_missing
+from consumer.http.robots import RobotsFiles
+from consumer.http.session import HttpSession
+from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit, HostLimiters
+from consumer.secrets import Secrets, Signer
 from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
 from shared.kinds.urls import url_host
 from shared.messages import JobMessage
@@ -25,30 +23,39 @@ class Client:
     Attributes:
         session: The one of this worker.
         secrets: Those of targets.
-        gates: Keep the worker polite to hosts.
+        limiters: Keep the worker polite to hosts.
         robots: What the hosts' robots.txt say.
         signer: Signs webhooks.
         inline_body_bytes: Up to this size a body is part of the result.
-        job: Whose attempt it is; None in tests alone.
+        job: Whose attempt it is; None only in tests.
+        first_permit: The permit for the first request of the attempt.
     """
 
-    session: aiohttp.ClientSession
+    session: HttpSession
     secrets: Secrets = field(default_factory=Secrets)
-    gates: Gates = field(default_factory=Gates)
+    limiters: HostLimiters = field(default_factory=HostLimiters)
     robots: RobotsFiles = field(default_factory=RobotsFiles)
     signer: Signer = field(default_factory=Signer)
     inline_body_bytes: int = 65_536
     job: JobMessage | None = None
+    first_permit: FirstPermit = NO_PERMIT
 
-    def for_job(self, job: JobMessage) -> "Client":
-        """Return the same for an attempt of a job. `dataclasses.replace` would take several times as long."""
+    def for_job(self, job: JobMessage, first_permit: FirstPermit) -> "Client":
+        """Return the client of one attempt. `dataclasses.replace` would take several times as long."""
         return Client(
-            self.session, self.secrets, self.gates, self.robots, self.signer, self.inline_body_bytes, job
+            self.session,
+            self.secrets,
+            self.limiters,
+            self.robots,
+            self.signer,
+            self.inline_body_bytes,
+            job,
+            first_permit,
         )
 
 
-class Question(NamedTuple):
-    """One request to make, redirects and all. Headers and body go to the URL's own origin alone, and no log.
+class HttpRequest(NamedTuple):
+    """A request to make, redirects and all. Headers and body go to the URL's own origin only, and to no log.
 
     Attributes:
         allow_downgrade: Whether a redirect may lead from https to http.
@@ -68,23 +75,23 @@ class Question(NamedTuple):
     robots: Robots = Robots.IGNORE
 
     def __repr__(self) -> str:
-        return f"Question({self.method!r}, {self.url!r})"
+        return f"HttpRequest({self.method!r}, {self.url!r})"
 
     @property
     def is_timed(self) -> bool:
-        """Whether any of its requests has a limit of its own."""
+        """Whether its requests have limits of their own."""
         return self.connect_timeout_seconds is not None or self.first_byte_timeout_seconds is not None
 
 
-def question_of(
+def http_request(
     args: RequestArgs,
     secrets: Secrets,
     *,
     method: str,
     body: bytes | None = None,
     allow_downgrade: bool = True,
-) -> Question | Failure:
-    """Return the request that arguments describe, its secrets filled in; or which of them is missing."""
+) -> HttpRequest | Failure:
+    """Return the request that arguments describe, its secrets filled in; or which secret is missing."""
     headers: dict[str, str] = {}
     for name, value in args.headers.items():
         filled = _fill(value, secrets, args.url)
@@ -96,7 +103,7 @@ def question_of(
         if isinstance(credentials, Failure):
             return credentials
         headers["Authorization"] = credentials
-    return Question(
+    return HttpRequest(
         method,
         args.url,
         headers,
@@ -111,7 +118,7 @@ def question_of(
 
 
 def basic_authorization(username: str, password: str) -> str:
-    """Return the value of `Authorization` (RFC 7617), with UTF-8, which is what servers of today expect."""
+    """Return the value of `Authorization` (RFC 7617), in UTF-8, which today's servers expect."""
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
@@ -130,7 +137,7 @@ def _fill(value: str | Secret, secrets: Secrets, url: str) -> str | Failure:
         return value
     host = url_host(url)
     secret = secrets.read(value.secret, host=host)
-    # A line feed in it would end the field; aiohttp refuses it, but not in words that name the secret.
+    # A line feed would end the field; aiohttp refuses it, but its error does not name the secret.
     if secret is None or not secret.isprintable():
         return secret_missing(value.secret, host)
     return secret

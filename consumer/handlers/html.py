@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from consumer.handlers.texts import bounded_text
+from consumer.http.body import bounded_text
 
 MAX_TITLE_LENGTH = 300
 

@@ -1,19 +1,20 @@
-"""The body of an answer: read as it comes, expanded, complete or refused, and decoded to text."""
+"""Bodies and texts of strangers: read as they come, expanded, complete or refused, and decoded."""
 
 import codecs
+import re
 import zlib
 from typing import Protocol
 
 import aiohttp
 import brotli
 
-from consumer.handlers.client_errors import failure_of_error
-from consumer.handlers.failures import (
+from consumer.http.failures import (
     BODY_CORRUPT,
     BODY_TRUNCATED,
     UNSUPPORTED_ENCODING,
     Failure,
     body_too_large,
+    failure_of_error,
 )
 
 CHUNK_BYTES = 65_536
@@ -60,6 +61,15 @@ def decode_text(body: bytes, content_type_charset: str | None) -> tuple[str, str
     except UnicodeError:
         return None
     return None if "\0" in text else (text, charset)
+
+
+def bounded_text(text: str, max_characters: int) -> str:
+    """Return the beginning of a text, without surrogates and controls that stores or readers refuse."""
+    cut = text[:max_characters].encode("utf-8", "replace").decode()
+    return _CONTROLS.sub("\ufffd", cut)
+
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class _Expander(Protocol):

@@ -1,0 +1,229 @@
+"""The verdict of a check: what status, headers, bot walls and assertions say of a final answer.
+
+Pure, but for the time that assertions on a large body take.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from consumer.handlers.extract import extract
+from consumer.handlers.html import has_fragment
+from consumer.http.body import bounded_text
+from consumer.http.failures import Failure, bot_wall, failure_of_status, unaccepted_status
+from shared.kinds.assertions import Assertions, HeaderAssertion, JsonAssertion
+from shared.kinds.check import AssertionResult, Certificate, CheckArgs
+from shared.kinds.patterns import compile_pattern
+from shared.kinds.requests import Redirects
+from shared.kinds.statuses import SUCCESS, accepts_status
+
+MAX_EXPECTED_LENGTH = 200
+MAX_OBSERVED_LENGTH = 100
+
+
+def failure_of_answer(
+    args: CheckArgs, status: int, headers: Mapping[str, str], *, url: str
+) -> Failure | None:
+    """Return what is wrong with the status and headers of an answer, or None when the job accepts it.
+
+    A bot wall comes before its status, which is 202 with some. What the job names in `statuses` comes before
+    everything else.
+
+    Args:
+        url: The URL that was requested last.
+    """
+    if wall := bot_wall_of(status, headers):
+        return bot_wall(status, wall)
+    if accepts_status(args.statuses, status) or _is_reported(args, status, headers):
+        return None
+    failure = failure_of_status(status) or unaccepted_status(status)
+    if status == 401 and _had_credentials(args, url):
+        return _CREDENTIALS_REFUSED
+    return failure
+
+
+# Without credentials, 401 is a shut door: `blocked`, we cannot tell. With them the job asks whether this URL
+# opens with this key, and 401 is the answer: it does not, so it is `broken` until somebody mends it.
+_CREDENTIALS_REFUSED = Failure(
+    "http_401", transient=False, explanation="The host answered 401: it refuses the credentials of the job."
+)
+
+
+def _is_reported(args: CheckArgs, status: int, headers: Mapping[str, str]) -> bool:
+    return (
+        args.redirects is Redirects.REPORT
+        and args.statuses == SUCCESS
+        and status in range(300, 400)
+        and "Location" in headers
+    )
+
+
+def _had_credentials(args: CheckArgs, url: str) -> bool:
+    first, last = URL(args.url, encoded=True), URL(url, encoded=True)
+    has_some = args.auth is not None or first.user is not None or first.password is not None
+    return has_some and first.origin() == last.origin()
+
+
+@dataclass(frozen=True, slots=True)
+class WallHeader:
+    """A header that gives a bot wall away.
+
+    Attributes:
+        value: What the value begins with, in lower case.
+        statuses: The statuses in which it means that; empty means any.
+    """
+
+    name: str
+    header: str
+    value: str = ""
+    statuses: frozenset[int] = frozenset()
+
+
+# Bot walls are known by the headers that they document, and only by what says for sure that a wall answered:
+# `Server: cloudflare` alone is in every answer of a site behind Cloudflare, a real 404 or 503 too. PerimeterX
+# (HUMAN) and others mark pages and cookies only; their 403 is `blocked` all the same, just nameless.
+BOT_WALLS = (
+    # developers.cloudflare.com/cloudflare-challenges: "cf-mitigated: challenge" is in every challenge page.
+    WallHeader("Cloudflare", "cf-mitigated"),
+    # docs.aws.amazon.com/waf: a challenge is a 202, a CAPTCHA a 405, both with this header.
+    WallHeader("AWS WAF", "x-amzn-waf-action"),
+    # docs.datadome.co: in answers of the protection, `X-DataDome: protected`; on pages let through too.
+    WallHeader("DataDome", "x-datadome", statuses=frozenset({401, 403, 405, 429})),
+    # What Akamai's edge itself answers calls itself so; its 503 may as well be an origin that is down.
+    WallHeader("Akamai", "server", "akamaighost", frozenset({403})),
+)
+
+
+def bot_wall_of(status: int, headers: Mapping[str, str]) -> str | None:
+    """Return the name of the bot wall that answered, or None.
+
+    Args:
+        status: Of the answer.
+        headers: The answer's; names in any case if the mapping allows it, as aiohttp's does.
+    """
+    for wall in BOT_WALLS:
+        value = headers.get(wall.header)
+        if (
+            value is not None
+            and value.lower().startswith(wall.value)
+            and (not wall.statuses or status in wall.statuses)
+        ):
+            return wall.name
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAnswer:
+    """What assertions are held against.
+
+    Attributes:
+        headers: Those of the final answer.
+        fragment: The fragment of the final URL, as it stands there.
+        text: The body; None when it was not read, or is not text.
+    """
+
+    headers: CIMultiDictProxy[str]
+    latency_seconds: float
+    certificate: Certificate | None
+    fragment: str
+    text: str | None
+
+
+def results_of_assertions(assertions: Assertions, answer: CheckedAnswer) -> list[AssertionResult]:
+    """Return every assertion with whether it holds, in the order of the arguments.
+
+    With assertions on the body it may block for seconds: call it in a thread then.
+    """
+    return [*_of_body(assertions, answer.text), *_of_answer(assertions, answer)]
+
+
+def _of_body(assertions: Assertions, text: str | None) -> Iterator[AssertionResult]:
+    for part in assertions.contains:
+        yield _result("contains", part, passed=text is not None and part in text)
+    for part in assertions.not_contains:
+        yield _result("not_contains", part, passed=text is not None and part not in text)
+    for pattern in assertions.regex:
+        found = None if text is None else compile_pattern(pattern).search(text)
+        yield _result("regex", pattern, passed=found is not None, observed=found and found.group())
+    for part_of_json in assertions.json_body:
+        yield _of_json(part_of_json, text)
+
+
+def _of_answer(assertions: Assertions, answer: CheckedAnswer) -> Iterator[AssertionResult]:
+    for header in assertions.header:
+        yield _of_header(header, answer.headers)
+    if (limit := assertions.max_latency_seconds) is not None:
+        latency = answer.latency_seconds
+        yield _result("max_latency_seconds", f"{limit:g}", passed=latency <= limit, observed=f"{latency:.3f}")
+    if (days := assertions.min_certificate_days) is not None:
+        left = None if answer.certificate is None else answer.certificate.days_left
+        observed = "no certificate" if left is None else f"{left:g}"
+        passed = left is not None and left >= days
+        yield _result("min_certificate_days", f"{days:g}", passed=passed, observed=observed)
+    if assertions.fragment:
+        passed = answer.text is not None and has_fragment(answer.text, answer.fragment)
+        yield _result("fragment", f"#{answer.fragment}", passed=passed)
+
+
+def _of_json(assertion: JsonAssertion, text: str | None) -> AssertionResult:
+    data = extract(text, assertion.path)
+    if assertion.equals is None:
+        expected, passed = assertion.path, _is_true(data)
+    else:
+        expected = f"{assertion.path} equals {_written(assertion.equals)}"
+        passed = not isinstance(data, Failure) and _is_same(data, assertion.equals)
+    observed = data.reason if isinstance(data, Failure) else _written(data)
+    return _result("json", expected, passed=passed, observed=observed)
+
+
+def _of_header(assertion: HeaderAssertion, headers: CIMultiDictProxy[str]) -> AssertionResult:
+    values = headers.getall(assertion.name, [])
+    passed, expected = bool(values), assertion.name
+    if assertion.equals is not None:
+        passed = passed and assertion.equals in values
+        expected += f" equals {assertion.equals}"
+    if assertion.regex is not None:
+        pattern = compile_pattern(assertion.regex)
+        passed = passed and any(pattern.search(bounded_text(value, len(value))) for value in values)
+        expected += f" matches {assertion.regex}"
+    return _result("header", expected, passed=passed, observed=", ".join(values) if values else None)
+
+
+def _result(name: str, expected: str, *, passed: bool, observed: str | None = None) -> AssertionResult:
+    return AssertionResult(
+        assertion=name,
+        expected=bounded_text(expected, MAX_EXPECTED_LENGTH),
+        passed=passed,
+        observed=None if observed is None else bounded_text(observed, MAX_OBSERVED_LENGTH),
+    )
+
+
+_FALSE: tuple[Any, ...] = (None, False, "", [], {})
+
+
+def _is_true(data: Any) -> bool:
+    # JMESPath's own notion: 0 is true, what is empty is not.
+    return not isinstance(data, Failure) and not any(_is_same(data, empty) for empty in _FALSE)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two JSON values are the same; to Python, `True == 1` too."""
+    match one, other:
+        case (bool(), _) | (_, bool()):
+            return one is other
+        case (int() | float(), int() | float()):
+            return bool(one == other)
+        case (list(), list()):
+            return len(one) == len(other) and all(map(_is_same, one, other))
+        case (dict(), dict()):
+            return one.keys() == other.keys() and all(_is_same(one[name], other[name]) for name in one)
+        case _:
+            return type(one) is type(other) and bool(one == other)
+
+
+def _written(data: Any) -> str:
+    return orjson.dumps(data).decode()

@@ -1,0 +1,1 @@
+"""The HTTP client of a worker: every request guarded at the socket, polite, recorded and timed."""

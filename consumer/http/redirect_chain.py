@@ -1,0 +1,377 @@
+"""A chain of requests from a URL to its final answer: each one polite, guarded, recorded and timed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType, TracebackType
+from typing import NamedTuple
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from consumer.http.client import Client, HttpRequest, basic_authorization
+from consumer.http.failures import (
+    CONNECT_TIMEOUT,
+    DNS_TIMEOUT,
+    FIRST_BYTE_TIMEOUT,
+    INVALID_URL,
+    REDIRECT_DOWNGRADE,
+    REDIRECT_INVALID,
+    REDIRECT_LOOP,
+    REDIRECT_REFUSED,
+    REDIRECT_WITH_BODY,
+    TLS_TIMEOUT,
+    Failure,
+    failure_of_error,
+    host_without_permit,
+    too_many_redirects,
+)
+from consumer.http.header_fields import absolute_url, honours_retry_after, leads_on, retry_after_seconds
+from consumer.http.recording import Phase, Recording
+from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
+from consumer.politeness.host_limiters import Permit
+from shared.clock import utc_now
+from shared.hosts import host_key
+from shared.kinds.check import HopJson, TimingsJson
+from shared.kinds.requests import Redirects, Robots
+
+_NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+
+
+@dataclass(slots=True)
+class RedirectChain:
+    """Every answer of one attempt, in order. It outlives whatever ends the attempt.
+
+    Attributes:
+        url: The URL that was requested last.
+        retry_after_seconds: What the last answer with a meaningful `Retry-After` asked for.
+        headers: Those of the last answer.
+        redirects_to_http: Whether a redirect led from https to http.
+    """
+
+    url: str
+    hops: list[HopJson] = field(default_factory=list)
+    retry_after_seconds: float | None = None
+    headers: CIMultiDictProxy[str] = field(default_factory=lambda: _NO_HEADERS)
+    started: float = field(default_factory=time.monotonic)
+    redirects_to_http: bool = False
+    _recording: Recording | None = None
+    _begins_at: int = 0
+
+    @property
+    def recording(self) -> Recording:
+        """The recording of the last request."""
+        if self._recording is None:
+            self._recording = Recording()
+        return self._recording
+
+    @property
+    def timings(self) -> TimingsJson:
+        """The timings of the last request."""
+        return self.recording.timings
+
+    @property
+    def status(self) -> int | None:
+        """The status of the last answer, if there was any."""
+        return self.hops[-1]["status"] if self.hops else None
+
+    @property
+    def total_seconds(self) -> float:
+        """How long the attempt has taken so far."""
+        return round(time.monotonic() - self.started, 6)
+
+    @property
+    def latency_seconds(self) -> float:
+        """How long the requests since `begin` took to their answers, without bodies."""
+        return sum(hop["seconds"] for hop in self.hops[self._begins_at :])
+
+    def begin(self) -> None:
+        """Note that the URL is requested from the start, with another method."""
+        self._begins_at = len(self.hops)
+
+    def begin_request(self, recording: Recording) -> None:
+        """Note that a request is made, with this recording."""
+        self._recording = recording
+
+    def end_body(self) -> None:
+        """Note that the body of the last answer is there; its time belongs to the last hop."""
+        self.recording.end()
+        self.hops[-1]["timings"] = self.recording.timings
+
+
+def final_answer(
+    client: Client, chain: RedirectChain, request: HttpRequest
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Failure]:
+    """Give the final answer to a request, its body unread, or why there is none.
+
+    Bodies on the way are not read. The request's headers, body and credentials go to its own origin only,
+    and credentials in a `Location` go nowhere. A redirect from https to http is followed, without them since
+    that is another origin, unless the request forbids it; the chain notes it.
+
+    Args:
+        chain: Grows as answers come, so that a time limit loses none.
+        request: With `max_redirects` 0, any redirect that is to be followed is a failure.
+    """
+    return _FinalAnswer(client, chain, request)
+
+
+class _FinalAnswer:
+    # A class, and no generator, because every request passes here.
+    __slots__ = ("_answer", "_chain", "_client", "_polite", "_request")
+
+    def __init__(self, client: Client, chain: RedirectChain, request: HttpRequest) -> None:
+        self._client = client
+        self._chain = chain
+        self._request = request
+        self._polite = PoliteRequest(client)
+        self._answer: aiohttp.ClientResponse | Failure | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse | Failure:
+        self._chain.begin()
+        try:
+            self._answer = await _follow(self._client, self._polite, self._chain, self._request)
+        except BaseException:
+            self._polite.release()
+            raise
+        return self._answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(self._answer, aiohttp.ClientResponse):
+                # What is left of the body costs the connection, and nobody waits for that.
+                self._answer.release()
+        finally:
+            self._polite.release()
+
+
+async def _follow(
+    client: Client, polite: "PoliteRequest", chain: RedirectChain, request: HttpRequest
+) -> aiohttp.ClientResponse | Failure:
+    try:
+        own_target, credentials = _without_credentials(URL(request.url, encoded=True))
+    except ValueError:
+        return INVALID_URL
+    target = own_target
+    # What `auth` says comes after what the URL says, and wins.
+    own = _Message(request.method, request.body, {**credentials, **request.headers})
+    message = own
+    requested: set[tuple[str, URL]] = set()
+    for _ in range(request.max_redirects + 1):
+        if requested and _identity(message, target) in requested:
+            return REDIRECT_LOOP
+        chain.url = str(target)
+        refused = None
+        if request.robots is Robots.RESPECT:
+            polite.release()  # The permit before is over, and reading the file takes one of its own.
+            read = partial(_robots_file, client)
+            refused = await client.robots.denial(target, request=read, limiters=client.limiters)
+        if refused is None and not polite.has_first_permit(chain.url):
+            refused = await polite.permit(chain.url)
+        answer = refused or await _send(
+            client, polite, chain, target=target, message=message, request=request
+        )
+        if (
+            isinstance(answer, Failure)
+            or not leads_on(answer.status, answer.headers)
+            or request.redirects is Redirects.REPORT
+        ):
+            return answer
+        requested.add(_identity(message, target))
+        # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
+        answer.release()
+        following = _allowed_target(chain, request, target, answer)
+        if isinstance(following, Failure):
+            return following
+        target, is_own = following, following.origin() == own_target.origin()
+        message = _next_message(message, answer.status, headers=own.headers if is_own else {})
+        if message.body is not None and not is_own:
+            return REDIRECT_WITH_BODY
+    return too_many_redirects(request.max_redirects)
+
+
+class _Message(NamedTuple):
+    """What is sent to one target of the chain."""
+
+    method: str
+    body: bytes | None
+    headers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"_Message({self.method!r})"
+
+
+def _identity(message: _Message, target: URL) -> tuple[str, URL]:
+    # The fragment is never sent, so two URLs that differ in it alone are one (RFC 9110 section 4.2.5).
+    return message.method, target.with_fragment(None)
+
+
+def _robots_file(
+    client: Client, url: str, max_redirects: int
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Failure]:
+    request = HttpRequest("GET", url, {"Accept-Encoding": "identity"}, max_redirects=max_redirects)
+    return final_answer(client, RedirectChain(url), request)
+
+
+async def _send(
+    client: Client,
+    polite: "PoliteRequest",
+    chain: RedirectChain,
+    request: HttpRequest,
+    *,
+    target: URL,
+    message: _Message,
+) -> aiohttp.ClientResponse | Failure:
+    # The clock has the limit for connecting; the recording sets it to the next one.
+    clock = asyncio.timeout(request.connect_timeout_seconds) if request.is_timed else None
+    recording = Recording(request.first_byte_timeout_seconds, clock)
+    chain.begin_request(recording)
+    try:
+        sending = client.session.send_request(
+            message.method, target, headers=message.headers, body=message.body, recording=recording
+        )
+        answer = await (sending if clock is None else _within(clock, sending))
+    except (aiohttp.ClientError, OSError, UnicodeError) as error:
+        recording.clock = None
+        failure = failure_of_error(error)
+        # aiohttp has one limit, and one error, for TCP and TLS.
+        is_late = (clock is not None and clock.expired()) or failure is CONNECT_TIMEOUT
+        failure = _TOO_LATE.get(recording.phase, failure) if is_late else failure
+        polite.failed(failure)
+        return failure
+    recording.answer()
+    chain.headers = answer.headers
+    chain.hops.append(_hop(chain, target, message, answer))
+    wait = retry_after_seconds(answer.headers, now=utc_now()) if honours_retry_after(answer.status) else None
+    chain.retry_after_seconds = chain.retry_after_seconds if wait is None else wait
+    polite.answered(answer.status, retry_after_seconds=wait)
+    return answer
+
+
+async def _within(
+    clock: asyncio.Timeout, sending: Awaitable[aiohttp.ClientResponse]
+) -> aiohttp.ClientResponse:
+    async with clock:
+        return await sending
+
+
+_TOO_LATE: Mapping[Phase, Failure] = MappingProxyType(
+    {
+        Phase.DNS: DNS_TIMEOUT,
+        Phase.CONNECT: CONNECT_TIMEOUT,
+        Phase.TLS: TLS_TIMEOUT,
+        Phase.ANSWER: FIRST_BYTE_TIMEOUT,
+    }
+)
+
+
+def _hop(chain: RedirectChain, target: URL, message: _Message, answer: aiohttp.ClientResponse) -> HopJson:
+    following = _target(target, answer.headers) if leads_on(answer.status, answer.headers) else None
+    recording = chain.recording
+    return {
+        "method": message.method,
+        "url": chain.url,
+        "status": answer.status,
+        "seconds": recording.header_seconds,
+        "ip": recording.ip,
+        "family": recording.family,
+        "location": str(following) if isinstance(following, URL) else None,
+        "timings": recording.timings,
+    }
+
+
+def _allowed_target(
+    chain: RedirectChain, request: HttpRequest, current: URL, answer: aiohttp.ClientResponse
+) -> URL | Failure:
+    if request.redirects is Redirects.REFUSE:
+        return REDIRECT_REFUSED
+    following = _target(current, answer.headers)
+    if isinstance(following, Failure) or (current.scheme, following.scheme) != ("https", "http"):
+        return following
+    chain.redirects_to_http = True
+    return following if request.allow_downgrade else REDIRECT_DOWNGRADE
+
+
+def _target(current: URL, headers: Mapping[str, str]) -> URL | Failure:
+    """Return where a redirect leads, without credentials; or that it is no HTTP URL."""
+    location = absolute_url(headers["Location"], base=str(current))
+    try:
+        target, _ = _without_credentials(URL(location or "", encoded=True))
+    except ValueError:
+        return REDIRECT_INVALID
+    if location is None:
+        return REDIRECT_INVALID
+    # A redirect without a fragment inherits the one it came from (RFC 9110 section 10.2.2).
+    return target if target.raw_fragment else target.with_fragment(current.fragment or None)
+
+
+def _without_credentials(url: URL) -> tuple[URL, dict[str, str]]:
+    """Return a URL without its credentials, and the header that they make."""
+    if url.user is None and url.password is None:
+        return url, {}
+    return url.with_user(None), {"Authorization": basic_authorization(url.user or "", url.password or "")}
+
+
+def _next_message(message: _Message, status: int, *, headers: Mapping[str, str]) -> _Message:
+    """Return what is sent after a redirect, RFC 9110 section 15.4: 301, 302 and 303 drop the body."""
+    if (status == 303 and message.method != "HEAD") or (status in {301, 302} and message.method == "POST"):
+        return _Message("GET", None, headers)
+    return _Message(message.method, message.body, headers)
+
+
+class PoliteRequest:
+    """Gives each request of a chain its permit, one after the other, and reports to the host's limiter."""
+
+    __slots__ = ("_client", "_permit")
+
+    def __init__(self, client: Client) -> None:
+        """Begin a chain; no permit is asked for yet."""
+        self._client = client
+        self._permit: Permit | None = None
+
+    def has_first_permit(self, url: str) -> bool:
+        """Return whether the attempt came with a permit for this URL's host, and take it."""
+        self.release()
+        host = host_key(url)
+        self._permit = None if host is None else self._client.first_permit.take(host)
+        return self._permit is not None
+
+    async def permit(self, url: str) -> Failure | None:
+        """Return None when a request to this URL may start now, or why not.
+
+        It goes before all jobs that wait, and waits for a moment itself, within the attempt's time.
+        """
+        host = host_key(url)
+        if host is None:
+            return None  # Sending it fails, and says why.
+        seconds = self._client.first_permit.max_wait_seconds
+        permit = await self._client.limiters.permit(host, PermitRequest(Priority.UNDER_WAY, seconds, seconds))
+        if isinstance(permit, Refusal):
+            return host_without_permit(permit.reason, host, permit.seconds)
+        self._permit = permit
+        return None
+
+    def answered(self, status: int, *, retry_after_seconds: float | None) -> None:
+        """Report an answer to the host's limiter."""
+        if self._permit is not None:
+            self._permit.answered(status, retry_after_seconds=retry_after_seconds)
+
+    def failed(self, failure: Failure) -> None:
+        """Report a request without an answer to the host's limiter.
+
+        Only what concerns the whole host counts: that no connection could be made, for now. A name that does
+        not exist and a bad certificate are answers.
+        """
+        if self._permit is not None and failure.before_sending and failure.transient and not failure.is_ours:
+            self._permit.failed()
+
+    def release(self) -> None:
+        """End the permit of the last request; its answer has been read, or is not wanted."""
+        if self._permit is not None:
+            self._permit.release()
+            self._permit = None

@@ -1,0 +1,208 @@
+"""The limiters of all hosts of a worker: permits and waits, one timer a host. Nothing is decided here."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from consumer.politeness.host_limiter import HostLimiter, PermitRequest, Refusal
+from shared.hosts import HostLimit, NamedLimit, limit_of
+
+MAX_HOSTS = 10_000
+"""About 1 KB each. The host that was idle longest is forgotten first, its complaints with it."""
+
+MAX_WAIT_SECONDS = 5.0
+"""How long a further request of an attempt waits for its permit, unless the attempt has less time."""
+
+# Timers of the loop have milliseconds; a shorter wait would only spin.
+_SHORTEST_TIMER_SECONDS = 0.001
+
+
+@dataclass(slots=True)
+class _Entry:
+    limiter: HostLimiter
+    timer: asyncio.TimerHandle | None = None
+
+
+class Permit:
+    """Permission for one request to one host, now; `release` it when the answer has been read."""
+
+    __slots__ = ("_entry", "_is_over", "_limiters", "_request", "host")
+
+    def __init__(self, limiters: "HostLimiters", host: str, entry: _Entry, request: PermitRequest) -> None:
+        """Make one; only `HostLimiters` does."""
+        self.host = host
+        self._limiters = limiters
+        self._entry = entry
+        self._request = request
+        self._is_over = False
+
+    def answered(self, status: int, *, retry_after_seconds: float | None) -> None:
+        """Report an answer to the host's limiter."""
+        now = self._limiters.now()
+        self._entry.limiter.answered(self._request, status, retry_after_seconds=retry_after_seconds, now=now)
+        self._limiters.learned(self.host, self._entry)
+
+    def failed(self) -> None:
+        """Report to the host's limiter that no connection could be made."""
+        self._entry.limiter.failed(self._request, self._limiters.now())
+        self._limiters.learned(self.host, self._entry)
+
+    def release(self) -> None:
+        """Let another request go; a second call does nothing."""
+        if not self._is_over:
+            self._is_over = True
+            self._entry.limiter.end(self._request, self._limiters.now())
+            self._limiters.learned(self.host, self._entry)
+
+
+class FirstPermit:
+    """The permit that an attempt begins with; a context that releases it at the end if no request took it.
+
+    Attributes:
+        max_wait_seconds: How long a further request of the attempt may wait for its permit.
+    """
+
+    __slots__ = ("_permit", "max_wait_seconds")
+
+    def __init__(self, permit: Permit | None = None, *, max_wait_seconds: float = MAX_WAIT_SECONDS) -> None:
+        """Keep a permit; None for an attempt that needs none before it begins."""
+        self._permit = permit
+        self.max_wait_seconds = max_wait_seconds
+
+    def take(self, host: str) -> Permit | None:
+        """Return the permit, once, if it is for this host."""
+        permit = self._permit
+        if permit is None or permit.host != host:
+            return None
+        self._permit = None
+        return permit
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._permit is not None:
+            self._permit.release()
+
+
+NO_PERMIT = FirstPermit()
+"""Shared by all attempts that begin without a permit."""
+
+
+class HostLimiters:
+    """Gives out permits. It belongs to one event loop; the limits are those of this process."""
+
+    def __init__(
+        self,
+        default: HostLimit | None = None,
+        named: Iterable[NamedLimit] = (),
+        *,
+        failures_to_open: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make one that knows no host yet; without arguments nothing is limited.
+
+        Args:
+            default: The limit of hosts that none of `named` fits.
+            named: Limits of hosts by name.
+            failures_to_open: Failures in a row that open a host's breaker; 0 never opens it.
+            clock: Seconds that only grow.
+        """
+        self._default = default or HostLimit()
+        self._named = tuple(named)
+        self._failures_to_open = failures_to_open
+        self._clock = clock
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._answers: dict[PermitRequest, asyncio.Future[Permit | Refusal]] = {}
+
+    def now(self) -> float:
+        """Return the time of the limiters' clock."""
+        return self._clock()
+
+    def permit_now(self, host: str, request: PermitRequest) -> Permit | None:
+        """Return a permit if the host is free now and no request waits for it."""
+        entry = self._entry(host)
+        return (
+            Permit(self, host, entry, request)
+            if entry.limiter.starts_at_once(request, self._clock())
+            else None
+        )
+
+    async def permit(self, host: str, request: PermitRequest, *, has_slot: bool = True) -> Permit | Refusal:
+        """Return a permit, after a wait of at most `max_wait_seconds`; or why there is none."""
+        return self.permit_now(host, request) or await self.wait_permit(host, request, has_slot=has_slot)
+
+    async def wait_permit(
+        self, host: str, request: PermitRequest, *, has_slot: bool = True
+    ) -> Permit | Refusal:
+        """Return what `permit` does, for a request to which `permit_now` gave none."""
+        entry = self._entry(host)
+        if refusal := entry.limiter.ask(request, self._clock(), has_slot=has_slot):
+            return refusal
+        answer: asyncio.Future[Permit | Refusal] = asyncio.get_running_loop().create_future()
+        self._answers[request] = answer
+        self._give_out(host, entry)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._take_back(host, entry, request, answer)
+            raise
+
+    def learned(self, host: str, entry: _Entry) -> None:
+        """Give out the permits that a limiter allows after it has learned something."""
+        if entry.limiter.has_line or entry.timer is not None:
+            self._give_out(host, entry)
+
+    def limit_rate(self, host: str, per_second: float) -> None:
+        """Lower the rate of a host, as its `crawl-delay` asks; a higher one than it has changes nothing."""
+        self._entry(host).limiter.pace.limit_to(per_second)
+
+    def _entry(self, host: str) -> _Entry:
+        entry = self._entries.get(host)
+        if entry is None:
+            self._forget_idle()
+            limit = limit_of(host, self._named, self._default)
+            entry = self._entries[host] = _Entry(HostLimiter(limit, failures_to_open=self._failures_to_open))
+        self._entries.move_to_end(host)
+        return entry
+
+    def _forget_idle(self) -> None:
+        if len(self._entries) < MAX_HOSTS:
+            return
+        # At most as many as the prefetch are busy, so one of the first is idle.
+        idle = next((host for host, entry in self._entries.items() if entry.limiter.is_idle), None)
+        if idle is not None:
+            del self._entries[idle]
+
+    def _give_out(self, host: str, entry: _Entry) -> None:
+        now = self._clock()
+        for request in entry.limiter.starts(now):
+            self._answer(request, Permit(self, host, entry, request))
+        for request, refusal in entry.limiter.gives_up(now):
+            self._answer(request, refusal)
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        wakes_at = entry.limiter.wakes_at(now)
+        if wakes_at is not None:
+            seconds = max(wakes_at - now, _SHORTEST_TIMER_SECONDS)
+            entry.timer = asyncio.get_running_loop().call_later(seconds, self._give_out, host, entry)
+
+    def _answer(self, request: PermitRequest, answer: Permit | Refusal) -> None:
+        waiting = self._answers.pop(request)
+        if not waiting.cancelled():
+            waiting.set_result(answer)
+        elif isinstance(answer, Permit):
+            # Its job has just been cancelled.
+            asyncio.get_running_loop().call_soon(answer.release)
+
+    def _take_back(
+        self, host: str, entry: _Entry, request: PermitRequest, answer: asyncio.Future[Permit | Refusal]
+    ) -> None:
+        if self._answers.pop(request, None) is not None:
+            entry.limiter.leave(request)
+            self._give_out(host, entry)
+        elif answer.done() and not answer.cancelled() and isinstance(permit := answer.result(), Permit):
+            permit.release()
