@@ -13,9 +13,12 @@ import sqlalchemy as sa
 
 from bench.stock import HOUR, Hour, first_id, milliseconds, reports_of
 from producer.records import NewJob
-from producer.store.engine import SQLITE, open_engine
+from producer.store import events as store_events
+from producer.store import outbox, recording, submissions
+from producer.store.database import Database
+from producer.store.engine import open_engine
 from producer.store.schema import attempts, batches, jobs
-from producer.store.store import JobStore
+from producer.store.sql import SQLITE
 from shared.states import JobState
 
 PAGE = 500
@@ -29,25 +32,31 @@ _SHIFTED_ID = """CREATE FUNCTION pg_temp.shifted_id(id uuid, ms bigint)
 $$"""
 
 
-def write_hour(store: JobStore, hour: Hour) -> None:
+def write_hour(store: Database, hour: Hour) -> None:
     """Let a store take the submissions and the reports of an hour, as an API, a relay and a recorder do."""
     for each in hour.submitted:
         if each.batch is not None:
-            store.insert_batch(each.batch, each.jobs)
+            store.write(submissions.insert_batch, each.batch, each.jobs)
     singles = [job for each in hour.submitted if each.batch is None for job in each.jobs]
     for page in _pages(singles):
-        store.insert_jobs(page)
+        store.write(submissions.insert_jobs, page)
     every = sorted((job for each in hour.submitted for job in each.jobs), key=lambda job: job.id)
     for page in _pages(every):
         published = [
             job for job in page if hour.states[job.id] not in {JobState.SCHEDULED, JobState.ACCEPTED}
         ]
         now = page[-1].created_at + timedelta(seconds=30)
-        store.mark_queued([(job.id, 1) for job in published], now=now)
-        store.record([each for job in published for each in reports_of(job, hour.states[job.id])], now=now)
+        store.write(outbox.mark_queued, [(job.id, 1) for job in published], now=now)
+        store.write(
+            recording.record_reports,
+            [each for job in published for each in reports_of(job, hour.states[job.id])],
+            now=now,
+        )
     # The broker has confirmed what it was told of them.
-    while events := store.claim_events(limit=PAGE, lease_seconds=LEASE_SECONDS, now=every[-1].created_at):
-        store.forget_events([event.id for event in events])
+    while events := store.write(
+        store_events.claim_events, limit=PAGE, lease_seconds=LEASE_SECONDS, now=every[-1].created_at
+    ):
+        store.write(store_events.forget_events, [event.id for event in events])
 
 
 def copy_hour(database_url: str, hour: Hour, *, copies: int) -> None:

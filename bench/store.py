@@ -25,7 +25,8 @@ from bench.summary import Percentiles, percentiles
 from bench.system import API, STORES, System, open_store
 from deploy.local.errors import LocalError
 from producer.parking import OperationState
-from producer.store.store import JobStore
+from producer.store import batches, bulk_actions
+from producer.store.database import Database
 
 JOBS_AN_HOUR, QUICK_JOBS_AN_HOUR = 10_000, 500
 QUICK_HOURS, QUICK_REQUESTS, QUICK_REDRIVES = 4, 5, 3
@@ -98,11 +99,11 @@ def _marked(p99_ms: float) -> str:
 def _fill(system: System, hours: int, jobs_an_hour: int) -> Asker:
     began = time.monotonic()
     hour = make_hour(datetime.now(UTC) - HOUR, jobs_an_hour)
-    job_store = JobStore.open(system.database_url)
+    job_store = Database.open(system.database_url)
     try:
         write_hour(job_store, hour)
         copy_hour(system.database_url, hour, copies=hours - 1)
-        if wrong := job_store.wrong_counts(hour.biggest):
+        if wrong := job_store.read(batches.wrong_counts, hour.biggest):
             raise AssertionError(f"the store was filled with wrong counts: {wrong}")
     finally:
         job_store.close()
@@ -124,7 +125,7 @@ def _ask_all(system: System, asker: Asker, requests: int) -> dict[str, Percentil
 def _redrive(system: System, groups: int) -> Redrives:
     """Redrive the largest groups, one after another, each in the pages of a ledger."""
     orders_ms, jobs, seconds = [], 0, 0.0
-    job_store = JobStore.open(system.database_url)
+    job_store = Database.open(system.database_url)
     with httpx.Client(base_url=system.api_url, timeout=REQUEST_SECONDS) as http:
         largest = http.get("/parked", params={"limit": groups}).raise_for_status().json()["items"]
         for group in largest:
@@ -137,10 +138,10 @@ def _redrive(system: System, groups: int) -> Redrives:
     return Redrives(len(largest), jobs, percentiles(orders_ms), round(seconds / jobs * 1_000, 3))
 
 
-def _make_pages(job_store: JobStore) -> int:
+def _make_pages(job_store: Database) -> int:
     """Do the one operation there is, and return how many jobs it moved."""
     now, moved = datetime.now(UTC), 0
-    while page := job_store.parking.make_page(now=now):
+    while page := job_store.write(bulk_actions.make_page, now=now):
         moved += len(page.moved)
         if page.operation.state is OperationState.DONE:
             break

@@ -10,8 +10,9 @@ import uvloop
 from producer.ledger.adopt_parked import adopt_parked
 from producer.ledger.republish import chosen_queues, republish_all
 from producer.ledger.service import run_ledger
+from producer.store import unfinished
+from producer.store.database import Database
 from producer.store.migrate import migrate as migrate_store
-from producer.store.store import JobStore
 from shared.errors import RetrieverError, StaysUnready
 from shared.kinds.registry import KINDS, Lane
 from shared.process import prepare_process
@@ -46,7 +47,7 @@ def api(settings: Settings) -> None:
 @click.pass_obj
 def ledger(settings: Settings) -> None:
     """Relay jobs to RabbitMQ and record their results until stopped."""
-    store = JobStore.open(settings.database_url)
+    store = Database.open(settings.database_url)
     try:
         uvloop.run(_run_ledger(settings, store))
     finally:
@@ -69,10 +70,11 @@ def migrate(settings: Settings) -> None:
 def republish(settings: Settings, kind: str | None, lane: str | None, dry_run: bool) -> None:
     """Send every unfinished job to RabbitMQ again, after it has lost them; doing so twice is harmless."""
     chosen = Lane(lane) if lane else None
-    store = JobStore.open(settings.database_url)
+    store = Database.open(settings.database_url)
     try:
         if dry_run:
-            click.echo(f"would republish: {_counts(store.unfinished.count(chosen_queues(kind, chosen)))}")
+            counts = store.read(unfinished.count_under_way, chosen_queues(kind, chosen))
+            click.echo(f"would republish: {_counts(counts)}")
         else:
             sent = uvloop.run(republish_all(settings, store, kind=kind, lane=chosen))
             click.echo(f"republished: {_counts(sent)}")
@@ -84,7 +86,7 @@ def republish(settings: Settings, kind: str | None, lane: str | None, dry_run: b
 @click.pass_obj
 def adopt_parked_jobs(settings: Settings) -> None:
     """Store the parked jobs whose messages are in RabbitMQ, after the store was lost."""
-    store = JobStore.open(settings.database_url)
+    store = Database.open(settings.database_url)
     try:
         seen, adopted = uvloop.run(adopt_parked(settings, store))
     finally:
@@ -96,7 +98,7 @@ def _counts(jobs: Mapping[JobState, int]) -> str:
     return ", ".join(f"{jobs.get(state, 0)} {state}" for state in UNDER_WAY)
 
 
-async def _run_ledger(settings: Settings, store: JobStore) -> None:
+async def _run_ledger(settings: Settings, store: Database) -> None:
     await run_ledger(settings, store, stop_event())
 
 

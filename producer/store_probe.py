@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from producer.store.store import JobStore
+from producer.store.database import Database
 from shared.errors import StoreUnavailable
 
 _EVERY_SECONDS = 5.0
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class StoreProbe:
     """Asks one question at a time: who asks while another waits shares its answer."""
 
-    def __init__(self, store: JobStore, *, answer_seconds: float = _ANSWER_SECONDS) -> None:
+    def __init__(self, store: Database, *, answer_seconds: float = _ANSWER_SECONDS) -> None:
         """Make a probe that has asked nothing yet."""
         self._store = store
         self._answer_seconds = answer_seconds

@@ -45,7 +45,7 @@ from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleOperations
 from producer.api.service import ServiceOperations
 from producer.api.writer import JobWriter
-from producer.store.store import JobStore
+from producer.store.database import Database
 from shared.asyncapi import asyncapi_document
 from shared.errors import RetrieverError
 from shared.settings import Settings
@@ -56,7 +56,7 @@ MAX_JSON_BATCH_BYTES = 8 * 1_048_576
 SWAGGER_PAGE = Path(__file__).with_name("swagger.html")
 
 
-def build_app(store: JobStore, settings: Settings) -> ASGIApp:
+def build_app(store: Database, settings: Settings) -> ASGIApp:
     """Return a fresh application on an open store. Its lifespan ends its threads, not the store."""
     contract = load_contract()
     routes = RouteTable.of(contract)
@@ -68,7 +68,7 @@ def build_app(store: JobStore, settings: Settings) -> ASGIApp:
 
 
 def _build_connexion(
-    contract: Mapping[str, Any], store: JobStore, metrics: ApiMetrics, settings: Settings
+    contract: Mapping[str, Any], store: Database, metrics: ApiMetrics, settings: Settings
 ) -> ASGIApp:
     pools, writer = Pools(), JobWriter(store)
     handlers = _handlers(

@@ -24,7 +24,8 @@ from producer.api.spool import BatchSpool
 from producer.api.streams import Stream
 from producer.batch_validation import validate_items
 from producer.records import How, NewBatch
-from producer.store.store import JobStore
+from producer.store import endings, queries, submissions
+from producer.store.database import Database
 from producer.submission import JobTemplate
 from producer.submission_models import BatchSubmission
 from shared.clock import utc_now
@@ -40,7 +41,7 @@ DEFAULT_LIMIT = 100
 class BatchOperations:
     """Takes many jobs at once and tells how far they are."""
 
-    def __init__(self, store: JobStore, pools: Pools) -> None:
+    def __init__(self, store: Database, pools: Pools) -> None:
         self._store = store
         self._pools = pools
 
@@ -65,7 +66,7 @@ class BatchOperations:
 
     def get_batch(self, batch_id: str) -> flask.Response:
         """Answer with the batch and its counts."""
-        record = self._store.get_batch(read_id(batch_id, BatchNotFound))
+        record = self._store.read(queries.get_batch, read_id(batch_id, BatchNotFound))
         return flask.Response(batch_document(record).model_dump_json(), mimetype=JSON_TYPE)
 
     def list_batches(
@@ -73,7 +74,7 @@ class BatchOperations:
     ) -> flask.Response:
         """Answer with one page of batches, newest first; it may be short while there is more."""
         after = UUID(cursor) if cursor else None
-        found = self._store.search_batches(read_labels(label), limit=limit, after=after)
+        found = self._store.read(queries.search_batches, read_labels(label), limit=limit, after=after)
         document = BatchPage(
             items=[batch_document(record) for record in found.records],
             next=str(found.following) if found.following else None,
@@ -84,8 +85,8 @@ class BatchOperations:
         self, batch_id: str, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> flask.Response:
         """Answer with one page of the lines or items that became no job, in their order."""
-        found = self._store.batches.list_rejected(
-            read_id(batch_id, BatchNotFound), after=int(cursor or 0), limit=limit + 1
+        found = self._store.read(
+            queries.list_rejected, read_id(batch_id, BatchNotFound), after=int(cursor or 0), limit=limit + 1
         )
         page = found[:limit]
         document = RejectedPage(
@@ -97,7 +98,7 @@ class BatchOperations:
     async def cancel_batch(self, request: Request) -> Response:
         """Cancel a batch: what waits at once, what runs by its worker."""
         batch_id = read_id(request.path_params["batch_id"], BatchNotFound)
-        record = await self._pools.long(self._store.cancel_batch, batch_id, now=utc_now())
+        record = await self._pools.long(endings.cancel_batch, self._store, batch_id, now=utc_now())
         logger.info("batch_cancel_requested", extra={"batch_id": str(batch_id), "total": record.total})
         headers = {"Location": f"/batches/{batch_id}"}
         return Response(batch_document(record).model_dump_json(), HTTPStatus.ACCEPTED, headers, JSON_TYPE)
@@ -124,10 +125,10 @@ class BatchOperations:
 
     def _store_batch(self, batch: NewBatch, template: JobTemplate, spool: BatchSpool) -> tuple[Batch, How]:
         jobs = spool.jobs(template, batch_id=batch.id)
-        admitted = self._store.insert_batch(batch, jobs, spool.rejected())
+        admitted = self._store.write(submissions.insert_batch, batch, jobs, spool.rejected())
         if admitted.how is How.CONFLICT:
             raise IdempotencyConflict(f"the key was used for batch {admitted.id}")
-        record = self._store.get_batch(admitted.id)
+        record = self._store.read(queries.get_batch, admitted.id)
         # The same answer however often it is asked for, and however far the batch has come since.
         state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
         first = replace(

@@ -17,7 +17,8 @@ from producer.api.problems import HttpProblem, problem_response
 from producer.api.ranges import RangeUnsatisfiable, names_etag, wanted_range
 from producer.api.results import StreamedPages
 from producer.records import BodyRecord, JobRecord
-from producer.store.store import JobStore
+from producer.store import bodies, queries
+from producer.store.database import Database
 from shared.errors import BodyNotFound, JobNotFound
 
 PIECE_BYTES = 262_144
@@ -45,7 +46,7 @@ class _Body:
 class BodyOperations:
     """Serves bodies. They are strangers' words, so no browser is to run them."""
 
-    def __init__(self, store: JobStore, pools: Pools) -> None:
+    def __init__(self, store: Database, pools: Pools) -> None:
         self._store = store
         self._pools = pools
 
@@ -69,13 +70,13 @@ class BodyOperations:
         return StreamedPages(pieces, headers, None, status=status, content_length=len(part))
 
     def _find(self, job_id: UUID) -> _Body:
-        record = self._store.get_job(job_id)
+        record = self._store.read(queries.get_job, job_id)
         if (since := _unchanged_since(record)) is not None:
             try:
-                record = self._store.get_job(since)
+                record = self._store.read(queries.get_job, since)
             except JobNotFound:
                 raise BodyNotFound(f"job {since}, which had the body, is deleted") from None
-        if (stored := self._store.bodies.find(record.id)) is not None:
+        if (stored := self._store.read(bodies.find_body, record.id)) is not None:
             return _stored(stored)
         if (inline := inline_body(record.result)) is not None:
             return _Body(record.id, inline.content_type, len(inline.content), inline.sha256, inline.content)
@@ -88,7 +89,7 @@ class BodyOperations:
         skipped, start, stream = 0, 0, zlib.decompressobj(zlib.MAX_WBITS | 16)
         while skipped < part.stop:
             compressed = await self._pools.short(
-                self._store.bodies.read_piece, body.job_id, start=start, length=PIECE_BYTES
+                self._store.read, bodies.read_piece, body.job_id, start=start, length=PIECE_BYTES
             )
             if not compressed:
                 # The job was deleted meanwhile. The connection closes before what was promised has come.

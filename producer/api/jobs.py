@@ -21,7 +21,8 @@ from producer.api.reading import LARGE_BODY_BYTES, read_document
 from producer.api.responses import json_response
 from producer.api.writer import JobWriter
 from producer.records import Admitted, How, IdempotencyKey, JobFilter, NewJob
-from producer.store.store import JobStore
+from producer.store import endings, queries, queues
+from producer.store.database import Database
 from producer.submission import new_job
 from producer.submission_models import JobSubmission
 from shared.clock import utc_now
@@ -37,7 +38,7 @@ DEFAULT_LIMIT = 100
 class JobOperations:
     """Takes single jobs and tells what became of them."""
 
-    def __init__(self, store: JobStore, writer: JobWriter, pools: Pools) -> None:
+    def __init__(self, store: Database, writer: JobWriter, pools: Pools) -> None:
         self._store = store
         self._writer = writer
         self._pools = pools
@@ -61,7 +62,7 @@ class JobOperations:
     async def _answer_again(self, admitted: Admitted) -> Response:
         if admitted.how is How.CONFLICT:
             raise IdempotencyConflict(f"the key was used for job {admitted.id}")
-        record = await self._pools.short(self._store.get_job, admitted.id)
+        record = await self._pools.short(self._store.read, queries.get_job, admitted.id)
         headers = {"Location": f"/jobs/{record.id}"}
         if admitted.how is How.REPLAYED:
             return json_response(
@@ -76,11 +77,11 @@ class JobOperations:
         return json_response(await self._pools.short(self._look_up, job_id))
 
     def _look_up(self, job_id: UUID) -> Job:
-        record = self._store.get_job(job_id)
+        record = self._store.read(queries.get_job, job_id)
         if record.state.is_final:
             # Nothing around it matters any more.
             return job_document(record)
-        return job_document(record, self._store.queues.circumstances(now=utc_now()))
+        return job_document(record, self._store.read(queues.circumstances, now=utc_now()))
 
     def list_jobs(
         self,
@@ -111,8 +112,10 @@ class JobOperations:
             created_after=read_time("created_after", created_after),
             created_before=read_time("created_before", created_before),
         )
-        found = self._store.search_jobs(job_filter, limit=limit, after=UUID(cursor) if cursor else None)
-        known = self._store.queues.circumstances(now=utc_now())
+        found = self._store.read(
+            queries.search_jobs, job_filter, limit=limit, after=UUID(cursor) if cursor else None
+        )
+        known = self._store.read(queues.circumstances, now=utc_now())
         document = JobPage.model_construct(
             items=[job_summary(record, known) for record in found.records],
             next=str(found.following) if found.following else None,
@@ -121,7 +124,7 @@ class JobOperations:
 
     def cancel_job(self, job_id: str) -> flask.Response:
         """Cancel a job: at once when it waits, by its worker when it runs."""
-        record = self._store.cancel_job(read_id(job_id, JobNotFound), now=utc_now())
+        record = self._store.write(endings.cancel_job, read_id(job_id, JobNotFound), now=utc_now())
         facts = {"job_id": job_id, "kind": record.kind, "run": record.run, "attempt": record.attempt}
         logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
         return flask.Response(

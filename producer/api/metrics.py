@@ -10,7 +10,8 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.api.routes import RouteTable
-from producer.store.store import JobStore
+from producer.store import queries
+from producer.store.database import Database
 from shared.errors import StoreUnavailable
 from shared.states import JobState
 
@@ -27,7 +28,7 @@ KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPT
 class ApiMetrics:
     """The metrics of one application, in a registry of its own."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: Database) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_UnfinishedJobs(store))
         self._requests = Counter(
@@ -56,7 +57,7 @@ class ApiMetrics:
 class _UnfinishedJobs(Collector):
     """`retriever_jobs{state}`, counted at most every few seconds; without the store it says nothing."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
         self._counts: Mapping[JobState, int] = {}
         self._counted_at = float("-inf")
@@ -76,7 +77,7 @@ class _UnfinishedJobs(Collector):
 
     def _fresh_counts(self) -> Mapping[JobState, int]:
         if time.monotonic() - self._counted_at > COUNTS_KEPT_SECONDS:
-            stored = self._store.count_unfinished()
+            stored = self._store.read(queries.count_unfinished)
             self._counts = {state: stored.get(state, 0) for state in JobState if state not in FINISHED}
             self._counted_at = time.monotonic()
         return self._counts

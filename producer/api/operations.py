@@ -14,7 +14,8 @@ from producer.api.parking_models import (
     OperationPageDocument,
 )
 from producer.parking import ANONYMOUS, AuditEntry, Operation
-from producer.store.store import JobStore
+from producer.store import audit, bulk_actions
+from producer.store.database import Database
 from shared.clock import utc_now
 from shared.errors import OperationNotFound
 
@@ -26,13 +27,13 @@ DEFAULT_LIMIT = 100
 class OperationOperations:
     """Tells how far operations are and what operators did, and ends an operation early."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
 
     def list_operations(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> flask.Response:
         """Answer with one page of operations, newest first."""
         after = UUID(cursor) if cursor else None
-        found = self._store.parking.list_operations(limit=limit + 1, after=after)
+        found = self._store.read(bulk_actions.list_operations, limit=limit + 1, after=after)
         page = found[:limit]
         document = OperationPageDocument(
             items=[operation_document(operation) for operation in page],
@@ -42,14 +43,14 @@ class OperationOperations:
 
     def get_operation(self, operation_id: str) -> flask.Response:
         """Answer with the operation and its progress."""
-        operation = self._store.parking.get_operation(read_id(operation_id, OperationNotFound))
+        operation = self._store.read(bulk_actions.get_operation, read_id(operation_id, OperationNotFound))
         return flask.Response(operation_document(operation).model_dump_json(), mimetype=JSON_TYPE)
 
     def cancel_operation(self, operation_id: str) -> flask.Response:
         """End a running operation; what it has done stays done."""
         by = flask.request.headers.get("Retriever-Actor", ANONYMOUS)
-        operation = self._store.parking.cancel_operation(
-            read_id(operation_id, OperationNotFound), by=by, now=utc_now()
+        operation = self._store.write(
+            bulk_actions.cancel_operation, read_id(operation_id, OperationNotFound), by=by, now=utc_now()
         )
         logger.info(
             "operation_cancelled",
@@ -62,7 +63,7 @@ class OperationOperations:
     ) -> flask.Response:
         """Answer with one page of the audit log, newest first."""
         after = UUID(cursor) if cursor else None
-        found = self._store.parking.list_audit(target=target, limit=limit + 1, after=after)
+        found = self._store.read(audit.list_audit, target=target, limit=limit + 1, after=after)
         page = found[:limit]
         document = AuditPage(
             items=[_audit_document(entry) for entry in page],

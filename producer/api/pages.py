@@ -15,7 +15,8 @@ from producer.api.page_models import paged_fetch
 from producer.api.pools import Pools
 from producer.api.results import StreamedPages
 from producer.page_measure import split_keys
-from producer.store.store import JobStore
+from producer.store import pages
+from producer.store.database import Database
 from shared.errors import JobNotFound
 
 NDJSON_TYPE = "application/x-ndjson"
@@ -26,20 +27,20 @@ MAX_COMPARED_KEYS = 1_000_000
 class PageOperations:
     """Tells of paged fetches, by the id of the job that was submitted."""
 
-    def __init__(self, store: JobStore, pools: Pools) -> None:
+    def __init__(self, store: Database, pools: Pools) -> None:
         self._store = store
         self._pools = pools
 
     async def get_pages(self, request: Request) -> Response:
         """Answer with what the pages come to, held against their totals."""
         job_id = read_id(request.path_params["job_id"], JobNotFound)
-        record = await self._pools.long(self._store.pages.get, job_id)
+        record = await self._pools.long(self._store.read, pages.get_pages, job_id)
         return Response(paged_fetch(record).model_dump_json(), media_type=JSON_TYPE)
 
     async def stream_items(self, request: Request) -> Response:
         """Answer with the items of all pages that are done, in their order."""
         job_id = read_id(request.path_params["job_id"], JobNotFound)
-        await self._pools.short(self._store.pages.check, job_id)
+        await self._pools.short(self._store.read, pages.get_root, job_id)
         is_distinct = request.query_params.get("distinct", "").lower() in {"true", "1"}
         headers = {
             "Content-Disposition": f'attachment; filename="{job_id}.ndjson"',
@@ -56,7 +57,7 @@ class PageOperations:
                 yield lines
 
     def _read_page(self, job_id: UUID, after: int, seen: set[bytes] | None) -> tuple[bytes, int | None]:
-        page = self._store.pages.next_items(job_id, after=after)
+        page = self._store.read(pages.next_page_items, job_id, after=after)
         if page is None:
             return b"", None
         number, items, digests = page

@@ -33,7 +33,8 @@ from producer.parking import (
     ParkedGroup,
 )
 from producer.records import JobRecord
-from producer.store.store import JobStore
+from producer.store import bulk_actions, parking, queries
+from producer.store.database import Database
 from producer.submission import find_kind, unique_key, valid_args
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid, JobNotFound
@@ -48,7 +49,7 @@ DEFAULT_LIMIT = 100
 class ParkingOperations:
     """Shows what is parked, and does what a person decides on it."""
 
-    def __init__(self, store: JobStore, pools: Pools) -> None:
+    def __init__(self, store: Database, pools: Pools) -> None:
         self._store = store
         self._pools = pools
 
@@ -68,7 +69,7 @@ class ParkingOperations:
             host=host.lower() if host else None,
             batch_id=UUID(batch) if batch else None,
         )
-        groups = self._store.parking.list_groups(parked_filter, limit=limit)
+        groups = self._store.read(parking.list_groups, parked_filter, limit=limit)
         document = ParkedGroupList(
             items=[_group_document(group) for group in groups.largest],
             total_groups=groups.total_groups,
@@ -93,7 +94,7 @@ class ParkingOperations:
         """End a parked job for good."""
         job_id = read_id(request.path_params["job_id"], JobNotFound)
         record = await self._pools.short(
-            self._store.parking.discard, job_id, now=utc_now(), by=_actor(request)
+            self._store.write, parking.discard, job_id, now=utc_now(), by=_actor(request)
         )
         logger.info(
             "job_discarded",
@@ -113,7 +114,7 @@ class ParkingOperations:
         asked = read_document(OperationRequest, await request.body())
         parked_filter = _parked_filter(asked.filter)
         if asked.dry_run:
-            matching = await self._pools.long(self._store.parking.count_matching, parked_filter)
+            matching = await self._pools.long(self._store.read, parking.count_matching, parked_filter)
             return json_response(DryRun(matching=matching))
         new = NewOperation(
             id=new_id(),
@@ -123,7 +124,9 @@ class ParkingOperations:
             by=_actor(request),
             created_at=utc_now(),
         )
-        operation = await self._pools.long(self._store.parking.start_operation, new, parked_filter)
+        operation = await self._pools.long(
+            self._store.write, bulk_actions.start_operation, new, parked_filter
+        )
         logger.info(
             "operation_started",
             extra={"operation_id": str(new.id), "action": action.value, "total": operation.total},
@@ -133,10 +136,11 @@ class ParkingOperations:
 
     def _redrive(self, job_id: UUID, asked: RedriveRequest, by: str) -> JobRecord:
         if asked.args is None:
-            return self._store.redrive(job_id, now=utc_now(), by=by)
-        kind = find_kind(self._store.get_job(job_id).kind)
+            return self._store.write(parking.redrive, job_id, now=utc_now(), by=by)
+        kind = find_kind(self._store.read(queries.get_job, job_id).kind)
         args = valid_args(kind, asked.args)
-        return self._store.parking.redrive_edited(
+        return self._store.write(
+            parking.redrive_edited,
             job_id,
             args=args.document,
             host=args.host,

@@ -23,7 +23,8 @@ from producer.api.pools import Pools
 from producer.api.reading import read_document
 from producer.parking import ANONYMOUS
 from producer.pausing import Circumstances
-from producer.store.store import JobStore
+from producer.store import queues
+from producer.store.database import Database
 from shared.broker.topology import work_queue
 from shared.clock import utc_now
 from shared.events import EVERY
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 class PausingOperations:
     """Tells what can be done and what is held up, and holds it up."""
 
-    def __init__(self, store: JobStore, pools: Pools) -> None:
+    def __init__(self, store: Database, pools: Pools) -> None:
         self._store = store
         self._pools = pools
         # Their schemas never change while this process lives.
@@ -45,7 +46,7 @@ class PausingOperations:
 
     def list_kinds(self) -> flask.Response:
         """Answer with every kind, its schemas, its retry policy and its queues."""
-        known = self._store.queues.circumstances(now=utc_now())
+        known = self._store.read(queues.circumstances, now=utc_now())
         document = KindList(
             items=[
                 kind.model_copy(update={"queues": _queues(known, [kind.name], Lane)}) for kind in self._kinds
@@ -55,19 +56,19 @@ class PausingOperations:
 
     async def pause_kind(self, request: Request) -> Response:
         """Let no new attempt of a kind start, in one lane or in all."""
-        return await self._order_on_kind(request, self._store.queues.pause, "kind_paused")
+        return await self._order_on_kind(request, queues.pause, "kind_paused")
 
     async def resume_kind(self, request: Request) -> Response:
         """Let attempts of a kind start again."""
-        return await self._order_on_kind(request, self._store.queues.resume, "kind_resumed")
+        return await self._order_on_kind(request, queues.resume, "kind_resumed")
 
     async def pause_lane(self, request: Request) -> Response:
         """Let no new attempt start in a lane, of whatever kind."""
-        return await self._order_on_lane(request, self._store.queues.pause, "lane_paused")
+        return await self._order_on_lane(request, queues.pause, "lane_paused")
 
     async def resume_lane(self, request: Request) -> Response:
         """Take back that a lane was paused for all kinds."""
-        return await self._order_on_lane(request, self._store.queues.resume, "lane_resumed")
+        return await self._order_on_lane(request, queues.resume, "lane_resumed")
 
     async def _order_on_kind(self, request: Request, order: Order, event: str) -> Response:
         kind, body = request.path_params["kind"], await request.body()
@@ -85,11 +86,11 @@ class PausingOperations:
         self, request: Request, order: Order, event: str, *, kind: str, lane: str, note: str | None
     ) -> None:
         by = request.headers.get(ACTOR_HEADER, ANONYMOUS)
-        await self._pools.short(order, kind, str(lane), by=by, note=note, now=utc_now())
+        await self._pools.short(self._store.write, order, kind, str(lane), by=by, note=note, now=utc_now())
         logger.info(event, extra={"kind": kind, "lane": str(lane), "by": by})
 
     async def _answer(self, kinds: Iterable[str], lanes: Iterable[Lane]) -> Response:
-        known = await self._pools.short(self._store.queues.circumstances, now=utc_now())
+        known = await self._pools.short(self._store.read, queues.circumstances, now=utc_now())
         document = QueueList(items=_queues(known, kinds, lanes))
         return Response(document.model_dump_json(), HTTPStatus.OK, media_type=JSON_TYPE)
 

@@ -15,7 +15,8 @@ from producer.api.ids import read_id
 from producer.api.junit import JUNIT_TAIL, junit_cases, junit_head
 from producer.api.pools import Pools
 from producer.records import BatchRecord, JobRecord
-from producer.store.store import JobStore
+from producer.store import queries
+from producer.store.database import Database
 from shared.errors import BatchNotFound
 
 PAGE_JOBS = 500
@@ -25,14 +26,14 @@ SEND_TIMEOUT_SECONDS = 60.0
 class ResultOperations:
     """Streams what became of the jobs of a batch."""
 
-    def __init__(self, store: JobStore, pools: Pools) -> None:
+    def __init__(self, store: Database, pools: Pools) -> None:
         self._store = store
         self._pools = pools
 
     async def export_results(self, request: Request) -> Response:
         """Answer with all jobs of a batch, oldest first; a job that changes meanwhile appears once."""
         batch_id = read_id(request.path_params["batch_id"], BatchNotFound)
-        batch = await self._pools.short(self._store.get_batch, batch_id)
+        batch = await self._pools.short(self._store.read, queries.get_batch, batch_id)
         export = await self._pools.long(self._open_export, _chosen_format(request), batch)
         headers = {
             "Content-Disposition": f'attachment; filename="{batch_id}.{export.extension}"',
@@ -48,13 +49,13 @@ class ResultOperations:
                 return csv_export()
             case ExportFormat.JUNIT:
                 # Its counts come first, so they are those of now; jobs that end meanwhile are not in them.
-                head = junit_head(batch, self._store.batches.count_verdicts(batch.id))
+                head = junit_head(batch, self._store.read(queries.count_verdicts, batch.id))
                 return Export("application/xml", "xml", self._encode_cases, head, JUNIT_TAIL)
             case _:
                 assert_never(chosen)
 
     def _encode_cases(self, records: Sequence[JobRecord]) -> bytes:
-        return junit_cases(records, self._store.batches.first_starts(record.id for record in records))
+        return junit_cases(records, self._store.read(queries.first_starts, (record.id for record in records)))
 
     async def _pages(self, batch_id: UUID, export: Export) -> AsyncIterator[bytes]:
         if export.head:
@@ -70,7 +71,7 @@ class ResultOperations:
             yield export.tail
 
     def _read_page(self, batch_id: UUID, after: UUID | None, encode: Encode) -> tuple[bytes, UUID | None]:
-        records = self._store.batch_jobs(batch_id, after=after, limit=PAGE_JOBS)
+        records = self._store.read(queries.batch_jobs, batch_id, after=after, limit=PAGE_JOBS)
         return encode(records), records[-1].id if len(records) == PAGE_JOBS else None
 
 

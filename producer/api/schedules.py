@@ -16,7 +16,8 @@ from producer.api.reading import read_document
 from producer.api.schedule_models import SchedulePage
 from producer.records import ScheduleRecord
 from producer.scheduling import new_schedule, scheduled_run
-from producer.store.store import JobStore
+from producer.store import schedules
+from producer.store.database import Database
 from producer.submission_models import ScheduleSubmission
 from producer.timetable import first_time
 from shared.clock import utc_now
@@ -31,8 +32,8 @@ DEFAULT_LIMIT = 100
 class ScheduleOperations:
     """Keeps what is to be run again and again; the ledger runs it."""
 
-    def __init__(self, store: JobStore, pools: Pools) -> None:
-        self._schedules = store.schedules
+    def __init__(self, store: Database, pools: Pools) -> None:
+        self._store = store
         self._pools = pools
 
     async def submit_schedule(self, request: Request) -> Response:
@@ -45,7 +46,9 @@ class ScheduleOperations:
     def list_schedules(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> flask.Response:
         """Answer with one page of schedules, newest first."""
         # One more than asked for tells whether there is a next page.
-        records = self._schedules.list_page(limit=limit + 1, after=UUID(cursor) if cursor else None)
+        records = self._store.read(
+            schedules.list_schedules, limit=limit + 1, after=UUID(cursor) if cursor else None
+        )
         page = records[:limit]
         following = str(page[-1].id) if len(records) > limit else None
         document = SchedulePage(items=[schedule_document(record) for record in page], next=following)
@@ -53,42 +56,44 @@ class ScheduleOperations:
 
     def get_schedule(self, schedule_id: str) -> flask.Response:
         """Answer with the schedule, its next five times and its last run."""
-        return _answer(self._schedules.get(read_id(schedule_id, ScheduleNotFound)))
+        return _answer(self._store.read(schedules.get_schedule, read_id(schedule_id, ScheduleNotFound)))
 
     def pause_schedule(self, schedule_id: str) -> flask.Response:
         """Stop the schedule from running."""
-        record = self._schedules.pause(read_id(schedule_id, ScheduleNotFound), now=utc_now())
+        record = self._store.write(
+            schedules.pause_schedule, read_id(schedule_id, ScheduleNotFound), now=utc_now()
+        )
         logger.info("schedule_paused", extra={"schedule_id": schedule_id})
         return _answer(record)
 
     def resume_schedule(self, schedule_id: str) -> flask.Response:
         """Let the schedule run again, from its next time on."""
-        record = self._schedules.get(read_id(schedule_id, ScheduleNotFound))
+        record = self._store.read(schedules.get_schedule, read_id(schedule_id, ScheduleNotFound))
         next_run_at = first_time(record.timetable, after=utc_now())
-        resumed = self._schedules.resume(record.id, next_run_at=next_run_at)
+        resumed = self._store.write(schedules.resume_schedule, record.id, next_run_at=next_run_at)
         logger.info("schedule_resumed", extra={"schedule_id": schedule_id})
         return _answer(resumed)
 
     def run_schedule(self, schedule_id: str) -> flask.Response:
         """Make a run now, paused or not; the times of the schedule stay as they are."""
-        record = self._schedules.get(read_id(schedule_id, ScheduleNotFound))
+        record = self._store.read(schedules.get_schedule, read_id(schedule_id, ScheduleNotFound))
         now = utc_now()
         run = scheduled_run(record, run_at=now, now=now)
-        record = self._schedules.run_now(record.id, run)
+        record = self._store.write(schedules.run_now, record.id, run)
         logger.info("schedule_run_made", extra={"schedule_id": schedule_id, **run.facts})
         return _answer(record, HTTPStatus.ACCEPTED, {"Location": run.path})
 
     def delete_schedule(self, schedule_id: str) -> flask.Response:
         """Delete the schedule; the jobs that it made stay."""
-        self._schedules.delete(read_id(schedule_id, ScheduleNotFound))
+        self._store.write(schedules.delete_schedule, read_id(schedule_id, ScheduleNotFound))
         logger.info("schedule_deleted", extra={"schedule_id": schedule_id})
         return flask.Response(status=HTTPStatus.NO_CONTENT)
 
     def _store_schedule(self, body: bytes) -> ScheduleRecord:
         submission = read_document(ScheduleSubmission, body)
         schedule = new_schedule(submission, schedule_id=new_id(), now=utc_now())
-        self._schedules.insert(schedule)
-        return self._schedules.get(schedule.id)
+        self._store.write(schedules.insert_schedule, schedule)
+        return self._store.read(schedules.get_schedule, schedule.id)
 
 
 def _answer(

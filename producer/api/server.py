@@ -3,7 +3,7 @@
 import uvicorn
 
 from producer.api.app import build_app
-from producer.store.store import JobStore
+from producer.store.database import Database
 from shared.settings import Settings
 
 # Requests that run when the server is told to stop may take this long; then their connections are closed.
@@ -12,7 +12,7 @@ GRACE_SECONDS = 10
 
 def serve(settings: Settings) -> None:
     """Serve the API on its host and port until SIGTERM or SIGINT. Blocks; closes the store at the end."""
-    store = JobStore.open(settings.database_url)
+    store = Database.open(settings.database_url)
     try:
         uvicorn.run(
             build_app(store, settings),

@@ -12,7 +12,7 @@ from producer.api.metrics import ApiMetrics
 from producer.api.models import Health
 from producer.api.parking_models import Retention
 from producer.parking import DELETED_STATES
-from producer.store.store import JobStore
+from producer.store.database import Database
 from producer.store_probe import StoreProbe
 from shared.clock import utc_now
 from shared.settings import Settings
@@ -21,7 +21,7 @@ from shared.settings import Settings
 class ServiceOperations:
     """Tells how the service is."""
 
-    def __init__(self, store: JobStore, metrics: ApiMetrics, settings: Settings) -> None:
+    def __init__(self, store: Database, metrics: ApiMetrics, settings: Settings) -> None:
         self._store_probe = StoreProbe(store)
         self._retention_days = settings.retention_days
         self._metrics = metrics

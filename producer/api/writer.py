@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from producer.records import Admitted, NewJob
-from producer.store.store import JobStore
+from producer.store import submissions
+from producer.store.database import Database
 from shared.errors import StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class _Waiting:
 class JobWriter:
     """Stores single jobs. Each request awaits its own; whatever waits meanwhile shares the next commit."""
 
-    def __init__(self, store: JobStore, *, max_waiting_jobs: int = MAX_WAITING_JOBS) -> None:
+    def __init__(self, store: Database, *, max_waiting_jobs: int = MAX_WAITING_JOBS) -> None:
         self._store = store
         # None ends the thread; what was put before it is stored first.
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting_jobs)
@@ -101,7 +102,7 @@ class JobWriter:
         What is raised ends the group: the requests that were not answered yet get the error.
         """
         try:
-            admitted = self._store.admit_jobs([waiting.job for waiting in group])
+            admitted = self._store.write(submissions.admit_jobs, [waiting.job for waiting in group])
         except StoreRefused as error:
             if len(group) == 1:
                 _answer(group, error)

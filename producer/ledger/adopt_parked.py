@@ -11,7 +11,8 @@ from typing import Final
 from producer.adoption import adopt_jobs
 from producer.ledger.parked_messages import parked_jobs
 from producer.ledger.turns import Turns
-from producer.store.store import JobStore
+from producer.store import recording, submissions
+from producer.store.database import Database
 from shared.broker.parked_queue import Choice, walk_parked
 from shared.clock import utc_now
 from shared.errors import BrokerUnavailable
@@ -25,7 +26,7 @@ REASON_LOST: Final = "reason_lost"
 _EXPLANATION = "It was parked before the store was lost, and its message does not say why."
 
 
-async def adopt_parked(settings: Settings, store: JobStore) -> tuple[int, int]:
+async def adopt_parked(settings: Settings, store: Database) -> tuple[int, int]:
     """Walk `jobs.parked` once, and store every job of it that is unknown, as parked. All messages stay.
 
     Returns:
@@ -54,10 +55,10 @@ async def adopt_parked(settings: Settings, store: JobStore) -> tuple[int, int]:
     return walk.seen, adopted
 
 
-def _adopt(store: JobStore, jobs: Sequence[JobMessage]) -> int:
-    new = store.adopt_jobs(adopt_jobs(jobs, now=utc_now()))
+def _adopt(store: Database, jobs: Sequence[JobMessage]) -> int:
+    new = store.write(submissions.insert_adopted, adopt_jobs(jobs, now=utc_now()))
     # Dying between the two leaves jobs that are queued: the lost-job reconciler runs them once more.
-    store.record([_report(job) for job in jobs if job.id in new], now=utc_now())
+    store.write(recording.record_reports, [_report(job) for job in jobs if job.id in new], now=utc_now())
     return len(new)
 
 

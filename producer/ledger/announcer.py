@@ -1,12 +1,15 @@
 """The announcer: tells the broker of ended jobs, complete batches and cancellations."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import partial
+from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.outbox import Outbox, Packed
 from producer.records import ClaimedEvent
-from producer.store.store import JobStore
+from producer.store import events as store_events
+from producer.store.database import Database
 from producer.store.wakeup import Wakeup
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
@@ -21,7 +24,7 @@ class Announcer:
     def __init__(
         self,
         *,
-        store: JobStore,
+        store: Database,
         publisher: Publisher,
         outcomes: Publisher,
         wakeup: Wakeup,
@@ -37,10 +40,10 @@ class Announcer:
         self._store = store
         self._metrics = metrics
         self._outbox = Outbox(
-            claim=store.claim_events,
+            claim=self._claim,
             pack=_packed,
             settle=self._forget,
-            release=store.release_events,
+            release=self._release,
             publisher=publisher,
             publishers={OUTCOMES: outcomes},
             wakeup=wakeup,
@@ -51,9 +54,17 @@ class Announcer:
         """Announce until cancelled."""
         await self._outbox.run()
 
+    def _claim(self, *, limit: int, lease_seconds: float, now: datetime) -> list[ClaimedEvent]:
+        return self._store.write(store_events.claim_events, limit=limit, lease_seconds=lease_seconds, now=now)
+
+    def _release(self, event_ids: Sequence[UUID], *, retry_at: datetime) -> None:
+        self._store.write(store_events.release_events, event_ids, retry_at=retry_at)
+
     async def _forget(self, told: Sequence[ClaimedEvent]) -> None:
         # Confirm before delete: a crash between the two repeats the event, with the same message id.
-        await self._outbox.stored(partial(self._store.forget_events, [event.id for event in told]))
+        await self._outbox.stored(
+            partial(self._store.write, store_events.forget_events, [event.id for event in told])
+        )
         self._metrics.events.inc(len(told))
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.ledger.turns import Turns
-from producer.store.store import JobStore
+from producer.store import batches
+from producer.store.database import Database
 from shared.clock import utc_now
 
 # A round costs an index scan over the jobs of so many batches; the next round goes on with the next ones.
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 class BatchReconciler:
     """Counts the jobs of batches again, a page of batches at a time: the jobs are right."""
 
-    def __init__(self, *, store: JobStore, turns: Turns, metrics: LedgerMetrics) -> None:
+    def __init__(self, *, store: Database, turns: Turns, metrics: LedgerMetrics) -> None:
         """Make a reconciler that has counted nothing yet."""
         self._store = store
         self._turns = turns
@@ -42,8 +43,11 @@ class BatchReconciler:
 
     async def check_page(self, *, limit: int = _PAGE_BATCHES) -> None:
         """Check the next batches that are unfinished or ended lately; after the last, begin anew."""
-        find = partial(self._store.batches.batches_to_check, after=self._after, limit=limit)
-        page = await until_stored(partial(find, since=utc_now() - _RECENT))
+        since = utc_now() - _RECENT
+        find = partial(
+            self._store.read, batches.batches_to_check, since=since, after=self._after, limit=limit
+        )
+        page = await until_stored(find)
         self._after = page[-1] if len(page) == limit else None
         for batch_id in page:
             await self._check(batch_id)
@@ -52,9 +56,9 @@ class BatchReconciler:
 
     async def _check(self, batch_id: UUID) -> None:
         # Looked at without a lock first: it is right but for a fault of ours.
-        if not await until_stored(partial(self._store.wrong_counts, batch_id)):
+        if not await until_stored(partial(self._store.read, batches.wrong_counts, batch_id)):
             return
-        correct = partial(self._store.batches.correct_counts, batch_id, now=utc_now())
+        correct = partial(self._store.write, batches.correct_counts, batch_id, now=utc_now())
         if wrong := await until_stored(correct):
             self._metrics.counts_corrected.inc()
             said = {state.value: f"{kept} instead of {counted}" for state, (kept, counted) in wrong.items()}

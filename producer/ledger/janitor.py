@@ -10,7 +10,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.ledger.turns import Turns
 from producer.parking import DELETED_STATES
-from producer.store.store import JobStore
+from producer.store import retention
+from producer.store.database import Database
 from shared.clock import utc_now
 from shared.settings import Settings
 from shared.states import JobState
@@ -32,7 +33,7 @@ class Janitor:
     Parked and unfinished jobs are never deleted. Idempotency keys are, whatever the retention is.
     """
 
-    def __init__(self, *, store: JobStore, turns: Turns, metrics: LedgerMetrics, settings: Settings) -> None:
+    def __init__(self, *, store: Database, turns: Turns, metrics: LedgerMetrics, settings: Settings) -> None:
         """Make a janitor that has deleted nothing yet."""
         self._store = store
         self._turns = turns
@@ -52,7 +53,7 @@ class Janitor:
     async def forget_keys(self) -> None:
         """Delete all idempotency keys whose time is over. Stopping at any point is safe."""
         forgotten = 0
-        forget = partial(self._store.forget_expired_keys, limit=_CHUNK_KEYS, now=utc_now())
+        forget = partial(self._store.write, retention.forget_expired_keys, limit=_CHUNK_KEYS, now=utc_now())
         while chunk := await until_stored(forget):
             forgotten += chunk
             if chunk < _CHUNK_KEYS:
@@ -71,8 +72,15 @@ class Janitor:
     async def _delete_single_jobs(self, state: JobState, before: datetime) -> int:
         deleted, after = 0, None
         while True:
-            delete = partial(self._store.parking.delete_single_jobs, state, before=before, limit=_CHUNK_JOBS)
-            page = await until_stored(partial(delete, after=after))
+            delete = partial(
+                self._store.write,
+                retention.delete_single_jobs,
+                state,
+                before=before,
+                after=after,
+                limit=_CHUNK_JOBS,
+            )
+            page = await until_stored(delete)
             self._metrics.jobs_deleted.inc(page.deleted)
             deleted, after = deleted + page.deleted, page.following
             if after is None:
@@ -81,11 +89,11 @@ class Janitor:
 
     async def _delete_batches(self, before: datetime) -> tuple[int, int]:
         await self._expire_batches(before)
-        expired = await until_stored(self._store.parking.expired_batches)
+        expired = await until_stored(partial(self._store.read, retention.expired_batches))
         deleted = 0
         for batch_id in expired:
             await self._delete_rejected(batch_id)
-            delete = partial(self._store.parking.delete_of_batch, batch_id, limit=_CHUNK_JOBS)
+            delete = partial(self._store.write, retention.delete_of_batch, batch_id, limit=_CHUNK_JOBS)
             while True:
                 chunk = await until_stored(delete)
                 self._metrics.jobs_deleted.inc(chunk)
@@ -96,15 +104,22 @@ class Janitor:
         return len(expired), deleted
 
     async def _delete_rejected(self, batch_id: UUID) -> None:
-        delete = partial(self._store.batches.delete_rejected, batch_id, limit=_CHUNK_LINES)
+        delete = partial(self._store.write, retention.delete_rejected, batch_id, limit=_CHUNK_LINES)
         while await until_stored(delete) == _CHUNK_LINES:
             await self._rest()
 
     async def _expire_batches(self, before: datetime) -> None:
         after: UUID | None = None
         while True:
-            expire = partial(self._store.parking.expire_batches, before=before, limit=_CHUNK_BATCHES)
-            after = await until_stored(partial(expire, after=after, now=utc_now()))
+            expire = partial(
+                self._store.write,
+                retention.expire_batches,
+                before=before,
+                after=after,
+                limit=_CHUNK_BATCHES,
+                now=utc_now(),
+            )
+            after = await until_stored(expire)
             if after is None:
                 return
             await self._rest()

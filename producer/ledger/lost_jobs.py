@@ -19,7 +19,9 @@ from producer.ledger.quiet_queues import QuietQueues
 from producer.ledger.republisher import Republisher
 from producer.ledger.turns import Turns
 from producer.records import UnfinishedJob
-from producer.store.store import JobStore
+from producer.store import queues as store_queues
+from producer.store import unfinished
+from producer.store.database import Database
 from shared.broker.publisher import Publisher
 from shared.broker.queue_depths import Look, keep_looking
 from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE, lane_queues, queues
@@ -50,7 +52,7 @@ class LostJobReconciler:
     def __init__(
         self,
         *,
-        store: JobStore,
+        store: Database,
         publisher: Publisher,
         turns: Turns,
         metrics: LedgerMetrics,
@@ -121,12 +123,18 @@ class LostJobReconciler:
             BrokerError: the broker did not take one; the next search goes on.
         """
         for state in UNDER_WAY:
-            find = partial(
-                self._store.unfinished.page, state, chosen, heard_before=heard_before, due_before=heard_before
-            )
             after: UUID | None = None
             while True:
-                page = await until_stored(partial(find, after=after))
+                find = partial(
+                    self._store.read,
+                    unfinished.read_page,
+                    state,
+                    chosen,
+                    heard_before=heard_before,
+                    due_before=heard_before,
+                    after=after,
+                )
+                page = await until_stored(find)
                 await self._republisher.send(_lost(page.jobs, heard_before))
                 after = page.following
                 if not await self._turns.take():
@@ -138,7 +146,7 @@ class LostJobReconciler:
         if not self._quiet.are_quiet([RECORDER_QUEUE, LARGE_RESULTS_QUEUE]):
             # The reports of all jobs may be in there.
             return []
-        pauses = (await until_stored(self._store.queues.pauses)).items
+        pauses = (await until_stored(partial(self._store.read, store_queues.read_pauses))).items
         return [
             (kind, lane)
             for kind, lane in _LANES
@@ -148,7 +156,7 @@ class LostJobReconciler:
 
     async def _count(self, heard_before: datetime) -> None:
         for state in UNDER_WAY:
-            count = partial(self._store.unfinished.count_overdue, state, heard_before=heard_before)
+            count = partial(self._store.read, unfinished.count_overdue, state, heard_before=heard_before)
             self._metrics.jobs_overdue.labels(state).set(await until_stored(count))
 
 

@@ -9,7 +9,8 @@ from functools import partial
 from producer.ledger.patience import until_stored
 from producer.ledger.turns import Turns
 from producer.pausing import QueueSeen
-from producer.store.store import JobStore
+from producer.store import queues
+from producer.store.database import Database
 from shared.broker.queue_depths import Look, QueueDepth, keep_looking
 from shared.broker.topology import lane_queues, work_queue
 from shared.clock import utc_now
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Observer:
     """Looks at every work queue, every few seconds. One ledger at a time."""
 
-    def __init__(self, *, store: JobStore, turns: Turns, settings: Settings) -> None:
+    def __init__(self, *, store: Database, turns: Turns, settings: Settings) -> None:
         """Make an observer that has seen nothing yet."""
         self._store = store
         self._turns = turns
@@ -41,7 +42,7 @@ class Observer:
         while True:
             if await self._turns.take():
                 seen = _seen(await look())
-                await until_stored(partial(self._store.queues.record, seen))
+                await until_stored(partial(self._store.write, queues.record_queues, seen))
             await asyncio.sleep(_EVERY_SECONDS)
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import time
+from functools import partial
 
 from producer.ledger.patience import until_stored
 from producer.pausing import Pauses
-from producer.store.store import JobStore
+from producer.store import queues as store_queues
+from producer.store.database import Database
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import DEFAULT, PAUSED_STREAM
@@ -24,7 +26,7 @@ class Pauser:
     """Publishes snapshots of all that is paused. Every ledger does: a repeated one changes nothing."""
 
     def __init__(
-        self, *, store: JobStore, publisher: Publisher, repeat_seconds: float = _REPEAT_SECONDS
+        self, *, store: Database, publisher: Publisher, repeat_seconds: float = _REPEAT_SECONDS
     ) -> None:
         """Make a pauser that has told nothing yet."""
         self._store = store
@@ -39,7 +41,7 @@ class Pauser:
         while True:
             await self._publisher.wait_ready()
             connections = self._publisher.connections
-            pauses = await until_stored(self._store.queues.pauses)
+            pauses = await until_stored(partial(self._store.read, store_queues.read_pauses))
             is_old = time.monotonic() >= self._told_at + self._repeat_seconds
             if is_old or self._told != (pauses.revision, connections):
                 await self._publish(pauses, connections)

@@ -13,7 +13,8 @@ from producer.ledger.patience import until_stored
 from producer.ledger.turns import Turns
 from producer.parking import ParkedFilter
 from producer.records import JobRecord
-from producer.store.store import JobStore
+from producer.store import parking
+from producer.store.database import Database
 from shared.broker.outgoing import Outgoing
 from shared.broker.parked_queue import Choice, count_parked, walk_parked
 from shared.broker.publisher import Publisher
@@ -36,7 +37,7 @@ class ParkedReconciler:
     def __init__(
         self,
         *,
-        store: JobStore,
+        store: Database,
         publisher: Publisher,
         turns: Turns,
         metrics: LedgerMetrics,
@@ -72,11 +73,11 @@ class ParkedReconciler:
         Raises:
             BrokerUnavailable: the broker did not answer.
         """
-        if await until_stored(partial(self._store.pending_redrives, 1)):
+        if await until_stored(partial(self._store.read, parking.pending_redrives, 1)):
             # The sweeper is still at it.
             return False
         messages = await count_parked(self._amqp_url)
-        jobs = await until_stored(partial(self._store.parking.count_matching, ParkedFilter()))
+        jobs = await until_stored(partial(self._store.read, parking.count_matching, ParkedFilter()))
         return messages != jobs + self._strangers
 
     async def mend(self, *, settled: timedelta = _SETTLED) -> None:
@@ -94,7 +95,7 @@ class ParkedReconciler:
             nonlocal strangers
             page = [parked_runs(body) for body in bodies]
             job_ids = {job_id for runs in page for job_id, _ in runs}
-            standing = await until_stored(partial(self._store.parking.runs_of, job_ids))
+            standing = await until_stored(partial(self._store.read, parking.runs_of, job_ids))
             strangers += sum(is_strange(runs, standing) for runs in page)
             return Choice(leaving(page, standing, seen), is_last=not await self._turns.take())
 
@@ -118,7 +119,9 @@ class ParkedReconciler:
         return published
 
     def _page(self, recorded_before: datetime, after: UUID | None) -> list[JobRecord]:
-        return self._store.parking.parked_page(recorded_before=recorded_before, after=after, limit=_PAGE_JOBS)
+        return self._store.read(
+            parking.parked_page, recorded_before=recorded_before, after=after, limit=_PAGE_JOBS
+        )
 
 
 def _parked_message(job: JobRecord) -> Outgoing:

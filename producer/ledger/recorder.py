@@ -13,7 +13,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.ledger.reports import REPORTS_ONLY, Tidings, Told, told_by
 from producer.records import Recorded, Transition, UnreadableJob
-from producer.store.store import JobStore
+from producer.store import endings, recording, submissions
+from producer.store.database import Database
 from shared.broker.bundle import count_bodies
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Recorder:
     """Consumes `results.recorder` and `results.large`. Any number of recorders share the work."""
 
-    def __init__(self, *, store: JobStore, metrics: LedgerMetrics, settings: Settings) -> None:
+    def __init__(self, *, store: Database, metrics: LedgerMetrics, settings: Settings) -> None:
         """Make a recorder that is not connected yet."""
         self._store = store
         self._metrics = metrics
@@ -124,19 +125,23 @@ class Recorder:
         self._note(recorded, len(reports))
 
     async def _write(self, reports: Sequence[Report]) -> Recorded:
-        return await until_stored(partial(self._store.record, reports, now=utc_now()))
+        return await until_stored(
+            partial(self._store.write, recording.record_reports, reports, now=utc_now())
+        )
 
     async def _adopt(self, jobs: Sequence[Job]) -> None:
         adopted = adopt_jobs(jobs, now=utc_now())
         if not adopted:
             return
-        for job_id in sorted(await until_stored(partial(self._store.adopt_jobs, adopted))):
+        for job_id in sorted(
+            await until_stored(partial(self._store.write, submissions.insert_adopted, adopted))
+        ):
             self._metrics.jobs_adopted.inc()
             logger.info("job_adopted", extra={"job_id": str(job_id)})
 
     async def _park(self, unreadable: Sequence[UnreadableJob]) -> None:
         if unreadable:
-            park = partial(self._store.unfinished.park_unreadable, unreadable, now=utc_now())
+            park = partial(self._store.write, endings.park_unreadable, unreadable, now=utc_now())
             self._note_transitions(await until_stored(park))
 
     def _note(self, recorded: Recorded, reports: int) -> None:

@@ -10,7 +10,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.parked_messages import ParkedRun, ParkedRuns, leaving, parked_runs
 from producer.ledger.patience import until_stored
 from producer.ledger.turns import Turns
-from producer.store.store import JobStore
+from producer.store import parking
+from producer.store.database import Database
 from shared.broker.parked_queue import Choice, Walk, walk_parked
 from shared.clock import utc_now
 from shared.errors import BrokerUnavailable
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 class RedriveSweeper:
     """Takes the messages of jobs that have left the parking lot out of the parking queue."""
 
-    def __init__(self, *, store: JobStore, turns: Turns, metrics: LedgerMetrics, settings: Settings) -> None:
+    def __init__(self, *, store: Database, turns: Turns, metrics: LedgerMetrics, settings: Settings) -> None:
         """Make a sweeper that has swept nothing yet."""
         self._store = store
         self._turns = turns
@@ -46,7 +47,7 @@ class RedriveSweeper:
         while True:
             await asyncio.sleep(rest_seconds)
             started = time.monotonic()
-            pending = await until_stored(partial(self._store.pending_redrives, _PENDING))
+            pending = await until_stored(partial(self._store.read, parking.pending_redrives, _PENDING))
             if pending and await self._turns.take():
                 await self._sweep(set(pending))
                 await self._turns.give_up()
@@ -71,13 +72,15 @@ class RedriveSweeper:
     async def judge(self, page: Sequence[ParkedRuns], seen: set[ParkedRun]) -> frozenset[int]:
         """Return the places of a page's messages that do not belong in the queue, as the store stands."""
         job_ids = {job_id for runs in page for job_id, _ in runs}
-        standing = await until_stored(partial(self._store.parking.runs_of, job_ids))
+        standing = await until_stored(partial(self._store.read, parking.runs_of, job_ids))
         return leaving(page, standing, seen)
 
     async def _settle(self, pending: set[ParkedRun], missing: set[ParkedRun], walk: Walk) -> None:
         self._rounds = {key: self._rounds.get(key, 0) + walk.complete for key in missing}
         settled = (pending - missing) | {key for key, rounds in self._rounds.items() if rounds >= _MAX_ROUNDS}
-        await until_stored(partial(self._store.settle_redrives, sorted(settled), now=utc_now()))
+        await until_stored(
+            partial(self._store.write, parking.settle_redrives, sorted(settled), now=utc_now())
+        )
         self._metrics.parked_removed.labels("sweep").inc(walk.removed)
         logger.info(
             "parked_swept", extra={"seen": walk.seen, "removed": walk.removed, "missing": len(missing)}

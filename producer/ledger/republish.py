@@ -10,7 +10,8 @@ from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.republisher import Republisher
-from producer.store.store import JobStore
+from producer.store import unfinished
+from producer.store.database import Database
 from shared.broker.publisher import Publisher
 from shared.broker.topology import declare_topology
 from shared.clock import utc_now
@@ -27,7 +28,7 @@ _AGAIN = "running this again is safe"
 
 
 async def republish_all(
-    settings: Settings, store: JobStore, *, kind: str | None = None, lane: Lane | None = None
+    settings: Settings, store: Database, *, kind: str | None = None, lane: Lane | None = None
 ) -> Mapping[JobState, int]:
     """Declare the topology, and send every unfinished job of a kind and lane, or of all, again.
 
@@ -53,7 +54,8 @@ async def republish_all(
             raise BrokerUnavailable(said) from error
         finally:
             note = partial(
-                store.unfinished.note_republished,
+                store.write,
+                unfinished.note_republished,
                 kind or EVERY,
                 lane or EVERY,
                 counts={state.value: number for state, number in sent.items()},
@@ -70,13 +72,15 @@ def chosen_queues(kind: str | None, lane: Lane | None) -> list[tuple[str, Lane]]
 
 
 async def _send_all(
-    store: JobStore, republisher: Republisher, queues: list[tuple[str, Lane]], sent: Counter[JobState]
+    store: Database, republisher: Republisher, queues: list[tuple[str, Lane]], sent: Counter[JobState]
 ) -> None:
     began_at = utc_now()
     for state in UNDER_WAY:
         after: UUID | None = None
         while True:
-            find = partial(store.unfinished.page, state, queues, heard_before=began_at, after=after)
+            find = partial(
+                store.read, unfinished.read_page, state, queues, heard_before=began_at, after=after
+            )
             page = await asyncio.to_thread(find)
             sent.update(await republisher.send(page.jobs))
             if (after := page.following) is None:

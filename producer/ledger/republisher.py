@@ -16,7 +16,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.ledger.relayed import job_message
 from producer.records import UnfinishedJob
-from producer.store.store import JobStore
+from producer.store import unfinished
+from producer.store.database import Database
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import DELAY, JOBS, delay_key, stored_key
@@ -34,7 +35,7 @@ class Republisher:
     """Sends unfinished jobs again. Two at once send them twice, which is allowed and costs work."""
 
     def __init__(
-        self, *, store: JobStore, publisher: Publisher, metrics: LedgerMetrics, settings: Settings, why: str
+        self, *, store: Database, publisher: Publisher, metrics: LedgerMetrics, settings: Settings, why: str
     ) -> None:
         """Make a republisher; `why` is what its metric says."""
         self._store = store
@@ -54,7 +55,7 @@ class Republisher:
         sent = list(compress(jobs, (error is None for error in errors)))
         # Confirm before note: a crash between the two sends them again, the other order might lose them.
         touched = [(job.message.id, job.position) for job in sent]
-        await until_stored(partial(self._store.unfinished.touch, touched, now=utc_now()))
+        await until_stored(partial(self._store.write, unfinished.mark_sent, touched, now=utc_now()))
         self._note(sent)
         if failed := next((error for error in errors if error is not None), None):
             raise failed

@@ -13,7 +13,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.patience import until_stored
 from producer.records import Overlap, ScheduledRun, ScheduleRecord, Transition
 from producer.scheduling import scheduled_run
-from producer.store.store import JobStore
+from producer.store import schedules
+from producer.store.database import Database
 from producer.timetable import Step, next_step
 from shared.clock import utc_now
 from shared.errors import JobInvalid, StoreRefused
@@ -41,7 +42,7 @@ class Scheduler:
     """Does what is due, and sleeps until something is due again."""
 
     def __init__(
-        self, *, store: JobStore, metrics: LedgerMetrics, clock: Callable[[], datetime] = utc_now
+        self, *, store: Database, metrics: LedgerMetrics, clock: Callable[[], datetime] = utc_now
     ) -> None:
         """Make a scheduler that has done nothing yet."""
         self._store = store
@@ -51,7 +52,7 @@ class Scheduler:
     async def run(self) -> None:
         """Schedule until cancelled. Stopping at any point is safe: each step is one transaction."""
         while True:
-            next_due_at = await until_stored(self._store.next_due_at)
+            next_due_at = await until_stored(partial(self._store.read, schedules.next_due_at))
             now = self._clock()
             if next_due_at is None or next_due_at > now:
                 await asyncio.sleep(_pause_seconds(next_due_at, now))
@@ -63,14 +64,18 @@ class Scheduler:
         return await self._release(now) + await self._expire(now) + await self._run_schedules(now)
 
     async def _release(self, now: datetime) -> int:
-        return await self._in_pages(partial(self._store.release_due, limit=_PAGE_JOBS, now=now))
+        return await self._in_pages(
+            partial(self._store.write, schedules.release_due, limit=_PAGE_JOBS, now=now)
+        )
 
     async def _expire(self, now: datetime) -> int:
-        return await self._in_pages(partial(self._store.expire_jobs, limit=_PAGE_JOBS, now=now))
+        return await self._in_pages(
+            partial(self._store.write, schedules.expire_jobs, limit=_PAGE_JOBS, now=now)
+        )
 
     async def _run_schedules(self, now: datetime) -> int:
         taken = 0
-        due = partial(self._store.schedules.due, limit=_PAGE_SCHEDULES, now=now)
+        due = partial(self._store.read, schedules.due_schedules, limit=_PAGE_SCHEDULES, now=now)
         # Each round takes every schedule one run further, whoever does it; `now` stays, so it ends.
         while page := await until_stored(due):
             for schedule in page:
@@ -80,21 +85,23 @@ class Scheduler:
     async def _take_step(self, schedule: ScheduleRecord, now: datetime) -> bool:
         """Take a schedule one run further; return False if another ledger, or a person, was first."""
         step = _next_step(schedule, now)
-        rows, following = self._store.schedules, step.next_run_at
+        change, following = self._store.write, step.next_run_at
         if step.run_at is None:
-            moved = await until_stored(partial(rows.pass_over, schedule, next_run_at=following))
+            moved = await until_stored(partial(change, schedules.pass_over, schedule, next_run_at=following))
             return self._note_run(schedule, "missed", {}) if moved else False
         if schedule.overlap is Overlap.SKIP and await until_stored(
-            partial(rows.has_unfinished_run, schedule)
+            partial(self._store.read, schedules.has_unfinished_run, schedule)
         ):
-            moved = await until_stored(partial(rows.skip_run, schedule, next_run_at=following))
+            moved = await until_stored(partial(change, schedules.skip_run, schedule, next_run_at=following))
             return self._note_run(schedule, "skipped", _facts(step.run_at)) if moved else False
         try:
             run = await until_stored(partial(self._store_run, schedule, step.run_at, following, now))
         except (JobInvalid, StoreRefused) as error:
             # It must hold up neither its own next run nor other schedules.
             said = str(error)[:_ERROR_CHARACTERS]
-            moved = await until_stored(partial(rows.fail_run, schedule, next_run_at=following, error=said))
+            moved = await until_stored(
+                partial(change, schedules.fail_run, schedule, next_run_at=following, error=said)
+            )
             return (
                 self._note_run(schedule, "failed", {**_facts(step.run_at), "error": said}) if moved else False
             )
@@ -104,7 +111,7 @@ class Scheduler:
         self, schedule: ScheduleRecord, run_at: datetime, next_run_at: datetime | None, now: datetime
     ) -> ScheduledRun | None:
         run = scheduled_run(schedule, run_at=run_at, now=now)
-        return run if self._store.schedules.make_run(schedule, run, next_run_at=next_run_at) else None
+        return run if self._store.write(schedules.make_run, schedule, run, next_run_at=next_run_at) else None
 
     def _note_run(self, schedule: ScheduleRecord, effect: str, facts: Mapping[str, str]) -> bool:
         self._metrics.schedule_runs.labels(effect).inc()

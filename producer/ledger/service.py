@@ -20,7 +20,7 @@ from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.relay import Relay
 from producer.ledger.scheduler import Scheduler
 from producer.ledger.turns import Turns
-from producer.store.store import JobStore
+from producer.store.database import Database
 from producer.store.wakeup import open_wakeup
 from producer.store_probe import StoreProbe
 from shared.broker.publisher import Publisher
@@ -33,7 +33,7 @@ from shared.watchdog import watched
 logger = logging.getLogger(__name__)
 
 
-async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -> None:
+async def run_ledger(settings: Settings, store: Database, stop: asyncio.Event) -> None:
     """Run the ledger until `stop` is set.
 
     Stopping at any point is safe: leases run out, and what was not acked is delivered again.
@@ -136,7 +136,7 @@ async def run_ledger(settings: Settings, store: JobStore, stop: asyncio.Event) -
 
 
 def _parked_services(
-    settings: Settings, store: JobStore, publisher: Publisher, metrics: LedgerMetrics
+    settings: Settings, store: Database, publisher: Publisher, metrics: LedgerMetrics
 ) -> list[Callable[[], Coroutine[None, None, None]]]:
     """Return what keeps the parking lot and the store tidy."""
     runner = OperationRunner(store=store, metrics=metrics)

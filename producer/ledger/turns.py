@@ -4,7 +4,8 @@ import uuid
 from functools import partial
 
 from producer.ledger.patience import until_stored
-from producer.store.store import JobStore
+from producer.store import leader
+from producer.store.database import Database
 from shared.clock import utc_now
 
 # Far above the time of one step between two calls of `take`; a ledger that dies is waited for as long.
@@ -14,7 +15,7 @@ _LEASE_SECONDS = 60.0
 class Turns:
     """One holder's claim to a lease; a process may make several, and each has to wait for the others."""
 
-    def __init__(self, store: JobStore, name: str, *, lease_seconds: float = _LEASE_SECONDS) -> None:
+    def __init__(self, store: Database, name: str, *, lease_seconds: float = _LEASE_SECONDS) -> None:
         """Make a claim that holds nothing yet.
 
         Args:
@@ -29,12 +30,17 @@ class Turns:
 
     async def take(self) -> bool:
         """Take the turn, or keep it a while longer; return whether it is ours."""
-        hold = partial(
-            self._store.parking.hold_lease, self._name, holder=self._holder, seconds=self._lease_seconds
-        )
         # The time is told in the call: one that waited for the store must not be of the past.
-        return await until_stored(lambda: hold(now=utc_now()))
+        return await until_stored(
+            lambda: self._store.write(
+                leader.hold_lease,
+                self._name,
+                holder=self._holder,
+                seconds=self._lease_seconds,
+                now=utc_now(),
+            )
+        )
 
     async def give_up(self) -> None:
         """Let the next one have its turn at once."""
-        await until_stored(partial(self._store.parking.release_lease, self._name, holder=self._holder))
+        await until_stored(partial(self._store.write, leader.release_lease, self._name, holder=self._holder))

@@ -1,1 +1,1 @@
-"""The one place that knows the database: tables, migrations and every query, behind `JobStore`."""
+"""The one place that knows the database: tables, migrations, and a module of functions an aggregate."""

@@ -1,17 +1,30 @@
 """Bodies that are too large for a result: written with the report, read in pieces, gone with the job."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
 from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
+from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import BodyRecord
-from producer.store.engine import POSTGRESQL
-from producer.store.schema import bodies
-from shared.messages import Report
+from producer.store.schema import bodies, jobs, validators
+from producer.store.sql import POSTGRESQL
+from shared.kinds.fetch import FetchMethod, FetchResult
+from shared.messages import KnownCopy, Report
+from shared.states import JobState
 
 _META = (bodies.c.job_id, bodies.c.content_type, bodies.c.charset, bodies.c.size, bodies.c.sha256)
+
+FETCH = "fetch"
+
+# They say how to ask, and not what for.
+_BESIDE = frozenset({"if_changed", "max_bytes", "max_redirects", "timeout_seconds"})
 
 
 def write_bodies(connection: sa.Connection, reports: Iterable[Report]) -> None:
@@ -44,3 +57,83 @@ def read_piece(connection: sa.Connection, job_id: UUID, *, start: int, length: i
     # Columns count from 1. PostgreSQL reads the piece alone, because the column is stored uncompressed.
     piece = sa.func.substr(bodies.c.content, start + 1, length, type_=sa.LargeBinary())
     return bytes(connection.scalar(sa.select(piece).where(bodies.c.job_id == job_id)) or b"")
+
+
+def remember_validators(connection: sa.Connection, reports: Iterable[Report], *, now: datetime) -> None:
+    """Keep the validators of fetches that have just succeeded; the latest fetch wins."""
+    fetched = {report.job_id: (report.ended_at or now, copy) for report in reports if (copy := _copy(report))}
+    if not fetched:
+        return
+    query = sa.select(jobs.c.id, jobs.c.args).where(jobs.c.id.in_(sorted(fetched)))
+    keys = {job_id: copy_key(args) for job_id, args in connection.execute(query)}
+    # In the order of their ends, so that of two with one key the later is written last; and always in the
+    # order of the keys, so that two transactions cannot wait for each other.
+    rows = {
+        key: {**dict(copy), "key": key, "fetched_at": fetched_at}
+        for fetched_at, job_id, copy in sorted(
+            ((at, job_id, copy) for job_id, (at, copy) in fetched.items()), key=itemgetter(0, 1)
+        )
+        if (key := keys.get(job_id))
+    }
+    if rows:
+        _upsert(connection, [rows[key] for key in sorted(rows)])
+
+
+def find_copies(connection: sa.Connection, asking: Mapping[UUID, bytes]) -> dict[UUID, KnownCopy]:
+    """Return the copy that each job can build on, by the job's id; those without one are missing.
+
+    Args:
+        asking: The keys of the jobs' arguments, as `copy_key` makes them.
+    """
+    if not asking:
+        return {}
+    query = sa.select(validators).where(validators.c.key.in_(sorted(set(asking.values()))))
+    copies = {
+        bytes(row["key"]): KnownCopy(
+            job_id=row["job_id"], etag=row["etag"], last_modified=row["last_modified"]
+        )
+        for row in connection.execute(query).mappings()
+    }
+    return {job_id: copies[key] for job_id, key in asking.items() if key in copies}
+
+
+def copy_key(args: Mapping[str, Any]) -> bytes | None:
+    """Return 16 bytes that are the same for fetches that bring back the same; None for all but GET.
+
+    The arguments are normalized already; a fragment is never sent (RFC 9110 section 4.2.5).
+    """
+    if args.get("method", FetchMethod.GET) != FetchMethod.GET:
+        return None
+    asked = {name: value for name, value in args.items() if name not in _BESIDE}
+    asked["url"] = str(asked.get("url", "")).partition("#")[0]
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).digest()[:16]
+
+
+def _copy(report: Report) -> KnownCopy | None:
+    """Return what the next fetch can ask with, if this one was a success that can be asked for again."""
+    if report.kind != FETCH or report.state is not JobState.SUCCEEDED or report.result is None:
+        return None
+    if not (report.result.get("etag") or report.result.get("last_modified")):
+        return None
+    try:
+        seen = FetchResult.model_validate(report.result)
+        copy = KnownCopy(job_id=report.job_id, etag=seen.etag, last_modified=seen.last_modified)
+    except ValidationError:
+        # Anyone may publish a report; without this copy the next fetch is merely a whole one.
+        return None
+    # Behind a redirect nobody can say what the validators are of.
+    is_whole = len(seen.hops) == 1 and not seen.not_modified
+    return copy if is_whole and (copy.etag or copy.last_modified) else None
+
+
+def _upsert(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(validators)
+    columns = [column.name for column in validators.c if not column.primary_key]
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=[validators.c.key],
+            set_={name: insert.excluded[name] for name in columns},
+            where=validators.c.fetched_at <= insert.excluded.fetched_at,
+        ),
+        rows,
+    )

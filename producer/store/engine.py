@@ -1,31 +1,33 @@
 """How the database is reached: SQLite with its pragmas, PostgreSQL with its pool and time limits."""
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from producer.store.column_types import encode_document
-from shared.errors import SettingsInvalid
-
-# Opens one, which is over when the context is left; its errors are ours.
-Transaction = Callable[[], AbstractContextManager[sa.Connection]]
-
-POSTGRESQL: Final = "postgresql"
-SQLITE: Final = "sqlite"
+from producer.store.sql import SQLITE, encode_document
+from shared.errors import SettingsInvalid, StoreRefused, StoreUnavailable
 
 _VARIABLE = "RETRIEVER_DATABASE_URL"
+
 _SQLITE_BUSY_SECONDS = 30
+
 _CONNECT_SECONDS = 5
+
 _POOL_WAIT_SECONDS = 10
+
 # Bounds a lost server or a stuck lock; the longest statement of ours counts a batch's jobs.
 _STATEMENT_MS = 30_000
+
 _LOCK_MS = 10_000
+
 # A batch is read from its spool while it is stored, so this is far above the time one read may take.
 _IDLE_IN_TRANSACTION_MS = 120_000
 
@@ -99,6 +101,27 @@ def postgresql_arguments(url: sa.URL) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def store_failures() -> Iterator[None]:
+    """Raise what the database raises within the block in our own words; the transaction was rolled back.
+
+    Raises:
+        StoreRefused: a value does not fit its column, or breaks a constraint.
+        StoreUnavailable: anything else; it may pass.
+    """
+    try:
+        yield
+    except (DataError, IntegrityError, OverflowError, psycopg.DataError, psycopg.IntegrityError) as error:
+        raise StoreRefused(_describe(error)) from error
+    except DBAPIError as error:
+        raise StoreUnavailable(_describe(error)) from error
+    except StatementError as error:
+        # SQLAlchemy could not even bind the parameters.
+        raise StoreRefused(_describe(error)) from error
+    except (SQLAlchemyError, psycopg.Error, sqlite3.Error) as error:
+        raise StoreUnavailable(_describe(error)) from error
+
+
 def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     folder = Path(url.database or "").absolute().parent
     try:
@@ -143,3 +166,10 @@ def _set_pragmas(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) ->
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}")
+
+
+def _describe(error: Exception) -> str:
+    # Only the driver's first line: the rest holds the statement, its parameters and row contents.
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(cause).splitlines() or [""]
+    return f"the database failed ({type(cause).__name__}): {lines[0]}"

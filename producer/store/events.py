@@ -8,12 +8,10 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.callbacks import batch_callback, job_callback
-from producer.records import ClaimedEvent
-from producer.store.callbacks import insert_callbacks
-from producer.store.leases import is_free, read_in_order
-from producer.store.many import rows_of
-from producer.store.membership import is_one_of
-from producer.store.schema import events
+from producer.records import ClaimedEvent, NewJob
+from producer.store.rows import new_job_row
+from producer.store.schema import events, jobs
+from producer.store.sql import is_free, is_one_of, read_in_order, rows_of
 from producer.store.wakeup import announce_jobs
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
 from shared.identity import new_id
@@ -96,6 +94,13 @@ def release_events(connection: sa.Connection, event_ids: Sequence[UUID], *, retr
     """Let events that could not be published be claimed again after `retry_at`."""
     here = is_one_of(connection, events.c.id, event_ids)
     connection.execute(events.update().where(here).values(claimed_until=retry_at))
+
+
+def insert_callbacks(connection: sa.Connection, webhooks: Sequence[NewJob]) -> None:
+    """Store webhook jobs, and wake the relay."""
+    if webhooks:
+        connection.execute(jobs.insert(), [new_job_row(webhook, batch_id=None) for webhook in webhooks])
+        announce_jobs(connection)
 
 
 def _insert(

@@ -9,17 +9,17 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.records import ClaimedJob
-from producer.store.counters import Move, count_moves
-from producer.store.leases import is_free, read_in_order
-from producer.store.locking import lock_jobs
-from producer.store.membership import is_one_of
-from producer.store.rows import CLAIM_COLUMNS, claimed_job
+from producer.store.batches import Move, count_moves
+from producer.store.bodies import FETCH, copy_key, find_copies
+from producer.store.rows import CLAIM_COLUMNS, claimed_job, lock_jobs
 from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
-from producer.store.validators import FETCH, copy_key, find_copies
+from producer.store.sql import is_free, is_one_of, read_in_order
 from shared.states import JobState, position
 
 _ACCEPTED = JobState.ACCEPTED.value
+
 _INTERACTIVE = sa.select(jobs.c.id).where(IS_ACCEPTED_INTERACTIVE).order_by(jobs.c.id)
+
 # A range, if of one state: of one that is equal PostgreSQL knows that the ids alone are in order, and when it
 # believes that most jobs are accepted, it walks through all there ever were, by their primary key.
 _ANY_LANE = (

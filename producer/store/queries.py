@@ -1,19 +1,59 @@
 """Read jobs and batches. Nothing here changes a row."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.records import FIRST_REJECTED, AttemptRecord, BatchRecord, JobFilter, JobRecord
-from producer.store.rejected import list_rejected
+from producer.records import (
+    FIRST_REJECTED,
+    AttemptRecord,
+    BatchRecord,
+    Found,
+    JobFilter,
+    JobRecord,
+    Rejected,
+    VerdictCounts,
+)
 from producer.store.rows import JOB_COLUMNS, attempt_record, batch_record, job_record, stored_host
-from producer.store.schema import attempts, batches, jobs
+from producer.store.schema import attempts, batches, jobs, rejected_lines
+from producer.store.sql import SQLITE
 from shared.errors import BatchNotFound, JobNotFound
+from shared.kinds.check import Verdict
+from shared.kinds.registry import KINDS
 from shared.states import JobState
 
 # What still asks for something: work, time or a person.
 _UNFINISHED = [state.value for state in JobState if state not in {JobState.SUCCEEDED, JobState.CANCELLED}]
+
+WINDOW_ROWS = 5_000
+
+Labels = Sequence[tuple[str, str]]
+
+# What is asked of a row, given the columns of the window that it is in.
+Scan = Callable[[Any], sa.ColumnElement[bool]]
+
+# Columns that have an index with the id behind them, those first that leave the fewest rows.
+_DRIVERS = (("batch_id", "state"), ("batch_id",), ("schedule_id",), ("host",), ("state",), ("kind",))
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Only their results are looked into: those of other kinds may have megabytes.
+_KINDS_WITH_VERDICT = [name for name, kind in KINDS.items() if "verdict" in kind.result_model.model_fields]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Which rows of a table an index finds, and what is asked of each; `scanned` names the columns for it."""
+
+    table: sa.Table
+    driving: Sequence[sa.ColumnElement[bool]]
+    scanned: frozenset[str]
+    scans: Sequence[Scan]
 
 
 def get_job(connection: sa.Connection, job_id: UUID) -> JobRecord:
@@ -28,26 +68,6 @@ def get_job(connection: sa.Connection, job_id: UUID) -> JobRecord:
     return job_record(row, attempts=_attempts_of(connection, job_id))
 
 
-def list_jobs(
-    connection: sa.Connection, job_filter: JobFilter, *, limit: int, after: UUID | None
-) -> list[JobRecord]:
-    """Return a page of the jobs that match, newest first, from below the id `after`."""
-    query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit)
-    if job_filter.state is not None:
-        query = query.where(jobs.c.state == job_filter.state.value)
-    if job_filter.kind is not None:
-        query = query.where(jobs.c.kind == job_filter.kind)
-    if job_filter.batch_id is not None:
-        query = query.where(jobs.c.batch_id == job_filter.batch_id)
-    if job_filter.host is not None:
-        query = query.where(jobs.c.host == stored_host(job_filter.host))
-    if job_filter.schedule_id is not None:
-        query = query.where(jobs.c.schedule_id == job_filter.schedule_id)
-    if after is not None:
-        query = query.where(jobs.c.id < after)
-    return [job_record(row) for row in connection.execute(query).mappings()]
-
-
 def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     """Return the batch with the number of its jobs in each state.
 
@@ -58,11 +78,11 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise BatchNotFound(f"no batch has the id {batch_id}")
-    first = list_rejected(connection, batch_id, after=0, limit=FIRST_REJECTED) if row["rejected"] else []
+    first = _rejected_lines(connection, batch_id, after=0, limit=FIRST_REJECTED) if row["rejected"] else []
     return batch_record(row, first_rejected=first)
 
 
-def check_batch(connection: sa.Connection, batch_id: UUID) -> None:
+def _check_batch(connection: sa.Connection, batch_id: UUID) -> None:
     """Do nothing if there is such a batch.
 
     Raises:
@@ -95,6 +115,82 @@ def count_unfinished(connection: sa.Connection) -> Mapping[JobState, int]:
     return _counts(connection, jobs.c.state.in_(_UNFINISHED))
 
 
+def list_rejected(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
+    """Return a page of a batch's rejected lines in their order, from above the number `after`.
+
+    Raises:
+        BatchNotFound: no batch has this id.
+    """
+    _check_batch(connection, batch_id)
+    return _rejected_lines(connection, batch_id, after=after, limit=limit)
+
+
+def _rejected_lines(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
+    query = (
+        sa.select(rejected_lines.c.number, rejected_lines.c.loc, rejected_lines.c.msg)
+        .where(rejected_lines.c.batch_id == batch_id, rejected_lines.c.number > after)
+        .order_by(rejected_lines.c.number)
+        .limit(limit)
+    )
+    return [Rejected(number, loc, msg) for number, loc, msg in connection.execute(query)]
+
+
+def search_jobs(
+    connection: sa.Connection,
+    job_filter: JobFilter,
+    *,
+    limit: int,
+    after: UUID | None,
+    window_rows: int = WINDOW_ROWS,
+) -> Found[JobRecord]:
+    """Return a page of the jobs that match, newest first, from below the id `after`."""
+    ids, following = _find_ids(connection, _job_search(job_filter), limit, after, window_rows)
+    query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(ids)).order_by(jobs.c.id.desc())
+    records = [job_record(row) for row in connection.execute(query).mappings()] if ids else []
+    return Found([record for record in records if _is_meant(record, job_filter)], following)
+
+
+def search_batches(
+    connection: sa.Connection,
+    labels: Labels,
+    *,
+    limit: int,
+    after: UUID | None,
+    window_rows: int = WINDOW_ROWS,
+) -> Found[BatchRecord]:
+    """Return a page of the batches that have these labels, newest first, from below the id `after`."""
+    scans: list[Scan] = [lambda row: row["expired_at"].is_(None), *map(_has_label, labels)]
+    search = _Search(batches, [], frozenset({"expired_at", "labels"}), scans)
+    ids, following = _find_ids(connection, search, limit, after, window_rows)
+    query = sa.select(batches).where(batches.c.id.in_(ids)).order_by(batches.c.id.desc())
+    records = [batch_record(row) for row in connection.execute(query).mappings()] if ids else []
+    return Found([record for record in records if _are_labels(record.labels, labels)], following)
+
+
+def count_verdicts(connection: sa.Connection, batch_id: UUID) -> VerdictCounts:
+    """Count the jobs of a batch by state and verdict."""
+    judged = sa.select(jobs.c.state, _is_not_ok().label("not_ok")).where(jobs.c.batch_id == batch_id)
+    each = judged.subquery()
+    query = sa.select(each.c.state, each.c.not_ok, sa.func.count()).group_by(each.c.state, each.c.not_ok)
+    by_state: dict[JobState, int] = {}
+    failures = 0
+    for state, not_ok, number in connection.execute(query):
+        by_state[JobState(state)] = by_state.get(JobState(state), 0) + number
+        failures += number if not_ok else 0
+    return VerdictCounts(by_state, failures)
+
+
+def first_starts(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, datetime]:
+    """Return when the first attempt of each job's present run began."""
+    query = (
+        sa.select(attempts.c.job_id, sa.func.min(attempts.c.started_at).label("began_at"))
+        .join(jobs, sa.and_(jobs.c.id == attempts.c.job_id, jobs.c.run == attempts.c.run))
+        .where(attempts.c.job_id.in_(list(job_ids)))
+        .group_by(attempts.c.job_id)
+    )
+    return {row.job_id: row.began_at for row in connection.execute(query)}
+
+
 def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]:
     query = sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.run, attempts.c.number)
     return [attempt_record(row) for row in connection.execute(query).mappings()]
@@ -103,3 +199,102 @@ def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]
 def _counts(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[JobState, int]:
     query = sa.select(jobs.c.state, sa.func.count()).where(which).group_by(jobs.c.state)
     return {JobState(state): number for state, number in connection.execute(query)}
+
+
+def _job_search(asked: JobFilter) -> _Search:
+    equal: dict[str, Any] = {
+        "batch_id": asked.batch_id,
+        "schedule_id": asked.schedule_id,
+        "host": None if asked.host is None else stored_host(asked.host),
+        "state": asked.state.value if asked.state else None,
+        "kind": asked.kind,
+        "reason": asked.reason,
+    }
+    equal = {name: value for name, value in equal.items() if value is not None}
+    drivers: tuple[str, ...] = next((names for names in _DRIVERS if equal.keys() >= set(names)), ())
+    driving = [jobs.c[name] == equal[name] for name in drivers]
+    if asked.created_after is not None:
+        driving.append(jobs.c.id >= _first_id(asked.created_after))
+    if asked.created_before is not None:
+        driving.append(jobs.c.id < _first_id(asked.created_before))
+    rest = {name: value for name, value in equal.items() if name not in drivers}
+    scans = [_equals(name, value) for name, value in rest.items()] + [*map(_has_label, asked.labels)]
+    names = {*rest, *(["labels"] if asked.labels else []), *(["args"] if asked.url else [])}
+    if asked.url:
+        scans.append(_has_url(asked.url))
+    return _Search(jobs, driving, frozenset(names), scans)
+
+
+def _find_ids(
+    connection: sa.Connection, search: _Search, limit: int, after: UUID | None, window_rows: int
+) -> tuple[Sequence[UUID], UUID | None]:
+    """Return the ids of a page, and the id to go on below."""
+    key = search.table.c.id
+    rows = sa.select(key).where(*search.driving).order_by(key.desc())
+    if after is not None:
+        rows = rows.where(key < after)
+    end: UUID | None = None
+    if search.scans:
+        # Where the window ends is settled first: rows come and go while we look.
+        end = connection.scalar(rows.limit(1).offset(window_rows - 1))
+        rows = _scan(search, rows if end is None else rows.where(key >= end), connection.dialect.name)
+    found = connection.scalars(rows.limit(limit + 1)).all()
+    return (found[:limit], found[limit - 1]) if len(found) > limit else (found, end)
+
+
+def _scan(search: _Search, rows: sa.Select[UUID], dialect: str) -> sa.Select[UUID]:
+    # Behind a fence, so that the window is read by the index that finds it, and not by another one that a
+    # scanned column would offer; and so that no more of it is read than fills a page.
+    columns = [search.table.c[name] for name in sorted(search.scanned)]
+    if dialect == SQLITE:
+        # In a function a column has no index. A fence like that below would have all of the window sorted.
+        hidden = {column.name: sa.func.coalesce(column, sa.null()) for column in columns}
+        return rows.where(*(scan(hidden) for scan in search.scans))
+    # An offset, if of 0.
+    window = rows.add_columns(*columns).offset(0).subquery("rows_of_window").c
+    return sa.select(window.id).where(*(scan(window) for scan in search.scans)).order_by(window.id.desc())
+
+
+def _equals(name: str, value: object) -> Scan:
+    return lambda row: row[name] == value
+
+
+def _has_label(label: tuple[str, str]) -> Scan:
+    # Labels are a flat object in compact ASCII JSON, in which this stands for nothing else.
+    pair = json.dumps(dict([label]), separators=(",", ":"))[1:-1]
+    return lambda row: sa.cast(row["labels"], sa.Text()).contains(pair, autoescape=True)
+
+
+def _has_url(part: str) -> Scan:
+    # In the text of the arguments and not in their field: PostgreSQL would fail on a document that has an
+    # escaped NUL anywhere. That finds some more than was meant; see `_is_meant`.
+    text = json.dumps(part)[1:-1].lower()
+    return lambda row: sa.func.lower(sa.cast(row["args"], sa.Text())).contains(text, autoescape=True)
+
+
+def _is_meant(record: JobRecord, asked: JobFilter) -> bool:
+    url = record.args.get("url")
+    is_url = asked.url is None or (isinstance(url, str) and asked.url.lower() in url.lower())
+    return is_url and _are_labels(record.labels, asked.labels)
+
+
+def _are_labels(labels: Mapping[str, str], asked: Labels) -> bool:
+    # SQLite's LIKE knows no case.
+    return all(labels.get(name) == value for name, value in asked)
+
+
+def _first_id(at: datetime) -> UUID:
+    """Return the smallest id that can be made at a time: a UUIDv7 begins with its milliseconds."""
+    milliseconds = max(-((_EPOCH - at) // timedelta(milliseconds=1)), 0)
+    return UUID(int=milliseconds << 80)
+
+
+def _is_not_ok() -> sa.Case[int]:
+    # As text: PostgreSQL's operators on JSON fail on the escaped NUL that a stranger's result may hold.
+    text = sa.cast(jobs.c.result, sa.Text)
+    has_verdict = sa.and_(
+        jobs.c.state == JobState.SUCCEEDED.value,
+        jobs.c.kind.in_(_KINDS_WITH_VERDICT),
+        text.like('%"verdict":"%'),
+    )
+    return sa.case((sa.and_(has_verdict, text.not_like(f'%"verdict":"{Verdict.OK}"%')), 1), else_=0)

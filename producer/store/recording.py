@@ -10,16 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import Recorded, Transition
-from producer.store.bodies import write_bodies
-from producer.store.column_types import Moment
-from producer.store.counters import Move, count_moves
-from producer.store.engine import POSTGRESQL
+from producer.store.batches import Move, count_moves
+from producer.store.bodies import remember_validators, write_bodies
 from producer.store.events import announce_outcomes
-from producer.store.locking import Standing, callback_urls, lock_jobs
-from producer.store.many import rows_of
-from producer.store.paging import record_pages
+from producer.store.pages import record_pages
+from producer.store.rows import Standing, callback_urls, lock_jobs
 from producer.store.schema import attempts, jobs
-from producer.store.validators import remember_validators
+from producer.store.sql import POSTGRESQL, Moment, rows_of
 from shared.events import JobEnded
 from shared.messages import Report
 from shared.states import JobState, position

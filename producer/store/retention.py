@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from producer.parking import DELETED_STATES
 from producer.records import DeletedPage
-from producer.store.schema import batches, jobs
+from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
 from shared.states import JobState
 
 _KEPT = [state.value for state in JobState if state not in DELETED_STATES]
@@ -75,6 +75,26 @@ def delete_of_batch(connection: sa.Connection, batch_id: UUID, *, limit: int) ->
         connection.execute(batches.delete().where(batches.c.id == batch_id))
         return len(chosen)
     return _delete_jobs(connection, chosen)
+
+
+def forget_expired_keys(connection: sa.Connection, *, limit: int, now: datetime) -> int:
+    """Delete up to `limit` keys whose time is over; return how many."""
+    expired = (
+        sa.select(idempotency_keys.c.scope, idempotency_keys.c.key)
+        .where(idempotency_keys.c.expires_at <= now)
+        .limit(limit)
+    )
+    here = sa.tuple_(idempotency_keys.c.scope, idempotency_keys.c.key)
+    return connection.execute(idempotency_keys.delete().where(here.in_(expired))).rowcount
+
+
+def delete_rejected(connection: sa.Connection, batch_id: UUID, *, limit: int) -> int:
+    """Delete up to `limit` rejected lines of a batch; return how many."""
+    of_batch = rejected_lines.c.batch_id == batch_id
+    numbers = connection.scalars(sa.select(rejected_lines.c.number).where(of_batch).limit(limit)).all()
+    if numbers:
+        connection.execute(rejected_lines.delete().where(of_batch, rejected_lines.c.number.in_(numbers)))
+    return len(numbers)
 
 
 def _delete_jobs(connection: sa.Connection, job_ids: Sequence[UUID]) -> int:

@@ -1,6 +1,7 @@
 """Between rows and records. Nothing else in the store knows both."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from producer.records import AttemptRecord, BatchRecord, ClaimedJob, JobRecord, Mark, NewJob, Rejected
 from producer.store.schema import jobs
+from producer.store.sql import is_one_of
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
@@ -59,6 +61,22 @@ _LANES = {lane.value: lane for lane in Lane}
 _FIRST_POSITIONS = {
     state: position(run=1, attempt=0, state=state) for state in (JobState.SCHEDULED, JobState.ACCEPTED)
 }
+
+# Calling the class costs as much as all the rest of a row.
+_STATES = {state.value: state for state in JobState}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a locked job is."""
+
+    kind: str
+    state: JobState
+    run: int
+    position: int
+    attempt: int
+    batch_id: UUID | None
+    callback_url: str | None = None
 
 
 def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
@@ -158,6 +176,40 @@ def attempt_record(row: sa.RowMapping) -> AttemptRecord:
         wait_seconds=row["wait_seconds"],
         worker=row["worker"],
     )
+
+
+def callback_urls(standing: Mapping[UUID, Standing]) -> dict[UUID, str]:
+    """Return whom to tell when a job ends, of those jobs that say so."""
+    return {job_id: place.callback_url for job_id, place in standing.items() if place.callback_url}
+
+
+def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, Standing]:
+    """Return where the jobs are, locked until the transaction ends; unknown ids are missing.
+
+    Rows are locked in the order of their ids, so two transactions cannot wait for each other. SQLite
+    has one writer at a time and needs no more than that.
+    """
+    query = (
+        sa.select(
+            jobs.c.id,
+            jobs.c.kind,
+            jobs.c.state,
+            jobs.c.run,
+            jobs.c.position,
+            jobs.c.attempt,
+            jobs.c.batch_id,
+            jobs.c.callback_url,
+        )
+        .where(is_one_of(connection, jobs.c.id, set(job_ids)))
+        .order_by(jobs.c.id)
+        .with_for_update(key_share=True)
+    )
+    return {
+        job_id: Standing(kind, _STATES[state], run, position, attempt, batch_id, callback_url)
+        for job_id, kind, state, run, position, attempt, batch_id, callback_url in connection.execute(
+            query
+        ).all()
+    }
 
 
 def _mark(at: datetime | None, ended: int | None) -> Mark | None:

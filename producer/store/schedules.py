@@ -1,21 +1,61 @@
 """Schedules: their rows, and the one transaction that makes a run and moves its schedule on."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from producer.paging import pages_batch_id
-from producer.records import NewSchedule, Overlap, ScheduledRun, ScheduleRecord
-from producer.store.schema import HAS_A_RUN, jobs, schedules
+from producer.records import NewSchedule, Overlap, ScheduledRun, ScheduleRecord, Transition
+from producer.store.batches import Move, count_moves
+from producer.store.events import announce_outcomes
+from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.submissions import insert_batch, insert_jobs
+from producer.store.wakeup import announce_jobs
 from producer.timetable import CatchUp, Cron, Every, Timetable
 from shared.errors import ScheduleNotFound
-from shared.states import JobState
+from shared.events import JobEnded
+from shared.outcomes import EXPIRED
+from shared.states import JobState, position
 
 _UNFINISHED = [state.value for state in JobState if not state.is_final]
+
+_PLAIN_COLUMNS = (
+    "id",
+    "name",
+    "template",
+    "labels",
+    "created_at",
+    "paused_at",
+    "next_run_at",
+    "revision",
+    "runs",
+    "skipped",
+    "last_run_at",
+    "last_job_id",
+    "last_batch_id",
+    "last_error",
+)
+
+# A worker announces an attempt after half a second. A job that was started just before its deadline is not
+# parked while that report is on its way.
+EXPIRY_GRACE = timedelta(seconds=3)
+
+_COLUMNS = (
+    jobs.c.id,
+    jobs.c.kind,
+    jobs.c.state,
+    jobs.c.run,
+    jobs.c.attempt,
+    jobs.c.batch_id,
+    jobs.c.callback_url,
+)
+
+_EXPLANATION = "No attempt was started before its deadline."
 
 
 def insert_schedule(connection: sa.Connection, schedule: NewSchedule) -> None:
@@ -79,56 +119,63 @@ def has_unfinished_run(connection: sa.Connection, schedule: ScheduleRecord) -> b
     )
 
 
-def advance_schedule(
-    connection: sa.Connection,
-    schedule: ScheduleRecord,
-    *,
-    next_run_at: datetime | None,
-    run: ScheduledRun | None,
-    values: Mapping[str, object],
+def make_run(
+    connection: sa.Connection, schedule: ScheduleRecord, run: ScheduledRun, *, next_run_at: datetime | None
 ) -> bool:
-    """Move a schedule on and make its run, if there is one; return whether this call did it.
+    """Store the jobs of a run and the schedule's next time together; return False if another one did.
 
-    A compare-and-set: it changes nothing when the schedule is no longer at the revision that was read, so
-    of two ledgers that decide on one run only one makes it.
+    Of any number of calls for one revision of a schedule, one makes the run.
     """
-    moved = connection.execute(
-        schedules.update()
-        .where(
-            schedules.c.id == schedule.id,
-            schedules.c.revision == schedule.revision,
-            schedules.c.next_run_at == schedule.next_run_at,
-        )
-        .values(next_run_at=next_run_at, revision=schedule.revision + 1, **values, **_run_columns(run))
-    )
-    if moved.rowcount != 1:
+    values = {"last_error": None, **_run_columns(run)}
+    if not _advance(connection, schedule, next_run_at=next_run_at, values=values):
         return False
     _insert_run(connection, run)
     return True
 
 
-def run_now(connection: sa.Connection, schedule_id: UUID, run: ScheduledRun) -> None:
-    """Make a run that a person asked for; the times of the schedule stay as they are.
+def skip_run(connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None) -> bool:
+    """Move the schedule on and count the run as skipped; return False if another one did."""
+    return _advance(connection, schedule, next_run_at=next_run_at, values={"skipped": schedule.skipped + 1})
+
+
+def fail_run(
+    connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None, error: str
+) -> bool:
+    """Move the schedule on and keep why its run could not be made; return False if another one did."""
+    return _advance(connection, schedule, next_run_at=next_run_at, values={"last_error": error})
+
+
+def pass_over(connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None) -> bool:
+    """Move the schedule on past runs that are not made up for; return False if another one did."""
+    return _advance(connection, schedule, next_run_at=next_run_at, values={})
+
+
+def run_now(connection: sa.Connection, schedule_id: UUID, run: ScheduledRun) -> ScheduleRecord:
+    """Make a run that a person asked for; return the schedule, whose times stay as they are.
 
     Raises:
         ScheduleNotFound: no row has this id.
     """
     _change(connection, schedule_id, {"last_error": None, **_run_columns(run)})
     _insert_run(connection, run)
+    return get_schedule(connection, schedule_id)
 
 
-def pause_schedule(connection: sa.Connection, schedule_id: UUID, *, now: datetime) -> None:
-    """Take away the schedule's next run; one that is paused stays as it is.
+def pause_schedule(connection: sa.Connection, schedule_id: UUID, *, now: datetime) -> ScheduleRecord:
+    """Take away the schedule's next run and return it; one that is paused stays as it is.
 
     Raises:
         ScheduleNotFound: no row has this id.
     """
     paused_at = sa.func.coalesce(schedules.c.paused_at, sa.bindparam("now", now, schedules.c.paused_at.type))
     _change(connection, schedule_id, {"next_run_at": None, "paused_at": paused_at})
+    return get_schedule(connection, schedule_id)
 
 
-def resume_schedule(connection: sa.Connection, schedule_id: UUID, *, next_run_at: datetime | None) -> None:
-    """Give a paused schedule its next run; one that is not paused stays as it is.
+def resume_schedule(
+    connection: sa.Connection, schedule_id: UUID, *, next_run_at: datetime | None
+) -> ScheduleRecord:
+    """Give a paused schedule its next run and return it; one that is not paused stays as it is.
 
     Raises:
         ScheduleNotFound: no row has this id.
@@ -141,6 +188,7 @@ def resume_schedule(connection: sa.Connection, schedule_id: UUID, *, next_run_at
         else_=schedules.c.next_run_at,
     )
     _change(connection, schedule_id, {"next_run_at": next_of_paused, "paused_at": None})
+    return get_schedule(connection, schedule_id)
 
 
 def delete_schedule(connection: sa.Connection, schedule_id: UUID) -> None:
@@ -153,6 +201,45 @@ def delete_schedule(connection: sa.Connection, schedule_id: UUID) -> None:
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
 
 
+def next_due_at(connection: sa.Connection) -> datetime | None:
+    """Return when a job or a schedule is due next, or a job expires; None when nothing has a time."""
+    due_at: datetime | None = connection.scalar(sa.select(sa.func.min(jobs.c.due_at)).where(IS_SCHEDULED))
+    deadline_at: datetime | None = connection.scalar(
+        sa.select(sa.func.min(jobs.c.deadline_at)).where(CAN_EXPIRE)
+    )
+    run_at: datetime | None = connection.scalar(
+        sa.select(sa.func.min(schedules.c.next_run_at)).where(HAS_A_RUN)
+    )
+    expires_at = deadline_at + EXPIRY_GRACE if deadline_at else None
+    return min((at for at in (due_at, expires_at, run_at) if at), default=None)
+
+
+def release_due(connection: sa.Connection, *, limit: int, now: datetime) -> list[Transition]:
+    """Move scheduled jobs that are due to `accepted`, the longest due first, and wake the relay."""
+    due = _lock(connection, sa.and_(IS_SCHEDULED, jobs.c.due_at <= now), by=jobs.c.due_at, limit=limit)
+    released = _move(connection, due, JobState.ACCEPTED, {"due_at": None, "updated_at": now}, now=now)
+    if released:
+        announce_jobs(connection)
+    return released
+
+
+def expire_jobs(connection: sa.Connection, *, limit: int, now: datetime) -> list[Transition]:
+    """Park jobs that were not started before their deadline, as `expired`; attempts stay as they are."""
+    is_late = sa.and_(CAN_EXPIRE, jobs.c.deadline_at <= now - EXPIRY_GRACE)
+    late = _lock(connection, is_late, by=jobs.c.deadline_at, limit=limit)
+    values = {
+        "reason": EXPIRED,
+        "explanation": _EXPLANATION,
+        "due_at": None,
+        "claimed_until": None,
+        "finished_at": now,
+        "updated_at": now,
+    }
+    callback_urls = {row["id"]: row["callback_url"] for row in late if row["callback_url"]}
+    announce_outcomes(connection, [_expired(row, now) for row in late], callback_urls, now=now)
+    return _move(connection, late, JobState.PARKED, values, now=now)
+
+
 def _is_of_last_run(schedule: ScheduleRecord) -> sa.ColumnElement[bool]:
     if schedule.last_batch_id is not None:
         return jobs.c.batch_id == schedule.last_batch_id
@@ -163,6 +250,30 @@ def _is_of_last_run(schedule: ScheduleRecord) -> sa.ColumnElement[bool]:
     return sa.or_(jobs.c.id == schedule.last_job_id, jobs.c.batch_id == pages_id)
 
 
+def _advance(
+    connection: sa.Connection,
+    schedule: ScheduleRecord,
+    *,
+    next_run_at: datetime | None,
+    values: Mapping[str, object],
+) -> bool:
+    """Move a schedule on; return whether this call did it.
+
+    A compare-and-set: it changes nothing when the schedule is no longer at the revision that was read, so
+    of two ledgers that decide on one run only one makes it.
+    """
+    moved = connection.execute(
+        schedules.update()
+        .where(
+            schedules.c.id == schedule.id,
+            schedules.c.revision == schedule.revision,
+            schedules.c.next_run_at == schedule.next_run_at,
+        )
+        .values(next_run_at=next_run_at, revision=schedule.revision + 1, **values)
+    )
+    return moved.rowcount == 1
+
+
 def _change(connection: sa.Connection, schedule_id: UUID, values: Mapping[str, object]) -> None:
     change = schedules.update().where(schedules.c.id == schedule_id)
     changed = connection.execute(change.values(revision=schedules.c.revision + 1, **values))
@@ -170,9 +281,7 @@ def _change(connection: sa.Connection, schedule_id: UUID, values: Mapping[str, o
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
 
 
-def _run_columns(run: ScheduledRun | None) -> dict[str, object]:
-    if run is None:
-        return {}
+def _run_columns(run: ScheduledRun) -> dict[str, object]:
     return {
         "runs": schedules.c.runs + 1,
         "last_run_at": run.run_at,
@@ -181,9 +290,7 @@ def _run_columns(run: ScheduledRun | None) -> dict[str, object]:
     }
 
 
-def _insert_run(connection: sa.Connection, run: ScheduledRun | None) -> None:
-    if run is None:
-        return
+def _insert_run(connection: sa.Connection, run: ScheduledRun) -> None:
     if run.batch:
         insert_batch(connection, run.batch, run.jobs, run.rejected)
     else:
@@ -214,19 +321,49 @@ def _record(row: sa.RowMapping) -> ScheduleRecord:
     )
 
 
-_PLAIN_COLUMNS = (
-    "id",
-    "name",
-    "template",
-    "labels",
-    "created_at",
-    "paused_at",
-    "next_run_at",
-    "revision",
-    "runs",
-    "skipped",
-    "last_run_at",
-    "last_job_id",
-    "last_batch_id",
-    "last_error",
-)
+def _lock(
+    connection: sa.Connection, which: sa.ColumnElement[bool], *, by: sa.Column[datetime], limit: int
+) -> Sequence[sa.RowMapping]:
+    query = (
+        sa.select(*_COLUMNS)
+        .where(which)
+        .order_by(by, jobs.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    return connection.execute(query).mappings().all()
+
+
+def _move(
+    connection: sa.Connection,
+    rows: Sequence[sa.RowMapping],
+    state: JobState,
+    values: Mapping[str, object],
+    *,
+    now: datetime,
+) -> list[Transition]:
+    for run, of_run in groupby(sorted(rows, key=itemgetter("run")), key=itemgetter("run")):
+        there = position(run=run, attempt=0, state=state)
+        ids = [row["id"] for row in of_run]
+        connection.execute(
+            jobs.update()
+            .where(jobs.c.id.in_(ids), jobs.c.run == run, jobs.c.position < there)
+            .values(state=state.value, position=there, **values)
+        )
+    count_moves(connection, [Move(row["batch_id"], JobState(row["state"]), state) for row in rows], now=now)
+    reason = EXPIRED if state is JobState.PARKED else None
+    return [Transition(row["id"], row["kind"], row["run"], row["attempt"], state, reason) for row in rows]
+
+
+def _expired(row: sa.RowMapping, now: datetime) -> JobEnded:
+    return JobEnded(
+        job_id=row["id"],
+        kind=row["kind"],
+        run=row["run"],
+        state=JobState.PARKED,
+        attempt=row["attempt"],
+        reason=EXPIRED,
+        explanation=_EXPLANATION,
+        batch_id=row["batch_id"],
+        finished_at=now,
+    )

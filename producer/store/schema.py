@@ -27,7 +27,7 @@ the table's `fillfactor` sees to it that it has.
 import sqlalchemy as sa
 
 from producer.parking import FINGERPRINT_CHARACTERS, OperationState
-from producer.store.column_types import Moment, PlainText
+from producer.store.sql import Moment, PlainText
 from shared.kinds.registry import Lane
 from shared.states import JobState
 

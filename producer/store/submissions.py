@@ -1,19 +1,47 @@
 """Store new jobs as `accepted`, where the relay finds them, or as `scheduled`, where the scheduler does."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime, timedelta
+from itertools import chain, islice
+from operator import attrgetter
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from producer.records import Admitted, How, NewBatch, NewJob, Rejected
-from producer.store.engine import POSTGRESQL
-from producer.store.identity import BATCH_SCOPE, JOB_SCOPE, find_same_job, point_key, take_key
-from producer.store.new_jobs import insert_new_jobs
-from producer.store.rejected import insert_rejected
-from producer.store.rows import new_job_row
-from producer.store.schema import batches, jobs
+from producer.records import Admitted, AdoptedJob, How, IdempotencyKey, NewBatch, NewJob, Rejected
+from producer.store.rows import new_job_row, stored_host
+from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
+from producer.store.sql import POSTGRESQL, bound_value, encode_document
 from producer.store.wakeup import announce_jobs
+from shared.states import JobState, position
+
+JOB_SCOPE = "job"
+
+BATCH_SCOPE = "batch"
+
+_FINAL = [state.value for state in JobState if state.is_final]
+
+T = TypeVar("T")
+
+# What a job has in common with others of its batch, by column, and what is its own; as the driver takes it.
+_Row = tuple[Mapping[str, Any], tuple[str, str, str]]
+
+_OWN = ("id", "args", "host")
+
+_common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
+
+# One COPY is one statement, and a statement has a time limit.
+_COPY_JOBS = 20_000
+
+# One write to the socket: PostgreSQL stores these while the next are put together.
+_WRITE_JOBS = 250
+
+_CHUNK_LINES = 1_000
 
 
 def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
@@ -96,9 +124,167 @@ def insert_batch(
     return Admitted(batch.id)
 
 
+def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> frozenset[UUID]:
+    """Store those of the jobs whose id is new, and return their ids; others are left as they are."""
+    # In the order of their ids: two transactions that store the same jobs cannot wait for each other.
+    rows = [_adopted_row(each) for each in sorted(adopted, key=lambda each: each.job.id)]
+    if not rows:
+        return frozenset()
+    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(jobs)
+    new = insert.on_conflict_do_nothing(index_elements=[jobs.c.id]).returning(jobs.c.id)
+    return frozenset(connection.scalars(new, rows))
+
+
+def take_key(
+    connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID, now: datetime
+) -> Admitted | None:
+    """Take the key for a new resource and return None, or return what it was taken for before.
+
+    Waits for a transaction that is taking the same key, so one request of many wins.
+    """
+    here = _is_key(scope, idempotency)
+    connection.execute(idempotency_keys.delete().where(here, idempotency_keys.c.expires_at <= now))
+    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(idempotency_keys)
+    taking = insert.on_conflict_do_nothing().values(
+        scope=scope,
+        key=idempotency.key,
+        fingerprint=idempotency.fingerprint,
+        resource_id=resource_id,
+        expires_at=idempotency.expires_at,
+    )
+    # What is returned and not how many rows there were: psycopg's count is not to be had here.
+    if connection.execute(taking.returning(idempotency_keys.c.key)).first():
+        return None
+    row = connection.execute(sa.select(idempotency_keys).where(here)).mappings().one()
+    is_same = bytes(row["fingerprint"]) == idempotency.fingerprint
+    return Admitted(row["resource_id"], How.REPLAYED if is_same else How.CONFLICT)
+
+
+def point_key(connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID) -> None:
+    """Let a key that was just taken lead to another resource."""
+    connection.execute(
+        idempotency_keys.update().where(_is_key(scope, idempotency)).values(resource_id=resource_id)
+    )
+
+
+def find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
+    """Return the newest job that asks for the same and is unfinished, or recent enough.
+
+    Until the transaction ends nobody else looks for the same thing.
+    """
+    if job.unique_key is None or job.unique_for_seconds is None:
+        return None
+    if connection.dialect.name == POSTGRESQL:
+        number = int.from_bytes(job.unique_key[:8], signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+    since = job.created_at - timedelta(seconds=job.unique_for_seconds)
+    recent = sa.or_(jobs.c.created_at > since, jobs.c.finished_at > since, jobs.c.state.not_in(_FINAL))
+    query = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.unique_key == job.unique_key, recent)
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    )
+    return connection.scalar(query)
+
+
+def insert_new_jobs(connection: sa.Connection, new_jobs: Iterable[NewJob], *, batch_id: UUID) -> Counter[str]:
+    """Store the jobs of a batch, and return how many are in each state. Reads them while it writes."""
+    counts: Counter[str] = Counter()
+    insert = _copy if connection.dialect.name == POSTGRESQL else _insert
+    for part in _parts(_rows(connection, new_jobs, batch_id, counts), _COPY_JOBS):
+        insert(connection, part)
+    return counts
+
+
+def insert_rejected(connection: sa.Connection, batch_id: UUID, rejected: Iterable[Rejected]) -> int:
+    """Store the rejected lines of a batch, read a chunk at a time; return how many there were."""
+    remaining, count = iter(rejected), 0
+    while chunk := list(islice(remaining, _CHUNK_LINES)):
+        rows = [
+            {"batch_id": batch_id, "number": each.number, "loc": each.loc, "msg": each.msg} for each in chunk
+        ]
+        connection.execute(rejected_lines.insert(), rows)
+        count += len(chunk)
+    return count
+
+
 def _key_of(job: NewJob) -> str:
     return job.idempotency.key if job.idempotency else ""
 
 
 def _unique_key_of(job: NewJob) -> bytes:
     return job.unique_key or b""
+
+
+def _adopted_row(adopted: AdoptedJob) -> dict[str, Any]:
+    return {
+        **new_job_row(adopted.job, batch_id=None),
+        "state": JobState.QUEUED.value,
+        "run": adopted.run,
+        "attempt": adopted.attempt,
+        "position": position(run=adopted.run, attempt=adopted.attempt, state=JobState.QUEUED),
+    }
+
+
+def _is_key(scope: str, idempotency: IdempotencyKey) -> sa.ColumnElement[bool]:
+    return sa.and_(idempotency_keys.c.scope == scope, idempotency_keys.c.key == idempotency.key)
+
+
+def _rows(
+    connection: sa.Connection, new_jobs: Iterable[NewJob], batch_id: UUID, counts: Counter[str]
+) -> Iterator[_Row]:
+    common: Mapping[str, Any] = {}
+    common_to = None
+    for job in new_jobs:
+        if (these := _common_fields(job)) != common_to:
+            row = new_job_row(job, batch_id=batch_id)
+            common_to = these
+            common = {name: bound_value(row[name], connection.dialect) for name in row if name not in _OWN}
+        counts[job.state.value] += 1
+        yield (
+            common,
+            (job.id.hex, encode_document(job.args), bound_value(stored_host(job.host), connection.dialect)),
+        )
+
+
+def _copy(connection: sa.Connection, rows: Iterator[_Row]) -> None:
+    first = next(rows)
+    columns = ", ".join((*first[0], *_OWN))
+    lines = _copy_lines(chain([first], rows))
+    driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    with driver.cursor() as cursor, cursor.copy(f"COPY jobs ({columns}) FROM STDIN") as copy:
+        for part in _parts(lines, _WRITE_JOBS):
+            copy.write("".join(part))
+
+
+def _copy_lines(rows: Iterable[_Row]) -> Iterator[str]:
+    text, text_of = "", None
+    for common, own in rows:
+        if common is not text_of:
+            text, text_of = "\t".join(map(_copy_text, common.values())), common
+        yield f"{text}\t{own[0]}\t{_copy_text(own[1])}\t{_copy_text(own[2])}\n"
+
+
+def _copy_text(value: object) -> str:
+    """Return a value in COPY's text format (https://www.postgresql.org/docs/17/sql-copy.html)."""
+    if value is None:
+        return r"\N"
+    text = rf"\x{value.hex()}" if isinstance(value, bytes) else str(value)
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _insert(connection: sa.Connection, rows: Iterator[_Row]) -> None:
+    first = next(rows)
+    columns = (*first[0], *_OWN)
+    marks = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names of ours
+    for part in _parts(chain([first], rows), _WRITE_JOBS):
+        connection.exec_driver_sql(statement, [(*common.values(), *own) for common, own in part])
+
+
+def _parts(items: Iterable[T], size: int) -> Iterator[Iterator[T]]:
+    """Cut items into parts, each to be read to its end before the next is asked for."""
+    remaining = iter(items)
+    for first in remaining:
+        yield chain([first], islice(remaining, size - 1))

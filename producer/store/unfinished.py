@@ -13,10 +13,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.parking import AuditAction
-from producer.records import ClaimedJob, Transition, UnfinishedJob, UnfinishedPage, UnreadableJob
-from producer.store import unreadable as unreadable_jobs
+from producer.records import ClaimedJob, UnfinishedJob, UnfinishedPage
 from producer.store.audit import queue_target, write_audit
-from producer.store.engine import Transaction
 from producer.store.outbox import with_copies
 from producer.store.rows import CLAIM_COLUMNS, claimed_job
 from producer.store.schema import jobs
@@ -24,9 +22,12 @@ from shared.kinds.registry import Lane
 from shared.states import UNDER_WAY, JobState
 
 WINDOW_JOBS = 5_000
+
 PAGE_JOBS = 500
+
 # More overdue jobs than that are not counted, and none beyond the oldest so many of a state.
 MOST_OVERDUE = 10_000
+
 _COUNTED_JOBS = 20_000
 
 Columns = sa.sql.base.ReadOnlyColumnCollection[str, Any]
@@ -36,96 +37,85 @@ _TOUCH = jobs.update().where(
 )
 
 
-class UnfinishedStore:
-    """Unfinished jobs of a `JobStore`, which opens the transactions; its rules on errors hold too."""
+def read_page(
+    connection: sa.Connection,
+    state: JobState,
+    queues: Collection[tuple[str, Lane]],
+    *,
+    heard_before: datetime,
+    due_before: datetime | None = None,
+    after: UUID | None,
+    window_jobs: int = WINDOW_JOBS,
+) -> UnfinishedPage:
+    """Return jobs of the next window that have not been heard of since a time.
 
-    def __init__(self, *, reading: Transaction, writing: Transaction) -> None:
-        self._reading = reading
-        self._writing = writing
+    The page may be empty though more follow.
 
-    def page(
-        self,
-        state: JobState,
-        queues: Collection[tuple[str, Lane]],
-        *,
-        heard_before: datetime,
-        due_before: datetime | None = None,
-        after: UUID | None,
-        window_jobs: int = WINDOW_JOBS,
-    ) -> UnfinishedPage:
-        """Return jobs of the next window that have not been heard of since a time.
+    Args:
+        state: The state that they are in.
+        queues: The kinds and lanes that they may be of.
+        heard_before: Only jobs of which nothing was heard since.
+        due_before: Of those with a due time, only what is due by then.
+        after: The id to go on from.
+        window_jobs: How many rows are read at most.
+    """
+    return _page(
+        connection,
+        [jobs.c.state == state.value, *([jobs.c.id > after] if after else [])],
+        [_is_of(queues), *_is_unheard(jobs.c, heard_before, due_before)],
+        window_jobs=window_jobs,
+    )
 
-        The page may be empty though more follow.
 
-        Args:
-            state: The state that they are in.
-            queues: The kinds and lanes that they may be of.
-            heard_before: Only jobs of which nothing was heard since.
-            due_before: Of those with a due time, only what is due by then.
-            after: The id to go on from.
-            window_jobs: How many rows are read at most.
-        """
-        with self._reading() as connection:
-            return _page(
-                connection,
-                [jobs.c.state == state.value, *([jobs.c.id > after] if after else [])],
-                [_is_of(queues), *_is_unheard(jobs.c, heard_before, due_before)],
-                window_jobs=window_jobs,
-            )
+def mark_sent(connection: sa.Connection, sent: Iterable[tuple[UUID, int]], *, now: datetime) -> None:
+    """Note that jobs were sent again, as (id, position); one that has moved on stays as it is."""
+    rows = [{"job_id": job_id, "same_position": here, "updated_at": now} for job_id, here in sorted(sent)]
+    if rows:
+        connection.execute(_TOUCH, rows)
 
-    def touch(self, sent: Iterable[tuple[UUID, int]], *, now: datetime) -> None:
-        """Note that jobs were sent again, as (id, position); one that has moved on stays as it is."""
-        rows = [{"job_id": job_id, "same_position": here, "updated_at": now} for job_id, here in sorted(sent)]
-        if rows:
-            with self._writing() as connection:
-                connection.execute(_TOUCH, rows)
 
-    def count_overdue(self, state: JobState, *, heard_before: datetime) -> int:
-        """Return how many of the oldest jobs of a state are overdue; at most `MOST_OVERDUE`."""
-        oldest = (
-            sa.select(jobs.c.updated_at, jobs.c.due_at)
-            .where(jobs.c.state == state.value)
-            .order_by(jobs.c.id)
-            .limit(_COUNTED_JOBS)
-            .subquery()
-        )
-        overdue = (
-            sa.select(sa.literal(1))
-            .where(*_is_unheard(oldest.c, heard_before, heard_before))
-            .limit(MOST_OVERDUE)
-            .subquery()
-        )
-        with self._reading() as connection:
-            return connection.scalar(sa.select(sa.func.count()).select_from(overdue)) or 0
+def count_overdue(connection: sa.Connection, state: JobState, *, heard_before: datetime) -> int:
+    """Return how many of the oldest jobs of a state are overdue; at most `MOST_OVERDUE`."""
+    oldest = (
+        sa.select(jobs.c.updated_at, jobs.c.due_at)
+        .where(jobs.c.state == state.value)
+        .order_by(jobs.c.id)
+        .limit(_COUNTED_JOBS)
+        .subquery()
+    )
+    overdue = (
+        sa.select(sa.literal(1))
+        .where(*_is_unheard(oldest.c, heard_before, heard_before))
+        .limit(MOST_OVERDUE)
+        .subquery()
+    )
+    return connection.scalar(sa.select(sa.func.count()).select_from(overdue)) or 0
 
-    def count(self, queues: Collection[tuple[str, Lane]]) -> Mapping[JobState, int]:
-        """Return how many jobs of these kinds and lanes are queued, delayed or running: reads all of them."""
-        query = (
-            sa.select(jobs.c.state, sa.func.count())
-            .where(jobs.c.state.in_([state.value for state in UNDER_WAY]), _is_of(queues))
-            .group_by(jobs.c.state)
-        )
-        with self._reading() as connection:
-            return {JobState(state): number for state, number in connection.execute(query)}
 
-    def park_unreadable(self, unreadable: Iterable[UnreadableJob], *, now: datetime) -> list[Transition]:
-        """Park jobs on their way whose message a worker could not read; return what changed. Idempotent."""
-        with self._writing() as connection:
-            return unreadable_jobs.park_unreadable(connection, unreadable, now=now)
+def count_under_way(
+    connection: sa.Connection, queues: Collection[tuple[str, Lane]]
+) -> Mapping[JobState, int]:
+    """Return how many jobs of these kinds and lanes are queued, delayed or running: reads all of them."""
+    query = (
+        sa.select(jobs.c.state, sa.func.count())
+        .where(jobs.c.state.in_([state.value for state in UNDER_WAY]), _is_of(queues))
+        .group_by(jobs.c.state)
+    )
+    return {JobState(state): number for state, number in connection.execute(query)}
 
-    def note_republished(
-        self, kind: str, lane: str, *, counts: Mapping[str, int], by: str, now: datetime
-    ) -> None:
-        """Write into the audit log that jobs were sent again; `*` is every kind or lane."""
-        with self._writing() as connection:
-            write_audit(
-                connection,
-                AuditAction.REPUBLISHED,
-                target=queue_target(kind, lane),
-                by=by,
-                details={"kind": kind, "lane": lane, "sent": dict(counts)},
-                now=now,
-            )
+
+def note_republished(
+    connection: sa.Connection, kind: str, lane: str, *, counts: Mapping[str, int], by: str, now: datetime
+) -> None:
+    """Write into the audit log that jobs were sent again; `*` is every kind or lane."""
+    write_audit(
+        connection,
+        AuditAction.REPUBLISHED,
+        target=queue_target(kind, lane),
+        by=by,
+        details={"kind": kind, "lane": lane, "sent": dict(counts)},
+        now=now,
+    )
 
 
 def _page(

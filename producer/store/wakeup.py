@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol
 import psycopg
 import sqlalchemy as sa
 
-from producer.store.engine import POSTGRESQL, SQLITE, postgresql_arguments, read_url
+from producer.store.engine import postgresql_arguments, read_url
+from producer.store.sql import POSTGRESQL, SQLITE
 
 logger = logging.getLogger(__name__)
 

@@ -5,17 +5,17 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from producer.store.database import Database
 from producer.store.schema import metadata
-from producer.store.store import JobStore
 from shared.settings import Settings
 from tests.conftest import new_postgres_database
 from tests.support.api import RunningApi, running_api
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[JobStore]:
+def store(database_url: str) -> Iterator[Database]:
     """Yield a store on a fresh database with its tables, on SQLite and on PostgreSQL."""
-    opened = JobStore.open(database_url)
+    opened = Database.open(database_url)
     yield opened
     opened.close()
 
@@ -38,7 +38,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def api(running: RunningApi) -> RunningApi:
     """Return a running API with nothing stored, on SQLite and on PostgreSQL."""
-    with running.store._writer.begin() as connection:
+    with running.store.writing() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
     return running

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from producer.records import JobFilter
+from producer.store import queries, recording
 from shared.states import JobState
 from tests.support.api import RunningApi
 from tests.support.factories import NOON, make_report
@@ -24,7 +25,7 @@ def submit_lines(api: RunningApi, body: bytes | Iterator[bytes], query: str = ""
 
 
 def stored(api: RunningApi) -> int:
-    return len(api.store.list_jobs(JobFilter(), limit=1_000, after=None))
+    return len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records)
 
 
 def test_a_json_batch_fills_in_its_defaults(api: RunningApi) -> None:
@@ -207,13 +208,13 @@ def test_an_unknown_batch_is_not_found(api: RunningApi) -> None:
 
 def test_a_batch_is_exported_as_junit(api: RunningApi) -> None:
     batch = submit_lines(api, b"http://a.example/?a=1&b=2\nhttp://b.example/\nhttp://c.example/\n").json()
-    ids = [job.id for job in api.store.batch_jobs(UUID(batch["id"]), after=None, limit=10)]
+    ids = [job.id for job in api.store.read(queries.batch_jobs, UUID(batch["id"]), after=None, limit=10)]
     broken = {"verdict": "broken", "reason": "http_404", "explanation": "\0 & gone"}
     reports = [
         make_report(ids[0], JobState.SUCCEEDED, result=broken),
         make_report(ids[1], JobState.PARKED, reason="http_503"),
     ]
-    api.store.record(reports, now=NOON)
+    api.store.write(recording.record_reports, reports, now=NOON)
 
     for headers, query in (
         ({"Accept": "application/xml"}, ""),

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from producer.store import recording, retention, submissions
 from shared.bodies import compress_body
 from shared.clock import utc_now
 from shared.identity import new_id
@@ -41,12 +42,12 @@ def fetched(
     api: RunningApi, *, stored: bytes | None = None, content_type: str | None = None, **result: Any
 ) -> UUID:
     job = make_job(kind="fetch")
-    api.store.insert_jobs([job])
+    api.store.write(submissions.insert_jobs, [job])
     body = None if stored is None else compress_body(stored, content_type=content_type, charset=None)
     report = make_report(
         job.id, JobState.SUCCEEDED, kind="fetch", result={"content_type": content_type, **result}
     )
-    api.store.record([report.model_copy(update={"body": body})], now=utc_now())
+    api.store.write(recording.record_reports, [report.model_copy(update={"body": body})], now=utc_now())
     return job.id
 
 
@@ -189,7 +190,7 @@ def test_a_job_without_a_body_says_so(api: RunningApi, result: dict[str, Any]) -
 def test_a_body_that_is_deleted_is_gone(api: RunningApi) -> None:
     job_id = fetched(api, stored=b"the body")
     before = utc_now() + timedelta(days=1)
-    api.store.parking.delete_single_jobs(JobState.SUCCEEDED, before=before, after=None, limit=1_000)
+    api.store.write(retention.delete_single_jobs, JobState.SUCCEEDED, before=before, after=None, limit=1_000)
 
     answer = api.client.get(f"/jobs/{job_id}/body")
 

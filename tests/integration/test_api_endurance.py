@@ -5,19 +5,20 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from producer.api.writer import JobWriter
 from producer.records import Admitted, JobFilter, NewBatch, NewJob
+from producer.store import queries, submissions
+from producer.store.database import Database
 from producer.store.migrate import migrate
-from producer.store.store import JobStore
 from shared.errors import StoreRefused, StoreUnavailable
 from shared.identity import new_id
 from shared.kinds.registry import Lane
@@ -109,7 +110,11 @@ def test_slow_bodies_end_in_408_and_hold_up_nobody(api: RunningApi) -> None:
 
 def test_abandoned_exports_stop_and_leave_the_service_well(api: RunningApi) -> None:
     batch = NewBatch(new_id(), "check", datetime.now(UTC))
-    api.store.insert_batch(batch, (make_job(url="http://example.com/" + "x" * 2_000) for _ in range(10_000)))
+    api.store.write(
+        submissions.insert_batch,
+        batch,
+        (make_job(url="http://example.com/" + "x" * 2_000) for _ in range(10_000)),
+    )
     threads_before = threading.active_count()
 
     for _ in range(24):
@@ -150,20 +155,22 @@ def test_concurrent_submissions_are_all_stored(api: RunningApi) -> None:
     for thread in threads:
         thread.join()
 
-    assert len(api.store.list_jobs(JobFilter(), limit=1_000, after=None)) == 200
+    assert len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records) == 200
 
 
-class CountingStore(JobStore):
-    """Counts the inserts; the first one meets a bug when the test asks for it."""
+class CountingDatabase(Database):
+    """Counts the writes; the first one meets a bug when the test asks for it."""
 
-    inserts = 0
+    writes = 0
     has_bug = False
 
-    def admit_jobs(self, jobs: Sequence[NewJob]) -> Mapping[UUID, Admitted]:
-        self.inserts += 1
-        if self.has_bug and self.inserts == 1:
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        self.writes += 1
+        if self.has_bug and self.writes == 1:
             raise ZeroDivisionError
-        return super().admit_jobs(jobs)
+        with super().writing() as connection:
+            yield connection
 
 
 async def write_together(writer: JobWriter, jobs: Sequence[NewJob]) -> list[Admitted | BaseException]:
@@ -174,7 +181,7 @@ async def write_together(writer: JobWriter, jobs: Sequence[NewJob]) -> list[Admi
     return await asyncio.gather(*writes, return_exceptions=True)
 
 
-async def test_one_bad_row_fails_only_its_own_request(store: JobStore) -> None:
+async def test_one_bad_row_fails_only_its_own_request(store: Database) -> None:
     writer = JobWriter(store)
     good = [make_job() for _ in range(3)]
     bad = replace(make_job(), kind=None)  # type: ignore[arg-type]
@@ -182,19 +189,19 @@ async def test_one_bad_row_fails_only_its_own_request(store: JobStore) -> None:
     answers = await write_together(writer, [good[0], bad, *good[1:]])
 
     assert [type(answer) for answer in answers] == [Admitted, StoreRefused, Admitted, Admitted]
-    assert {store.get_job(job.id).id for job in good} == {job.id for job in good}
+    assert {store.read(queries.get_job, job.id).id for job in good} == {job.id for job in good}
     await asyncio.to_thread(writer.close)
 
 
 async def test_a_store_that_is_away_is_asked_once_for_a_whole_group() -> None:
     # Nothing listens on port 1.
-    store = CountingStore.open("postgresql://nobody@127.0.0.1:1/none")
+    store = CountingDatabase.open("postgresql://nobody@127.0.0.1:1/none")
     writer = JobWriter(store)
 
     answers = await write_together(writer, [make_job() for _ in range(3)])
 
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
-    assert store.inserts == 1
+    assert store.writes == 1
     await asyncio.to_thread(writer.close)
     store.close()
 
@@ -203,7 +210,7 @@ async def test_the_writer_outlives_a_bug_and_logs_it(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     migrate(database_url)
-    store = CountingStore.open(database_url)
+    store = CountingDatabase.open(database_url)
     store.has_bug = True
     writer = JobWriter(store)
     job = make_job()
@@ -212,13 +219,13 @@ async def test_the_writer_outlives_a_bug_and_logs_it(
     await writer.write(job)
 
     assert [type(answer) for answer in answers] == [ZeroDivisionError] * 2
-    assert store.get_job(job.id).id == job.id
+    assert store.read(queries.get_job, job.id).id == job.id
     assert [record.exc_info is not None for record in caplog.records] == [True]
     await asyncio.to_thread(writer.close)
     store.close()
 
 
-async def test_a_full_writer_refuses_and_a_closing_one_stores_what_waits(store: JobStore) -> None:
+async def test_a_full_writer_refuses_and_a_closing_one_stores_what_waits(store: Database) -> None:
     writer = JobWriter(store, max_waiting_jobs=2)
     jobs = [make_job(), make_job()]
     writes = [asyncio.create_task(writer.write(job)) for job in jobs]
@@ -232,7 +239,7 @@ async def test_a_full_writer_refuses_and_a_closing_one_stores_what_waits(store: 
     with pytest.raises(StoreUnavailable, match="stopping"):
         await writer.write(make_job())
 
-    assert len(store.list_jobs(JobFilter(), limit=10, after=None)) == 2
+    assert len(store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records) == 2
 
 
 def test_accepted_jobs_are_logged_once_stored(api: RunningApi, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from producer.store import queries, recording
 from shared.messages import Report
 from shared.outcomes import OutcomeName
 from shared.states import JobState
@@ -33,7 +34,7 @@ def park(api: RunningApi, job_id: str) -> None:
         explanation="The page is gone.",
         worker="test",
     )
-    api.store.record([report], now=now)
+    api.store.write(recording.record_reports, [report], now=now)
 
 
 def test_a_submitted_job_is_stored_before_it_is_answered(api: RunningApi) -> None:
@@ -91,7 +92,7 @@ def test_times_that_make_no_sense_are_named(api: RunningApi) -> None:
 def test_an_override_changes_only_its_own_part_of_the_retry_policy(api: RunningApi) -> None:
     job = submit(api, retry={"max_attempts": 9})
 
-    stored = api.store.get_job(UUID(str(job["id"])))
+    stored = api.store.read(queries.get_job, UUID(str(job["id"])))
     assert stored.retry.max_attempts == 9
     assert stored.retry.first_delay_seconds == 5.0
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from producer.store import recording
 from shared.clock import utc_now
 from shared.identity import derived_id, new_id
 from shared.kinds.pages import PagePlace, PageReport
@@ -62,10 +63,12 @@ def test_the_measure_of_a_fetch_is_there_from_its_submission_to_its_end(api: Run
     root = submit(api)
     fresh = api.client.get(f"/jobs/{root}/pages").json()
 
-    api.store.record([page(root, ["a", "b"], keys=[1, 2], last=2, total=6)], now=utc_now())
+    api.store.write(
+        recording.record_reports, [page(root, ["a", "b"], keys=[1, 2], last=2, total=6)], now=utc_now()
+    )
     under_way = api.client.get(f"/jobs/{root}/pages").json()
     rest = [page(derived_id(root, n), ["b", "c"], keys=[2, n + 10], total=7) for n in (2, 1)]
-    api.store.record(rest, now=utc_now())
+    api.store.write(recording.record_reports, rest, now=utc_now())
 
     assert (fresh["state"], fresh["batch_id"], fresh["items"], fresh["complete"]) == (
         "accepted",
@@ -100,9 +103,11 @@ def test_the_measure_of_a_fetch_is_there_from_its_submission_to_its_end(api: Run
 def test_items_come_in_the_order_of_their_pages_however_these_were_done(api: RunningApi) -> None:
     root = submit(api)
     assert lines(api, root) == []
-    api.store.record([page(root, [0, None], last=3, total=8)], now=utc_now())
+    api.store.write(recording.record_reports, [page(root, [0, None], last=3, total=8)], now=utc_now())
     for index in (3, 1):
-        api.store.record([page(derived_id(root, index), [index, "\ud800\0é"])], now=utc_now())
+        api.store.write(
+            recording.record_reports, [page(derived_id(root, index), [index, "\ud800\0é"])], now=utc_now()
+        )
 
     assert lines(api, root) == [0, None, 1, "\ud800\0é", 3, "\ud800\0é"]
     assert lines(api, root, "?distinct=true") == [0, None, 1, "\ud800\0é", 3]
@@ -111,9 +116,13 @@ def test_items_come_in_the_order_of_their_pages_however_these_were_done(api: Run
 def test_distinct_goes_by_keys_where_there_are_any(api: RunningApi) -> None:
     root = submit(api)
     first = [{"id": 1, "seen": 1}, {"id": 2}]
-    api.store.record([page(root, first, keys=[1, 2], last=1, total=4)], now=utc_now())
-    api.store.record(
-        [page(derived_id(root, 1), [{"id": 1, "seen": 2}, {"id": 2}], keys=[1, 3])], now=utc_now()
+    api.store.write(
+        recording.record_reports, [page(root, first, keys=[1, 2], last=1, total=4)], now=utc_now()
+    )
+    api.store.write(
+        recording.record_reports,
+        [page(derived_id(root, 1), [{"id": 1, "seen": 2}, {"id": 2}], keys=[1, 3])],
+        now=utc_now(),
     )
 
     assert len(lines(api, root)) == 4
@@ -124,7 +133,7 @@ def test_distinct_goes_by_keys_where_there_are_any(api: RunningApi) -> None:
 @pytest.mark.parametrize("path", ["pages", "items"])
 def test_only_the_job_that_was_submitted_has_pages(api: RunningApi, path: str) -> None:
     root = submit(api)
-    api.store.record([page(root, ["a"], last=1, total=2)], now=utc_now())
+    api.store.write(recording.record_reports, [page(root, ["a"], last=1, total=2)], now=utc_now())
     plain = api.client.post("/jobs", json={"kind": "check", "args": {"url": "http://a.example/"}}).json()
 
     of_page = api.client.get(f"/jobs/{derived_id(root, 1)}/{path}")
@@ -141,25 +150,33 @@ def test_a_page_cannot_be_handed_in_but_a_parked_one_can_be_redriven_with_other_
     api: RunningApi,
 ) -> None:
     root = submit(api)
-    api.store.record([page(root, ["a"], last=1, total=2)], now=utc_now())
+    api.store.write(recording.record_reports, [page(root, ["a"], last=1, total=2)], now=utc_now())
     child = derived_id(root, 1)
     args = api.client.get(f"/jobs/{child}").json()["args"]
 
     handed_in = api.client.post("/jobs", json={"kind": "fetch", "args": args})
     in_a_batch = api.client.post("/batches", json={"kind": "fetch", "items": [args]})
-    api.store.record([make_report(child, JobState.PARKED, kind="fetch")], now=utc_now())
+    api.store.write(
+        recording.record_reports, [make_report(child, JobState.PARKED, kind="fetch")], now=utc_now()
+    )
     redriven = api.client.post(f"/jobs/{child}/redrive", json={"args": {**args, "timeout_seconds": 60}})
 
     assert (handed_in.status_code, handed_in.json()["errors"][0]["loc"]) == (400, "/args/page")
     assert (in_a_batch.status_code, in_a_batch.json()["errors"][0]["loc"]) == (422, "/items/0/page")
     assert redriven.status_code == 202 and redriven.json()["args"]["page"] == args["page"]
-    api.store.record([page(child, ["b"], total=2).model_copy(update={"run": 2})], now=utc_now())
+    api.store.write(
+        recording.record_reports, [page(child, ["b"], total=2).model_copy(update={"run": 2})], now=utc_now()
+    )
     assert lines(api, root) == ["a", "b"]
 
 
 def test_a_thousand_pages_are_measured_and_streamed_in_no_time(api: RunningApi) -> None:
     root = submit(api)
-    api.store.record([page(root, range(100), keys=range(100), last=999, total=100_000)], now=utc_now())
+    api.store.write(
+        recording.record_reports,
+        [page(root, range(100), keys=range(100), last=999, total=100_000)],
+        now=utc_now(),
+    )
     reports = [
         page(
             derived_id(root, n),
@@ -170,7 +187,7 @@ def test_a_thousand_pages_are_measured_and_streamed_in_no_time(api: RunningApi) 
         for n in range(1, 1_000)
     ]
     for at in range(0, len(reports), 200):
-        api.store.record(reports[at : at + 200], now=utc_now())
+        api.store.write(recording.record_reports, reports[at : at + 200], now=utc_now())
 
     started = time.monotonic()
     seen = api.client.get(f"/jobs/{root}/pages").json()

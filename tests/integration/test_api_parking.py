@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from producer.store import recording, submissions
 from producer.store.schema import audit
 from shared.identity import new_id
 from shared.states import JobState
@@ -15,8 +16,8 @@ ANN = {"Retriever-Actor": "ann@example.com"}
 
 def park(api: RunningApi, *, host: str = "a.example") -> str:
     job = make_job(host=host)
-    api.store.insert_jobs([job])
-    api.store.record([make_report(job.id, JobState.PARKED)], now=NOON)
+    api.store.write(submissions.insert_jobs, [job])
+    api.store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=NOON)
     return str(job.id)
 
 
@@ -62,7 +63,7 @@ def test_the_audit_log_shows_what_only_a_newer_version_does(api: RunningApi) -> 
         "target": "kind/check",
         "details": {},
     }
-    with api.store._writer.begin() as connection:
+    with api.store.writing() as connection:
         connection.execute(audit.insert().values(row))
 
     (entry,) = api.client.get("/audit").json()["items"]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from producer.pausing import QueueSeen
+from producer.store import queues as store_queues
 from shared.clock import utc_now
 from shared.settings import Settings
 from tests.support.api import RunningApi, running_api
@@ -42,7 +43,9 @@ def test_a_queue_that_was_never_seen_has_no_figures(api: RunningApi) -> None:
 
 
 def test_a_kind_is_paused_in_a_lane_and_resumed(api: RunningApi) -> None:
-    api.store.queues.record([QueueSeen("jobs.check.bulk", "check", "bulk", 7, 2, utc_now())])
+    api.store.write(
+        store_queues.record_queues, [QueueSeen("jobs.check.bulk", "check", "bulk", 7, 2, utc_now())]
+    )
     job = api.client.post(
         "/jobs", json={"kind": "check", "lane": "bulk", "args": {"url": "http://a.example/"}}
     ).json()

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from producer.records import JobFilter
+from producer.store import queries
 from shared.settings import Settings
 from tests.support.api import RunningApi, running_api
 
@@ -29,7 +30,7 @@ def submit(
 
 
 def stored(api: RunningApi) -> int:
-    return len(api.store.list_jobs(JobFilter(), limit=1_000, after=None))
+    return len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records)
 
 
 def jobs_of(api: RunningApi, response: httpx.Response) -> list[dict[str, object]]:

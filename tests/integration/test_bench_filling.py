@@ -9,9 +9,10 @@ from bench.filling import copy_hour, write_hour
 from bench.stock import HOUR, Hour, make_hour, moved_id
 from producer.parking import ParkedFilter
 from producer.records import JobRecord
+from producer.store import batches, parking, queries
+from producer.store.database import Database
 from producer.store.engine import open_engine
 from producer.store.schema import events
-from producer.store.store import JobStore
 from shared.states import JobState
 
 START = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -38,14 +39,17 @@ def shown(record: JobRecord) -> tuple[object, ...]:
     )
 
 
-def test_copies_are_the_same_jobs_in_earlier_hours(store: JobStore, database_url: str, hour: Hour) -> None:
+def test_copies_are_the_same_jobs_in_earlier_hours(store: Database, database_url: str, hour: Hour) -> None:
     write_hour(store, hour)
 
     copy_hour(database_url, hour, copies=COPIES)
 
     for each in hour.submitted:
         job = each.jobs[-1]
-        here, there = store.get_job(job.id), store.get_job(moved_id(job.id, HOUR * COPIES))
+        here, there = (
+            store.read(queries.get_job, job.id),
+            store.read(queries.get_job, moved_id(job.id, HOUR * COPIES)),
+        )
         assert here.state is hour.states[job.id]
         assert shown(there) == shown(here)
         assert here.created_at - there.created_at == HOUR * COPIES
@@ -55,10 +59,10 @@ def test_copies_are_the_same_jobs_in_earlier_hours(store: JobStore, database_url
 
 
 def test_counts_of_batches_and_groups_are_those_of_their_jobs(
-    store: JobStore, database_url: str, hour: Hour
+    store: Database, database_url: str, hour: Hour
 ) -> None:
     write_hour(store, hour)
-    groups = store.parking.list_groups(ParkedFilter(), limit=1_000)
+    groups = store.read(parking.list_groups, ParkedFilter(), limit=1_000)
 
     copy_hour(database_url, hour, copies=COPIES)
 
@@ -67,17 +71,19 @@ def test_counts_of_batches_and_groups_are_those_of_their_jobs(
         hour.biggest,
         *(moved_id(batch_id, HOUR * back) for batch_id in ids for back in range(COPIES + 1)),
     ]
-    assert {batch_id: store.wrong_counts(batch_id) for batch_id in every} == {each: {} for each in every}
+    assert {batch_id: store.read(batches.wrong_counts, batch_id) for batch_id in every} == {
+        each: {} for each in every
+    }
     sizes = [len(each.jobs) for each in hour.submitted if each.batch and each.batch.id == hour.biggest]
-    assert store.get_batch(hour.biggest).total == sizes[0] * (COPIES + 1)
-    after = store.parking.list_groups(ParkedFilter(), limit=1_000)
+    assert store.read(queries.get_batch, hour.biggest).total == sizes[0] * (COPIES + 1)
+    after = store.read(parking.list_groups, ParkedFilter(), limit=1_000)
     assert after.total_jobs == groups.total_jobs * (COPIES + 1)
     assert after.total_groups == groups.total_groups
-    unfinished = store.count_unfinished()[JobState.QUEUED]
+    unfinished = store.read(queries.count_unfinished)[JobState.QUEUED]
     assert unfinished == list(hour.states.values()).count(JobState.QUEUED) * (COPIES + 1)
 
 
-def test_nothing_is_left_to_be_told_to_the_broker(store: JobStore, database_url: str, hour: Hour) -> None:
+def test_nothing_is_left_to_be_told_to_the_broker(store: Database, database_url: str, hour: Hour) -> None:
     write_hour(store, hour)
 
     engine = open_engine(database_url)

@@ -13,7 +13,7 @@ import pytest
 
 from consumer.bootstrap import run_worker
 from producer.ledger.service import run_ledger
-from producer.store.store import JobStore
+from producer.store.database import Database
 from shared.settings import Settings
 from tests.support.api import RunningApi, running_api
 from tests.support.http_servers import LOOPBACK, raw_server
@@ -25,7 +25,7 @@ LARGE = random.Random(7).randbytes(5 * 1_048_576) + b"All is well.\n" * 410_000
 
 
 @asynccontextmanager
-async def service(settings: Settings, store: JobStore) -> AsyncIterator[None]:
+async def service(settings: Settings, store: Database) -> AsyncIterator[None]:
     """Run a ledger and a worker while inside."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:

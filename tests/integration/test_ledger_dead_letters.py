@@ -11,7 +11,7 @@ from deploy.local.broker import Broker
 from producer.ledger.dead_letters import STUCK_AFTER_SECONDS, DeadLetterWatch
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.turns import Turns
-from producer.store.store import JobStore
+from producer.store.database import Database
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DELAY, RETURN
 from shared.settings import Settings
@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 class Watch:
     """A watch with a clock of its own and what it shows."""
 
-    def __init__(self, store: JobStore, *, amqp_url: str, management_url: str) -> None:
+    def __init__(self, store: Database, *, amqp_url: str, management_url: str) -> None:
         self.seconds = 0.0
         self.metrics = LedgerMetrics()
         settings = Settings(amqp_url=amqp_url, management_url=SecretStr(management_url))
@@ -55,7 +55,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
-    store: JobStore, broker: Broker, vhost_url: str, session: aiohttp.ClientSession
+    store: Database, broker: Broker, vhost_url: str, session: aiohttp.ClientSession
 ) -> None:
     watch = Watch(store, amqp_url=vhost_url, management_url=str(broker.management_url))
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
@@ -79,7 +79,7 @@ async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
 
 
 async def test_an_api_that_does_not_answer_shows_nothing_and_its_password_nowhere(
-    store: JobStore,
+    store: Database,
     vhost_url: str,
     unused_port: int,
     session: aiohttp.ClientSession,
@@ -97,7 +97,7 @@ async def test_an_api_that_does_not_answer_shows_nothing_and_its_password_nowher
 
 
 async def test_a_ledger_without_the_turn_shows_nothing(
-    store: JobStore, broker: Broker, vhost_url: str, session: aiohttp.ClientSession
+    store: Database, broker: Broker, vhost_url: str, session: aiohttp.ClientSession
 ) -> None:
     watch = Watch(store, amqp_url=vhost_url, management_url=str(broker.management_url))
     assert await Turns(store, "dead_letters").take()

@@ -2,7 +2,7 @@
 
 from producer.ledger.declarer import Declarer
 from producer.ledger.turns import Turns
-from producer.store.store import JobStore
+from producer.store.database import Database
 from shared.broker.topology import DELAY, delay_queue, work_queue
 from shared.kinds.registry import Lane
 from shared.settings import Settings
@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 
 
 async def test_deleted_queues_and_bindings_are_declared_again(
-    vhost_url: str, vhost: str, management: Management, store: JobStore
+    vhost_url: str, vhost: str, management: Management, store: Database
 ) -> None:
     async with running_publisher(vhost_url):
         pass

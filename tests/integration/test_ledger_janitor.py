@@ -10,8 +10,9 @@ from producer.ledger.janitor import Janitor
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.turns import Turns
 from producer.records import IdempotencyKey, JobFilter, Rejected
+from producer.store import queries, recording, submissions
+from producer.store.database import Database
 from producer.store.schema import idempotency_keys, rejected_lines
-from producer.store.store import JobStore
 from shared.clock import utc_now
 from shared.errors import BatchNotFound
 from shared.settings import Settings
@@ -21,51 +22,59 @@ from tests.support.factories import NOON, make_batch, make_job, make_report
 from tests.support.waiting import eventually
 
 
-async def test_old_ends_are_deleted_with_their_batches_and_parked_jobs_stay(store: JobStore) -> None:
+async def test_old_ends_are_deleted_with_their_batches_and_parked_jobs_stay(store: Database) -> None:
     metrics, batch = LedgerMetrics(), make_batch()
     single, of_batch = [make_job() for _ in range(1_100)], [make_job() for _ in range(600)]
     parked = make_job()
-    store.insert_jobs([*single, parked])
-    store.insert_batch(batch, of_batch)
-    store.record([make_report(job.id, JobState.SUCCEEDED) for job in [*single, *of_batch]], now=NOON)
-    store.record([make_report(parked.id, JobState.PARKED)], now=NOON)
+    store.write(submissions.insert_jobs, [*single, parked])
+    store.write(submissions.insert_batch, batch, of_batch)
+    store.write(
+        recording.record_reports,
+        [make_report(job.id, JobState.SUCCEEDED) for job in [*single, *of_batch]],
+        now=NOON,
+    )
+    store.write(recording.record_reports, [make_report(parked.id, JobState.PARKED)], now=NOON)
     janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=metrics, settings=Settings())
 
     await janitor.clean(before=utc_now() + timedelta(hours=1))
 
-    assert [job.id for job in store.list_jobs(JobFilter(), limit=10, after=None)] == [parked.id]
+    assert [job.id for job in store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records] == [
+        parked.id
+    ]
     with pytest.raises(BatchNotFound):
-        store.get_batch(batch.id)
+        store.read(queries.get_batch, batch.id)
     assert metrics.registry.get_sample_value("retriever_jobs_deleted_total") == 1_700
 
 
-async def test_rejected_lines_are_deleted_with_their_batch(store: JobStore) -> None:
+async def test_rejected_lines_are_deleted_with_their_batch(store: Database) -> None:
     batch, job = make_batch(), make_job()
-    store.insert_batch(batch, [job], (Rejected(n, f"/lines/{n}", "No") for n in range(1, 12_001)))
-    store.record([make_report(job.id, JobState.SUCCEEDED)], now=NOON)
+    store.write(
+        submissions.insert_batch, batch, [job], (Rejected(n, f"/lines/{n}", "No") for n in range(1, 12_001))
+    )
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=NOON)
     janitor = Janitor(
         store=store, turns=Turns(store, "janitor"), metrics=LedgerMetrics(), settings=Settings()
     )
 
     await janitor.clean(before=utc_now() + timedelta(hours=1))
 
-    with store._reader.connect() as connection:
+    with store.reading() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(rejected_lines)) == 0
 
 
-async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: JobStore) -> None:
+async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: Database) -> None:
     job, batch = make_job(), make_batch()
     expired = [IdempotencyKey(f"old-{n}", b"", NOON) for n in range(1_100)]
     lasting = IdempotencyKey("new", b"", utc_now() + timedelta(hours=1))
-    store.admit_jobs([replace(make_job(), idempotency=key) for key in (*expired, lasting)])
-    store.insert_jobs([job])
-    store.insert_batch(batch, [])
-    store.record([make_report(job.id, JobState.SUCCEEDED)], now=NOON)
+    store.write(submissions.admit_jobs, [replace(make_job(), idempotency=key) for key in (*expired, lasting)])
+    store.write(submissions.insert_jobs, [job])
+    store.write(submissions.insert_batch, batch, [])
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=NOON)
     settings = Settings(retention_days=0)
     janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=LedgerMetrics(), settings=settings)
 
     async def keys() -> list[str]:
-        with store._reader.connect() as connection:
+        with store.reading() as connection:
             return list(connection.scalars(sa.select(idempotency_keys.c.key)))
 
     async def only_the_new_one_is_left() -> bool:
@@ -74,5 +83,5 @@ async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: JobStore) -
     async with running(janitor.run()):
         await eventually(only_the_new_one_is_left)
 
-    assert store.get_job(job.id).state is JobState.SUCCEEDED
-    assert store.get_batch(batch.id).total == 0
+    assert store.read(queries.get_job, job.id).state is JobState.SUCCEEDED
+    assert store.read(queries.get_batch, batch.id).total == 0

@@ -15,7 +15,10 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.ledger.turns import Turns
 from producer.records import NewJob
-from producer.store.store import JobStore
+from producer.store import events as store_events
+from producer.store import outbox, queries, recording, submissions, unfinished
+from producer.store import queues as store_queues
+from producer.store.database import Database
 from shared.broker.publisher import Publisher
 from shared.broker.queue_depths import QueueDepth
 from shared.broker.topology import bundle_queue, queues, work_queue
@@ -38,7 +41,7 @@ LOST_AFTER = 120.0
 class Ledger:
     """A reconciler whose looks are told by the test, on a real store and broker."""
 
-    store: JobStore
+    store: Database
     settings: Settings
     publisher: Publisher
     channel: AbstractChannel
@@ -73,8 +76,8 @@ class Ledger:
 
     def store_queued(self, *jobs: NewJob) -> None:
         """Store jobs that the relay has published, at noon of a day long ago."""
-        self.store.insert_jobs(jobs)
-        self.store.mark_queued([(job.id, 1) for job in jobs], now=NOON)
+        self.store.write(submissions.insert_jobs, jobs)
+        self.store.write(outbox.mark_queued, [(job.id, 1) for job in jobs], now=NOON)
 
     async def sent(self) -> int:
         """Return how many messages wait in the work queue."""
@@ -86,7 +89,7 @@ class Ledger:
 
 
 @pytest.fixture
-async def ledger(store: JobStore, vhost_url: str) -> AsyncIterator[Ledger]:
+async def ledger(store: Database, vhost_url: str) -> AsyncIterator[Ledger]:
     """Yield a reconciler that has seen nothing."""
     settings = Settings(amqp_url=vhost_url, lost_after_seconds=LOST_AFTER)
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
@@ -156,11 +159,11 @@ async def test_a_full_queue_does_not_hold_up_the_lost_jobs_of_another(ledger: Le
 
 async def test_nothing_is_sent_while_the_kind_is_paused(ledger: Ledger) -> None:
     ledger.store_queued(make_job())
-    ledger.store.queues.pause("check", "interactive", by="ann", note=None, now=utc_now())
+    ledger.store.write(store_queues.pause, "check", "interactive", by="ann", note=None, now=utc_now())
 
     await ledger.see_quiet()
     while_paused = await ledger.sent()
-    ledger.store.queues.resume("check", "interactive", by="ann", note=None, now=utc_now())
+    ledger.store.write(store_queues.resume, "check", "interactive", by="ann", note=None, now=utc_now())
     await ledger.see_quiet()
 
     assert (while_paused, await ledger.sent()) == (0, 1)
@@ -170,13 +173,15 @@ async def test_a_delayed_job_is_sent_again_when_it_is_overdue(ledger: Ledger) ->
     overdue, ahead = make_job(), make_job()
     ledger.store_queued(overdue, ahead)
     late = make_report(ahead.id, JobState.DELAYED, started_at=utc_now())
-    ledger.store.record([make_report(overdue.id, JobState.DELAYED, attempt=2), late], now=NOON)
+    ledger.store.write(
+        recording.record_reports, [make_report(overdue.id, JobState.DELAYED, attempt=2), late], now=NOON
+    )
 
     await ledger.see_quiet()
 
     message = await ledger.take()
     assert (message.id, message.attempt, await ledger.sent()) == (overdue.id, 3, 0)
-    assert ledger.store.get_job(overdue.id).state is JobState.DELAYED
+    assert ledger.store.read(queries.get_job, overdue.id).state is JobState.DELAYED
 
 
 async def test_a_running_job_is_sent_again_after_its_own_time_limit(ledger: Ledger) -> None:
@@ -188,7 +193,7 @@ async def test_a_running_job_is_sent_again_after_its_own_time_limit(ledger: Ledg
     # Within 30 s and the 5 s after which it is stopped from outside, an attempt need not be heard of.
     started_at = utc_now() - timedelta(seconds=LOST_AFTER + 20)
     reports = [make_report(job.id, JobState.RUNNING, attempt=2) for job in (short, long)]
-    ledger.store.record(reports, now=started_at)
+    ledger.store.write(recording.record_reports, reports, now=started_at)
 
     await ledger.see_quiet()
 
@@ -239,7 +244,7 @@ async def test_what_was_published_and_not_noted_is_sent_again(
         raise StoreRefused("the ledger died")
 
     with monkeypatch.context() as dying:
-        dying.setattr(ledger.store.unfinished, "touch", die)
+        dying.setattr(unfinished, "mark_sent", die)
         with pytest.raises(StoreRefused):
             await ledger.see_quiet()
     sent_before = (await ledger.take()).id
@@ -259,7 +264,7 @@ async def test_a_ledger_without_the_turn_sends_nothing(ledger: Ledger) -> None:
     assert await ledger.sent() == 0
 
 
-async def test_a_purged_queue_heals_by_itself(store: JobStore, vhost_url: str) -> None:
+async def test_a_purged_queue_heals_by_itself(store: Database, vhost_url: str) -> None:
     settings = Settings(amqp_url=vhost_url, lost_after_seconds=0.5)
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         ledger = Ledger(store, settings, publisher, channel)
@@ -289,13 +294,13 @@ async def test_a_job_that_was_sent_twice_after_all_ends_once(ledger: Ledger) -> 
     async with running(recorder.run()):
 
         async def all_is_recorded() -> bool:
-            attempts = (await asyncio.to_thread(ledger.store.get_job, job.id)).attempts
+            attempts = (await asyncio.to_thread(ledger.store.read, queries.get_job, job.id)).attempts
             return len(attempts) == 2
 
         await eventually(all_is_recorded)
 
-    ended = ledger.store.get_job(job.id)
-    events = ledger.store.claim_events(limit=10, lease_seconds=60, now=utc_now())
+    ended = ledger.store.read(queries.get_job, job.id)
+    events = ledger.store.write(store_events.claim_events, limit=10, lease_seconds=60, now=utc_now())
     assert (ended.state, ended.result, ended.attempt) == (JobState.SUCCEEDED, {"verdict": "ok"}, 1)
     assert [event.body["state"] for event in events] == ["succeeded"]
 

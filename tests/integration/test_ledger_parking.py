@@ -16,7 +16,8 @@ from producer.ledger.reconciler import ParkedReconciler
 from producer.ledger.redrives import RedriveSweeper
 from producer.ledger.turns import Turns
 from producer.records import NewJob, UnreadableJob
-from producer.store.store import JobStore
+from producer.store import endings, outbox, parking, queries, recording, submissions
+from producer.store.database import Database
 from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
@@ -44,15 +45,15 @@ class Lot:
     channel: AbstractChannel
 
     @property
-    def store(self) -> JobStore:
+    def store(self) -> Database:
         return self.api.store
 
     async def park(self, count: int, *, host: str, reason: str) -> list[NewJob]:
         """Store jobs as parked, and put a message of each into the parking queue."""
         jobs = [make_job(host=host) for _ in range(count)]
         reports = [make_report(job.id, JobState.PARKED, reason=reason) for job in jobs]
-        await asyncio.to_thread(self.store.insert_jobs, jobs)
-        await asyncio.to_thread(self.store.record, reports, now=NOON)
+        await asyncio.to_thread(self.store.write, submissions.insert_jobs, jobs)
+        await asyncio.to_thread(self.store.write, recording.record_reports, reports, now=NOON)
         await self.publish(jobs)
         return jobs
 
@@ -145,7 +146,7 @@ async def test_one_group_of_seven_is_redriven_at_its_rate_and_cancelled_half_way
         done = cancelled["done"]
 
         async def swept() -> bool:
-            return await asyncio.to_thread(lot.store.pending_redrives, 1) == []
+            return await asyncio.to_thread(lot.store.read, parking.pending_redrives, 1) == []
 
         await eventually(swept, deadline_seconds=60)
 
@@ -156,7 +157,10 @@ async def test_one_group_of_seven_is_redriven_at_its_rate_and_cancelled_half_way
     assert by_host[largest["host"]] == 200 - done
     assert after["total_jobs"] == 1_000 - done
     assert await lot.length() == 1_000 - done
-    assert lot.store.count_unfinished() == {JobState.PARKED: 1_000 - done, JobState.ACCEPTED: done}
+    assert lot.store.read(queries.count_unfinished) == {
+        JobState.PARKED: 1_000 - done,
+        JobState.ACCEPTED: done,
+    }
     actions = [(entry["action"], entry["by"]) for entry in client.get("/audit").json()["items"]]
     assert actions == [("operation_cancelled", "bob"), ("redrive_started", "ann")]
 
@@ -175,8 +179,8 @@ async def test_a_mass_discard_empties_queue_and_store(lot: Lot) -> None:
         await eventually(is_swept, deadline_seconds=60)
 
     assert lot.api.client.get(path).json()["done"] == 450
-    assert lot.store.get_job(jobs[0].id).state is JobState.CANCELLED
-    assert lot.store.count_unfinished() == {JobState.PARKED: 3}
+    assert lot.store.read(queries.get_job, jobs[0].id).state is JobState.CANCELLED
+    assert lot.store.read(queries.count_unfinished) == {JobState.PARKED: 3}
 
 
 async def test_the_reconciler_makes_the_queue_agree_with_the_store(lot: Lot) -> None:
@@ -184,19 +188,21 @@ async def test_the_reconciler_makes_the_queue_agree_with_the_store(lot: Lot) -> 
     doubled, *_ = await lot.park(2, host="b.example", reason="timeout")
     await lot.publish([doubled])
     gone_on, succeeded, unrecorded = (make_job() for _ in range(3))
-    lot.store.insert_jobs([gone_on, succeeded, unrecorded])
-    lot.store.record([make_report(gone_on.id, JobState.PARKED)], now=NOON)
-    lot.store.redrive(gone_on.id, now=NOON)
-    lot.store.settle_redrives([(gone_on.id, 1)], now=NOON)
-    lot.store.record([make_report(succeeded.id, JobState.SUCCEEDED)], now=NOON)
+    lot.store.write(submissions.insert_jobs, [gone_on, succeeded, unrecorded])
+    lot.store.write(recording.record_reports, [make_report(gone_on.id, JobState.PARKED)], now=NOON)
+    lot.store.write(parking.redrive, gone_on.id, now=NOON)
+    lot.store.write(parking.settle_redrives, [(gone_on.id, 1)], now=NOON)
+    lot.store.write(recording.record_reports, [make_report(succeeded.id, JobState.SUCCEEDED)], now=NOON)
     await lot.publish([gone_on, succeeded, unrecorded, make_job()])
     await lot.publisher.publish(Outgoing(DEFAULT, PARKED_QUEUE, b"?", RAW_TYPE))
     missing = make_job()
-    lot.store.insert_jobs([missing])
-    lot.store.record([make_report(missing.id, JobState.PARKED, attempt=3)], now=NOON)
+    lot.store.write(submissions.insert_jobs, [missing])
+    lot.store.write(recording.record_reports, [make_report(missing.id, JobState.PARKED, attempt=3)], now=NOON)
     just_parked = make_job()
-    lot.store.insert_jobs([just_parked])
-    lot.store.record([make_report(just_parked.id, JobState.PARKED)], now=datetime.now(UTC))
+    lot.store.write(submissions.insert_jobs, [just_parked])
+    lot.store.write(
+        recording.record_reports, [make_report(just_parked.id, JobState.PARKED)], now=datetime.now(UTC)
+    )
     reconciler = lot.reconciler()
 
     differed = await reconciler.differs()
@@ -214,18 +220,18 @@ async def test_a_message_with_several_jobs_makes_way_for_one_of_each_when_all_of
 ) -> None:
     parked, late, gone_on = (make_job() for _ in range(3))
     await lot.publish_together([parked, late, gone_on])
-    lot.store.insert_jobs([parked, late, gone_on])
-    lot.store.mark_queued([(late.id, 1)], now=NOON)
-    lot.store.record([make_report(parked.id, JobState.PARKED)], now=NOON)
-    lot.store.record([make_report(gone_on.id, JobState.PARKED)], now=NOON)
-    lot.store.redrive(gone_on.id, now=NOON)
-    lot.store.settle_redrives([(gone_on.id, 1)], now=NOON)
+    lot.store.write(submissions.insert_jobs, [parked, late, gone_on])
+    lot.store.write(outbox.mark_queued, [(late.id, 1)], now=NOON)
+    lot.store.write(recording.record_reports, [make_report(parked.id, JobState.PARKED)], now=NOON)
+    lot.store.write(recording.record_reports, [make_report(gone_on.id, JobState.PARKED)], now=NOON)
+    lot.store.write(parking.redrive, gone_on.id, now=NOON)
+    lot.store.write(parking.settle_redrives, [(gone_on.id, 1)], now=NOON)
     reconciler = lot.reconciler()
 
     await reconciler.mend()
     # The recorder has yet to hear of one; what is parked is there already, and looked at again.
     while_it_waits = (await lot.length(), await reconciler.differs())
-    lot.store.record([make_report(late.id, JobState.PARKED)], now=NOON)
+    lot.store.write(recording.record_reports, [make_report(late.id, JobState.PARKED)], now=NOON)
     await reconciler.mend()
 
     assert while_it_waits == (2, True)
@@ -235,8 +241,8 @@ async def test_a_message_with_several_jobs_makes_way_for_one_of_each_when_all_of
 
 async def test_a_message_with_several_jobs_of_which_one_is_unknown_is_expected_from_then_on(lot: Lot) -> None:
     known = make_job()
-    lot.store.insert_jobs([known])
-    lot.store.record([make_report(known.id, JobState.PARKED)], now=NOON)
+    lot.store.write(submissions.insert_jobs, [known])
+    lot.store.write(recording.record_reports, [make_report(known.id, JobState.PARKED)], now=NOON)
     await lot.publish_together([known, make_job()])
     reconciler = lot.reconciler()
 
@@ -248,14 +254,16 @@ async def test_a_message_with_several_jobs_of_which_one_is_unknown_is_expected_f
 async def test_the_sweeper_takes_a_message_of_several_jobs_for_that_of_a_redriven_one(lot: Lot) -> None:
     jobs = [make_job(), make_job()]
     await lot.publish_together(jobs)
-    lot.store.insert_jobs(jobs)
-    lot.store.record([make_report(job.id, JobState.PARKED) for job in jobs], now=NOON)
-    lot.store.redrive(jobs[0].id, now=NOON)
+    lot.store.write(submissions.insert_jobs, jobs)
+    lot.store.write(
+        recording.record_reports, [make_report(job.id, JobState.PARKED) for job in jobs], now=NOON
+    )
+    lot.store.write(parking.redrive, jobs[0].id, now=NOON)
 
     async with running(lot.sweeper().run()):
 
         async def is_swept() -> bool:
-            return not await asyncio.to_thread(lot.store.pending_redrives, 1)
+            return not await asyncio.to_thread(lot.store.read, parking.pending_redrives, 1)
 
         await eventually(is_swept)
 
@@ -278,14 +286,14 @@ async def test_the_reconciler_does_not_walk_when_the_counts_agree(lot: Lot) -> N
 
 async def test_the_raw_message_of_a_parked_job_counts_as_its_own_until_the_job_is_redriven(lot: Lot) -> None:
     job = make_job()
-    lot.store.insert_jobs([job])
-    lot.store.unfinished.park_unreadable([UnreadableJob(job.id, "version: 2")], now=NOON)
+    lot.store.write(submissions.insert_jobs, [job])
+    lot.store.write(endings.park_unreadable, [UnreadableJob(job.id, "version: 2")], now=NOON)
     await lot.publisher.publish(Outgoing(DEFAULT, PARKED_QUEUE, b"{}", RAW_TYPE, str(job.id)))
     reconciler = lot.reconciler()
 
     while_parked = await reconciler.differs()
-    lot.store.redrive(job.id, now=NOON)
-    lot.store.settle_redrives([(job.id, 1)], now=NOON)
+    lot.store.write(parking.redrive, job.id, now=NOON)
+    lot.store.write(parking.settle_redrives, [(job.id, 1)], now=NOON)
     redriven = await reconciler.differs()
     await reconciler.mend()
 
@@ -295,13 +303,13 @@ async def test_the_raw_message_of_a_parked_job_counts_as_its_own_until_the_job_i
 
 async def test_a_walk_whose_turn_is_lost_settles_nothing_and_loses_nothing(lot: Lot) -> None:
     jobs = await lot.park(250, host="a.example", reason="timeout")
-    lot.store.redrive(jobs[-1].id, now=NOON)
+    lot.store.write(parking.redrive, jobs[-1].id, now=NOON)
     sweeper = lot.sweeper()
     assert await Turns(lot.store, "parked_walk").take()
 
     await sweeper._sweep({(jobs[-1].id, 1)})
 
-    assert lot.store.pending_redrives(5) == [(jobs[-1].id, 1)]
+    assert lot.store.read(parking.pending_redrives, 5) == [(jobs[-1].id, 1)]
 
     async def are_all_back() -> bool:
         # The broker takes a page back when it has seen the channel close.
@@ -320,13 +328,13 @@ async def _parked_ids(lot: Lot) -> list[str]:
             ids.append("raw")
             continue
         job = JobMessage.decode(message.body)
-        known = await asyncio.to_thread(lot.store.parking.runs_of, [job.id])
+        known = await asyncio.to_thread(lot.store.read, parking.runs_of, [job.id])
         ids.append(str(job.id) if known else "stranger")
     return ids
 
 
 async def _stored_parked(lot: Lot, *, but: NewJob) -> list[str]:
     page = await asyncio.to_thread(
-        lot.store.parking.parked_page, recorded_before=datetime.now(UTC), after=None, limit=1_000
+        lot.store.read, parking.parked_page, recorded_before=datetime.now(UTC), after=None, limit=1_000
     )
     return [str(job.id) for job in page if job.id != but.id]

@@ -5,7 +5,8 @@ import asyncio
 from producer.ledger.observer import Observer
 from producer.ledger.pauser import Pauser
 from producer.ledger.turns import Turns
-from producer.store.store import JobStore
+from producer.store import outbox, queues, submissions
+from producer.store.database import Database
 from shared.broker.outgoing import Outgoing
 from shared.broker.stream import StreamReader
 from shared.broker.topology import JOBS, PAUSED_STREAM, bundle_key, work_queue
@@ -21,7 +22,7 @@ from tests.support.waiting import eventually
 
 
 async def test_lanes_are_seen_with_their_messages_and_workers_and_a_missing_one_is_left_out(
-    store: JobStore, database_url: str, vhost_url: str
+    store: Database, database_url: str, vhost_url: str
 ) -> None:
     settings = Settings(amqp_url=vhost_url, database_url=database_url)
     observer = Observer(store=store, turns=Turns(store, "observer"), settings=settings)
@@ -38,7 +39,7 @@ async def test_lanes_are_seen_with_their_messages_and_workers_and_a_missing_one_
         async with running(observer.run()):
 
             async def seen() -> dict[str, tuple[int, int]] | None:
-                known = await asyncio.to_thread(store.queues.circumstances, now=utc_now())
+                known = await asyncio.to_thread(store.read, queues.circumstances, now=utc_now())
                 return {
                     queue.name: (queue.ready, queue.consumers)
                     for queue in known.queues.values()
@@ -52,8 +53,8 @@ async def test_lanes_are_seen_with_their_messages_and_workers_and_a_missing_one_
             }
 
         job = make_job(lane=Lane.BULK)
-        await asyncio.to_thread(store.insert_jobs, [job])
-        await asyncio.to_thread(store.mark_queued, [(job.id, 1)], now=utc_now())
+        await asyncio.to_thread(store.write, submissions.insert_jobs, [job])
+        await asyncio.to_thread(store.write, outbox.mark_queued, [(job.id, 1)], now=utc_now())
         with running_api(settings) as api:
             said = (await asyncio.to_thread(api.client.get, f"/jobs/{job.id}")).json()["explanation"]
     assert said.startswith(
@@ -63,7 +64,7 @@ async def test_lanes_are_seen_with_their_messages_and_workers_and_a_missing_one_
 
 
 async def test_pauses_are_told_at_once_on_each_connection_and_now_and_then(
-    store: JobStore, vhost_url: str, management: Management, vhost: str
+    store: Database, vhost_url: str, management: Management, vhost: str
 ) -> None:
     told: list[PauseSnapshot] = []
     reader = StreamReader(
@@ -82,7 +83,9 @@ async def test_pauses_are_told_at_once_on_each_connection_and_now_and_then(
     async with running_publisher(vhost_url) as publisher, running(reader.run()):
         async with running(Pauser(store=store, publisher=publisher).run()):
             await told_so_often(1)
-            await asyncio.to_thread(store.queues.pause, "check", "bulk", by="ann", note=None, now=utc_now())
+            await asyncio.to_thread(
+                store.write, queues.pause, "check", "bulk", by="ann", note=None, now=utc_now()
+            )
             await told_so_often(2)
             await eventually(lambda: management.close_connections(vhost, name="test publisher"))
             await told_so_often(3)

@@ -16,7 +16,8 @@ from consumer.settlement import decide, report_message, settlement_message
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobFilter, JobRecord
-from producer.store.store import JobStore
+from producer.store import outbox, queries, submissions
+from producer.store.database import Database
 from shared.broker.bundle import NDJSON, bodies_of, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
@@ -51,7 +52,7 @@ class Ledger:
     """A recorder that can be run, the store it writes to, and a broker to publish to."""
 
     recorder: Recorder
-    store: JobStore
+    store: Database
     publisher: Publisher
     channel: AbstractChannel
 
@@ -82,7 +83,7 @@ class Ledger:
 
         async def look() -> JobRecord | None:
             try:
-                job = self.store.get_job(job_id)
+                job = self.store.read(queries.get_job, job_id)
             except JobNotFound:
                 return None
             return job if job.state is state else None
@@ -97,11 +98,11 @@ class Ledger:
 
     def stored(self) -> int:
         """Return how many jobs there are."""
-        return len(self.store.list_jobs(JobFilter(), limit=100, after=None))
+        return len(self.store.read(queries.search_jobs, JobFilter(), limit=100, after=None).records)
 
 
 @pytest.fixture
-async def ledger(store: JobStore, vhost_url: str) -> AsyncIterator[Ledger]:
+async def ledger(store: Database, vhost_url: str) -> AsyncIterator[Ledger]:
     """Yield a ledger whose recorder does not run yet."""
     recorder = Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url))
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
@@ -164,7 +165,7 @@ async def test_a_report_that_comes_before_its_job_makes_the_row(ledger: Ledger) 
             await ledger.publish(message.encode())
         await ledger.all_recorded()
 
-    assert [ledger.store.get_job(job.id) for job in jobs] == jobs
+    assert [ledger.store.read(queries.get_job, job.id) for job in jobs] == jobs
     assert [(job.attempt, len(job.attempts), job.host) for job in jobs] == [(1, 1, "third.example")] * 4
     assert ledger.stored() == 5
 
@@ -184,7 +185,7 @@ async def test_a_job_whose_first_news_is_a_later_attempt_is_kept_from_there(ledg
 
 async def test_a_job_that_is_known_is_left_as_it_is(ledger: Ledger) -> None:
     known = make_job()
-    ledger.store.insert_jobs([known])
+    ledger.store.write(submissions.insert_jobs, [known])
     # As a relay of before this version publishes it.
     copy = JobMessage(id=known.id, kind="check", args={"url": "https://other.example/"})
 
@@ -192,7 +193,7 @@ async def test_a_job_that_is_known_is_left_as_it_is(ledger: Ledger) -> None:
         await ledger.publish(copy.encode())
         await ledger.all_recorded()
 
-    job = ledger.store.get_job(known.id)
+    job = ledger.store.read(queries.get_job, known.id)
     assert (job.state, job.args, ledger.stored()) == (JobState.ACCEPTED, known.args, 2)
 
 
@@ -260,8 +261,8 @@ async def test_a_report_that_the_store_refuses_keeps_none_beside_it_from_being_r
 
 async def test_all_jobs_of_a_message_that_the_broker_gives_up_on_are_parked(ledger: Ledger) -> None:
     jobs = [make_job(lane=Lane.BULK) for _ in range(3)]
-    ledger.store.insert_jobs(jobs)
-    ledger.store.mark_queued([(job.id, 1) for job in jobs], now=STARTED_AT)
+    ledger.store.write(submissions.insert_jobs, jobs)
+    ledger.store.write(outbox.mark_queued, [(job.id, 1) for job in jobs], now=STARTED_AT)
     bodies = [JobMessage(id=job.id, kind="check", lane=Lane.BULK, args={}).encode() for job in jobs]
     body = bundled([bodies[0], b"garbage", *bodies[1:]])
     await ledger.publisher.publish(Outgoing(JOBS, bundle_key("check"), body, JOBS_TYPE, content_type=NDJSON))
@@ -309,8 +310,8 @@ async def test_the_outcome_of_a_job_that_cannot_be_kept_is_parked_for_a_person(l
 
 async def test_a_job_whose_message_no_worker_can_read_is_parked_with_the_reason(ledger: Ledger) -> None:
     job, done = make_job(), make_job()
-    ledger.store.insert_jobs([job, done])
-    ledger.store.mark_queued([(job.id, 1)], now=STARTED_AT)
+    ledger.store.write(submissions.insert_jobs, [job, done])
+    ledger.store.write(outbox.mark_queued, [(job.id, 1)], now=STARTED_AT)
     said = "version: Input should be 1"
     # As a worker parks a message of a newer version; the last two are of nobody.
     for whose in (str(job.id), str(job.id), str(new_id()), "my-job-7"):
@@ -323,7 +324,7 @@ async def test_a_job_whose_message_no_worker_can_read_is_parked_with_the_reason(
         await ledger.all_recorded()
 
     assert (parked.reason, parked.explanation, parked.attempts) == ("message_undecodable", said, [])
-    assert (ledger.stored(), ledger.store.get_job(done.id).state) == (3, JobState.ACCEPTED)
+    assert (ledger.stored(), ledger.store.read(queries.get_job, done.id).state) == (3, JobState.ACCEPTED)
     assert await message_count(ledger.channel, PARKED_QUEUE) == 4
 
 
@@ -333,12 +334,12 @@ def settled(job: JobMessage, outcome: Outcome) -> Outgoing:
     return settlement_message(job, attempt, decide(job, attempt, random=lambda: 0.0), worker="w")
 
 
-def refuse(store: JobStore, host: str) -> None:
+def refuse(store: Database, host: str) -> None:
     """Let the database take no job of a host, as if a value did not fit its column."""
     statements = {
         "postgresql": f"ALTER TABLE jobs ADD CHECK (host <> '{host}')",
         "sqlite": f"CREATE TRIGGER refusing BEFORE INSERT ON jobs WHEN NEW.host = '{host}' "
         "BEGIN SELECT RAISE(ABORT, 'refused'); END",
     }
-    with store._writer.begin() as connection:
+    with store.writing() as connection:
         connection.execute(sa.text(statements[connection.dialect.name]))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
+from producer.store import bodies, queries, submissions
+from producer.store.database import Database
 from producer.store.migrate import migrate
-from producer.store.store import JobStore
 from shared.bodies import compress_body
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
@@ -30,14 +31,14 @@ async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
 ) -> None:
     file = tmp_path / "retriever.db"
     migrate(f"sqlite:///{file}")
-    store = JobStore.open(f"sqlite:///{file}")
+    store = Database.open(f"sqlite:///{file}")
     recorder = Recorder(
         store=store,
         metrics=LedgerMetrics(),
         settings=Settings(amqp_url=vhost_url, recorder_prefetch=500),
     )
     jobs = [make_job(kind="fetch") for _ in range(REPORTS)]
-    store.insert_jobs(jobs)
+    store.write(submissions.insert_jobs, jobs)
     body = compress_body(os.urandom(300_000), content_type=None, charset=None)
 
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
@@ -56,17 +57,19 @@ async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
                 other.execute("ROLLBACK")
 
                 async def are_recorded() -> bool:
-                    return all(store.get_job(job.id).state is JobState.SUCCEEDED for job in jobs)
+                    return all(
+                        store.read(queries.get_job, job.id).state is JobState.SUCCEEDED for job in jobs
+                    )
 
                 await eventually(are_recorded)
-    assert all(store.bodies.find(job.id) for job in jobs)
+    assert all(store.read(bodies.find_body, job.id) for job in jobs)
     store.close()
 
 
 async def test_a_large_report_that_nobody_can_read_is_parked(vhost_url: str, tmp_path: Path) -> None:
     database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
     migrate(database_url)
-    store = JobStore.open(database_url)
+    store = Database.open(database_url)
     recorder = Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url))
 
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:

@@ -12,7 +12,8 @@ from aio_pika.abc import AbstractChannel
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.relay import Relay
 from producer.records import NewJob
-from producer.store.store import JobStore
+from producer.store import queries, submissions
+from producer.store.database import Database
 from producer.store.wakeup import open_wakeup
 from shared.broker.bundle import NDJSON, bodies_of
 from shared.broker.publisher import Publisher
@@ -32,14 +33,14 @@ class Ledger:
     """A relay that can be run, the store it reads, and the broker it publishes to."""
 
     relay: Relay
-    store: JobStore
+    store: Database
     publisher: Publisher
     channel: AbstractChannel
 
     async def submit(self, count: int, *, kind: str = "check", lane: Lane = Lane.BULK) -> list[NewJob]:
         """Store accepted jobs."""
         jobs = [make_job(kind=kind, lane=lane, created_at=utc_now()) for _ in range(count)]
-        await asyncio.to_thread(self.store.insert_jobs, jobs)
+        await asyncio.to_thread(self.store.write, submissions.insert_jobs, jobs)
         return jobs
 
     @asynccontextmanager
@@ -52,7 +53,9 @@ class Ledger:
         """Return when all of the jobs are queued."""
 
         async def look() -> bool:
-            states = [(await asyncio.to_thread(self.store.get_job, job.id)).state for job in jobs]
+            states = [
+                (await asyncio.to_thread(self.store.read, queries.get_job, job.id)).state for job in jobs
+            ]
             return set(states) == {JobState.QUEUED}
 
         await eventually(look)
@@ -65,7 +68,7 @@ class Ledger:
 
 
 @pytest.fixture
-async def ledger(store: JobStore, database_url: str, vhost_url: str) -> AsyncIterator[Ledger]:
+async def ledger(store: Database, database_url: str, vhost_url: str) -> AsyncIterator[Ledger]:
     """Yield a ledger whose relay does not run yet."""
     wakeup = open_wakeup(database_url, poll_seconds=0.05)
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:

@@ -9,7 +9,8 @@ import sqlalchemy
 from deploy.local.database import Database, open_postgres
 from deploy.local.processes import command_line
 from producer.records import JobFilter
-from producer.store.store import JobStore
+from producer.store import queries, submissions
+from producer.store.database import Database as StoreDatabase
 from tests.support.factories import make_job
 
 
@@ -61,11 +62,11 @@ def test_each_test_has_an_empty_database_of_its_own(empty_database_url: str) -> 
 
 @pytest.mark.parametrize("_again", range(2))
 def test_a_migrated_database_has_its_tables_and_no_job(database_url: str, _again: int) -> None:
-    store = JobStore.open(database_url)
+    store = StoreDatabase.open(database_url)
 
     store.ping()
-    assert store.list_jobs(JobFilter(), limit=1, after=None) == []
-    store.insert_jobs([make_job()])
+    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []
+    store.write(submissions.insert_jobs, [make_job()])
 
     store.close()
 

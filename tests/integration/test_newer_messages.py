@@ -12,7 +12,8 @@ from aio_pika.abc import AbstractChannel
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobRecord, NewJob
-from producer.store.store import JobStore
+from producer.store import outbox, parking, queries, submissions
+from producer.store.database import Database
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     CANCELLED_STREAM,
@@ -50,26 +51,26 @@ def message_of(job: NewJob) -> JobMessage:
     return JobMessage(id=job.id, kind=job.kind, lane=job.lane, args=dict(job.args))
 
 
-def queued_job(store: JobStore) -> NewJob:
+def queued_job(store: Database) -> NewJob:
     job = make_job(lane=Lane.BULK)
-    store.insert_jobs([job])
-    store.mark_queued([(job.id, 1)], now=NOON)
+    store.write(submissions.insert_jobs, [job])
+    store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
     return job
 
 
-def recorder_of(store: JobStore, url: str) -> Recorder:
+def recorder_of(store: Database, url: str) -> Recorder:
     return Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=url))
 
 
-async def job_in(store: JobStore, job_id: UUID, state: JobState) -> JobRecord:
+async def job_in(store: Database, job_id: UUID, state: JobState) -> JobRecord:
     async def look() -> JobRecord | None:
-        job = store.get_job(job_id)
+        job = store.read(queries.get_job, job_id)
         return job if job.state is state else None
 
     return await eventually(look)
 
 
-async def test_a_job_is_parked_raw_shown_as_such_and_can_be_redriven(store: JobStore, vhost_url: str) -> None:
+async def test_a_job_is_parked_raw_shown_as_such_and_can_be_redriven(store: Database, vhost_url: str) -> None:
     job, work = queued_job(store), Work()
     body = newer(message_of(job), args={"target": {"url": "https://example.com/"}})
     async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
@@ -82,13 +83,13 @@ async def test_a_job_is_parked_raw_shown_as_such_and_can_be_redriven(store: JobS
     assert "version" in str(parked.headers[REASON_HEADER])
     assert (shown.reason, shown.attempts, work.starts) == ("message_undecodable", [], 0)
     # The redrive is of this version's making, from what the store has.
-    store.redrive(job.id, now=NOON)
-    [claim] = store.claim_accepted(limit=9, lease_seconds=60, now=NOON)
+    store.write(parking.redrive, job.id, now=NOON)
+    [claim] = store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON)
     assert (claim.id, claim.run, claim.args) == (job.id, 2, job.args)
 
 
 @pytest.mark.parametrize("exchange", [RESULTS, LARGE_RESULTS])
-async def test_a_report_is_dead_lettered_as_it_came(store: JobStore, vhost_url: str, exchange: str) -> None:
+async def test_a_report_is_dead_lettered_as_it_came(store: Database, vhost_url: str, exchange: str) -> None:
     told, other = queued_job(store), queued_job(store)
     body = newer(make_report(told.id, JobState.SUCCEEDED), state="well_done")
     key = "check.bulk.succeeded"
@@ -102,7 +103,7 @@ async def test_a_report_is_dead_lettered_as_it_came(store: JobStore, vhost_url: 
             parked = await get_message(channel, PARKED_QUEUE)
 
     assert (parked.body, parked.type, parked.correlation_id) == (body, REPORT_TYPE, str(told.id))
-    assert store.get_job(told.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, told.id).state is JobState.QUEUED
 
 
 async def test_what_a_worker_cannot_read_of_the_streams_holds_up_nothing(vhost_url: str) -> None:

@@ -11,8 +11,11 @@ from aiohttp import web
 from consumer.http.client import Client
 from producer.api.page_models import PagedFetch, paged_fetch
 from producer.records import JobRecord
+from producer.store import batches, endings, parking, queries, recording
+from producer.store import events as store_events
+from producer.store import pages as store_pages
+from producer.store.database import Database
 from producer.store.migrate import migrate
-from producer.store.store import JobStore
 from shared.clock import utc_now
 from shared.events import EventType
 from shared.states import JobState
@@ -27,7 +30,7 @@ def store(tmp_path: Path) -> Any:
     # What differs between the databases is in test_store_paging.py.
     url = f"sqlite:///{tmp_path / 'retriever.db'}"
     migrate(url)
-    opened = JobStore.open(url)
+    opened = Database.open(url)
     yield opened
     opened.close()
 
@@ -44,17 +47,17 @@ async def client() -> AsyncIterator[Client]:
         yield opened
 
 
-def measured(store: JobStore, root: JobRecord) -> PagedFetch:
-    record = store.pages.get(root.id)
+def measured(store: Database, root: JobRecord) -> PagedFetch:
+    record = store.read(store_pages.get_pages, root.id)
     if record.batch:
-        assert store.wrong_counts(record.batch.id) == {}
+        assert store.read(batches.wrong_counts, record.batch.id) == {}
     return paged_fetch(record)
 
 
-def items(store: JobStore, root: JobRecord) -> list[Any]:
+def items(store: Database, root: JobRecord) -> list[Any]:
     found: list[Any] = []
     after = -1
-    while (page := store.pages.next_items(root.id, after=after)) is not None:
+    while (page := store.read(store_pages.next_page_items, root.id, after=after)) is not None:
         after = page[0]
         found += page[1]
     return found
@@ -73,7 +76,7 @@ def items(store: JobStore, root: JobRecord) -> list[Any]:
     ids=str,
 )
 async def test_numbered_pages_are_read_in_a_row_or_as_planned(
-    store: JobStore, site: PagedSite, client: Client, pages: dict[str, Any]
+    store: Database, site: PagedSite, client: Client, pages: dict[str, Any]
 ) -> None:
     root = submit(store, f"{site.url}/api?q=a%20b", {**pages, **BODY}, labels={"team": "web"})
 
@@ -87,14 +90,14 @@ async def test_numbered_pages_are_read_in_a_row_or_as_planned(
     assert (report.missing, report.drift) == ((0, 0) if has_total else (None, None))
     assert all(path.startswith("/api?q=a%20b&") for path in site.asked)
     assert report.batch_id is not None
-    batch = store.get_batch(report.batch_id)
+    batch = store.read(queries.get_batch, report.batch_id)
     assert (batch.total, batch.labels, batch.finished_at is not None) == (9, {"team": "web"}, True)
-    first = store.get_job(root.id)
+    first = store.read(queries.get_job, root.id)
     assert first.result is not None and first.result["page"]["batch_id"] == str(report.batch_id)
 
 
 async def test_ranges_follow_the_size_that_the_target_really_gives(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     site.cap = 20
     root = submit(store, f"{site.url}/api", {"by": "offset", "size": 500, "total": "total", **BODY})
@@ -129,7 +132,7 @@ def with_links(site: PagedSite, *, in_body: bool = False, base: str = "") -> Non
 
 
 async def test_cursors_links_and_next_urls_lead_from_page_to_page(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     for pages in (
         {"by": "cursor", "cursor": "next", "parameter": "after"},
@@ -147,7 +150,7 @@ async def test_cursors_links_and_next_urls_lead_from_page_to_page(
 
 
 async def test_a_batch_of_pages_is_never_complete_before_the_last_of_them(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     with_links(site)
     root = submit(store, f"{site.url}/api", {"by": "link", **BODY})
@@ -156,17 +159,17 @@ async def test_a_batch_of_pages_is_never_complete_before_the_last_of_them(
     for _ in range(10):
         (job,) = claim(store)
         report = await work_one(store, client, job)
-        store.record([report], now=utc_now())
-        if (batch := store.pages.get(root.id).batch) is not None:
+        store.write(recording.record_reports, [report], now=utc_now())
+        if (batch := store.read(store_pages.get_pages, root.id).batch) is not None:
             seen.append((batch.total, batch.finished_at is not None))
 
     assert seen == [(n, False) for n in range(1, 10)] + [(9, True)]
-    events = store.claim_events(limit=100, lease_seconds=60, now=utc_now())
+    events = store.write(store_events.claim_events, limit=100, lease_seconds=60, now=utc_now())
     assert [event.type for event in events].count(EventType.BATCH) == 1
 
 
 async def test_a_loop_and_a_page_that_repeats_itself_are_noticed(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     def ring(request: web.Request) -> web.Response:
         number = int(request.query.get("n", 0))
@@ -189,7 +192,7 @@ async def test_a_loop_and_a_page_that_repeats_itself_are_noticed(
 
 @pytest.mark.parametrize("total", [10**30, -5, 1.5, True, "many", "1e3", None, [], "9" * 40, "-1", " "])
 async def test_a_total_that_is_none_leaves_pages_to_be_read_in_a_row(
-    store: JobStore, site: PagedSite, client: Client, total: Any
+    store: Database, site: PagedSite, client: Client, total: Any
 ) -> None:
     site.answers["/api"] = lambda request: answer_of(
         {"items": site.items[(n := (int(request.query["page"]) - 1) * 50) : n + 50], "total": total}
@@ -204,7 +207,7 @@ async def test_a_total_that_is_none_leaves_pages_to_be_read_in_a_row(
 
 
 async def test_a_total_of_zero_is_one_page_and_no_batch(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     site.items.clear()
     root = submit(store, f"{site.url}/api", {"by": "page", "total": "total", **BODY})
@@ -217,7 +220,7 @@ async def test_a_total_of_zero_is_one_page_and_no_batch(
 
 
 async def test_an_empty_first_page_below_a_total_is_said_to_miss_all(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     site.items.clear()
     site.total = 70
@@ -229,7 +232,7 @@ async def test_an_empty_first_page_below_a_total_is_said_to_miss_all(
     assert (report.missing, report.complete) == (70, False)
 
 
-async def test_totals_that_lie_are_bounded_and_told(store: JobStore, site: PagedSite, client: Client) -> None:
+async def test_totals_that_lie_are_bounded_and_told(store: Database, site: PagedSite, client: Client) -> None:
     site.total = 10**15
     too_many = submit(store, f"{site.url}/api", {"by": "page", "total": "total", "max_pages": 12, **BODY})
     await work_all(store, client)
@@ -247,7 +250,7 @@ async def test_totals_that_lie_are_bounded_and_told(store: JobStore, site: Paged
 
 
 async def test_a_last_page_fuller_than_the_total_allows_leads_on_to_the_real_end(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     site.total = 35
     root = submit(store, f"{site.url}/api", {"by": "page", "total": "total", **BODY})
@@ -260,7 +263,7 @@ async def test_a_last_page_fuller_than_the_total_allows_leads_on_to_the_real_end
 
 
 async def test_items_that_are_added_meanwhile_are_fetched_and_reported(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     del site.items[90:]
     pages = {"by": "offset", "size": 10, "total": "total", **BODY}
@@ -281,7 +284,7 @@ async def test_items_that_are_added_meanwhile_are_fetched_and_reported(
 
 
 async def test_items_that_are_put_in_front_meanwhile_come_twice_and_are_counted(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     root = submit(store, f"{site.url}/api", {"by": "page", "total": "total", **BODY})
 
@@ -299,7 +302,7 @@ async def test_items_that_are_put_in_front_meanwhile_come_twice_and_are_counted(
 
 
 async def test_items_that_are_taken_away_meanwhile_leave_no_fetch_complete(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     root = submit(store, f"{site.url}/api", {"by": "page", "total": "total", **BODY})
 
@@ -315,7 +318,7 @@ async def test_items_that_are_taken_away_meanwhile_leave_no_fetch_complete(
 
 
 async def test_a_page_that_is_parked_is_missed_and_a_redrive_mends_it(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     site.failing["/api?page=4"] = 1
     root = submit(store, f"{site.url}/api", {"by": "page", "total": "total", **BODY})
@@ -323,11 +326,11 @@ async def test_a_page_that_is_parked_is_missed_and_a_redrive_mends_it(
 
     before = measured(store, root)
     (parked,) = (
-        [job for job in store.batch_jobs(before.batch_id, after=None, limit=100) if job.reason]
+        [job for job in store.read(queries.batch_jobs, before.batch_id, after=None, limit=100) if job.reason]
         if (before.batch_id)
         else []
     )
-    store.redrive(parked.id, now=utc_now())
+    store.write(parking.redrive, parked.id, now=utc_now())
     await work_all(store, client)
 
     assert (before.pages.done, before.pages.parked, before.items) == (9, 1, 85)
@@ -337,7 +340,7 @@ async def test_a_page_that_is_parked_is_missed_and_a_redrive_mends_it(
 
 
 async def test_a_row_of_pages_goes_on_from_the_one_that_was_parked(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     with_cursor(site)
     site.failing["/api?after=0x1e"] = 1
@@ -347,8 +350,10 @@ async def test_a_row_of_pages_goes_on_from_the_one_that_was_parked(
     before = measured(store, root)
     assert before.batch_id is not None
 
-    (parked,) = [job for job in store.batch_jobs(before.batch_id, after=None, limit=100) if job.reason]
-    store.redrive(parked.id, now=utc_now())
+    (parked,) = [
+        job for job in store.read(queries.batch_jobs, before.batch_id, after=None, limit=100) if job.reason
+    ]
+    store.write(parking.redrive, parked.id, now=utc_now())
     await work_all(store, client)
 
     assert (before.pages.done, before.pages.parked, before.complete) == (3, 1, False)
@@ -357,7 +362,7 @@ async def test_a_row_of_pages_goes_on_from_the_one_that_was_parked(
 
 
 async def test_a_target_that_answers_404_behind_its_last_page_has_said_that_it_was_the_last(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     def strict(request: web.Request) -> web.Response:
         page = int(request.query["page"])
@@ -373,7 +378,7 @@ async def test_a_target_that_answers_404_behind_its_last_page_has_said_that_it_w
 
     report = measured(store, root)
     assert (report.items, report.stopped_by, report.complete) == (2, "not_found", True)
-    assert store.get_job(missing.id).state is JobState.PARKED
+    assert store.read(queries.get_job, missing.id).state is JobState.PARKED
 
 
 @pytest.mark.parametrize(
@@ -386,20 +391,20 @@ async def test_a_target_that_answers_404_behind_its_last_page_has_said_that_it_w
     ],
 )
 async def test_expressions_that_do_not_fit_park_the_job(
-    store: JobStore, site: PagedSite, client: Client, pages: dict[str, str], reason: str
+    store: Database, site: PagedSite, client: Client, pages: dict[str, str], reason: str
 ) -> None:
     root = submit(store, f"{site.url}/api", {"by": "page", **pages})
 
     await work_all(store, client)
 
-    job = store.get_job(root.id)
+    job = store.read(queries.get_job, root.id)
     assert (job.state, job.reason) == (JobState.PARKED, reason)
     report = measured(store, root)
     assert (report.pages.planned, report.pages.done, report.pages.parked, report.complete) == (1, 0, 1, False)
 
 
 async def test_a_next_url_of_another_origin_is_left_unless_it_is_allowed_and_then_gets_no_headers(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     async with paged_site(30) as other:
         with_links(site, in_body=True, base=f"{other.url}/api")
@@ -418,19 +423,19 @@ async def test_a_next_url_of_another_origin_is_left_unless_it_is_allowed_and_the
     assert all(head["X-Key"] == "secret" for head in site.heads)
 
 
-async def test_a_next_url_inside_is_refused_by_the_guard(store: JobStore, site: PagedSite) -> None:
+async def test_a_next_url_inside_is_refused_by_the_guard(store: Database, site: PagedSite) -> None:
     with_links(site, base="http://127.0.0.2:1/api")
     root = submit(store, f"{site.url}/api", {"by": "link", "other_origins": True, **BODY})
     async with client_that_reaches_loopback() as client:
         (job,) = claim(store)
-        store.record([await work_one(store, client, job)], now=utc_now())
+        store.write(recording.record_reports, [await work_one(store, client, job)], now=utc_now())
 
     async with client_that_reaches_loopback(allow=()) as client:
         await work_all(store, client)
 
-    record = store.pages.get(root.id)
+    record = store.read(store_pages.get_pages, root.id)
     assert record.batch is not None
-    (page,) = store.batch_jobs(record.batch.id, after=None, limit=9)
+    (page,) = store.read(queries.batch_jobs, record.batch.id, after=None, limit=9)
     assert (page.state, page.reason, page.host) == (JobState.PARKED, "egress_denied", "127.0.0.2")
 
 
@@ -438,7 +443,7 @@ async def test_a_next_url_inside_is_refused_by_the_guard(store: JobStore, site: 
     "following", ["ftp://a.example/", "http://[", 7, ["x"], {"a": 1}, "http://a.example:1e/"]
 )
 async def test_a_next_url_that_cannot_be_asked_for_ends_the_fetch(
-    store: JobStore, site: PagedSite, client: Client, following: Any
+    store: Database, site: PagedSite, client: Client, following: Any
 ) -> None:
     site.answers["/api"] = lambda request: answer_of({"items": [1], "next": following})
     root = submit(store, f"{site.url}/api", {"by": "next_url", "next_url": "next", "items": "items"})
@@ -450,7 +455,7 @@ async def test_a_next_url_that_cannot_be_asked_for_ends_the_fetch(
 
 
 async def test_a_relative_link_is_read_against_where_the_redirects_led(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     def moved(request: web.Request) -> web.Response:
         raise web.HTTPFound("/api/")
@@ -466,25 +471,25 @@ async def test_a_relative_link_is_read_against_where_the_redirects_led(
 
 
 async def test_cancelling_the_batch_of_pages_stops_a_row_of_them(
-    store: JobStore, site: PagedSite, client: Client
+    store: Database, site: PagedSite, client: Client
 ) -> None:
     with_links(site)
     root = submit(store, f"{site.url}/api", {"by": "link", **BODY})
     (first,) = claim(store)
-    store.record([await work_one(store, client, first)], now=utc_now())
+    store.write(recording.record_reports, [await work_one(store, client, first)], now=utc_now())
     (second,) = claim(store)
     in_hand = await work_one(store, client, second)
-    batch_id = store.pages.get(root.id).batch.id  # type: ignore[union-attr]
+    batch_id = store.read(store_pages.get_pages, root.id).batch.id  # type: ignore[union-attr]
 
-    store.cancel_batch(batch_id, now=utc_now())
-    store.record([in_hand], now=utc_now())
+    endings.cancel_batch(store, batch_id, now=utc_now())
+    store.write(recording.record_reports, [in_hand], now=utc_now())
 
     assert claim(store) == []
     report = measured(store, root)
     assert (report.pages.planned, report.pages.cancelled, report.complete) == (2, 1, False)
 
 
-async def test_awkward_items_come_back_as_they_were(store: JobStore, site: PagedSite, client: Client) -> None:
+async def test_awkward_items_come_back_as_they_were(store: Database, site: PagedSite, client: Client) -> None:
     odd: list[Any] = [None, "a\0b", "\u2028é😀", [], {"id": None}, {"": 1}, 2**63, 1.5, True]
     site.answers["/api"] = lambda request: web.Response(text=json.dumps(odd), content_type="application/json")
     root = submit(store, f"{site.url}/api", {"by": "link", "key": "id"})

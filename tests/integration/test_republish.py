@@ -7,7 +7,8 @@ from datetime import timedelta
 from aio_pika.abc import AbstractChannel
 
 from producer.records import NewJob
-from producer.store.store import JobStore
+from producer.store import audit, outbox, queries, recording, submissions
+from producer.store.database import Database
 from shared.clock import utc_now
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage
@@ -29,12 +30,12 @@ def said(ended: subprocess.CompletedProcess[str]) -> str:
     return ended.stdout.splitlines()[-1]
 
 
-def store_unfinished(store: JobStore) -> tuple[NewJob, NewJob, NewJob, NewJob]:
+def store_unfinished(store: Database) -> tuple[NewJob, NewJob, NewJob, NewJob]:
     """Store one job that is queued, one running, one that is overdue and one that is due in an hour."""
     queued, running, overdue, ahead = made = (make_job(), make_job(), make_job(), make_job())
     ended = make_job()
-    store.insert_jobs([*made, ended, make_job(kind="fetch", lane=Lane.BULK)])
-    store.mark_queued([(job.id, 1) for job in (queued, running, overdue, ahead)], now=utc_now())
+    store.write(submissions.insert_jobs, [*made, ended, make_job(kind="fetch", lane=Lane.BULK)])
+    store.write(outbox.mark_queued, [(job.id, 1) for job in (queued, running, overdue, ahead)], now=utc_now())
     an_hour_ahead = (utc_now() - NOON + timedelta(hours=1)).total_seconds()
     reports = [
         make_report(running.id, JobState.RUNNING, attempt=3),
@@ -42,7 +43,7 @@ def store_unfinished(store: JobStore) -> tuple[NewJob, NewJob, NewJob, NewJob]:
         make_deferral(ahead.id, attempt=1, seconds=an_hour_ahead),
         make_report(ended.id, JobState.SUCCEEDED),
     ]
-    store.record(reports, now=utc_now())
+    store.write(recording.record_reports, reports, now=utc_now())
     return queued, running, overdue, ahead
 
 
@@ -53,7 +54,7 @@ async def bodies(channel: AbstractChannel, queue: str) -> list[JobMessage]:
 
 
 async def test_every_unfinished_job_is_sent_again_at_once(
-    store: JobStore, database_url: str, vhost_url: str
+    store: Database, database_url: str, vhost_url: str
 ) -> None:
     queued, running, overdue, ahead = store_unfinished(store)
 
@@ -66,19 +67,19 @@ async def test_every_unfinished_job_is_sent_again_at_once(
     asked = {job.id: job.attempt for job in now}
     assert asked == {queued.id: 1, running.id: 3, overdue.id: 2}
     assert [(job.id, job.attempt) for job in later] == [(ahead.id, 2)]
-    states = [store.get_job(job.id).state for job in (queued, running, overdue, ahead)]
+    states = [store.read(queries.get_job, job.id).state for job in (queued, running, overdue, ahead)]
     assert states == ["queued", "running", "delayed", "delayed"]
-    (entry,) = store.parking.list_audit(target=None, limit=5, after=None)
+    (entry,) = store.read(audit.list_audit, target=None, limit=5, after=None)
     assert (entry.by, entry.action) == ("command line", "republished")
     assert entry.details["sent"] == {"queued": 1, "delayed": 2, "running": 1}
 
 
 async def test_it_can_be_run_for_a_kind_and_a_lane_and_again(
-    store: JobStore, database_url: str, vhost_url: str
+    store: Database, database_url: str, vhost_url: str
 ) -> None:
     fetches = [make_job(kind="fetch", lane=lane) for lane in (Lane.BULK, Lane.INTERACTIVE)]
-    store.insert_jobs([*fetches, make_job()])
-    store.mark_queued([(job.id, 1) for job in fetches], now=NOON)
+    store.write(submissions.insert_jobs, [*fetches, make_job()])
+    store.write(outbox.mark_queued, [(job.id, 1) for job in fetches], now=NOON)
 
     ran = [republish(database_url, vhost_url, "--kind", "fetch", "--lane", "bulk") for _ in range(2)]
 
@@ -88,7 +89,7 @@ async def test_it_can_be_run_for_a_kind_and_a_lane_and_again(
     assert counts == [2, 0]
 
 
-def test_a_dry_run_counts_and_needs_no_broker(store: JobStore, database_url: str, unused_port: int) -> None:
+def test_a_dry_run_counts_and_needs_no_broker(store: Database, database_url: str, unused_port: int) -> None:
     store_unfinished(store)
 
     ended = republish(database_url, f"amqp://127.0.0.1:{unused_port}/", "--dry-run")
@@ -98,7 +99,7 @@ def test_a_dry_run_counts_and_needs_no_broker(store: JobStore, database_url: str
 
 
 def test_a_broker_that_is_away_is_named_and_nothing_has_changed(
-    store: JobStore, database_url: str, unused_port: int
+    store: Database, database_url: str, unused_port: int
 ) -> None:
     store_unfinished(store)
 
@@ -109,5 +110,5 @@ def test_a_broker_that_is_away_is_named_and_nothing_has_changed(
     assert _audited(store) == []
 
 
-def _audited(store: JobStore) -> Sequence[object]:
-    return store.parking.list_audit(target=None, limit=5, after=None)
+def _audited(store: Database) -> Sequence[object]:
+    return store.read(audit.list_audit, target=None, limit=5, after=None)

@@ -16,9 +16,10 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.ledger.relay import Relay
 from producer.records import NewJob
+from producer.store import events, parking, queries, submissions
+from producer.store.database import Database
 from producer.store.migrate import migrate
 from producer.store.schema import metadata
-from producer.store.store import JobStore
 from producer.store.wakeup import open_wakeup
 from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
@@ -50,14 +51,14 @@ GONE = Failed("http_404", "The server answered 404.", transient=False)
 class Drill:
     """A ledger's parts and what a worker does, on a store and a broker that get lost."""
 
-    store: JobStore
+    store: Database
     settings: Settings
     publisher: Publisher
 
     async def submit(self, count: int) -> list[UUID]:
         """Store jobs and relay them."""
         jobs: list[NewJob] = [make_job(retry=RETRY, created_at=utc_now()) for _ in range(count)]
-        await asyncio.to_thread(self.store.insert_jobs, jobs)
+        await asyncio.to_thread(self.store.write, submissions.insert_jobs, jobs)
         wakeup = open_wakeup(self.settings.database_url, poll_seconds=0.05)
         relay = Relay(
             store=self.store,
@@ -117,29 +118,29 @@ class Drill:
         found = {}
         for job_id in job_ids:
             try:
-                found[job_id] = self.store.get_job(job_id).state
+                found[job_id] = self.store.read(queries.get_job, job_id).state
             except JobNotFound:
                 continue
         return found
 
 
 @asynccontextmanager
-async def drill(store: JobStore, database_url: str, amqp_url: str) -> AsyncIterator[Drill]:
+async def drill(store: Database, database_url: str, amqp_url: str) -> AsyncIterator[Drill]:
     settings = Settings(amqp_url=amqp_url, database_url=database_url)
     async with running_publisher(amqp_url, timeout_seconds=30) as publisher:
         yield Drill(store, settings, publisher)
 
 
-def lose(store: JobStore, database_url: str) -> None:
+def lose(store: Database, database_url: str) -> None:
     """Drop all tables, and make them again."""
-    with store._writer.begin() as connection:
+    with store.writing() as connection:
         metadata.drop_all(connection)
         connection.execute(sa.text("DROP TABLE alembic_version"))
     migrate(database_url)
 
 
 async def test_jobs_come_back_from_the_broker_when_the_store_was_lost(
-    store: JobStore, database_url: str, vhost_url: str
+    store: Database, database_url: str, vhost_url: str
 ) -> None:
     async with drill(store, database_url, vhost_url) as ours:
         everything = await ours.submit(10)
@@ -160,14 +161,14 @@ async def test_jobs_come_back_from_the_broker_when_the_store_was_lost(
             await ours.reach({**states, **dict.fromkeys((job.id for job in parked), JobState.PARKED)})
 
     assert (said.returncode, said.stdout.splitlines()[-1]) == (0, "adopted: 2 jobs of 2 parked messages")
-    one = store.get_job(parked[0].id)
+    one = store.read(queries.get_job, parked[0].id)
     assert (one.reason, one.explanation, len(one.attempts)) == (GONE.reason, GONE.explanation, 1)
-    assert [each.number for each in store.get_job(retried[0].id).attempts] == [1, 2]
-    assert store.redrive(one.id, now=utc_now()).run == 2
+    assert [each.number for each in store.read(queries.get_job, retried[0].id).attempts] == [1, 2]
+    assert store.write(parking.redrive, one.id, now=utc_now()).run == 2
 
 
 async def test_parked_jobs_are_adopted_once_and_their_messages_stay(
-    store: JobStore, database_url: str, vhost_url: str
+    store: Database, database_url: str, vhost_url: str
 ) -> None:
     async with drill(store, database_url, vhost_url) as ours:
         await ours.submit(1)
@@ -182,11 +183,11 @@ async def test_parked_jobs_are_adopted_once_and_their_messages_stay(
     last = [ended.stdout.splitlines()[-1] for ended in ran]
     assert last == ["adopted: 1 jobs of 1 parked messages", "adopted: 0 jobs of 1 parked messages"]
     assert left == 1
-    assert len(store.claim_events(limit=5, lease_seconds=60, now=utc_now())) == 1
+    assert len(store.write(events.claim_events, limit=5, lease_seconds=60, now=utc_now())) == 1
 
 
 async def test_every_parked_job_of_a_message_with_several_is_adopted(
-    store: JobStore, database_url: str, vhost_url: str
+    store: Database, database_url: str, vhost_url: str
 ) -> None:
     jobs = [JobMessage(id=new_id(), kind="check", args={"url": "https://example.com/"}) for _ in range(3)]
     body = bundled([jobs[0].encode(), b"garbage", *(job.encode() for job in jobs[1:])])
@@ -196,12 +197,12 @@ async def test_every_parked_job_of_a_message_with_several_is_adopted(
         ran = await asyncio.to_thread(run_producer, database_url, vhost_url, "adopt-parked")
 
     assert ran.stdout.splitlines()[-1] == "adopted: 3 jobs of 1 parked messages"
-    found = [store.get_job(job.id) for job in jobs]
+    found = [store.read(queries.get_job, job.id) for job in jobs]
     assert {(job.state, job.reason) for job in found} == {(JobState.PARKED, REASON_LOST)}
 
 
 async def test_jobs_are_sent_again_from_the_store_when_the_broker_was_lost(
-    store: JobStore, database_url: str, vhost_url: str, vhost: str, management: Management
+    store: Database, database_url: str, vhost_url: str, vhost: str, management: Management
 ) -> None:
     async with drill(store, database_url, vhost_url) as ours:
         everything = await ours.submit(8)

@@ -11,44 +11,49 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.turns import Turns
 from producer.progress import progress_of
 from producer.records import NewBatch, NewJob
+from producer.store import batches as store_batches
+from producer.store import events, queries, recording, submissions
+from producer.store.database import Database
 from producer.store.schema import batches
-from producer.store.store import JobStore
 from shared.clock import utc_now
 from shared.events import EventType
 from shared.states import JobState
 from tests.support.factories import NOON, make_batch, make_job, make_report
 
 
-def insert(store: JobStore, jobs: int) -> tuple[NewBatch, list[NewJob]]:
+def insert(store: Database, jobs: int) -> tuple[NewBatch, list[NewJob]]:
     batch, of_batch = make_batch(), [make_job() for _ in range(jobs)]
-    store.insert_batch(batch, of_batch)
+    store.write(submissions.insert_batch, batch, of_batch)
     return batch, of_batch
 
 
-def break_counts(store: JobStore, batch: NewBatch, **values: object) -> None:
-    with store._writer.begin() as connection:
+def break_counts(store: Database, batch: NewBatch, **values: object) -> None:
+    with store.writing() as connection:
         connection.execute(batches.update().where(batches.c.id == batch.id).values(**values))
 
 
-def completions(store: JobStore) -> int:
-    claimed = store.claim_events(limit=1_000, lease_seconds=1, now=utc_now())
-    store.forget_events([event.id for event in claimed])
+def completions(store: Database) -> int:
+    claimed = store.write(events.claim_events, limit=1_000, lease_seconds=1, now=utc_now())
+    store.write(events.forget_events, [event.id for event in claimed])
     return sum(event.type is EventType.BATCH for event in claimed)
 
 
-def make_reconciler(store: JobStore, metrics: LedgerMetrics) -> BatchReconciler:
+def make_reconciler(store: Database, metrics: LedgerMetrics) -> BatchReconciler:
     return BatchReconciler(store=store, turns=Turns(store, "batch_counts"), metrics=metrics)
 
 
 async def test_wrong_counts_are_mended_and_a_completion_that_they_hid_is_told_once(
-    store: JobStore, caplog: pytest.LogCaptureFixture
+    store: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = LedgerMetrics()
     right, _ = insert(store, 2)
     batch, jobs = insert(store, 3)
     break_counts(store, batch, queued=5, accepted=2)
-    store.record([make_report(job.id, JobState.SUCCEEDED) for job in jobs], now=NOON)
-    assert store.wrong_counts(batch.id) != {} and store.get_batch(batch.id).finished_at is not None
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED) for job in jobs], now=NOON)
+    assert (
+        store.read(store_batches.wrong_counts, batch.id) != {}
+        and store.read(queries.get_batch, batch.id).finished_at is not None
+    )
     assert completions(store) == 1
     # Complete, but nobody noticed: as if the last change had not reached the row.
     break_counts(store, batch, succeeded=1, finished_at=None, completed_at=None)
@@ -58,31 +63,31 @@ async def test_wrong_counts_are_mended_and_a_completion_that_they_hid_is_told_on
         await reconciler.check_page()
         await reconciler.check_page()
 
-    assert store.wrong_counts(batch.id) == {}
-    record = store.get_batch(batch.id)
+    assert store.read(store_batches.wrong_counts, batch.id) == {}
+    record = store.read(queries.get_batch, batch.id)
     assert (record.counts, record.finished_at is None) == ({JobState.SUCCEEDED: 3}, False)
-    assert store.get_batch(right.id).counts == {JobState.ACCEPTED: 2}
+    assert store.read(queries.get_batch, right.id).counts == {JobState.ACCEPTED: 2}
     assert completions(store) == 1
     assert [entry.message for entry in caplog.records] == ["batch_counts_wrong"]
     assert metrics.registry.get_sample_value("retriever_batch_counts_corrected_total") == 1
 
 
-async def test_a_batch_that_was_not_finished_after_all_is_open_again(store: JobStore) -> None:
+async def test_a_batch_that_was_not_finished_after_all_is_open_again(store: Database) -> None:
     batch, jobs = insert(store, 2)
     break_counts(store, batch, accepted=0, succeeded=2, finished_at=NOON)
 
-    assert store.batches.correct_counts(batch.id, now=NOON) == {
+    assert store.write(store_batches.correct_counts, batch.id, now=NOON) == {
         JobState.ACCEPTED: (0, 2),
         JobState.SUCCEEDED: (2, 0),
     }
 
-    assert (store.get_batch(batch.id).finished_at, completions(store)) == (None, 0)
-    store.record([make_report(job.id, JobState.SUCCEEDED) for job in jobs], now=NOON)
-    assert (store.get_batch(batch.id).finished_at, completions(store)) == (NOON, 1)
+    assert (store.read(queries.get_batch, batch.id).finished_at, completions(store)) == (None, 0)
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED) for job in jobs], now=NOON)
+    assert (store.read(queries.get_batch, batch.id).finished_at, completions(store)) == (NOON, 1)
 
 
 async def test_batches_are_checked_a_page_at_a_time_and_old_or_expired_ones_not_at_all(
-    store: JobStore,
+    store: Database,
 ) -> None:
     made = [insert(store, 1)[0] for _ in range(5)]
     old, expired = insert(store, 1)[0], insert(store, 1)[0]
@@ -96,34 +101,40 @@ async def test_batches_are_checked_a_page_at_a_time_and_old_or_expired_ones_not_
     for _ in range(3):
         await reconciler.check_page(limit=2)
 
-    assert [store.wrong_counts(batch.id) for batch in made] == [{}] * 5
-    assert store.wrong_counts(old.id) != {}
-    assert store.batches.correct_counts(expired.id, now=NOON) == {}
+    assert [store.read(store_batches.wrong_counts, batch.id) for batch in made] == [{}] * 5
+    assert store.read(store_batches.wrong_counts, old.id) != {}
+    assert store.write(store_batches.correct_counts, expired.id, now=NOON) == {}
     assert metrics.registry.get_sample_value("retriever_batch_counts_corrected_total") == 5
 
 
-def test_marks_move_every_half_minute_and_a_pause_is_not_averaged_in(store: JobStore) -> None:
+def test_marks_move_every_half_minute_and_a_pause_is_not_averaged_in(store: Database) -> None:
     batch, jobs = insert(store, 1_000)
     ended = iter(jobs)
 
     def rate_after(seconds: float, *, ends: int) -> float:
         now = NOON + timedelta(seconds=seconds)
-        store.record([make_report(next(ended).id, JobState.SUCCEEDED) for _ in range(ends)], now=now)
-        return progress_of(store.get_batch(batch.id), now=now).rate_per_second
+        store.write(
+            recording.record_reports,
+            [make_report(next(ended).id, JobState.SUCCEEDED) for _ in range(ends)],
+            now=now,
+        )
+        return progress_of(store.read(queries.get_batch, batch.id), now=now).rate_per_second
 
     # Ten a second, then a long pause, then one a second.
     steady = [rate_after(seconds, ends=100) for seconds in (10, 20, 30, 40)]
     assert steady == [10.0] * 4
-    quiet = store.get_batch(batch.id)
+    quiet = store.read(queries.get_batch, batch.id)
     assert progress_of(quiet, now=NOON + timedelta(seconds=101)).rate_per_second == 0
     resumed = [rate_after(1_000 + seconds, ends=10) for seconds in (10, 20, 30, 40)]
     assert resumed[-1] == pytest.approx(1, abs=0.45)
     assert all(rate < 1.5 for rate in resumed)
-    estimate = progress_of(store.get_batch(batch.id), now=NOON + timedelta(seconds=1_040)).estimated_end_at
+    estimate = progress_of(
+        store.read(queries.get_batch, batch.id), now=NOON + timedelta(seconds=1_040)
+    ).estimated_end_at
     assert estimate is not None and estimate > NOON + timedelta(seconds=1_400)
 
 
-def test_counts_are_compared_at_one_moment(store: JobStore) -> None:
+def test_counts_are_compared_at_one_moment(store: Database) -> None:
     batch, _ = insert(store, 3)
     statements: list[str] = []
 
@@ -132,7 +143,7 @@ def test_counts_are_compared_at_one_moment(store: JobStore) -> None:
             statements.append(statement)
 
     sa.event.listen(store._reader, "before_cursor_execute", note)
-    assert store.wrong_counts(batch.id) == {}
+    assert store.read(store_batches.wrong_counts, batch.id) == {}
     sa.event.remove(store._reader, "before_cursor_execute", note)
 
     assert len(statements) == 1

@@ -4,7 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from producer.store.store import JobStore
+from producer.store import batches, endings, outbox, parking, queries, recording, schedules, submissions
+from producer.store import events as store_events
+from producer.store.database import Database
 from shared.errors import BatchNotFound, JobEndedAlready, JobNotFound
 from shared.events import EventType
 from shared.identity import new_id
@@ -14,183 +16,192 @@ from tests.support.factories import NOON, make_batch, make_job, make_report
 LATER = NOON + timedelta(seconds=1)
 
 
-def events(store: JobStore) -> list[tuple[EventType, str]]:
+def events(store: Database) -> list[tuple[EventType, str]]:
     """Take all events out of the store, as (type, state or id)."""
-    claimed = store.claim_events(limit=1_000, lease_seconds=60, now=LATER)
-    store.forget_events([event.id for event in claimed])
+    claimed = store.write(store_events.claim_events, limit=1_000, lease_seconds=60, now=LATER)
+    store.write(store_events.forget_events, [event.id for event in claimed])
     return [(event.type, str(event.body.get("state") or event.body.get("id"))) for event in claimed]
 
 
-def test_counts_follow_every_move_of_a_batchs_jobs(store: JobStore) -> None:
+def test_counts_follow_every_move_of_a_batchs_jobs(store: Database) -> None:
     batch, jobs = make_batch(), [make_job() for _ in range(4)]
-    store.insert_batch(batch, jobs)
-    assert store.get_batch(batch.id).counts == {JobState.ACCEPTED: 4}
+    store.write(submissions.insert_batch, batch, jobs)
+    assert store.read(queries.get_batch, batch.id).counts == {JobState.ACCEPTED: 4}
 
-    store.mark_queued([(job.id, 1) for job in jobs[:3]], now=LATER)
-    store.record([make_report(jobs[0].id, JobState.RUNNING)], now=LATER)
-    store.record(
-        [make_report(jobs[1].id, JobState.DELAYED), make_report(jobs[2].id, JobState.PARKED)], now=LATER
+    store.write(outbox.mark_queued, [(job.id, 1) for job in jobs[:3]], now=LATER)
+    store.write(recording.record_reports, [make_report(jobs[0].id, JobState.RUNNING)], now=LATER)
+    store.write(
+        recording.record_reports,
+        [make_report(jobs[1].id, JobState.DELAYED), make_report(jobs[2].id, JobState.PARKED)],
+        now=LATER,
     )
 
-    assert store.get_batch(batch.id).counts == dict.fromkeys(
+    assert store.read(queries.get_batch, batch.id).counts == dict.fromkeys(
         [JobState.ACCEPTED, JobState.RUNNING, JobState.DELAYED, JobState.PARKED], 1
     )
-    store.redrive(jobs[2].id, now=LATER)
-    assert store.get_batch(batch.id).counts == {
+    store.write(parking.redrive, jobs[2].id, now=LATER)
+    assert store.read(queries.get_batch, batch.id).counts == {
         JobState.ACCEPTED: 2,
         JobState.RUNNING: 1,
         JobState.DELAYED: 1,
     }
-    assert store.wrong_counts(batch.id) == {}
+    assert store.read(batches.wrong_counts, batch.id) == {}
 
 
-def test_a_batch_is_complete_once_however_often_it_ends(store: JobStore) -> None:
+def test_a_batch_is_complete_once_however_often_it_ends(store: Database) -> None:
     batch, job = make_batch(), make_job()
-    store.insert_batch(batch, [job])
+    store.write(submissions.insert_batch, batch, [job])
 
-    store.record([make_report(job.id, JobState.PARKED)], now=LATER)
+    store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=LATER)
     assert (EventType.BATCH, str(batch.id)) in events(store)
-    assert store.get_batch(batch.id).finished_at == LATER
+    assert store.read(queries.get_batch, batch.id).finished_at == LATER
 
-    store.redrive(job.id, now=LATER)
-    assert store.get_batch(batch.id).finished_at is None
-    store.record([make_report(job.id, JobState.SUCCEEDED, run=2)], now=LATER)
+    store.write(parking.redrive, job.id, now=LATER)
+    assert store.read(queries.get_batch, batch.id).finished_at is None
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED, run=2)], now=LATER)
 
     assert events(store) == [(EventType.OUTCOME, "succeeded")]
-    assert store.get_batch(batch.id).finished_at == LATER
+    assert store.read(queries.get_batch, batch.id).finished_at == LATER
 
 
 @pytest.mark.parametrize("state", [JobState.ACCEPTED, JobState.QUEUED, JobState.DELAYED])
-def test_a_job_that_waits_is_cancelled_at_once(store: JobStore, state: JobState) -> None:
+def test_a_job_that_waits_is_cancelled_at_once(store: Database, state: JobState) -> None:
     job = make_job()
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
     if state is JobState.QUEUED:
-        store.mark_queued([(job.id, 1)], now=LATER)
+        store.write(outbox.mark_queued, [(job.id, 1)], now=LATER)
     if state is JobState.DELAYED:
-        store.record([make_report(job.id, JobState.DELAYED)], now=LATER)
+        store.write(recording.record_reports, [make_report(job.id, JobState.DELAYED)], now=LATER)
 
-    record = store.cancel_job(job.id, now=LATER)
+    record = store.write(endings.cancel_job, job.id, now=LATER)
 
     assert (record.state, record.reason, record.finished_at) == (JobState.CANCELLED, "cancelled", LATER)
     assert [kind for kind, _ in events(store)] == [EventType.CANCELLATION, EventType.OUTCOME]
-    assert store.claim_accepted(limit=10, lease_seconds=60, now=LATER) == []
+    assert store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=LATER) == []
 
 
-def test_a_running_job_is_ended_by_its_worker(store: JobStore) -> None:
+def test_a_running_job_is_ended_by_its_worker(store: Database) -> None:
     job = make_job()
-    store.insert_jobs([job])
-    store.record([make_report(job.id, JobState.RUNNING)], now=LATER)
+    store.write(submissions.insert_jobs, [job])
+    store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=LATER)
 
-    record = store.cancel_job(job.id, now=LATER)
+    record = store.write(endings.cancel_job, job.id, now=LATER)
 
     assert (record.state, record.cancel_requested_at) == (JobState.RUNNING, LATER)
     assert events(store) == [(EventType.CANCELLATION, "None")]
-    store.record([make_report(job.id, JobState.CANCELLED)], now=LATER)
-    assert store.get_job(job.id).state is JobState.CANCELLED
+    store.write(recording.record_reports, [make_report(job.id, JobState.CANCELLED)], now=LATER)
+    assert store.read(queries.get_job, job.id).state is JobState.CANCELLED
     assert events(store) == [(EventType.OUTCOME, "cancelled")]
 
 
-def test_a_report_that_comes_after_the_cancellation_changes_nothing(store: JobStore) -> None:
+def test_a_report_that_comes_after_the_cancellation_changes_nothing(store: Database) -> None:
     job = make_job()
-    store.insert_jobs([job])
-    store.cancel_job(job.id, now=LATER)
+    store.write(submissions.insert_jobs, [job])
+    store.write(endings.cancel_job, job.id, now=LATER)
     events(store)
 
-    recorded = store.record([make_report(job.id, JobState.SUCCEEDED)], now=LATER)
+    recorded = store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=LATER)
 
     assert recorded.transitions == []
-    assert store.get_job(job.id).state is JobState.CANCELLED
+    assert store.read(queries.get_job, job.id).state is JobState.CANCELLED
     assert events(store) == []
 
 
-def test_cancelling_twice_tells_once(store: JobStore) -> None:
+def test_cancelling_twice_tells_once(store: Database) -> None:
     job = make_job()
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
 
-    store.cancel_job(job.id, now=LATER)
+    store.write(endings.cancel_job, job.id, now=LATER)
     events(store)
-    store.cancel_job(job.id, now=LATER)
+    store.write(endings.cancel_job, job.id, now=LATER)
 
     assert events(store) == []
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.PARKED])
-def test_a_job_that_has_ended_cannot_be_cancelled(store: JobStore, state: JobState) -> None:
+def test_a_job_that_has_ended_cannot_be_cancelled(store: Database, state: JobState) -> None:
     job = make_job()
-    store.insert_jobs([job])
-    store.record([make_report(job.id, state)], now=LATER)
+    store.write(submissions.insert_jobs, [job])
+    store.write(recording.record_reports, [make_report(job.id, state)], now=LATER)
 
     with pytest.raises(JobEndedAlready):
-        store.cancel_job(job.id, now=LATER)
+        store.write(endings.cancel_job, job.id, now=LATER)
 
 
-def test_unknown_ids_are_told(store: JobStore) -> None:
+def test_unknown_ids_are_told(store: Database) -> None:
     with pytest.raises(JobNotFound):
-        store.cancel_job(new_id(), now=LATER)
+        store.write(endings.cancel_job, new_id(), now=LATER)
     with pytest.raises(BatchNotFound):
-        store.cancel_batch(new_id(), now=LATER)
+        endings.cancel_batch(store, new_id(), now=LATER)
 
 
-def test_a_cancelled_batch_ends_what_waits_and_leaves_what_has_ended(store: JobStore) -> None:
+def test_a_cancelled_batch_ends_what_waits_and_leaves_what_has_ended(store: Database) -> None:
     batch, jobs = make_batch(), [make_job() for _ in range(2_500)]
-    store.insert_batch(batch, jobs)
-    store.record(
-        [make_report(jobs[0].id, JobState.SUCCEEDED), make_report(jobs[1].id, JobState.RUNNING)], now=LATER
+    store.write(submissions.insert_batch, batch, jobs)
+    store.write(
+        recording.record_reports,
+        [make_report(jobs[0].id, JobState.SUCCEEDED), make_report(jobs[1].id, JobState.RUNNING)],
+        now=LATER,
     )
     events(store)
 
-    record = store.cancel_batch(batch.id, now=LATER)
+    record = endings.cancel_batch(store, batch.id, now=LATER)
 
     assert record.counts == {JobState.SUCCEEDED: 1, JobState.RUNNING: 1, JobState.CANCELLED: 2_498}
     assert (record.cancelled_at, record.finished_at) == (LATER, None)
-    assert store.wrong_counts(batch.id) == {}
-    store.record([make_report(jobs[1].id, JobState.CANCELLED)], now=LATER)
-    assert store.get_batch(batch.id).finished_at == LATER
+    assert store.read(batches.wrong_counts, batch.id) == {}
+    store.write(recording.record_reports, [make_report(jobs[1].id, JobState.CANCELLED)], now=LATER)
+    assert store.read(queries.get_batch, batch.id).finished_at == LATER
 
 
-def test_an_attempt_that_never_started_is_not_listed(store: JobStore) -> None:
+def test_an_attempt_that_never_started_is_not_listed(store: Database) -> None:
     job = make_job()
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
     report = make_report(job.id, JobState.CANCELLED).model_copy(update={"started_at": None})
 
-    store.record([report], now=LATER)
+    store.write(recording.record_reports, [report], now=LATER)
 
-    assert (store.get_job(job.id).state, store.get_job(job.id).attempts) == (JobState.CANCELLED, [])
+    assert (store.read(queries.get_job, job.id).state, store.read(queries.get_job, job.id).attempts) == (
+        JobState.CANCELLED,
+        [],
+    )
 
 
-def test_an_event_that_was_not_published_is_claimed_again(store: JobStore) -> None:
+def test_an_event_that_was_not_published_is_claimed_again(store: Database) -> None:
     job = make_job()
-    store.insert_jobs([job])
-    store.record([make_report(job.id, JobState.SUCCEEDED)], now=LATER)
-    [event] = store.claim_events(limit=10, lease_seconds=60, now=LATER)
-    assert store.claim_events(limit=10, lease_seconds=60, now=LATER) == []
+    store.write(submissions.insert_jobs, [job])
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=LATER)
+    [event] = store.write(store_events.claim_events, limit=10, lease_seconds=60, now=LATER)
+    assert store.write(store_events.claim_events, limit=10, lease_seconds=60, now=LATER) == []
 
-    store.release_events([event.id], retry_at=LATER)
+    store.write(store_events.release_events, [event.id], retry_at=LATER)
 
-    assert store.claim_events(limit=10, lease_seconds=60, now=LATER + timedelta(seconds=1)) == [event]
+    assert store.write(
+        store_events.claim_events, limit=10, lease_seconds=60, now=LATER + timedelta(seconds=1)
+    ) == [event]
 
 
-def test_a_discarded_job_of_a_batch_is_counted_and_told(store: JobStore) -> None:
+def test_a_discarded_job_of_a_batch_is_counted_and_told(store: Database) -> None:
     batch, job = make_batch(), make_job()
-    store.insert_batch(batch, [job])
-    store.record([make_report(job.id, JobState.PARKED)], now=LATER)
+    store.write(submissions.insert_batch, batch, [job])
+    store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=LATER)
     events(store)
 
-    store.parking.discard(job.id, now=LATER)
+    store.write(parking.discard, job.id, now=LATER)
 
-    assert store.get_batch(batch.id).counts == {JobState.CANCELLED: 1}
-    assert store.wrong_counts(batch.id) == {}
+    assert store.read(queries.get_batch, batch.id).counts == {JobState.CANCELLED: 1}
+    assert store.read(batches.wrong_counts, batch.id) == {}
     assert events(store) == [(EventType.OUTCOME, "cancelled")]
 
 
-def test_times_move_the_counts_of_a_batch_too(store: JobStore) -> None:
+def test_times_move_the_counts_of_a_batch_too(store: Database) -> None:
     batch = make_batch()
     due, late = make_job(due_at=LATER), make_job(due_at=LATER, deadline_at=LATER)
-    store.insert_batch(batch, [due, late])
-    assert store.get_batch(batch.id).counts == {JobState.SCHEDULED: 2}
+    store.write(submissions.insert_batch, batch, [due, late])
+    assert store.read(queries.get_batch, batch.id).counts == {JobState.SCHEDULED: 2}
 
-    store.expire_jobs(limit=10, now=LATER + timedelta(minutes=1))
-    store.release_due(limit=10, now=LATER + timedelta(minutes=1))
+    store.write(schedules.expire_jobs, limit=10, now=LATER + timedelta(minutes=1))
+    store.write(schedules.release_due, limit=10, now=LATER + timedelta(minutes=1))
 
-    assert store.get_batch(batch.id).counts == {JobState.ACCEPTED: 1, JobState.PARKED: 1}
-    assert store.wrong_counts(batch.id) == {}
+    assert store.read(queries.get_batch, batch.id).counts == {JobState.ACCEPTED: 1, JobState.PARKED: 1}
+    assert store.read(batches.wrong_counts, batch.id) == {}

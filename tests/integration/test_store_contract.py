@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from producer.records import Admitted, JobFilter, NewJob
-from producer.store.store import JobStore
+from producer.store import outbox, queries, recording, submissions
+from producer.store.database import Database
 from shared.errors import BatchNotFound, JobNotFound
 from shared.identity import new_id
 from shared.kinds.registry import Lane
@@ -25,17 +26,17 @@ UGLY_DOCUMENT: dict[str, Any] = {
 }
 
 
-def test_a_stored_job_comes_back_as_it_was_given(store: JobStore) -> None:
+def test_a_stored_job_comes_back_as_it_was_given(store: Database) -> None:
     batch = make_batch()
-    store.insert_batch(batch, [])
+    store.write(submissions.insert_batch, batch, [])
     retry = RetryPolicy(max_attempts=40, jitter=False)
     job = make_job(
         kind="fetch", lane=Lane.BULK, args=UGLY_DOCUMENT, retry=retry, labels={"a": "b"}, batch_id=batch.id
     )
 
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
 
-    stored = store.get_job(job.id)
+    stored = store.read(queries.get_job, job.id)
     assert (stored.id, stored.kind, stored.lane, stored.host) == (job.id, "fetch", Lane.BULK, job.host)
     assert (stored.args, stored.retry, stored.labels) == (UGLY_DOCUMENT, retry, {"a": "b"})
     assert (stored.state, stored.run, stored.attempt, stored.batch_id) == (JobState.ACCEPTED, 1, 0, batch.id)
@@ -44,61 +45,69 @@ def test_a_stored_job_comes_back_as_it_was_given(store: JobStore) -> None:
     assert stored.created_at.utcoffset() == timedelta(0)
 
 
-def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+def test_an_unknown_job_is_not_found(store: Database) -> None:
     with pytest.raises(JobNotFound):
-        store.get_job(new_id())
+        store.read(queries.get_job, new_id())
 
 
-def test_jobs_inserted_twice_are_stored_once_and_stay_where_they_are(store: JobStore) -> None:
+def test_jobs_inserted_twice_are_stored_once_and_stay_where_they_are(store: Database) -> None:
     job = make_job()
-    store.insert_jobs([job])
-    store.mark_queued([(job.id, 1)], now=NOON)
+    store.write(submissions.insert_jobs, [job])
+    store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
 
-    store.insert_jobs([job, make_job()])
+    store.write(submissions.insert_jobs, [job, make_job()])
 
-    assert store.get_job(job.id).state is JobState.QUEUED
-    assert len(store.list_jobs(JobFilter(), limit=10, after=None)) == 2
+    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
+    assert len(store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records) == 2
 
 
-def test_no_job_of_a_refused_insert_is_stored(store: JobStore) -> None:
+def test_no_job_of_a_refused_insert_is_stored(store: Database) -> None:
     good = make_job()
     bad = make_job(args={"not json": object()})
 
     with pytest.raises(Exception, match="JSON serializable"):
-        store.insert_jobs([good, bad])
+        store.write(submissions.insert_jobs, [good, bad])
 
     with pytest.raises(JobNotFound):
-        store.get_job(good.id)
+        store.read(queries.get_job, good.id)
 
 
-def test_text_that_no_database_holds_is_stored_with_replacement_characters(store: JobStore) -> None:
+def test_text_that_no_database_holds_is_stored_with_replacement_characters(store: Database) -> None:
     job = make_job(host="nul\0lone\ud800.example")
 
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
 
-    assert store.get_job(job.id).host == "nul\ufffdlone\ufffd.example"
-    assert store.list_jobs(JobFilter(host="nul\0lone\ud800.example"), limit=1, after=None)[0].id == job.id
+    assert store.read(queries.get_job, job.id).host == "nul\ufffdlone\ufffd.example"
+    assert (
+        store.read(queries.search_jobs, JobFilter(host="nul\0lone\ud800.example"), limit=1, after=None)
+        .records[0]
+        .id
+        == job.id
+    )
 
 
-def test_a_host_longer_than_an_index_entry_is_stored_and_found(store: JobStore) -> None:
+def test_a_host_longer_than_an_index_entry_is_stored_and_found(store: Database) -> None:
     # Every character counts: PostgreSQL compresses a repeated one.
     host = "".join(new_id().hex for _ in range(250))
     job = make_job(host=host)
 
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
 
-    assert [found.id for found in store.list_jobs(JobFilter(host=host), limit=9, after=None)] == [job.id]
+    assert [
+        found.id
+        for found in store.read(queries.search_jobs, JobFilter(host=host), limit=9, after=None).records
+    ] == [job.id]
 
 
 @pytest.mark.parametrize("field", ["state", "kind", "batch_id", "host", "nothing", "everything"])
-def test_a_list_gives_every_matching_job_once_newest_first(store: JobStore, field: str) -> None:
+def test_a_list_gives_every_matching_job_once_newest_first(store: Database, field: str) -> None:
     batch = make_batch()
     wanted = [make_job(kind="fetch", host="a.example") for _ in range(250)]
     others = [make_job() for _ in range(20)]
-    store.insert_jobs(others[:10])
-    store.insert_batch(batch, wanted)
-    store.insert_jobs(others[10:])
-    store.mark_queued([(job.id, 1) for job in others], now=NOON)
+    store.write(submissions.insert_jobs, others[:10])
+    store.write(submissions.insert_batch, batch, wanted)
+    store.write(submissions.insert_jobs, others[10:])
+    store.write(outbox.mark_queued, [(job.id, 1) for job in others], now=NOON)
     fields: dict[str, Any] = {
         "state": JobState.ACCEPTED,
         "kind": "fetch",
@@ -118,41 +127,44 @@ def test_a_list_gives_every_matching_job_once_newest_first(store: JobStore, fiel
     assert listed == sorted((job.id for job in expected), reverse=True)
 
 
-def test_a_list_has_no_attempts(store: JobStore) -> None:
+def test_a_list_has_no_attempts(store: Database) -> None:
     job = make_job()
-    store.insert_jobs([job])
-    store.record([make_report(job.id, JobState.RUNNING)], now=NOON)
+    store.write(submissions.insert_jobs, [job])
+    store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=NOON)
 
-    assert store.list_jobs(JobFilter(), limit=1, after=None)[0].attempts == ()
-    assert len(store.get_job(job.id).attempts) == 1
+    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records[0].attempts == ()
+    assert len(store.read(queries.get_job, job.id).attempts) == 1
 
 
-def test_a_batch_counts_its_jobs_by_state(store: JobStore) -> None:
+def test_a_batch_counts_its_jobs_by_state(store: Database) -> None:
     batch = make_batch()
     jobs = [make_job() for _ in range(2_500)]
 
-    store.insert_batch(batch, iter(jobs))
-    total = store.get_batch(batch.id).total
+    store.write(submissions.insert_batch, batch, iter(jobs))
+    total = store.read(queries.get_batch, batch.id).total
 
-    store.insert_jobs([make_job()])
-    store.mark_queued([(job.id, 1) for job in jobs[:2]], now=NOON)
-    stored = store.get_batch(batch.id)
+    store.write(submissions.insert_jobs, [make_job()])
+    store.write(outbox.mark_queued, [(job.id, 1) for job in jobs[:2]], now=NOON)
+    stored = store.read(queries.get_batch, batch.id)
     assert (total, stored.total, stored.kind, stored.labels) == (2_500, 2_500, "check", {"team": "web"})
     assert stored.counts == {JobState.ACCEPTED: 2_498, JobState.QUEUED: 2}
     assert (stored.created_at, stored.finished_at) == (NOON, None)
 
 
-def test_a_batch_is_finished_when_its_last_job_is(store: JobStore) -> None:
+def test_a_batch_is_finished_when_its_last_job_is(store: Database) -> None:
     batch = make_batch()
     first, second, third = (make_job() for _ in range(3))
-    store.insert_batch(batch, [first, second, third])
+    store.write(submissions.insert_batch, batch, [first, second, third])
     later = NOON + timedelta(minutes=5)
-    store.record(
-        [make_report(first.id, JobState.SUCCEEDED), make_report(second.id, JobState.RUNNING)], now=NOON
+    store.write(
+        recording.record_reports,
+        [make_report(first.id, JobState.SUCCEEDED), make_report(second.id, JobState.RUNNING)],
+        now=NOON,
     )
 
-    before = store.get_batch(batch.id)
-    store.record(
+    before = store.read(queries.get_batch, batch.id)
+    store.write(
+        recording.record_reports,
         [
             make_report(second.id, JobState.PARKED, ended_at=later),
             make_report(third.id, JobState.SUCCEEDED, ended_at=NOON),
@@ -162,27 +174,27 @@ def test_a_batch_is_finished_when_its_last_job_is(store: JobStore) -> None:
 
     assert before.finished_at is None
     assert before.counts == {JobState.SUCCEEDED: 1, JobState.RUNNING: 1, JobState.ACCEPTED: 1}
-    assert store.get_batch(batch.id).finished_at == later
-    assert store.get_batch(batch.id).counts == {JobState.SUCCEEDED: 2, JobState.PARKED: 1}
+    assert store.read(queries.get_batch, batch.id).finished_at == later
+    assert store.read(queries.get_batch, batch.id).counts == {JobState.SUCCEEDED: 2, JobState.PARKED: 1}
 
 
-def test_an_empty_batch_is_finished_when_it_is_made(store: JobStore) -> None:
+def test_an_empty_batch_is_finished_when_it_is_made(store: Database) -> None:
     batch = make_batch()
 
-    assert store.insert_batch(batch, []) == Admitted(batch.id)
+    assert store.write(submissions.insert_batch, batch, []) == Admitted(batch.id)
 
-    assert store.get_batch(batch.id).finished_at == NOON
-    assert store.batch_jobs(batch.id, after=None, limit=10) == []
+    assert store.read(queries.get_batch, batch.id).finished_at == NOON
+    assert store.read(queries.batch_jobs, batch.id, after=None, limit=10) == []
 
 
-def test_an_unknown_batch_is_not_found(store: JobStore) -> None:
+def test_an_unknown_batch_is_not_found(store: Database) -> None:
     with pytest.raises(BatchNotFound):
-        store.get_batch(new_id())
+        store.read(queries.get_batch, new_id())
     with pytest.raises(BatchNotFound):
-        store.batch_jobs(new_id(), after=None, limit=10)
+        store.read(queries.batch_jobs, new_id(), after=None, limit=10)
 
 
-def test_a_batch_whose_upload_breaks_off_leaves_nothing(store: JobStore) -> None:
+def test_a_batch_whose_upload_breaks_off_leaves_nothing(store: Database) -> None:
     batch = make_batch()
 
     def broken_upload() -> Iterator[NewJob]:
@@ -190,30 +202,33 @@ def test_a_batch_whose_upload_breaks_off_leaves_nothing(store: JobStore) -> None
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        store.insert_batch(batch, broken_upload())
+        store.write(submissions.insert_batch, batch, broken_upload())
 
-    assert store.list_jobs(JobFilter(), limit=1, after=None) == []
+    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []
     with pytest.raises(BatchNotFound):
-        store.get_batch(batch.id)
+        store.read(queries.get_batch, batch.id)
 
 
-def test_a_batch_is_exported_oldest_first_each_job_once(store: JobStore) -> None:
+def test_a_batch_is_exported_oldest_first_each_job_once(store: Database) -> None:
     batch = make_batch()
     jobs = [make_job() for _ in range(250)]
-    store.insert_batch(batch, reversed(jobs))
-    store.insert_jobs([make_job()])
+    store.write(submissions.insert_batch, batch, reversed(jobs))
+    store.write(submissions.insert_jobs, [make_job()])
 
     exported: list[UUID] = []
-    while page := store.batch_jobs(batch.id, after=exported[-1] if exported else None, limit=60):
+    while page := store.read(
+        queries.batch_jobs, batch.id, after=exported[-1] if exported else None, limit=60
+    ):
         exported.extend(job.id for job in page)
 
     assert exported == sorted(job.id for job in jobs)
 
 
-def test_unfinished_jobs_are_counted_by_state(store: JobStore) -> None:
+def test_unfinished_jobs_are_counted_by_state(store: Database) -> None:
     jobs = [make_job() for _ in range(5)]
-    store.insert_jobs(jobs)
-    store.record(
+    store.write(submissions.insert_jobs, jobs)
+    store.write(
+        recording.record_reports,
         [
             make_report(jobs[0].id, JobState.SUCCEEDED),
             make_report(jobs[1].id, JobState.PARKED),
@@ -222,11 +237,15 @@ def test_unfinished_jobs_are_counted_by_state(store: JobStore) -> None:
         now=NOON,
     )
 
-    assert store.count_unfinished() == {JobState.ACCEPTED: 2, JobState.PARKED: 1, JobState.DELAYED: 1}
+    assert store.read(queries.count_unfinished) == {
+        JobState.ACCEPTED: 2,
+        JobState.PARKED: 1,
+        JobState.DELAYED: 1,
+    }
 
 
-def _all_pages(store: JobStore, job_filter: JobFilter) -> Iterator[UUID]:
+def _all_pages(store: Database, job_filter: JobFilter) -> Iterator[UUID]:
     after = None
-    while page := store.list_jobs(job_filter, limit=40, after=after):
+    while page := store.read(queries.search_jobs, job_filter, limit=40, after=after).records:
         yield from (job.id for job in page)
         after = page[-1].id

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from alembic import command
 
 from producer.records import JobFilter
+from producer.store import outbox, queries, submissions
+from producer.store.database import Database
 from producer.store.engine import open_engine, writing
 from producer.store.migrate import _config, check_schema, migrate
 from producer.store.schema import metadata
-from producer.store.store import JobStore
 from shared.errors import StoreUnavailable
 from tests.support.factories import NOON, make_batch, make_job
 from tests.support.tables import stored_objects
@@ -26,13 +27,14 @@ JOBS_PER_WRITER = 40
 
 INSERT_MANY = """
 import sys
-from producer.store.store import JobStore
+from producer.store import outbox, submissions
+from producer.store.database import Database
 from tests.support.factories import make_job
 
-store = JobStore.open(sys.argv[1])
+store = Database.open(sys.argv[1])
 for _ in range(int(sys.argv[2])):
-    store.insert_jobs([make_job()])
-    store.claim_accepted(limit=1, lease_seconds=60, now=make_job().created_at)
+    store.write(submissions.insert_jobs, [make_job()])
+    store.write(outbox.claim_accepted, limit=1, lease_seconds=60, now=make_job().created_at)
 store.close()
 """
 
@@ -67,11 +69,11 @@ def test_migrations_build_what_the_schema_says_and_can_be_taken_back(database_ur
 
 
 def test_a_store_answers_only_when_its_tables_are_current(database_url: str) -> None:
-    store = JobStore.open(database_url)
+    store = Database.open(database_url)
     with pytest.raises(StoreUnavailable, match="migrated"):
         store.ping()
     with pytest.raises(StoreUnavailable, match="jobs"):
-        store.insert_jobs([make_job()])
+        store.write(submissions.insert_jobs, [make_job()])
 
     migrate(database_url)
     migrate(database_url)
@@ -108,24 +110,24 @@ def test_processes_can_write_at_once(database_url: str) -> None:
 
     _run_at_once([INSERT_MANY, database_url, str(JOBS_PER_WRITER)], times=WRITERS)
 
-    store = JobStore.open(database_url)
-    jobs = store.list_jobs(JobFilter(), limit=1_000, after=None)
+    store = Database.open(database_url)
+    jobs = store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records
     store.close()
     assert len(jobs) == WRITERS * JOBS_PER_WRITER
 
 
 def test_threads_can_write_and_read_at_once(database_url: str) -> None:
     migrate(database_url)
-    store = JobStore.open(database_url)
+    store = Database.open(database_url)
     failures: list[Exception] = []
 
     def write_and_read() -> None:
         try:
             for _ in range(20):
                 job = make_job()
-                store.insert_jobs([job])
-                store.mark_queued([(job.id, 1)], now=NOON)
-                store.list_jobs(JobFilter(), limit=5, after=None)
+                store.write(submissions.insert_jobs, [job])
+                store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
+                store.read(queries.search_jobs, JobFilter(), limit=5, after=None)
         except StoreUnavailable as error:
             failures.append(error)
 
@@ -134,7 +136,7 @@ def test_threads_can_write_and_read_at_once(database_url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    jobs = store.list_jobs(JobFilter(), limit=1_000, after=None)
+    jobs = store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records
     store.close()
 
     assert failures == []
@@ -143,19 +145,23 @@ def test_threads_can_write_and_read_at_once(database_url: str) -> None:
 
 def test_readers_do_not_wait_for_a_batch_that_is_being_stored(database_url: str) -> None:
     migrate(database_url)
-    store = JobStore.open(database_url)
+    store = Database.open(database_url)
     early = make_job()
-    store.insert_jobs([early])
+    store.write(submissions.insert_jobs, [early])
 
     def jobs_that_look() -> object:
         for _ in range(1_200):
             yield make_job()
-        yield make_job(labels={"seen": str(len(store.list_jobs(JobFilter(), limit=9, after=None)))})
+        yield make_job(
+            labels={
+                "seen": str(len(store.read(queries.search_jobs, JobFilter(), limit=9, after=None).records))
+            }
+        )
 
     batch = make_batch()
-    store.insert_batch(batch, jobs_that_look())  # type: ignore[arg-type]
+    store.write(submissions.insert_batch, batch, jobs_that_look())  # type: ignore[arg-type]
 
-    last = store.list_jobs(JobFilter(batch_id=batch.id), limit=1, after=None)
+    last = store.read(queries.search_jobs, JobFilter(batch_id=batch.id), limit=1, after=None).records
     store.close()
     assert last[0].labels == {"seen": "1"}
 
@@ -178,18 +184,18 @@ def test_a_writer_that_waits_too_long_is_told_that_the_store_is_unavailable(tmp_
     url = f"sqlite:///{tmp_path}/retriever.db"
     migrate(url)
     engine = open_engine(url)
-    store = JobStore(open_engine(url, sqlite_busy_seconds=0.05))
+    store = Database(open_engine(url, sqlite_busy_seconds=0.05))
 
     with writing(engine).begin(), pytest.raises(StoreUnavailable, match="locked"):
-        store.insert_jobs([make_job()])
+        store.write(submissions.insert_jobs, [make_job()])
 
-    store.insert_jobs([make_job()])
+    store.write(submissions.insert_jobs, [make_job()])
     store.close()
     engine.dispose()
 
 
 def test_a_database_that_does_not_answer_is_told_without_its_password() -> None:
-    store = JobStore.open("postgresql://somebody:secret@127.0.0.1:1/nothing")
+    store = Database.open("postgresql://somebody:secret@127.0.0.1:1/nothing")
 
     with pytest.raises(StoreUnavailable) as raised:
         store.ping()
@@ -200,7 +206,7 @@ def test_a_database_that_does_not_answer_is_told_without_its_password() -> None:
 
 def test_the_store_works_again_after_its_connections_were_cut(postgres_url: str) -> None:
     migrate(postgres_url)
-    store = JobStore.open(postgres_url)
+    store = Database.open(postgres_url)
     store.ping()
     engine = open_engine(postgres_url)
     with engine.connect() as connection:
@@ -212,21 +218,21 @@ def test_the_store_works_again_after_its_connections_were_cut(postgres_url: str)
         )
     engine.dispose()
 
-    store.insert_jobs([make_job()])
+    store.write(submissions.insert_jobs, [make_job()])
 
     store.close()
 
 
 def test_times_are_utc_whatever_the_server_s_zone(postgres_url: str) -> None:
     migrate(postgres_url)
-    store = JobStore.open(f"{postgres_url}?options=-c%20timezone%3DAsia%2FKathmandu")
+    store = Database.open(f"{postgres_url}?options=-c%20timezone%3DAsia%2FKathmandu")
     edge = datetime(9999, 12, 31, 12, tzinfo=UTC)
     job = make_job(created_at=edge)
 
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
 
-    assert store.get_job(job.id).created_at == edge
-    assert str(store.get_job(job.id).created_at.tzinfo) == "UTC"
+    assert store.read(queries.get_job, job.id).created_at == edge
+    assert str(store.read(queries.get_job, job.id).created_at.tzinfo) == "UTC"
     store.close()
 
 

@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from producer.records import JobRecord, NewJob
-from producer.store import leases
-from producer.store.engine import POSTGRESQL
-from producer.store.store import JobStore
+from producer.store import outbox, parking, queries, recording, submissions
+from producer.store.database import Database
+from producer.store.sql import POSTGRESQL, read_in_order
 from shared.errors import JobNotFound, JobNotParked
 from shared.identity import new_id
 from shared.kinds.registry import Lane
@@ -26,20 +26,20 @@ T = TypeVar("T")
 LEASE = timedelta(seconds=60)
 
 
-def test_the_oldest_jobs_are_claimed_first(store: JobStore) -> None:
+def test_the_oldest_jobs_are_claimed_first(store: Database) -> None:
     jobs = _store_jobs(store, 5)
 
-    claimed = store.claim_accepted(limit=3, lease_seconds=60, now=NOON)
+    claimed = store.write(outbox.claim_accepted, limit=3, lease_seconds=60, now=NOON)
 
     assert [job.id for job in claimed] == [job.id for job in jobs[:3]]
     assert (claimed[0].args, claimed[0].retry, claimed[0].run) == (jobs[0].args, jobs[0].retry, 1)
 
 
-def test_interactive_jobs_are_claimed_before_older_ones_of_the_bulk_lane(store: JobStore) -> None:
+def test_interactive_jobs_are_claimed_before_older_ones_of_the_bulk_lane(store: Database) -> None:
     bulk = _store_jobs(store, 4, lane=Lane.BULK)
     interactive = _store_jobs(store, 3)
 
-    pages = [store.claim_accepted(limit=2, lease_seconds=60, now=NOON) for _ in range(5)]
+    pages = [store.write(outbox.claim_accepted, limit=2, lease_seconds=60, now=NOON) for _ in range(5)]
 
     first, mixed, *rest = [[job.id for job in page] for page in pages]
     assert first == [job.id for job in interactive[:2]]
@@ -47,48 +47,48 @@ def test_interactive_jobs_are_claimed_before_older_ones_of_the_bulk_lane(store: 
     assert rest == [[bulk[1].id, bulk[2].id], [bulk[3].id], []]
 
 
-def test_the_bulk_lane_is_claimed_while_interactive_jobs_are_leased(store: JobStore) -> None:
+def test_the_bulk_lane_is_claimed_while_interactive_jobs_are_leased(store: Database) -> None:
     bulk = _store_jobs(store, 2, lane=Lane.BULK)
     interactive = _store_jobs(store, 2)
     # One relay is publishing them, another was refused by the broker.
-    store.claim_accepted(limit=2, lease_seconds=60, now=NOON)
-    store.release_claims([interactive[0].id], retry_at=NOON + timedelta(seconds=5))
+    store.write(outbox.claim_accepted, limit=2, lease_seconds=60, now=NOON)
+    store.write(outbox.release_claims, [interactive[0].id], retry_at=NOON + timedelta(seconds=5))
 
-    claimed = store.claim_accepted(limit=9, lease_seconds=60, now=NOON)
-    later = store.claim_accepted(limit=9, lease_seconds=60, now=NOON + timedelta(seconds=6))
+    claimed = store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON)
+    later = store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON + timedelta(seconds=6))
 
     assert [job.id for job in claimed] == [job.id for job in bulk]
     assert [job.id for job in later] == [interactive[0].id]
 
 
-def test_an_interactive_job_that_is_accepted_again_is_claimed_first(store: JobStore) -> None:
+def test_an_interactive_job_that_is_accepted_again_is_claimed_first(store: Database) -> None:
     _store_jobs(store, 2, lane=Lane.BULK)
     parked = _store_parked_job(store)
-    store.redrive(parked.id, now=NOON)
+    store.write(parking.redrive, parked.id, now=NOON)
 
-    (first,) = store.claim_accepted(limit=1, lease_seconds=60, now=NOON)
+    (first,) = store.write(outbox.claim_accepted, limit=1, lease_seconds=60, now=NOON)
 
     assert (first.id, first.run) == (parked.id, 2)
 
 
-def test_both_claims_read_an_index_in_its_order_whatever_was_counted(store: JobStore) -> None:
+def test_both_claims_read_an_index_in_its_order_whatever_was_counted(store: Database) -> None:
     claims: list[tuple[str, Any]] = []
     # As counted right after a large batch, and then most of it was relayed.
     jobs = _store_jobs(store, 2_000, lane=Lane.BULK)
-    with store._writing() as connection:
+    with store.writing() as connection:
         connection.exec_driver_sql("ANALYZE jobs")
-    store.mark_queued([(job.id, 1) for job in jobs[:1_500]], now=NOON)
+    store.write(outbox.mark_queued, [(job.id, 1) for job in jobs[:1_500]], now=NOON)
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if "UPDATE jobs" in statement:
             claims.append((statement, parameters))
 
     sa.event.listen(store._writer, "before_cursor_execute", note)
-    store.claim_accepted(limit=9, lease_seconds=60, now=NOON)
+    store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON)
     sa.event.remove(store._writer, "before_cursor_execute", note)
 
-    with store._writing() as connection:
-        leases.read_in_order(connection)
+    with store.writing() as connection:
+        read_in_order(connection)
         explain = "EXPLAIN" if connection.dialect.name == POSTGRESQL else "EXPLAIN QUERY PLAN"
         plans = [str(connection.exec_driver_sql(f"{explain} {sql}", values).all()) for sql, values in claims]
     interactive, others = plans
@@ -97,75 +97,79 @@ def test_both_claims_read_an_index_in_its_order_whatever_was_counted(store: JobS
     assert not any(sort in plan for plan in plans for sort in ("TEMP B-TREE", "Sort", "Bitmap"))
 
 
-def test_a_claimed_job_is_claimed_again_only_after_its_lease(store: JobStore) -> None:
+def test_a_claimed_job_is_claimed_again_only_after_its_lease(store: Database) -> None:
     _store_jobs(store, 1)
-    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+    store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
 
     # The relay has crashed between claim and publish.
-    assert store.claim_accepted(limit=10, lease_seconds=60, now=NOON + LEASE) == []
-    assert len(store.claim_accepted(limit=10, lease_seconds=60, now=NOON + LEASE * 1.1)) == 1
+    assert store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON + LEASE) == []
+    assert len(store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON + LEASE * 1.1)) == 1
 
 
-def test_a_queued_job_is_not_claimed_again(store: JobStore) -> None:
+def test_a_queued_job_is_not_claimed_again(store: Database) -> None:
     (job,) = _store_jobs(store, 1)
-    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+    store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
 
-    store.mark_queued([(job.id, 1)], now=NOON)
-    store.mark_queued([(job.id, 1)], now=NOON)
+    store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
+    store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
 
-    assert store.get_job(job.id).state is JobState.QUEUED
-    assert store.claim_accepted(limit=10, lease_seconds=60, now=NOON + LEASE * 2) == []
+    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
+    assert store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON + LEASE * 2) == []
 
 
-def test_a_job_whose_report_came_first_is_not_moved_back_to_queued(store: JobStore) -> None:
+def test_a_job_whose_report_came_first_is_not_moved_back_to_queued(store: Database) -> None:
     (job,) = _store_jobs(store, 1)
-    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
-    store.record([make_report(job.id, JobState.RUNNING)], now=NOON)
+    store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
+    store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=NOON)
 
-    store.mark_queued([(job.id, 1)], now=NOON)
+    store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
 
-    assert store.get_job(job.id).state is JobState.RUNNING
+    assert store.read(queries.get_job, job.id).state is JobState.RUNNING
 
 
-def test_marking_an_older_run_queued_leaves_the_new_run_accepted(store: JobStore) -> None:
+def test_marking_an_older_run_queued_leaves_the_new_run_accepted(store: Database) -> None:
     job = _store_parked_job(store)
-    store.redrive(job.id, now=NOON)
+    store.write(parking.redrive, job.id, now=NOON)
 
-    store.mark_queued([(job.id, 1), (new_id(), 1)], now=NOON)
+    store.write(outbox.mark_queued, [(job.id, 1), (new_id(), 1)], now=NOON)
 
-    assert store.get_job(job.id).state is JobState.ACCEPTED
-    store.mark_queued([(job.id, 2)], now=NOON)
-    assert store.get_job(job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id).state is JobState.ACCEPTED
+    store.write(outbox.mark_queued, [(job.id, 2)], now=NOON)
+    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
 
 
-def test_a_released_job_is_claimed_after_its_pause_and_a_queued_one_never(store: JobStore) -> None:
+def test_a_released_job_is_claimed_after_its_pause_and_a_queued_one_never(store: Database) -> None:
     released, queued = _store_jobs(store, 2)
-    store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
-    store.mark_queued([(queued.id, 1)], now=NOON)
+    store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
+    store.write(outbox.mark_queued, [(queued.id, 1)], now=NOON)
 
-    store.release_claims([released.id, queued.id, new_id()], retry_at=NOON + timedelta(seconds=5))
+    store.write(
+        outbox.release_claims, [released.id, queued.id, new_id()], retry_at=NOON + timedelta(seconds=5)
+    )
 
-    assert store.claim_accepted(limit=10, lease_seconds=60, now=NOON + timedelta(seconds=5)) == []
-    (again,) = store.claim_accepted(limit=10, lease_seconds=60, now=NOON + timedelta(seconds=6))
+    assert (
+        store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON + timedelta(seconds=5)) == []
+    )
+    (again,) = store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON + timedelta(seconds=6))
     assert again.id == released.id
 
 
-def test_empty_calls_do_nothing(store: JobStore) -> None:
-    store.insert_jobs([])
-    store.mark_queued([], now=NOON)
-    store.release_claims([], retry_at=NOON)
-    store.settle_redrives([], now=NOON)
+def test_empty_calls_do_nothing(store: Database) -> None:
+    store.write(submissions.insert_jobs, [])
+    store.write(outbox.mark_queued, [], now=NOON)
+    store.write(outbox.release_claims, [], retry_at=NOON)
+    store.write(parking.settle_redrives, [], now=NOON)
 
-    assert store.claim_accepted(limit=1, lease_seconds=1, now=NOON) == []
+    assert store.write(outbox.claim_accepted, limit=1, lease_seconds=1, now=NOON) == []
 
 
-def test_relays_that_claim_at_once_share_the_jobs(store: JobStore, database_url: str) -> None:
+def test_relays_that_claim_at_once_share_the_jobs(store: Database, database_url: str) -> None:
     jobs = [*_store_jobs(store, 300, lane=Lane.BULK), *_store_jobs(store, 100)]
-    other = JobStore.open(database_url)
+    other = Database.open(database_url)
 
-    def claim_all(relay: JobStore) -> list[UUID]:
+    def claim_all(relay: Database) -> list[UUID]:
         mine: list[UUID] = []
-        while page := relay.claim_accepted(limit=7, lease_seconds=60, now=NOON):
+        while page := relay.write(outbox.claim_accepted, limit=7, lease_seconds=60, now=NOON):
             assert len(page) <= 7
             mine.extend(job.id for job in page)
         return mine
@@ -178,38 +182,38 @@ def test_relays_that_claim_at_once_share_the_jobs(store: JobStore, database_url:
     assert sorted(ids) == sorted(job.id for job in jobs)
 
 
-def test_a_redriven_job_starts_over_and_keeps_its_attempts(store: JobStore) -> None:
+def test_a_redriven_job_starts_over_and_keeps_its_attempts(store: Database) -> None:
     job = _store_parked_job(store)
 
-    redriven = store.redrive(job.id, now=NOON)
+    redriven = store.write(parking.redrive, job.id, now=NOON)
 
     assert (redriven.id, redriven.state, redriven.run, redriven.attempt) == (job.id, JobState.ACCEPTED, 2, 0)
     assert (redriven.reason, redriven.explanation, redriven.result) == (None, None, None)
     assert (redriven.due_at, redriven.finished_at) == (None, None)
     assert [(attempt.run, attempt.number) for attempt in redriven.attempts] == [(1, 1)]
-    (claimed,) = store.claim_accepted(limit=10, lease_seconds=60, now=NOON)
+    (claimed,) = store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
     assert (claimed.id, claimed.run) == (job.id, 2)
-    store.record([make_report(job.id, JobState.SUCCEEDED, run=2)], now=NOON)
-    assert store.get_job(job.id).state is JobState.SUCCEEDED
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED, run=2)], now=NOON)
+    assert store.read(queries.get_job, job.id).state is JobState.SUCCEEDED
 
 
-def test_only_a_parked_job_can_be_redriven(store: JobStore) -> None:
+def test_only_a_parked_job_can_be_redriven(store: Database) -> None:
     (job,) = _store_jobs(store, 1)
 
     with pytest.raises(JobNotParked, match="accepted"):
-        store.redrive(job.id, now=NOON)
+        store.write(parking.redrive, job.id, now=NOON)
     with pytest.raises(JobNotFound):
-        store.redrive(new_id(), now=NOON)
-    assert store.pending_redrives(10) == []
+        store.write(parking.redrive, new_id(), now=NOON)
+    assert store.read(parking.pending_redrives, 10) == []
 
 
-def test_of_two_redrives_at_once_one_wins(store: JobStore, database_url: str) -> None:
+def test_of_two_redrives_at_once_one_wins(store: Database, database_url: str) -> None:
     job = _store_parked_job(store)
-    other = JobStore.open(database_url)
+    other = Database.open(database_url)
 
-    def try_redrive(caller: JobStore) -> JobRecord | None:
+    def try_redrive(caller: Database) -> JobRecord | None:
         try:
-            return caller.redrive(job.id, now=NOON)
+            return caller.write(parking.redrive, job.id, now=NOON)
         except JobNotParked:
             return None
 
@@ -217,33 +221,35 @@ def test_of_two_redrives_at_once_one_wins(store: JobStore, database_url: str) ->
     other.close()
 
     assert sum(record is not None for record in won) == 1
-    assert store.get_job(job.id).run == 2
-    assert store.pending_redrives(10) == [(job.id, 1)]
+    assert store.read(queries.get_job, job.id).run == 2
+    assert store.read(parking.pending_redrives, 10) == [(job.id, 1)]
 
 
-def test_a_redrive_is_pending_until_its_message_has_left_the_parking_lot(store: JobStore) -> None:
+def test_a_redrive_is_pending_until_its_message_has_left_the_parking_lot(store: Database) -> None:
     first, second = _store_parked_job(store), _store_parked_job(store)
-    store.redrive(second.id, now=NOON)
-    store.redrive(first.id, now=NOON + timedelta(seconds=1))
+    store.write(parking.redrive, second.id, now=NOON)
+    store.write(parking.redrive, first.id, now=NOON + timedelta(seconds=1))
 
-    before = store.pending_redrives(10)
-    store.settle_redrives([(second.id, 1), (second.id, 1), (new_id(), 1)], now=NOON)
+    before = store.read(parking.pending_redrives, 10)
+    store.write(parking.settle_redrives, [(second.id, 1), (second.id, 1), (new_id(), 1)], now=NOON)
 
     assert before == [(second.id, 1), (first.id, 1)]
-    assert store.pending_redrives(10) == [(first.id, 1)]
-    assert store.pending_redrives(0) == []
+    assert store.read(parking.pending_redrives, 10) == [(first.id, 1)]
+    assert store.read(parking.pending_redrives, 0) == []
 
 
-def _store_jobs(store: JobStore, count: int, *, lane: Lane = Lane.INTERACTIVE) -> list[NewJob]:
+def _store_jobs(store: Database, count: int, *, lane: Lane = Lane.INTERACTIVE) -> list[NewJob]:
     jobs = [make_job(lane=lane) for _ in range(count)]
-    store.insert_jobs(jobs)
+    store.write(submissions.insert_jobs, jobs)
     return jobs
 
 
-def _store_parked_job(store: JobStore) -> NewJob:
+def _store_parked_job(store: Database) -> NewJob:
     job = make_job()
-    store.insert_jobs([job])
-    store.record([make_report(job.id, JobState.PARKED, result={"status": 404})], now=NOON)
+    store.write(submissions.insert_jobs, [job])
+    store.write(
+        recording.record_reports, [make_report(job.id, JobState.PARKED, result={"status": 404})], now=NOON
+    )
     return job
 
 

@@ -3,13 +3,17 @@
 import base64
 import threading
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from producer.records import NewJob, ScheduledRun
-from producer.store.store import JobStore
+from producer.store import batches, endings, parking, queries, recording, retention, schedules, submissions
+from producer.store import events as store_events
+from producer.store import pages as store_pages
+from producer.store.database import Database
 from shared.errors import JobNotFound, JobNotPaged
 from shared.identity import derived_id, new_id
 from shared.kinds.pages import PagePlace, PageReport
@@ -52,13 +56,13 @@ def plan(last: int) -> PagePlace:
     return PagePlace(index=1, last=last, size=2, total=2 * last + 2)
 
 
-def stored(store: JobStore, **changes: Any) -> NewJob:
+def stored(store: Database, **changes: Any) -> NewJob:
     job = paged_job(**changes)
-    store.insert_jobs([job])
+    store.write(submissions.insert_jobs, [job])
     return job
 
 
-def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: JobStore) -> None:
+def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: Database) -> None:
     root = stored(
         store,
         args={"pages": {"by": "page", "total": "total", "max_pages": 2_501}},
@@ -67,9 +71,9 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: JobSt
         deadline_at=LATER,
     )
 
-    store.record([page_report(root.id, plan(9_999))], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(9_999))], now=LATER)
 
-    record = store.pages.get(root.id)
+    record = store.read(store_pages.get_pages, root.id)
     assert record.batch is not None
     assert record.root.result is not None and record.root.result["page"]["batch_id"] == str(record.batch.id)
     assert (record.batch.id, record.batch.total, record.batch.kind) == (
@@ -78,8 +82,8 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: JobSt
         "fetch",
     )
     assert (dict(record.batch.counts), record.batch.labels) == ({JobState.ACCEPTED: 2_500}, {"team": "web"})
-    assert store.wrong_counts(record.batch.id) == {}
-    jobs = store.batch_jobs(record.batch.id, after=None, limit=3_000)
+    assert store.read(batches.wrong_counts, record.batch.id) == {}
+    jobs = store.read(queries.batch_jobs, record.batch.id, after=None, limit=3_000)
     assert [job.args["page"]["index"] for job in jobs] == list(range(1, 2_501))
     one = jobs[6]
     assert (one.id, one.lane, one.retry.max_attempts) == (derived_id(root.id, 7), Lane.BULK, 9)
@@ -90,26 +94,26 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: JobSt
     }
 
 
-def test_a_success_that_comes_again_or_late_leads_on_once(store: JobStore) -> None:
+def test_a_success_that_comes_again_or_late_leads_on_once(store: Database) -> None:
     root = stored(store)
     report = page_report(root.id, plan(3))
 
-    store.record([report, report], now=LATER)
-    store.record([report], now=LATER)
-    store.record([page_report(root.id, plan(9))], now=LATER)
+    store.write(recording.record_reports, [report, report], now=LATER)
+    store.write(recording.record_reports, [report], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(9))], now=LATER)
 
-    record = store.pages.get(root.id)
+    record = store.read(store_pages.get_pages, root.id)
     assert (record.planned, record.seen.done) == (4, 1)
 
 
-def test_two_recorders_at_once_make_the_pages_once(store: JobStore) -> None:
+def test_two_recorders_at_once_make_the_pages_once(store: Database) -> None:
     roots = [stored(store) for _ in range(8)]
     reports = [page_report(root.id, plan(5)) for root in roots]
     failures: list[Exception] = []
 
     def record(order: list[Report]) -> None:
         try:
-            store.record(order, now=LATER)
+            store.write(recording.record_reports, order, now=LATER)
         except Exception as error:
             failures.append(error)
 
@@ -124,20 +128,22 @@ def test_two_recorders_at_once_make_the_pages_once(store: JobStore) -> None:
 
     assert failures == []
     for root in roots:
-        record_of_root = store.pages.get(root.id)
+        record_of_root = store.read(store_pages.get_pages, root.id)
         assert record_of_root.batch is not None and record_of_root.batch.total == 5
-        assert store.wrong_counts(record_of_root.batch.id) == {}
+        assert store.read(batches.wrong_counts, record_of_root.batch.id) == {}
 
 
 def test_pages_that_find_more_at_once_add_each_page_once_and_the_batch_is_told_complete_once(
-    store: JobStore,
+    store: Database,
 ) -> None:
     root = stored(store)
-    store.record([page_report(root.id, plan(3))], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(3))], now=LATER)
     children = [derived_id(root.id, index) for index in (1, 2, 3)]
     more = PagePlace(index=4, last=5, size=2, total=8)
     threads = [
-        threading.Thread(target=store.record, args=([page_report(child, more)],), kwargs={"now": LATER})
+        threading.Thread(
+            target=partial(store.write, recording.record_reports, [page_report(child, more)], now=LATER)
+        )
         for child in children
     ]
     for thread in threads:
@@ -145,28 +151,30 @@ def test_pages_that_find_more_at_once_add_each_page_once_and_the_batch_is_told_c
     for thread in threads:
         thread.join(30)
 
-    between = store.pages.get(root.id)
-    store.record([page_report(derived_id(root.id, index)) for index in (4, 5)], now=LATER)
+    between = store.read(store_pages.get_pages, root.id)
+    store.write(
+        recording.record_reports, [page_report(derived_id(root.id, index)) for index in (4, 5)], now=LATER
+    )
 
-    after = store.pages.get(root.id)
+    after = store.read(store_pages.get_pages, root.id)
     assert between.batch is not None and after.batch is not None
     assert (between.planned, between.seen.done, between.batch.finished_at) == (6, 4, None)
     assert (after.planned, after.seen.done, after.batch.finished_at) == (6, 6, LATER)
-    assert store.wrong_counts(after.batch.id) == {}
-    events = store.claim_events(limit=100, lease_seconds=60, now=LATER)
+    assert store.read(batches.wrong_counts, after.batch.id) == {}
+    events = store.write(store_events.claim_events, limit=100, lease_seconds=60, now=LATER)
     assert [event.body["total"] for event in events if event.type == "batch"] == [5]
 
 
-def test_a_page_leads_on_within_a_batch_of_somebody_and_their_counts_stay_true(store: JobStore) -> None:
+def test_a_page_leads_on_within_a_batch_of_somebody_and_their_counts_stay_true(store: Database) -> None:
     batch = make_batch(kind="fetch")
     roots = [paged_job(), paged_job()]
-    store.insert_batch(batch, roots)
+    store.write(submissions.insert_batch, batch, roots)
 
-    store.record([page_report(root.id, plan(2)) for root in roots], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(2)) for root in roots], now=LATER)
 
-    assert store.wrong_counts(batch.id) == {}
-    assert store.get_batch(batch.id).finished_at == LATER
-    assert [store.pages.get(root.id).planned for root in roots] == [3, 3]
+    assert store.read(batches.wrong_counts, batch.id) == {}
+    assert store.read(queries.get_batch, batch.id).finished_at == LATER
+    assert [store.read(store_pages.get_pages, root.id).planned for root in roots] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -180,67 +188,71 @@ def test_a_page_leads_on_within_a_batch_of_somebody_and_their_counts_stay_true(s
     ],
 )
 def test_a_forged_report_makes_no_pages_that_its_job_could_not_lead_to(
-    store: JobStore, index: int, following: PagePlace
+    store: Database, index: int, following: PagePlace
 ) -> None:
     root = stored(store)
-    store.record([page_report(root.id, plan(2))], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(2))], now=LATER)
 
-    store.record([page_report(derived_id(root.id, index), following)], now=LATER)
+    store.write(recording.record_reports, [page_report(derived_id(root.id, index), following)], now=LATER)
 
-    assert store.pages.get(root.id).planned == 3
+    assert store.read(store_pages.get_pages, root.id).planned == 3
 
 
-def test_a_job_that_only_says_that_it_is_a_page_leads_nowhere(store: JobStore) -> None:
+def test_a_job_that_only_says_that_it_is_a_page_leads_nowhere(store: Database) -> None:
     root = stored(store)
-    store.record([page_report(root.id, plan(2))], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(2))], now=LATER)
     liar = stored(store, args={"page": {"root": str(root.id), "index": 1}})
     plain = make_job(kind="fetch", args={"url": URL})
     check = make_job(args={"url": URL})
-    store.insert_jobs([plain, check])
+    store.write(submissions.insert_jobs, [plain, check])
 
     for job in (liar, plain, check):
-        store.record([page_report(job.id, plan(9))], now=LATER)
+        store.write(recording.record_reports, [page_report(job.id, plan(9))], now=LATER)
 
-    assert (store.pages.get(root.id).planned, store.pages.get(root.id).seen.done) == (3, 1)
+    assert (
+        store.read(store_pages.get_pages, root.id).planned,
+        store.read(store_pages.get_pages, root.id).seen.done,
+    ) == (3, 1)
     for job in (liar, plain, check):
         with pytest.raises(JobNotPaged):
-            store.pages.get(job.id)
+            store.read(store_pages.get_pages, job.id)
     with pytest.raises(JobNotFound):
-        store.pages.get(new_id())
+        store.read(store_pages.get_pages, new_id())
     with pytest.raises(JobNotPaged, match=f"page 1 of job {root.id}"):
-        store.pages.check(derived_id(root.id, 1))
+        store.read(store_pages.get_root, derived_id(root.id, 1))
 
 
-def test_a_page_at_another_origin_gets_no_headers_and_a_page_of_this_one_keeps_them(store: JobStore) -> None:
+def test_a_page_at_another_origin_gets_no_headers_and_a_page_of_this_one_keeps_them(store: Database) -> None:
     pages = {"by": "next_url", "next_url": "next", "other_origins": True}
     roots = [stored(store, args={"pages": pages}) for _ in range(2)]
     urls = ("https://example.com/items?p=2", "https://other.example/x")
 
-    store.record(
+    store.write(
+        recording.record_reports,
         [page_report(root.id, PagePlace(index=1, url=url)) for root, url in zip(roots, urls, strict=True)],
         now=LATER,
     )
 
-    own, other = (store.get_job(derived_id(root.id, 1)) for root in roots)
+    own, other = (store.read(queries.get_job, derived_id(root.id, 1)) for root in roots)
     assert (own.args["url"], own.args["headers"], own.host) == (urls[0], {"X-Key": "k"}, "example.com")
     assert (other.args["url"], other.args.get("headers"), other.host) == (urls[1], None, "other.example")
     assert "url" not in own.args["page"]
 
 
-def test_a_parked_or_cancelled_first_page_has_no_others_and_a_redriven_one_gets_them(store: JobStore) -> None:
+def test_a_parked_or_cancelled_first_page_has_no_others_and_a_redriven_one_gets_them(store: Database) -> None:
     root, ended = stored(store), stored(store)
-    store.record([make_report(root.id, JobState.PARKED, kind="fetch")], now=LATER)
-    store.record([page_report(root.id, plan(3))], now=LATER)
-    store.cancel_job(ended.id, now=LATER)
-    store.record([page_report(ended.id, plan(3))], now=LATER)
-    before = [store.pages.get(job.id).planned for job in (root, ended)]
+    store.write(recording.record_reports, [make_report(root.id, JobState.PARKED, kind="fetch")], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(3))], now=LATER)
+    store.write(endings.cancel_job, ended.id, now=LATER)
+    store.write(recording.record_reports, [page_report(ended.id, plan(3))], now=LATER)
+    before = [store.read(store_pages.get_pages, job.id).planned for job in (root, ended)]
 
-    store.redrive(root.id, now=LATER)
+    store.write(parking.redrive, root.id, now=LATER)
     late = page_report(root.id, plan(3))
-    store.record([late, late.model_copy(update={"run": 2})], now=LATER)
+    store.write(recording.record_reports, [late, late.model_copy(update={"run": 2})], now=LATER)
 
     assert before == [1, 1]
-    assert store.pages.get(root.id).planned == 4
+    assert store.read(store_pages.get_pages, root.id).planned == 4
 
 
 @pytest.mark.parametrize(
@@ -252,56 +264,67 @@ def test_a_parked_or_cancelled_first_page_has_no_others_and_a_redriven_one_gets_
     ],
 )
 def test_keys_are_compared_over_all_pages_when_each_item_has_one(
-    store: JobStore, keys: list[bytes | None], distinct: int | None
+    store: Database, keys: list[bytes | None], distinct: int | None
 ) -> None:
     root = stored(store)
 
-    store.record([page_report(root.id, plan(1), keys=keys[0], total=4)], now=LATER)
-    store.record([page_report(derived_id(root.id, 1), keys=keys[1], total=4)], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(1), keys=keys[0], total=4)], now=LATER)
+    store.write(
+        recording.record_reports, [page_report(derived_id(root.id, 1), keys=keys[1], total=4)], now=LATER
+    )
 
-    seen = store.pages.get(root.id).seen
+    seen = store.read(store_pages.get_pages, root.id).seen
     assert (seen.items, seen.distinct) == (4, distinct)
     assert seen.missing == (0 if distinct is None else 4 - distinct)
-    assert store.pages.next_items(root.id, after=0) == (1, [0, 1], keys[1] if distinct else None)
+    assert store.read(store_pages.next_page_items, root.id, after=0) == (
+        1,
+        [0, 1],
+        keys[1] if distinct else None,
+    )
 
 
 @pytest.mark.parametrize("keys", ["é", "====", "AAAA", "A" * 1_000])
-def test_digests_of_keys_that_cannot_be_read_stop_no_recorder(store: JobStore, keys: str) -> None:
+def test_digests_of_keys_that_cannot_be_read_stop_no_recorder(store: Database, keys: str) -> None:
     root = stored(store)
     report = page_report(root.id)
     assert report.page is not None
     odd = report.page.model_copy(update={"keys": keys})
 
-    store.record([report.model_copy(update={"page": odd, "result": None})], now=LATER)
+    store.write(
+        recording.record_reports, [report.model_copy(update={"page": odd, "result": None})], now=LATER
+    )
 
-    record = store.pages.get(root.id)
+    record = store.read(store_pages.get_pages, root.id)
     assert (record.seen.items, record.seen.distinct) == (2, None)
 
 
-def test_a_run_of_a_schedule_is_unfinished_while_pages_of_its_job_are(store: JobStore) -> None:
+def test_a_run_of_a_schedule_is_unfinished_while_pages_of_its_job_are(store: Database) -> None:
     schedule = make_schedule()
     other = stored(store)
     root = paged_job()
-    store.schedules.insert(schedule)
-    before = store.schedules.has_unfinished_run(store.schedules.get(schedule.id))
-    record = store.schedules.run_now(schedule.id, ScheduledRun(NOON, [root]))
-    store.record([page_report(root.id, plan(1))], now=LATER)
-    between = store.schedules.has_unfinished_run(record)
+    store.write(schedules.insert_schedule, schedule)
+    before = store.read(schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id))
+    record = store.write(schedules.run_now, schedule.id, ScheduledRun(NOON, [root]))
+    store.write(recording.record_reports, [page_report(root.id, plan(1))], now=LATER)
+    between = store.read(schedules.has_unfinished_run, record)
 
-    store.record([page_report(derived_id(root.id, 1))], now=LATER)
+    store.write(recording.record_reports, [page_report(derived_id(root.id, 1))], now=LATER)
 
-    assert (before, between, store.schedules.has_unfinished_run(record)) == (False, True, False)
-    assert store.get_job(other.id).state is JobState.ACCEPTED
+    assert (before, between, store.read(schedules.has_unfinished_run, record)) == (False, True, False)
+    assert store.read(queries.get_job, other.id).state is JobState.ACCEPTED
 
 
-def test_pages_are_deleted_with_their_jobs(store: JobStore) -> None:
+def test_pages_are_deleted_with_their_jobs(store: Database) -> None:
     root = stored(store)
-    store.record([page_report(root.id, plan(1))], now=LATER)
-    store.record([page_report(derived_id(root.id, 1))], now=LATER)
+    store.write(recording.record_reports, [page_report(root.id, plan(1))], now=LATER)
+    store.write(recording.record_reports, [page_report(derived_id(root.id, 1))], now=LATER)
     before = LATER + timedelta(days=365 * 90)
 
     assert (
-        store.parking.delete_single_jobs(JobState.SUCCEEDED, before=before, after=None, limit=10).deleted == 1
+        store.write(
+            retention.delete_single_jobs, JobState.SUCCEEDED, before=before, after=None, limit=10
+        ).deleted
+        == 1
     )
 
-    assert store.pages.next_items(root.id, after=-1) == (1, [0, 1], None)
+    assert store.read(store_pages.next_page_items, root.id, after=-1) == (1, [0, 1], None)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from producer.records import IdempotencyKey
-from producer.store.store import JobStore
+from producer.store import batches, endings, events, outbox, parking, queries, recording, submissions
+from producer.store.database import Database
 from shared.errors import JobEndedAlready, JobNotParked
 from shared.events import EventType
 from shared.states import JobState, position
@@ -33,12 +34,12 @@ reported = st.sampled_from(
 class Life(RuleBasedStateMachine):
     """A batch of jobs, everything that can be done to it, and what must hold after each step."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: Database) -> None:
         super().__init__()
         self.store = store
         self.batch = make_batch()
         self.jobs = [make_job() for _ in range(JOBS)]
-        store.insert_batch(self.batch, self.jobs)
+        store.write(submissions.insert_batch, self.batch, self.jobs)
         self.reached: dict[UUID, int] = {}
         self.outcomes: Counter[tuple[str, int]] = Counter()
         self.completions = 0
@@ -46,12 +47,17 @@ class Life(RuleBasedStateMachine):
     @rule(index=indexes, run=runs, attempt=attempts, state=reported)
     def report(self, index: int, run: int, attempt: int, state: JobState) -> None:
         """A worker reports: on time, late, twice, or of a run that never was."""
-        self.store.record([make_report(self.jobs[index].id, state, run=run, attempt=attempt)], now=LATER)
+        self.store.write(
+            recording.record_reports,
+            [make_report(self.jobs[index].id, state, run=run, attempt=attempt)],
+            now=LATER,
+        )
 
     @rule(reports=st.lists(st.tuples(indexes, runs, attempts, reported), max_size=6))
     def report_many(self, reports: list[tuple[int, int, int, JobState]]) -> None:
         """Reports of several jobs, or several of one, in one transaction."""
-        self.store.record(
+        self.store.write(
+            recording.record_reports,
             [make_report(self.jobs[i].id, state, run=run, attempt=n) for i, run, n, state in reports],
             now=LATER,
         )
@@ -60,9 +66,9 @@ class Life(RuleBasedStateMachine):
     def defer(self, index: int, run: int, attempt: int, seconds: int) -> None:
         """A worker sends a job back, because its host has no turn: on time, late or twice."""
         deferral = make_deferral(self.jobs[index].id, run=run, attempt=attempt, seconds=seconds)
-        before = self.store.get_job(deferral.job_id)
-        self.store.record([deferral], now=LATER)
-        after = self.store.get_job(deferral.job_id)
+        before = self.store.read(queries.get_job, deferral.job_id)
+        self.store.write(recording.record_reports, [deferral], now=LATER)
+        after = self.store.read(queries.get_job, deferral.job_id)
         assert after.attempts == before.attempts
         here = before.run, before.attempt, before.state
         if after.state is JobState.DELAYED and here == (after.run, after.attempt, after.state):
@@ -71,41 +77,41 @@ class Life(RuleBasedStateMachine):
     @rule(index=indexes, run=runs)
     def queue(self, index: int, run: int) -> None:
         """The relay marks what it has published."""
-        self.store.mark_queued([(self.jobs[index].id, run)], now=LATER)
+        self.store.write(outbox.mark_queued, [(self.jobs[index].id, run)], now=LATER)
 
     @rule(index=indexes)
     def cancel(self, index: int) -> None:
         """A person cancels a job."""
-        self._try(lambda: self.store.cancel_job(self.jobs[index].id, now=LATER))
+        self._try(lambda: self.store.write(endings.cancel_job, self.jobs[index].id, now=LATER))
 
     @rule()
     def cancel_batch(self) -> None:
         """A person cancels all of them."""
-        self.store.cancel_batch(self.batch.id, now=LATER)
+        endings.cancel_batch(self.store, self.batch.id, now=LATER)
 
     @rule(index=indexes)
     def redrive(self, index: int) -> None:
         """A person sends a parked job back."""
-        self._try(lambda: self.store.redrive(self.jobs[index].id, now=LATER))
+        self._try(lambda: self.store.write(parking.redrive, self.jobs[index].id, now=LATER))
 
     @rule(index=indexes)
     def discard(self, index: int) -> None:
         """A person ends a parked job for good."""
-        self._try(lambda: self.store.parking.discard(self.jobs[index].id, now=LATER))
+        self._try(lambda: self.store.write(parking.discard, self.jobs[index].id, now=LATER))
 
     @rule()
     def submit_again(self) -> None:
         """The same request comes again and again, with other ids of ours."""
         jobs = [make_job() for _ in range(2)]
         keyed = [replace(job, idempotency=KEY) for job in jobs]
-        answers = {answer.id for answer in self.store.admit_jobs(keyed).values()}
+        answers = {answer.id for answer in self.store.write(submissions.admit_jobs, keyed).values()}
         assert len(answers) == 1
 
     @invariant()
     def nothing_moves_back(self) -> None:
         """A job's position only grows."""
         for job in self.jobs:
-            record = self.store.get_job(job.id)
+            record = self.store.read(queries.get_job, job.id)
             here = position(run=record.run, attempt=record.attempt, state=record.state)
             assert here >= self.reached.get(job.id, 0)
             self.reached[job.id] = here
@@ -113,13 +119,13 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def the_counts_are_what_the_jobs_say(self) -> None:
         """The batch's row agrees with its jobs."""
-        assert self.store.wrong_counts(self.batch.id) == {}
+        assert self.store.read(batches.wrong_counts, self.batch.id) == {}
 
     @invariant()
     def every_end_is_told_once(self) -> None:
         """Each run of a job has one outcome at most, and the batch one completion."""
-        claimed = self.store.claim_events(limit=1_000, lease_seconds=1, now=LATER)
-        self.store.forget_events([event.id for event in claimed])
+        claimed = self.store.write(events.claim_events, limit=1_000, lease_seconds=1, now=LATER)
+        self.store.write(events.forget_events, [event.id for event in claimed])
         for event in claimed:
             if event.type is EventType.OUTCOME:
                 self.outcomes[event.body["job_id"], event.body["run"]] += 1
@@ -127,7 +133,9 @@ class Life(RuleBasedStateMachine):
                 self.completions += 1
         assert set(self.outcomes.values()) <= {1}
         assert self.completions <= 1
-        ended = [record for job in self.jobs if (record := self.store.get_job(job.id)).state.is_final]
+        ended = [
+            record for job in self.jobs if (record := self.store.read(queries.get_job, job.id)).state.is_final
+        ]
         assert all(self.outcomes[str(record.id), record.run] == 1 for record in ended)
 
     def _try(self, action: Callable[[], object]) -> None:
@@ -137,7 +145,7 @@ class Life(RuleBasedStateMachine):
             pass  # What is refused must change nothing; the invariants look.
 
 
-def test_no_order_of_events_breaks_what_must_hold(store: JobStore) -> None:
+def test_no_order_of_events_breaks_what_must_hold(store: Database) -> None:
     run_state_machine_as_test(
         lambda: Life(store),  # type: ignore[arg-type]
         settings=settings(

@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from producer.records import AttemptRecord, NewJob
-from producer.store.store import JobStore
+from producer.store import outbox, parking, queries, recording, submissions
+from producer.store.database import Database
 from shared.identity import new_id
 from shared.messages import Report
 from shared.outcomes import OutcomeName
@@ -19,23 +20,23 @@ LATER = NOON + timedelta(minutes=1)
 
 
 @pytest.fixture
-def job(store: JobStore) -> NewJob:
+def job(store: Database) -> NewJob:
     """Return a job that is stored and queued."""
     job = make_job()
-    store.insert_jobs([job])
-    store.mark_queued([(job.id, 1)], now=NOON)
+    store.write(submissions.insert_jobs, [job])
+    store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
     return job
 
 
-def test_a_success_is_recorded_with_its_attempt_and_result(store: JobStore, job: NewJob) -> None:
+def test_a_success_is_recorded_with_its_attempt_and_result(store: Database, job: NewJob) -> None:
     result = {"body": "nul \0 lone \ud800 😀"}
     report = make_report(job.id, JobState.SUCCEEDED, reason="redirected").model_copy(
         update={"result": result}
     )
 
-    recorded = store.record([report], now=LATER)
+    recorded = store.write(recording.record_reports, [report], now=LATER)
 
-    stored = store.get_job(job.id)
+    stored = store.read(queries.get_job, job.id)
     assert [(t.job_id, t.kind, t.state, t.reason) for t in recorded.transitions] == [
         (job.id, "check", JobState.SUCCEEDED, None)
     ]
@@ -52,52 +53,52 @@ def test_a_success_is_recorded_with_its_attempt_and_result(store: JobStore, job:
     ]
 
 
-def test_a_retry_is_recorded_with_its_wait_and_its_end_is_not_the_job_s(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.DELAYED)], now=LATER)
+def test_a_retry_is_recorded_with_its_wait_and_its_end_is_not_the_job_s(store: Database, job: NewJob) -> None:
+    store.write(recording.record_reports, [make_report(job.id, JobState.DELAYED)], now=LATER)
 
-    stored = store.get_job(job.id)
+    stored = store.read(queries.get_job, job.id)
     assert (stored.state, stored.reason, stored.finished_at) == (JobState.DELAYED, "http_503", None)
     assert (stored.explanation, stored.due_at) == ("The server answered 503.", NOON + timedelta(seconds=6))
     assert stored.attempts[0].wait_seconds == 5.0
 
 
-def test_a_running_attempt_has_no_end_until_its_end_is_reported(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.RUNNING, worker="first")], now=NOON)
-    open_attempt = store.get_job(job.id).attempts[0]
+def test_a_running_attempt_has_no_end_until_its_end_is_reported(store: Database, job: NewJob) -> None:
+    store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING, worker="first")], now=NOON)
+    open_attempt = store.read(queries.get_job, job.id).attempts[0]
 
-    store.record([make_report(job.id, JobState.PARKED)], now=NOON)
+    store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=NOON)
 
     assert (open_attempt.ended_at, open_attempt.outcome) == (None, None)
-    (attempt,) = store.get_job(job.id).attempts
+    (attempt,) = store.read(queries.get_job, job.id).attempts
     assert attempt.outcome is OutcomeName.FAILED_PERMANENT
     assert attempt.ended_at == NOON + timedelta(seconds=1)
 
 
-def test_a_late_running_report_changes_nothing(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.SUCCEEDED)], now=NOON)
-    before = store.get_job(job.id)
+def test_a_late_running_report_changes_nothing(store: Database, job: NewJob) -> None:
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=NOON)
+    before = store.read(queries.get_job, job.id)
 
-    recorded = store.record([make_report(job.id, JobState.RUNNING)], now=LATER)
+    recorded = store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=LATER)
 
     assert recorded.transitions == []
-    assert store.get_job(job.id) == before
+    assert store.read(queries.get_job, job.id) == before
 
 
-def test_a_duplicate_report_changes_nothing(store: JobStore, job: NewJob) -> None:
+def test_a_duplicate_report_changes_nothing(store: Database, job: NewJob) -> None:
     report = make_report(job.id, JobState.DELAYED)
-    store.record([report], now=NOON)
-    before = store.get_job(job.id)
+    store.write(recording.record_reports, [report], now=NOON)
+    before = store.read(queries.get_job, job.id)
 
-    recorded = store.record([report, report], now=LATER)
+    recorded = store.write(recording.record_reports, [report, report], now=LATER)
 
     assert recorded.transitions == []
-    assert store.get_job(job.id) == before
+    assert store.read(queries.get_job, job.id) == before
 
 
-def test_a_deferral_is_shown_and_is_no_attempt(store: JobStore, job: NewJob) -> None:
-    recorded = store.record([make_deferral(job.id, seconds=5)], now=LATER)
+def test_a_deferral_is_shown_and_is_no_attempt(store: Database, job: NewJob) -> None:
+    recorded = store.write(recording.record_reports, [make_deferral(job.id, seconds=5)], now=LATER)
 
-    stored = store.get_job(job.id)
+    stored = store.read(queries.get_job, job.id)
     assert [(t.state, t.attempt, t.reason) for t in recorded.transitions] == [
         (JobState.DELAYED, 0, "host_busy")
     ]
@@ -107,52 +108,58 @@ def test_a_deferral_is_shown_and_is_no_attempt(store: JobStore, job: NewJob) -> 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_a_later_deferral_renews_the_time_and_an_earlier_one_does_not(
-    store: JobStore, job: NewJob, *, together: bool
+    store: Database, job: NewJob, *, together: bool
 ) -> None:
     reports = [make_deferral(job.id, seconds=seconds) for seconds in (5, 9, 7, 9, 5)]
 
     calls = [reports] if together else [[report] for report in reports]
-    transitions = [t for call in calls for t in store.record(call, now=LATER).transitions]
+    transitions = [
+        t for call in calls for t in store.write(recording.record_reports, call, now=LATER).transitions
+    ]
 
     assert len(transitions) == 1
-    assert store.get_job(job.id).due_at == NOON + timedelta(seconds=9)
+    assert store.read(queries.get_job, job.id).due_at == NOON + timedelta(seconds=9)
 
 
 def test_a_deferral_before_a_retry_says_so_and_keeps_what_the_attempt_saw(
-    store: JobStore, job: NewJob
+    store: Database, job: NewJob
 ) -> None:
     failed = make_report(job.id, JobState.DELAYED, result={"verdict": "down"})
-    store.record([failed, make_deferral(job.id, attempt=1, seconds=60)], now=LATER)
+    store.write(recording.record_reports, [failed, make_deferral(job.id, attempt=1, seconds=60)], now=LATER)
 
-    stored = store.get_job(job.id)
+    stored = store.read(queries.get_job, job.id)
     assert (stored.state, stored.attempt, stored.reason) == (JobState.DELAYED, 1, "host_busy")
     assert (stored.result, stored.due_at) == ({"verdict": "down"}, NOON + timedelta(seconds=60))
     assert [attempt.reason for attempt in stored.attempts] == ["http_503"]
 
 
-def test_a_deferral_that_comes_late_changes_nothing(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.RUNNING)], now=LATER)
+def test_a_deferral_that_comes_late_changes_nothing(store: Database, job: NewJob) -> None:
+    store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=LATER)
 
-    store.record([make_deferral(job.id, seconds=600)], now=LATER)
+    store.write(recording.record_reports, [make_deferral(job.id, seconds=600)], now=LATER)
 
-    stored = store.get_job(job.id)
+    stored = store.read(queries.get_job, job.id)
     assert (stored.state, stored.reason, stored.due_at) == (JobState.RUNNING, None, None)
 
 
-def test_only_a_deferral_may_come_before_the_first_attempt(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.SUCCEEDED, attempt=0)], now=LATER)
+def test_only_a_deferral_may_come_before_the_first_attempt(store: Database, job: NewJob) -> None:
+    store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED, attempt=0)], now=LATER)
 
-    assert store.get_job(job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
 
 
-def test_the_first_final_state_of_a_run_wins(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.SUCCEEDED, result={"ok": True})], now=NOON)
-
-    recorded = store.record(
-        [make_report(job.id, JobState.PARKED), make_report(job.id, JobState.PARKED, attempt=2)], now=LATER
+def test_the_first_final_state_of_a_run_wins(store: Database, job: NewJob) -> None:
+    store.write(
+        recording.record_reports, [make_report(job.id, JobState.SUCCEEDED, result={"ok": True})], now=NOON
     )
 
-    stored = store.get_job(job.id)
+    recorded = store.write(
+        recording.record_reports,
+        [make_report(job.id, JobState.PARKED), make_report(job.id, JobState.PARKED, attempt=2)],
+        now=LATER,
+    )
+
+    stored = store.read(queries.get_job, job.id)
     assert recorded.transitions == []
     assert (stored.state, stored.result, stored.reason) == (JobState.SUCCEEDED, {"ok": True}, None)
     assert [attempt.outcome for attempt in stored.attempts] == [
@@ -161,8 +168,9 @@ def test_the_first_final_state_of_a_run_wins(store: JobStore, job: NewJob) -> No
     ]
 
 
-def test_reports_of_one_job_in_one_call_are_taken_in_their_order(store: JobStore, job: NewJob) -> None:
-    recorded = store.record(
+def test_reports_of_one_job_in_one_call_are_taken_in_their_order(store: Database, job: NewJob) -> None:
+    recorded = store.write(
+        recording.record_reports,
         [
             make_report(job.id, JobState.RUNNING),
             make_report(job.id, JobState.DELAYED),
@@ -178,23 +186,25 @@ def test_reports_of_one_job_in_one_call_are_taken_in_their_order(store: JobStore
         (JobState.RUNNING, 2),
         (JobState.SUCCEEDED, 2),
     ]
-    assert [attempt.number for attempt in store.get_job(job.id).attempts] == [1, 2]
+    assert [attempt.number for attempt in store.read(queries.get_job, job.id).attempts] == [1, 2]
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_in_any_order_reports_only_move_a_job_forward(store: JobStore, *, together: bool) -> None:
+def test_in_any_order_reports_only_move_a_job_forward(store: Database, *, together: bool) -> None:
     chance = random.Random(7)
     jobs = [make_job() for _ in range(10)]
-    store.insert_jobs(jobs)
+    store.write(submissions.insert_jobs, jobs)
     reports = [report for job in jobs for report in _story(job.id)] * 2
     chance.shuffle(reports)
     calls = [reports] if together else [reports[at : at + 7] for at in range(0, len(reports), 7)]
 
-    transitions = [made for call in calls for made in store.record(call, now=NOON).transitions]
+    transitions = [
+        made for call in calls for made in store.write(recording.record_reports, call, now=NOON).transitions
+    ]
 
     for job in jobs:
         places = [(t.attempt, t.state.is_final, t.state) for t in transitions if t.job_id == job.id]
-        stored = store.get_job(job.id)
+        stored = store.read(queries.get_job, job.id)
         assert places == sorted(places)
         assert places[-1] == (3, True, JobState.SUCCEEDED)
         assert (stored.state, stored.attempt) == (JobState.SUCCEEDED, 3)
@@ -205,30 +215,36 @@ def test_in_any_order_reports_only_move_a_job_forward(store: JobStore, *, togeth
         ]
 
 
-def test_reports_of_unknown_jobs_are_told_and_leave_nothing(store: JobStore, job: NewJob) -> None:
+def test_reports_of_unknown_jobs_are_told_and_leave_nothing(store: Database, job: NewJob) -> None:
     stranger = new_id()
 
-    recorded = store.record(
-        [make_report(stranger, JobState.SUCCEEDED), make_report(job.id, JobState.RUNNING)], now=NOON
+    recorded = store.write(
+        recording.record_reports,
+        [make_report(stranger, JobState.SUCCEEDED), make_report(job.id, JobState.RUNNING)],
+        now=NOON,
     )
 
     assert recorded.unknown_job_ids == {stranger}
     assert [made.job_id for made in recorded.transitions] == [job.id]
 
 
-def test_a_report_of_an_older_run_changes_only_its_attempt(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.PARKED)], now=NOON)
-    store.redrive(job.id, now=NOON)
+def test_a_report_of_an_older_run_changes_only_its_attempt(store: Database, job: NewJob) -> None:
+    store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=NOON)
+    store.write(parking.redrive, job.id, now=NOON)
 
-    recorded = store.record([make_report(job.id, JobState.SUCCEEDED, attempt=2, result={"old": 1})], now=NOON)
+    recorded = store.write(
+        recording.record_reports,
+        [make_report(job.id, JobState.SUCCEEDED, attempt=2, result={"old": 1})],
+        now=NOON,
+    )
 
-    stored = store.get_job(job.id)
+    stored = store.read(queries.get_job, job.id)
     assert recorded.transitions == []
     assert (stored.state, stored.run, stored.result) == (JobState.ACCEPTED, 2, None)
     assert [(attempt.run, attempt.number) for attempt in stored.attempts] == [(1, 1), (1, 2)]
 
 
-def test_no_report_can_stop_the_recorder(store: JobStore, job: NewJob) -> None:
+def test_no_report_can_stop_the_recorder(store: Database, job: NewJob) -> None:
     extremes: list[dict[str, object]] = [
         {"attempt": 10**12},
         {"run": 10**12},
@@ -240,9 +256,10 @@ def test_no_report_can_stop_the_recorder(store: JobStore, job: NewJob) -> None:
     ]
     plain = make_report(job.id, JobState.DELAYED)
     good = make_job()
-    store.insert_jobs([good])
+    store.write(submissions.insert_jobs, [good])
 
-    recorded = store.record(
+    recorded = store.write(
+        recording.record_reports,
         [
             *(plain.model_copy(update=extreme) for extreme in extremes),
             make_report(good.id, JobState.SUCCEEDED),
@@ -250,37 +267,41 @@ def test_no_report_can_stop_the_recorder(store: JobStore, job: NewJob) -> None:
         now=LATER,
     )
 
-    attempts = {attempt.number: attempt for attempt in store.get_job(job.id).attempts}
+    attempts = {attempt.number: attempt for attempt in store.read(queries.get_job, job.id).attempts}
     assert recorded.transitions[-1].job_id == good.id
     assert set(attempts) == {1, 2, 3, 4}
     assert attempts[3].started_at.isoformat() == "2026-01-01T00:00:00+00:00"
     assert attempts[3].ended_at == LATER
 
 
-def test_a_number_that_json_does_not_know_is_stored_as_null(store: JobStore, job: NewJob) -> None:
-    store.record([make_report(job.id, JobState.SUCCEEDED, result={"x": [float("nan"), 1.0]})], now=NOON)
+def test_a_number_that_json_does_not_know_is_stored_as_null(store: Database, job: NewJob) -> None:
+    store.write(
+        recording.record_reports,
+        [make_report(job.id, JobState.SUCCEEDED, result={"x": [float("nan"), 1.0]})],
+        now=NOON,
+    )
 
-    assert store.get_job(job.id).result == {"x": [None, 1.0]}
+    assert store.read(queries.get_job, job.id).result == {"x": [None, 1.0]}
 
 
-def test_nothing_is_recorded_of_no_reports(store: JobStore) -> None:
-    recorded = store.record([], now=NOON)
+def test_nothing_is_recorded_of_no_reports(store: Database) -> None:
+    recorded = store.write(recording.record_reports, [], now=NOON)
 
     assert (recorded.transitions, recorded.unknown_job_ids) == ([], frozenset())
 
 
-def test_two_recorders_at_once_record_each_transition_once(store: JobStore, database_url: str) -> None:
+def test_two_recorders_at_once_record_each_transition_once(store: Database, database_url: str) -> None:
     jobs = [make_job() for _ in range(40)]
-    store.insert_jobs(jobs)
+    store.write(submissions.insert_jobs, jobs)
     reports = [report for job in jobs for report in _story(job.id)]
-    other = JobStore.open(database_url)
+    other = Database.open(database_url)
     made: list[tuple[UUID, int, JobState]] = []
 
-    def record(recorder: JobStore, seed: int) -> None:
+    def record(recorder: Database, seed: int) -> None:
         mine = list(reports)
         random.Random(seed).shuffle(mine)
         for at in range(0, len(mine), 20):
-            recorded = recorder.record(mine[at : at + 20], now=NOON)
+            recorded = recorder.write(recording.record_reports, mine[at : at + 20], now=NOON)
             made.extend((t.job_id, t.attempt, t.state) for t in recorded.transitions)
 
     threads = [threading.Thread(target=record, args=pair) for pair in ((store, 1), (other, 2), (store, 3))]
@@ -292,7 +313,7 @@ def test_two_recorders_at_once_record_each_transition_once(store: JobStore, data
 
     assert len(made) == len(set(made))
     assert sum(state is JobState.SUCCEEDED for _, _, state in made) == len(jobs)
-    assert all(len(store.get_job(job.id).attempts) == 3 for job in jobs)
+    assert all(len(store.read(queries.get_job, job.id).attempts) == 3 for job in jobs)
 
 
 def _story(job_id: UUID) -> list[Report]:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from producer.store.engine import open_engine, writing
-from producer.store.failures import store_failures
+from producer.store import submissions
+from producer.store.database import Database
+from producer.store.engine import open_engine, store_failures, writing
 from producer.store.migrate import migrate
 from producer.store.schema import batches
-from producer.store.store import JobStore
 from shared.errors import StoreRefused, StoreUnavailable
 from tests.support.factories import make_batch, make_job
 
@@ -48,21 +48,21 @@ def test_a_missing_table_may_be_there_later(engine: sa.Engine) -> None:
         connection.execute(sa.text("SELECT 1 FROM no_such_table"))
 
 
-def test_a_batch_that_is_stored_already_is_refused(store: JobStore) -> None:
+def test_a_batch_that_is_stored_already_is_refused(store: Database) -> None:
     batch = make_batch()
-    store.insert_batch(batch, [])
+    store.write(submissions.insert_batch, batch, [])
 
     with pytest.raises(StoreRefused):
-        store.insert_batch(batch, [])
+        store.write(submissions.insert_batch, batch, [])
 
 
-def test_a_refusal_can_be_logged_with_its_traceback_and_shows_no_parameters(store: JobStore) -> None:
+def test_a_refusal_can_be_logged_with_its_traceback_and_shows_no_parameters(store: Database) -> None:
     # PostgreSQL itself shows the first 64 bytes of each column.
     secret = make_job(args={"url": "https://a.example/" + "x" * 64 + "?token=hunter2"})
     broken = replace(secret, kind=None)  # type: ignore[arg-type]
 
     with pytest.raises(StoreRefused) as raised:
-        store.insert_jobs([broken])
+        store.write(submissions.insert_jobs, [broken])
 
     logged = "".join(traceback.format_exception(raised.value))
     assert "INSERT INTO jobs" in logged

@@ -1,6 +1,7 @@
 """Schedules on both stores: a run and the next time are one change, and only one ledger makes it."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from threading import Barrier
@@ -11,7 +12,9 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.scheduler import Scheduler
 from producer.records import JobFilter, JobRecord, NewSchedule, Overlap, ScheduleRecord
 from producer.scheduling import scheduled_run
-from producer.store.store import JobStore
+from producer.store import queries, recording
+from producer.store import schedules as store_schedules
+from producer.store.database import Database
 from producer.timetable import CatchUp, Cron
 from shared.errors import ScheduleNotFound
 from shared.identity import new_id
@@ -22,25 +25,27 @@ MINUTE = timedelta(minutes=1)
 BATCH = {"batch": {"kind": "check", "items": [{"url": "http://a.example/"}, {"url": "http://b.example/"}]}}
 
 
-def stored(store: JobStore, schedule: NewSchedule) -> ScheduleRecord:
-    store.schedules.insert(schedule)
-    return store.schedules.get(schedule.id)
+def stored(store: Database, schedule: NewSchedule) -> ScheduleRecord:
+    store.write(store_schedules.insert_schedule, schedule)
+    return store.read(store_schedules.get_schedule, schedule.id)
 
 
-def jobs_of(store: JobStore, schedule: NewSchedule) -> list[JobRecord]:
-    return store.list_jobs(JobFilter(schedule_id=schedule.id), limit=1_000, after=None)
+def jobs_of(store: Database, schedule: NewSchedule) -> Sequence[JobRecord]:
+    return store.read(
+        queries.search_jobs, JobFilter(schedule_id=schedule.id), limit=1_000, after=None
+    ).records
 
 
-def tick(store: JobStore, now: datetime) -> int:
+def tick(store: Database, now: datetime) -> int:
     return asyncio.run(Scheduler(store=store, metrics=LedgerMetrics()).tick(now))
 
 
-def make_run(store: JobStore, schedule: ScheduleRecord) -> bool:
+def make_run(store: Database, schedule: ScheduleRecord) -> bool:
     run = scheduled_run(schedule, run_at=NOON, now=NOON)
-    return store.schedules.make_run(schedule, run, next_run_at=NOON + MINUTE)
+    return store.write(store_schedules.make_run, schedule, run, next_run_at=NOON + MINUTE)
 
 
-def test_a_stored_schedule_comes_back_as_it_was_given(store: JobStore) -> None:
+def test_a_stored_schedule_comes_back_as_it_was_given(store: Database) -> None:
     every = make_schedule()
     cron = make_schedule(timetable=Cron("0 9 * * *", "Europe/Berlin", NOON), template=BATCH)
 
@@ -53,13 +58,13 @@ def test_a_stored_schedule_comes_back_as_it_was_given(store: JobStore) -> None:
     )
     assert (second.timetable, second.template, second.next_run_at) == (cron.timetable, BATCH, NOON)
     assert (first.runs, first.skipped, first.revision, first.last_run_at) == (0, 0, 0, None)
-    page = store.schedules.list_page(limit=1, after=None)
-    rest = store.schedules.list_page(limit=9, after=page[0].id)
+    page = store.read(store_schedules.list_schedules, limit=1, after=None)
+    rest = store.read(store_schedules.list_schedules, limit=9, after=page[0].id)
     assert [each.id for each in page + rest] == [cron.id, every.id]
-    assert store.next_due_at() == NOON
+    assert store.read(store_schedules.next_due_at) == NOON
 
 
-def test_a_due_schedule_makes_its_run_and_moves_on(store: JobStore) -> None:
+def test_a_due_schedule_makes_its_run_and_moves_on(store: Database) -> None:
     schedule = make_schedule()
     stored(store, schedule)
 
@@ -68,26 +73,26 @@ def test_a_due_schedule_makes_its_run_and_moves_on(store: JobStore) -> None:
     assert tick(store, NOON) == 0
 
     (job,) = jobs_of(store, schedule)
-    after = store.schedules.get(schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id)
     assert (job.state, job.schedule_id, job.kind) == (JobState.ACCEPTED, schedule.id, "check")
     assert (after.next_run_at, after.last_run_at, after.last_job_id) == (NOON + MINUTE, NOON, job.id)
     assert (after.runs, after.skipped) == (1, 0)
 
 
-def test_a_run_of_a_batch_is_a_batch(store: JobStore) -> None:
+def test_a_run_of_a_batch_is_a_batch(store: Database) -> None:
     schedule = make_schedule(template=BATCH)
     stored(store, schedule)
 
     tick(store, NOON)
 
-    after = store.schedules.get(schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id)
     assert after.last_batch_id is not None and after.last_job_id is None
-    batch = store.get_batch(after.last_batch_id)
+    batch = store.read(queries.get_batch, after.last_batch_id)
     assert (batch.total, batch.schedule_id) == (2, schedule.id)
     assert {job.batch_id for job in jobs_of(store, schedule)} == {batch.id}
 
 
-def test_a_run_is_made_by_one_of_those_that_decided_on_it(store: JobStore) -> None:
+def test_a_run_is_made_by_one_of_those_that_decided_on_it(store: Database) -> None:
     schedule = stored(store, make_schedule())
     at_once = Barrier(6)
 
@@ -102,34 +107,34 @@ def test_a_run_is_made_by_one_of_those_that_decided_on_it(store: JobStore) -> No
     assert len(jobs_of(store, schedule)) == 1
 
 
-async def test_two_schedulers_on_one_store_make_each_run_once(store: JobStore) -> None:
+async def test_two_schedulers_on_one_store_make_each_run_once(store: Database) -> None:
     schedules = [make_schedule(catch_up=CatchUp.ALL) for _ in range(5)]
     for schedule in schedules:
-        store.schedules.insert(schedule)
+        store.write(store_schedules.insert_schedule, schedule)
     ledgers = [Scheduler(store=store, metrics=LedgerMetrics()) for _ in range(2)]
 
     for minutes in (0, 1, 2, 30):
         await asyncio.gather(*(ledger.tick(NOON + minutes * MINUTE) for ledger in ledgers))
 
     assert [len(jobs_of(store, schedule)) for schedule in schedules] == [31] * 5
-    assert {store.schedules.get(schedule.id).runs for schedule in schedules} == {31}
+    assert {store.read(store_schedules.get_schedule, schedule.id).runs for schedule in schedules} == {31}
 
 
 @pytest.mark.parametrize(("catch_up", "runs"), [(CatchUp.NONE, 1), (CatchUp.ONE, 2), (CatchUp.ALL, 11)])
-def test_what_a_downtime_missed_is_made_up_for(store: JobStore, catch_up: CatchUp, runs: int) -> None:
+def test_what_a_downtime_missed_is_made_up_for(store: Database, catch_up: CatchUp, runs: int) -> None:
     schedule = make_schedule(catch_up=catch_up)
     stored(store, schedule)
     tick(store, NOON)
 
     tick(store, NOON + 10.5 * MINUTE)
 
-    after = store.schedules.get(schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id)
     assert (len(jobs_of(store, schedule)), after.runs, after.next_run_at) == (runs, runs, NOON + 11 * MINUTE)
 
 
 @pytest.mark.parametrize("template", [None, BATCH])
 def test_a_run_is_skipped_while_the_last_one_is_unfinished(
-    store: JobStore, template: dict[str, object] | None
+    store: Database, template: dict[str, object] | None
 ) -> None:
     schedule = make_schedule(overlap=Overlap.SKIP, template=template)
     stored(store, schedule)
@@ -137,79 +142,81 @@ def test_a_run_is_skipped_while_the_last_one_is_unfinished(
     first = jobs_of(store, schedule)
 
     tick(store, NOON + MINUTE)
-    skipped = store.schedules.get(schedule.id)
-    store.record([make_report(job.id, JobState.SUCCEEDED) for job in first], now=NOON)
+    skipped = store.read(store_schedules.get_schedule, schedule.id)
+    store.write(
+        recording.record_reports, [make_report(job.id, JobState.SUCCEEDED) for job in first], now=NOON
+    )
     tick(store, NOON + 2 * MINUTE)
 
-    after = store.schedules.get(schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id)
     assert (skipped.runs, skipped.skipped, skipped.last_run_at) == (1, 1, NOON)
     assert (after.runs, after.skipped, after.last_run_at) == (2, 1, NOON + 2 * MINUTE)
     assert len(jobs_of(store, schedule)) == 2 * len(first)
 
 
-def test_a_run_that_cannot_be_made_says_why_and_holds_up_nobody(store: JobStore) -> None:
+def test_a_run_that_cannot_be_made_says_why_and_holds_up_nobody(store: Database) -> None:
     broken = make_schedule(template={"job": {"kind": "gone", "args": {}}})
     sound = make_schedule()
     for schedule in (broken, sound):
-        store.schedules.insert(schedule)
+        store.write(store_schedules.insert_schedule, schedule)
 
     tick(store, NOON)
 
-    after = store.schedules.get(broken.id)
+    after = store.read(store_schedules.get_schedule, broken.id)
     assert after.last_error is not None and "/job/kind" in after.last_error
     assert (after.runs, after.next_run_at) == (0, NOON + MINUTE)
     assert len(jobs_of(store, sound)) == 1
 
 
-def test_a_paused_schedule_makes_no_runs_until_it_is_resumed(store: JobStore) -> None:
+def test_a_paused_schedule_makes_no_runs_until_it_is_resumed(store: Database) -> None:
     schedule = make_schedule()
     decided_before = stored(store, schedule)
 
-    paused = store.schedules.pause(schedule.id, now=NOON)
-    again = store.schedules.pause(schedule.id, now=NOON + MINUTE)
+    paused = store.write(store_schedules.pause_schedule, schedule.id, now=NOON)
+    again = store.write(store_schedules.pause_schedule, schedule.id, now=NOON + MINUTE)
 
     assert (paused.paused_at, again.paused_at, again.next_run_at) == (NOON, NOON, None)
-    assert (tick(store, NOON + MINUTE), store.next_due_at()) == (0, None)
+    assert (tick(store, NOON + MINUTE), store.read(store_schedules.next_due_at)) == (0, None)
     assert make_run(store, decided_before) is False
-    resumed = store.schedules.resume(schedule.id, next_run_at=NOON + 5 * MINUTE)
-    unchanged = store.schedules.resume(schedule.id, next_run_at=NOON + 9 * MINUTE)
+    resumed = store.write(store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 5 * MINUTE)
+    unchanged = store.write(store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 9 * MINUTE)
     assert resumed.paused_at is None
     assert resumed.next_run_at == unchanged.next_run_at == NOON + 5 * MINUTE
     assert make_run(store, decided_before) is False
 
 
-def test_a_run_now_leaves_the_times_as_they_are_and_counts_as_the_last(store: JobStore) -> None:
+def test_a_run_now_leaves_the_times_as_they_are_and_counts_as_the_last(store: Database) -> None:
     schedule = stored(store, make_schedule(overlap=Overlap.SKIP))
     run = scheduled_run(schedule, run_at=NOON - MINUTE, now=NOON - MINUTE)
 
-    after = store.schedules.run_now(schedule.id, run)
+    after = store.write(store_schedules.run_now, schedule.id, run)
     tick(store, NOON)
 
     assert (after.last_job_id, after.next_run_at, after.runs) == (run.jobs[0].id, NOON, 1)
-    assert store.schedules.get(schedule.id).skipped == 1
+    assert store.read(store_schedules.get_schedule, schedule.id).skipped == 1
 
 
-def test_a_deleted_schedule_is_gone_and_its_jobs_stay(store: JobStore) -> None:
+def test_a_deleted_schedule_is_gone_and_its_jobs_stay(store: Database) -> None:
     schedule = stored(store, make_schedule())
     tick(store, NOON)
 
-    store.schedules.delete(schedule.id)
+    store.write(store_schedules.delete_schedule, schedule.id)
 
     assert (tick(store, NOON + MINUTE), len(jobs_of(store, schedule))) == (0, 1)
     assert make_run(store, schedule) is False
 
 
-def test_an_unknown_schedule_is_not_found(store: JobStore) -> None:
+def test_an_unknown_schedule_is_not_found(store: Database) -> None:
     unknown = new_id()
     run = scheduled_run(stored(store, make_schedule()), run_at=NOON, now=NOON)
 
     for change in (
-        lambda: store.schedules.get(unknown),
-        lambda: store.schedules.pause(unknown, now=NOON),
-        lambda: store.schedules.resume(unknown, next_run_at=NOON),
-        lambda: store.schedules.run_now(unknown, run),
-        lambda: store.schedules.delete(unknown),
+        lambda: store.read(store_schedules.get_schedule, unknown),
+        lambda: store.write(store_schedules.pause_schedule, unknown, now=NOON),
+        lambda: store.write(store_schedules.resume_schedule, unknown, next_run_at=NOON),
+        lambda: store.write(store_schedules.run_now, unknown, run),
+        lambda: store.write(store_schedules.delete_schedule, unknown),
     ):
         with pytest.raises(ScheduleNotFound):
             change()
-    assert store.list_jobs(JobFilter(), limit=1, after=None) == []
+    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []

@@ -12,36 +12,36 @@ import pytest
 import sqlalchemy as sa
 
 from producer.records import JobFilter, NewJob
-from producer.store import schema
+from producer.store import queries, recording, schema, submissions
+from producer.store.database import Database
 from producer.store.engine import open_engine
 from producer.store.migrate import migrate
-from producer.store.search import _job_search, _scan, search_batches, search_jobs
-from producer.store.store import JobStore
+from producer.store.queries import _job_search, _scan, search_batches, search_jobs
 from shared.kinds.registry import Lane
 from shared.states import JobState
 from tests.support.factories import NOON, make_batch, make_job, make_report
 
 
-def stored(store: JobStore, *args: dict[str, Any], **fields: Any) -> list[NewJob]:
+def stored(store: Database, *args: dict[str, Any], **fields: Any) -> list[NewJob]:
     """Store a job for each of the arguments, oldest first."""
     jobs = [make_job(args=each, **fields) for each in args]
-    store.insert_jobs(jobs)
+    store.write(submissions.insert_jobs, jobs)
     return jobs
 
 
-def found(store: JobStore, **asked: Any) -> list[UUID]:
+def found(store: Database, **asked: Any) -> list[UUID]:
     """Return what a search finds in one window."""
-    page = store.search_jobs(JobFilter(**asked), limit=100, after=None)
+    page = store.read(queries.search_jobs, JobFilter(**asked), limit=100, after=None)
     assert page.following is None
     return [record.id for record in page.records]
 
 
-def pages(store: JobStore, job_filter: JobFilter, *, limit: int, window_rows: int) -> list[list[UUID]]:
+def pages(store: Database, job_filter: JobFilter, *, limit: int, window_rows: int) -> list[list[UUID]]:
     """Return all pages of a search in windows of so many rows."""
     all_pages: list[list[UUID]] = []
     after: UUID | None = None
     while True:
-        with store._reading() as connection:
+        with store.reading() as connection:
             page = search_jobs(connection, job_filter, limit=limit, after=after, window_rows=window_rows)
         all_pages.append([record.id for record in page.records])
         if (after := page.following) is None:
@@ -55,7 +55,7 @@ def index_of(step: str) -> str:
     return found[1]
 
 
-def test_a_url_is_found_by_any_part_of_it_whatever_its_case(store: JobStore) -> None:
+def test_a_url_is_found_by_any_part_of_it_whatever_its_case(store: Database) -> None:
     upper, percent, other = stored(
         store,
         {"url": 'https://Example.com/A_B/%41?q="x"'},
@@ -73,7 +73,7 @@ def test_a_url_is_found_by_any_part_of_it_whatever_its_case(store: JobStore) -> 
         assert hits == [job.id for job in (percent, upper) if wild in str(job.args["url"]).lower()], wild
 
 
-def test_a_document_with_an_escaped_nul_hinders_no_search(store: JobStore) -> None:
+def test_a_document_with_an_escaped_nul_hinders_no_search(store: Database) -> None:
     nul, plain = stored(
         store,
         {"url": "https://example.com/nul", "note": "nul\0 and lone \ud800"},
@@ -83,7 +83,7 @@ def test_a_document_with_an_escaped_nul_hinders_no_search(store: JobStore) -> No
     assert found(store, url="example.com") == [plain.id, nul.id]
 
 
-def test_labels_must_match_to_the_letter_and_all_of_them(store: JobStore) -> None:
+def test_labels_must_match_to_the_letter_and_all_of_them(store: Database) -> None:
     labels = [
         {"team": "web", "tier": "1"},
         {"team": "Web"},
@@ -91,7 +91,7 @@ def test_labels_must_match_to_the_letter_and_all_of_them(store: JobStore) -> Non
         {"x": 'team":"web', "y": "wéb%_"},
     ]
     jobs = [make_job(labels=each) for each in labels]
-    store.insert_jobs(jobs)
+    store.write(submissions.insert_jobs, jobs)
 
     assert found(store, labels=[("team", "web")]) == [jobs[0].id]
     assert found(store, labels=[("team", "web"), ("tier", "1")]) == [jobs[0].id]
@@ -100,15 +100,17 @@ def test_labels_must_match_to_the_letter_and_all_of_them(store: JobStore) -> Non
     assert found(store, labels=[("team", "w_b")]) == found(store, labels=[("team", "%")]) == []
 
 
-def test_filters_are_joined_whichever_an_index_holds(store: JobStore) -> None:
+def test_filters_are_joined_whichever_an_index_holds(store: Database) -> None:
     batch = make_batch()
     of_batch = [
         make_job(host=f"{letter}.example", kind=kind) for letter in "ab" for kind in ("check", "fetch")
     ]
-    store.insert_batch(batch, of_batch)
+    store.write(submissions.insert_batch, batch, of_batch)
     single = make_job(host="a.example", lane=Lane.BULK)
-    store.insert_jobs([single])
-    store.record([make_report(of_batch[0].id, JobState.PARKED, reason="http_503")], now=NOON)
+    store.write(submissions.insert_jobs, [single])
+    store.write(
+        recording.record_reports, [make_report(of_batch[0].id, JobState.PARKED, reason="http_503")], now=NOON
+    )
 
     assert found(store, host="a.example", kind="check") == [single.id, of_batch[0].id]
     assert found(store, state=JobState.PARKED, reason="http_503") == [of_batch[0].id]
@@ -118,7 +120,7 @@ def test_filters_are_joined_whichever_an_index_holds(store: JobStore) -> None:
     assert found(store, kind="fetch", state=JobState.PARKED) == []
 
 
-def test_a_search_goes_on_from_window_to_window_without_gap_or_double(store: JobStore) -> None:
+def test_a_search_goes_on_from_window_to_window_without_gap_or_double(store: Database) -> None:
     # One of seven matches; the windows hold five rows, so pages are short, and one is empty.
     jobs = stored(store, *({"url": f"https://a.example/{'hit' if n % 7 == 0 else 'no'}"} for n in range(40)))
     hits = [job.id for n, job in enumerate(jobs) if n % 7 == 0][::-1]
@@ -165,14 +167,14 @@ def test_sqlite_reads_a_window_by_its_index_and_sorts_nothing(tmp_path: Path, as
     assert len(scanning) == 1
 
 
-def test_jobs_made_while_a_search_goes_on_are_not_in_its_way(store: JobStore) -> None:
+def test_jobs_made_while_a_search_goes_on_are_not_in_its_way(store: Database) -> None:
     old = stored(store, *({"url": f"https://a.example/{n}"} for n in range(6)))
     job_filter = JobFilter(url="a.example")
-    with store._reading() as connection:
+    with store.reading() as connection:
         first = search_jobs(connection, job_filter, limit=100, after=None, window_rows=4)
     stored(store, *({"url": "https://a.example/new"} for _ in range(9)))
 
-    with store._reading() as connection:
+    with store.reading() as connection:
         second = search_jobs(connection, job_filter, limit=100, after=first.following, window_rows=4)
 
     ids = [record.id for page in (first, second) for record in page.records]
@@ -197,27 +199,30 @@ def id_at(at: datetime, number: int = 0) -> UUID:
     ],
 )
 def test_the_time_of_creation_is_a_range_of_ids(
-    store: JobStore, after: datetime | None, before: datetime | None, numbers: Sequence[int]
+    store: Database, after: datetime | None, before: datetime | None, numbers: Sequence[int]
 ) -> None:
     times = [NOON + timedelta(seconds=number - 1, milliseconds=1) for number in range(3)]
     jobs = [make_job(job_id=id_at(at, number)) for number, at in enumerate(times)]
-    store.insert_jobs(jobs)
+    store.write(submissions.insert_jobs, jobs)
 
     assert found(store, created_after=after, created_before=before) == [jobs[number].id for number in numbers]
 
 
-def test_batches_are_listed_newest_first_by_their_labels(store: JobStore) -> None:
+def test_batches_are_listed_newest_first_by_their_labels(store: Database) -> None:
     batches = [make_batch() for _ in range(5)]
     for batch in batches:
-        store.insert_batch(batch, [])
+        store.write(submissions.insert_batch, batch, [])
 
     def ids(labels: list[tuple[str, str]], after: UUID | None = None, limit: int = 10) -> list[UUID]:
-        return [record.id for record in store.search_batches(labels, limit=limit, after=after).records]
+        return [
+            record.id
+            for record in store.read(queries.search_batches, labels, limit=limit, after=after).records
+        ]
 
     newest_first = [batch.id for batch in batches][::-1]
     assert ids([]) == ids([("team", "web")]) == newest_first
     assert ids([("team", "WEB")]) == ids([("team", "web"), ("tier", "1")]) == []
     assert ids([], after=newest_first[1], limit=2) == newest_first[2:4]
-    with store._reading() as connection:
+    with store.reading() as connection:
         page = search_batches(connection, [("team", "x")], limit=2, after=None, window_rows=2)
     assert (page.records, page.following) == ([], newest_first[1])

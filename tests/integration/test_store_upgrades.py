@@ -11,10 +11,11 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from producer.store import migrate as migrating
+from producer.store import outbox, queries, submissions
 from producer.store.compatibility import Fit, judge
+from producer.store.database import Database
 from producer.store.engine import open_engine, writing
 from producer.store.migrate import migrate
-from producer.store.store import JobStore
 from shared.errors import StoreUnavailable
 from shared.states import JobState
 from tests.support.commands import run_producer
@@ -107,13 +108,13 @@ def test_code_works_on_the_tables_of_two_versions_later(database_url: str, next_
     next_version(ADDS)
     next_version("CREATE TABLE moods (name TEXT PRIMARY KEY)")
 
-    store = JobStore.open(database_url)
+    store = Database.open(database_url)
     store.ping()
     job = make_job()
-    store.insert_jobs([job])
-    store.mark_queued([(job.id, 1)], now=NOON)
+    store.write(submissions.insert_jobs, [job])
+    store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
 
-    assert store.get_job(job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
     store.close()
 
 
@@ -122,7 +123,7 @@ def test_code_does_not_use_tables_that_lack_what_it_needs(
 ) -> None:
     marker = next_version("SELECT 1")
     next_version(TAKES_AWAY, oldest_code=marker)
-    store = JobStore.open(database_url)
+    store = Database.open(database_url)
 
     with pytest.raises(StoreUnavailable, match="start a newer version"):
         store.ping()
@@ -170,7 +171,7 @@ def test_migrating_with_code_that_is_too_old_says_so(database_url: str, next_ver
 
 def test_tables_of_before_this_rule_are_taken_and_learn_it(database_url: str) -> None:
     execute(database_url, "DROP TABLE schema_compatibility")
-    store = JobStore.open(database_url)
+    store = Database.open(database_url)
     store.ping()
 
     assert migrate(database_url)

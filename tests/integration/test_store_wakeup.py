@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from producer.store import parking, recording, submissions
+from producer.store.database import Database
 from producer.store.engine import open_engine
-from producer.store.store import JobStore
 from producer.store.wakeup import NotifyWakeup, PollWakeup, Wakeup, open_wakeup
 from shared.states import JobState
 from tests.support.factories import NOON, make_batch, make_job, make_report
@@ -22,17 +23,17 @@ def database_url(postgres_url: str) -> str:
     return postgres_url
 
 
-async def test_new_jobs_wake_the_relay_at_once(store: JobStore, postgres_url: str) -> None:
+async def test_new_jobs_wake_the_relay_at_once(store: Database, postgres_url: str) -> None:
     parked = make_job()
-    store.insert_jobs([parked])
-    store.record([make_report(parked.id, JobState.PARKED)], now=NOON)
+    store.write(submissions.insert_jobs, [parked])
+    store.write(recording.record_reports, [make_report(parked.id, JobState.PARKED)], now=NOON)
     wakeup = open_wakeup(postgres_url, poll_seconds=60)
     assert isinstance(wakeup, NotifyWakeup)
     await wakeup.wait(60)
     changes: list[Callable[[], object]] = [
-        lambda: store.insert_jobs([make_job()]),
-        lambda: store.insert_batch(make_batch(), [make_job()]),
-        lambda: store.redrive(parked.id, now=NOON),
+        lambda: store.write(submissions.insert_jobs, [make_job()]),
+        lambda: store.write(submissions.insert_batch, make_batch(), [make_job()]),
+        lambda: store.write(parking.redrive, parked.id, now=NOON),
     ]
 
     for change in changes:
@@ -41,7 +42,7 @@ async def test_new_jobs_wake_the_relay_at_once(store: JobStore, postgres_url: st
         async with asyncio.timeout(5):
             await wakeup.wait(60)
     waiting = asyncio.create_task(wakeup.wait(60))
-    await asyncio.to_thread(store.insert_jobs, [make_job()])
+    await asyncio.to_thread(store.write, submissions.insert_jobs, [make_job()])
     async with asyncio.timeout(5):
         await waiting
 
@@ -54,11 +55,11 @@ async def is_woken(wakeup: Wakeup, *, timeout_seconds: float) -> bool:
     return time.monotonic() - before < timeout_seconds * 0.9
 
 
-async def test_many_announcements_wake_the_relay_once(store: JobStore, postgres_url: str) -> None:
+async def test_many_announcements_wake_the_relay_once(store: Database, postgres_url: str) -> None:
     wakeup = open_wakeup(postgres_url, poll_seconds=60)
     await wakeup.wait(60)
     for _ in range(20):
-        await asyncio.to_thread(store.insert_jobs, [make_job()])
+        await asyncio.to_thread(store.write, submissions.insert_jobs, [make_job()])
 
     wakes = 0
     while await is_woken(wakeup, timeout_seconds=0.5):
@@ -68,14 +69,14 @@ async def test_many_announcements_wake_the_relay_once(store: JobStore, postgres_
     await wakeup.aclose()
 
 
-async def test_the_wakeup_comes_back_after_its_connection_was_cut(store: JobStore, postgres_url: str) -> None:
+async def test_the_wakeup_comes_back_after_its_connection_was_cut(store: Database, postgres_url: str) -> None:
     wakeup = open_wakeup(postgres_url, poll_seconds=60)
     await wakeup.wait(60)
     _cut_every_connection(postgres_url)
 
     await wakeup.wait(0.05)  # Finds the connection gone, and waits all the same.
     await wakeup.wait(60)  # Connects again, and says so at once.
-    await asyncio.to_thread(store.insert_jobs, [make_job()])
+    await asyncio.to_thread(store.write, submissions.insert_jobs, [make_job()])
     async with asyncio.timeout(5):
         await wakeup.wait(60)
 

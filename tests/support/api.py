@@ -11,8 +11,8 @@ import httpx
 import uvicorn
 
 from producer.api.app import build_app
+from producer.store.database import Database
 from producer.store.migrate import migrate
-from producer.store.store import JobStore
 from shared.settings import Settings
 
 START_SECONDS = 10.0
@@ -24,7 +24,7 @@ class RunningApi:
     """A serving API, its store, and a client of it."""
 
     port: int
-    store: JobStore
+    store: Database
     client: httpx.Client
 
     def connect(self) -> socket.socket:
@@ -37,7 +37,7 @@ def running_api(settings: Settings, *, migrated: bool = True) -> Iterator[Runnin
     """Serve the API until the block ends, on a free port and a migrated database."""
     if migrated:
         migrate(settings.database_url)
-    store = JobStore.open(settings.database_url)
+    store = Database.open(settings.database_url)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     config = uvicorn.Config(

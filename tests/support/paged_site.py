@@ -15,7 +15,8 @@ from consumer.handlers.paged_fetch import fetch_or_page
 from consumer.http.client import Client
 from consumer.settlement import decide, settlement_message
 from producer.records import ClaimedJob, JobRecord
-from producer.store.store import JobStore
+from producer.store import outbox, queries, recording, submissions
+from producer.store.database import Database
 from producer.submission import new_job
 from producer.submission_models import JobSubmission
 from shared.broker.topology import RESULTS
@@ -90,16 +91,16 @@ async def paged_site(count: int = 0) -> AsyncIterator[PagedSite]:
         await runner.cleanup()
 
 
-def submit(store: JobStore, url: str, pages: dict[str, Any], **fields: Any) -> JobRecord:
+def submit(store: Database, url: str, pages: dict[str, Any], **fields: Any) -> JobRecord:
     """Store a paged fetch and return it."""
     args = {"url": url, "pages": pages, **fields.pop("args", {})}
     submission = JobSubmission.model_validate({"kind": "fetch", "args": args, **fields})
     job = new_job(submission, job_id=new_id(), now=utc_now())
-    store.insert_jobs([job])
-    return store.get_job(job.id)
+    store.write(submissions.insert_jobs, [job])
+    return store.read(queries.get_job, job.id)
 
 
-async def work_one(store: JobStore, client: Client, job: ClaimedJob) -> Report:
+async def work_one(store: Database, client: Client, job: ClaimedJob) -> Report:
     """Do one attempt of a claimed job, and return the report as the recorder reads it."""
     message = JobMessage(
         id=job.id, kind=job.kind, lane=job.lane, args=dict(job.args), retry=job.retry, run=job.run
@@ -117,21 +118,21 @@ async def work_one(store: JobStore, client: Client, job: ClaimedJob) -> Report:
     return report
 
 
-def claim(store: JobStore, limit: int = 1_000) -> list[ClaimedJob]:
+def claim(store: Database, limit: int = 1_000) -> list[ClaimedJob]:
     """Return the accepted jobs, as the relay gets them."""
-    claimed = store.claim_accepted(limit=limit, lease_seconds=60, now=utc_now())
-    store.mark_queued([(job.id, job.run) for job in claimed], now=utc_now())
+    claimed = store.write(outbox.claim_accepted, limit=limit, lease_seconds=60, now=utc_now())
+    store.write(outbox.mark_queued, [(job.id, job.run) for job in claimed], now=utc_now())
     return claimed
 
 
-async def work_all(store: JobStore, client: Client) -> int:
+async def work_all(store: Database, client: Client) -> int:
     """Do all jobs there are and all that follow from them, each report recorded twice; return how many."""
     done = 0
     while jobs := claim(store):
         for job in jobs:
             report = await work_one(store, client, job)
             for _ in range(2):
-                store.record([report], now=utc_now() + timedelta(seconds=1))
+                store.write(recording.record_reports, [report], now=utc_now() + timedelta(seconds=1))
             done += 1
             assert done < 2_000
     return done

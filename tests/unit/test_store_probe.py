@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from producer.store.store import JobStore
+from producer.store.database import Database
 from producer.store_probe import StoreProbe
 from shared.errors import StoreUnavailable
 
@@ -27,7 +27,7 @@ class FakeStore:
 
 
 def probe_of(store: FakeStore) -> StoreProbe:
-    return StoreProbe(cast("JobStore", store), answer_seconds=0.05)
+    return StoreProbe(cast("Database", store), answer_seconds=0.05)
 
 
 async def test_a_store_that_hangs_is_asked_once_and_not_waited_for() -> None:
@@ -49,7 +49,7 @@ async def test_a_store_that_hangs_is_asked_once_and_not_waited_for() -> None:
 async def test_a_store_that_fails_is_not_answering() -> None:
     store = FakeStore(error=StoreUnavailable("away"))
     store.let_go.set()
-    probe = StoreProbe(cast("JobStore", store))
+    probe = StoreProbe(cast("Database", store))
 
     with pytest.raises(StoreUnavailable, match="away"):
         await probe.ask()

@@ -1,7 +1,7 @@
 """Tests of the choices of the recorder, which are pure: what leads a job further, and which end counts."""
 
-from producer.store.locking import Standing
 from producer.store.recording import choose_advances, choose_attempts
+from producer.store.rows import Standing
 from shared.identity import new_id
 from shared.states import JobState, position
 from tests.support.factories import make_report

@@ -15,19 +15,15 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from producer.page_measure import PageRecord, decode_keys
-from producer.paging import (
-    Page,
-    following_jobs,
-    page_of,
-    pages_batch,
-)
+from producer.page_measure import PageRecord, PagesRecord, decode_keys, measure
+from producer.paging import Page, following_jobs, page_of, pages_batch, pages_batch_id
 from producer.records import JobRecord, NewJob
-from producer.store.engine import POSTGRESQL
-from producer.store.locking import Standing
-from producer.store.rows import JOB_COLUMNS, job_record, new_job_row
+from producer.store import queries
+from producer.store.rows import JOB_COLUMNS, Standing, job_record, new_job_row
 from producer.store.schema import batches, jobs, pages
+from producer.store.sql import POSTGRESQL
 from producer.store.wakeup import announce_jobs
+from shared.errors import BatchNotFound, JobNotPaged
 from shared.kinds.pages import StopReason
 from shared.messages import Report
 from shared.states import JobState
@@ -80,7 +76,22 @@ def record_pages(
     return named
 
 
-def read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord]:
+def get_pages(connection: sa.Connection, root_id: UUID) -> PagesRecord:
+    """Return a paged fetch, measured: reads a row for each page, and none of their results.
+
+    Raises:
+        JobNotFound: no job has this id.
+        JobNotPaged: the job has no `pages`, or is itself one of the pages of another.
+    """
+    root = get_root(connection, root_id)
+    try:
+        batch = queries.get_batch(connection, pages_batch_id(root_id))
+    except BatchNotFound:
+        batch = None
+    return PagesRecord(root, batch, measure(_read_pages(connection, root_id)))
+
+
+def _read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord]:
     """Return what is kept of the pages of a root job, in order, a few at a time."""
     query = sa.select(pages).where(pages.c.root_id == root_id).order_by(pages.c.number)
     for row in connection.execution_options(yield_per=100).execute(query).mappings():
@@ -206,3 +217,19 @@ def _naming_batch(report: Report, batch_id: UUID) -> Report:
     result = report.result or {}
     page = {**result["page"], "batch_id": str(batch_id)} if isinstance(result.get("page"), dict) else None
     return report.model_copy(update={"result": {**result, "page": page}})
+
+
+def get_root(connection: sa.Connection, root_id: UUID) -> JobRecord:
+    """Return a job that is the first of a paged fetch.
+
+    Raises:
+        JobNotFound: no job has this id.
+        JobNotPaged: the job has no `pages`, or is itself one of the pages of another.
+    """
+    root = queries.get_job(connection, root_id)
+    page = page_of(root)
+    if page is None:
+        raise JobNotPaged("The job fetches no pages.")
+    if page.index:
+        raise JobNotPaged(f"It is page {page.index} of job {page.root_id}.")
+    return root

@@ -15,15 +15,15 @@ from producer.parking import (
     ParkedFilter,
 )
 from producer.store.audit import operation_target, write_audit
-from producer.store.locking import lock_jobs
-from producer.store.parked import matching
-from producer.store.redrives import leave_parking
+from producer.store.parking import leave_parking, matching
+from producer.store.rows import lock_jobs
 from producer.store.schema import IS_RUNNING_OPERATION, jobs, operation_jobs, operations
 from shared.errors import OperationFinished, OperationNotFound
 from shared.states import JobState
 
 # A page is what the rate gives in this time, so progress is smooth and a crash repeats nothing.
 PAGE_SECONDS = 0.5
+
 # No page is further off than a second, that of the lowest rate; a time beyond this is of before a step back.
 _FURTHEST_PAGE = timedelta(seconds=10)
 

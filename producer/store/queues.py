@@ -1,16 +1,40 @@
 """What is paused, in rows; and the work queues as a ledger last saw them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from producer.pausing import Pause, Pauses, QueueSeen
-from producer.store.engine import POSTGRESQL
+from producer.parking import AuditAction
+from producer.pausing import Circumstances, Pause, Pauses, QueueSeen, paused, resumed
+from producer.store.audit import queue_target, write_audit
 from producer.store.schema import pauses, queues, revisions
+from producer.store.sql import POSTGRESQL
 
 _REVISION = "pauses"
+
+
+def circumstances(connection: sa.Connection, *, now: datetime) -> Circumstances:
+    """Return what is known of all queues, and what is paused: some ten rows."""
+    seen = {(queue.kind, queue.lane): queue for queue in _list_queues(connection)}
+    return Circumstances(now, seen, _list_pauses(connection))
+
+
+def pause(
+    connection: sa.Connection, kind: str, lane: str, *, by: str, note: str | None, now: datetime
+) -> None:
+    """Pause a kind in a lane, either of them `*` for all. What is paused already stays as it is."""
+    new = Pause(kind, lane, now, by, note)
+    _change(connection, AuditAction.PAUSED, new, lambda before: paused(before, new))
+
+
+def resume(
+    connection: sa.Connection, kind: str, lane: str, *, by: str, note: str | None, now: datetime
+) -> None:
+    """Take a pause back. What is not paused stays as it is."""
+    order = Pause(kind, lane, now, by, note)
+    _change(connection, AuditAction.RESUMED, order, lambda before: resumed(before, kind, lane))
 
 
 def read_pauses(connection: sa.Connection) -> Pauses:
@@ -20,16 +44,16 @@ def read_pauses(connection: sa.Connection) -> Pauses:
     later snapshot wins.
     """
     revision = connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == _REVISION))
-    return Pauses(revision or 0, list_pauses(connection))
+    return Pauses(revision or 0, _list_pauses(connection))
 
 
-def list_pauses(connection: sa.Connection) -> list[Pause]:
+def _list_pauses(connection: sa.Connection) -> list[Pause]:
     """Return all that is paused."""
     rows = connection.execute(sa.select(pauses).order_by(pauses.c.kind, pauses.c.lane)).mappings()
     return [Pause(row["kind"], row["lane"], row["since"], row["by"], row["note"]) for row in rows]
 
 
-def lock_pauses(connection: sa.Connection, *, now: datetime) -> int:
+def _lock_pauses(connection: sa.Connection, *, now: datetime) -> int:
     """Begin a change: return its revision, greater than all before it. Others wait until it is committed.
 
     It is the time in microseconds where that is greater, so that a database that was made anew, or restored,
@@ -45,8 +69,8 @@ def lock_pauses(connection: sa.Connection, *, now: datetime) -> int:
     return revision
 
 
-def replace_pauses(connection: sa.Connection, items: Sequence[Pause]) -> None:
-    """Store what is paused now, in place of what was. Only after `lock_pauses`."""
+def _replace_pauses(connection: sa.Connection, items: Sequence[Pause]) -> None:
+    """Store what is paused now, in place of what was. Only after `_lock_pauses`."""
     connection.execute(pauses.delete())
     if items:
         connection.execute(
@@ -58,7 +82,7 @@ def replace_pauses(connection: sa.Connection, items: Sequence[Pause]) -> None:
         )
 
 
-def list_queues(connection: sa.Connection) -> list[QueueSeen]:
+def _list_queues(connection: sa.Connection) -> list[QueueSeen]:
     """Return every work queue that was ever seen, as it was last seen."""
     return [
         QueueSeen(row["name"], row["kind"], row["lane"], row["ready"], row["consumers"], row["observed_at"])
@@ -88,4 +112,27 @@ def record_queues(connection: sa.Connection, seen: Sequence[QueueSeen]) -> None:
             }
             for each in seen
         ],
+    )
+
+
+def _change(
+    connection: sa.Connection,
+    action: AuditAction,
+    order: Pause,
+    change: Callable[[list[Pause]], list[Pause]],
+) -> None:
+    """Store what an order comes to. It has a revision of its own even when it changes nothing."""
+    _lock_pauses(connection, now=order.since)
+    before = _list_pauses(connection)
+    after = change(before)
+    if after == before:
+        return
+    _replace_pauses(connection, after)
+    write_audit(
+        connection,
+        action,
+        target=queue_target(order.kind, order.lane),
+        by=order.by,
+        details={"kind": order.kind, "lane": order.lane, "note": order.note},
+        now=order.since,
     )

@@ -1,0 +1,159 @@
+"""One way to the store: a transaction a call, blocking for threads and awaitable for coroutines.
+
+A function of an aggregate takes a connection first: `database.read(queries.get_job, job_id)` in a thread,
+`await store.write(outbox.mark_queued, claims, now=now)` in a coroutine. Every call raises `StoreUnavailable`
+when the database does not answer: nothing was changed, unless the connection broke at the very commit. It
+raises `StoreRefused` when the database will not take a value: nothing was changed, and no retry will help.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+import sqlalchemy as sa
+
+from producer.store.engine import open_engine, store_failures, writing
+from producer.store.migrate import check_schema
+from shared.errors import StoreUnavailable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Below the connections that the engine may open.
+_THREADS = 8
+_FIRST_PAUSE_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Database:
+    """One SQLite file or PostgreSQL database, for any number of threads and processes. Its calls block."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._reader = engine
+        self._writer = writing(engine)
+
+    @classmethod
+    def open(cls, database_url: str) -> Self:
+        """Return the database of a URL; connects only when first used.
+
+        Raises:
+            SettingsInvalid: the URL cannot be read or names another kind of database.
+        """
+        return cls(open_engine(database_url))
+
+    def read(
+        self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return what a query returns, in one transaction that only reads."""
+        with self.reading() as connection:
+            return query(connection, *args, **kwargs)
+
+    def write(
+        self, change: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return what a change returns, once it is committed; all of it or nothing."""
+        with self.writing() as connection:
+            return change(connection, *args, **kwargs)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Open a transaction that only reads, for several queries of one moment."""
+        with store_failures(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """Open a transaction that is committed at the end of the block, or rolled back by an error in it."""
+        with store_failures(), self._writer.begin() as connection:
+            yield connection
+
+    def ping(self) -> None:
+        """Do nothing if the database answers and this version may use its tables.
+
+        Raises:
+            StoreUnavailable: otherwise.
+        """
+        check_schema(self._reader)
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._reader.dispose()
+
+
+class Store:
+    """The database for coroutines: each call runs in a thread of one pool."""
+
+    def __init__(self, database: Database, *, threads: int = _THREADS) -> None:
+        """Make a store whose threads start when they are needed.
+
+        Args:
+            database: Stays open when the store is closed.
+            threads: How many calls run at a time; the others wait.
+        """
+        self._database = database
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+
+    async def read(
+        self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return what a query returns, in one transaction that only reads."""
+        return await self._call(lambda: self._database.read(query, *args, **kwargs))
+
+    async def write(
+        self, change: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return what a change returns, once it is committed; all of it or nothing."""
+        return await self._call(lambda: self._database.write(change, *args, **kwargs))
+
+    async def run(
+        self, work: Callable[Concatenate[Database, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return what work of several transactions returns, such as `endings.cancel_batch`."""
+        return await self._call(lambda: work(self._database, *args, **kwargs))
+
+    async def ping(self) -> None:
+        """Do nothing if the database answers and this version may use its tables; never tries again.
+
+        Raises:
+            StoreUnavailable: otherwise.
+        """
+        await self._in_thread(self._database.ping)
+
+    def close(self) -> None:
+        """Wait for the calls that run, then end the threads. Blocks."""
+        self._pool.shutdown()
+
+    async def _call(self, call: Callable[[], R]) -> R:
+        return await self._in_thread(call)
+
+    async def _in_thread(self, call: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+class RetryingStore(Store):
+    """The database for services that outlive its absence. Only for calls that may run twice.
+
+    No call raises `StoreUnavailable`. An argument that must not be stale when the database is back, such as
+    the time, is made in a function that the caller passes and that each try calls.
+    """
+
+    async def _call(self, call: Callable[[], R]) -> R:
+        return await retry_until_store_up(partial(self._in_thread, call))
+
+
+async def retry_until_store_up(call: Callable[[], Awaitable[R]]) -> R:
+    """Return what a call to the store returns, calling again for as long as the store is away."""
+    pause_seconds = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable as error:
+            logger.warning("store_unavailable", extra={"error": str(error)[:300]})
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, _MAX_PAUSE_SECONDS)

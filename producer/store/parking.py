@@ -1,0 +1,356 @@
+"""Read the parked jobs: their groups, and which of them a filter means."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.parking import (
+    ANONYMOUS,
+    DISCARDED,
+    FINGERPRINT_CHARACTERS,
+    AuditAction,
+    GroupKey,
+    MovedJob,
+    OperationAction,
+    ParkedFilter,
+    ParkedGroup,
+    ParkedGroups,
+)
+from producer.records import JobRecord
+from producer.store.audit import job_target, write_audit
+from producer.store.batches import Move, count_moves
+from producer.store.events import announce_outcomes
+from producer.store.queries import get_job
+from producer.store.rows import JOB_COLUMNS, Standing, callback_urls, job_record, lock_jobs, stored_host
+from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs, redrives
+from producer.store.sql import PlainText
+from producer.store.wakeup import announce_jobs
+from shared.errors import JobNotFound, JobNotParked
+from shared.events import JobEnded
+from shared.states import JobState, position
+
+_NO_BATCH = UUID(int=0)
+
+_SETTLE = redrives.update().where(
+    redrives.c.job_id == sa.bindparam("of_job"),
+    redrives.c.run == sa.bindparam("of_run"),
+    redrives.c.swept_at.is_(None),
+)
+
+
+def list_groups(connection: sa.Connection, parked_filter: ParkedFilter, *, limit: int) -> ParkedGroups:
+    """Return the largest groups of the jobs that match. One query, on the indexes of parked jobs."""
+    groups = _groups(parked_filter, limit).cte("parked_groups")
+    sample = jobs.alias("sample")
+    query = (
+        sa.select(groups, sample.c.explanation)
+        .select_from(groups)
+        .join(sample, sample.c.id == groups.c.newest)
+        .order_by(groups.c.jobs.desc(), groups.c.kind, groups.c.reason, groups.c.host)
+    )
+    rows = connection.execute(query).mappings().all()
+    return ParkedGroups(
+        largest=[_group(row) for row in rows],
+        total_groups=rows[0]["total_groups"] if rows else 0,
+        total_jobs=int(rows[0]["total_jobs"]) if rows else 0,
+    )
+
+
+def count_matching(connection: sa.Connection, parked_filter: ParkedFilter) -> int:
+    """Return how many parked jobs match."""
+    query = sa.select(sa.func.count()).select_from(matching(parked_filter, jobs.c.id).subquery())
+    return connection.scalar(query) or 0
+
+
+def matching(parked_filter: ParkedFilter, *columns: sa.ColumnElement[Any]) -> sa.CompoundSelect[Any]:
+    """Return the query of the parked jobs that match; of the columns of the index alone it reads no row."""
+    return sa.union_all(*(sa.select(*columns).where(*part) for part in _parts(parked_filter)))
+
+
+def runs_of(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, tuple[int, JobState]]:
+    """Return the run and state of each job; unknown ids are missing."""
+    query = sa.select(jobs.c.id, jobs.c.run, jobs.c.state).where(jobs.c.id.in_(sorted(set(job_ids))))
+    return {job_id: (run, JobState(state)) for job_id, run, state in connection.execute(query)}
+
+
+def parked_page(
+    connection: sa.Connection, *, recorded_before: datetime, after: UUID | None, limit: int
+) -> list[JobRecord]:
+    """Return a page of jobs parked for some time, oldest id first, without attempts, above the id `after`."""
+    query = (
+        sa.select(*JOB_COLUMNS)
+        .where(IS_PARKED, jobs.c.updated_at <= recorded_before)
+        .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(jobs.c.id > after)
+    return [job_record(row) for row in connection.execute(query).mappings()]
+
+
+def redrive(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
+    """Start a parked job's next run and return the job: accepted, with fresh attempts beside the old ones.
+
+    Raises:
+        JobNotFound: no row has this id.
+        JobNotParked: the job is in another state; of two redrives at once, the second finds it accepted.
+    """
+    standing = _lock_parked(connection, job_id)
+    leave_parking(connection, OperationAction.REDRIVE, {job_id: standing}, by=by, now=now)
+    _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, standing, by=by, now=now)
+    return get_job(connection, job_id)
+
+
+def redrive_edited(
+    connection: sa.Connection,
+    job_id: UUID,
+    *,
+    args: Mapping[str, Any],
+    host: str,
+    unique_key: bytes,
+    by: str,
+    now: datetime,
+) -> JobRecord:
+    """Start a parked job's next run with other arguments, which the audit log keeps beside the old ones.
+
+    Raises:
+        JobNotFound: no row has this id.
+        JobNotParked: the job is in another state.
+    """
+    standing = _lock_parked(connection, job_id)
+    old_args = connection.scalar(sa.select(jobs.c.args).where(jobs.c.id == job_id))
+    edited = {"args": args, "host": stored_host(host), "unique_key": unique_key}
+    connection.execute(jobs.update().where(jobs.c.id == job_id).values(edited))
+    leave_parking(connection, OperationAction.REDRIVE, {job_id: standing}, by=by, now=now)
+    edit = {"old_args": old_args, "new_args": args}
+    _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, standing, by=by, now=now, more=edit)
+    return get_job(connection, job_id)
+
+
+def discard(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
+    """End a parked job for good, as cancelled, and return it.
+
+    Raises:
+        JobNotFound: no row has this id.
+        JobNotParked: the job is in another state.
+    """
+    standing = _lock_parked(connection, job_id)
+    leave_parking(connection, OperationAction.DISCARD, {job_id: standing}, by=by, now=now)
+    _audit_one(connection, AuditAction.JOB_DISCARDED, job_id, standing, by=by, now=now)
+    return get_job(connection, job_id)
+
+
+def leave_parking(
+    connection: sa.Connection,
+    action: OperationAction,
+    parked: Mapping[UUID, Standing],
+    *,
+    by: str,
+    now: datetime,
+) -> list[MovedJob]:
+    """Redrive or discard jobs that are locked and parked; return them in the run they are in now."""
+    by_run = sorted(parked.items(), key=lambda item: (item[1].run, item[0]))
+    for run, group in groupby(by_run, key=lambda item: item[1].run):
+        next_run = _next_run(action, run + 1, by=by, now=now)
+        connection.execute(
+            jobs.update().where(jobs.c.id.in_([job_id for job_id, _ in group])).values(next_run)
+        )
+    end = JobState.ACCEPTED if action is OperationAction.REDRIVE else JobState.CANCELLED
+    moves = [Move(standing.batch_id, standing.state, end) for _, standing in by_run]
+    count_moves(connection, moves, now=now)
+    if action is OperationAction.DISCARD:
+        ended = [_discarded(i, s, by, now) for i, s in by_run]
+        announce_outcomes(connection, ended, callback_urls(parked), now=now)
+    if by_run:
+        connection.execute(
+            redrives.insert(), [{"job_id": i, "run": s.run, "requested_at": now} for i, s in by_run]
+        )
+        if action is OperationAction.REDRIVE:
+            announce_jobs(connection)
+    return [MovedJob(job_id, standing.kind, standing.run + 1) for job_id, standing in by_run]
+
+
+def pending_redrives(connection: sa.Connection, limit: int) -> list[tuple[UUID, int]]:
+    """Return the (job id, parked run) whose message is still to be taken from `jobs.parked`, oldest first."""
+    query = (
+        sa.select(redrives.c.job_id, redrives.c.run)
+        .where(redrives.c.swept_at.is_(None))
+        .order_by(redrives.c.requested_at, redrives.c.job_id)
+        .limit(limit)
+    )
+    return [(job_id, run) for job_id, run in connection.execute(query)]
+
+
+def settle_redrives(connection: sa.Connection, pairs: Iterable[tuple[UUID, int]], *, now: datetime) -> None:
+    """Note that these messages have left `jobs.parked`; what was noted before keeps its time."""
+    rows = [{"of_job": job_id, "of_run": run, "swept_at": now} for job_id, run in sorted(set(pairs))]
+    if rows:
+        connection.execute(_SETTLE, rows)
+
+
+def _parts(asked: ParkedFilter) -> list[list[sa.ColumnElement[bool]]]:
+    """Return the conditions of each part of the jobs that match: every job is in one of them."""
+    conditions = _conditions(asked)
+    in_batch = [] if asked.batch_id is None else [jobs.c.batch_id == asked.batch_id]
+    if asked.ids is not None:
+        # They have an index of their own, that finds fewer jobs than there are parked ones.
+        return [[IS_PARKED, *in_batch, *conditions]]
+    # In a function, or those whose reason is long are looked for among all jobs of the batch.
+    batch_id = sa.func.coalesce(jobs.c.batch_id, sa.literal(_NO_BATCH, sa.Uuid()))
+    in_batch_hidden = [] if asked.batch_id is None else [batch_id == asked.batch_id]
+    return [[IS_PARKED_SHORT, *in_batch, *conditions], [IS_PARKED_LONG, *in_batch_hidden, *conditions]]
+
+
+def _conditions(asked: ParkedFilter) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    reason = _fingerprint(jobs.c.reason)
+    if (group := asked.group) is not None:
+        conditions += [jobs.c.kind == group.kind, reason == group.reason, jobs.c.host == group.host]
+    if asked.kind is not None:
+        conditions.append(jobs.c.kind == asked.kind)
+    if asked.reason is not None:
+        conditions.append(reason == asked.reason[:FINGERPRINT_CHARACTERS])
+    if asked.host is not None:
+        # In a function, or SQLite takes the index of all jobs of the host.
+        conditions.append(sa.func.coalesce(jobs.c.host, "") == stored_host(asked.host))
+    if asked.parked_before is not None:
+        conditions.append(jobs.c.finished_at <= asked.parked_before)
+    if asked.ids is not None:
+        conditions.append(jobs.c.id.in_(list(asked.ids)))
+    return conditions
+
+
+def _groups(parked_filter: ParkedFilter, limit: int) -> sa.Select[tuple[object, ...]]:
+    # By the whole reason first, in the order of the index; what is left then is few.
+    parts = sa.union_all(*(_by_reason(part) for part in _parts(parked_filter))).subquery("parts").c
+    reason = _fingerprint(parts.reason)
+    count = sa.cast(sa.func.sum(parts.jobs), sa.BigInteger())
+    return (
+        sa.select(
+            parts.kind,
+            reason.label("reason"),
+            parts.host,
+            count.label("jobs"),
+            sa.func.min(parts.first_parked_at).label("first_parked_at"),
+            sa.func.max(parts.last_parked_at).label("last_parked_at"),
+            sa.cast(sa.func.max(parts.newest), sa.Uuid()).label("newest"),
+            # Windows see the groups before the limit cuts them.
+            sa.func.count().over().label("total_groups"),
+            sa.func.sum(count).over().label("total_jobs"),
+        )
+        .group_by(parts.kind, reason, parts.host)
+        .order_by(count.desc(), parts.kind, reason, parts.host)
+        .limit(limit)
+    )
+
+
+def _by_reason(part: list[sa.ColumnElement[bool]]) -> sa.Select[tuple[object, ...]]:
+    return (
+        sa.select(
+            jobs.c.kind,
+            jobs.c.host,
+            jobs.c.reason,
+            sa.func.count().label("jobs"),
+            sa.func.min(jobs.c.finished_at).label("first_parked_at"),
+            sa.func.max(jobs.c.finished_at).label("last_parked_at"),
+            # PostgreSQL 17 has no max(uuid); as text they sort the same.
+            sa.func.max(sa.cast(jobs.c.id, sa.Text())).label("newest"),
+        )
+        .where(*part)
+        .group_by(jobs.c.kind, jobs.c.host, jobs.c.reason)
+    )
+
+
+def _fingerprint(reason: sa.ColumnElement[str | None]) -> sa.ColumnElement[str]:
+    return sa.func.coalesce(sa.func.substr(reason, 1, FINGERPRINT_CHARACTERS), "", type_=PlainText())
+
+
+def _group(row: sa.RowMapping) -> ParkedGroup:
+    return ParkedGroup(
+        key=GroupKey(row["kind"], row["reason"], row["host"]),
+        count=row["jobs"],
+        first_parked_at=row["first_parked_at"],
+        last_parked_at=row["last_parked_at"],
+        sample_job_id=row["newest"],
+        sample_explanation=row["explanation"],
+    )
+
+
+def _lock_parked(connection: sa.Connection, job_id: UUID) -> Standing:
+    standing = lock_jobs(connection, [job_id]).get(job_id)
+    if standing is None:
+        raise JobNotFound(f"no job has the id {job_id}")
+    if standing.state is not JobState.PARKED:
+        raise JobNotParked(f"job {job_id} is {standing.state}; only a parked job can be redriven")
+    return standing
+
+
+def _next_run(action: OperationAction, run: int, *, by: str, now: datetime) -> dict[str, object]:
+    match action:
+        case OperationAction.REDRIVE:
+            return {
+                **_start_of(JobState.ACCEPTED, run, now),
+                "reason": None,
+                "explanation": None,
+                "result": sa.null(),
+                "finished_at": None,
+            }
+        case OperationAction.DISCARD:
+            # The parked state is the last position of its run, so the end by a person is the next run's.
+            return {
+                **_start_of(JobState.CANCELLED, run, now),
+                "reason": DISCARDED,
+                "explanation": _discard_explanation(by),
+                "finished_at": now,
+            }
+
+
+def _discarded(job_id: UUID, standing: Standing, by: str, now: datetime) -> JobEnded:
+    return JobEnded(
+        job_id=job_id,
+        kind=standing.kind,
+        run=standing.run + 1,
+        state=JobState.CANCELLED,
+        attempt=0,
+        reason=DISCARDED,
+        explanation=_discard_explanation(by),
+        batch_id=standing.batch_id,
+        finished_at=now,
+    )
+
+
+def _discard_explanation(by: str) -> str:
+    return f"Discarded from the parking lot by {by}."
+
+
+def _start_of(state: JobState, run: int, now: datetime) -> dict[str, object]:
+    return {
+        "state": state.value,
+        "position": position(run=run, attempt=0, state=state),
+        "run": run,
+        "attempt": 0,
+        "due_at": None,
+        # A person has decided that it shall run; a deadline of before would end it at once.
+        "deadline_at": None,
+        "claimed_until": None,
+        "cancel_requested_at": None,
+        "updated_at": now,
+    }
+
+
+def _audit_one(
+    connection: sa.Connection,
+    action: AuditAction,
+    job_id: UUID,
+    standing: Standing,
+    *,
+    by: str,
+    now: datetime,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    details = {"kind": standing.kind, "parked_run": standing.run, **(more or {})}
+    write_audit(connection, action, target=job_target(job_id), by=by, details=details, now=now)
