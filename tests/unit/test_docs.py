@@ -119,6 +119,18 @@ def test_every_comment_that_holds_a_block_back_stands_right_before_it() -> None:
         assert {block.language for block in held_back} <= RUN_LANGUAGES, document
 
 
+def test_every_decision_begins_with_whether_it_holds() -> None:
+    first_lines = {
+        document: read(document).splitlines()[2]
+        for document in DOCUMENTS
+        if document.parent.name == "decisions"
+    }
+
+    assert [
+        path for path, line in first_lines.items() if not line.startswith(("**Holds", "**Overturned"))
+    ] == []
+
+
 def test_an_answer_is_as_it_is_shown_but_for_ids_times_and_fractions() -> None:
     ids: dict[str, str] = {}
 
