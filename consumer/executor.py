@@ -10,8 +10,7 @@ from pydantic import BaseModel, ValidationError
 from consumer.deadlines import time_limit
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit
 from shared.clock import utc_now
-from shared.kinds.limits import OVERTIME_SECONDS, handler_seconds
-from shared.kinds.registry import KINDS
+from shared.kinds.registry import KINDS, OVERTIME_SECONDS, handler_seconds
 from shared.messages import JobMessage
 from shared.outcomes import EXPIRED, Failed, Outcome
 

@@ -25,7 +25,7 @@ class Secrets:
 
         Args:
             name: As `shared.kinds.requests.SecretName` allows it: no path.
-            host: As `shared.kinds.urls.url_host` returns it.
+            host: As `shared.kinds.requests.url_host` returns it.
         """
         if self.folder is None or "/" in host or host in {"", ".", ".."}:
             return None

@@ -8,7 +8,7 @@ from producer.records import NewJob
 from shared.events import BatchCompleted, JobEnded
 from shared.identity import new_id
 from shared.kinds.registry import KINDS, Lane
-from shared.kinds.urls import url_host
+from shared.kinds.requests import url_host
 from shared.kinds.webhook import WEBHOOK, fits
 from shared.messages import WireMessage
 

@@ -13,7 +13,7 @@ from shared.identity import derived_id
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.pages import PagePlace, PageTask
 from shared.kinds.registry import Lane
-from shared.kinds.urls import normalize_url, url_host, url_origin
+from shared.kinds.requests import normalize_url, url_host, url_origin
 
 # What belongs to the first origin; a next URL elsewhere gets none of it.
 _OWN_ARGS = ("headers", "auth", "body")

@@ -20,7 +20,7 @@ from producer.submission_models import (
 )
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
-from shared.kinds.urls import url_host
+from shared.kinds.requests import url_host
 from shared.kinds.webhook import WEBHOOK
 from shared.retry import RetryPolicy
 

@@ -15,11 +15,17 @@ from consumer.handlers.extract import extract
 from consumer.handlers.html import has_fragment
 from consumer.http.body import bounded_text
 from consumer.http.failures import Failure, bot_wall, failure_of_status, unaccepted_status
-from shared.kinds.assertions import Assertions, HeaderAssertion, JsonAssertion
-from shared.kinds.check import AssertionResult, Certificate, CheckArgs
-from shared.kinds.patterns import compile_pattern
+from shared.kinds.acceptance import SUCCESS, accepts_status
+from shared.kinds.check import (
+    AssertionResult,
+    Assertions,
+    Certificate,
+    CheckArgs,
+    HeaderAssertion,
+    JsonAssertion,
+)
+from shared.kinds.expressions import compile_pattern
 from shared.kinds.requests import Redirects
-from shared.kinds.statuses import SUCCESS, accepts_status
 
 MAX_EXPECTED_LENGTH = 200
 MAX_OBSERVED_LENGTH = 100

@@ -23,10 +23,9 @@ from consumer.http.failures import (
 )
 from consumer.http.redirect_chain import RedirectChain, final_answer
 from shared.bodies import StoredBody, compress_body
+from shared.kinds.acceptance import accepts_media_type, accepts_status
 from shared.kinds.check import Hop
 from shared.kinds.fetch import NOT_IDEMPOTENT, FetchArgs, FetchMethod, FetchResult
-from shared.kinds.media_types import accepts_media_type
-from shared.kinds.statuses import accepts_status
 from shared.messages import FieldValue, KnownCopy
 from shared.outcomes import Outcome, Succeeded
 

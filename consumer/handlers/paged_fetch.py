@@ -35,7 +35,7 @@ from shared.kinds.pages import (
     Pages,
     StopReason,
 )
-from shared.kinds.urls import url_origin
+from shared.kinds.requests import url_origin
 from shared.outcomes import Failed, Outcome, Succeeded
 
 NO_ITEMS = Failure(

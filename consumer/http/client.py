@@ -11,8 +11,7 @@ from consumer.http.robots import RobotsFiles
 from consumer.http.session import HttpSession
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit, HostLimiters
 from consumer.secrets import Secrets, Signer
-from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
-from shared.kinds.urls import url_host
+from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret, url_host
 from shared.messages import JobMessage
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote_from_bytes, urljoin
 
-from shared.kinds.urls import normalize_url
+from shared.kinds.requests import normalize_url
 
 MAX_SECONDS = 366 * 86_400.0
 """Nobody means more; and a number this side of infinity survives JSON."""

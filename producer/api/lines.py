@@ -8,7 +8,7 @@ import orjson
 
 from producer.batch_validation import Arguments
 from producer.records import Rejected
-from shared.kinds.urls import MAX_URL_LENGTH
+from shared.kinds.requests import MAX_URL_LENGTH
 
 # The longest URL in the longest UTF-8; a line beyond it is dropped while it arrives.
 MAX_URL_LINE_BYTES = 4 * MAX_URL_LENGTH

@@ -27,8 +27,7 @@ from shared.broker.queue_depths import Look, keep_looking
 from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE, lane_queues, queues
 from shared.clock import utc_now
 from shared.errors import BrokerError
-from shared.kinds.limits import attempt_seconds
-from shared.kinds.registry import KINDS, Lane
+from shared.kinds.registry import KINDS, Lane, attempt_seconds
 from shared.settings import Settings
 from shared.states import UNDER_WAY, JobState
 

@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.json_schema import SkipJsonSchema
 
 from shared.bodies import MAX_BODY_BYTES
+from shared.kinds.acceptance import SUCCESS, MediaRange, Statuses
 from shared.kinds.check import Hop
 from shared.kinds.expressions import JmesPath
-from shared.kinds.media_types import MediaRange
 from shared.kinds.pages import PageResult, Pages, PageTask
 from shared.kinds.requests import RequestArgs
-from shared.kinds.statuses import SUCCESS, Statuses
 
 DEFAULT_BODY_BYTES = 1_048_576
 MAX_DATA_BYTES = 1_048_576

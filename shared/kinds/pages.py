@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shared.kinds.expressions import JmesPath
+from shared.kinds.requests import FieldName
 
 MAX_PAGES = 10_000
 """Of one paged fetch; ids of pages have room for 16,383 (`shared.identity`)."""
@@ -18,7 +19,6 @@ MAX_TOTAL = 10**15
 MAX_CURSOR_LENGTH = 4_096
 
 ParameterName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[!-~]+$")]
-FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
 PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE_ITEMS)]
 
 

@@ -13,6 +13,13 @@ from shared.kinds.fetch import FetchArgs, FetchResult
 from shared.kinds.webhook import WEBHOOK, WEBHOOK_RETRY, WebhookArgs, WebhookResult
 from shared.retry import RetryPolicy
 
+OVERTIME_SECONDS = 5.0
+"""How much later than their own limit, `timeout_seconds`, handlers are stopped from outside."""
+
+_TIMEOUT_FIELD = "timeout_seconds"
+# For a kind without a limit of its own.
+_DEFAULT_SECONDS = 60.0
+
 
 class Lane(StrEnum):
     """Two queues a kind, so that a million-URL batch never makes one person wait."""
@@ -57,3 +64,19 @@ def is_bundled(kind: str, lane: Lane) -> bool:
 def args_document(args: BaseModel) -> dict[str, Any]:
     """Return validated arguments as the JSON that is stored and sent: only what differs from the defaults."""
     return args.model_dump(mode="json", exclude_defaults=True)
+
+
+def handler_seconds(args: BaseModel) -> float:
+    """Return how long a handler may take for these arguments."""
+    return float(getattr(args, _TIMEOUT_FIELD, _DEFAULT_SECONDS))
+
+
+def attempt_seconds(kind: str, args: Mapping[str, Any]) -> float:
+    """Return how long an attempt may take at most, for arguments as they are stored: without defaults.
+
+    They need not be valid: a job that is parked for its arguments has some, too.
+    """
+    field = KINDS[kind].args_model.model_fields.get(_TIMEOUT_FIELD) if kind in KINDS else None
+    default = _DEFAULT_SECONDS if field is None else float(field.default)
+    asked = args.get(_TIMEOUT_FIELD, default)
+    return (float(asked) if isinstance(asked, int | float) else default) + OVERTIME_SECONDS

@@ -1,17 +1,63 @@
-"""What a job may say of a request beside its URL: headers, credentials, redirects. Shared by all kinds."""
+"""What a job may say of a request: its URL, headers, credentials and redirects. Shared by all kinds."""
 
 import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema
+from pydantic_core import SchemaValidator, core_schema
 
-from shared.kinds.urls import HttpUrl
-
+MAX_URL_LENGTH = 8_192
 MAX_HEADERS = 50
 MAX_HEADER_VALUE_LENGTH = 4_096
 
+FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
+"""Any field that an answer may have (RFC 9110 section 5.1)."""
+
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
+
+# As pydantic's `AnyHttpUrl`, without an object of Python around each.
+_PARSER = SchemaValidator(core_schema.url_schema(allowed_schemes=["http", "https"]))
+
+
+def _normalize_url(text: str) -> str:
+    # WHATWG parsing at the border, so that the odd spellings of a host (hexadecimal, full-width)
+    # are gone before anything compares, groups or connects by it.
+    return str(_PARSER.validate_python(text))
+
+
+HttpUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_URL_LENGTH),
+    AfterValidator(_normalize_url),
+    WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_LENGTH}),
+]
+
+_HTTP_URL = TypeAdapter[str](HttpUrl)
+
+
+def normalize_url(text: str) -> str:
+    """Return a URL as jobs carry it: absolute, ASCII, one spelling of each host.
+
+    Raises:
+        ValueError: it is not an absolute http or https URL, or too long.
+    """
+    return _HTTP_URL.validate_python(text)
+
+
+def url_host(url: str) -> str:
+    """Return the host of a normalized URL, lower case, without port or brackets."""
+    return (_PARSER.validate_python(url).host or "").strip("[]")
+
+
+def url_origin(url: str) -> tuple[str, str, int | None]:
+    """Return the origin of a URL (RFC 6454): scheme, host in lower case, port.
+
+    Raises:
+        ValueError: it is not an absolute http or https URL.
+    """
+    parsed = _PARSER.validate_python(url)
+    return parsed.scheme, parsed.host or "", parsed.port
 
 
 class Redirects(StrEnum):

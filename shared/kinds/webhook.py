@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from shared.kinds.urls import MAX_URL_LENGTH, HttpUrl
+from shared.kinds.requests import MAX_URL_LENGTH, HttpUrl
 from shared.retry import RetryPolicy
 
 WEBHOOK: Final = "webhook"

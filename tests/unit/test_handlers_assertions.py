@@ -6,7 +6,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from consumer.handlers.check_verdict import CheckedAnswer, results_of_assertions
-from shared.kinds.assertions import Assertions
+from shared.kinds.check import Assertions
 
 
 def passed(assertions: dict[str, Any], *, text: str | None = None, **headers: str) -> bool:

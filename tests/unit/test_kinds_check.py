@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from consumer.handlers.check_verdict import failure_of_answer
+from shared.kinds.acceptance import accepts_status
 from shared.kinds.check import CheckArgs, Verdict
 from shared.kinds.registry import args_document
-from shared.kinds.statuses import accepts_status
 
 
 def args(**more: Any) -> CheckArgs:

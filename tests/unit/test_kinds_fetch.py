@@ -7,8 +7,7 @@ import pytest
 
 from producer.submission import find_kind, valid_args
 from shared.errors import JobInvalid
-from shared.kinds.media_types import accepts_media_type
-from shared.kinds.statuses import accepts_status
+from shared.kinds.acceptance import accepts_media_type, accepts_status
 
 URL = "http://api.example/"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.kinds.urls import MAX_URL_LENGTH, normalize_url, url_host
+from shared.kinds.requests import MAX_URL_LENGTH, normalize_url, url_host
 
 
 @pytest.mark.parametrize(
