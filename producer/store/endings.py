@@ -1,8 +1,12 @@
-"""Cancel jobs and batches: at once what is not running, and by its worker what is."""
+"""How jobs end: as a worker reports it, cancelled, expired, discarded, or with a message nobody can read.
 
-from collections.abc import Iterable, Mapping
+`end_jobs` is the one place where a job ends. Reports come to it from `recording.py`, expired jobs from
+`schedules.py` and discarded ones from `parking.py`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,23 +16,65 @@ from producer.store.batches import Move, count_moves
 from producer.store.database import Database
 from producer.store.events import announce_cancellation, announce_outcomes
 from producer.store.queries import get_batch, get_job
-from producer.store.rows import Standing, callback_urls, lock_jobs
+from producer.store.rows import Standing, lock_jobs, write_jobs
 from producer.store.schema import batches, jobs
 from shared.errors import BatchNotFound, JobEndedAlready, JobNotFound
 from shared.events import Cancellation, JobEnded
 from shared.states import UNDER_WAY, JobState, position
 
-REASON = "cancelled"
-
-EXPLANATION = "Cancelled before it was run."
-
-_PAGE_JOBS = 1_000
-_OPEN = [state.value for state in JobState if not state.is_final]
-
 MESSAGE_UNDECODABLE: Final = "message_undecodable"
 
+_CANCELLED = "cancelled"
+_CANCELLED_EXPLANATION = "Cancelled before it was run."
+_OPEN = [state.value for state in JobState if not state.is_final]
+_PAGE_JOBS = 1_000
 # A fast worker may be ahead of the relay's mark.
 _PUBLISHED = frozenset({JobState.ACCEPTED, *UNDER_WAY})
+
+
+def end_jobs(
+    connection: sa.Connection,
+    ends: Sequence[JobEnded],
+    standing: Mapping[UUID, Standing],
+    *,
+    now: datetime,
+    also: Callable[[JobEnded], Mapping[str, Any]] = lambda _: {},
+    moves: Iterable[Move] = (),
+) -> list[Transition]:
+    """End jobs that are locked: write their rows, count them in their batches, and tell of each end.
+
+    The broker gets an event of each, and who asked to be called back a webhook job, in this transaction.
+
+    Args:
+        standing: Where the jobs were when they were locked.
+        also: Further columns of an end's row, the same ones for all.
+        moves: What else this transaction has moved, counted in the same go.
+    """
+    write_jobs(connection, [{**_row(end, now), **also(end)} for end in ends])
+    ended = (Move(standing[end.job_id].batch_id, standing[end.job_id].state, end.state) for end in ends)
+    count_moves(connection, [*moves, *ended], now=now)
+    urls = {end.job_id: url for end in ends if (url := standing[end.job_id].callback_url)}
+    announce_outcomes(connection, ends, urls, now=now)
+    return [
+        Transition(end.job_id, end.kind, end.run, end.attempt, end.state, _row_reason(end)) for end in ends
+    ]
+
+
+def end_of(
+    job_id: UUID, place: Standing, state: JobState, *, reason: str, explanation: str, now: datetime
+) -> JobEnded:
+    """Return the end of a job in the run and after the attempt that it is in."""
+    return JobEnded(
+        job_id=job_id,
+        kind=place.kind,
+        run=place.run,
+        state=state,
+        attempt=place.attempt,
+        reason=reason,
+        explanation=explanation,
+        batch_id=place.batch_id,
+        finished_at=now,
+    )
 
 
 def cancel_job(connection: sa.Connection, job_id: UUID, *, now: datetime) -> JobRecord:
@@ -60,18 +106,38 @@ def cancel_batch(database: Database, batch_id: UUID, *, now: datetime) -> BatchR
     Raises:
         BatchNotFound: no batch has this id.
     """
-    database.write(begin_batch_cancel, batch_id, now=now)
-    while database.write(cancel_page, batch_id, limit=_PAGE_JOBS, now=now):
+    database.write(_begin_batch_cancel, batch_id, now=now)
+    while database.write(_cancel_page, batch_id, limit=_PAGE_JOBS, now=now):
         pass
     return database.read(get_batch, batch_id)
 
 
-def begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, now: datetime) -> None:
-    """Tell the workers that the batch is cancelled; its jobs follow, a page at a time.
+def park_unreadable(
+    connection: sa.Connection, unreadable: Iterable[UnreadableJob], *, now: datetime
+) -> list[Transition]:
+    """Park jobs whose message a worker could not read, such as one that a newer version wrote. Idempotent.
 
-    Raises:
-        BatchNotFound: no row has this id.
+    The message says only whose it is, and anyone may say that. So no job that has ended, and none that was
+    never published, is touched. No attempt was made; the job stays in its run.
     """
+    explanations = {each.job_id: each.explanation for each in unreadable}
+    locked = lock_jobs(connection, explanations)
+    standing = {job_id: place for job_id, place in locked.items() if place.state in _PUBLISHED}
+    ends = [
+        end_of(
+            job_id,
+            place,
+            JobState.PARKED,
+            reason=MESSAGE_UNDECODABLE,
+            explanation=explanations[job_id],
+            now=now,
+        )
+        for job_id, place in standing.items()
+    ]
+    return end_jobs(connection, ends, standing, now=now)
+
+
+def _begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, now: datetime) -> None:
     mark = (
         batches.update()
         .where(batches.c.id == batch_id, batches.c.cancelled_at.is_(None))
@@ -83,7 +149,7 @@ def begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, now: dateti
         raise BatchNotFound(f"no batch has the id {batch_id}")
 
 
-def cancel_page(connection: sa.Connection, batch_id: UUID, *, limit: int, now: datetime) -> int:
+def _cancel_page(connection: sa.Connection, batch_id: UUID, *, limit: int, now: datetime) -> int:
     """Cancel up to `limit` jobs of a batch; return how many were looked at, 0 when none are left."""
     query = (
         sa.select(jobs.c.id)
@@ -96,100 +162,37 @@ def cancel_page(connection: sa.Connection, batch_id: UUID, *, limit: int, now: d
     return len(standing)
 
 
-def park_unreadable(
-    connection: sa.Connection, unreadable: Iterable[UnreadableJob], *, now: datetime
-) -> list[Transition]:
-    """Park those of the jobs that are on their way, in the run that they are in; return what changed."""
-    told = {each.job_id: each for each in unreadable}
-    standing = {
-        job_id: place for job_id, place in lock_jobs(connection, told).items() if place.state in _PUBLISHED
-    }
-    for job_id in sorted(standing):
-        row = _parked(standing[job_id], told[job_id], now)
-        connection.execute(jobs.update().where(jobs.c.id == job_id).values(row))
-    moves = [Move(place.batch_id, place.state, JobState.PARKED) for place in standing.values()]
-    count_moves(connection, moves, now=now)
-    ended = [_unreadable_ended(place, told[job_id], now) for job_id, place in standing.items()]
-    announce_outcomes(connection, ended, callback_urls(standing), now=now)
-    return [
-        Transition(job_id, place.kind, place.run, place.attempt, JobState.PARKED, MESSAGE_UNDECODABLE)
-        for job_id, place in standing.items()
-    ]
-
-
 def _cancel(connection: sa.Connection, standing: Mapping[UUID, Standing], *, now: datetime) -> None:
     running = [job_id for job_id, place in standing.items() if place.state is JobState.RUNNING]
-    waiting = {
-        job_id: place
-        for job_id, place in standing.items()
-        if not place.state.is_final and place.state is not JobState.RUNNING
-    }
     if running:
         connection.execute(
             jobs.update().where(jobs.c.id.in_(running)).values(cancel_requested_at=now, updated_at=now)
         )
-    for run in sorted({place.run for place in waiting.values()}):
-        ids = [job_id for job_id, place in waiting.items() if place.run == run]
-        connection.execute(jobs.update().where(jobs.c.id.in_(ids)).values(_cancelled(run, now)))
-    count_moves(
-        connection,
-        [Move(place.batch_id, place.state, JobState.CANCELLED) for place in waiting.values()],
-        now=now,
-    )
-    ended = [_ended(job_id, place, now) for job_id, place in waiting.items()]
-    announce_outcomes(connection, ended, callback_urls(waiting), now=now)
+    ends = [
+        end_of(
+            job_id, place, JobState.CANCELLED, reason=_CANCELLED, explanation=_CANCELLED_EXPLANATION, now=now
+        )
+        for job_id, place in standing.items()
+        if not place.state.is_final and place.state is not JobState.RUNNING
+    ]
+    end_jobs(connection, ends, standing, also=lambda _: {"cancel_requested_at": now}, now=now)
 
 
-def _cancelled(run: int, now: datetime) -> dict[str, object]:
+def _row(end: JobEnded, now: datetime) -> dict[str, Any]:
     return {
-        "state": JobState.CANCELLED.value,
-        "position": position(run=run, attempt=0, state=JobState.CANCELLED),
-        "reason": REASON,
-        "explanation": EXPLANATION,
+        "id": end.job_id,
+        "position": position(run=end.run, attempt=end.attempt, state=end.state),
+        "state": end.state.value,
+        "run": end.run,
+        "attempt": end.attempt,
+        "reason": _row_reason(end),
+        "explanation": None if end.state is JobState.SUCCEEDED else end.explanation,
         "due_at": None,
         "claimed_until": None,
-        "cancel_requested_at": now,
-        "finished_at": now,
+        "finished_at": end.finished_at,
         "updated_at": now,
     }
 
 
-def _ended(job_id: UUID, place: Standing, now: datetime) -> JobEnded:
-    return JobEnded(
-        job_id=job_id,
-        kind=place.kind,
-        run=place.run,
-        state=JobState.CANCELLED,
-        attempt=place.attempt,
-        reason=REASON,
-        explanation=EXPLANATION,
-        batch_id=place.batch_id,
-        finished_at=now,
-    )
-
-
-def _parked(place: Standing, told: UnreadableJob, now: datetime) -> dict[str, object]:
-    return {
-        "state": JobState.PARKED.value,
-        "position": position(run=place.run, attempt=0, state=JobState.PARKED),
-        "reason": MESSAGE_UNDECODABLE,
-        "explanation": told.explanation,
-        "due_at": None,
-        "claimed_until": None,
-        "finished_at": now,
-        "updated_at": now,
-    }
-
-
-def _unreadable_ended(place: Standing, told: UnreadableJob, now: datetime) -> JobEnded:
-    return JobEnded(
-        job_id=told.job_id,
-        kind=place.kind,
-        run=place.run,
-        state=JobState.PARKED,
-        attempt=place.attempt,
-        reason=MESSAGE_UNDECODABLE,
-        explanation=told.explanation,
-        batch_id=place.batch_id,
-        finished_at=now,
-    )
+def _row_reason(end: JobEnded) -> str | None:
+    return None if end.state is JobState.SUCCEEDED else end.reason

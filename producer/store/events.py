@@ -23,21 +23,12 @@ _TYPES = {event_type.value: event_type for event_type in EventType}
 
 
 def announce_outcomes(
-    connection: sa.Connection,
-    ended: Iterable[JobEnded],
-    callback_urls: Mapping[UUID, str],
-    *,
-    now: datetime,
+    connection: sa.Connection, ends: Sequence[JobEnded], callback_urls: Mapping[UUID, str], *, now: datetime
 ) -> None:
-    """Tell of jobs that have ended: the broker of each, and those who asked to be called back.
-
-    Args:
-        callback_urls: By the id of the job; a job that is missing calls nobody.
-    """
-    ended = list(ended)
-    _insert(connection, EventType.OUTCOME, ended, now)
-    calls = [(end, callback_urls[end.job_id]) for end in ended if end.job_id in callback_urls]
-    insert_callbacks(connection, [job_callback(end, url, now=now) for end, url in calls])
+    """Tell the broker of jobs that have ended, and store a webhook job for each that is to call somebody."""
+    _insert(connection, EventType.OUTCOME, ends, now)
+    calls = [(end, callback_urls[end.job_id]) for end in ends if end.job_id in callback_urls]
+    _insert_callbacks(connection, [job_callback(end, url, now=now) for end, url in calls])
 
 
 def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: datetime) -> None:
@@ -53,7 +44,7 @@ def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: dateti
     )
     _insert(connection, EventType.BATCH, [completed], now)
     if (url := row["callback_url"]) is not None:
-        insert_callbacks(connection, [batch_callback(completed, url, now=now)])
+        _insert_callbacks(connection, [batch_callback(completed, url, now=now)])
 
 
 def announce_cancellation(connection: sa.Connection, cancellation: Cancellation, *, now: datetime) -> None:
@@ -96,7 +87,7 @@ def release_events(connection: sa.Connection, event_ids: Sequence[UUID], *, retr
     connection.execute(events.update().where(here).values(claimed_until=retry_at))
 
 
-def insert_callbacks(connection: sa.Connection, webhooks: Sequence[NewJob]) -> None:
+def _insert_callbacks(connection: sa.Connection, webhooks: Sequence[NewJob]) -> None:
     """Store webhook jobs, and wake the relay."""
     if webhooks:
         connection.execute(jobs.insert(), [new_job_row(webhook, batch_id=None) for webhook in webhooks])

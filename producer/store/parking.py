@@ -1,8 +1,8 @@
 """Read the parked jobs: their groups, and which of them a filter means."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -23,18 +23,19 @@ from producer.parking import (
 from producer.records import JobRecord
 from producer.store.audit import job_target, write_audit
 from producer.store.batches import Move, count_moves
-from producer.store.events import announce_outcomes
+from producer.store.endings import end_jobs, end_of
 from producer.store.queries import get_job
-from producer.store.rows import JOB_COLUMNS, Standing, callback_urls, job_record, lock_jobs, stored_host
+from producer.store.rows import JOB_COLUMNS, Standing, job_record, lock_jobs, stored_host, write_jobs
 from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs, redrives
 from producer.store.sql import PlainText
 from producer.store.wakeup import announce_jobs
 from shared.errors import JobNotFound, JobNotParked
-from shared.events import JobEnded
 from shared.states import JobState, position
 
 _NO_BATCH = UUID(int=0)
 
+# A person has decided on the job: a deadline or a cancellation of before would end its next run at once.
+_FRESH = {"deadline_at": None, "cancel_requested_at": None}
 _SETTLE = redrives.update().where(
     redrives.c.job_id == sa.bindparam("of_job"),
     redrives.c.run == sa.bindparam("of_run"),
@@ -153,25 +154,19 @@ def leave_parking(
     now: datetime,
 ) -> list[MovedJob]:
     """Redrive or discard jobs that are locked and parked; return them in the run they are in now."""
-    by_run = sorted(parked.items(), key=lambda item: (item[1].run, item[0]))
-    for run, group in groupby(by_run, key=lambda item: item[1].run):
-        next_run = _next_run(action, run + 1, by=by, now=now)
-        connection.execute(
-            jobs.update().where(jobs.c.id.in_([job_id for job_id, _ in group])).values(next_run)
-        )
-    end = JobState.ACCEPTED if action is OperationAction.REDRIVE else JobState.CANCELLED
-    moves = [Move(standing.batch_id, standing.state, end) for _, standing in by_run]
-    count_moves(connection, moves, now=now)
-    if action is OperationAction.DISCARD:
-        ended = [_discarded(i, s, by, now) for i, s in by_run]
-        announce_outcomes(connection, ended, callback_urls(parked), now=now)
-    if by_run:
-        connection.execute(
-            redrives.insert(), [{"job_id": i, "run": s.run, "requested_at": now} for i, s in by_run]
-        )
-        if action is OperationAction.REDRIVE:
-            announce_jobs(connection)
-    return [MovedJob(job_id, standing.kind, standing.run + 1) for job_id, standing in by_run]
+    if not parked:
+        return []
+    match action:
+        case OperationAction.REDRIVE:
+            _start_next_run(connection, parked, now=now)
+        case OperationAction.DISCARD:
+            _end_in_next_run(connection, parked, by=by, now=now)
+    left = sorted(parked.items())
+    connection.execute(
+        redrives.insert(),
+        [{"job_id": job_id, "run": place.run, "requested_at": now} for job_id, place in left],
+    )
+    return [MovedJob(job_id, place.kind, place.run + 1) for job_id, place in left]
 
 
 def pending_redrives(connection: sa.Connection, limit: int) -> list[tuple[UUID, int]]:
@@ -289,57 +284,47 @@ def _lock_parked(connection: sa.Connection, job_id: UUID) -> Standing:
     return standing
 
 
-def _next_run(action: OperationAction, run: int, *, by: str, now: datetime) -> dict[str, object]:
-    match action:
-        case OperationAction.REDRIVE:
-            return {
-                **_start_of(JobState.ACCEPTED, run, now),
-                "reason": None,
-                "explanation": None,
-                "result": sa.null(),
-                "finished_at": None,
-            }
-        case OperationAction.DISCARD:
-            # The parked state is the last position of its run, so the end by a person is the next run's.
-            return {
-                **_start_of(JobState.CANCELLED, run, now),
-                "reason": DISCARDED,
-                "explanation": _discard_explanation(by),
-                "finished_at": now,
-            }
+def _start_next_run(connection: sa.Connection, parked: Mapping[UUID, Standing], *, now: datetime) -> None:
+    rows = [
+        {
+            "id": job_id,
+            "position": position(run=place.run + 1, attempt=0, state=JobState.ACCEPTED),
+            "state": JobState.ACCEPTED.value,
+            "run": place.run + 1,
+            "attempt": 0,
+            "reason": None,
+            "explanation": None,
+            "result": None,
+            "due_at": None,
+            **_FRESH,
+            "claimed_until": None,
+            "finished_at": None,
+            "updated_at": now,
+        }
+        for job_id, place in parked.items()
+    ]
+    write_jobs(connection, rows)
+    moves = [Move(place.batch_id, place.state, JobState.ACCEPTED) for place in parked.values()]
+    count_moves(connection, moves, now=now)
+    announce_jobs(connection)
 
 
-def _discarded(job_id: UUID, standing: Standing, by: str, now: datetime) -> JobEnded:
-    return JobEnded(
-        job_id=job_id,
-        kind=standing.kind,
-        run=standing.run + 1,
-        state=JobState.CANCELLED,
-        attempt=0,
-        reason=DISCARDED,
-        explanation=_discard_explanation(by),
-        batch_id=standing.batch_id,
-        finished_at=now,
-    )
-
-
-def _discard_explanation(by: str) -> str:
-    return f"Discarded from the parking lot by {by}."
-
-
-def _start_of(state: JobState, run: int, now: datetime) -> dict[str, object]:
-    return {
-        "state": state.value,
-        "position": position(run=run, attempt=0, state=state),
-        "run": run,
-        "attempt": 0,
-        "due_at": None,
-        # A person has decided that it shall run; a deadline of before would end it at once.
-        "deadline_at": None,
-        "claimed_until": None,
-        "cancel_requested_at": None,
-        "updated_at": now,
-    }
+def _end_in_next_run(
+    connection: sa.Connection, parked: Mapping[UUID, Standing], *, by: str, now: datetime
+) -> None:
+    # The parked state is the last position of its run, so the end by a person is the next run's.
+    ends = [
+        end_of(
+            job_id,
+            replace(place, run=place.run + 1, attempt=0),
+            JobState.CANCELLED,
+            reason=DISCARDED,
+            explanation=f"Discarded from the parking lot by {by}.",
+            now=now,
+        )
+        for job_id, place in parked.items()
+    ]
+    end_jobs(connection, ends, parked, also=lambda _: _FRESH, now=now)
 
 
 def _audit_one(

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import Recorded, Transition
-from producer.store.batches import Move, count_moves
+from producer.store.batches import Move
 from producer.store.bodies import remember_validators, write_bodies
-from producer.store.events import announce_outcomes
+from producer.store.endings import end_jobs
 from producer.store.pages import record_pages
-from producer.store.rows import Standing, callback_urls, lock_jobs
+from producer.store.rows import Standing, lock_jobs, write_jobs
 from producer.store.schema import attempts, jobs
 from producer.store.sql import POSTGRESQL, Moment, rows_of
 from shared.events import JobEnded
@@ -47,11 +47,16 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     advances = choose_advances(known, standing)
     # Only where a job ends up is written; the last of its reports has the greatest position.
     reached = record_pages(connection, {report.job_id: report for report in advances}, standing, now=now)
-    _write_jobs(connection, reached, now=now)
+    moves = _move_jobs(connection, reached, standing, now=now)
     write_bodies(connection, reached.values())
     remember_validators(connection, reached.values(), now=now)
     _write_renewals(connection, [report for report in known if report.is_deferral], now=now)
-    _tell(connection, reached, standing, now=now)
+    ends = [
+        _end(report, standing[job_id].batch_id, now)
+        for job_id, report in reached.items()
+        if report.state.is_final
+    ]
+    end_jobs(connection, ends, standing, also=lambda end: {"result": end.result}, moves=moves, now=now)
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],
         unknown_job_ids=frozenset(report.job_id for report in possible if report.job_id not in standing),
@@ -102,52 +107,35 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
     )
 
 
-def _write_jobs(connection: sa.Connection, reached: Mapping[UUID, Report], *, now: datetime) -> None:
-    if not reached:
-        return
-    rows = [_job_row(report, now) for report in reached.values()]
-    given = rows_of(connection, rows, {name: jobs.c[name] for name in rows[0]})
-    connection.execute(
-        jobs.update()
-        .where(jobs.c.id == given.c.id, jobs.c.position < given.c.position)
-        .values({name: given.c[name] for name in rows[0] if name != "id"})
-    )
-
-
 def _write_renewals(connection: sa.Connection, deferrals: Sequence[Report], *, now: datetime) -> None:
     renewals = [_renewal_row(report, now) for report in deferrals if report.due_at is not None]
     if renewals:
         connection.execute(_RENEW, sorted(renewals, key=lambda row: (row["job_id"], row["due_at"])))
 
 
-def _tell(
+def _move_jobs(
     connection: sa.Connection,
     reached: Mapping[UUID, Report],
     standing: Mapping[UUID, Standing],
     *,
     now: datetime,
-) -> None:
-    """Count the moves in their batches, and announce the jobs that have ended."""
-    moves = [
-        Move(standing[job_id].batch_id, standing[job_id].state, report.state)
-        for job_id, report in reached.items()
+) -> list[Move]:
+    """Write the jobs whose run goes on, and return their moves."""
+    moved = [report for report in reached.values() if not report.state.is_final]
+    write_jobs(connection, [_row(report, now) for report in moved])
+    places = [standing[report.job_id] for report in moved]
+    return [
+        Move(place.batch_id, place.state, report.state) for place, report in zip(places, moved, strict=True)
     ]
-    ended = [
-        _ended(report, standing[job_id].batch_id, now)
-        for job_id, report in reached.items()
-        if report.state.is_final
-    ]
-    count_moves(connection, moves, now=now)
-    announce_outcomes(connection, ended, callback_urls(standing), now=now)
 
 
-def _ended(report: Report, batch_id: UUID | None, now: datetime) -> JobEnded:
+def _end(report: Report, batch_id: UUID | None, now: datetime) -> JobEnded:
     return JobEnded(
         job_id=report.job_id,
         kind=report.kind,
         run=report.run,
         state=report.state,
-        attempt=report.attempt,
+        attempt=_last_attempt(report),
         reason=report.reason,
         explanation=report.explanation,
         result=report.result,
@@ -171,20 +159,19 @@ def _attempt_row(report: Report, now: datetime) -> dict[str, Any]:
     }
 
 
-def _job_row(report: Report, now: datetime) -> dict[str, Any]:
-    succeeded = report.state is JobState.SUCCEEDED
+def _row(report: Report, now: datetime) -> dict[str, Any]:
     return {
         "id": report.job_id,
         "position": _position(report),
         "state": report.state.value,
         "run": report.run,
-        "attempt": _last_attempt(report),
-        "reason": None if succeeded else report.reason,
-        "explanation": None if succeeded else report.explanation,
+        "attempt": report.attempt,
+        "reason": report.reason,
+        "explanation": report.explanation,
         "result": report.result,
         "due_at": report.due_at if report.state is JobState.DELAYED else None,
         "claimed_until": None,
-        "finished_at": _ended_at(report, now) if report.state.is_final else None,
+        "finished_at": None,
         "updated_at": now,
     }
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from producer.records import AttemptRecord, BatchRecord, ClaimedJob, JobRecord, Mark, NewJob, Rejected
 from producer.store.schema import jobs
-from producer.store.sql import is_one_of
+from producer.store.sql import is_one_of, rows_of
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
@@ -41,6 +41,17 @@ JOB_COLUMNS = (
     jobs.c.created_at,
     jobs.c.finished_at,
     jobs.c.cancel_requested_at,
+    jobs.c.callback_url,
+)
+
+STANDING_COLUMNS = (
+    jobs.c.id,
+    jobs.c.kind,
+    jobs.c.state,
+    jobs.c.run,
+    jobs.c.position,
+    jobs.c.attempt,
+    jobs.c.batch_id,
     jobs.c.callback_url,
 )
 
@@ -178,11 +189,6 @@ def attempt_record(row: sa.RowMapping) -> AttemptRecord:
     )
 
 
-def callback_urls(standing: Mapping[UUID, Standing]) -> dict[UUID, str]:
-    """Return whom to tell when a job ends, of those jobs that say so."""
-    return {job_id: place.callback_url for job_id, place in standing.items() if place.callback_url}
-
-
 def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, Standing]:
     """Return where the jobs are, locked until the transaction ends; unknown ids are missing.
 
@@ -190,26 +196,35 @@ def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, 
     has one writer at a time and needs no more than that.
     """
     query = (
-        sa.select(
-            jobs.c.id,
-            jobs.c.kind,
-            jobs.c.state,
-            jobs.c.run,
-            jobs.c.position,
-            jobs.c.attempt,
-            jobs.c.batch_id,
-            jobs.c.callback_url,
-        )
+        sa.select(*STANDING_COLUMNS)
         .where(is_one_of(connection, jobs.c.id, set(job_ids)))
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
+    return standing_of(connection.execute(query).all())
+
+
+def standing_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, Standing]:
+    """Return where jobs are, from rows of `STANDING_COLUMNS`, in their order."""
     return {
         job_id: Standing(kind, _STATES[state], run, position, attempt, batch_id, callback_url)
-        for job_id, kind, state, run, position, attempt, batch_id, callback_url in connection.execute(
-            query
-        ).all()
+        for job_id, kind, state, run, position, attempt, batch_id, callback_url in rows
     }
+
+
+def write_jobs(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the same columns of many locked jobs in one statement.
+
+    A row has its job's `id` and new `position`; a job that is as far already stays as it is.
+    """
+    if not rows:
+        return
+    given = rows_of(connection, rows, {name: jobs.c[name] for name in rows[0]})
+    connection.execute(
+        jobs.update()
+        .where(jobs.c.id == given.c.id, jobs.c.position < given.c.position)
+        .values({name: given.c[name] for name in rows[0] if name != "id"})
+    )
 
 
 def _mark(at: datetime | None, ended: int | None) -> Mark | None:

@@ -1,9 +1,7 @@
 """Schedules: their rows, and the one transaction that makes a run and moves its schedule on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -12,13 +10,13 @@ import sqlalchemy as sa
 from producer.paging import pages_batch_id
 from producer.records import NewSchedule, Overlap, ScheduledRun, ScheduleRecord, Transition
 from producer.store.batches import Move, count_moves
-from producer.store.events import announce_outcomes
+from producer.store.endings import end_jobs, end_of
+from producer.store.rows import STANDING_COLUMNS, Standing, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.submissions import insert_batch, insert_jobs
 from producer.store.wakeup import announce_jobs
 from producer.timetable import CatchUp, Cron, Every, Timetable
 from shared.errors import ScheduleNotFound
-from shared.events import JobEnded
 from shared.outcomes import EXPIRED
 from shared.states import JobState, position
 
@@ -45,15 +43,6 @@ _PLAIN_COLUMNS = (
 # parked while that report is on its way.
 EXPIRY_GRACE = timedelta(seconds=3)
 
-_COLUMNS = (
-    jobs.c.id,
-    jobs.c.kind,
-    jobs.c.state,
-    jobs.c.run,
-    jobs.c.attempt,
-    jobs.c.batch_id,
-    jobs.c.callback_url,
-)
 
 _EXPLANATION = "No attempt was started before its deadline."
 
@@ -215,29 +204,29 @@ def next_due_at(connection: sa.Connection) -> datetime | None:
 
 
 def release_due(connection: sa.Connection, *, limit: int, now: datetime) -> list[Transition]:
-    """Move scheduled jobs that are due to `accepted`, the longest due first, and wake the relay."""
-    due = _lock(connection, sa.and_(IS_SCHEDULED, jobs.c.due_at <= now), by=jobs.c.due_at, limit=limit)
-    released = _move(connection, due, JobState.ACCEPTED, {"due_at": None, "updated_at": now}, now=now)
-    if released:
+    """Accept scheduled jobs that are due, the longest due first, and wake the relay; return what changed."""
+    is_due = sa.and_(IS_SCHEDULED, jobs.c.due_at <= now)
+    due = _lock(connection, is_due, by=jobs.c.due_at, limit=limit)
+    write_jobs(connection, [_released_row(job_id, place, now) for job_id, place in due.items()])
+    moves = [Move(place.batch_id, place.state, JobState.ACCEPTED) for place in due.values()]
+    count_moves(connection, moves, now=now)
+    if due:
         announce_jobs(connection)
-    return released
+    return [
+        Transition(job_id, place.kind, place.run, place.attempt, JobState.ACCEPTED, None)
+        for job_id, place in due.items()
+    ]
 
 
 def expire_jobs(connection: sa.Connection, *, limit: int, now: datetime) -> list[Transition]:
-    """Park jobs that were not started before their deadline, as `expired`; attempts stay as they are."""
+    """Park up to `limit` jobs that were not started before their deadline; return what changed."""
     is_late = sa.and_(CAN_EXPIRE, jobs.c.deadline_at <= now - EXPIRY_GRACE)
     late = _lock(connection, is_late, by=jobs.c.deadline_at, limit=limit)
-    values = {
-        "reason": EXPIRED,
-        "explanation": _EXPLANATION,
-        "due_at": None,
-        "claimed_until": None,
-        "finished_at": now,
-        "updated_at": now,
-    }
-    callback_urls = {row["id"]: row["callback_url"] for row in late if row["callback_url"]}
-    announce_outcomes(connection, [_expired(row, now) for row in late], callback_urls, now=now)
-    return _move(connection, late, JobState.PARKED, values, now=now)
+    ends = [
+        end_of(job_id, place, JobState.PARKED, reason=EXPIRED, explanation=_EXPLANATION, now=now)
+        for job_id, place in late.items()
+    ]
+    return end_jobs(connection, ends, late, now=now)
 
 
 def _is_of_last_run(schedule: ScheduleRecord) -> sa.ColumnElement[bool]:
@@ -323,47 +312,22 @@ def _record(row: sa.RowMapping) -> ScheduleRecord:
 
 def _lock(
     connection: sa.Connection, which: sa.ColumnElement[bool], *, by: sa.Column[datetime], limit: int
-) -> Sequence[sa.RowMapping]:
+) -> dict[UUID, Standing]:
     query = (
-        sa.select(*_COLUMNS)
+        sa.select(*STANDING_COLUMNS)
         .where(which)
         .order_by(by, jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    return connection.execute(query).mappings().all()
+    return standing_of(connection.execute(query).all())
 
 
-def _move(
-    connection: sa.Connection,
-    rows: Sequence[sa.RowMapping],
-    state: JobState,
-    values: Mapping[str, object],
-    *,
-    now: datetime,
-) -> list[Transition]:
-    for run, of_run in groupby(sorted(rows, key=itemgetter("run")), key=itemgetter("run")):
-        there = position(run=run, attempt=0, state=state)
-        ids = [row["id"] for row in of_run]
-        connection.execute(
-            jobs.update()
-            .where(jobs.c.id.in_(ids), jobs.c.run == run, jobs.c.position < there)
-            .values(state=state.value, position=there, **values)
-        )
-    count_moves(connection, [Move(row["batch_id"], JobState(row["state"]), state) for row in rows], now=now)
-    reason = EXPIRED if state is JobState.PARKED else None
-    return [Transition(row["id"], row["kind"], row["run"], row["attempt"], state, reason) for row in rows]
-
-
-def _expired(row: sa.RowMapping, now: datetime) -> JobEnded:
-    return JobEnded(
-        job_id=row["id"],
-        kind=row["kind"],
-        run=row["run"],
-        state=JobState.PARKED,
-        attempt=row["attempt"],
-        reason=EXPIRED,
-        explanation=_EXPLANATION,
-        batch_id=row["batch_id"],
-        finished_at=now,
-    )
+def _released_row(job_id: UUID, place: Standing, now: datetime) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "position": position(run=place.run, attempt=0, state=JobState.ACCEPTED),
+        "state": JobState.ACCEPTED.value,
+        "due_at": None,
+        "updated_at": now,
+    }

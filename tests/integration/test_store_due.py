@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from producer.records import JobFilter
-from producer.store import outbox, parking, queries, recording, schedules, submissions
+from producer.store import events, outbox, parking, queries, recording, schedules, submissions
 from producer.store.database import Database
 from producer.store.engine import open_engine
 from producer.store.migrate import migrate
@@ -177,6 +177,8 @@ def test_a_worker_that_declines_an_expired_delivery_made_no_attempt(store: Datab
     parked = store.read(queries.get_job, job.id)
     assert (parked.state, parked.reason, parked.attempt) == (JobState.PARKED, "expired", 1)
     assert [(each.number, each.reason) for each in parked.attempts] == [(1, "http_503")]
+    (told,) = store.write(events.claim_events, limit=9, lease_seconds=60, now=NOON)
+    assert (told.body["reason"], told.body["attempt"]) == ("expired", 1)
 
 
 def test_the_relay_is_told_the_deadline_and_a_redrive_lifts_it(store: Database) -> None:
