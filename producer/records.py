@@ -68,7 +68,7 @@ class AdoptedJob:
     attempt: int
 
 
-class How(StrEnum):
+class SubmissionStatus(StrEnum):
     """What a submission came to."""
 
     STORED = "stored"
@@ -78,14 +78,14 @@ class How(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class SubmissionResult:
     """The job or batch that answers a submission: the one handed in, or one that was there before.
 
     In a conflict it is what the idempotency key was used for, by a request that said something else.
     """
 
     id: UUID
-    how: How = How.STORED
+    status: SubmissionStatus = SubmissionStatus.STORED
 
 
 @dataclass(frozen=True, slots=True)

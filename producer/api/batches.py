@@ -23,7 +23,7 @@ from producer.api.reading import read_document
 from producer.api.spool import BatchSpool
 from producer.api.streams import Stream
 from producer.batch_validation import validate_items
-from producer.records import How, NewBatch
+from producer.records import NewBatch, SubmissionStatus
 from producer.store import endings, queries, submissions
 from producer.store.database import Database
 from producer.submission import JobTemplate
@@ -56,7 +56,7 @@ class BatchOperations:
             new = replace(taken.template.batch(batch_id=new_id()), idempotency=idempotency)
             batch, how = await self._pools.long(self._store_batch, new, taken.template, spool)
         headers = {"Location": f"/batches/{batch.id}"}
-        if how is How.REPLAYED:
+        if how is SubmissionStatus.REPLAYED:
             headers[REPLAYED_HEADER] = "true"
         else:
             counted = {"total": batch.total, "rejected": batch.rejected.count}
@@ -123,10 +123,12 @@ class BatchOperations:
         await self._pools.short(stream.finish)
         return _Taken(stream.template, stream.strict, "lines", said.digest())
 
-    def _store_batch(self, batch: NewBatch, template: JobTemplate, spool: BatchSpool) -> tuple[Batch, How]:
+    def _store_batch(
+        self, batch: NewBatch, template: JobTemplate, spool: BatchSpool
+    ) -> tuple[Batch, SubmissionStatus]:
         jobs = spool.jobs(template, batch_id=batch.id)
         admitted = self._store.write(submissions.insert_batch, batch, jobs, spool.rejected())
-        if admitted.how is How.CONFLICT:
+        if admitted.status is SubmissionStatus.CONFLICT:
             raise IdempotencyConflict(f"the key was used for batch {admitted.id}")
         record = self._store.read(queries.get_batch, admitted.id)
         # The same answer however often it is asked for, and however far the batch has come since.
@@ -139,7 +141,7 @@ class BatchOperations:
             previous_mark=None,
             current_mark=None,
         )
-        return batch_document(first), admitted.how
+        return batch_document(first), admitted.status
 
 
 @dataclass(frozen=True, slots=True)

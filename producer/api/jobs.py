@@ -20,7 +20,7 @@ from producer.api.pools import Pools
 from producer.api.reading import LARGE_BODY_BYTES, read_document
 from producer.api.responses import json_response
 from producer.api.writer import JobWriter
-from producer.records import Admitted, How, IdempotencyKey, JobFilter, NewJob
+from producer.records import IdempotencyKey, JobFilter, NewJob, SubmissionResult, SubmissionStatus
 from producer.store import endings, queries, queues
 from producer.store.database import Database
 from producer.submission import new_job
@@ -52,19 +52,19 @@ class JobOperations:
         else:
             job = _read_job(body, idempotency)
         admitted = await self._writer.write(job)
-        if admitted.how is not How.STORED:
+        if admitted.status is not SubmissionStatus.STORED:
             return await self._answer_again(admitted)
         facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
         logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
         headers = {"Location": f"/jobs/{job.id}"}
         return json_response(accepted_document(job), HTTPStatus.ACCEPTED, headers)
 
-    async def _answer_again(self, admitted: Admitted) -> Response:
-        if admitted.how is How.CONFLICT:
+    async def _answer_again(self, admitted: SubmissionResult) -> Response:
+        if admitted.status is SubmissionStatus.CONFLICT:
             raise IdempotencyConflict(f"the key was used for job {admitted.id}")
         record = await self._pools.short(self._store.read, queries.get_job, admitted.id)
         headers = {"Location": f"/jobs/{record.id}"}
-        if admitted.how is How.REPLAYED:
+        if admitted.status is SubmissionStatus.REPLAYED:
             return json_response(
                 first_document(record), HTTPStatus.ACCEPTED, {**headers, REPLAYED_HEADER: "true"}
             )

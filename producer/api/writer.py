@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from producer.records import Admitted, NewJob
+from producer.records import NewJob, SubmissionResult
 from producer.store import submissions
 from producer.store.database import Database
 from shared.errors import StoreRefused, StoreUnavailable
@@ -25,7 +25,7 @@ class _Waiting:
     """A job that waits for its transaction, and the request that waits for the job."""
 
     job: NewJob
-    answer: asyncio.Future[Admitted]
+    answer: asyncio.Future[SubmissionResult]
     loop: asyncio.AbstractEventLoop
 
 
@@ -53,7 +53,7 @@ class JobWriter:
             if (late := self._waiting.get_nowait()) is not None:
                 _answer([late], StoreUnavailable("the server is stopping"))
 
-    async def write(self, job: NewJob) -> Admitted:
+    async def write(self, job: NewJob) -> SubmissionResult:
         """Return which job answers the submission, once that is committed.
 
         Raises:
@@ -114,7 +114,7 @@ class JobWriter:
             _answer(group, admitted)
 
 
-def _answer(group: Sequence[_Waiting], outcome: Mapping[UUID, Admitted] | Exception) -> None:
+def _answer(group: Sequence[_Waiting], outcome: Mapping[UUID, SubmissionResult] | Exception) -> None:
     """Wake the requests of a group: one call into each event loop, not one a request."""
     for loop in {waiting.loop for waiting in group}:
         here = [waiting for waiting in group if waiting.loop is loop]
@@ -125,7 +125,7 @@ def _answer(group: Sequence[_Waiting], outcome: Mapping[UUID, Admitted] | Except
             logger.warning("job_writer_without_listener", extra={"jobs": len(here)})
 
 
-def _settle(group: Sequence[_Waiting], outcome: Mapping[UUID, Admitted] | Exception) -> None:
+def _settle(group: Sequence[_Waiting], outcome: Mapping[UUID, SubmissionResult] | Exception) -> None:
     for waiting in group:
         if waiting.answer.done():
             # The request was cancelled while it waited, or was answered before the rest of its group failed.

@@ -13,7 +13,15 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from producer.records import Admitted, AdoptedJob, How, IdempotencyKey, NewBatch, NewJob, Rejected
+from producer.records import (
+    AdoptedJob,
+    IdempotencyKey,
+    NewBatch,
+    NewJob,
+    Rejected,
+    SubmissionResult,
+    SubmissionStatus,
+)
 from producer.store.rows import new_job_row, stored_host
 from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
 from producer.store.sql import POSTGRESQL, bound_value, encode_document
@@ -56,13 +64,13 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
     announce_jobs(connection)
 
 
-def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, Admitted]:
+def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, SubmissionResult]:
     """Store the jobs, but for those whose idempotency key or unique key leads to one that is there.
 
     Returns:
         By the id of the job handed in, which job answers it and why.
     """
-    answers: dict[UUID, Admitted] = {}
+    answers: dict[UUID, SubmissionResult] = {}
     # Keys are taken in order, and locks on unique keys in order after them, so that two transactions
     # cannot wait for each other.
     for job in sorted(new_jobs, key=_key_of):
@@ -73,16 +81,16 @@ def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UU
     open_jobs = [job for job in new_jobs if job.id not in answers]
     for job in sorted((job for job in open_jobs if job.unique_for_seconds), key=_unique_key_of):
         if same := find_same_job(connection, job):
-            answers[job.id] = Admitted(same, How.DUPLICATE)
+            answers[job.id] = SubmissionResult(same, SubmissionStatus.DUPLICATE)
             if job.idempotency:
                 point_key(connection, JOB_SCOPE, job.idempotency, same)
         else:
             # At once, so that the next of this group that asks for the same finds it.
             insert_jobs(connection, [job])
-            answers[job.id] = Admitted(job.id)
+            answers[job.id] = SubmissionResult(job.id)
     plain = [job for job in open_jobs if not job.unique_for_seconds]
     insert_jobs(connection, plain)
-    return answers | {job.id: Admitted(job.id) for job in plain}
+    return answers | {job.id: SubmissionResult(job.id) for job in plain}
 
 
 def insert_batch(
@@ -90,7 +98,7 @@ def insert_batch(
     batch: NewBatch,
     new_jobs: Iterable[NewJob],
     rejected: Iterable[Rejected] = (),
-) -> Admitted:
+) -> SubmissionResult:
     """Store the batch, its jobs and what became none, unless its idempotency key leads to a batch.
 
     Both are read a chunk at a time, the jobs first.
@@ -121,7 +129,7 @@ def insert_batch(
         .values(total=counts.total(), rejected=rejections, finished_at=finished_at, **counts)
     )
     announce_jobs(connection)
-    return Admitted(batch.id)
+    return SubmissionResult(batch.id)
 
 
 def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> frozenset[UUID]:
@@ -137,7 +145,7 @@ def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> 
 
 def take_key(
     connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID, now: datetime
-) -> Admitted | None:
+) -> SubmissionResult | None:
     """Take the key for a new resource and return None, or return what it was taken for before.
 
     Waits for a transaction that is taking the same key, so one request of many wins.
@@ -157,7 +165,9 @@ def take_key(
         return None
     row = connection.execute(sa.select(idempotency_keys).where(here)).mappings().one()
     is_same = bytes(row["fingerprint"]) == idempotency.fingerprint
-    return Admitted(row["resource_id"], How.REPLAYED if is_same else How.CONFLICT)
+    return SubmissionResult(
+        row["resource_id"], SubmissionStatus.REPLAYED if is_same else SubmissionStatus.CONFLICT
+    )
 
 
 def point_key(connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID) -> None:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from producer.api.writer import JobWriter
-from producer.records import Admitted, JobFilter, NewBatch, NewJob
+from producer.records import JobFilter, NewBatch, NewJob, SubmissionResult
 from producer.store import queries, submissions
 from producer.store.database import Database
 from producer.store.migrate import migrate
@@ -173,7 +173,7 @@ class CountingDatabase(Database):
             yield connection
 
 
-async def write_together(writer: JobWriter, jobs: Sequence[NewJob]) -> list[Admitted | BaseException]:
+async def write_together(writer: JobWriter, jobs: Sequence[NewJob]) -> list[SubmissionResult | BaseException]:
     """Start a writer on jobs that all wait already, so that they are one group."""
     writes = [asyncio.create_task(writer.write(job)) for job in jobs]
     await asyncio.sleep(0)
@@ -188,7 +188,12 @@ async def test_one_bad_row_fails_only_its_own_request(store: Database) -> None:
 
     answers = await write_together(writer, [good[0], bad, *good[1:]])
 
-    assert [type(answer) for answer in answers] == [Admitted, StoreRefused, Admitted, Admitted]
+    assert [type(answer) for answer in answers] == [
+        SubmissionResult,
+        StoreRefused,
+        SubmissionResult,
+        SubmissionResult,
+    ]
     assert {store.read(queries.get_job, job.id).id for job in good} == {job.id for job in good}
     await asyncio.to_thread(writer.close)
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from producer.records import Admitted, JobFilter, NewJob
+from producer.records import JobFilter, NewJob, SubmissionResult
 from producer.store import outbox, queries, recording, submissions
 from producer.store.database import Database
 from shared.errors import BatchNotFound, JobNotFound
@@ -181,7 +181,7 @@ def test_a_batch_is_finished_when_its_last_job_is(store: Database) -> None:
 def test_an_empty_batch_is_finished_when_it_is_made(store: Database) -> None:
     batch = make_batch()
 
-    assert store.write(submissions.insert_batch, batch, []) == Admitted(batch.id)
+    assert store.write(submissions.insert_batch, batch, []) == SubmissionResult(batch.id)
 
     assert store.read(queries.get_batch, batch.id).finished_at == NOON
     assert store.read(queries.batch_jobs, batch.id, after=None, limit=10) == []
