@@ -37,26 +37,21 @@ class AddressClass(StrEnum):
 
 
 class EgressDenied(OSError):
-    """A connection was refused by us. An `OSError`, because aiohttp loses any other kind on its way up."""
+    """We refused a connection. An `OSError`, because aiohttp passes on no other kind."""
 
     def __init__(self, address_class: AddressClass) -> None:
         super().__init__(f"egress denied: {address_class}")
         self.address_class = address_class
 
 
-def classify(address: str) -> AddressClass | None:
-    """Return why an address is denied, or None when it is public unicast.
+def denied_class(address: str, allow: Iterable[Network]) -> AddressClass | None:
+    """Return why an address is denied, or None when it may be dialled.
 
     Args:
-        address: What is about to be dialled; anything but a plain IP address is denied, because
-            the event loop would resolve it after we looked.
+        address: What is about to be dialled; anything but a plain IP address is denied, because the event
+            loop would resolve it after we looked.
+        allow: As `guarded_socket_factory`.
     """
-    parsed = _parse(address)
-    return AddressClass.NOT_AN_ADDRESS if parsed is None else _class_of(parsed)
-
-
-def denied_class(address: str, allow: Iterable[Network]) -> AddressClass | None:
-    """Return why an address that a name leads to is denied, or None when it may be dialled."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return _denial(family, (address, 0), tuple(allow))
 
@@ -69,10 +64,10 @@ def guarded_socket_factory(
     The factory raises `EgressDenied` for every other address.
 
     Args:
-        allow: Networks that are open all the same. An IPv4 network also opens the mapped forms of
-            its addresses, and nothing opens what is not a plain IP address.
-        deny_ports: Closed everywhere, in those networks too: an HTTP request can be read as mail or as
-            commands by what listens there (Fetch Standard, "bad port").
+        allow: Networks that are open nevertheless. An IPv4 network also opens the mapped forms of its
+            addresses, and nothing opens what is not a plain IP address.
+        deny_ports: Closed everywhere, in those networks too: servers on them may read an HTTP request as
+            mail or commands (Fetch Standard, "bad port").
     """
     open_networks, closed_ports = tuple(allow), frozenset(deny_ports)
 

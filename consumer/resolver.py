@@ -13,7 +13,8 @@ from consumer.egress import EgressDenied, Network, denied_class
 from shared.settings import Settings
 
 MAX_ADDRESSES = 6
-"""Of a name. Each may take a connection's whole time, and a host that is up answers on the first few."""
+"""How many addresses of a name are tried. Each may take the whole time for connecting, and a host that is up
+answers on one of the first few."""
 
 TRIES = 2
 
@@ -21,9 +22,9 @@ TRIES = 2
 class BoundedResolver(AbstractResolver):
     """Looks names up in time, and hands over a few addresses of both families.
 
-    A name is refused as a whole when the guard denies any of its addresses. The guard at the socket
-    would let the public ones through; but a name that leads outside and inside at once is a mistake
-    or an attack that waits for the right moment, and no check of it means anything.
+    A name is refused when the guard denies any of its addresses. The guard at the socket would let the
+    public ones through, but a name that leads outside and inside at once is a mistake or an attack that waits
+    for its moment, and no check of it means anything.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class BoundedResolver(AbstractResolver):
 
         Args:
             timeout_seconds: Limit of one lookup, every try included.
-            servers: As `RETRIEVER_DNS_SERVERS`; none are those of the machine.
+            servers: As `RETRIEVER_DNS_SERVERS`; without any, those of the machine.
             allow: Networks that the guard lets through.
         """
         self._timeout_seconds = timeout_seconds
@@ -58,8 +59,8 @@ class BoundedResolver(AbstractResolver):
         """Return where a name leads.
 
         Raises:
-            EgressDenied: the guard denies an address of it.
-            OSError: it leads nowhere, or nobody says; the cause is an `aiodns.error.DNSError`.
+            EgressDenied: the guard denies one of its addresses.
+            OSError: it leads nowhere, or no DNS server answers; the cause is an `aiodns.error.DNSError`.
         """
         try:
             addresses = await self._look_up(host, family)
@@ -88,7 +89,7 @@ class BoundedResolver(AbstractResolver):
 
 
 def _few_of_both(addresses: Sequence[str]) -> list[str]:
-    """Return at most `MAX_ADDRESSES`, the families in turns; the one that came first begins."""
+    """Return at most `MAX_ADDRESSES`, of both families alternately; the family that came first begins."""
     first_is_v6 = ":" in addresses[0]
     first = [address for address in addresses if (":" in address) is first_is_v6]
     second = [address for address in addresses if (":" in address) is not first_is_v6]

@@ -108,7 +108,7 @@ class Report(WireMessage):
 
     @property
     def is_deferral(self) -> bool:
-        """Whether no attempt was made, because the host had no turn for the job."""
+        """Whether no attempt was made, because the host had no permit for the job."""
         return self.state is JobState.DELAYED and self.outcome is None and self.started_at is None
 
 
@@ -128,8 +128,8 @@ class JobMessage(Job):
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
     publish reaches both the delay or parking queue and the recorder. `known` is the last copy of what the
     job fetches, when the job asks for changes alone. A copy that was deferred asks for the same attempt
-    again: `deferrals` says how often it was, `turn_at` when its host's turn was promised. `returns` says how
-    often workers died with copies before this one, or lost them, during the present attempt.
+    again: `deferrals` says how often it was, `turn_at` when its host's permit was promised. `returns` says
+    how often workers died with copies before this one, or lost them, during the present attempt.
     """
 
     deferrals: Deferrals = 0

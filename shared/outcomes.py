@@ -65,12 +65,12 @@ class DeferralReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Nothing was tried, because the host had no turn for the job, or workers die with it: it comes back.
+    """Nothing was tried, because the host had no permit for the job, or workers die with it: it comes back.
 
     No attempt is counted.
 
     Attributes:
-        seconds: When its turn is foreseen, from now.
+        seconds: When its permit is foreseen, from now.
         reason: Why there was none.
         explanation: One sentence for a person.
     """

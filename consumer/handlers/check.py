@@ -64,7 +64,7 @@ class _Check:
     assertions: list[AssertionResult] = field(default_factory=list)
 
     async def within_time(self) -> Failure | None:
-        """Return what is wrong with the URL, or None, before the time is up."""
+        """Return what is wrong with the URL, or None, within the attempt's time."""
         try:
             with time_limit(self.args.timeout_seconds):
                 failure = await self._request()

@@ -108,8 +108,7 @@ def bot_wall_of(status: int, headers: Mapping[str, str]) -> str | None:
     """Return the name of the bot wall that answered, or None.
 
     Args:
-        status: Of the answer.
-        headers: The answer's; names in any case if the mapping allows it, as aiohttp's does.
+        headers: Those of the answer; names in any case if the mapping allows it, as aiohttp's does.
     """
     for wall in BOT_WALLS:
         value = headers.get(wall.header)

@@ -1,7 +1,7 @@
 """JMESPath under limits: an expression is a stranger's program, and Python cannot stop a thread.
 
-The language has no loops, yet 100 characters of `[@,@]|[@,@]|…` describe more than a machine can
-hold, and one call on that never returns. So what an expression makes is weighed as it is made.
+The language has no loops, yet 100 characters of `[@,@]|[@,@]|…` describe more than a machine can hold, and
+such an expression never returns. So every value is weighed as it is made.
 """
 
 import math
@@ -20,10 +20,10 @@ from shared.kinds.fetch import MAX_DATA_BYTES
 EXTRACT_SECONDS = 2.0
 
 MAX_WEIGHT = 4_000_000
-"""Of any one value, and of all that an expression makes: about characters of JSON."""
+"""The limit of any one value, and of all values that an expression makes: about characters of JSON."""
 
 MAX_DEPTH = 100
-"""Of what is picked out: every JSON library on its way to the reader can take it."""
+"""The nesting of what is picked out; every JSON library on its way to the reader can take it."""
 
 
 def extract(text: str | None, expression: str) -> Any | Failure:
@@ -46,7 +46,7 @@ def extract(text: str | None, expression: str) -> Any | Failure:
         return data if len(orjson.dumps(data)) <= MAX_DATA_BYTES else EXTRACT_LIMIT
     except _LimitReached:
         return EXTRACT_LIMIT
-    # jmespath checks types, but lets Python's own errors through where it does not.
+    # jmespath checks types, and where it does not, Python's own errors come through.
     except (
         JMESPathError,
         ArithmeticError,
@@ -64,7 +64,7 @@ class _LimitReached(Exception):
 
 
 class _BoundedFunctions(Functions):
-    """The standard functions; `join` is the only one that can make much out of little at once."""
+    """The standard functions; only `join` can make much out of little in one call."""
 
     @signature({"types": ["string"]}, {"types": ["array-string"]})
     def _func_join(self, separator: str, array: list[str]) -> str:
@@ -74,7 +74,7 @@ class _BoundedFunctions(Functions):
 
 
 class _BoundedInterpreter(TreeInterpreter):
-    """Evaluates an expression, looking at the clock and at the weight of every result."""
+    """Evaluates an expression, and checks the clock and the weight of every result."""
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(Options(custom_functions=_BoundedFunctions()))
@@ -120,7 +120,7 @@ def _storable(value: Any, depth: int = 0) -> Any:
     """Return a copy that is JSON to everybody.
 
     Raises:
-        ValueError: it is nested too deep, or holds a number or a thing that JSON cannot say.
+        ValueError: it is nested too deep, or holds something that JSON cannot say.
     """
     if depth > MAX_DEPTH:
         raise ValueError("nested too deep")

@@ -138,7 +138,7 @@ def _idempotency_key(args: FetchArgs, client: Client) -> str | None:
 
 
 def _conditions(known: KnownCopy | None) -> Mapping[str, str | None]:
-    # Both, as RFC 9110 section 13.1.3 wants it: who knows ETags ignores the date.
+    # Both, as RFC 9110 section 13.1.3 wants it: a server that knows ETags ignores the date.
     return {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified} if known else {}
 
 
@@ -195,7 +195,7 @@ def _content_type(answer: aiohttp.ClientResponse) -> str | None:
     declared = answer.headers.get("Content-Type")
     if declared is None:
         return None
-    # Bytes that are not UTF-8 come as surrogates, which no JSON can carry.
+    # Bytes that are not UTF-8 come as surrogates, which JSON cannot carry.
     return declared.encode("utf-8", "replace").decode()[:MAX_CONTENT_TYPE_LENGTH]
 
 

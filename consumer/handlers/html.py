@@ -1,8 +1,8 @@
-"""A page's title and the names that fragments lead to, in linear time.
+"""The title of an HTML page and the names to which fragments lead, in linear time.
 
-`html.parser` of Python 3.11 takes 48 s for 60 KB of `<a <a <a` (CPython issue 135462), so pages of
-strangers are cut into tokens here instead. The patterns never go back: their repetitions are
-possessive, and every token ends at the end of the text at the latest.
+Python 3.11's `html.parser` takes 48 s for 60 KB of `<a <a <a` (CPython issue 135462), so this cuts pages into
+tokens itself. The patterns never backtrack: their repetitions are possessive, and every token ends at the end
+of the text at the latest.
 """
 
 import html
@@ -48,7 +48,7 @@ def has_fragment(text: str, fragment: str) -> bool:
 
     Args:
         text: The page.
-        fragment: Of the URL, as it stands there, without `#`.
+        fragment: The fragment of the URL, as it stands there, without `#`.
     """
     wanted = fragment.split(":~:", maxsplit=1)[0]
     if wanted == "" or wanted.lower() == "top":

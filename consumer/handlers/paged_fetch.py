@@ -119,7 +119,7 @@ def _url(args: FetchArgs, pages: Pages) -> str:
             return with_parameters(args.url, {pages.parameter: str(pages.first + index), **size})
         case Offsets():
             is_planned = place is not None and place.last is not None
-            # The size that the target really gives, so that ranges meet.
+            # The size of the pages that the target really gives, so that ranges meet.
             size_here = (place.size if place and is_planned else None) or pages.size
             offset = index * size_here if is_planned else (place.items_before if place else 0)
             return with_parameters(
@@ -147,7 +147,7 @@ def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
 
 
 def _is_behind_the_last(args: FetchArgs, failed: Failed) -> bool:
-    """Whether this is how the target says that there are no more pages: many frameworks do."""
+    """Return whether the target says in this way that there are no more pages, as many frameworks do."""
     is_searching = args.page is not None and isinstance(args.pages, PageNumbers | Offsets)
     return is_searching and failed.reason == "http_404"
 
@@ -156,7 +156,7 @@ def _keep(args: FetchArgs, pages: Pages, result: dict[str, Any], chain: Redirect
     data = result["data"] if isinstance(result["data"], dict) else {}
     items = data.get("items")
     if items is None and args.page is not None:
-        # Some targets leave the list out where there is nothing to list.
+        # Some targets leave the list out when it is empty.
         items = []
     if not isinstance(items, list):
         failure = NO_ITEMS if items is None else EXTRACT_FAILED
@@ -182,12 +182,12 @@ def _outcome(
     keys: str | None,
 ) -> Succeeded:
     index = args.page.index if args.page else 0
-    shown = PageResult(index=index, items=after.kept, total=total, stopped_by=after.stopped_by)
-    told = PageReport(
+    page = PageResult(index=index, items=after.kept, total=total, stopped_by=after.stopped_by)
+    report = PageReport(
         items=after.kept, total=total, stopped_by=after.stopped_by, keys=keys, following=after.following
     )
-    kept = {**result, "data": items[: after.kept], "page": shown.model_dump(mode="json")}
-    return Succeeded(kept, page=told)
+    kept = {**result, "data": items[: after.kept], "page": page.model_dump(mode="json")}
+    return Succeeded(kept, page=report)
 
 
 def _keys(pages: Pages, data: dict[str, Any], items: list[Any], kept: int) -> str | None:
@@ -288,7 +288,7 @@ def key_digest(value: Any) -> bytes:
 
 
 def _planned(pages: PageNumbers | Offsets, place: PagePlace | None, page: FetchedPage) -> NextPages:
-    """Plan from the total and the real size of the first page; then mend the plan as totals change."""
+    """Plan from the total and the real size of the first page; then change the plan as totals change."""
     index, count = place.index if place else 0, len(page.items)
     size = (place.size if place else count) or 0
     total = page.total if page.total is not None else (place.total if place else None) or 0
@@ -300,7 +300,7 @@ def _planned(pages: PageNumbers | Offsets, place: PagePlace | None, page: Fetche
     end = place.last if place and place.last is not None else index
     needed = max(_pages_of(total, size) - 1, end)
     if index == end and count >= size and count > total - index * size and needed == end:
-        # Fuller than the total allows: there may be more behind it.
+        # The page is fuller than the total allows, so more may follow.
         needed = end + 1
     allowed = min(needed, _pages_of(limit, size) - 1, pages.max_pages - 1)
     reason = None

@@ -25,15 +25,15 @@ from shared.outcomes import Outcome, Succeeded
 DROPPED_BYTES = 65_536
 DROP_SECONDS = 1.0
 
-# What no receiver can mend.
+# Failures that no receiver can mend.
 _FOR_GOOD = frozenset({INVALID_URL.reason, EGRESS_DENIED})
 _REDIRECT = "The receiver answered {status}, a redirect; webhooks follow none: change the URL."
 
 
 async def send_webhook(args: WebhookArgs, client: Client) -> Outcome:
-    """Return whether the receiver took it: any 2xx. Never sends unsigned.
+    """Return whether the receiver took it, which any 2xx says. Never sends unsigned.
 
-    A receiver may be in the middle of a deploy, so whatever else it does may pass, but for 410.
+    A receiver may be in the middle of a deploy, so every other answer may pass, except 410.
     """
     if not client.signer.can_sign:
         return NO_SIGNING_SECRET.as_outcome()

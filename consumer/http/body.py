@@ -19,14 +19,14 @@ from consumer.http.failures import (
 
 CHUNK_BYTES = 65_536
 RAW_SLACK_BYTES = 65_536
-"""How much larger than the limit the compressed form may be: far beyond what honest gzip adds."""
+"""How much larger than the limit the compressed form may be, far more than honest gzip adds."""
 
 
 async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> bytes | Failure:
     """Return the expanded body, or why there is none.
 
-    Both forms are counted as they come: never more than the limit is held. The session must not
-    expand by itself: aiohttp takes a gzip stream that stops half-way for a whole one.
+    Both forms are counted as they come, so never more than the limit is held. The session must not expand
+    bodies itself: aiohttp takes a gzip stream that stops half-way for a whole one.
 
     Args:
         max_bytes: Limit of the expanded body.
@@ -110,7 +110,7 @@ class _Zlib:
             if self._stream is None:
                 self._stream = zlib.decompressobj(_window_bits(pending[0]))
             elif self._stream.eof:
-                # A gzip file may have many members; what is no member behind them is padding.
+                # A gzip file may have many members; anything else behind them is padding.
                 if pending == _GZIP_MAGIC[:1]:
                     self._held = pending
                     break
@@ -134,12 +134,12 @@ class _Brotli:
         return self._stream.is_finished() or not self._has_begun
 
     def expand(self, chunk: bytes, max_bytes: int) -> bytes:
-        # What comes behind the end is an error here: RFC 7932 knows no padding.
+        # Bytes behind the end are an error here: RFC 7932 knows no padding.
         self._has_begun = True
         content = bytearray(self._stream.process(chunk, output_buffer_limit=max_bytes))
         while len(content) < max_bytes and not self._stream.can_accept_more_data():
             content += self._stream.process(b"", output_buffer_limit=max_bytes - len(content))
-        # The limit is where it stops to begin another block, which may lead a little beyond.
+        # Brotli begins no further block at the limit, but the last one may go a little beyond.
         return bytes(content[:max_bytes])
 
 
@@ -166,7 +166,7 @@ def _expander(content_encoding: str) -> _Expander | Failure:
             return UNSUPPORTED_ENCODING
 
 
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -190,12 +190,12 @@ _CHARSETS = (
     "iso2022",
 )
 
-# What is declared and what is sent differ by these extensions; browsers read the wider one (WHATWG Encoding).
+# Servers declare the narrower charset and send the wider one, which browsers read (WHATWG Encoding).
 _WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 
 
 def _charset(body: bytes, declared: str | None) -> str:
-    for mark, charset in _MARKS:
+    for mark, charset in _BYTE_ORDER_MARKS:
         if body.startswith(mark):
             return charset
     try:

@@ -34,17 +34,16 @@ from shared.outcomes import Failed
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One way a request ends without what was asked for.
+    """One way in which a request fails.
 
     Attributes:
         reason: A short stable code; failures are grouped by it.
         transient: Whether the same request may succeed later.
         explanation: One sentence for a person.
-        is_ours: Whether it says something of this worker and nothing of the target.
-        before_sending: Whether it came before any request reached the target, so that another method
-            would meet the same.
-        is_blocking: Whether somebody is there, but will not let us in; asking again changes nothing.
-        retry_after_seconds: How long to stay away, when we know it and not the target.
+        is_ours: Whether it is this worker's fault and says nothing about the target.
+        before_sending: Whether no request reached the target, so that another method would fail alike.
+        is_blocking: Whether the target is there but does not let us in; trying again changes nothing.
+        retry_after_seconds: How long to stay away, when we decide that and not the target.
     """
 
     reason: str
@@ -57,7 +56,7 @@ class Failure:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What a check says of the URL; None when this says nothing of it."""
+        """The verdict of a check; None when the failure says nothing about the URL."""
         if self.is_ours:
             return None
         if self.transient:
@@ -93,23 +92,23 @@ EGRESS_DENIED: Final = "egress_denied"
 
 # Before anything was sent.
 INVALID_URL = _unreached("invalid_url", "The URL names no host that can be reached.", transient=False)
-DNS_NO_SUCH_NAME = _unreached(
-    "dns_no_such_name", "The name of the host does not exist in the DNS.", transient=False
-)
-DNS_NO_ADDRESS = _unreached("dns_no_address", "The name of the host has no IP address.", transient=False)
-DNS_FAILED = _unreached("dns_failed", "The name of the host could not be looked up just now.", transient=True)
-DNS_TIMEOUT = _unreached("dns_timeout", "The name of the host was not looked up in time.", transient=True)
+DNS_NO_SUCH_NAME = _unreached("dns_no_such_name", "The host name does not exist in the DNS.", transient=False)
+DNS_NO_ADDRESS = _unreached("dns_no_address", "The host name has no IP address.", transient=False)
+DNS_FAILED = _unreached("dns_failed", "The host name could not be looked up just now.", transient=True)
+DNS_TIMEOUT = _unreached("dns_timeout", "The host name was not looked up in time.", transient=True)
 CONNECT_TIMEOUT = _unreached(
-    "connect_timeout", "The host did not take the connection in time.", transient=True
+    "connect_timeout", "The host did not accept the connection in time.", transient=True
 )
 CONNECTION_REFUSED = _unreached(
     "connection_refused", "The host refused the connection: nothing listens on this port.", transient=True
 )
-UNREACHABLE = _unreached("unreachable", "The network says that the host cannot be reached.", transient=True)
+UNREACHABLE = _unreached(
+    "unreachable", "The network reports that the host cannot be reached.", transient=True
+)
 CONNECT_FAILED = _unreached("connect_failed", "No connection to the host could be made.", transient=True)
 BAD_CERTIFICATE = _unreached(
     "bad_certificate",
-    "The certificate of the host is expired, is for another name, or was issued by nobody we trust.",
+    "The host's certificate is expired, is for another name, or was not issued by an authority we trust.",
     transient=False,
 )
 
@@ -120,20 +119,20 @@ def _bad_certificate(explanation: str) -> Failure:
 
 _BAD_CERTIFICATES: Mapping[int, Failure] = MappingProxyType(
     {
-        9: _bad_certificate("The certificate of the host is not valid yet."),
-        10: _bad_certificate("The certificate of the host has expired."),
-        18: _bad_certificate("The certificate of the host is self-signed: nobody we trust vouches for it."),
-        19: _bad_certificate("The certificate of the host was issued by somebody whom we do not trust."),
-        20: _bad_certificate("The certificate of the host was issued by somebody whom we do not trust."),
-        21: _bad_certificate("The certificate of the host was issued by somebody whom we do not trust."),
-        62: _bad_certificate("The certificate of the host is for another name."),
-        64: _bad_certificate("The certificate of the host is for another address."),
+        9: _bad_certificate("The host's certificate is not valid yet."),
+        10: _bad_certificate("The host's certificate has expired."),
+        18: _bad_certificate("The host's certificate is self-signed: no authority we trust vouches for it."),
+        19: _bad_certificate("The host's certificate was issued by an authority that we do not trust."),
+        20: _bad_certificate("The host's certificate was issued by an authority that we do not trust."),
+        21: _bad_certificate("The host's certificate was issued by an authority that we do not trust."),
+        62: _bad_certificate("The host's certificate is for another name."),
+        64: _bad_certificate("The host's certificate is for another address."),
     }
 )
-TLS_TIMEOUT = _unreached("tls_timeout", "The host did not agree on TLS in time.", transient=True)
-TLS_FAILED = _unreached("tls_failed", "The host and we could not agree on a TLS connection.", transient=True)
+TLS_TIMEOUT = _unreached("tls_timeout", "The host did not finish the TLS handshake in time.", transient=True)
+TLS_FAILED = _unreached("tls_failed", "The TLS handshake with the host failed.", transient=True)
 
-# Ours.
+# This worker's own.
 DNS_UNAVAILABLE = _unreached(
     "dns_unavailable", "This worker cannot contact its DNS servers.", transient=True, is_ours=True
 )
@@ -150,7 +149,7 @@ WORKER_OVERLOADED = _unreached(
     is_ours=True,
 )
 
-# Of a webhook.
+# Webhooks.
 NO_SIGNING_SECRET = _unreached(
     "no_signing_secret",
     "Nothing was sent, because this worker has no secret to sign with: set RETRIEVER_WEBHOOK_SECRETS, then "
@@ -164,13 +163,13 @@ FIRST_BYTE_TIMEOUT = _transient("first_byte_timeout", "The host did not begin it
 READ_TIMEOUT = _transient("read_timeout", "The host went silent in the middle of an answer.")
 CONNECTION_RESET = _transient("connection_reset", "The host dropped the connection without an answer.")
 PROTOCOL_ERROR = _transient("protocol_error", "The host answered with something that is not valid HTTP/1.1.")
-REQUEST_FAILED = _transient("request_failed", "The request failed for a reason that we have no name for.")
+REQUEST_FAILED = _transient("request_failed", "The request failed for an unknown reason.")
 
 # With the body.
 BODY_TRUNCATED = _transient("body_truncated", "The body ended before it was complete.")
-BODY_CORRUPT = _transient("body_corrupt", "The body is not compressed in the way it claims.")
+BODY_CORRUPT = _transient("body_corrupt", "The body is not compressed as its Content-Encoding says.")
 UNSUPPORTED_ENCODING = _permanent(
-    "unsupported_encoding", "The body is compressed in a way that we did not ask for and cannot expand."
+    "unsupported_encoding", "The body has a Content-Encoding that we did not ask for and cannot expand."
 )
 UNEXPECTED_TYPE = _permanent("unexpected_type", "The answer is of a media type that the job does not accept.")
 BODY_NOT_STORABLE = _permanent(
@@ -196,13 +195,13 @@ REDIRECT_WITH_BODY = _permanent(
 ROBOTS_DENIED = Failure(
     "robots_denied",
     transient=False,
-    explanation="The robots.txt of the host denies this URL to us, and the job respects it.",
+    explanation="The host's robots.txt denies us this URL, and the job respects it.",
     before_sending=True,
     is_blocking=True,
 )
 ROBOTS_UNREACHABLE = _unreached(
     "robots_unreachable",
-    "The robots.txt of the host could not be read, so nothing may be asked.",
+    "The host's robots.txt could not be read, so none of its URLs may be requested.",
     transient=True,
 )
 
@@ -243,11 +242,11 @@ def bad_certificate(verify_code: int) -> Failure:
 
 
 def assertion_failed(assertion: str, expected: str, *, others: int) -> Failure:
-    """Return the failure of an answer that does not hold what the job asserts.
+    """Return the failure of an answer that does not pass the job's assertions.
 
     Args:
-        assertion: Name of the first that does not hold.
-        expected: What the job demands; the job's own words.
+        assertion: The name of the first that does not hold.
+        expected: What the job demands, in its own words.
         others: How many more do not hold.
     """
     more = f", nor do {others} more" if others else ""
@@ -256,7 +255,7 @@ def assertion_failed(assertion: str, expected: str, *, others: int) -> Failure:
 
 
 def bot_wall(status: int, wall: str) -> Failure:
-    """Return the failure of an answer that a bot wall gave instead of the host."""
+    """Return the failure of a request that a bot wall answered instead of the host."""
     said = f"The bot wall of {wall} answered {status} instead of the page."
     return Failure("bot_wall", transient=False, explanation=said, is_blocking=True)
 
@@ -277,10 +276,10 @@ def egress_denied(denied: EgressDenied) -> Failure:
 
 
 def failure_of_status(status: int) -> Failure | None:
-    """Return what is wrong with an answer of this status: nothing with 2xx.
+    """Return what is wrong with an answer of this status; nothing is with 2xx.
 
-    408, 425, 429 and every 5xx may pass. 401, 403, 451 and 999 are doors that are shut: who is let in sees
-    a page, so it is not broken, but we cannot tell. A 3xx comes here only when it leads nowhere.
+    408, 425, 429 and every 5xx may pass. 401, 403, 451 and 999 are shut doors: others may see a page
+    there, so we cannot tell. A 3xx comes here only when it leads nowhere.
     """
     if 200 <= status < 300:
         return None
@@ -305,7 +304,7 @@ def _may_pass(status: int) -> bool:
 
 
 _KNOWN_STATUSES = frozenset(HTTPStatus)
-# 999 is LinkedIn's word for robots.
+# LinkedIn answers robots with 999.
 _BLOCKING_STATUSES = frozenset({401, 403, 451, 999})
 
 _MEANING: Mapping[int, str] = MappingProxyType(
@@ -324,7 +323,7 @@ _MEANING: Mapping[int, str] = MappingProxyType(
 
 
 def failure_of_error(error: Exception) -> Failure:
-    """Return what an exception of a request means, whatever library it came from."""
+    """Return the failure that an exception of a request means, whichever library it came from."""
     if isinstance(error, ClientConnectorDNSError):
         return _of_dns(error.os_error)
     if isinstance(error, ClientConnectorCertificateError):
@@ -341,13 +340,13 @@ _BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
     (ConnectionTimeoutError, CONNECT_TIMEOUT),
     (SocketTimeoutError, READ_TIMEOUT),
     (ServerDisconnectedError, CONNECTION_RESET),
-    # Redirects are ours, so aiohttp raises this for what it cannot parse, and for nothing else. Its
-    # `status` is 400 then, made up: the server never sent it.
+    # aiohttp follows no redirects here, so it raises this only for what it cannot parse. It makes up the
+    # status 400 then; the server never sent it.
     (ClientResponseError, PROTOCOL_ERROR),
     (ClientPayloadError, BODY_TRUNCATED),
     (InvalidURL, INVALID_URL),
     (NonHttpUrlClientError, INVALID_URL),
-    # A host with an empty or too long label, from the codec that resolvers put names through.
+    # The codec of host names raises it for an empty or too long label.
     (UnicodeError, INVALID_URL),
 )
 
@@ -388,14 +387,14 @@ _BY_DNS_CODE: Mapping[int, Failure] = MappingProxyType(
         aiodns.error.ARES_EBADNAME: DNS_NO_SUCH_NAME,
         aiodns.error.ARES_ENODATA: DNS_NO_ADDRESS,
         aiodns.error.ARES_ETIMEOUT: DNS_TIMEOUT,
-        aiodns.error.ARES_ECONNREFUSED: DNS_UNAVAILABLE,  # also what it says when it has no socket left
+        aiodns.error.ARES_ECONNREFUSED: DNS_UNAVAILABLE,  # also when c-ares has no socket left
         aiodns.error.ARES_ENOMEM: DNS_UNAVAILABLE,
     }
 )
 
 _BY_RESOLVER_ERROR: Mapping[int | None, Failure] = MappingProxyType(
     {
-        # A GNU extension that not every platform has; where it is missing, the next row wins.
+        # A GNU extension; where it is missing, the next row wins.
         getattr(socket, "EAI_NODATA", socket.EAI_NONAME): DNS_NO_ADDRESS,
         socket.EAI_NONAME: DNS_NO_SUCH_NAME,
         socket.EAI_MEMORY: DNS_UNAVAILABLE,
@@ -406,7 +405,7 @@ _BY_RESOLVER_ERROR: Mapping[int | None, Failure] = MappingProxyType(
 def _of_dns(error: BaseException) -> Failure:
     if isinstance(error, EgressDenied):
         return egress_denied(error)
-    # Resolvers say it differently: getaddrinfo by its own number, ours by the cause.
+    # getaddrinfo says it by an error number, our resolver by the cause.
     if isinstance(error, socket.gaierror):
         return _BY_RESOLVER_ERROR.get(error.errno, DNS_FAILED)
     cause = error.__cause__

@@ -9,7 +9,7 @@ from urllib.parse import quote_from_bytes, urljoin
 from shared.kinds.requests import normalize_url
 
 MAX_SECONDS = 366 * 86_400.0
-"""Nobody means more; and a number this side of infinity survives JSON."""
+"""No target means more, and a number below infinity survives JSON."""
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -32,7 +32,7 @@ def retry_after_seconds(headers: Mapping[str, str], *, now: datetime) -> float |
     wrong at either end does not matter.
 
     Args:
-        headers: The answer's; names in any case if the mapping allows it, as aiohttp's does.
+        headers: Those of the answer; names in any case if the mapping allows it, as aiohttp's does.
         now: Our own time, aware.
 
     Returns:

@@ -36,7 +36,7 @@ from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
 from consumer.politeness.host_limiters import Permit
 from shared.clock import utc_now
 from shared.hosts import host_key
-from shared.kinds.check import HopJson, TimingsJson
+from shared.kinds.check import HopJson
 from shared.kinds.requests import Redirects, Robots
 
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
@@ -68,11 +68,6 @@ class RedirectChain:
         if self._recording is None:
             self._recording = Recording()
         return self._recording
-
-    @property
-    def timings(self) -> TimingsJson:
-        """The timings of the last request."""
-        return self.recording.timings
 
     @property
     def status(self) -> int | None:

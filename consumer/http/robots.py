@@ -55,7 +55,7 @@ class RobotsFiles:
         """
         origin = str(target.origin())
         lock = self._reading.setdefault(origin, asyncio.Lock())
-        # One reads, the others of the origin wait. When that one is cancelled, the next reads.
+        # One job reads, the others of the origin wait. When it is cancelled, the next one reads.
         async with lock:
             rules = self._cache.get(origin, now=time.monotonic()) or await self._read(origin, request)
         if isinstance(rules, Failure):

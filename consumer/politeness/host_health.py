@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from shared.hosts import HostLimit
 
 FLOOR = 1 / 32
-"""Of the limit: five complaints deep. Below that, `Retry-After` and the breaker decide."""
+"""The slowest pace, as a share of the limit: five complaints deep. Below that, `Retry-After` and the breaker
+decide."""
 
 RECOVERY = 1 / 50
-"""Of the limit, for each success: about fifty successes undo a complaint."""
+"""What each success adds, as a share of the limit: about fifty successes undo a complaint."""
 
 FIRST_REST_SECONDS = 10.0
 LONGEST_REST_SECONDS = 120.0

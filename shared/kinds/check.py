@@ -19,7 +19,7 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LENGTH)]
 
 
 class CheckMethod(StrEnum):
-    """How to ask: `auto` is HEAD, then GET when HEAD is not answered with success."""
+    """How to ask: `auto` sends HEAD, then GET when HEAD is not answered with success."""
 
     AUTO = "auto"
     GET = "GET"
@@ -223,7 +223,7 @@ class HopJson(TypedDict):
 
 
 class Certificate(BaseModel):
-    """The certificate of the host that was asked last, also when it is a bad one."""
+    """The certificate of the host that was requested last, a bad one too."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -264,16 +264,17 @@ class CheckResult(BaseModel):
     final_url: Annotated[str, Field(description="The URL that was asked last.")]
     hops: Annotated[list[Hop], Field(description="Every answer in order; with `auto` those to HEAD first.")]
     total_seconds: float
-    ip: Annotated[str | None, Field(description="Of the request that was made last.")] = None
+    ip: Annotated[str | None, Field(description="The address that the last request went to.")] = None
     family: Family | None = None
-    timings: Annotated[Timings, Field(description="Of the request that was made last.")] = Timings()
+    timings: Annotated[Timings, Field(description="The timings of the last request.")] = Timings()
     redirects_to_http: Annotated[bool, Field(description="A redirect led from https to http.")] = False
     certificate: Certificate | None = None
     content_type: str | None = None
     bytes: Annotated[
-        int | None, Field(description="Of the expanded body, if it was read; else as the host declared it.")
+        int | None,
+        Field(description="Size of the expanded body, if it was read; else as the host declared it."),
     ] = None
-    title: Annotated[str | None, Field(description="Of the page, when a body was read.")] = None
+    title: Annotated[str | None, Field(description="Title of the page, when a body was read.")] = None
     # A factory, because pydantic copies a default list deeply, in Python.
     assertions: Annotated[list[AssertionResult], Field(description="All of them, in the job's order.")] = (
         Field(default_factory=list)

@@ -37,8 +37,8 @@ JmesPath = Annotated[
 MAX_PATTERN_LENGTH = 1_000
 
 MAX_PROGRAM_SIZE = 500
-"""Of all patterns of a job together. Linear means text times program: at worst some 5 s for 1 MiB with
-this, and 25 s with a few thousand."""
+"""The limit of all patterns of a job together. Linear means text times program: at worst about 5 s for 1 MiB
+with this limit, and 25 s with a few thousand."""
 
 _SYNTAX = "RE2 syntax (https://github.com/google/re2/wiki/Syntax): no look-around, no back references."
 

@@ -189,7 +189,7 @@ class FetchResult(BaseModel):
         None
     )
     body_bytes: Annotated[int, Field(description="Size of the expanded body.")] = 0
-    sha256: Annotated[str | None, Field(description="Of the expanded body.")] = None
+    sha256: Annotated[str | None, Field(description="SHA-256 of the expanded body.")] = None
     body: Annotated[str | None, Field(description="The body as text, when it is text and small.")] = None
     body_base64: Annotated[str | None, Field(description="The body, when it is small and not text.")] = None
     body_stored: Annotated[

@@ -10,9 +10,9 @@ from shared.kinds.expressions import JmesPath
 from shared.kinds.requests import FieldName
 
 MAX_PAGES = 10_000
-"""Of one paged fetch; ids of pages have room for 16,383 (`shared.identity`)."""
+"""The limit of one paged fetch; ids of pages have room for 16,383 (`shared.identity`)."""
 MAX_PAGE_ITEMS = 1_000_000
-"""More do not fit into the largest page there can be."""
+"""The largest page there can be holds no more."""
 MAX_ITEMS = MAX_PAGES * MAX_PAGE_ITEMS
 MAX_TOTAL = 10**15
 """A total beyond it is nonsense, and is read as none."""

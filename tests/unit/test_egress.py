@@ -5,7 +5,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from consumer.egress import AddressClass, EgressDenied, classify, guarded_socket_factory
+from consumer.egress import AddressClass, EgressDenied, denied_class, guarded_socket_factory
 from shared.setting_values import BAD_PORTS
 
 DENIED = [
@@ -138,12 +138,12 @@ PUBLIC = [
 def test_an_address_that_is_not_public_is_denied_by_its_class(
     address: str, address_class: AddressClass
 ) -> None:
-    assert classify(address) is address_class
+    assert denied_class(address, ()) is address_class
 
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_beside_a_denied_block_is_let_through(address: str) -> None:
-    assert classify(address) is None
+    assert denied_class(address, ()) is None
 
 
 def test_a_denied_address_gets_no_socket() -> None:

@@ -31,7 +31,7 @@ def make_request(
 
 
 def started(limiter: HostLimiter, now: float, request: PermitRequest | None = None) -> PermitRequest:
-    """Let one visit start and return its request."""
+    """Let one request start and return its request."""
     request = request or make_request()
     assert limiter.ask(request, now, has_slot=True) is None
     assert list(limiter.starts(now)) == [request]
@@ -88,10 +88,10 @@ def test_a_pace_stays_between_its_floor_and_its_limit(
 
 def test_complaints_of_requests_that_were_under_way_together_halve_the_pace_once() -> None:
     limiter = make_limiter(4, failures_to_open=0)
-    visits = [started(limiter, 0.0) for _ in range(4)]
+    requests = [started(limiter, 0.0) for _ in range(4)]
 
-    for visit in visits:
-        limiter.answered(visit, 429, retry_after_seconds=None, now=1.0)
+    for request in requests:
+        limiter.answered(request, 429, retry_after_seconds=None, now=1.0)
 
     assert limiter.pace.concurrency == 2
 
@@ -132,12 +132,12 @@ def test_no_more_run_at_once_than_the_limit_and_the_next_starts_when_one_ends() 
 
 def test_a_person_goes_before_a_batch_and_an_attempt_under_way_before_both() -> None:
     limiter = make_limiter(1)
-    visit = started(limiter, 0.0)
+    running = started(limiter, 0.0)
     waiting = [make_request(priority) for priority in reversed(Priority)]
     for request in waiting:
         assert limiter.ask(request, 0.0, has_slot=True) is None
 
-    limiter.end(visit, 0.1)
+    limiter.end(running, 0.1)
 
     assert list(limiter.starts(0.1)) == [waiting[-1]]
 
@@ -189,11 +189,11 @@ def test_without_a_slot_a_job_still_starts_when_it_is_its_permit() -> None:
 
 def test_retry_after_pauses_the_host_for_all_and_sends_those_away_who_wait() -> None:
     limiter = make_limiter(1, failures_to_open=0)
-    visit, waiting = started(limiter, 0.0), make_request()
+    request, waiting = started(limiter, 0.0), make_request()
     assert limiter.ask(waiting, 0.0, has_slot=True) is None
 
-    limiter.answered(visit, 429, retry_after_seconds=30.0, now=0.1)
-    limiter.end(visit, 0.1)
+    limiter.answered(request, 429, retry_after_seconds=30.0, now=0.1)
+    limiter.end(request, 0.1)
 
     assert list(limiter.starts(0.1)) == []
     ((request, refusal),) = limiter.gives_up(0.1)
@@ -204,8 +204,8 @@ def test_retry_after_pauses_the_host_for_all_and_sends_those_away_who_wait() -> 
 
 def test_a_pause_is_capped_and_only_429_and_503_make_one() -> None:
     limiter = make_limiter(failures_to_open=0)
-    visit = started(limiter, 0.0)
-    limiter.answered(visit, 200, retry_after_seconds=60.0, now=0.0)
+    request = started(limiter, 0.0)
+    limiter.answered(request, 200, retry_after_seconds=60.0, now=0.0)
     other = started(limiter, 0.0)
 
     limiter.answered(other, 503, retry_after_seconds=86_400.0, now=0.0)

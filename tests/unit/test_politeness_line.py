@@ -25,14 +25,14 @@ HOST = "example.com"
 
 @dataclass
 class Line:
-    """A broker, a worker and a host in simulated time: `run` lets jobs come, wait, visit and come back."""
+    """A broker, a worker and a host in simulated time: `run` lets jobs come, wait, run and come back."""
 
     limit: HostLimit
     prefetch: int = 100
-    visit_seconds: float = 0.05
+    request_seconds: float = 0.05
     late_seconds: float = 0.0
     now: float = 0.0
-    visits: list[float] = field(default_factory=list)
+    request_times: list[float] = field(default_factory=list)
     most_at_once: int = 0
     deferrals: Counter[int] = field(default_factory=Counter)
 
@@ -78,10 +78,10 @@ class Line:
     def _give_out(self) -> None:
         for request in self.limiter.starts(self.now):
             self._slots.pop(request).__exit__(None, None, None)
-            self.visits.append(self.now)
+            self.request_times.append(self.now)
             self._running += 1
             self.most_at_once = max(self.most_at_once, self._running)
-            self._at(self.now + self.visit_seconds, lambda request=request: self._end(request))  # type: ignore[misc]
+            self._at(self.now + self.request_seconds, lambda request=request: self._end(request))  # type: ignore[misc]
         for request, refusal in self.limiter.gives_up(self.now):
             self._defer(request, refusal)
         wakes_at = self.limiter.wakes_at(self.now)
@@ -110,7 +110,7 @@ def most_in_a_second(times: list[float]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("limit", "prefetch", "visit_seconds", "most_deferrals", "most_seconds"),
+    ("limit", "prefetch", "request_seconds", "most_deferrals", "most_seconds"),
     [
         (HostLimit(4, 20), 100, 0.05, 2, 30.0),
         # Few slots: those who come back together must find some, so they come back further apart.
@@ -121,14 +121,14 @@ def most_in_a_second(times: list[float]) -> int:
     ],
 )
 def test_five_hundred_jobs_of_one_host_keep_its_limits_and_come_back_few_times(
-    limit: HostLimit, prefetch: int, visit_seconds: float, most_deferrals: int, most_seconds: float
+    limit: HostLimit, prefetch: int, request_seconds: float, most_deferrals: int, most_seconds: float
 ) -> None:
-    line = Line(limit, prefetch=prefetch, visit_seconds=visit_seconds)
+    line = Line(limit, prefetch=prefetch, request_seconds=request_seconds)
 
     line.run(500)
 
-    assert len(line.visits) == 500
+    assert len(line.request_times) == 500
     assert line.most_at_once <= limit.concurrency
-    assert not limit.rate_per_second or most_in_a_second(line.visits) <= limit.rate_per_second
+    assert not limit.rate_per_second or most_in_a_second(line.request_times) <= limit.rate_per_second
     assert max(line.deferrals.values()) <= most_deferrals
     assert line.now <= most_seconds
