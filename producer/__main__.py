@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import click
 import uvloop
 
-from producer.ledger.adopt_parked import adopt_parked
-from producer.ledger.republish import chosen_queues, republish_all
+from producer.ledger.recovery import adopt_parked, chosen_queues, republish_all
 from producer.ledger.service import run_ledger
 from producer.store import unfinished
 from producer.store.database import Database

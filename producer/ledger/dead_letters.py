@@ -1,7 +1,7 @@
-"""Dead letters that are stuck, as RabbitMQ's management API shows them, for Prometheus.
+"""Stuck dead letters, as RabbitMQ's management API shows them, for Prometheus. Only the leader looks.
 
-A queue that dead-letters at least once keeps a message until its target has it. Such messages are counted,
-but are neither ready nor in anybody's hand, and nothing in AMQP itself tells of them.
+A queue that dead-letters at least once keeps a message until its target has it. Such a message is counted,
+but is neither ready nor unacknowledged, and AMQP itself does not show it.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from yarl import URL
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.turns import Turns
 from shared.broker.topology import queues
 from shared.kinds.registry import KINDS
 from shared.settings import Settings
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class QueueCounts(BaseModel):
-    """What the management API says of a queue; a queue that was just declared has no counts yet."""
+    """The counts of a queue in the management API; a queue that was just declared has none yet."""
 
     name: str
     messages: int = 0
@@ -44,7 +43,7 @@ class QueueCounts(BaseModel):
 
     @property
     def dead_lettering(self) -> int:
-        """How many are on their way to another queue; the three counts are not of quite the same moment."""
+        """How many are on their way to another queue; the three counts differ by a moment."""
         return max(0, self.messages - self.messages_ready - self.messages_unacknowledged)
 
 
@@ -67,18 +66,16 @@ class StuckDeadLetters:
 
 
 class DeadLetterWatch:
-    """Reads the management API every few seconds, if there is one to read. One ledger at a time."""
+    """Reads the management API every few seconds, if its address is set."""
 
     def __init__(
         self,
         *,
-        turns: Turns,
         metrics: LedgerMetrics,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a watch that has seen nothing yet."""
-        self._turns = turns
         self._metrics = metrics
         self._address = settings.management_url
         self._vhost = unquote(urlsplit(settings.amqp_url).path[1:]) or "/"
@@ -89,17 +86,19 @@ class DeadLetterWatch:
         """Watch until cancelled; returns at once when no address is set."""
         if self._address is None:
             return
+        # What an earlier leadership saw may be long ago.
+        self._stuck = StuckDeadLetters()
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            while True:
-                await self.look(session)
-                await asyncio.sleep(_EVERY_SECONDS)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                while True:
+                    await self.look(session)
+                    await asyncio.sleep(_EVERY_SECONDS)
+        finally:
+            self._show_nothing()
 
     async def look(self, session: aiohttp.ClientSession) -> None:
-        """Read the counts once, if it is our turn, and show them; what is not known is not shown."""
-        if not await self._turns.take():
-            self._show_nothing()
-            return
+        """Read the counts once, and show them; what is not known is not shown."""
         try:
             counts = await self._read(session)
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:

@@ -1,8 +1,14 @@
 """What the ledger counts, for Prometheus."""
 
+import logging
 import math
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from producer.records import Transition
+
+logger = logging.getLogger(__name__)
 
 
 class LedgerMetrics:
@@ -11,79 +17,68 @@ class LedgerMetrics:
     def __init__(self) -> None:
         """Register the metrics."""
         self.registry = CollectorRegistry()
-        self.relayed = Counter(
-            "retriever_jobs_relayed", "Jobs published and marked queued.", registry=self.registry
+        self.relayed = self._counter("jobs_relayed", "Jobs published and marked queued.")
+        self.events = self._counter("events_announced", "Outcomes, batches and cancellations told.")
+        self.reports = self._counter("reports", "Reports taken from the broker.", "effect")
+        self.jobs_adopted = self._counter(
+            "jobs_adopted", "Jobs stored that somebody else than the relay had published."
         )
-        self.events = Counter(
-            "retriever_events_announced", "Outcomes, batches and cancellations told.", registry=self.registry
+        self.schedule_runs = self._counter(
+            "schedule_runs", "Runs of schedules that were due, by what became of them.", "effect"
         )
-        self.reports = Counter(
-            "retriever_reports", "Reports taken from the broker.", ["effect"], registry=self.registry
+        self.transitions = self._counter("job_transitions", "Changes of state recorded.", "kind", "state")
+        self.operation_jobs = self._counter(
+            "operation_jobs", "Jobs redriven or discarded by operations on many.", "action"
         )
-        self.jobs_adopted = Counter(
-            "retriever_jobs_adopted",
-            "Jobs stored that somebody else than the relay had published.",
-            registry=self.registry,
+        self.jobs_republished = self._counter(
+            "jobs_republished", "Unfinished jobs sent again, because their message was lost.", "why"
         )
-        self.schedule_runs = Counter(
-            "retriever_schedule_runs",
-            "Runs of schedules that were due, by what became of them.",
-            ["effect"],
-            registry=self.registry,
+        self._register_leader()
+
+    def note_transitions(self, changes: Iterable[Transition]) -> None:
+        """Count changes of state that were recorded, and write a log line of each."""
+        for change in changes:
+            self.transitions.labels(change.kind, change.state).inc()
+            facts = {"job_id": str(change.job_id), "run": change.run, "attempt": change.attempt}
+            logger.info(
+                "job_state_changed", extra={**facts, "state": change.state.value, "reason": change.reason}
+            )
+
+    def _register_leader(self) -> None:
+        """Register what the leader counts; the other ledgers show no sample, or NaN, of its gauges."""
+        self.is_leader = self._gauge("ledger_is_leader", "1 in the ledger that leads.")
+        self.parked_removed = self._counter(
+            "parked_messages_removed", "Messages taken out of jobs.parked.", "by"
         )
-        self.transitions = Counter(
-            "retriever_job_transitions",
-            "Changes of state recorded.",
-            ["kind", "state"],
-            registry=self.registry,
-        )
-        self.operation_jobs = Counter(
-            "retriever_operation_jobs",
-            "Jobs redriven or discarded by operations on many.",
-            ["action"],
-            registry=self.registry,
-        )
-        self.parked_removed = Counter(
-            "retriever_parked_messages_removed",
-            "Messages taken out of jobs.parked.",
-            ["by"],
-            registry=self.registry,
-        )
-        self.parked_republished = Counter(
-            "retriever_parked_messages_republished",
+        self.parked_republished = self._counter(
+            "parked_messages_republished",
             "Messages of parked jobs that were missing in jobs.parked and put there again.",
-            registry=self.registry,
         )
-        self.counts_corrected = Counter(
-            "retriever_batch_counts_corrected",
+        self.counts_corrected = self._counter(
+            "batch_counts_corrected",
             "Batches whose counts were not what their jobs say, and were mended.",
-            registry=self.registry,
         )
-        self.jobs_deleted = Counter(
-            "retriever_jobs_deleted", "Jobs deleted after their retention.", registry=self.registry
+        self.jobs_deleted = self._counter("jobs_deleted", "Jobs deleted after their retention.")
+        self.jobs_overdue = self._gauge(
+            "jobs_overdue",
+            "Jobs that ought to have been heard of, at most 10,000 of a state; the leader says it.",
+            "state",
         )
-        self.jobs_republished = Counter(
-            "retriever_jobs_republished",
-            "Unfinished jobs sent again, because their message was lost.",
-            ["why"],
-            registry=self.registry,
+        self.queue_messages = self._gauge(
+            "queue_messages",
+            "Messages of our queues, as the management API counts them; the leader says it.",
+            "queue",
+            "state",
         )
-        self.jobs_overdue = Gauge(
-            "retriever_jobs_overdue",
-            "Jobs that ought to have been heard of, at most 10,000 of a state; one ledger says it.",
-            ["state"],
-            registry=self.registry,
-        )
-        self.queue_messages = Gauge(
-            "retriever_queue_messages",
-            "Messages of our queues, as the management API counts them; one ledger says it.",
-            ["queue", "state"],
-            registry=self.registry,
-        )
-        self.dead_letters_stuck = Gauge(
-            "retriever_dead_letters_stuck",
+        self.dead_letters_stuck = self._gauge(
+            "dead_letters_stuck",
             "Messages on their way to another queue, of queues that have had some for a minute.",
-            registry=self.registry,
         )
         # Not 0: nobody has looked yet, and perhaps nobody ever will.
         self.dead_letters_stuck.set(math.nan)
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"retriever_{name}", says, labels, registry=self.registry)
+
+    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(f"retriever_{name}", says, labels, registry=self.registry)

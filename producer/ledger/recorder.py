@@ -5,16 +5,14 @@ It also adopts: a job that the store does not know, because somebody else has pu
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from producer.adoption import adopt_jobs
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.patience import until_stored
-from producer.ledger.reports import REPORTS_ONLY, Tidings, Told, told_by
-from producer.records import Recorded, Transition, UnreadableJob
+from producer.ledger.reports import REPORTS_ONLY, ParsedDelivery, ParsedReport, parse_delivery
+from producer.records import Recorded, UnreadableJob
 from producer.store import endings, recording, submissions
-from producer.store.database import Database
+from producer.store.database import RetryingStore
 from shared.broker.bundle import count_bodies
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
@@ -25,7 +23,7 @@ from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused
 from shared.messages import Job, Report
 from shared.settings import Settings
 
-# Of at most 8 MiB each. Others have at most `consumer.settlement.LARGE_REPORT_BYTES`, so that what a recorder
+# Large reports have at most 8 MiB each, others `consumer.settlement.LARGE_REPORT_BYTES`. So what a recorder
 # has in hand is bounded, however large the bodies are that workers fetch.
 _LARGE_PREFETCH = 8
 # One transaction holds no more; decoded, a report takes as much again.
@@ -37,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Recorder:
     """Consumes `results.recorder` and `results.large`. Any number of recorders share the work."""
 
-    def __init__(self, *, store: Database, metrics: LedgerMetrics, settings: Settings) -> None:
+    def __init__(self, *, store: RetryingStore, metrics: LedgerMetrics, settings: Settings) -> None:
         """Make a recorder that is not connected yet."""
         self._store = store
         self._metrics = metrics
@@ -83,37 +81,37 @@ class Recorder:
 
     async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
         now = utc_now()
-        letters = [(delivery, told_by(delivery, now=now)) for delivery in deliveries]
+        parsed = [(delivery, parse_delivery(delivery, now=now)) for delivery in deliveries]
         try:
-            await self._record([told for _, tidings in letters for told in tidings.told])
+            await self._record([report for _, each in parsed for report in each.reports])
         except StoreRefused:
-            await self._record_singly(letters)
+            await self._record_singly(parsed)
             return
         # Commit before ack: a crash between the two repeats the record, the other order would lose it.
-        for delivery, tidings in letters:
-            await _settle(delivery, tidings.error)
+        for delivery, each in parsed:
+            await _settle(delivery, each.error)
 
-    async def _record_singly(self, letters: Sequence[tuple[Delivery, Tidings]]) -> None:
-        """Record all that is told on its own, so that what the store refuses holds up nothing else."""
-        for delivery, tidings in letters:
-            error: MessageUndecodable | StoreRefused | None = tidings.error
-            for told in tidings.told:
+    async def _record_singly(self, parsed: Sequence[tuple[Delivery, ParsedDelivery]]) -> None:
+        """Record each report on its own, so that one that the store refuses holds up no other."""
+        for delivery, each in parsed:
+            error: MessageUndecodable | StoreRefused | None = each.error
+            for report in each.reports:
                 try:
-                    await self._record([told])
+                    await self._record([report])
                 except StoreRefused as refused:
                     error = error or refused
             await _settle(delivery, error)
 
-    async def _record(self, tidings: Sequence[Told]) -> None:
+    async def _record(self, parsed: Sequence[ParsedReport]) -> None:
         # All of it may run twice: then it changes nothing.
-        await self._adopt([told.job for told in tidings if told.report is None and told.job is not None])
-        await self._park([told.unreadable for told in tidings if told.unreadable is not None])
-        reports = [told.report for told in tidings if told.report is not None]
+        await self._adopt([each.job for each in parsed if each.report is None and each.job is not None])
+        await self._park([each.unreadable for each in parsed if each.unreadable is not None])
+        reports = [each.report for each in parsed if each.report is not None]
         if not reports:
             return
         recorded = await self._write(reports)
         unknown = recorded.unknown_job_ids
-        strangers = [told.job for told in tidings if told.job is not None and told.job.id in unknown]
+        strangers = [each.job for each in parsed if each.job is not None and each.job.id in unknown]
         if strangers:
             # The report was faster than the copy of the job, or there was none.
             await self._adopt(strangers)
@@ -125,24 +123,20 @@ class Recorder:
         self._note(recorded, len(reports))
 
     async def _write(self, reports: Sequence[Report]) -> Recorded:
-        return await until_stored(
-            partial(self._store.write, recording.record_reports, reports, now=utc_now())
-        )
+        return await self._store.write(recording.record_reports, reports, now=utc_now())
 
     async def _adopt(self, jobs: Sequence[Job]) -> None:
         adopted = adopt_jobs(jobs, now=utc_now())
         if not adopted:
             return
-        for job_id in sorted(
-            await until_stored(partial(self._store.write, submissions.insert_adopted, adopted))
-        ):
+        for job_id in sorted(await self._store.write(submissions.insert_adopted, adopted)):
             self._metrics.jobs_adopted.inc()
             logger.info("job_adopted", extra={"job_id": str(job_id)})
 
     async def _park(self, unreadable: Sequence[UnreadableJob]) -> None:
         if unreadable:
-            park = partial(self._store.write, endings.park_unreadable, unreadable, now=utc_now())
-            self._note_transitions(await until_stored(park))
+            parked = await self._store.write(endings.park_unreadable, unreadable, now=utc_now())
+            self._metrics.note_transitions(parked)
 
     def _note(self, recorded: Recorded, reports: int) -> None:
         self._metrics.reports.labels("changed").inc(len(recorded.transitions))
@@ -150,21 +144,13 @@ class Recorder:
         self._metrics.reports.labels("late").inc(
             max(reports - len(recorded.transitions) - len(recorded.unknown_job_ids), 0)
         )
-        self._note_transitions(recorded.transitions)
+        self._metrics.note_transitions(recorded.transitions)
         for job_id in recorded.unknown_job_ids:
             logger.warning("report_for_unknown_job", extra={"job_id": str(job_id)})
 
-    def _note_transitions(self, transitions: Iterable[Transition]) -> None:
-        for change in transitions:
-            self._metrics.transitions.labels(change.kind, change.state).inc()
-            facts = {"job_id": str(change.job_id), "run": change.run, "attempt": change.attempt}
-            logger.info(
-                "job_state_changed", extra={**facts, "state": change.state.value, "reason": change.reason}
-            )
-
 
 async def _settle(delivery: Delivery, error: MessageUndecodable | StoreRefused | None) -> None:
-    """Ack a message that is recorded; put one aside, as it came, of which something could not be."""
+    """Ack a message that is recorded; put one aside, as it came, when part of it could not be."""
     if error is None:
         delivery.ack()
     else:

@@ -1,75 +1,240 @@
-"""The relay: publishes accepted jobs, then marks them queued. A transactional outbox.
+"""The relays: publish what the store wants to tell the broker, then settle it. A transactional outbox.
 
-The row of an accepted job is its own outbox entry. What is published of it says `relayed.py`.
+The row of an accepted job is its own outbox entry; events have a table. Several rows may share one message.
+If a ledger dies in between, the lease on its rows runs out and they are published again: at least once, never
+not at all.
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
-from datetime import datetime
-from functools import partial
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import chain, compress
+from operator import not_
+from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.outbox import Outbox
-from producer.ledger.relayed import relayed_messages
-from producer.records import ClaimedJob
-from producer.store import outbox
-from producer.store.database import Database
+from producer.ledger.relay_messages import event_message, job_messages
+from producer.records import ClaimedEvent, ClaimedJob
+from producer.store import events, outbox
+from producer.store.database import Store, retry_until_store_up
 from producer.store.wakeup import Wakeup
+from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.clock import utc_now
+from shared.errors import BrokerError, BrokerUnavailable, MessageUnroutable
 from shared.settings import Settings
 from shared.states import JobState
+
+# One is claimed, one published, one settled.
+_PAGES_AT_ONCE = 3
+_REFUSED_PAUSE_SECONDS = 1.0
+# New rows wake a relay; this is for leases that ran out, and for wake-ups that were missed.
+_SAFETY_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
-class Relay:
-    """Publishes what the store has accepted. Any number of relays share the work."""
+class Claimed(Protocol):
+    """A row that was leased."""
+
+    @property
+    def id(self) -> UUID:
+        """Its primary key."""
+
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Claimed)
+
+# A message, and the rows that it carries.
+Packed = tuple[Outgoing, Sequence[C]]
+
+
+class OutboxRelay(ABC, Generic[C]):
+    """Leases rows of the store, publishes their messages and settles what is confirmed, page by page.
+
+    Any number of relays share the work.
+    """
 
     def __init__(
         self,
         *,
-        store: Database,
+        store: Store,
         publisher: Publisher,
         wakeup: Wakeup,
         metrics: LedgerMetrics,
         settings: Settings,
+        publishers: Mapping[str, Publisher] | None = None,
     ) -> None:
-        """Make a relay that publishes nothing yet."""
+        """Make a relay that has published nothing yet.
+
+        Args:
+            publishers: By exchange, those that publish to nothing else. Anybody may bind a queue to
+                `outcomes`, and a broken one holds up the channel that publishes to it.
+        """
         self._store = store
+        self._publisher = publisher
+        self._publishers = publishers or {}
+        self._wakeup = wakeup
         self._metrics = metrics
-        self._outbox = Outbox(
-            claim=self._claim,
-            pack=partial(relayed_messages, bundle_jobs=settings.bundle_jobs),
-            settle=self._mark_queued,
-            release=self._release,
-            publisher=publisher,
-            wakeup=wakeup,
-            settings=settings,
-        )
+        self._bundle_jobs = settings.bundle_jobs
+        self._page_rows = settings.relay_page_jobs
+        self._lease_seconds = settings.relay_lease_seconds
+        self._window = settings.publish_window
+        self._free_pages = asyncio.Semaphore(_PAGES_AT_ONCE)
+        self._moved_at = time.monotonic()
+        # The pause between pages, or one publish, passes between two steps; twice that on a busy machine.
+        self._still_seconds = 2 * (_SAFETY_SECONDS + settings.publish_timeout_seconds)
 
     @property
     def is_moving(self) -> bool:
-        """Whether it has looked for accepted jobs, or published some, not long ago."""
-        return self._outbox.is_moving
+        """Whether it has called the store, or got an answer to a publish, not long ago.
+
+        A store that is slow or locked is not its fault: each try counts.
+        """
+        return time.monotonic() - self._moved_at <= self._still_seconds
 
     async def run(self) -> None:
-        """Relay until cancelled."""
-        await self._outbox.run()
+        """Publish until cancelled."""
+        # While confirms of one page come in, the next is claimed, and the one before is settled.
+        async with asyncio.TaskGroup() as pages:
+            while True:
+                await self._free_pages.acquire()
+                # Nothing is claimed while the broker is away: the first ledger back can publish at once.
+                await self._publisher.wait_ready()
+                rows = await self._calling(
+                    lambda: self._claim(self._page_rows, self._lease_seconds, now=utc_now())
+                )
+                pages.create_task(self._send_page(rows))
+                if len(rows) < self._page_rows:
+                    await self._wakeup.wait(_SAFETY_SECONDS)
 
-    def _claim(self, *, limit: int, lease_seconds: float, now: datetime) -> list[ClaimedJob]:
-        return self._store.write(outbox.claim_accepted, limit=limit, lease_seconds=lease_seconds, now=now)
+    @abstractmethod
+    async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[C]:
+        """Lease up to `limit` rows that nobody else holds."""
 
-    def _release(self, job_ids: Sequence[UUID], *, retry_at: datetime) -> None:
-        self._store.write(outbox.release_claims, job_ids, retry_at=retry_at)
+    @abstractmethod
+    def _pack(self, rows: Sequence[C]) -> Iterable[Packed[C]]:
+        """Return the messages of some rows; each row is in one of them."""
 
-    async def _mark_queued(self, published: Sequence[ClaimedJob]) -> None:
-        queued = [(job.id, job.run) for job in published]
-        await self._outbox.stored(partial(self._store.write, outbox.mark_queued, queued, now=utc_now()))
+    @abstractmethod
+    async def _settle(self, rows: Sequence[C]) -> None:
+        """Note that rows are confirmed. A crash before it repeats their messages."""
+
+    @abstractmethod
+    async def _release(self, ids: Sequence[UUID], *, retry_at: datetime) -> None:
+        """Let rows be claimed again from a time on."""
+
+    async def _calling(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what a call to the store returns, calling again for as long as the store is away."""
+
+        async def attempt() -> T:
+            self._moved_at = time.monotonic()
+            return await call()
+
+        return await retry_until_store_up(attempt)
+
+    async def _send_page(self, rows: Sequence[C]) -> None:
+        """Publish a page, settle what is confirmed, and let go of the rest."""
+        packed = list(self._pack(rows))
+        confirmed = await self._publish([message for message, _ in packed])
+        carried = [carried for _, carried in packed]
+        if told := list(chain.from_iterable(compress(carried, confirmed))):
+            await self._calling(lambda: self._settle(told))
+        if refused := [row.id for row in chain.from_iterable(compress(carried, map(not_, confirmed)))]:
+            retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
+            await self._calling(lambda: self._release(refused, retry_at=retry_at))
+        self._free_pages.release()
+
+    async def _publish(self, messages: Sequence[Outgoing]) -> list[bool]:
+        """Return which of the messages were confirmed."""
+        confirmed: list[bool] = []
+        # A deque and no task a message: they are confirmed in the order they were sent, or nearly so.
+        sent: deque[tuple[Outgoing, asyncio.Future[None]]] = deque()
+        try:
+            for message in messages:
+                if len(sent) == self._window:
+                    confirmed.append(await self._is_confirmed(*sent.popleft()))
+                sent.append((message, self._send(message)))
+            while sent:
+                confirmed.append(await self._is_confirmed(*sent.popleft()))
+        finally:
+            # Some are left only when this is cancelled; then nobody is there to be told.
+            for _, answer in sent:
+                answer.cancel()
+        return confirmed
+
+    def _send(self, message: Outgoing) -> asyncio.Future[None]:
+        try:
+            return self._publishers.get(message.exchange, self._publisher).send(message)
+        except BrokerUnavailable as error:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+
+    async def _is_confirmed(self, message: Outgoing, answer: asyncio.Future[None]) -> bool:
+        try:
+            await answer
+        except MessageUnroutable as error:
+            # A queue was deleted. A new channel declares the topology again; the row waits its turn.
+            logger.warning("message_unroutable", extra=_facts(message, error))
+            self._publisher.reset()
+            return False
+        except BrokerError as error:
+            logger.warning("publish_failed", extra=_facts(message, error))
+            return False
+        finally:
+            self._moved_at = time.monotonic()
+        return True
+
+
+class Relay(OutboxRelay[ClaimedJob]):
+    """Publishes accepted jobs, then marks them queued."""
+
+    async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[ClaimedJob]:
+        return await self._store.write(
+            outbox.claim_accepted, limit=limit, lease_seconds=lease_seconds, now=now
+        )
+
+    def _pack(self, rows: Sequence[ClaimedJob]) -> Iterable[Packed[ClaimedJob]]:
+        return job_messages(rows, bundle_jobs=self._bundle_jobs)
+
+    async def _settle(self, rows: Sequence[ClaimedJob]) -> None:
+        queued = [(job.id, job.run) for job in rows]
+        await self._store.write(outbox.mark_queued, queued, now=utc_now())
         self._metrics.relayed.inc(len(queued))
         if not logger.isEnabledFor(logging.INFO):
             return
         for job_id, run in queued:
             facts = {"job_id": str(job_id), "run": run, "attempt": 0}
             logger.info("job_state_changed", extra={**facts, "state": JobState.QUEUED.value})
+
+    async def _release(self, ids: Sequence[UUID], *, retry_at: datetime) -> None:
+        await self._store.write(outbox.release_claims, ids, retry_at=retry_at)
+
+
+class EventRelay(OutboxRelay[ClaimedEvent]):
+    """Publishes ended jobs, complete batches and cancellations, at least once each, then forgets them."""
+
+    async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[ClaimedEvent]:
+        return await self._store.write(events.claim_events, limit=limit, lease_seconds=lease_seconds, now=now)
+
+    def _pack(self, rows: Sequence[ClaimedEvent]) -> Iterable[Packed[ClaimedEvent]]:
+        return ((event_message(event), (event,)) for event in rows)
+
+    async def _settle(self, rows: Sequence[ClaimedEvent]) -> None:
+        # Confirm before delete: a crash between the two repeats the event, with the same message id.
+        await self._store.write(events.forget_events, [event.id for event in rows])
+        self._metrics.events.inc(len(rows))
+
+    async def _release(self, ids: Sequence[UUID], *, retry_at: datetime) -> None:
+        await self._store.write(events.release_events, ids, retry_at=retry_at)
+
+
+def _facts(message: Outgoing, error: BrokerError) -> dict[str, str]:
+    to = {"exchange": message.exchange, "routing_key": message.routing_key}
+    return {"job_id": message.job_id, **to, "error": str(error)}

@@ -1,4 +1,4 @@
-"""What a delivery of the recorder's queue tells: reports, jobs, or both. Pure."""
+"""Parses what arrives in the recorder's queues: reports, jobs, or both. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ REPORTS_ONLY = frozenset({RESULTS, LARGE_RESULTS})
 """The exchanges whose messages are reports and in no other queue of ours."""
 
 
-class Letter(Protocol):
-    """What is read of a delivery."""
+class ReportDelivery(Protocol):
+    """The parts of a delivery that are read."""
 
     @property
     def body(self) -> bytes:
@@ -49,11 +49,11 @@ class Letter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ParsedReport:
     """What became of an attempt, and the job as it was before that, for a store that does not know it.
 
-    A job without a report is on its way to a worker: somebody else than the relay has published it. Of a
-    message that a worker could not read there is neither, but it may say whose it was.
+    A job without a report is on its way to a worker: somebody else than the relay has published it. A message
+    that a worker could not read has neither, but may say whose it was.
     """
 
     report: Report | None = None
@@ -62,83 +62,83 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Tidings:
-    """All that one delivery tells, in its order; with the `error` of the first body that nobody can read."""
+class ParsedDelivery:
+    """The reports of one delivery in their order, and the `error` of the first body that nobody can read."""
 
-    told: Sequence[Told] = ()
+    reports: Sequence[ParsedReport] = ()
     error: MessageUndecodable | None = None
 
 
-def told_by(delivery: Letter, *, now: datetime) -> Tidings:
-    """Return what a delivery tells; of a message that a worker could not read, at most whose it says it is.
+def parse_delivery(delivery: ReportDelivery, *, now: datetime) -> ParsedDelivery:
+    """Return the reports of a delivery. One that a worker could not read says at most whose it is.
 
-    Results are reports, and bring their job along. Delayed and parked copies of jobs carry theirs. Of a
-    job that the broker itself parked nobody reported: its workers died with it, or it came back from a
-    delay to no queue, of a kind that this version does not know. Then the report is written here.
+    Results are reports, and bring their job along. Delayed and parked copies of jobs carry theirs. Nobody
+    reported on a job that the broker itself parked: its workers died with it, or it came back from a delay to
+    no queue, because this version does not know its kind. Its report is written here.
     """
-    told: list[Told] = []
+    reports: list[ParsedReport] = []
     first_error: MessageUndecodable | None = None
     for body in _bodies(delivery):
         try:
-            told.append(_told_by_one(delivery, body, now))
+            reports.append(_parse(delivery, body, now))
         except MessageUndecodable as error:
             first_error = first_error or error
-    return Tidings(told, first_error)
+    return ParsedDelivery(reports, first_error)
 
 
-def _bodies(delivery: Letter) -> Sequence[bytes]:
+def _bodies(delivery: ReportDelivery) -> Sequence[bytes]:
     # The type of reports says it too, but is decoded late, at a cost. A third party's job may have any type.
     if delivery.exchange in REPORTS_ONLY or (delivery.exchange == DEAD and delivery.type == JOBS_TYPE):
         return bodies_of(delivery.body)
     return (delivery.body,)
 
 
-def _told_by_one(delivery: Letter, body: bytes, now: datetime) -> Told:
-    """Return what one of its bodies tells.
+def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport:
+    """Return the report of one body.
 
     Raises:
         MessageUndecodable: it is not a message of ours.
     """
     if delivery.exchange in REPORTS_ONLY:
         report = Report.decode(body)
-        return _told(report, report.job)
+        return _report_of(report, report.job)
     if delivery.exchange == JOBS:
-        return Told(job=JobMessage.decode(body))
+        return ParsedReport(job=JobMessage.decode(body))
     if delivery.type == RAW_TYPE:
-        return Told(unreadable=_unreadable(delivery))
+        return ParsedReport(unreadable=_unreadable(delivery))
     job = JobMessage.decode(body)
     if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
-        return _told(job.report, job)
+        return _report_of(job.report, job)
     if delivery.exchange == RETURN:
         return _returned(job, now)
-    return _told(_broker_report(job, now, reason=WORKER_CRASHED, explanation=_WORKER_CRASHED), job)
+    return _report_of(_broker_report(job, now, reason=WORKER_CRASHED, explanation=_WORKER_CRASHED), job)
 
 
-def _returned(job: JobMessage, now: datetime) -> Told:
+def _returned(job: JobMessage, now: datetime) -> ParsedReport:
     if job.kind in KINDS:
-        # Somebody has deleted its queue, which is declared again; the lost-job reconciler sends it again.
-        return Told(job=job)
-    return _told(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
+        # Somebody has deleted its queue. It is declared again, and the lost-job reconciler sends the job.
+        return ParsedReport(job=job)
+    return _report_of(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
 
 
-def _unreadable(delivery: Letter) -> UnreadableJob | None:
+def _unreadable(delivery: ReportDelivery) -> UnreadableJob | None:
     try:
         job_id = UUID(delivery.correlation_id)
     except ValueError:
         return None
-    said = delivery.headers.get(REASON_HEADER)
-    return UnreadableJob(job_id, said[:_EXPLANATION_CHARACTERS] if isinstance(said, str) else _UNREADABLE)
+    reason = delivery.headers.get(REASON_HEADER)
+    return UnreadableJob(job_id, reason[:_EXPLANATION_CHARACTERS] if isinstance(reason, str) else _UNREADABLE)
 
 
-def _told(report: Report | None, job: Job | None) -> Told:
+def _report_of(report: Report | None, job: Job | None) -> ParsedReport:
     if report is None or job is None:
-        return Told(report, job)
+        return ParsedReport(report, job)
     if report.job_id != job.id:
-        # Nobody of ours sends that, but anyone may publish.
-        return Told(report)
-    # A delayed copy asks for the attempt that follows; a deferral before the first tells of none.
+        # No worker of ours sends that, but anyone may publish.
+        return ParsedReport(report)
+    # A delayed copy asks for the next attempt; a deferral before the first reports on none.
     attempt = max(report.attempt, 1)
-    return Told(report, job.model_copy(update={"run": report.run, "attempt": attempt}))
+    return ParsedReport(report, job.model_copy(update={"run": report.run, "attempt": attempt}))
 
 
 def _was_parked_by_a_worker(job: JobMessage) -> bool:

@@ -5,16 +5,14 @@ It looks at the store alone, so it works while the broker is away. Any number of
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.patience import until_stored
-from producer.records import Overlap, ScheduledRun, ScheduleRecord, Transition
+from producer.records import Overlap, ScheduleRecord, Transition
 from producer.scheduling import scheduled_run
 from producer.store import schedules
-from producer.store.database import Database
+from producer.store.database import RetryingStore
 from producer.timetable import Step, next_step
 from shared.clock import utc_now
 from shared.errors import JobInvalid, StoreRefused
@@ -22,16 +20,16 @@ from shared.errors import JobInvalid, StoreRefused
 _PAGE_JOBS = 500
 _PAGE_SCHEDULES = 100
 _ERROR_CHARACTERS = 500
-# A job may be stored at any moment with a time that comes before all others, and nobody tells.
+# A job whose time comes before all others may be stored at any moment, and nothing announces it.
 _SAFETY_SECONDS = 1.0
-# Another scheduler is at what is due; it is soon done.
+# Another scheduler is at what is due, and soon done.
 _BUSY_SECONDS = 0.05
 
 _EVENTS = {
     "made": "schedule_run_made",
     "skipped": "schedule_run_skipped",
     "failed": "schedule_run_failed",
-    # A downtime's runs that are not made up for, all of them at once.
+    # All the runs of a downtime that are not made up for.
     "missed": "schedule_runs_missed",
 }
 
@@ -42,7 +40,7 @@ class Scheduler:
     """Does what is due, and sleeps until something is due again."""
 
     def __init__(
-        self, *, store: Database, metrics: LedgerMetrics, clock: Callable[[], datetime] = utc_now
+        self, *, store: RetryingStore, metrics: LedgerMetrics, clock: Callable[[], datetime] = utc_now
     ) -> None:
         """Make a scheduler that has done nothing yet."""
         self._store = store
@@ -52,7 +50,7 @@ class Scheduler:
     async def run(self) -> None:
         """Schedule until cancelled. Stopping at any point is safe: each step is one transaction."""
         while True:
-            next_due_at = await until_stored(partial(self._store.read, schedules.next_due_at))
+            next_due_at = await self._store.read(schedules.next_due_at)
             now = self._clock()
             if next_due_at is None or next_due_at > now:
                 await asyncio.sleep(_pause_seconds(next_due_at, now))
@@ -64,20 +62,15 @@ class Scheduler:
         return await self._release(now) + await self._expire(now) + await self._run_schedules(now)
 
     async def _release(self, now: datetime) -> int:
-        return await self._in_pages(
-            partial(self._store.write, schedules.release_due, limit=_PAGE_JOBS, now=now)
-        )
+        return await self._in_pages(schedules.release_due, now)
 
     async def _expire(self, now: datetime) -> int:
-        return await self._in_pages(
-            partial(self._store.write, schedules.expire_jobs, limit=_PAGE_JOBS, now=now)
-        )
+        return await self._in_pages(schedules.expire_jobs, now)
 
     async def _run_schedules(self, now: datetime) -> int:
         taken = 0
-        due = partial(self._store.read, schedules.due_schedules, limit=_PAGE_SCHEDULES, now=now)
         # Each round takes every schedule one run further, whoever does it; `now` stays, so it ends.
-        while page := await until_stored(due):
+        while page := await self._store.read(schedules.due_schedules, limit=_PAGE_SCHEDULES, now=now):
             for schedule in page:
                 taken += await self._take_step(schedule, now)
         return taken
@@ -85,59 +78,40 @@ class Scheduler:
     async def _take_step(self, schedule: ScheduleRecord, now: datetime) -> bool:
         """Take a schedule one run further; return False if another ledger, or a person, was first."""
         step = _next_step(schedule, now)
-        change, following = self._store.write, step.next_run_at
+        write, following = self._store.write, step.next_run_at
         if step.run_at is None:
-            moved = await until_stored(partial(change, schedules.pass_over, schedule, next_run_at=following))
-            return self._note_run(schedule, "missed", {}) if moved else False
-        if schedule.overlap is Overlap.SKIP and await until_stored(
-            partial(self._store.read, schedules.has_unfinished_run, schedule)
+            moved = await write(schedules.pass_over, schedule, next_run_at=following)
+            return moved and self._note_run(schedule, "missed", {})
+        facts = {"run_at": step.run_at.isoformat()}
+        if schedule.overlap is Overlap.SKIP and await self._store.read(
+            schedules.has_unfinished_run, schedule
         ):
-            moved = await until_stored(partial(change, schedules.skip_run, schedule, next_run_at=following))
-            return self._note_run(schedule, "skipped", _facts(step.run_at)) if moved else False
+            moved = await write(schedules.skip_run, schedule, next_run_at=following)
+            return moved and self._note_run(schedule, "skipped", facts)
         try:
-            run = await until_stored(partial(self._store_run, schedule, step.run_at, following, now))
+            # Validating the arguments of a large job takes a while.
+            run = await asyncio.to_thread(scheduled_run, schedule, run_at=step.run_at, now=now)
+            moved = await write(schedules.make_run, schedule, run, next_run_at=following)
         except (JobInvalid, StoreRefused) as error:
             # It must hold up neither its own next run nor other schedules.
-            said = str(error)[:_ERROR_CHARACTERS]
-            moved = await until_stored(
-                partial(change, schedules.fail_run, schedule, next_run_at=following, error=said)
-            )
-            return (
-                self._note_run(schedule, "failed", {**_facts(step.run_at), "error": said}) if moved else False
-            )
-        return self._note_run(schedule, "made", run.facts) if run else False
-
-    def _store_run(
-        self, schedule: ScheduleRecord, run_at: datetime, next_run_at: datetime | None, now: datetime
-    ) -> ScheduledRun | None:
-        run = scheduled_run(schedule, run_at=run_at, now=now)
-        return run if self._store.write(schedules.make_run, schedule, run, next_run_at=next_run_at) else None
+            text = str(error)[:_ERROR_CHARACTERS]
+            moved = await write(schedules.fail_run, schedule, next_run_at=following, error=text)
+            return moved and self._note_run(schedule, "failed", {**facts, "error": text})
+        return moved and self._note_run(schedule, "made", run.facts)
 
     def _note_run(self, schedule: ScheduleRecord, effect: str, facts: Mapping[str, str]) -> bool:
         self._metrics.schedule_runs.labels(effect).inc()
         logger.info(_EVENTS[effect], extra={"schedule_id": str(schedule.id), **facts})
         return True
 
-    async def _in_pages(self, change: Callable[[], list[Transition]]) -> int:
+    async def _in_pages(self, change: Callable[..., list[Transition]], now: datetime) -> int:
         changed = 0
-        while page := await until_stored(change):
-            self._note(page)
+        while page := await self._store.write(change, limit=_PAGE_JOBS, now=now):
+            self._metrics.note_transitions(page)
             changed += len(page)
             if len(page) < _PAGE_JOBS:
                 break
         return changed
-
-    def _note(self, changes: Sequence[Transition]) -> None:
-        for change in changes:
-            self._metrics.transitions.labels(change.kind, change.state).inc()
-            facts = {"job_id": str(change.job_id), "run": change.run, "attempt": change.attempt}
-            logger.info(
-                "job_state_changed", extra={**facts, "state": change.state.value, "reason": change.reason}
-            )
-
-
-def _facts(run_at: datetime) -> dict[str, str]:
-    return {"run_at": run_at.isoformat()}
 
 
 def _next_step(schedule: ScheduleRecord, now: datetime) -> Step:

@@ -2,29 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Sequence
 
-from producer.ledger.announcer import Announcer
-from producer.ledger.batch_counts import BatchReconciler
+from producer.ledger.bulk_operations import BulkOperationRunner
 from producer.ledger.dead_letters import DeadLetterWatch
-from producer.ledger.declarer import Declarer
-from producer.ledger.janitor import Janitor
+from producer.ledger.leader import LEADER, LEADER_LEASE_SECONDS, Elector, Lease, Service
 from producer.ledger.lost_jobs import LostJobReconciler
+from producer.ledger.maintenance import BatchReconciler, Janitor
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.observer import Observer
-from producer.ledger.operations import OperationRunner
-from producer.ledger.pauser import Pauser
-from producer.ledger.reconciler import ParkedReconciler
+from producer.ledger.parked_reconciler import PARKED_WALK, WALK_LEASE_SECONDS, ParkedReconciler
+from producer.ledger.pause_publisher import PausePublisher
+from producer.ledger.queue_watch import QueueWatch
 from producer.ledger.recorder import Recorder
-from producer.ledger.redrives import RedriveSweeper
-from producer.ledger.relay import Relay
+from producer.ledger.relay import EventRelay, Relay
 from producer.ledger.scheduler import Scheduler
-from producer.ledger.turns import Turns
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore, Store
 from producer.store.wakeup import open_wakeup
 from producer.store_probe import StoreProbe
 from shared.broker.publisher import Publisher
-from shared.broker.topology import declare_topology
+from shared.broker.topology import OUTCOMES, declare_topology
 from shared.health import Probe, serve_health
 from shared.kinds.registry import KINDS
 from shared.settings import Settings
@@ -33,7 +29,7 @@ from shared.watchdog import watched
 logger = logging.getLogger(__name__)
 
 
-async def run_ledger(settings: Settings, store: Database, stop: asyncio.Event) -> None:
+async def run_ledger(settings: Settings, database: Database, stop: asyncio.Event) -> None:
     """Run the ledger until `stop` is set.
 
     Stopping at any point is safe: leases run out, and what was not acked is delivered again.
@@ -41,116 +37,132 @@ async def run_ledger(settings: Settings, store: Database, stop: asyncio.Event) -
     Raises:
         StaysUnready: it stopped because it could reach broker and store and was of no use for too long.
     """
-    metrics = LedgerMetrics()
-    publisher = Publisher(
-        settings.amqp_url,
-        name="retriever ledger publish",
-        timeout_seconds=settings.publish_timeout_seconds,
-        plain=settings.amqp_plain,
-        prepare=lambda channel: declare_topology(channel, KINDS),
-    )
-    outcomes = Publisher(
-        settings.amqp_url,
-        name="retriever ledger outcomes",
-        timeout_seconds=settings.publish_timeout_seconds,
-        plain=settings.amqp_plain,
-    )
-    recorder = Recorder(store=store, metrics=metrics, settings=settings)
-    # One for each: a wakeup tells one listener.
-    wakeups = [open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds) for _ in range(2)]
-    relay = Relay(store=store, publisher=publisher, wakeup=wakeups[0], metrics=metrics, settings=settings)
-    announcer = Announcer(
-        store=store,
-        publisher=publisher,
-        outcomes=outcomes,
-        wakeup=wakeups[1],
-        metrics=metrics,
-        settings=settings,
-    )
-    scheduler = Scheduler(store=store, metrics=metrics)
-    # Three looks: a ledger that dies is followed by another before what it saw is old.
-    turns = Turns(store, "observer", lease_seconds=15)
-    observer = Observer(store=store, turns=turns, settings=settings)
-    # As the observer's.
-    declarer = Declarer(turns=Turns(store, "declarer", lease_seconds=15), settings=settings)
-    pauser = Pauser(store=store, publisher=publisher)
-    lost = LostJobReconciler(
-        store=store,
-        publisher=publisher,
-        turns=Turns(store, "lost_jobs"),
-        metrics=metrics,
-        settings=settings,
-    )
-    watch = DeadLetterWatch(turns=Turns(store, "dead_letters"), metrics=metrics, settings=settings)
-    parked = _parked_services(settings, store, publisher, metrics)
-    store_probe = StoreProbe(store)
-    probes: dict[str, Probe] = {
-        "publisher": lambda: publisher.is_ready,
-        "recorder": lambda: recorder.is_ready,
-        "store": lambda: store_probe.is_answering,
-        "relay": lambda: relay.is_moving,
-    }
+    ledger = _Ledger(settings, database)
     async with (
         serve_health(
-            host=settings.health_host, port=settings.health_port, probes=probes, registry=metrics.registry
+            host=settings.health_host,
+            port=settings.health_port,
+            probes=ledger.probes,
+            registry=ledger.metrics.registry,
         ),
         watched(
-            probes=probes,
-            is_waiting=lambda: not (publisher.is_reachable and store_probe.is_answering),
+            probes=ledger.probes,
+            is_waiting=lambda: ledger.is_waiting,
             limit_seconds=settings.watchdog_seconds,
             stop=stop,
         ),
     ):
         logger.info("ledger_started", extra={"health_port": settings.health_port})
-
-        async def record() -> None:
-            # The publisher declares the topology when it connects.
-            await publisher.wait_ready()
-            await recorder.run()
-
         async with asyncio.TaskGroup() as group:
-            services = [
-                group.create_task(service())
-                for service in (
-                    publisher.run,
-                    outcomes.run,
-                    store_probe.run,
-                    record,
-                    relay.run,
-                    announcer.run,
-                    scheduler.run,
-                    observer.run,
-                    declarer.run,
-                    pauser.run,
-                    lost.run,
-                    watch.run,
-                    *parked,
-                )
-            ]
+            running = [group.create_task(service()) for service in ledger.services()]
             await stop.wait()
-            for service in services:
+            for service in running:
                 service.cancel()
-    for wakeup in wakeups:
-        await wakeup.aclose()
+    await ledger.aclose()
     logger.info("ledger_stopped")
 
 
-def _parked_services(
-    settings: Settings, store: Database, publisher: Publisher, metrics: LedgerMetrics
-) -> list[Callable[[], Coroutine[None, None, None]]]:
-    """Return what keeps the parking lot and the store tidy."""
-    runner = OperationRunner(store=store, metrics=metrics)
-    # Both walk the parking queue, so they take turns, with each other and with those of other ledgers.
-    sweeper = RedriveSweeper(
-        store=store, turns=Turns(store, "parked_walk"), metrics=metrics, settings=settings
-    )
-    reconciler = ParkedReconciler(
-        store=store,
-        publisher=publisher,
-        turns=Turns(store, "parked_walk"),
-        metrics=metrics,
-        settings=settings,
-    )
-    janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=metrics, settings=settings)
-    batches = BatchReconciler(store=store, turns=Turns(store, "batch_counts"), metrics=metrics)
-    return [runner.run, sweeper.run, reconciler.run, janitor.run, batches.run]
+class _Ledger:
+    """The parts of one ledger."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.metrics = LedgerMetrics()
+        self._settings = settings
+        self._store = Store(database)
+        self._retrying_store = RetryingStore(database)
+        self._publisher = self._make_publisher("publish", declares=True)
+        self._outcomes = self._make_publisher("outcomes", declares=False)
+        # One for each relay: a wakeup tells one listener.
+        self._wakeups = [
+            open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds) for _ in range(2)
+        ]
+        self._recorder = Recorder(store=self._retrying_store, metrics=self.metrics, settings=settings)
+        self._relay = Relay(
+            store=self._store,
+            publisher=self._publisher,
+            wakeup=self._wakeups[0],
+            metrics=self.metrics,
+            settings=settings,
+        )
+        self._store_probe = StoreProbe(database)
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """What must say yes for the ledger to be ready; it need not lead."""
+        return {
+            "publisher": lambda: self._publisher.is_ready,
+            "recorder": lambda: self._recorder.is_ready,
+            "store": lambda: self._store_probe.is_answering,
+            "relay": lambda: self._relay.is_moving,
+        }
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the broker or the store cannot be reached."""
+        return not (self._publisher.is_reachable and self._store_probe.is_answering)
+
+    def services(self) -> Sequence[Service]:
+        """Return what every ledger runs; one of them at a time leads, and runs more."""
+        store, metrics = self._retrying_store, self.metrics
+        event_relay = EventRelay(
+            store=self._store,
+            publisher=self._publisher,
+            publishers={OUTCOMES: self._outcomes},
+            wakeup=self._wakeups[1],
+            metrics=metrics,
+            settings=self._settings,
+        )
+        lease = Lease(self._store, LEADER, seconds=LEADER_LEASE_SECONDS)
+        return [
+            self._publisher.run,
+            self._outcomes.run,
+            self._store_probe.run,
+            self._record,
+            self._relay.run,
+            event_relay.run,
+            Scheduler(store=store, metrics=metrics).run,
+            BulkOperationRunner(store=store, metrics=metrics).run,
+            PausePublisher(store=store, publisher=self._publisher).run,
+            Elector(lease, self._leader_services(), metrics=metrics).run,
+        ]
+
+    def _leader_services(self) -> Sequence[Service]:
+        """Return what must run once."""
+        settings, store, metrics = self._settings, self._retrying_store, self.metrics
+        publisher = self._publisher
+        watch = QueueWatch(store=store, settings=settings)
+        walk_lease = Lease(store, PARKED_WALK, seconds=WALK_LEASE_SECONDS)
+        return [
+            watch.run,
+            LostJobReconciler(
+                store=store, publisher=publisher, watch=watch, metrics=metrics, settings=settings
+            ).run,
+            ParkedReconciler(
+                store=store, publisher=publisher, lease=walk_lease, metrics=metrics, settings=settings
+            ).run,
+            DeadLetterWatch(metrics=metrics, settings=settings).run,
+            Janitor(store=store, metrics=metrics, settings=settings).run,
+            BatchReconciler(store=store, metrics=metrics).run,
+        ]
+
+    async def _record(self) -> None:
+        # The publisher declares the topology when it connects.
+        await self._publisher.wait_ready()
+        await self._recorder.run()
+
+    async def aclose(self) -> None:
+        """Close what is held open."""
+        for wakeup in self._wakeups:
+            await wakeup.aclose()
+        for store in (self._store, self._retrying_store):
+            # Waits for calls that are under way.
+            await asyncio.to_thread(store.close)
+
+    def _make_publisher(self, name: str, *, declares: bool) -> Publisher:
+        return Publisher(
+            self._settings.amqp_url,
+            name=f"retriever ledger {name}",
+            timeout_seconds=self._settings.publish_timeout_seconds,
+            plain=self._settings.amqp_plain,
+            prepare=(lambda channel: declare_topology(channel, KINDS)) if declares else None,
+        )

@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.store.schema import leases
 from producer.store.sql import POSTGRESQL, is_free
+from shared.clock import utc_now
 
 
 def hold_lease(connection: sa.Connection, name: str, *, holder: str, seconds: float, now: datetime) -> bool:
@@ -27,3 +28,8 @@ def hold_lease(connection: sa.Connection, name: str, *, holder: str, seconds: fl
 def release_lease(connection: sa.Connection, name: str, *, holder: str) -> None:
     """Let go of the lease, if the holder still has it."""
     connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == holder))
+
+
+def hold_lease_from_now(connection: sa.Connection, name: str, *, holder: str, seconds: float) -> bool:
+    """As `hold_lease`, by the clock of the call: a call that waited for the store must not be of the past."""
+    return hold_lease(connection, name, holder=holder, seconds=seconds, now=utc_now())

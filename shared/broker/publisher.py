@@ -24,7 +24,7 @@ class Publisher:
         *,
         name: str,
         timeout_seconds: float,
-        prepare: Callable[[AbstractChannel], Awaitable[None]] | None = None,
+        prepare: Callable[[AbstractChannel], Awaitable[object]] | None = None,
         plain: bool = False,
     ) -> None:
         """Make a publisher that is not connected yet.

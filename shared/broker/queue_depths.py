@@ -1,59 +1,60 @@
-"""How many messages queues hold and how many consumers they have, asked without touching them."""
+"""Looking at queues again and again: how deep they are, and what somebody deleted is declared again."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import ChannelNotFoundEntity
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from shared.broker.connection import keep_connected, open_channel
+from shared.broker.topology import QueueDepth, declare_topology, depth_of, queues
 
-_LOOK_SECONDS = 10.0
+_LOOK_SECONDS = 30.0
 
-
-@dataclass(frozen=True, slots=True)
-class QueueDepth:
-    """Messages that are ready to be delivered, and consumers."""
-
-    name: str
-    ready: int
-    consumers: int
-
+logger = logging.getLogger(__name__)
 
 Look = Callable[[], Awaitable[Sequence[QueueDepth]]]
 
 
 async def keep_looking(
-    url: str, *, name: str, queues: Sequence[str], use: Callable[[Look], Awaitable[None]]
+    url: str, *, name: str, kinds: Iterable[str], use: Callable[[Look], Awaitable[None]]
 ) -> None:
-    """Call `use` with a way to look at queues, and again with each new connection, until cancelled.
+    """Call `use` with a way to look at all queues, and again with each new connection, until cancelled.
 
-    A look leaves out queues that are not there. `use` runs until cancelled, which it is when the connection
-    is lost, and lets through what a look raises.
+    A look declares every exchange, queue and binding, which changes nothing where they are, and returns the
+    depths of the queues. `use` runs until cancelled, which it is when the connection is lost, and lets
+    through what a look raises.
     """
+    chosen = tuple(kinds)
 
     async def use_connection(connection: AbstractConnection) -> None:
-        await use(partial(_look, connection, queues))
+        await use(partial(_look, connection, chosen))
 
     await keep_connected(url, name=name, use=use_connection)
 
 
-async def _look(connection: AbstractConnection, queues: Iterable[str]) -> list[QueueDepth]:
-    depths: list[QueueDepth] = []
+async def _look(connection: AbstractConnection, kinds: Sequence[str]) -> list[QueueDepth]:
+    """Return the depths of all queues; where something cannot be declared, of those that are there."""
     async with asyncio.timeout(_LOOK_SECONDS):
-        channel = await open_channel(connection)
-        for name in queues:
-            try:
-                depths.append(await _depth(channel, name))
-            except ChannelNotFoundEntity:
-                # A missing queue takes its channel with it.
-                channel = await open_channel(connection)
-        await channel.close()
+        try:
+            # A throw-away channel: a declaration that does not match closes the one it was made on.
+            async with await open_channel(connection) as channel:
+                return await declare_topology(channel, kinds)
+        except ChannelPreconditionFailed as error:
+            logger.warning("topology_differs", extra={"error": str(error)[:300]})
+        return await _count(connection, kinds)
+
+
+async def _count(connection: AbstractConnection, kinds: Iterable[str]) -> list[QueueDepth]:
+    depths: list[QueueDepth] = []
+    channel = await open_channel(connection)
+    for spec in queues(kinds):
+        try:
+            depths.append(depth_of(await channel.declare_queue(spec.name, passive=True)))
+        except ChannelNotFoundEntity:
+            # A missing queue takes its channel with it.
+            channel = await open_channel(connection)
+    await channel.close()
     return depths
-
-
-async def _depth(channel: AbstractChannel, name: str) -> QueueDepth:
-    declared = (await channel.declare_queue(name, passive=True)).declaration_result
-    return QueueDepth(name, declared.message_count or 0, declared.consumer_count or 0)

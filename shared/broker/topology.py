@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from aio_pika import ExchangeType
-from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from pamqp.common import FieldTable
 
 from shared.kinds.registry import Lane, is_bundled
@@ -60,6 +60,15 @@ class QueueSpec:
     bindings: tuple[tuple[str, str], ...]
     arguments: Mapping[str, str | int] = field(default_factory=dict)
     type: str = "quorum"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many messages of a queue are ready to be delivered, and how many consumers it has."""
+
+    name: str
+    ready: int
+    consumers: int
 
 
 def work_queue(kind: str, lane: Lane) -> str:
@@ -159,8 +168,8 @@ async def verify_topology(channel: AbstractChannel, kinds: Iterable[str]) -> Non
         await channel.declare_queue(spec.name, passive=True)
 
 
-async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> None:
-    """Declare every exchange, queue and binding; idempotent.
+async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> list[QueueDepth]:
+    """Declare every exchange, queue and binding; return the depths of all queues. Idempotent.
 
     Raises:
         ChannelPreconditionFailed: something of that name exists with other arguments.
@@ -171,12 +180,21 @@ async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> No
         declared[spec.name] = await channel.declare_exchange(
             spec.name, spec.type, durable=True, arguments=arguments
         )
+    depths = []
     for queue_spec in queues(kinds):
         queue = await channel.declare_queue(
             queue_spec.name, durable=True, arguments={"x-queue-type": queue_spec.type, **queue_spec.arguments}
         )
         for exchange, key in queue_spec.bindings:
             await queue.bind(declared[exchange], key)
+        depths.append(depth_of(queue))
+    return depths
+
+
+def depth_of(queue: AbstractQueue) -> QueueDepth:
+    """Return the depth of a queue as it was when it was declared."""
+    declared = queue.declaration_result
+    return QueueDepth(queue.name, declared.message_count or 0, declared.consumer_count or 0)
 
 
 def _dead_lettering_to(exchange: str) -> dict[str, str | int]:

@@ -10,24 +10,21 @@ from pydantic import SecretStr
 from deploy.local.broker import Broker
 from producer.ledger.dead_letters import STUCK_AFTER_SECONDS, DeadLetterWatch
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.turns import Turns
-from producer.store.database import Database
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DELAY, RETURN
 from shared.settings import Settings
-from tests.support.amqp import open_channel, running_publisher
+from tests.support.amqp import open_channel, running, running_publisher
 from tests.support.waiting import eventually
 
 
 class Watch:
     """A watch with a clock of its own and what it shows."""
 
-    def __init__(self, store: Database, *, amqp_url: str, management_url: str) -> None:
+    def __init__(self, *, amqp_url: str, management_url: str) -> None:
         self.seconds = 0.0
         self.metrics = LedgerMetrics()
         settings = Settings(amqp_url=amqp_url, management_url=SecretStr(management_url))
         self._watch = DeadLetterWatch(
-            turns=Turns(store, "dead_letters"),
             metrics=self.metrics,
             settings=settings,
             clock=lambda: self.seconds,
@@ -35,6 +32,9 @@ class Watch:
 
     async def look(self, session: aiohttp.ClientSession) -> None:
         await self._watch.look(session)
+
+    async def run(self) -> None:
+        await self._watch.run()
 
     def messages(self, queue: str, state: str) -> float | None:
         labels = {"queue": queue, "state": state}
@@ -55,9 +55,9 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
-    store: Database, broker: Broker, vhost_url: str, session: aiohttp.ClientSession
+    broker: Broker, vhost_url: str, session: aiohttp.ClientSession
 ) -> None:
-    watch = Watch(store, amqp_url=vhost_url, management_url=str(broker.management_url))
+    watch = Watch(amqp_url=vhost_url, management_url=str(broker.management_url))
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         await channel.exchange_delete(RETURN)
         for key in ("check.bulk.1s", "check.bulk.1s", "check.bulk.86400s"):
@@ -79,14 +79,13 @@ async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
 
 
 async def test_an_api_that_does_not_answer_shows_nothing_and_its_password_nowhere(
-    store: Database,
     vhost_url: str,
     unused_port: int,
     session: aiohttp.ClientSession,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     address = f"http://retriever:hunter2@127.0.0.1:{unused_port}"
-    watch = Watch(store, amqp_url=vhost_url, management_url=address)
+    watch = Watch(amqp_url=vhost_url, management_url=address)
     watch.metrics.queue_messages.labels("jobs.delay.00001s", "ready").set(7)
 
     await watch.look(session)
@@ -96,12 +95,14 @@ async def test_an_api_that_does_not_answer_shows_nothing_and_its_password_nowher
     assert "hunter2" not in "".join(str(vars(record)) for record in caplog.records)
 
 
-async def test_a_ledger_without_the_turn_shows_nothing(
-    store: Database, broker: Broker, vhost_url: str, session: aiohttp.ClientSession
-) -> None:
-    watch = Watch(store, amqp_url=vhost_url, management_url=str(broker.management_url))
-    assert await Turns(store, "dead_letters").take()
+async def test_a_ledger_that_leads_no_more_shows_nothing(broker: Broker, vhost_url: str) -> None:
+    watch = Watch(amqp_url=vhost_url, management_url=str(broker.management_url))
 
-    await watch.look(session)
+    async with running_publisher(vhost_url), running(watch.run()):
 
-    assert math.isnan(watch.stuck)
+        async def is_shown() -> bool:
+            return not math.isnan(watch.stuck)
+
+        await eventually(is_shown)
+
+    assert math.isnan(watch.stuck) and watch.messages("jobs.parked", "ready") is None

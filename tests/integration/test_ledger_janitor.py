@@ -6,12 +6,11 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from producer.ledger.janitor import Janitor
+from producer.ledger.maintenance import Janitor
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.turns import Turns
 from producer.records import IdempotencyKey, JobFilter, Rejected
 from producer.store import queries, recording, submissions
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore
 from producer.store.schema import idempotency_keys, rejected_lines
 from shared.clock import utc_now
 from shared.errors import BatchNotFound
@@ -34,7 +33,7 @@ async def test_old_ends_are_deleted_with_their_batches_and_parked_jobs_stay(stor
         now=NOON,
     )
     store.write(recording.record_reports, [make_report(parked.id, JobState.PARKED)], now=NOON)
-    janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=metrics, settings=Settings())
+    janitor = Janitor(store=RetryingStore(store), metrics=metrics, settings=Settings())
 
     await janitor.clean(before=utc_now() + timedelta(hours=1))
 
@@ -52,9 +51,7 @@ async def test_rejected_lines_are_deleted_with_their_batch(store: Database) -> N
         submissions.insert_batch, batch, [job], (Rejected(n, f"/lines/{n}", "No") for n in range(1, 12_001))
     )
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=NOON)
-    janitor = Janitor(
-        store=store, turns=Turns(store, "janitor"), metrics=LedgerMetrics(), settings=Settings()
-    )
+    janitor = Janitor(store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings())
 
     await janitor.clean(before=utc_now() + timedelta(hours=1))
 
@@ -71,7 +68,7 @@ async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: Database) -
     store.write(submissions.insert_batch, batch, [])
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=NOON)
     settings = Settings(retention_days=0)
-    janitor = Janitor(store=store, turns=Turns(store, "janitor"), metrics=LedgerMetrics(), settings=settings)
+    janitor = Janitor(store=RetryingStore(store), metrics=LedgerMetrics(), settings=settings)
 
     async def keys() -> list[str]:
         with store.reading() as connection:

@@ -1,7 +1,7 @@
 """The lost-job reconciler: what the broker has lost is sent again, and nothing that it still has."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -12,16 +12,15 @@ from consumer.executor import Attempt
 from consumer.settlement import decide, settlement_message
 from producer.ledger.lost_jobs import LostJobReconciler
 from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.queue_watch import QueueWatch
 from producer.ledger.recorder import Recorder
-from producer.ledger.turns import Turns
 from producer.records import NewJob
 from producer.store import events as store_events
 from producer.store import outbox, queries, recording, submissions, unfinished
 from producer.store import queues as store_queues
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore
 from shared.broker.publisher import Publisher
-from shared.broker.queue_depths import QueueDepth
-from shared.broker.topology import bundle_queue, queues, work_queue
+from shared.broker.topology import QueueDepth, bundle_queue, queues, work_queue
 from shared.clock import utc_now
 from shared.errors import StoreRefused
 from shared.kinds.registry import KINDS, Lane
@@ -50,23 +49,22 @@ class Ledger:
     """What the reconciler's clock says."""
 
     def __post_init__(self) -> None:
+        store = RetryingStore(self.store)
+        self.watch = QueueWatch(store=store, settings=self.settings, clock=lambda: self.seconds)
         self.reconciler = LostJobReconciler(
-            store=self.store,
+            store=store,
             publisher=self.publisher,
-            turns=Turns(self.store, "lost_jobs"),
+            watch=self.watch,
             metrics=self.metrics,
             settings=self.settings,
             clock=lambda: self.seconds,
         )
 
     async def look(self, ready: Mapping[str, int] | None = None) -> None:
-        """Let the reconciler see all queues empty but these, and search if it is time to."""
-
-        async def seen() -> Sequence[QueueDepth]:
-            names = [spec.name for spec in queues(KINDS)]
-            return [QueueDepth(name, (ready or {}).get(name, 0), 0) for name in names]
-
-        await self.reconciler.check(seen)
+        """Let the watch see all queues empty but these, and the reconciler search if it is time to."""
+        names = [spec.name for spec in queues(KINDS)]
+        self.watch.note(QueueDepth(name, (ready or {}).get(name, 0), 0) for name in names)
+        await self.reconciler.check()
 
     async def see_quiet(self, ready: Mapping[str, int] | None = None) -> None:
         """Look until a queue that is empty has been so for long enough."""
@@ -255,22 +253,29 @@ async def test_what_was_published_and_not_noted_is_sent_again(
     assert await ledger.sent() == 0
 
 
-async def test_a_ledger_without_the_turn_sends_nothing(ledger: Ledger) -> None:
+async def test_a_ledger_that_leads_no_more_shows_nothing(ledger: Ledger) -> None:
     ledger.store_queued(make_job())
-    assert await Turns(ledger.store, "lost_jobs").take()
 
-    await ledger.see_quiet()
+    def overdue() -> float | None:
+        return ledger.metrics.registry.get_sample_value("retriever_jobs_overdue", {"state": "queued"})
 
-    assert await ledger.sent() == 0
+    async with running(ledger.watch.run()), running(ledger.reconciler.run()):
+
+        async def is_shown() -> bool:
+            return overdue() == 1
+
+        await eventually(is_shown)
+
+    assert overdue() is None
 
 
 async def test_a_purged_queue_heals_by_itself(store: Database, vhost_url: str) -> None:
     settings = Settings(amqp_url=vhost_url, lost_after_seconds=0.5)
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         ledger = Ledger(store, settings, publisher, channel)
-        ledger.reconciler._clock = asyncio.get_running_loop().time
+        ledger.watch._clock = ledger.reconciler._clock = asyncio.get_running_loop().time
         ledger.store_queued(make_job())
-        async with running(ledger.reconciler.run()):
+        async with running(ledger.watch.run()), running(ledger.reconciler.run()):
             message = await ledger.take()
 
     assert message.attempt == 1
@@ -282,7 +287,7 @@ async def test_a_job_that_was_sent_twice_after_all_ends_once(ledger: Ledger) -> 
     first = JobMessage(id=job.id, kind=job.kind, args=dict(job.args))
     await ledger.see_quiet()
     second = await ledger.take()
-    recorder = Recorder(store=ledger.store, metrics=LedgerMetrics(), settings=ledger.settings)
+    recorder = Recorder(store=RetryingStore(ledger.store), metrics=LedgerMetrics(), settings=ledger.settings)
 
     await settle(ledger, second, Succeeded({"verdict": "ok"}))
     # The first message turns up: a second end, and a retry of a job that has ended.

@@ -1,4 +1,4 @@
-"""The parking lot with a real broker: mass operations, sweeper and reconciler; queue and store agree."""
+"""The parking lot with a real broker: bulk operations and the reconciler; queue and store agree."""
 
 import asyncio
 import time
@@ -10,18 +10,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aio_pika.abc import AbstractChannel
 
+from producer.ledger.bulk_operations import BulkOperationRunner
+from producer.ledger.leader import Lease
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.operations import OperationRunner
-from producer.ledger.reconciler import ParkedReconciler
-from producer.ledger.redrives import RedriveSweeper
-from producer.ledger.turns import Turns
+from producer.ledger.parked_reconciler import PARKED_WALK, ParkedReconciler
 from producer.records import NewJob, UnreadableJob
 from producer.store import endings, outbox, parking, queries, recording, submissions
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore, Store
 from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import DEFAULT, PARKED_QUEUE
+from shared.errors import BrokerUnavailable
 from shared.messages import JOB_TYPE, JOBS_TYPE, RAW_TYPE, JobMessage
 from shared.settings import Settings
 from shared.states import JobState
@@ -70,19 +70,14 @@ class Lot:
         """Return how many messages are in the parking queue."""
         return await message_count(self.channel, PARKED_QUEUE)
 
-    def sweeper(self, turns: str = "parked_walk") -> RedriveSweeper:
-        return RedriveSweeper(
-            store=self.store,
-            turns=Turns(self.store, turns),
-            metrics=LedgerMetrics(),
-            settings=self.settings,
-        )
+    def lease(self) -> Lease:
+        return Lease(Store(self.store), PARKED_WALK, seconds=60)
 
-    def reconciler(self) -> ParkedReconciler:
+    def reconciler(self, lease: Lease | None = None) -> ParkedReconciler:
         return ParkedReconciler(
-            store=self.store,
+            store=RetryingStore(self.store),
             publisher=self.publisher,
-            turns=Turns(self.store, "parked_walk"),
+            lease=lease or self.lease(),
             metrics=LedgerMetrics(),
             settings=self.settings,
         )
@@ -90,8 +85,8 @@ class Lot:
     def services(self, ledgers: int) -> Iterator[Callable[[], Awaitable[None]]]:
         """Yield what so many ledgers run."""
         for _ in range(ledgers):
-            yield OperationRunner(store=self.store, metrics=LedgerMetrics()).run
-            yield self.sweeper().run
+            yield BulkOperationRunner(store=RetryingStore(self.store), metrics=LedgerMetrics()).run
+            yield self.reconciler().run
 
 
 def parked_message(job: NewJob, *, run: int = 1) -> Outgoing:
@@ -251,7 +246,7 @@ async def test_a_message_with_several_jobs_of_which_one_is_unknown_is_expected_f
     assert (await reconciler.differs(), await lot.length()) == (False, 2)
 
 
-async def test_the_sweeper_takes_a_message_of_several_jobs_for_that_of_a_redriven_one(lot: Lot) -> None:
+async def test_a_sweep_takes_a_message_of_several_jobs_for_that_of_a_redriven_one(lot: Lot) -> None:
     jobs = [make_job(), make_job()]
     await lot.publish_together(jobs)
     lot.store.write(submissions.insert_jobs, jobs)
@@ -260,7 +255,7 @@ async def test_the_sweeper_takes_a_message_of_several_jobs_for_that_of_a_redrive
     )
     lot.store.write(parking.redrive, jobs[0].id, now=NOON)
 
-    async with running(lot.sweeper().run()):
+    async with running(lot.reconciler().run()):
 
         async def is_swept() -> bool:
             return not await asyncio.to_thread(lot.store.read, parking.pending_redrives, 1)
@@ -301,13 +296,22 @@ async def test_the_raw_message_of_a_parked_job_counts_as_its_own_until_the_job_i
     assert (while_parked, redriven, await reconciler.differs(), await lot.length()) == (False, True, False, 1)
 
 
-async def test_a_walk_whose_turn_is_lost_settles_nothing_and_loses_nothing(lot: Lot) -> None:
+class LostLease(Lease):
+    """A lease that somebody else takes in the middle of a walk."""
+
+    is_held = True
+
+    async def hold(self) -> bool:
+        was_held, self.is_held = self.is_held, False
+        return was_held
+
+
+async def test_a_walk_whose_lease_is_lost_settles_nothing_and_loses_nothing(lot: Lot) -> None:
     jobs = await lot.park(250, host="a.example", reason="timeout")
     lot.store.write(parking.redrive, jobs[-1].id, now=NOON)
-    sweeper = lot.sweeper()
-    assert await Turns(lot.store, "parked_walk").take()
+    reconciler = lot.reconciler(LostLease(Store(lot.store), PARKED_WALK, seconds=60))
 
-    await sweeper._sweep({(jobs[-1].id, 1)})
+    await reconciler.sweep({(jobs[-1].id, 1)})
 
     assert lot.store.read(parking.pending_redrives, 5) == [(jobs[-1].id, 1)]
 
@@ -316,6 +320,21 @@ async def test_a_walk_whose_turn_is_lost_settles_nothing_and_loses_nothing(lot: 
         return await lot.length() == 250
 
     await eventually(are_all_back)
+
+
+async def test_nobody_walks_while_another_does(lot: Lot) -> None:
+    jobs = await lot.park(2, host="a.example", reason="timeout")
+    lot.store.write(parking.redrive, jobs[-1].id, now=NOON)
+    other = lot.lease()
+    assert await other.hold()
+
+    with pytest.raises(BrokerUnavailable, match="is walking"):
+        await lot.reconciler().sweep({(jobs[-1].id, 1)})
+    while_it_walked = await lot.length()
+    await other.release()
+    await lot.reconciler().sweep({(jobs[-1].id, 1)})
+
+    assert (while_it_walked, await lot.length()) == (2, 1)
 
 
 async def _parked_ids(lot: Lot) -> list[str]:

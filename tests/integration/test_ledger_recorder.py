@@ -17,7 +17,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobFilter, JobRecord
 from producer.store import outbox, queries, submissions
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore
 from shared.broker.bundle import NDJSON, bodies_of, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
@@ -104,7 +104,9 @@ class Ledger:
 @pytest.fixture
 async def ledger(store: Database, vhost_url: str) -> AsyncIterator[Ledger]:
     """Yield a ledger whose recorder does not run yet."""
-    recorder = Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url))
+    recorder = Recorder(
+        store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url)
+    )
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         yield Ledger(recorder, store, publisher, channel)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.store import bodies, queries, submissions
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore
 from producer.store.migrate import migrate
 from shared.bodies import compress_body
 from shared.broker.outgoing import Outgoing
@@ -33,7 +33,7 @@ async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
     migrate(f"sqlite:///{file}")
     store = Database.open(f"sqlite:///{file}")
     recorder = Recorder(
-        store=store,
+        store=RetryingStore(store),
         metrics=LedgerMetrics(),
         settings=Settings(amqp_url=vhost_url, recorder_prefetch=500),
     )
@@ -70,7 +70,9 @@ async def test_a_large_report_that_nobody_can_read_is_parked(vhost_url: str, tmp
     database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
     migrate(database_url)
     store = Database.open(database_url)
-    recorder = Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url))
+    recorder = Recorder(
+        store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url)
+    )
 
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         await _publish(publisher, b"no report")

@@ -13,7 +13,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.relay import Relay
 from producer.records import NewJob
 from producer.store import queries, submissions
-from producer.store.database import Database
+from producer.store.database import Database, Store
 from producer.store.wakeup import open_wakeup
 from shared.broker.bundle import NDJSON, bodies_of
 from shared.broker.publisher import Publisher
@@ -73,7 +73,7 @@ async def ledger(store: Database, database_url: str, vhost_url: str) -> AsyncIte
     wakeup = open_wakeup(database_url, poll_seconds=0.05)
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         relay = Relay(
-            store=store,
+            store=Store(store),
             publisher=publisher,
             wakeup=wakeup,
             metrics=LedgerMetrics(),

@@ -13,7 +13,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
 from producer.records import JobRecord, NewJob
 from producer.store import outbox, parking, queries, submissions
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     CANCELLED_STREAM,
@@ -59,7 +59,7 @@ def queued_job(store: Database) -> NewJob:
 
 
 def recorder_of(store: Database, url: str) -> Recorder:
-    return Recorder(store=store, metrics=LedgerMetrics(), settings=Settings(amqp_url=url))
+    return Recorder(store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings(amqp_url=url))
 
 
 async def job_in(store: Database, job_id: UUID, state: JobState) -> JobRecord:

@@ -12,7 +12,7 @@ from uuid import UUID
 from aiohttp import web
 
 from consumer.bootstrap import run_worker
-from producer.ledger.reports import told_by
+from producer.ledger.reports import parse_delivery
 from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
@@ -88,9 +88,9 @@ class Listener:
                 await self._ended.setdefault(job_id, asyncio.Event()).wait()
 
     def _take(self, delivery: Delivery) -> None:
-        for told in told_by(delivery, now=utc_now()).told:
-            assert told.report is not None
-            self._note(told.report)
+        for parsed in parse_delivery(delivery, now=utc_now()).reports:
+            assert parsed.report is not None
+            self._note(parsed.report)
         delivery.ack()
 
     def _note(self, report: Report) -> None:

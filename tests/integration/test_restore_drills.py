@@ -11,13 +11,13 @@ import sqlalchemy as sa
 
 from consumer.executor import Attempt
 from consumer.settlement import decide, report_message, settlement_message
-from producer.ledger.adopt_parked import REASON_LOST
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.recorder import Recorder
+from producer.ledger.recovery import REASON_LOST
 from producer.ledger.relay import Relay
 from producer.records import NewJob
 from producer.store import events, parking, queries, submissions
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore, Store
 from producer.store.migrate import migrate
 from producer.store.schema import metadata
 from producer.store.wakeup import open_wakeup
@@ -61,7 +61,7 @@ class Drill:
         await asyncio.to_thread(self.store.write, submissions.insert_jobs, jobs)
         wakeup = open_wakeup(self.settings.database_url, poll_seconds=0.05)
         relay = Relay(
-            store=self.store,
+            store=Store(self.store),
             publisher=self.publisher,
             wakeup=wakeup,
             metrics=LedgerMetrics(),
@@ -102,7 +102,7 @@ class Drill:
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
         """Run the recorder while inside."""
-        recorder = Recorder(store=self.store, metrics=LedgerMetrics(), settings=self.settings)
+        recorder = Recorder(store=RetryingStore(self.store), metrics=LedgerMetrics(), settings=self.settings)
         async with running(recorder.run()):
             yield
 

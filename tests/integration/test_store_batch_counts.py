@@ -6,14 +6,13 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from producer.ledger.batch_counts import BatchReconciler
+from producer.ledger.maintenance import BatchReconciler
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.turns import Turns
 from producer.progress import progress_of
 from producer.records import NewBatch, NewJob
 from producer.store import batches as store_batches
 from producer.store import events, queries, recording, submissions
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore
 from producer.store.schema import batches
 from shared.clock import utc_now
 from shared.events import EventType
@@ -39,7 +38,7 @@ def completions(store: Database) -> int:
 
 
 def make_reconciler(store: Database, metrics: LedgerMetrics) -> BatchReconciler:
-    return BatchReconciler(store=store, turns=Turns(store, "batch_counts"), metrics=metrics)
+    return BatchReconciler(store=RetryingStore(store), metrics=metrics)
 
 
 async def test_wrong_counts_are_mended_and_a_completion_that_they_hid_is_told_once(

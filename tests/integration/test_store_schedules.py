@@ -14,7 +14,7 @@ from producer.records import JobFilter, JobRecord, NewSchedule, Overlap, Schedul
 from producer.scheduling import scheduled_run
 from producer.store import queries, recording
 from producer.store import schedules as store_schedules
-from producer.store.database import Database
+from producer.store.database import Database, RetryingStore
 from producer.timetable import CatchUp, Cron
 from shared.errors import ScheduleNotFound
 from shared.identity import new_id
@@ -37,7 +37,7 @@ def jobs_of(store: Database, schedule: NewSchedule) -> Sequence[JobRecord]:
 
 
 def tick(store: Database, now: datetime) -> int:
-    return asyncio.run(Scheduler(store=store, metrics=LedgerMetrics()).tick(now))
+    return asyncio.run(Scheduler(store=RetryingStore(store), metrics=LedgerMetrics()).tick(now))
 
 
 def make_run(store: Database, schedule: ScheduleRecord) -> bool:
@@ -111,7 +111,7 @@ async def test_two_schedulers_on_one_store_make_each_run_once(store: Database) -
     schedules = [make_schedule(catch_up=CatchUp.ALL) for _ in range(5)]
     for schedule in schedules:
         store.write(store_schedules.insert_schedule, schedule)
-    ledgers = [Scheduler(store=store, metrics=LedgerMetrics()) for _ in range(2)]
+    ledgers = [Scheduler(store=RetryingStore(store), metrics=LedgerMetrics()) for _ in range(2)]
 
     for minutes in (0, 1, 2, 30):
         await asyncio.gather(*(ledger.tick(NOON + minutes * MINUTE) for ledger in ledgers))

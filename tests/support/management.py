@@ -85,6 +85,11 @@ class Management:
         connections = self._call("GET", f"/vhosts/{quote(vhost, safe='')}/connections").json()
         return Counter(each["node"] for each in connections if "node" in each)
 
+    def connection_names(self, vhost: str) -> Counter[str]:
+        """Return how many connections of each name there are; about a second old."""
+        connections = self._call("GET", f"/vhosts/{quote(vhost, safe='')}/connections").json()
+        return Counter(each.get("user_provided_name", "") for each in connections)
+
     def create_vhost(self, vhost: str) -> None:
         """Make a virtual host that our user may do everything in."""
         self._call("PUT", f"/vhosts/{quote(vhost, safe='')}", {})

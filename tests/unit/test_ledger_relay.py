@@ -1,112 +1,242 @@
-"""The relay puts messages together of what is stored: of each job they say what the model encodes."""
+"""What a relay publishes and settles, and what it says of itself: that it moves, or hangs."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import cycle
+from typing import Any, cast
+from unittest.mock import sentinel
+from uuid import UUID
 
 import pytest
 
-from producer.ledger.relayed import BUNDLE_BYTES, job_message, relayed_messages
-from producer.records import ClaimedJob
-from shared.broker.bundle import NDJSON, bodies_of
+from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.relay import EventRelay, OutboxRelay, Packed
 from shared.broker.outgoing import Outgoing
+from shared.broker.publisher import Publisher
+from shared.errors import BrokerError, BrokerUnavailable, MessageRefused, StoreUnavailable
 from shared.identity import new_id
-from shared.kinds.registry import Lane
-from shared.messages import JobMessage, KnownCopy
-from shared.retry import RetryPolicy
-from tests.support.factories import NOON
-
-PLAIN = ClaimedJob(
-    id=new_id(),
-    kind="check",
-    lane=Lane.BULK,
-    args_json='{"url":"https://example.com/\\u00e4?q=\\"{}\\\\"}',
-    retry_json=RetryPolicy(max_attempts=9).model_dump_json(),
-    run=3,
-    batch_id=None,
-    deadline_at=None,
-)
-FULL = ClaimedJob(
-    id=new_id(),
-    kind="fetch",
-    lane=Lane.INTERACTIVE,
-    args_json='{"url":"https://example.com/","if_changed":true}',
-    # Of a version that knew less, or more.
-    retry_json='{"max_attempts":2,"unheard_of":1}',
-    run=1,
-    batch_id=new_id(),
-    deadline_at=NOON + timedelta(hours=1, microseconds=7),
-    known=KnownCopy(job_id=new_id(), etag='W/"1"'),
-)
+from shared.settings import Settings
 
 
-@pytest.mark.parametrize("job", [PLAIN, FULL])
-def test_a_relayed_message_says_what_the_model_says(job: ClaimedJob) -> None:
-    ((message, rows),) = relayed_messages([job], bundle_jobs=10)
-
-    encoded = job_message(job).encode()
-    assert JobMessage.decode(message.body) == JobMessage.decode(encoded)
-    assert json.loads(message.body).keys() == json.loads(encoded).keys()
-    assert rows == (job,) and message.job_id == str(job.id)
-    assert (message.routing_key, message.type) == (f"{job.kind}.{job.lane}.stored", "job")
-
-
-def a_job(kind: str = "check", lane: Lane = Lane.BULK, *, url_bytes: int = 20) -> ClaimedJob:
-    args = json.dumps({"url": f"https://{'e' * url_bytes}/"})
-    return replace(PLAIN, id=new_id(), kind=kind, lane=lane, args_json=args)
+def make_relay(publisher: object = sentinel.publisher, **publishers: object) -> EventRelay:
+    return EventRelay(
+        store=sentinel.store,
+        publisher=cast("Publisher", publisher),
+        publishers=cast("dict[str, Publisher]", publishers),
+        wakeup=sentinel.wakeup,
+        metrics=LedgerMetrics(),
+        settings=Settings(),
+    )
 
 
-def carried(messages: Sequence[Outgoing]) -> list[tuple[str, int]]:
-    """Return where each message goes, and how many jobs it carries."""
-    return [(message.routing_key, len(bodies_of(message.body))) for message in messages]
+async def test_a_relay_that_took_no_step_for_half_a_minute_does_not_move_until_it_asks_the_store() -> None:
+    relay = make_relay()
+    assert relay.is_moving
+
+    async def call() -> int:
+        return 1
+
+    relay._moved_at -= 31
+    assert not relay.is_moving
+
+    assert await relay._calling(call) == 1
+    assert relay.is_moving
 
 
-def test_jobs_of_the_bulk_lane_share_messages_where_their_kind_lets_them() -> None:
-    page = [a_job(kind) for _ in range(7) for kind in ("check", "fetch")]
+async def test_a_store_that_is_locked_for_long_does_not_make_a_relay_look_hung() -> None:
+    relay, tries = make_relay(), 0
 
-    packed = list(relayed_messages(page, bundle_jobs=3))
+    async def call() -> bool:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            relay._moved_at -= 31
+            raise StoreUnavailable("database is locked")
+        return relay.is_moving
 
-    assert carried([message for message, _ in packed]) == [
-        ("check.bundles", 3),
-        ("check.bundles", 3),
-        ("check.bulk.stored", 1),
-        *[("fetch.bulk.stored", 1)] * 7,
-    ]
-    bundle, rows = packed[0]
-    assert (bundle.type, bundle.content_type, bundle.job_id) == ("jobs", NDJSON, "")
-    # In the order of the page, and every line says what the model says.
-    assert [JobMessage.decode(body) for body in bodies_of(bundle.body)] == [job_message(job) for job in rows]
-    assert [job for _, rows in packed for job in rows] == page[::2] + page[1::2]
+    assert await relay._calling(call)
 
 
-def test_interactive_jobs_come_first_each_in_a_message_of_its_own() -> None:
-    page = [a_job(lane=lane) for _ in range(2) for lane in (Lane.BULK, Lane.INTERACTIVE)]
+class Held:
+    """A publisher of which no publish ever ends."""
 
-    messages = [message for message, _ in relayed_messages(page, bundle_jobs=10)]
+    def __init__(self) -> None:
+        self.answers: list[asyncio.Future[None]] = []
 
-    key = "check.interactive.stored"
-    assert carried(messages) == [(key, 1), (key, 1), ("check.bundles", 2)]
+    async def wait_ready(self) -> None:
+        """Be ready at once."""
 
-
-@pytest.mark.parametrize(
-    ("kind", "bundle_jobs"), [("webhook", 10), ("fetch", 10), ("check", 1), ("nosuch", 10)]
-)
-def test_jobs_that_share_no_message_go_the_way_of_a_single_one(kind: str, bundle_jobs: int) -> None:
-    messages = [message for message, _ in relayed_messages([a_job(kind)] * 3, bundle_jobs=bundle_jobs)]
-
-    assert carried(messages) == [(f"{kind}.bulk.stored", 1)] * 3
+    def send(self, _message: Outgoing) -> asyncio.Future[None]:
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
 
 
-def test_a_message_holds_no_more_bytes_than_it_may_and_a_larger_job_goes_alone() -> None:
-    third, whole = BUNDLE_BYTES * 3 // 10, BUNDLE_BYTES
-    page = [a_job(url_bytes=size) for size in (third, third, third, third, whole, 20, 20)]
+class Confirming:
+    """A publisher whose publishes are confirmed at once, but for those to a few exchanges."""
 
-    messages = [message for message, _ in relayed_messages(page, bundle_jobs=10)]
+    def __init__(self, **errors: BrokerError) -> None:
+        self.published: list[str] = []
+        self._errors = errors
 
-    assert [count for _, count in carried(messages)] == [3, 1, 1, 2]
-    assert max(len(message.body) for message in messages if message.type == "jobs") <= BUNDLE_BYTES
+    async def wait_ready(self) -> None:
+        """Be ready at once."""
+
+    def send(self, message: Outgoing) -> asyncio.Future[None]:
+        self.published.append(message.exchange)
+        answer = asyncio.get_running_loop().create_future()
+        if (error := self._errors.get(message.exchange)) is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
+        return answer
 
 
-def test_a_page_of_nothing_is_published_as_nothing() -> None:
-    assert list(relayed_messages([], bundle_jobs=10)) == []
+class Away:
+    """A publisher that has lost its connection just now."""
+
+    async def wait_ready(self) -> None:
+        """Be ready at once."""
+
+    def send(self, _message: Outgoing) -> asyncio.Future[None]:
+        raise BrokerUnavailable("no channel is open")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of an outbox."""
+
+    id: UUID
+
+
+class Table(OutboxRelay[Row]):
+    """A relay of rows to one exchange after the other: what it claims, settles and releases."""
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        publisher: object,
+        rows_per_message: int = 1,
+        exchanges: Sequence[str] = ("jobs",),
+        **settings: int,
+    ) -> None:
+        self.free = [Row(new_id()) for _ in range(rows)]
+        self.settled: list[UUID] = []
+        self.released: list[UUID] = []
+        self.claims = self.waits = 0
+        self._rows_per_message = rows_per_message
+        self._exchanges = cycle(exchanges)
+        super().__init__(
+            store=sentinel.store,
+            publisher=cast("Publisher", publisher),
+            wakeup=self,
+            metrics=LedgerMetrics(),
+            settings=Settings(**cast("dict[str, Any]", settings)),
+        )
+
+    async def run_until(self, is_over: Callable[[], bool]) -> None:
+        running = asyncio.create_task(self.run())
+        async with asyncio.timeout(5):
+            while not is_over():
+                await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+
+    async def wait(self, timeout_seconds: float) -> None:
+        self.waits += 1
+        await asyncio.sleep(timeout_seconds)
+
+    async def aclose(self) -> None:
+        """Hold nothing open."""
+
+    async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[Row]:
+        self.claims += 1
+        claimed, self.free = self.free[:limit], self.free[limit:]
+        return claimed
+
+    def _pack(self, rows: Sequence[Row]) -> Iterator[Packed[Row]]:
+        for first in range(0, len(rows), self._rows_per_message):
+            message = Outgoing(next(self._exchanges), "check.bulk", b"{}", "job")
+            yield message, rows[first : first + self._rows_per_message]
+
+    async def _settle(self, rows: Sequence[Row]) -> None:
+        self.settled.extend(row.id for row in rows)
+
+    async def _release(self, ids: Sequence[UUID], *, retry_at: datetime) -> None:
+        self.released.extend(ids)
+
+
+async def test_every_row_is_published_and_settled_however_many_pages_they_are() -> None:
+    publisher = Confirming()
+    table = Table(25, publisher=publisher, relay_page_jobs=10, publish_window=3)
+    ids = [row.id for row in table.free]
+
+    await table.run_until(lambda: len(table.settled) == 25)
+
+    assert sorted(table.settled) == sorted(ids)
+    assert publisher.published == ["jobs"] * 25 and table.released == []
+
+
+async def test_the_next_page_is_claimed_and_sent_while_confirms_of_one_are_awaited() -> None:
+    publisher = Held()
+    table = Table(100, publisher=publisher, relay_page_jobs=10)
+
+    await table.run_until(lambda: len(publisher.answers) == 30)
+
+    # And no more than that, however long it takes.
+    assert table.claims == 3 and table.settled == []
+    # Nobody waits for them any more.
+    assert all(answer.cancelled() for answer in publisher.answers)
+
+
+async def test_of_one_page_no_more_than_the_window_is_on_its_way() -> None:
+    publisher = Held()
+    table = Table(10, publisher=publisher, publish_window=4)
+
+    await table.run_until(lambda: table.waits == 1 and len(publisher.answers) == 4)
+
+    assert len(publisher.answers) == 4
+
+
+@pytest.mark.parametrize("publisher", [Confirming(jobs=MessageRefused("full")), Away()])
+async def test_rows_that_are_not_confirmed_are_let_go_of(publisher: Confirming | Away) -> None:
+    table = Table(3, publisher=publisher)
+    ids = [row.id for row in table.free]
+
+    await table.run_until(lambda: len(table.released) == 3)
+
+    assert table.released == ids and table.settled == []
+
+
+async def test_what_becomes_of_a_message_becomes_of_all_its_rows() -> None:
+    publisher = Confirming(full=MessageRefused("full"))
+    table = Table(8, publisher=publisher, rows_per_message=3, exchanges=("jobs", "full", "jobs"))
+    ids = [row.id for row in table.free]
+
+    await table.run_until(lambda: len(table.settled) + len(table.released) == 8)
+
+    assert (table.settled, table.released) == (ids[:3] + ids[6:], ids[3:6])
+
+
+async def test_the_window_counts_messages_and_not_rows() -> None:
+    publisher = Held()
+    table = Table(30, publisher=publisher, rows_per_message=5, publish_window=4)
+
+    await table.run_until(lambda: table.waits == 1 and len(publisher.answers) == 4)
+
+    assert len(publisher.answers) == 4
+
+
+async def test_an_exchange_that_holds_up_its_publisher_holds_up_no_other() -> None:
+    ours = Confirming()
+    relay = make_relay(ours, outcomes=Held())
+    outcome = Outgoing("outcomes", "check.succeeded", b"{}", "outcome")
+    cancellation = Outgoing("", "control.cancelled", b"{}", "cancellation")
+
+    held = asyncio.create_task(relay._publish([outcome, cancellation]))
+    await asyncio.sleep(0)
+
+    assert ours.published == [""] and not held.done()
+    held.cancel()

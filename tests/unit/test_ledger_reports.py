@@ -8,7 +8,7 @@ import pytest
 
 from consumer.executor import Attempt
 from consumer.settlement import Decision, Delay, Finish, Park, settlement_message
-from producer.ledger.reports import Told, told_by
+from producer.ledger.reports import ParsedReport, parse_delivery
 from producer.records import UnreadableJob
 from shared.broker.bundle import bundled
 from shared.broker.outgoing import Outgoing
@@ -43,18 +43,18 @@ def attempt(outcome: Succeeded | Failed) -> Attempt:
     return Attempt(NOON, NOON + timedelta(seconds=1), outcome)
 
 
-def told_of(delivery: Delivered) -> Told:
+def parsed(delivery: Delivered) -> ParsedReport:
     """Return the one thing that a delivery tells."""
-    tidings = told_by(delivery, now=NOON)
-    (told,) = tidings.told
-    assert tidings.error is None
-    return told
+    whole = parse_delivery(delivery, now=NOON)
+    (report,) = whole.reports
+    assert whole.error is None
+    return report
 
 
 def test_a_result_is_its_own_report() -> None:
     message = settlement_message(job(), attempt(Succeeded({})), Finish(), worker="w")
 
-    report = told_of(delivered(message)).report
+    report = parsed(delivered(message)).report
 
     assert report is not None and (report.state, report.attempt) == ("succeeded", 1)
 
@@ -62,7 +62,7 @@ def test_a_result_is_its_own_report() -> None:
 def test_a_delayed_copy_gives_the_report_of_the_attempt_before() -> None:
     message = settlement_message(job(2), attempt(FAILED), Delay(5), worker="w")
 
-    report = told_of(delivered(message)).report
+    report = parsed(delivered(message)).report
 
     assert report is not None and (report.state, report.attempt, report.wait_seconds) == ("delayed", 2, 5)
 
@@ -70,13 +70,13 @@ def test_a_delayed_copy_gives_the_report_of_the_attempt_before() -> None:
 def test_a_parked_copy_gives_its_own_report() -> None:
     message = settlement_message(job(3), attempt(FAILED), Park(), worker="w")
 
-    report = told_of(delivered(message)).report
+    report = parsed(delivered(message)).report
 
     assert report is not None and (report.state, report.attempt, report.reason) == ("parked", 3, "timeout")
 
 
 def test_a_job_that_the_broker_gave_up_on_is_reported_as_crashed() -> None:
-    report = told_of(Delivered(job(1).encode(), "jobs.dead")).report
+    report = parsed(Delivered(job(1).encode(), "jobs.dead")).report
 
     assert report is not None and (report.state, report.attempt, report.reason) == (
         "parked",
@@ -88,7 +88,7 @@ def test_a_job_that_the_broker_gave_up_on_is_reported_as_crashed() -> None:
 def test_a_crash_at_a_later_attempt_is_not_mistaken_for_the_delay_before_it() -> None:
     delayed = settlement_message(job(1), attempt(FAILED), Delay(5), worker="w")
 
-    report = told_of(Delivered(delayed.body, "jobs.dead")).report
+    report = parsed(Delivered(delayed.body, "jobs.dead")).report
 
     assert report is not None and (report.state, report.attempt, report.reason) == (
         "parked",
@@ -101,10 +101,10 @@ def test_a_job_that_comes_back_from_a_delay_to_a_queue_that_is_gone_is_only_made
     waiting = job(1)
     delayed = settlement_message(waiting, attempt(FAILED), Delay(5), worker="w")
 
-    told = told_of(Delivered(delayed.body, "jobs.return"))
+    whole = parsed(Delivered(delayed.body, "jobs.return"))
 
     # Its queue will be declared again, and the job sent again, for it is overdue.
-    assert told.report is None and told.job is not None and told.job.id == waiting.id
+    assert whole.report is None and whole.job is not None and whole.job.id == waiting.id
 
 
 def test_a_job_of_a_kind_that_nobody_knows_is_reported_as_parked_when_it_comes_back_to_no_queue() -> None:
@@ -112,14 +112,14 @@ def test_a_job_of_a_kind_that_nobody_knows_is_reported_as_parked_when_it_comes_b
         job(1).model_copy(update={"kind": "nosuch"}), attempt(FAILED), Delay(5), worker="w"
     )
 
-    report = told_of(Delivered(delayed.body, "jobs.return")).report
+    report = parsed(Delivered(delayed.body, "jobs.return")).report
 
     assert report is not None and (report.state, report.attempt, report.reason) == ("parked", 2, "no_queue")
 
 
 def test_a_raw_message_has_nothing_to_record() -> None:
-    assert told_of(Delivered(b"\x00garbage", "jobs.dead", "raw")) == Told()
-    assert told_of(Delivered(b"?", "jobs.dead", "raw", correlation_id="my-job-7")) == Told()
+    assert parsed(Delivered(b"\x00garbage", "jobs.dead", "raw")) == ParsedReport()
+    assert parsed(Delivered(b"?", "jobs.dead", "raw", correlation_id="my-job-7")) == ParsedReport()
 
 
 @pytest.mark.parametrize(
@@ -132,19 +132,19 @@ def test_a_raw_message_may_say_whose_it_is_and_why_nobody_can_read_it(
     whose = uuid.uuid4()
     raw = Delivered(b"?", "jobs.dead", "raw", {"x-retriever-reason": header}, str(whose))
 
-    assert told_of(raw) == Told(unreadable=UnreadableJob(whose, explanation))
+    assert parsed(raw) == ParsedReport(unreadable=UnreadableJob(whose, explanation))
 
 
 def test_an_unreadable_result_is_refused() -> None:
-    tidings = told_by(Delivered(b"{}", "results"), now=NOON)
+    whole = parse_delivery(Delivered(b"{}", "results"), now=NOON)
 
-    assert tidings.told == [] and isinstance(tidings.error, MessageUndecodable)
+    assert whole.reports == [] and isinstance(whole.error, MessageUndecodable)
 
 
 def test_a_job_that_somebody_else_publishes_has_no_report_yet() -> None:
     third_party = job()
 
-    assert told_of(Delivered(third_party.encode(), "jobs", "")) == Told(job=third_party)
+    assert parsed(Delivered(third_party.encode(), "jobs", "")) == ParsedReport(job=third_party)
 
 
 @pytest.mark.parametrize(
@@ -155,23 +155,23 @@ def test_every_report_brings_its_job_as_it_was_before_the_attempt(
 ) -> None:
     tried = job(2)
 
-    told = told_of(delivered(settlement_message(tried, attempt(outcome), decision, worker="w")))
+    whole = parsed(delivered(settlement_message(tried, attempt(outcome), decision, worker="w")))
 
-    assert told.job is not None
-    assert (told.job.id, told.job.attempt, told.job.args) == (tried.id, 2, tried.args)
+    assert whole.job is not None
+    assert (whole.job.id, whole.job.attempt, whole.job.args) == (tried.id, 2, tried.args)
 
 
 def test_a_job_that_the_broker_gave_up_on_is_told_as_it_is() -> None:
     crashed = job(3)
 
-    assert told_of(Delivered(crashed.encode(), "jobs.dead")).job == crashed
+    assert parsed(Delivered(crashed.encode(), "jobs.dead")).job == crashed
 
 
 def test_a_report_of_another_job_than_the_one_it_brings_is_believed_without_it() -> None:
     body = settlement_message(job(), attempt(Succeeded({})), Finish(), worker="w").body
     foreign = Report.decode(body).model_copy(update={"job": job()})
 
-    assert told_of(Delivered(foreign.encode(), "results", "report")).job is None
+    assert parsed(Delivered(foreign.encode(), "results", "report")).job is None
 
 
 def results(*jobs: JobMessage) -> list[bytes]:
@@ -183,35 +183,35 @@ def results(*jobs: JobMessage) -> list[bytes]:
 def test_a_message_with_several_reports_tells_each_in_its_order(exchange: str) -> None:
     jobs = [job(number) for number in (1, 2, 3)]
 
-    tidings = told_by(Delivered(bundled(results(*jobs)), exchange, "reports"), now=NOON)
+    whole = parse_delivery(Delivered(bundled(results(*jobs)), exchange, "reports"), now=NOON)
 
-    assert [told.report.job_id for told in tidings.told if told.report] == [each.id for each in jobs]
-    assert [told.job.attempt for told in tidings.told if told.job] == [1, 2, 3]
-    assert tidings.error is None
+    assert [each.report.job_id for each in whole.reports if each.report] == [each.id for each in jobs]
+    assert [each.job.attempt for each in whole.reports if each.job] == [1, 2, 3]
+    assert whole.error is None
 
 
 def test_a_report_that_nobody_can_read_hides_none_beside_it() -> None:
     first, last = job(), job()
     lines = [*results(first), b'{"version":2}', b"\x00garbage", *results(last)]
 
-    tidings = told_by(Delivered(bundled(lines), "results", "reports"), now=NOON)
+    whole = parse_delivery(Delivered(bundled(lines), "results", "reports"), now=NOON)
 
-    assert [told.report.job_id for told in tidings.told if told.report] == [first.id, last.id]
-    assert str(tidings.error).startswith("version:")
+    assert [each.report.job_id for each in whole.reports if each.report] == [first.id, last.id]
+    assert str(whole.error).startswith("version:")
 
 
 def test_each_job_of_a_message_that_the_broker_gave_up_on_is_reported_as_crashed() -> None:
     first, last = job(), job()
     lines = [first.encode(), b"garbage", last.encode()]
 
-    tidings = told_by(Delivered(bundled(lines), "jobs.dead", "jobs"), now=NOON)
+    whole = parse_delivery(Delivered(bundled(lines), "jobs.dead", "jobs"), now=NOON)
 
-    reports = [told.report for told in tidings.told if told.report]
+    reports = [each.report for each in whole.reports if each.report]
     assert [(report.job_id, report.state, report.reason) for report in reports] == [
         (first.id, "parked", "worker_crashed"),
         (last.id, "parked", "worker_crashed"),
     ]
-    assert [told.job for told in tidings.told] == [first, last] and tidings.error is not None
+    assert [each.job for each in whole.reports] == [first, last] and whole.error is not None
 
 
 @pytest.mark.parametrize("amqp_type", ["", "jobs"])
@@ -220,4 +220,4 @@ def test_a_job_of_a_third_party_may_be_written_in_several_lines(amqp_type: str) 
 
     body = third_party.model_dump_json(indent=2).encode()
 
-    assert told_of(Delivered(body, "jobs", amqp_type)).job == third_party
+    assert parsed(Delivered(body, "jobs", amqp_type)).job == third_party

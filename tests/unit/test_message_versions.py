@@ -16,7 +16,7 @@ import pytest
 
 from consumer.cancellations import Cancellations
 from consumer.pauses import Pauses
-from producer.ledger.reports import told_by
+from producer.ledger.reports import parse_delivery
 from shared.broker.bundle import bodies_of, bundled
 from shared.errors import MessageUndecodable
 from shared.events import BatchCompleted, Cancellation, JobEnded, PauseSnapshot
@@ -101,10 +101,10 @@ def test_all_that_a_message_of_the_version_before_says_is_understood(name: str) 
 def test_the_recorder_hears_what_a_worker_of_the_version_before_says(
     name: str, state: str, attempt: int, asks_for: int
 ) -> None:
-    (told,) = told_by(recorded(name), now=NOON).told
+    (parsed,) = parse_delivery(recorded(name), now=NOON).reports
 
-    assert told.report is not None and told.job is not None
-    report, job = told.report, told.job
+    assert parsed.report is not None and parsed.job is not None
+    report, job = parsed.report, parsed.job
     assert (report.job_id, report.run, report.state, report.attempt) == (JOB_ID, 2, state, attempt)
     assert (job.id, job.lane, job.attempt, job.batch_id) == (JOB_ID, Lane.BULK, asks_for, BATCH_ID)
     assert report.is_deferral is (name == "deferred")

@@ -4,7 +4,13 @@ from uuid import UUID
 
 import pytest
 
-from producer.ledger.parked_messages import ParkedRun, is_strange, leaving, parked_jobs, parked_runs
+from producer.ledger.parked_reconciler import (
+    ParkedRun,
+    is_strange,
+    leaving,
+    parked_jobs,
+    parked_runs,
+)
 from shared.broker.bundle import bundled
 from shared.identity import new_id
 from shared.messages import JobMessage

@@ -1,6 +1,7 @@
-"""When a queue counts as empty: two looks far enough apart, and none between that saw anything."""
+"""What the queue watch makes of its looks: the depths of lanes, and the queues that are quiet."""
 
-from producer.ledger.quiet_queues import QuietQueues
+from producer.ledger.queue_watch import QuietQueues, lanes_seen
+from shared.broker.topology import QueueDepth
 
 
 def looked(*looks: tuple[float, int]) -> QuietQueues:
@@ -33,3 +34,18 @@ def test_what_was_forgotten_is_not_known() -> None:
 
     assert not quiet.are_quiet(["jobs"])
     assert not quiet.are_quiet(["other"])
+
+
+def test_both_queues_of_a_lane_are_seen_as_one_with_the_workers_that_take_from_both() -> None:
+    depths = [QueueDepth("jobs.check.bulk", 3, 4), QueueDepth("jobs.check.bundles", 20, 2)]
+
+    (seen,) = lanes_seen(depths)
+
+    assert (seen.name, seen.kind, seen.lane) == ("jobs.check.bulk", "check", "bulk")
+    assert (seen.ready, seen.consumers) == (23, 2)
+
+
+def test_a_lane_of_which_a_queue_is_missing_is_not_seen() -> None:
+    depths = [QueueDepth("jobs.check.bundles", 1, 1), QueueDepth("jobs.webhook.bulk", 2, 1)]
+
+    assert [seen.name for seen in lanes_seen(depths)] == ["jobs.webhook.bulk"]

@@ -1,14 +1,12 @@
-"""The operation runner: redrives and discards many parked jobs, page by page, at the rate asked for."""
+"""The bulk operation runner: redrives and discards many parked jobs, page by page, at the rate asked for."""
 
 import asyncio
 import logging
-from functools import partial
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.patience import until_stored
 from producer.parking import DISCARDED, OperationAction, OperationPage, OperationState
 from producer.store import bulk_actions
-from producer.store.database import Database
+from producer.store.database import RetryingStore
 from shared.clock import utc_now
 from shared.states import JobState
 
@@ -19,10 +17,10 @@ _STATES = {OperationAction.REDRIVE: JobState.ACCEPTED, OperationAction.DISCARD: 
 logger = logging.getLogger(__name__)
 
 
-class OperationRunner:
-    """Does what operators have ordered. Any number of runners share the work and keep one rate."""
+class BulkOperationRunner:
+    """Runs the operations of operators. Any number of runners share the work and keep one rate."""
 
-    def __init__(self, *, store: Database, metrics: LedgerMetrics) -> None:
+    def __init__(self, *, store: RetryingStore, metrics: LedgerMetrics) -> None:
         """Make a runner that has done nothing yet."""
         self._store = store
         self._metrics = metrics
@@ -31,13 +29,13 @@ class OperationRunner:
         """Run operations until cancelled; a page that is under way then is done as a whole or not at all."""
         while True:
             now = utc_now()
-            next_at = await until_stored(partial(self._store.read, bulk_actions.next_page_at, now=now))
+            next_at = await self._store.read(bulk_actions.next_page_at, now=now)
             wait_seconds = _POLL_SECONDS if next_at is None else (next_at - now).total_seconds()
             if wait_seconds > 0:
                 # A cancel, and an operation that begins meanwhile, must not wait for one that is slow.
                 await asyncio.sleep(min(wait_seconds, _POLL_SECONDS))
                 continue
-            page = await until_stored(partial(self._store.write, bulk_actions.make_page, now=utc_now()))
+            page = await self._store.write(bulk_actions.make_page, now=utc_now())
             if page is None:
                 # Another ledger is at it.
                 await asyncio.sleep(_POLL_SECONDS / 10)

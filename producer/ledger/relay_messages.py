@@ -1,29 +1,30 @@
-"""The messages that ask for accepted jobs: one for each job, or for several of the bulk lane. Pure."""
+"""The messages that the relays publish: of accepted jobs, alone or several in one, and of events. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from producer.ledger.outbox import Packed
-from producer.records import ClaimedJob
+from producer.records import ClaimedEvent, ClaimedJob
 from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
-from shared.broker.topology import JOBS, bundle_key, stored_key
+from shared.broker.topology import CANCELLED_STREAM, DEFAULT, JOBS, OUTCOMES, bundle_key, stored_key
+from shared.events import EventType
 from shared.kinds.registry import Lane, is_bundled
 from shared.messages import JOB_TYPE, JOBS_TYPE, JobMessage
 
-# Of one message, more than ten jobs of any usual size: a broker and a worker hold several in memory.
+# Room for more than ten jobs of any usual size. A broker and a worker hold several messages in memory.
 BUNDLE_BYTES = 131_072
 
 _Encoded = tuple[ClaimedJob, bytes]
+_PackedJobs = tuple[Outgoing, Sequence[ClaimedJob]]
 
 
-def relayed_messages(jobs: Iterable[ClaimedJob], *, bundle_jobs: int) -> Iterator[Packed[ClaimedJob]]:
-    """Return what to publish of some jobs, and which of them each message asks for.
+def job_messages(jobs: Iterable[ClaimedJob], *, bundle_jobs: int) -> Iterator[_PackedJobs]:
+    """Return the messages that ask for some jobs, each with the jobs that it carries.
 
-    Jobs of the bulk lane share messages, each of one kind, in the order they have. All others come first, so
-    that nobody who waits for one waits for a batch.
+    Jobs of the bulk lane share messages, each of one kind, in their order. All others come first, so that
+    nobody who waits for one waits for a batch.
 
     Args:
-        bundle_jobs: How many one message may carry.
+        bundle_jobs: How many jobs one message may carry.
     """
     bulk: dict[str, list[_Encoded]] = {}
     for job in jobs:
@@ -53,18 +54,39 @@ def job_message(job: ClaimedJob, *, attempt: int = 1) -> JobMessage:
     )
 
 
-def _alone(job: ClaimedJob, body: bytes) -> Packed[ClaimedJob]:
+def event_message(event: ClaimedEvent) -> Outgoing:
+    """Return the message of an event.
+
+    An outcome may find no queue bound. Its message id is the job's, or the job's and the run's after a
+    redrive, so it stays the same however often it is sent.
+    """
+    # As it was encoded when it was stored.
+    body = event.body_json.encode()
+    match event.type:
+        case EventType.OUTCOME:
+            ended = event.body
+            job_id, run = ended["job_id"], ended["run"]
+            message_id = job_id if run == 1 else f"{job_id}.{run}"
+            key = f"{ended['kind']}.{ended['state']}"
+            return Outgoing(OUTCOMES, key, body, event.type.value, job_id, message_id=message_id)
+        case EventType.BATCH:
+            return Outgoing(OUTCOMES, "batch.completed", body, event.type.value, message_id=event.body["id"])
+        case EventType.CANCELLATION:
+            return Outgoing(DEFAULT, CANCELLED_STREAM, body, event.type.value)
+
+
+def _alone(job: ClaimedJob, body: bytes) -> _PackedJobs:
     return Outgoing(JOBS, stored_key(job.kind, job.lane), body, JOB_TYPE, str(job.id)), (job,)
 
 
-def _together(kind: str, group: Sequence[_Encoded]) -> Packed[ClaimedJob]:
+def _together(kind: str, group: Sequence[_Encoded]) -> _PackedJobs:
     body = bundled(body for _, body in group)
     message = Outgoing(JOBS, bundle_key(kind), body, JOBS_TYPE, content_type=NDJSON)
     return message, [job for job, _ in group]
 
 
 def _groups(encoded: Sequence[_Encoded], most: int) -> Iterator[Sequence[_Encoded]]:
-    """Return the jobs in groups that one message may carry; one that is too large is a group of its own."""
+    """Return the jobs in groups that one message may carry; a job that is too large is alone in its group."""
     first = size = 0
     for place, (_, body) in enumerate(encoded):
         size += len(body) + 1
@@ -76,9 +98,9 @@ def _groups(encoded: Sequence[_Encoded], most: int) -> Iterator[Sequence[_Encode
 
 
 def _body(job: ClaimedJob) -> bytes:
-    """Return what `job_message` encodes, put together of what is stored as JSON: a tenth of the time.
+    """Return what `job_message` encodes, spliced from the JSON in the store: a tenth of the time.
 
-    Nothing else of it needs an escape: kinds and lanes are written in lower case.
+    Nothing else needs an escape: kinds and lanes are lower case.
     """
     batch = f',"batch_id":"{job.batch_id}"' if job.batch_id else ""
     expiry = f',"expires_at":"{job.deadline_at.isoformat()}"' if job.deadline_at else ""

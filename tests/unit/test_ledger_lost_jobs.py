@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from producer.ledger.republisher import next_attempt, republished_message
+from producer.ledger.lost_jobs import next_attempt, republished_message
 from producer.records import ClaimedJob, UnfinishedJob
 from shared.identity import new_id
 from shared.kinds.registry import Lane

@@ -1,0 +1,174 @@
+"""What an operator runs after a loss: `republish` if the broker was lost, `adopt-parked` if the store was.
+
+`python -m producer republish` sends every unfinished job again at once. `python -m producer adopt-parked`
+makes the rows of parked jobs again: the recorder heard of them long ago, and will not again, but their
+messages are still in `jobs.parked`.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+from uuid import UUID
+
+from producer.adoption import adopt_jobs
+from producer.ledger.leader import Lease
+from producer.ledger.lost_jobs import Republisher
+from producer.ledger.metrics import LedgerMetrics
+from producer.ledger.parked_reconciler import PARKED_WALK, WALK_LEASE_SECONDS, parked_jobs, walk_alone
+from producer.store import recording, submissions, unfinished
+from producer.store.database import Database, RetryingStore, Store
+from shared.broker.parked_queue import Choice
+from shared.broker.publisher import Publisher
+from shared.broker.topology import declare_topology
+from shared.clock import utc_now
+from shared.errors import BrokerError, BrokerUnavailable
+from shared.events import EVERY
+from shared.kinds.registry import KINDS, Lane
+from shared.messages import JobMessage, Report
+from shared.outcomes import OutcomeName
+from shared.settings import Settings
+from shared.states import UNDER_WAY, JobState
+
+COMMAND_LINE: Final = "command line"
+"""The actor of these commands in the audit log."""
+
+REASON_LOST: Final = "reason_lost"
+
+_AGAIN = "running this again is safe"
+_EXPLANATION = "It was parked before the store was lost, and its message does not say why."
+
+
+async def republish_all(
+    settings: Settings, database: Database, *, kind: str | None = None, lane: Lane | None = None
+) -> Mapping[JobState, int]:
+    """Declare the topology, and send every unfinished job of a kind and lane, or of all, again.
+
+    Jobs that begin meanwhile are left to the relay. Reads and sends a page at a time. A second call sends all
+    of them again, which costs work and harms nothing.
+
+    Returns:
+        How many were sent, by state.
+
+    Raises:
+        BrokerUnavailable: the broker did not answer, or did not take a job; what was sent stays sent.
+        StoreUnavailable: the store did not answer.
+    """
+    async with _connected(settings) as publisher:
+        sent = Counter[JobState]()
+        store = Store(database)
+        republisher = Republisher(
+            store=RetryingStore(database),
+            publisher=publisher,
+            metrics=LedgerMetrics(),
+            settings=settings,
+            why="command",
+        )
+        try:
+            await _send_all(store, republisher, chosen_queues(kind, lane), sent)
+        except BrokerError as error:
+            said = f"RETRIEVER_AMQP_URL: {error}; {sent.total()} jobs were sent, {_AGAIN}"
+            raise BrokerUnavailable(said) from error
+        finally:
+            await store.write(
+                unfinished.note_republished,
+                kind or EVERY,
+                lane or EVERY,
+                counts={state.value: number for state, number in sent.items()},
+                by=COMMAND_LINE,
+                now=utc_now(),
+            )
+        return sent
+
+
+def chosen_queues(kind: str | None, lane: Lane | None) -> list[tuple[str, Lane]]:
+    """Return the kinds and lanes that are meant; None stands for all."""
+    return [(one, each) for one in KINDS for each in Lane if kind in {None, one} and lane in {None, each}]
+
+
+async def adopt_parked(settings: Settings, database: Database) -> tuple[int, int]:
+    """Walk `jobs.parked` once, and store every unknown job in it as parked. All messages stay.
+
+    Returns:
+        How many messages there were, and how many jobs were stored.
+
+    Raises:
+        BrokerUnavailable: the broker went away, or a ledger is walking; calling it again goes on.
+    """
+    lease = Lease(Store(database), PARKED_WALK, seconds=WALK_LEASE_SECONDS)
+    adopted = 0
+
+    async def choose(bodies: Sequence[bytes]) -> Choice:
+        nonlocal adopted
+        jobs = [job for body in bodies for job in parked_jobs(body) if job is not None]
+        adopted += await asyncio.to_thread(_adopt, database, jobs)
+        return Choice(frozenset())
+
+    walk = await walk_alone(settings.amqp_url, lease, choose=choose)
+    if not walk.complete:
+        raise BrokerUnavailable("a ledger has begun to walk through jobs.parked; run this again in a minute")
+    return walk.seen, adopted
+
+
+async def _send_all(
+    store: Store, republisher: Republisher, queues: list[tuple[str, Lane]], sent: Counter[JobState]
+) -> None:
+    began_at = utc_now()
+    for state in UNDER_WAY:
+        after: UUID | None = None
+        while True:
+            page = await store.read(unfinished.read_page, state, queues, heard_before=began_at, after=after)
+            sent.update(await republisher.send(page.jobs))
+            if (after := page.following) is None:
+                break
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Publisher]:
+    publisher = Publisher(
+        settings.amqp_url,
+        name="retriever republish",
+        timeout_seconds=settings.publish_timeout_seconds,
+        plain=settings.amqp_plain,
+        prepare=lambda channel: declare_topology(channel, KINDS),
+    )
+    running = asyncio.create_task(publisher.run())
+    try:
+        async with asyncio.timeout(settings.publish_timeout_seconds):
+            await publisher.wait_ready()
+    except TimeoutError as error:
+        seconds = settings.publish_timeout_seconds
+        said = f"RETRIEVER_AMQP_URL: no broker within {seconds:g} s; nothing was sent, {_AGAIN}"
+        raise BrokerUnavailable(said) from error
+    else:
+        yield publisher
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _adopt(database: Database, jobs: Sequence[JobMessage]) -> int:
+    new = database.write(submissions.insert_adopted, adopt_jobs(jobs, now=utc_now()))
+    # Dying between the two leaves jobs that are queued: the lost-job reconciler runs them once more.
+    reports = [_report(job) for job in jobs if job.id in new]
+    database.write(recording.record_reports, reports, now=utc_now())
+    return len(new)
+
+
+def _report(job: JobMessage) -> Report:
+    reported = job.report
+    if reported is not None and reported.state is JobState.PARKED and reported.job_id == job.id:
+        return reported
+    # The broker parked it, or the reconciler put it there again.
+    return Report(
+        job_id=job.id,
+        kind=job.kind,
+        run=job.run,
+        attempt=job.attempt,
+        state=JobState.PARKED,
+        outcome=OutcomeName.FAILED_PERMANENT,
+        reason=REASON_LOST,
+        explanation=_EXPLANATION,
+        worker="broker",
+    )
