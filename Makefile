@@ -22,7 +22,7 @@ setup: $(READY) ## Make the virtual environment .venv from Pipfile.lock
 $(READY): Pipfile.lock deploy/local/setup
 	@deploy/local/setup
 
-demo: $(READY) ## Show the service at work on a flaky local site, in a minute and a half
+demo: $(READY) ## Show the service at work on a flaky local site, in half a minute
 	@$(PYTHON_IN_VENV) -m deploy.local.demo $(ARGS)
 
 run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at /ui/

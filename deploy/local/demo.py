@@ -163,7 +163,9 @@ def _announce(screen: Screen, site: TargetSite, checks: Sequence[Case], fetched:
     screen.gap()
     screen.say(
         f"They go to {site.url}, a site that is flaky on purpose. The egress guard refuses loopback "
-        f"addresses; RETRIEVER_EGRESS_ALLOW={OPEN_NETWORK} opens them for this demo alone."
+        f"addresses; RETRIEVER_EGRESS_ALLOW={OPEN_NETWORK} opens them for this demo alone. The limits for "
+        "each host (8 at once, 20 a second) are lifted for its site by RETRIEVER_HOST_LIMITS, and the "
+        "circuit breaker is off (RETRIEVER_HOST_FAILURES=0)."
     )
     screen.say(f"A job has {MAX_ATTEMPTS} attempts, and waits 1, 2 and up to 4 s in between.")
 
