@@ -1,12 +1,19 @@
-"""What a target means by `Retry-After`."""
+"""What a target means by `Retry-After`, `Link` and `Location`, in all their dialects."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.http.header_fields import MAX_SECONDS, honours_retry_after, retry_after_seconds
+from consumer.http.header_fields import (
+    MAX_SECONDS,
+    absolute_url,
+    honours_retry_after,
+    next_link,
+    retry_after_seconds,
+)
 
 NOW = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
 
@@ -94,3 +101,64 @@ def test_no_text_is_ever_an_error(text: str) -> None:
 )
 def test_the_field_counts_where_it_is_defined(status: int, honoured: bool) -> None:
     assert honours_retry_after(status) is honoured
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (['<http://a.example/?page=2>; rel="next"'], "http://a.example/?page=2"),
+        (["<b>; rel=next"], "b"),
+        (["<b> ; rel = next"], "b"),
+        (['<a>; rel="prev", <b>; rel="next"'], "b"),
+        (['<a>; rel="first prev"', '<b>; rel="last next"'], "b"),
+        (['<b>; rel="NEXT"; title="x"'], "b"),
+        (['<b>; REL="Next"'], "b"),
+        (["<b>; title=\"a, <c>; rel=next\"; rel='next'"], None),
+        (['<a>; title="a, <c>; rel=next", <b>; rel=next'], "b"),
+        (['<a>; title="say \\"next\\" ; rel=next"'], None),
+        (["<a,b;c?d=e,f>; rel=next"], "a,b;c?d=e,f"),
+        (['<a>; rel="prev"; rel="next"'], None),
+        (['<a>; rel="nextpage"'], None),
+        (['<a>; rel="next"; anchor="#other", <b>; rel="next"'], "b"),
+        (["<a>; crossorigin; rel=next"], "a"),
+        (["<>; rel=next"], ""),
+        (["a; rel=next"], None),
+        (["<a; rel=next"], None),
+        (['<a>; rel="next'], "a"),
+        (["<a>; rel="], None),
+        (["<a>;;; rel=next"], "a"),
+        ([",,,<a>;rel=next,,"], "a"),
+        ([], None),
+        ([""], None),
+    ],
+)
+def test_the_next_page_is_found_in_a_link_header(fields: list[str], expected: str | None) -> None:
+    assert next_link(fields) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["<" * 200_000, "<a>;" * 100_000, '<a>;b="' + "\\" * 200_000, "<a>" + " " * 200_000]
+)
+def test_a_hostile_link_header_is_read_in_no_time(text: str) -> None:
+    started = time.monotonic()
+
+    next_link([text])
+
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("?page=2", "http://a.example/x?page=2"),
+        ("//b.example/", "http://b.example/"),
+        (" /y ", "http://a.example/y"),
+        ("/\udcc3\udca9", "http://a.example/%C3%A9"),
+        ("ftp://a.example/", None),
+        ("javascript:alert(1)", None),
+        ("http://[", None),
+        ("/" + "a" * 9_000, None),
+    ],
+)
+def test_a_reference_is_read_against_its_page(reference: str, expected: str | None) -> None:
+    assert absolute_url(reference, base="http://a.example/x?page=1") == expected

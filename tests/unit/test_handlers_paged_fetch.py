@@ -1,4 +1,4 @@
-"""What follows a page: plans, their mending, stop rules and loops."""
+"""Which pages follow a page: plans and their changes, stop rules, loops, and parameters in a query."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from consumer.handlers.paged_fetch import FetchedPage, NextPages, next_pages
+from consumer.handlers.paged_fetch import FetchedPage, NextPages, next_pages, with_parameters
 from shared.kinds.pages import PagePlace, Pages, StopReason
 
 PAGES: TypeAdapter[Pages] = TypeAdapter(Pages)
@@ -213,3 +213,26 @@ def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
     ]
 
     assert walk(pages_of("cursor"), lambda n, token: answers[n]) == (4, StopReason.NO_NEXT)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://a.example/", "http://a.example/?page=2"),
+        ("http://a.example/x?page=1", "http://a.example/x?page=2"),
+        ("http://a.example/x?page=1&q=a%20b&page=9", "http://a.example/x?q=a%20b&page=2"),
+        ("http://a.example/x?pa%67e=1&Page=3", "http://a.example/x?Page=3&page=2"),
+        ("http://a.example/x?a=1;b&&=#top", "http://a.example/x?a=1;b&=&page=2#top"),
+        ("http://[::1]:80/x?", "http://[::1]:80/x?page=2"),
+    ],
+)
+def test_a_parameter_takes_the_place_of_its_name_and_leaves_the_rest_as_it_is(
+    url: str, expected: str
+) -> None:
+    assert with_parameters(url, {"page": "2"}) == expected
+
+
+def test_what_a_cursor_holds_cannot_leave_its_parameter() -> None:
+    url = with_parameters("http://a.example/", {"page[after]": "a&b=c#d/é ?%"})
+
+    assert url == "http://a.example/?page[after]=a%26b%3Dc%23d%2F%C3%A9%20%3F%25"

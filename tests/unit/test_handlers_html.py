@@ -50,9 +50,9 @@ def test_a_fragment_is_an_id_or_a_name_of_a_tag(page: str, is_there: bool) -> No
 )
 def test_no_page_of_a_megabyte_takes_long(piece: str) -> None:
     page = piece * (1_000_000 // len(piece))
-    started = time.monotonic()
+    started = time.process_time()
 
     title_of(page)
     has_fragment(page, "nowhere")
 
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
