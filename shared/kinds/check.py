@@ -112,7 +112,7 @@ class Assertions(BaseModel):
 
 
 class CheckArgs(RequestArgs):
-    """What to check, what to demand of it, and how patiently."""
+    """What to check, what to demand of the answer, and how long to wait for it."""
 
     method: CheckMethod = CheckMethod.AUTO
     statuses: Annotated[
@@ -164,7 +164,7 @@ class Family(StrEnum):
 
 
 class Timings(BaseModel):
-    """How long each phase of one request took. Null: it did not happen, or was not finished."""
+    """How long each phase of one request took. Null: it did not happen, or did not finish."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -177,7 +177,9 @@ class Timings(BaseModel):
     first_byte_seconds: Annotated[
         float | None, Field(description="From the connection to the header of the answer.")
     ] = None
-    total_seconds: Annotated[float, Field(description="All of it; with the body, if that was read.")] = 0.0
+    total_seconds: Annotated[
+        float, Field(description="The whole request; with the body, if that was read.")
+    ] = 0.0
 
 
 class Hop(BaseModel):
@@ -200,7 +202,7 @@ class Hop(BaseModel):
 
 
 class TimingsJson(TypedDict):
-    """`Timings` as a worker writes them down: thousands a second, so without a model in between."""
+    """`Timings` as a worker writes them, thousands a second and so without a model in between."""
 
     dns_seconds: float | None
     connect_seconds: float | None
@@ -210,7 +212,7 @@ class TimingsJson(TypedDict):
 
 
 class HopJson(TypedDict):
-    """`Hop` as a worker writes it down."""
+    """`Hop` as a worker writes it."""
 
     method: str
     url: str
@@ -251,7 +253,7 @@ class AssertionResult(BaseModel):
 
 
 class CheckResult(BaseModel):
-    """What was seen."""
+    """What a check found."""
 
     model_config = ConfigDict(frozen=True)
 

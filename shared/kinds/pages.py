@@ -15,7 +15,7 @@ MAX_PAGE_ITEMS = 1_000_000
 """The largest page there can be holds no more."""
 MAX_ITEMS = MAX_PAGES * MAX_PAGE_ITEMS
 MAX_TOTAL = 10**15
-"""A total beyond it is nonsense, and is read as none."""
+"""A larger total is nonsense and counts as none."""
 MAX_CURSOR_LENGTH = 4_096
 
 ParameterName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[!-~]+$")]
@@ -38,7 +38,7 @@ class StopReason(StrEnum):
 
     @property
     def is_an_end(self) -> bool:
-        """Whether the target itself said that this was all, and we did not stop short of it."""
+        """Whether the target said that this is the end, and we did not stop before it."""
         return self in _ENDS
 
 
@@ -51,7 +51,7 @@ class _Pages(BaseModel):
     items: Annotated[JmesPath, Field(description="JMESPath of the list of items on a page.")] = "@"
     key: Annotated[
         JmesPath | None,
-        Field(description="JMESPath on one item of what identifies it; with it, doubles are counted."),
+        Field(description="JMESPath on one item for what identifies it; with it, duplicates are counted."),
     ] = None
     max_pages: Annotated[int, Field(ge=1, le=MAX_PAGES)] = 1_000
     max_items: Annotated[int | None, Field(ge=1, le=MAX_ITEMS)] = None
@@ -126,7 +126,7 @@ Pages = Annotated[PageNumbers | Offsets | Cursors | Links | NextUrls, Field(disc
 
 
 class PagePlace(BaseModel):
-    """A page after the first, or with `last` all pages from it to there, and what is known of those before.
+    """A page after the first, or with `last` all pages up to there, and what is known of the pages before.
 
     Attributes:
         index: From 0, the page of the root job itself.
@@ -134,9 +134,9 @@ class PagePlace(BaseModel):
         size: How many items the first page had.
         total: How many items there are in all, as the first page said.
         items_before: How many items the pages before have; only when each leads to the next.
-        cursor: What to send for it.
-        url: Where it is; the job's own URL takes its place.
-        previous: Digest of the items of a page before: a target that ignores our parameters shows by it.
+        cursor: The cursor to send for it.
+        url: Its URL; the job's own URL is replaced by it.
+        previous: Digest of the items of an earlier page; it shows a target that ignores our parameters.
         mark: Digest of an earlier cursor or URL; `power` and `steps` say when it is replaced (Brent's cycle
             detection, so that a loop is found with constant memory).
     """
@@ -163,7 +163,7 @@ class PageTask(PagePlace):
 
 
 class PageReport(BaseModel):
-    """What a report says of a page beside its result: what the recorder counts, and which page follows.
+    """What a report says about a page beside its result: what the recorder counts, and which page follows.
 
     Attributes:
         keys: Eight octets of a digest for each item's key, base64; None when items have no key.
@@ -180,7 +180,7 @@ class PageReport(BaseModel):
 
 
 class PageResult(BaseModel):
-    """What the result of a paged fetch says of its page."""
+    """What the result of a paged fetch says about its page."""
 
     model_config = ConfigDict(frozen=True)
 

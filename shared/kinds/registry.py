@@ -1,4 +1,4 @@
-"""The table of kinds: everything that is known of a kind without doing its work."""
+"""The table of kinds: everything about a kind except its work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,8 +32,8 @@ class Lane(StrEnum):
 class Kind:
     """One kind of job.
 
-    When it `is_bundled`, jobs of its bulk lane may travel several to a message. A crash then repeats all of a
-    message, also those of its jobs that were done: only for what changes nothing in the world.
+    When it `is_bundled`, several jobs of its bulk lane may travel in one message. A crash then repeats all
+    jobs of the message, even those that were done: only for kinds that change nothing in the world.
     """
 
     name: str
@@ -57,7 +57,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def is_bundled(kind: str, lane: Lane) -> bool:
-    """Return whether jobs of a kind and lane may travel several to a message; of unknown kinds none do."""
+    """Return whether several jobs of a kind and lane may travel in one message; false for unknown kinds."""
     return lane is Lane.BULK and kind in KINDS and KINDS[kind].is_bundled
 
 
@@ -72,9 +72,9 @@ def handler_seconds(args: BaseModel) -> float:
 
 
 def attempt_seconds(kind: str, args: Mapping[str, Any]) -> float:
-    """Return how long an attempt may take at most, for arguments as they are stored: without defaults.
+    """Return how long an attempt may take, for arguments as they are stored, without defaults.
 
-    They need not be valid: a job that is parked for its arguments has some, too.
+    They need not be valid: a job that is parked for its arguments has an attempt, too.
     """
     field = KINDS[kind].args_model.model_fields.get(_TIMEOUT_FIELD) if kind in KINDS else None
     default = _DEFAULT_SECONDS if field is None else float(field.default)

@@ -1,4 +1,4 @@
-"""What a job may say of a request: its URL, headers, credentials and redirects. Shared by all kinds."""
+"""What a job may say about a request: URL, headers, credentials, redirects. All kinds share it."""
 
 import re
 from enum import StrEnum
@@ -16,13 +16,13 @@ FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")
 
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
 
-# As pydantic's `AnyHttpUrl`, without an object of Python around each.
+# As pydantic's `AnyHttpUrl`, without a Python object around each URL.
 _PARSER = SchemaValidator(core_schema.url_schema(allowed_schemes=["http", "https"]))
 
 
 def _normalize_url(text: str) -> str:
-    # WHATWG parsing at the border, so that the odd spellings of a host (hexadecimal, full-width)
-    # are gone before anything compares, groups or connects by it.
+    # WHATWG parsing at the border, so that odd spellings of a host (hexadecimal, full-width) are gone before
+    # anything compares, groups or connects by it.
     return str(_PARSER.validate_python(text))
 
 
@@ -106,9 +106,9 @@ Auth = Annotated[BasicAuth | BearerAuth, Field(discriminator="type")]
 
 # RFC 9110 section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-# RFC 9110 section 5.5, without what is beyond ASCII, which no two servers read alike.
+# RFC 9110 section 5.5, in ASCII only: no two servers read other characters alike.
 _VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")
-# They frame the message, name the connection, or are written by us: two of them would be a smuggled request.
+# They frame the message, concern the connection, or are written by us: a second one could smuggle a request.
 _OURS = frozenset(
     {
         "accept-encoding",
@@ -160,7 +160,7 @@ Headers = Annotated[
 
 
 class RequestArgs(BaseModel):
-    """What every kind that asks a host can be told of the request."""
+    """The arguments of every kind that sends requests to a host."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -15,12 +15,12 @@ from shared.retry import RetryPolicy
 
 WEBHOOK: Final = "webhook"
 
-# A fetched page fits, a fetched megabyte does not; receivers like it smaller still.
+# A fetched page fits, a fetched megabyte does not; receivers prefer even less.
 MAX_DATA_BYTES = 262_144
 MAX_TYPE_LENGTH = 100
 TYPE_PATTERN = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
 
-# 1, 3, 9 seconds at first, then minutes and hours, about a day in all: with jitter, and rounded up to steps.
+# 1, 3 and 9 seconds at first, then minutes and hours, about a day in all; with jitter, rounded up to steps.
 WEBHOOK_RETRY = RetryPolicy(max_attempts=13, first_delay_seconds=1, factor=3, max_delay_seconds=21_600)
 
 
@@ -63,7 +63,7 @@ WebhookUrl = Annotated[
 
 
 class WebhookArgs(BaseModel):
-    """Whom to tell what. `type`, `timestamp` and `data` are the body that is sent."""
+    """The receiver and the message: `type`, `timestamp` and `data` are the body that is sent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,11 +76,11 @@ class WebhookArgs(BaseModel):
             description="What has happened, such as `invoice.paid`: names with full stops between.",
         ),
     ]
-    timestamp: Annotated[AwareDatetime, Field(description="When it happened, not when it is told.")]
+    timestamp: Annotated[AwareDatetime, Field(description="When it happened, not when it is sent.")]
     data: Annotated[
         dict[str, Any],
         AfterValidator(_check_data),
-        Field(description=f"What there is to say of it: at most {MAX_DATA_BYTES:,} bytes."),
+        Field(description=f"The details: at most {MAX_DATA_BYTES:,} bytes."),
     ]
     timeout_seconds: Annotated[float, Field(ge=0.1, le=300, description="Limit of one attempt.")] = 15.0
 

@@ -243,7 +243,7 @@ async def test_a_kept_connection_has_an_address_and_a_certificate_but_no_phases(
     [
         ("expired", "has expired"),
         ("wrong_host", "another address"),
-        ("unknown_root", "whom we do not trust"),
+        ("unknown_root", "an authority that we do not trust"),
     ],
 )
 async def test_a_bad_certificate_is_broken_and_shown_but_nothing_is_sent(
