@@ -10,9 +10,8 @@ from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
 from shared.errors import RetrieverError, SettingsInvalid, StaysUnready
 from shared.kinds.registry import KINDS
-from shared.process import prepare_process
+from shared.process import prepare_process, stop_event
 from shared.settings import Settings, read_settings
-from shared.signals import stop_event
 from shared.watchdog import EXIT_STATUS
 
 
@@ -26,7 +25,7 @@ def main() -> None:
 def worker(kinds: str) -> None:
     """Work on jobs until stopped; then let those in hand end, within the grace period."""
     settings = read_settings()
-    # Of hundreds of jobs in hand nearly nothing is a cycle.
+    # Hundreds of jobs in hand make hardly any cycles.
     prepare_process(settings, process="worker", collect_every=50_000)
     chosen = list(dict.fromkeys(kind.strip() for kind in kinds.split(",") if kind.strip()))
     if not chosen:

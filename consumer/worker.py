@@ -8,9 +8,8 @@ from consumer.cancellations import Cancellations
 from consumer.delivery import DeliveryHandler
 from consumer.metrics import WorkerMetrics
 from consumer.pauses import Pauses
-from shared.broker.consumer import Consumer
 from shared.broker.publisher import Publisher
-from shared.broker.subscriber import Subscription
+from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import bundle_queue, lane_queues, work_queue
 from shared.health import Probe
 from shared.kinds.registry import Lane, is_bundled
@@ -45,7 +44,7 @@ class Worker:
         self._kinds = kinds
         self._held: set[str] = set()
         self._grace_seconds = settings.worker_grace_seconds
-        self._consumer = Consumer(
+        self._consumer = Subscriber(
             settings.amqp_url,
             name=f"{name} consume",
             subscriptions=[

@@ -14,9 +14,8 @@ from producer.store.database import Database
 from producer.store.migrate import migrate as migrate_store
 from shared.errors import RetrieverError, StaysUnready
 from shared.kinds.registry import KINDS, Lane
-from shared.process import prepare_process
+from shared.process import prepare_process, stop_event
 from shared.settings import Settings, read_settings
-from shared.signals import stop_event
 from shared.states import UNDER_WAY, JobState
 from shared.watchdog import EXIT_STATUS
 

@@ -14,9 +14,8 @@ from producer.records import Recorded, UnreadableJob
 from producer.store import endings, recording, submissions
 from producer.store.database import RetryingStore
 from shared.broker.bundle import count_bodies
-from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
-from shared.broker.subscriber import Subscription
+from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused
@@ -41,7 +40,7 @@ class Recorder:
         self._metrics = metrics
         self._batch_limit = settings.recorder_prefetch
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
-        self._consumer = Consumer(
+        self._consumer = Subscriber(
             settings.amqp_url,
             name="retriever ledger recorder",
             subscriptions=[

@@ -1,9 +1,8 @@
-"""Connections that come back: a fresh plain connection each time, never a half-restored one.
+"""Connections that come back: a fresh one after each loss, never a half-restored one.
 
-aio-pika's robust connection is not used: it restores what it remembers, loops for ever on a
-declaration that no longer matches, and leaves consumers behind when their queue was deleted.
-Here whoever uses a connection sets it up again from the start, so a connection that is up is
-one on which everything was done.
+aio-pika's robust connection restores what it remembers, loops for ever on a declaration that no longer
+matches, and leaves consumers behind when their queue was deleted. Here the user of a connection sets it up
+from the start after each loss, so a connection that is up is set up completely.
 """
 
 import asyncio
@@ -11,25 +10,25 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from aiormq.channel import Channel
 from yarl import URL
 
 from shared.broker.addresses import split_hosts
-from shared.broker.reader import choose_reader
-from shared.broker.underlay import release_closed_channels
 
-# What a broker that is away, or taken away, looks like through aio-pika and aiormq.
+# What aio-pika and aiormq raise when the broker is away or goes away.
 CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
-# Of exactly these types, from nobody else: what aiormq throws when it does not know why.
+# aiormq raises exactly these types, no subclasses, when it does not know why a connection ended.
 _TEARDOWN_ERRORS = frozenset({Exception, RuntimeError, StopAsyncIteration})
 
-# The URL's own wins. aiormq takes a peer for dead when it has heard nothing for 3 times this and 3 s more.
+# A heartbeat in the URL wins. aiormq takes a peer for dead after a silence of 3 times this and 3 s more.
 _HEARTBEAT_SECONDS = 10
 _CONNECT_TIMEOUT_SECONDS = 10.0
-# Of each of several hosts: a machine that is stopped takes connections and says nothing.
+# Limit for each of several hosts: a stopped machine takes connections and says nothing.
 _HOST_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
 _FIRST_BACKOFF_SECONDS = 0.2
@@ -37,16 +36,13 @@ _MAX_BACKOFF_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
-choose_reader(plain=False)
-release_closed_channels()
-
 
 @asynccontextmanager
 async def connected(url: str, *, name: str) -> AsyncIterator[AbstractConnection]:
     """Yield a connection to the first host of the URL that answers, and close it within a time limit.
 
-    The hosts are tried in a random order, so that the clients of a cluster spread over its nodes, and a host
-    that hangs is not the first of everybody.
+    The hosts are tried in a random order, so that the clients of a cluster spread over its nodes and do not
+    all begin with a host that hangs.
 
     Args:
         name: How the connection is called in the management console.
@@ -70,13 +66,13 @@ async def keep_connected(
 ) -> None:
     """Call `use` with a fresh connection, and again after each loss, until cancelled.
 
-    `use` sets up what it needs and runs until cancelled; it is cancelled when the connection is
-    lost. A broker that is away, or errors of it that `use` lets through, are waited out with a
-    growing, jittered pause.
+    `use` sets up what it needs and runs until it is cancelled, which happens when the connection is lost.
+    While the broker is away, or `use` raises one of its errors, a growing, jittered pause comes before the
+    next connection.
 
     Args:
         name: How the connection is called in the management console.
-        note_attempt: Told of each attempt to connect whether a broker answered.
+        note_attempt: Called after each attempt to connect with whether a broker answered.
     """
     backoff_seconds = _FIRST_BACKOFF_SECONDS
     while True:
@@ -101,9 +97,9 @@ async def keep_connected(
 def teardown_means_lost() -> Iterator[None]:
     """Let a call to aio-pika fail as on a lost connection when aiormq tears down what it waits for.
 
-    aiormq throws something at whoever waits for a connection or channel that ends: the loss, if it knows of
-    one, else a bare Exception, a RuntimeError, what ended its reader, or a CancelledError. Nobody has
-    cancelled us then; let through, it would end a task in silence, and a TaskGroup asks no questions.
+    aiormq raises the loss, if it knows of one, at whoever waits for a connection or channel that ends; else a
+    bare Exception, a RuntimeError, what ended its reader, or a CancelledError. Nobody has cancelled us then;
+    let through, it would end a task in silence, and a TaskGroup would not notice.
 
     Raises:
         ChannelInvalidStateError: it was torn down; what had been sent may have arrived.
@@ -139,6 +135,11 @@ async def open_publishing_channel(connection: AbstractConnection) -> AbstractCha
     """
     with teardown_means_lost():
         return await connection.channel(publisher_confirms=True, on_return_raises=True)
+
+
+async def underlay_of(channel: AbstractChannel) -> Channel:
+    """Return the channel of aiormq below one of aio-pika, whose abstract class does not know all we need."""
+    return cast("Channel", await channel.get_underlay_channel())
 
 
 async def _connect(url: str, *, name: str) -> AbstractConnection:

@@ -1,19 +1,30 @@
-"""A message to publish, and how publishing it fails."""
+"""A message to publish, and a channel that publishes it: the contract, and the stock channel of aiormq."""
 
+import asyncio
+import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from shared.errors import MessageRefused, MessageUnroutable
+from aio_pika import DeliveryMode
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import DeliveryError, PublishError
+from aiormq.channel import Channel
+from pamqp.commands import Basic
+
+from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
+from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
+
+APP_ID = "retriever"
 
 _NO_HEADERS: Mapping[str, str | int] = MappingProxyType({})
 
 
 class Outgoing(NamedTuple):
-    """A message to publish, persistent; it comes back when no queue is bound for it, if it is mandatory.
+    """A persistent message to publish; a mandatory one comes back when no queue is bound for it.
 
     Attributes:
-        message_id: Only of a message that is not mandatory; others get a new one each time.
+        message_id: Makes the message not mandatory; None gives it a new id each time it is published.
         type: `job` or `report`, the AMQP type property.
         job_id: Goes into `correlation_id`; empty when the message cannot be read.
     """
@@ -29,15 +40,97 @@ class Outgoing(NamedTuple):
 
     @property
     def is_mandatory(self) -> bool:
-        """Whether somebody must be bound for it."""
+        """Whether a queue must be bound for it."""
         return self.message_id is None
 
 
+class ConfirmingChannel(Protocol):
+    """Publishes messages, and says what became of each."""
+
+    channel: AbstractChannel
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it should be replaced, now that nothing is on its way."""
+
+    def send(self, message: Outgoing) -> asyncio.Future[None]:
+        """Publish a message; the future is done when the broker has it on disk.
+
+        It fails with `MessageUnroutable` when no queue is bound for the routing key, `MessageRefused` when a
+        queue rejected it, and `BrokerUnavailable` when no confirm came: it may have been stored all the same.
+        """
+
+    def give_up(self) -> None:
+        """Fail everything on its way: no confirm will come."""
+
+
+class StockChannel:
+    """Publishes through what aiormq documents: a task for each message, and aiormq's own accounting."""
+
+    def __init__(self, channel: AbstractChannel, underlay: Channel, *, timeout_seconds: float) -> None:
+        """Take over a new channel that confirms."""
+        self.channel = channel
+        self._underlay = underlay
+        self._timeout_seconds = timeout_seconds
+        self._was_refused = False
+        self._sending: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a queue has refused a message of it, and nothing is on its way; see `BatchedChannel`."""
+        return self._was_refused and not self._sending
+
+    def send(self, message: Outgoing) -> asyncio.Future[None]:
+        """Publish a message."""
+        task = asyncio.create_task(self._publish(message))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        return task
+
+    def give_up(self) -> None:
+        """Do nothing: aiormq fails what is on its way."""
+
+    async def _publish(self, message: Outgoing) -> None:
+        # A new message id for every publish: aiormq matches returned messages by it, and of two equal ids
+        # in flight it would confirm one that was returned.
+        properties = properties_of(message, message.message_id or uuid.uuid4().hex)
+        try:
+            with teardown_means_lost():
+                async with asyncio.timeout(self._timeout_seconds):
+                    await self._underlay.basic_publish(
+                        message.body,
+                        exchange=message.exchange,
+                        routing_key=message.routing_key,
+                        properties=properties,
+                        mandatory=message.is_mandatory,
+                    )
+        except PublishError as error:
+            raise unroutable(message) from error
+        except DeliveryError as error:
+            self._was_refused = True
+            raise refused(message) from error
+        except CONNECTION_ERRORS as error:
+            raise BrokerUnavailable(f"no confirm from the broker: {type(error).__name__}") from error
+
+
+def properties_of(message: Outgoing, message_id: str) -> Basic.Properties:
+    """Return the AMQP properties of a message."""
+    return Basic.Properties(
+        delivery_mode=DeliveryMode.PERSISTENT,
+        content_type=message.content_type,
+        message_id=message_id,
+        correlation_id=message.job_id or None,
+        message_type=message.type,
+        app_id=APP_ID,
+        headers=dict(message.headers),
+    )
+
+
 def unroutable(message: Outgoing) -> MessageUnroutable:
-    """Return what a message fails with that no queue is bound for."""
+    """Return the error of a message that no queue is bound for."""
     return MessageUnroutable(f"{message.exchange} has no queue for {message.routing_key}")
 
 
 def refused(message: Outgoing) -> MessageRefused:
-    """Return what a message fails with that a queue rejected."""
+    """Return the error of a message that a queue rejected."""
     return MessageRefused(f"a queue of {message.exchange} refused {message.routing_key}")

@@ -5,9 +5,15 @@ from collections.abc import Awaitable, Callable
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from shared.broker.confirming import ConfirmingChannel, open_confirming
-from shared.broker.connection import keep_connected, open_channel
-from shared.broker.outgoing import Outgoing
+from shared.broker.connection import (
+    keep_connected,
+    open_channel,
+    open_publishing_channel,
+    teardown_means_lost,
+    underlay_of,
+)
+from shared.broker.fast.batched_channel import BatchedChannel
+from shared.broker.outgoing import ConfirmingChannel, Outgoing, StockChannel
 from shared.errors import BrokerUnavailable
 
 
@@ -31,10 +37,10 @@ class Publisher:
 
         Args:
             name: How the connection is called in the management console.
-            timeout_seconds: Limit of waiting for a connection, and of waiting for a confirm.
-            prepare: Called with a throw-away channel on each new connection, to declare the topology or
-                to make sure of it; while it fails, nothing is published.
-            plain: As `RETRIEVER_AMQP_PLAIN`.
+            timeout_seconds: Limit for a connection to come up, and for a confirm.
+            prepare: Called with a throw-away channel on each new connection, to declare or verify the
+                topology; while it fails, nothing is published.
+            plain: Publish on a stock channel: `RETRIEVER_AMQP_PLAIN`.
         """
         self._url = url
         self._name = name
@@ -46,7 +52,7 @@ class Publisher:
         self._sender: ConfirmingChannel | None = None
         self._is_reachable = False
         self.connections = 0
-        """How many connections there have been so far, the present one included."""
+        """How many connections there have been, the present one included."""
 
     @property
     def is_ready(self) -> bool:
@@ -55,7 +61,7 @@ class Publisher:
 
     @property
     def is_reachable(self) -> bool:
-        """Whether a broker answered the last attempt to connect, be the rest as it may."""
+        """Whether a broker answered the last attempt to connect."""
         return self._is_reachable
 
     async def wait_ready(self) -> None:
@@ -115,8 +121,8 @@ class Publisher:
     def send(self, message: Outgoing) -> asyncio.Future[None]:
         """Publish one message, if a channel is open; its confirm is the future's result.
 
-        For many messages at once: no task is made and nothing is waited for. Whoever calls waits for each
-        future, which fails with what `publish` raises.
+        For many messages at once: it makes no task and waits for nothing. The caller awaits each future,
+        which fails with what `publish` raises.
 
         Raises:
             BrokerUnavailable: there is no channel at the moment; `wait_ready` waits for one.
@@ -153,3 +159,25 @@ class Publisher:
         # A throw-away channel: a declaration that does not match closes the channel it was made on.
         async with await open_channel(connection) as channel:
             await self._prepare(channel)
+
+
+async def open_confirming(
+    connection: AbstractConnection, *, timeout_seconds: float, plain: bool
+) -> ConfirmingChannel:
+    """Return a new channel to publish on: a batched one, or the stock one.
+
+    Args:
+        timeout_seconds: Limit of each publish.
+
+    Raises:
+        ChannelInvalidStateError, ...: the connection has just closed, and nobody has told yet.
+    """
+    with teardown_means_lost():
+        if plain:
+            channel = await open_publishing_channel(connection)
+            return StockChannel(channel, await underlay_of(channel), timeout_seconds=timeout_seconds)
+        # We turn on confirms ourselves: aiormq would count publishes that it has not made.
+        channel = await open_channel(connection)
+        underlay = await underlay_of(channel)
+        await underlay.confirm_delivery()
+        return BatchedChannel(channel, underlay, timeout_seconds=timeout_seconds)

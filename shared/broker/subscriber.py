@@ -1,20 +1,32 @@
-"""Keeping one queue consumed on a connection, through every kind of loss, until it is held."""
+"""Consuming queues under prefetch limits, and coming back after every kind of loss."""
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from aio_pika.abc import AbstractConnection, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
-from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
-from shared.broker.consuming import ConsumingChannel, open_consuming
-from shared.broker.delivery import Delivery
-from shared.broker.intake import Intake
+from shared.broker.connection import (
+    CONNECTION_ERRORS,
+    keep_connected,
+    open_channel,
+    teardown_means_lost,
+    underlay_of,
+)
+from shared.broker.delivery import Delivery, Incoming, Intake, Settling, gather_acks
+from shared.broker.fast.frame_interceptor import FrameInterceptor
 
+# A quorum queue that is deleted and declared again at once leaves its consumers deaf: the broker
+# never cancels them (seen on 3.10.8). So a consumer that has heard nothing for this long, although
+# it has room, is subscribed anew, on a new channel, which takes milliseconds.
+_RENEW_SECONDS = 30.0
 _RESUBSCRIBE_SECONDS = 1.0
-# Of each request to the broker, which answers in milliseconds: a channel that is half dead must not hold us.
+# Limit for each request to the broker, which answers in milliseconds: a half dead channel must not hold us.
 _REQUEST_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
@@ -30,10 +42,75 @@ class Subscription:
 
 
 class Subscriber:
+    """Consumes queues on one connection, a channel each, until cancelled.
+
+    The tasks that work on deliveries belong to whoever takes them: aiormq cancels what it started
+    when a channel closes, and work in hand should be finished.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        subscriptions: Sequence[Subscription],
+        renew_seconds: float = _RENEW_SECONDS,
+        plain: bool = False,
+    ) -> None:
+        """Make a subscriber that is not connected yet.
+
+        Args:
+            name: How the connection is called in the management console.
+            plain: Consume through aio-pika's own callbacks: `RETRIEVER_AMQP_PLAIN`.
+        """
+        self._url = url
+        self._name = name
+        self._consumers = [
+            QueueConsumer(each, renew_seconds=renew_seconds, plain=plain) for each in subscriptions
+        ]
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker is known to know the consumer of every queue, but for those that are held."""
+        return all(consumer.is_well for consumer in self._consumers)
+
+    def hold(self, queues: Collection[str]) -> None:
+        """Consume none of these queues, and all others, from now until the next call.
+
+        Deliveries in hand can still be settled; what has not been handed on goes back to its queue.
+        """
+        for consumer in self._consumers:
+            consumer.hold(is_held=consumer.queue in queues)
+
+    async def run(self) -> None:
+        """Consume until cancelled, then close the connection: what was not settled is requeued."""
+        await keep_connected(self._url, name=self._name, use=self._consume)
+
+    async def stop_taking(self) -> None:
+        """Take no more deliveries; those in hand can still be settled."""
+        for consumer in self._consumers:
+            await consumer.stop_taking()
+
+    async def flush(self) -> None:
+        """Return once the broker has read everything sent so far, acks above all.
+
+        A quorum queue may ignore an ack that comes right before the close of its channel
+        (rabbitmq-server issue 10327); an answered request in between rules that out.
+        """
+        for consumer in self._consumers:
+            await consumer.flush()
+
+    async def _consume(self, connection: AbstractConnection) -> None:
+        async with asyncio.TaskGroup() as group:
+            for consumer in self._consumers:
+                group.create_task(consumer.run(connection))
+
+
+class QueueConsumer:
     """Consumes one queue, on a channel of its own, whenever it is not held."""
 
     def __init__(self, subscription: Subscription, *, renew_seconds: float, plain: bool) -> None:
-        """Make a subscriber that consumes nothing yet; `plain` as `RETRIEVER_AMQP_PLAIN`."""
+        """Make a consumer that consumes nothing yet; `plain` as `RETRIEVER_AMQP_PLAIN`."""
         self._subscription = subscription
         self._renew_seconds = renew_seconds
         self._plain = plain
@@ -154,7 +231,7 @@ class Subscriber:
         lost.set()
         self._news.set()
 
-    async def _begin(self, channel: ConsumingChannel, intake: Intake) -> "_Consumption":
+    async def _begin(self, channel: "ConsumingChannel", intake: Intake) -> "_Consumption":
         async with asyncio.timeout(_REQUEST_SECONDS):
             queue = await channel.pika.declare_queue(self.queue, passive=True)
             if not self._is_stopping:
@@ -215,7 +292,7 @@ class Subscriber:
 class _Consumption:
     """A queue that is being consumed on a channel, under a tag, into an intake."""
 
-    channel: ConsumingChannel
+    channel: "ConsumingChannel"
     queue: AbstractQueue
     tag: str
     intake: Intake
@@ -226,3 +303,58 @@ class _Consumption:
         async with asyncio.timeout(timeout_seconds):
             await self.queue.cancel(self.tag)
         await self.intake.give_back()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConsumingChannel:
+    """A channel of one consumer at a time, and how what it delivers is settled."""
+
+    pika: AbstractChannel
+    settling: Settling
+    callback: Callable[[AbstractIncomingMessage], Awaitable[None]]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was lost or closed."""
+        return bool(self.pika.is_closed)
+
+    async def consume(self, queue: AbstractQueue) -> str:
+        """Let what the queue delivers go into the intake; return the consumer's tag."""
+        return await queue.consume(self.callback)
+
+
+async def open_consuming(
+    connection: AbstractConnection, intake: Intake, *, plain: bool, on_lost: Callable[[], None]
+) -> ConsumingChannel:
+    """Return a new channel on which messages go into an intake.
+
+    Args:
+        plain: Take messages from aio-pika's callback, and not out of the frames.
+        on_lost: Called when its consumer, or all of it, was lost.
+
+    Raises:
+        ChannelInvalidStateError, ...: the connection has just closed, and nobody has told yet.
+    """
+    channel = await open_channel(connection)
+    channel.close_callbacks.add(lambda *_: on_lost())
+    underlay = await underlay_of(channel)
+    underlay.on_consumer_cancel_callbacks.add(lambda _: on_lost())
+    settling = Settling(underlay, gather_acks(underlay))
+    receive = partial(intake.receive, settling)
+    if plain:
+        return ConsumingChannel(channel, settling, partial(_receive_plainly, receive))
+    FrameInterceptor(underlay, receive)
+    return ConsumingChannel(channel, settling, _never)
+
+
+async def _receive_plainly(receive: Callable[[Incoming], None], message: AbstractIncomingMessage) -> None:
+    properties = Basic.Properties(
+        headers=dict(message.headers), correlation_id=message.correlation_id, message_type=message.type
+    )
+    tag, again = message.delivery_tag or 0, bool(message.redelivered)
+    exchange, routing_key = message.exchange or "", message.routing_key or ""
+    receive(Incoming(tag, again, exchange, routing_key, ContentHeader(properties=properties), message.body))
+
+
+async def _never(message: AbstractIncomingMessage) -> None:
+    raise RuntimeError(f"a message came past the interceptor: {message.delivery_tag}")

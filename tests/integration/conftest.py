@@ -7,9 +7,16 @@ import pytest
 
 from producer.store.database import Database
 from producer.store.schema import metadata
+from shared.broker.fast.patches import patch_libraries
 from shared.settings import Settings
 from tests.conftest import new_postgres_database
 from tests.support.api import RunningApi, running_api
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patched() -> None:
+    """Patch the AMQP libraries, as every process of ours does at its start."""
+    patch_libraries(plain=False)
 
 
 @pytest.fixture

@@ -14,12 +14,10 @@ from deploy.local.broker import Broker
 from shared.broker import subscriber as subscriber_module
 from shared.broker.connection import CONNECTION_ERRORS
 from shared.broker.connection import open_channel as new_channel
-from shared.broker.consumer import Consumer
-from shared.broker.consuming import open_consuming
 from shared.broker.delivery import Delivery
+from shared.broker.fast.patches import patch_libraries
 from shared.broker.outgoing import Outgoing
-from shared.broker.reader import choose_reader
-from shared.broker.subscriber import Subscription
+from shared.broker.subscriber import Subscriber, Subscription, open_consuming
 from shared.broker.topology import JOBS, declare_topology, work_queue
 from shared.errors import DeliveryLost
 from shared.kinds.registry import KINDS, Lane
@@ -31,28 +29,28 @@ from tests.support.waiting import eventually
 QUEUE = work_queue("check", Lane.BULK)
 
 
-@pytest.fixture(params=["short", "plain"], autouse=True)
+@pytest.fixture(params=["fast", "plain"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run every test on the short way of the frames, and on the plain one."""
+    """Run every test on the fast way, and on the plain one."""
     is_plain = request.param == "plain"
-    choose_reader(plain=is_plain)
+    patch_libraries(plain=is_plain)
 
     def open_channel(connection: AbstractConnection, *arguments: Any, **options: Any) -> Any:
         return open_consuming(connection, *arguments, **{**options, "plain": is_plain})
 
     monkeypatch.setattr(subscriber_module, "open_consuming", open_channel)
     yield
-    choose_reader(plain=False)
+    patch_libraries(plain=False)
 
 
 @asynccontextmanager
 async def consuming(
     url: str, *, prefetch: int = 10
-) -> AsyncIterator[tuple[Consumer, asyncio.Queue[Delivery]]]:
+) -> AsyncIterator[tuple[Subscriber, asyncio.Queue[Delivery]]]:
     """Consume the check queue while inside."""
     deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
     subscription = Subscription(QUEUE, prefetch, deliveries.put_nowait)
-    consumer = Consumer(url, name="test consumer", subscriptions=[subscription], renew_seconds=1.0)
+    consumer = Subscriber(url, name="test consumer", subscriptions=[subscription], renew_seconds=1.0)
     async with running(consumer.run()):
         yield consumer, deliveries
 
@@ -252,7 +250,7 @@ async def test_renewals_with_work_in_hand_neither_double_it_nor_pile_up_channels
             return caplog.messages.count("consuming") > 4
 
         async def has_one_old_channel() -> bool:
-            return len(consumer._subscribers[0]._settling) == 1
+            return len(consumer._consumers[0]._settling) == 1
 
         await eventually(has_renewed_often)
         await eventually(has_one_old_channel)
@@ -261,7 +259,7 @@ async def test_renewals_with_work_in_hand_neither_double_it_nor_pile_up_channels
         in_hand.ack()
 
         async def has_no_old_channel() -> bool:
-            return not consumer._subscribers[0]._settling
+            return not consumer._consumers[0]._settling
 
         await eventually(has_no_old_channel)
         assert await message_count(channel, QUEUE) == 0
@@ -273,7 +271,7 @@ async def test_a_consumer_is_well_only_while_the_broker_shows_that_it_knows_it(
     vhost_url: str, management: Management, vhost: str
 ) -> None:
     deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(
+    consumer = Subscriber(
         vhost_url, name="test consumer", subscriptions=[Subscription(QUEUE, 1, deliveries.put_nowait)]
     )
 
@@ -285,7 +283,7 @@ async def test_a_consumer_is_well_only_while_the_broker_shows_that_it_knows_it(
 
     async with running_publisher(vhost_url) as publisher, running(consumer.run()):
         await eventually(is_well)
-        intake = consumer._subscribers[0]._intake
+        intake = consumer._consumers[0]._intake
         assert intake is not None
 
         intake._heard_at -= 61
@@ -384,7 +382,7 @@ async def test_a_queue_held_from_the_start_is_left_alone_also_on_a_new_connectio
     vhost_url: str, management: Management, vhost: str
 ) -> None:
     deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(
+    consumer = Subscriber(
         vhost_url, name="test consumer", subscriptions=[Subscription(QUEUE, 10, deliveries.put_nowait)]
     )
     consumer.hold([QUEUE])

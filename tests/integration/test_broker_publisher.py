@@ -11,10 +11,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from deploy.local.broker import Broker
 from shared.broker import connection
 from shared.broker import publisher as publisher_module
-from shared.broker.confirming import open_confirming
+from shared.broker.fast.patches import patch_libraries
 from shared.broker.outgoing import Outgoing
-from shared.broker.publisher import Publisher
-from shared.broker.reader import choose_reader
+from shared.broker.publisher import Publisher, open_confirming
 from shared.broker.topology import JOBS, stored_key, work_queue
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 from shared.kinds.registry import Lane
@@ -35,18 +34,18 @@ async def test_a_confirmed_message_is_persistent_and_carries_its_job_id(vhost_ur
         assert (message.correlation_id, message.type, message.body) == ("job-1", "job", b"{}")
 
 
-@pytest.fixture(params=["short", "plain"], autouse=True)
+@pytest.fixture(params=["fast", "plain"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run every test on the short way of the frames, and on the plain one."""
+    """Run every test on the fast way, and on the plain one."""
     is_plain = request.param == "plain"
-    choose_reader(plain=is_plain)
+    patch_libraries(plain=is_plain)
 
     def open_channel(of: AbstractConnection, *, timeout_seconds: float, plain: bool) -> Any:
         return open_confirming(of, timeout_seconds=timeout_seconds, plain=is_plain)
 
     monkeypatch.setattr(publisher_module, "open_confirming", open_channel)
     yield
-    choose_reader(plain=False)
+    patch_libraries(plain=False)
 
 
 @pytest.mark.parametrize("opening", [connection.open_channel, connection.open_publishing_channel])

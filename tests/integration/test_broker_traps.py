@@ -6,11 +6,10 @@ import logging
 import pytest
 
 from deploy.local.broker import Broker
-from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.broker.subscriber import Subscription
+from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import JOBS, declare_topology, delay_queue, stored_key, work_queue
 from shared.errors import BrokerUnavailable
 from shared.kinds.registry import KINDS, Lane
@@ -26,7 +25,7 @@ async def test_a_publisher_that_an_alarm_blocks_is_told_in_time_and_acks_go_on(
     own_broker: Broker, management: Management, vhost: str, vhost_url: str
 ) -> None:
     deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(
+    consumer = Subscriber(
         vhost_url, name="test", subscriptions=[Subscription(_QUEUE, 10, deliveries.put_nowait)]
     )
     async with running_publisher(vhost_url, timeout_seconds=1.0) as publisher, running(consumer.run()):
@@ -70,7 +69,7 @@ async def test_a_queue_declared_otherwise_is_named_and_waited_for_and_holds_up_n
         )
         await channel.declare_queue(_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
     deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(
+    consumer = Subscriber(
         vhost_url, name="test", subscriptions=[Subscription(_QUEUE, 10, deliveries.put_nowait)]
     )
     publisher = Publisher(

@@ -13,11 +13,10 @@ from aiohttp import web
 
 from consumer.bootstrap import run_worker
 from producer.ledger.reports import parse_delivery
-from shared.broker.consumer import Consumer
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.broker.subscriber import Subscription
+from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import JOBS, RECORDER_QUEUE, stored_key
 from shared.clock import utc_now
 from shared.kinds.registry import Lane
@@ -77,7 +76,7 @@ class Listener:
     def __init__(self, url: str) -> None:
         self.reports: dict[UUID, list[Report]] = {}
         self._ended: dict[UUID, asyncio.Event] = {}
-        self.consumer = Consumer(
+        self.consumer = Subscriber(
             url, name="test recorder", subscriptions=[Subscription(RECORDER_QUEUE, 1_000, self._take)]
         )
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from shared.broker import acks as acks_module
-from shared.broker.acks import AckGatherer
+from shared.broker import delivery as delivery_module
+from shared.broker.delivery import AckGatherer
 
 
 class Channel:
@@ -36,7 +36,7 @@ async def acknowledge(gatherer: AckGatherer, *tags: int) -> None:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gather what comes in one turn of the loop."""
-    monkeypatch.setattr(acks_module, "_GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(delivery_module, "_GATHER_SECONDS", 0.0)
 
 
 async def test_what_is_finished_in_order_is_acknowledged_by_one_frame() -> None:

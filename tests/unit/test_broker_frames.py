@@ -15,9 +15,8 @@ from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
 from shared.broker.bundle import NDJSON
-from shared.broker.frames import FrameWriter, properties_of
-from shared.broker.outgoing import Outgoing
-from shared.broker.reader import FrameReader
+from shared.broker.fast.frames import FrameReader, FrameWriter
+from shared.broker.outgoing import Outgoing, properties_of
 
 SHORT = st.text(max_size=60)
 MESSAGES = st.builds(

@@ -1,4 +1,4 @@
-"""A connection keeps nothing of channels that are closed, whoever closed them."""
+"""A patched connection keeps nothing of channels that are closed, whoever closed them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -14,8 +14,8 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from shared.broker.fast.batched_channel import BatchedChannel
 from shared.broker.outgoing import Outgoing
-from shared.broker.short_channel import ShortChannel
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 
 MESSAGE = Outgoing("jobs", "check.bulk", b"{}", "job", "job-1")
@@ -31,7 +31,7 @@ class Line:
             number=1, max_content_size=1_000, write_queue=self.written, frames=self.passed_on
         )
         self._frames = underlay.frames
-        self.channel = ShortChannel(
+        self.channel = BatchedChannel(
             cast("AbstractChannel", None), cast("Channel", underlay), timeout_seconds=timeout_seconds
         )
 

@@ -1,4 +1,4 @@
-"""A publishing channel on the short way: one write for what is sent at once, and confirms as they come."""
+"""A publishing channel that writes what is sent at once in one piece, and matches confirms as they come."""
 
 import asyncio
 import uuid
@@ -12,12 +12,13 @@ from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 
-from shared.broker.frames import FrameWriter
+from shared.broker.delivery import Incoming
+from shared.broker.fast.frame_interceptor import Confirm, FrameInterceptor
+from shared.broker.fast.frames import FrameWriter
 from shared.broker.outgoing import Outgoing, refused, unroutable
-from shared.broker.tap import Confirm, Incoming, Tap
 from shared.errors import BrokerUnavailable
 
-# Of one write to the socket; what comes meanwhile is the next.
+# The size of one write to the socket; what comes meanwhile is the next.
 _WRITE_BYTES = 262_144
 # aiormq's queue of writes is full: the socket takes nothing at the moment.
 _RETRY_SECONDS = 0.002
@@ -25,15 +26,15 @@ _RETRY_SECONDS = 0.002
 
 @dataclass(slots=True)
 class _Sending:
-    """A message on its way, and who waits for its confirm, until when on the clock of the loop."""
+    """A message on its way, its confirm, and until when, on the clock of the loop, somebody waits for it."""
 
     message: Outgoing
     answer: asyncio.Future[None]
     give_up_at: float
 
 
-class ShortChannel:
-    """Everything that is sent while the loop turns once is one write; confirms are matched as they come.
+class BatchedChannel:
+    """Writes everything that is sent in one turn of the loop at once, and matches confirms as they come.
 
     Numbers publishes as the broker does (https://www.rabbitmq.com/docs/confirms): a sequence from 1.
     """
@@ -48,15 +49,15 @@ class ShortChannel:
         self._id = uuid.uuid4().hex
         self._number = 0
         self._waiting: deque[_Sending] = deque()
-        # The oldest first: the broker numbers in that order, and so do deadlines.
+        # The oldest first: numbers and deadlines both grow.
         self._sent: dict[int, _Sending] = {}
         self._is_writing = self._was_refused = self._is_given_up = False
         self._timer: asyncio.TimerHandle | None = None
-        Tap(underlay, self._take_return, self._take_confirm)
+        FrameInterceptor(underlay, self._take_return, self._take_confirm)
 
     @property
     def is_spent(self) -> bool:
-        """Whether it was refused by a queue, and nothing is on its way.
+        """Whether a queue has refused a message of it, and nothing is on its way.
 
         On 3.10 a queue that has room again still refuses the channel that it refused when it was full.
         """
@@ -77,7 +78,7 @@ class ShortChannel:
         return answer
 
     def give_up(self) -> None:
-        """Tell everybody who waits that no confirm will come."""
+        """Fail everything on its way: no confirm will come."""
         self._is_given_up = True
         if self._timer is not None:
             self._timer.cancel()
@@ -102,7 +103,7 @@ class ShortChannel:
         size = 0
         while self._waiting and size < _WRITE_BYTES:
             sending = self._waiting.popleft()
-            # Who has given up meanwhile is not sent for.
+            # Whoever waited for it has given up: nothing is sent.
             if sending.answer.done():
                 continue
             try:
@@ -120,7 +121,7 @@ class ShortChannel:
         last, is_refusal = confirm.delivery_tag, isinstance(confirm, Basic.Nack)
         numbers = list(takewhile(lambda number: number <= last, self._sent)) if confirm.multiple else [last]
         for number in numbers:
-            # None: it came back before, or its time was over.
+            # None: the message came back before, or its time was over.
             sending = self._sent.pop(number, None)
             if sending is None or sending.answer.done():
                 continue

@@ -1,41 +1,29 @@
-"""The short way of the frames that come at high rates: past aiormq's queues, to whoever waits for them.
+"""Taking deliveries, returns and confirms out of a channel's frames, before aiormq queues them.
 
 aiormq hands every frame through a queue to a task of its channel, and starts a task for each delivery; at
-thousands a second that is most of what consuming costs. Here deliveries, returns and confirms are taken out
-where the connection hands them to the channel. Names of aiormq that its documentation does not promise are
-used, so it is pinned, and `RETRIEVER_AMQP_PLAIN` goes the long way; both pass the same tests.
+thousands a second that is most of what consuming costs.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiormq.channel import Channel
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-
-class Incoming(NamedTuple):
-    """A message as it came: delivered to a consumer, or returned to who published it, with the tag 0."""
-
-    tag: int
-    is_redelivered: bool
-    exchange: str
-    routing_key: str
-    header: ContentHeader
-    body: bytes
-
+from shared.broker.delivery import Incoming
 
 Confirm = Basic.Ack | Basic.Nack
 TakeMessage = Callable[[Incoming], None]
 TakeConfirm = Callable[[Confirm], None]
 
 
-class Tap:
-    """Takes messages, and confirms if asked to, out of the frames of a channel; all others go on."""
+class FrameInterceptor:
+    """Takes messages, and confirms if asked to, out of a channel's frames; all other frames go on."""
 
     def __init__(self, channel: Channel, take: TakeMessage, take_confirm: TakeConfirm | None = None) -> None:
-        """Tap a channel from now on; what is called must not block or raise."""
+        """Intercept the frames of a channel from now on; the callbacks must not block or raise."""
         self._pass_on = channel.frames.put
         self._take = take
         self._take_confirm = take_confirm
