@@ -9,18 +9,17 @@ from collections.abc import Awaitable, Sequence
 
 from pydantic import BaseModel
 
-from consumer.cancellations import Cancellations
-from consumer.delivery import DeliveryHandler
+from consumer.control_streams import Cancellations, CurrentPauses
+from consumer.delivery_handler import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
 from consumer.handlers.registry import HANDLERS, Handler
 from consumer.http.client import Client
 from consumer.http.robots import RobotsFiles
-from consumer.http.session import open_session
+from consumer.http.session import HttpSession, open_session
 from consumer.metrics import WorkerMetrics
-from consumer.pauses import Pauses
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiters import FirstPermit, HostLimiters
-from consumer.reporting import ReportGatherer
+from consumer.report_batcher import ReportBatcher
 from consumer.secrets import Secrets, Signer
 from consumer.worker import Worker, prefetch_by_lane
 from shared.broker.publisher import Publisher
@@ -51,36 +50,8 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
         prepare=lambda channel: verify_topology(channel, kinds),
         plain=settings.amqp_plain,
     )
-    cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     async with open_session(settings) as session:
-        limiters = _host_limiters(settings)
-        client = Client(
-            session,
-            secrets=Secrets(settings.secrets_dir),
-            limiters=limiters,
-            robots=RobotsFiles(settings.user_agent),
-            signer=Signer(settings.webhook_secrets),
-            inline_body_bytes=settings.inline_body_bytes,
-        )
-        executor = Executor({kind: _bind(HANDLERS[kind], client) for kind in kinds})
-        worker = Worker(
-            settings=settings,
-            kinds=kinds,
-            handler=DeliveryHandler(
-                executor=executor,
-                admission=Admission(limiters, prefetch_by_lane=prefetch_by_lane(settings)),
-                publisher=publisher,
-                reports=ReportGatherer(publisher) if settings.bundle_jobs > 1 else None,
-                cancellations=cancellations,
-                metrics=metrics,
-                worker=name,
-            ),
-            publisher=publisher,
-            cancellations=cancellations,
-            pauses=Pauses(settings.amqp_url, name=f"retriever worker {name} pauses"),
-            metrics=metrics,
-            name=f"retriever worker {name}",
-        )
+        worker = _build_worker(settings, kinds, session, publisher, metrics, name=name)
         async with (
             serve_health(
                 host=settings.health_host,
@@ -98,6 +69,46 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
             logger.info("worker_started", extra={"worker": name, "kinds": list(kinds)})
             await worker.run(stop)
     logger.info("worker_stopped", extra={"worker": name})
+
+
+def _build_worker(
+    settings: Settings,
+    kinds: Sequence[str],
+    session: HttpSession,
+    publisher: Publisher,
+    metrics: WorkerMetrics,
+    *,
+    name: str,
+) -> Worker:
+    limiters = _host_limiters(settings)
+    client = Client(
+        session,
+        secrets=Secrets(settings.secrets_dir),
+        limiters=limiters,
+        robots=RobotsFiles(settings.user_agent),
+        signer=Signer(settings.webhook_secrets),
+        inline_body_bytes=settings.inline_body_bytes,
+    )
+    cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
+    handler = DeliveryHandler(
+        executor=Executor({kind: _bind(HANDLERS[kind], client) for kind in kinds}),
+        admission=Admission(limiters, prefetch_by_lane=prefetch_by_lane(settings)),
+        publisher=publisher,
+        reports=ReportBatcher(publisher) if settings.bundle_jobs > 1 else None,
+        cancellations=cancellations,
+        metrics=metrics,
+        worker=name,
+    )
+    return Worker(
+        settings=settings,
+        kinds=kinds,
+        handler=handler,
+        publisher=publisher,
+        cancellations=cancellations,
+        pauses=CurrentPauses(settings.amqp_url, name=f"retriever worker {name} pauses"),
+        metrics=metrics,
+        name=f"retriever worker {name}",
+    )
 
 
 def _host_limiters(settings: Settings) -> HostLimiters:

@@ -21,14 +21,16 @@ class WorkerMetrics:
             ["kind", "reason"],
             registry=self.registry,
         )
-        # Looking a child up by its labels costs more than counting.
+        # Looking up a child by its labels costs more than counting.
         self._settled: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self.in_hand = Gauge(
-            "retriever_deliveries_in_hand", "Deliveries being handled.", registry=self.registry
+            "retriever_deliveries_in_hand",
+            "Jobs in hand: a delivery brings one job, or a bundle of several.",
+            registry=self.registry,
         )
 
     def count_attempt(self, kind: str, outcome: str, seconds: float) -> None:
-        """Count an attempt of a kind that was settled, and took so many seconds."""
+        """Count a settled attempt of a kind, which took so many seconds."""
         children = self._settled.get((kind, outcome))
         if children is None:
             children = self.attempts.labels(kind, outcome), self.attempt_seconds.labels(kind)

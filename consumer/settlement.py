@@ -1,4 +1,4 @@
-"""What becomes of a job after an attempt: decided by a pure function, as one message."""
+"""What follows an attempt: decided by a pure function, and put into one message."""
 
 import asyncio
 import logging
@@ -7,21 +7,39 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+import orjson
+
 from consumer.executor import Attempt
-from consumer.success import success_body
 from shared.broker.outgoing import Outgoing
-from shared.broker.topology import DEAD, DELAY, LARGE_RESULTS, RESULTS, delay_key, work_key
+from shared.broker.topology import (
+    DEAD,
+    DELAY,
+    LARGE_REPORT_BYTES,
+    LARGE_RESULTS,
+    RESULTS,
+    delay_key,
+    work_key,
+)
 from shared.errors import BrokerError
 from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report
-from shared.outcomes import Cancelled, DeferralReason, Deferred, Failed, Succeeded, outcome_name
+from shared.outcomes import (
+    Cancelled,
+    DeferralReason,
+    Deferred,
+    Failed,
+    OutcomeName,
+    Succeeded,
+    outcome_name,
+)
 from shared.retry import can_retry, deferral_step_seconds, delay_step_seconds, wait_seconds
 from shared.states import JobState
 
-LARGE_REPORT_BYTES = 262_144
-"""A larger report takes another way, on which a recorder has few in hand at once."""
-
 _REPUBLISH_SECONDS = 1.0
+_STATE, _OUTCOME = JobState.SUCCEEDED.value, OutcomeName.SUCCEEDED.value
 _CANCELLED = "Cancelled by its worker, before or while it ran."
+# A third party may put much into a message that nobody reads; with a result it could be more than a
+# broker takes.
+_MOST_PASSED_ON_BYTES = 65_536
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +105,7 @@ def settlement_message(
         message: The body that brought the job, as it came.
     """
     if message is not None and isinstance(decision, Finish):
-        body = success_body(job, attempt, worker=worker, message=message)
+        body = encode_success(job, attempt, worker=worker, message=message)
         if body is not None:
             return _lone_message(job, JobState.SUCCEEDED, body)
     report = _report(job, attempt, decision, worker)
@@ -111,7 +129,7 @@ def settlement_message(
 
 
 def report_message(job: JobMessage, report: Report) -> Outgoing:
-    """Return a report that travels alone: with its job, which a store that does not know it takes over."""
+    """Return a report that travels alone, with its job for a store that does not know it yet."""
     return _lone_message(job, report.state, report.model_copy(update={"job": job}).encode())
 
 
@@ -122,10 +140,10 @@ def _lone_message(job: JobMessage, state: JobState, body: bytes) -> Outgoing:
 
 
 class Publishing(Protocol):
-    """Publishes one message, alone or with others, and fails as `Publisher.publish`."""
+    """Publishes one message, alone or with others: `Publisher` or `ReportBatcher`."""
 
     def publish(self, message: Outgoing, /) -> Awaitable[None]:
-        """Return what is done when the broker has the message on disk."""
+        """Return when the broker has the message on disk; fails as `Publisher.publish` does."""
 
 
 async def publish_until_confirmed(message: Outgoing, publisher: Publishing) -> None:
@@ -144,6 +162,47 @@ async def publish_until_confirmed(message: Outgoing, publisher: Publishing) -> N
             return
 
 
+def encode_success(job: JobMessage, attempt: Attempt, *, worker: str, message: bytes) -> bytes | None:
+    """Return the report of a success, put together as JSON: most reports are one, and the model is slow.
+
+    The job is passed on as it came, with fields that the model leaves out and readers ignore.
+
+    Args:
+        message: The body that brought the job.
+
+    Returns:
+        What the model would encode, or None when it must: with a body or page, or a job of unusual form.
+    """
+    outcome = attempt.outcome
+    is_plain = isinstance(outcome, Succeeded) and outcome.body is None and outcome.page is None
+    if not is_plain or job.report is not None or not _can_be_passed_on(message):
+        return None
+    report = {
+        "version": job.version,
+        "job_id": job.id,
+        "kind": job.kind,
+        "run": job.run,
+        "attempt": job.attempt,
+        "state": _STATE,
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+        "outcome": _OUTCOME,
+        "result": outcome.result,
+        "worker": worker,
+        "job": orjson.Fragment(message),
+    }
+    try:
+        return orjson.dumps(report, option=orjson.OPT_UTC_Z)
+    except orjson.JSONEncodeError:
+        # A number beyond 64 bits, picked out of somebody's JSON.
+        return None
+
+
+def _can_be_passed_on(message: bytes) -> bool:
+    # With a line break it would be several where reports travel together.
+    return len(message) <= _MOST_PASSED_ON_BYTES and b"\n" not in message
+
+
 def _delayed_copy(
     job: JobMessage, report: Report, step_seconds: int, following: Mapping[str, Any]
 ) -> Outgoing:
@@ -152,7 +211,7 @@ def _delayed_copy(
 
 
 def _turn_at(attempt: Attempt) -> datetime | None:
-    # Where a job is set apart from others its host has promised nothing.
+    # The host has promised no turn to a job in quarantine.
     if not isinstance(attempt.outcome, Deferred) or attempt.outcome.reason is DeferralReason.RETURNED:
         return None
     return attempt.ended_at + timedelta(seconds=attempt.outcome.seconds)
@@ -163,7 +222,7 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
         job_id=job.id,
         kind=job.kind,
         run=job.run,
-        # A deferral is no attempt, so the last that was made is the one before.
+        # A deferral is no attempt: the last that was made is the one before.
         attempt=job.attempt - 1 if isinstance(decision, Defer) else job.attempt,
         state=_state(decision),
         started_at=attempt.started_at,

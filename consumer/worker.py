@@ -4,10 +4,9 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from consumer.cancellations import Cancellations
-from consumer.delivery import DeliveryHandler
+from consumer.control_streams import Cancellations, CurrentPauses
+from consumer.delivery_handler import DeliveryHandler
 from consumer.metrics import WorkerMetrics
-from consumer.pauses import Pauses
 from shared.broker.publisher import Publisher
 from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import bundle_queue, lane_queues, work_queue
@@ -32,7 +31,7 @@ class Worker:
         handler: DeliveryHandler,
         publisher: Publisher,
         cancellations: Cancellations,
-        pauses: Pauses,
+        pauses: CurrentPauses,
         metrics: WorkerMetrics,
         name: str,
     ) -> None:
@@ -44,7 +43,7 @@ class Worker:
         self._kinds = kinds
         self._held: set[str] = set()
         self._grace_seconds = settings.worker_grace_seconds
-        self._consumer = Subscriber(
+        self._subscriber = Subscriber(
             settings.amqp_url,
             name=f"{name} consume",
             subscriptions=[
@@ -66,12 +65,12 @@ class Worker:
 
     @property
     def probes(self) -> Mapping[str, Probe]:
-        """What must be so for it to work, by name."""
+        """The conditions under which it works, by name."""
         return {
             "publisher": lambda: self._publisher.is_ready,
             "cancellations": lambda: self._cancellations.is_caught_up,
             "pauses": lambda: self._pauses.is_caught_up,
-            "consumers": lambda: self._consumer.is_consuming,
+            "consumers": lambda: self._subscriber.is_consuming,
         }
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -88,25 +87,25 @@ class Worker:
                 connection.cancel()
 
     async def _consume(self) -> None:
-        # Nothing is taken before it is known what was cancelled and paused while this worker was not there.
+        # It takes nothing before it knows what was cancelled and paused while it was not there.
         await self._cancellations.catch_up(self._publisher)
         await self._pauses.catch_up(self._publisher)
-        await self._consumer.run()
+        await self._subscriber.run()
 
     def _hold_paused(self) -> None:
         paused = [(kind, lane) for kind in self._kinds for lane in Lane if self._pauses.cover(kind, lane)]
         held = {queue for kind, lane in paused for queue in lane_queues(kind, lane)}
         if held != self._held:
             self._held = held
-            self._consumer.hold(held)
+            self._subscriber.hold(held)
             logger.info("queues_held", extra={"queues": sorted(held)})
 
     async def _drain(self) -> None:
-        await self._consumer.stop_taking()
+        await self._subscriber.stop_taking()
         facts = {"in_hand": self._handler.in_hand, "grace_seconds": self._grace_seconds}
         logger.info("worker_draining", extra=facts)
         given_back = await self._handler.finish(grace_seconds=self._grace_seconds)
-        await self._consumer.flush()
+        await self._subscriber.flush()
         logger.info("worker_drained", extra={"given_back": given_back})
 
 

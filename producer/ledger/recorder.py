@@ -22,7 +22,7 @@ from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused
 from shared.messages import Job, Report
 from shared.settings import Settings
 
-# Large reports have at most 8 MiB each, others `consumer.settlement.LARGE_REPORT_BYTES`. So what a recorder
+# Large reports have at most 8 MiB each, others `topology.LARGE_REPORT_BYTES`. So what a recorder
 # has in hand is bounded, however large the bodies are that workers fetch.
 _LARGE_PREFETCH = 8
 # One transaction holds no more; decoded, a report takes as much again.

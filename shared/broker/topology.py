@@ -22,8 +22,9 @@ RETURN = "jobs.return"
 DEAD = "jobs.dead"
 UNROUTED = "jobs.unrouted"
 RESULTS = "results"
-# For reports that are large, so that a recorder can have few of them in hand at once.
 LARGE_RESULTS = "results.large"
+LARGE_REPORT_BYTES = 262_144
+"""Larger reports go to `LARGE_RESULTS`, of which a recorder has only few in hand at once."""
 OUTCOMES = "outcomes"
 
 PARKED_QUEUE = "jobs.parked"

@@ -10,14 +10,13 @@ from uuid import UUID
 from aio_pika.abc import AbstractChannel
 from pydantic import BaseModel
 
-from consumer.cancellations import Cancellations
-from consumer.delivery import DeliveryHandler
+from consumer.control_streams import Cancellations, CurrentPauses
+from consumer.delivery_handler import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
 from consumer.metrics import WorkerMetrics
-from consumer.pauses import Pauses
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiters import FirstPermit, HostLimiters
-from consumer.reporting import ReportGatherer
+from consumer.report_batcher import ReportBatcher
 from consumer.worker import Worker, prefetch_by_lane
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
@@ -61,14 +60,14 @@ async def working(
             executor=executor,
             admission=Admission(HostLimiters(), prefetch_by_lane=prefetch_by_lane(settings)),
             publisher=publisher,
-            reports=ReportGatherer(publisher) if gathers else None,
+            reports=ReportBatcher(publisher) if gathers else None,
             cancellations=cancellations,
             metrics=metrics,
             worker="w",
         ),
         publisher=publisher,
         cancellations=cancellations,
-        pauses=Pauses(url, name="test worker pauses"),
+        pauses=CurrentPauses(url, name="test worker pauses"),
         metrics=metrics,
         name="test worker",
     )

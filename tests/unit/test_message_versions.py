@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from consumer.cancellations import Cancellations
-from consumer.pauses import Pauses
+from consumer.control_streams import Cancellations, CurrentPauses
 from producer.ledger.reports import parse_delivery
 from shared.broker.bundle import bodies_of, bundled
 from shared.errors import MessageUndecodable
@@ -157,19 +156,19 @@ def test_a_worker_passes_over_newer_cancellations_and_hears_the_next(
     job, batch = recorded("cancellation"), recorded("batch_cancellation")
 
     with caplog.at_level(logging.WARNING):
-        cancellations._take(newer(batch.document))
-        cancellations._take(job.body)
+        cancellations.take(newer(batch.document))
+        cancellations.take(job.body)
 
     ours = JobMessage.decode(recorded("job").body)
     assert cancellations.has(ours)
     assert not cancellations.has(ours.model_copy(update={"id": uuid.uuid4()}))
     assert [entry.message for entry in caplog.records] == ["cancellation_undecodable"]
-    cancellations._take(batch.body)
+    cancellations.take(batch.body)
     assert cancellations.has(ours.model_copy(update={"id": uuid.uuid4()}))
 
 
 def test_a_worker_passes_over_newer_pauses_and_hears_the_next(caplog: pytest.LogCaptureFixture) -> None:
-    pauses = Pauses("amqp://nowhere/", name="test")
+    pauses = CurrentPauses("amqp://nowhere/", name="test")
     snapshot = recorded("pauses")
 
     with caplog.at_level(logging.WARNING):

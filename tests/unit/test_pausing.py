@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumer.pauses import Pauses
+from consumer.control_streams import CurrentPauses
 from producer.pausing import Pause, paused, resumed
 from shared.events import PausedQueues, PauseSnapshot
 from shared.kinds.registry import Lane
@@ -56,7 +56,7 @@ def snapshot(revision: int, *places: tuple[str, str]) -> bytes:
 
 
 def test_a_worker_goes_by_the_snapshot_of_the_greatest_revision() -> None:
-    pauses, told = Pauses("amqp://nowhere", name="test"), []
+    pauses, told = CurrentPauses("amqp://nowhere", name="test"), []
     pauses.on_change(lambda: told.append(pauses.cover("check", Lane.BULK)))
 
     for body in (
@@ -75,7 +75,7 @@ def test_a_worker_goes_by_the_snapshot_of_the_greatest_revision() -> None:
 
 
 def test_an_empty_snapshot_of_a_store_without_any_order_is_taken() -> None:
-    pauses, told = Pauses("amqp://nowhere", name="test"), []
+    pauses, told = CurrentPauses("amqp://nowhere", name="test"), []
     pauses.on_change(lambda: told.append(True))
 
     pauses.take(snapshot(0))

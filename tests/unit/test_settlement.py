@@ -8,7 +8,6 @@ import pytest
 
 from consumer.executor import Attempt
 from consumer.settlement import (
-    LARGE_REPORT_BYTES,
     Decision,
     Defer,
     Delay,
@@ -18,6 +17,7 @@ from consumer.settlement import (
     settlement_message,
 )
 from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES, StoredBody, compress_body
+from shared.broker.topology import LARGE_REPORT_BYTES
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import DeferralReason, Deferred, Failed, Outcome, Succeeded

@@ -1,4 +1,4 @@
-"""Reports of attempts that end together travel together: what is published in one moment is one message."""
+"""Publishing the reports of attempts that end in the same moment as one message."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.messages import REPORTS_TYPE
 
-# What ends while a message is on its way goes with the next, when that is confirmed; a slow broker holds
-# nothing up for longer than this.
+# Reports that come while a message is on its way go with the next, once that is confirmed; a slow broker
+# holds them up no longer than this.
 _GATHER_SECONDS = 0.005
-# Of one message: small beside what a recorder writes in one transaction.
+# The size of one message: small beside what a recorder writes in one transaction.
 MESSAGE_BYTES = 131_072
 
 _Waiting = tuple[Outgoing, asyncio.Future[None]]
 
 
-class ReportGatherer:
+class ReportBatcher:
     """Publishes reports, several in one message; each waits until the broker has it on disk."""
 
     def __init__(self, publisher: Publisher) -> None:
-        """Make one that holds nothing back."""
+        """Make one that holds nothing back yet."""
         self._publisher = publisher
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sent_at = 0.0
@@ -31,12 +31,12 @@ class ReportGatherer:
         self._publishing: set[asyncio.Future[None]] = set()
 
     def publish(self, report: Outgoing) -> asyncio.Future[None]:
-        """Publish a report together with others of these milliseconds that have its routing key.
+        """Publish a report, together with others of the same milliseconds and routing key.
 
         Returns:
-            What is done when the broker has it on disk, and fails as `Publisher.publish` does.
+            A future that is done when the broker has it on disk, and fails as `Publisher.publish` does.
         """
-        # Kept, because a system call looks for the running loop.
+        # Kept, because looking for the running loop is a system call.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         answer = loop.create_future()
         if not self._waiting:
@@ -53,7 +53,7 @@ class ReportGatherer:
                 group = _first_of(reports)
                 del reports[: len(group)]
                 publishing = self._publisher.begin(_message(group))
-                # Kept, or the loop would forget one that waits for a connection.
+                # Kept, or the loop could drop one that waits for a connection.
                 self._publishing.add(publishing)
                 publishing.add_done_callback(partial(self._tell, group))
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumer import reporting
-from consumer.reporting import ReportGatherer
+from consumer import report_batcher
+from consumer.report_batcher import ReportBatcher
 from shared.broker.bundle import NDJSON, bodies_of
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import RESULTS
@@ -38,13 +38,13 @@ def report(number: int = 1, *, key: str = "check.bulk.succeeded", size: int = 10
     return Outgoing(RESULTS, key, b"%d" % number + b" " * size, REPORT_TYPE, f"job-{number}")
 
 
-def gatherer(publisher: FakePublisher) -> ReportGatherer:
-    return ReportGatherer(publisher)  # type: ignore[arg-type]
+def batcher(publisher: FakePublisher) -> ReportBatcher:
+    return ReportBatcher(publisher)  # type: ignore[arg-type]
 
 
 async def publish_all(publisher: FakePublisher, reports: Sequence[Outgoing]) -> None:
-    gathering = gatherer(publisher)
-    await asyncio.gather(*(gathering.publish(each) for each in reports))
+    batching = batcher(publisher)
+    await asyncio.gather(*(batching.publish(each) for each in reports))
 
 
 async def test_a_report_alone_travels_as_it_is() -> None:
@@ -76,7 +76,7 @@ async def test_reports_with_other_routing_keys_are_other_messages() -> None:
 
 
 async def test_a_message_is_no_larger_than_it_may_be_and_one_report_always_goes() -> None:
-    publisher, limit = FakePublisher(), reporting.MESSAGE_BYTES
+    publisher, limit = FakePublisher(), report_batcher.MESSAGE_BYTES
     sizes = [limit // 2, limit // 2 - 100, 10, 2 * limit, 10]
     await publish_all(publisher, [report(number, size=size) for number, size in enumerate(sizes)])
 
@@ -86,8 +86,8 @@ async def test_a_message_is_no_larger_than_it_may_be_and_one_report_always_goes(
 async def test_nobody_is_told_before_the_broker_has_the_message() -> None:
     publisher = FakePublisher()
     publisher.may_answer.clear()
-    gathering = gatherer(publisher)
-    answers = [gathering.publish(report(number)) for number in range(3)]
+    batching = batcher(publisher)
+    answers = [batching.publish(report(number)) for number in range(3)]
     while not publisher.published:
         await asyncio.sleep(0.001)
     assert not any(answer.done() for answer in answers)
@@ -97,8 +97,8 @@ async def test_nobody_is_told_before_the_broker_has_the_message() -> None:
 
 
 async def test_what_a_message_fails_with_is_told_to_everybody_whose_report_it_carried() -> None:
-    gathering = gatherer(FakePublisher(MessageRefused("full"), BrokerUnavailable("away"), None))
-    answers = [gathering.publish(report(key=key)) for key in ("a.b.c", "a.b.c", "d.e.f", "g.h.i")]
+    batching = batcher(FakePublisher(MessageRefused("full"), BrokerUnavailable("away"), None))
+    answers = [batching.publish(report(key=key)) for key in ("a.b.c", "a.b.c", "d.e.f", "g.h.i")]
 
     outcomes = await asyncio.gather(*answers, return_exceptions=True)
 
@@ -113,8 +113,8 @@ async def test_what_a_message_fails_with_is_told_to_everybody_whose_report_it_ca
 async def test_who_has_stopped_waiting_keeps_nobody_else_from_being_told() -> None:
     publisher = FakePublisher()
     publisher.may_answer.clear()
-    gathering = gatherer(publisher)
-    gone, stays = gathering.publish(report(1)), gathering.publish(report(2))
+    batching = batcher(publisher)
+    gone, stays = batching.publish(report(1)), batching.publish(report(2))
     gone.cancel()
     publisher.may_answer.set()
 

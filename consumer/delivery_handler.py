@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import random
+from collections import OrderedDict
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 
-from consumer.announcing import Announcer
-from consumer.cancellations import Cancellations
+from consumer.control_streams import Cancellations
 from consumer.executor import Attempt, Executor
-from consumer.in_hand import AttemptsInHand, attempt_key
 from consumer.metrics import WorkerMetrics
+from consumer.poison import quarantine
 from consumer.politeness.admission import Admission
-from consumer.reporting import ReportGatherer
+from consumer.report_batcher import ReportBatcher
+from consumer.running_attempts import RunningAttempts
 from consumer.settlement import Decision, decide, publish_until_confirmed, settlement_message
-from consumer.suspects import suspicion
-from consumer.tasks import DeliveryTasks
 from shared.broker.bundle import Bundle, Part
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
@@ -23,6 +24,13 @@ from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageUndecodable
 from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage
 from shared.outcomes import Cancelled, Deferred, Failed, outcome_name
+
+# How long a settlement under way may hold up a worker that has to stop.
+_SETTLE_LIMIT_SECONDS = 10.0
+# About as many as one connection can have unacked, several times over; 100 bytes each.
+_SETTLED_KEPT = 10_000
+
+AttemptKey = tuple[int, int, int, int]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +44,7 @@ class DeliveryHandler:
         executor: Executor,
         admission: Admission,
         publisher: Publisher,
-        reports: ReportGatherer | None = None,
+        reports: ReportBatcher | None = None,
         cancellations: Cancellations,
         metrics: WorkerMetrics,
         worker: str,
@@ -54,8 +62,8 @@ class DeliveryHandler:
         self._cancellations = cancellations
         self._metrics = metrics
         self._worker = worker
-        self._announcer = Announcer(publisher, worker=worker)
-        self._in_hand = AttemptsInHand()
+        self._running = RunningAttempts(publisher, cancellations, worker=worker)
+        self._dedupe = AttemptDedupe()
         self._tasks = DeliveryTasks()
 
     def take(self, delivery: Delivery) -> None:
@@ -72,13 +80,13 @@ class DeliveryHandler:
 
     @property
     def in_hand(self) -> int:
-        """How many deliveries are being handled."""
+        """How many jobs are being handled; a bundle is a delivery of several."""
         return len(self._tasks)
 
     async def finish(self, *, grace_seconds: float) -> int:
-        """Return when nothing is in hand, and how many were given back, because their time was over.
+        """Return when nothing is in hand, with the number of jobs given back because the grace time was over.
 
-        That burns no attempt. A settlement that has begun is finished first.
+        Giving back burns no attempt. A settlement that has begun is finished first.
         """
         return await self._tasks.finish(grace_seconds=grace_seconds)
 
@@ -101,45 +109,42 @@ class DeliveryHandler:
                 await self._park_raw(delivery, error)
             return
         key = attempt_key(job)
-        if self._in_hand.has(key):
-            await self._in_hand.wait_put_down(key)
-        if not self._in_hand.take(key):
+        if self._dedupe.is_running(key):
+            await self._dedupe.wait_ended(key)
+        if not self._dedupe.begin(key):
             delivery.ack()
             return
         try:
-            attempt = self._judge(delivery, job) or await self._run(delivery, job, task)
+            attempt = self._without_trying(delivery, job) or await self._run(delivery, job, task)
             if delivery.returns:
                 job = job.model_copy(update={"returns": job.returns + delivery.returns})
             with self._tasks.settling(task):
                 await self._settle(delivery, job, attempt)
         finally:
-            self._in_hand.put_down(key)
+            self._dedupe.end(key)
 
-    def _judge(self, delivery: Delivery | Part, job: JobMessage) -> Attempt | None:
-        """Return what becomes of a job that is not to be tried."""
+    def _without_trying(self, delivery: Delivery | Part, job: JobMessage) -> Attempt | None:
+        """Return the attempt of a job that was cancelled or may be poison; None when it is to be tried."""
         if self._cancellations.has(job):
             return Attempt(None, utc_now(), Cancelled())
-        judged = suspicion(job, returns=delivery.returns, random=random.random)
-        if judged is None:
+        outcome = quarantine(job, returns=delivery.returns, random=random.random)
+        if outcome is None:
             return None
         now = utc_now()
-        return Attempt(now if isinstance(judged, Failed) else None, now, judged)
+        return Attempt(now if isinstance(outcome, Failed) else None, now, outcome)
 
     async def _run(self, delivery: Delivery | Part, job: JobMessage, task: asyncio.Task[None]) -> Attempt:
-        started_at = utc_now()
+        started_at, running = utc_now(), self._running.attempt(job, task)
         try:
-            with self._cancellations.watching(job, task):
+            with running:
                 permit = await self._admission.admit(job)
                 if isinstance(permit, Deferred):
                     return Attempt(None, utc_now(), permit)
-                self._announcer.begin(task, job, started_at)
-                try:
-                    with permit:
-                        return await self._executor.execute(job, permit)
-                finally:
-                    self._announcer.end(task)
+                self._running.start(running, started_at)
+                with permit:
+                    return await self._executor.execute(job, permit)
         except asyncio.CancelledError:
-            if self._cancellations.was_cancelled():
+            if running.was_cancelled():
                 return Attempt(started_at, utc_now(), Cancelled())
             await _give_back(delivery, job)
             raise
@@ -147,9 +152,9 @@ class DeliveryHandler:
     async def _settle(self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt) -> None:
         decision = decide(job, attempt, random=random.random)
         message = settlement_message(job, attempt, decision, worker=self._worker, message=delivery.body)
-        way = self._reports if message.exchange == RESULTS else self._publisher
-        await publish_until_confirmed(message, way)
-        self._in_hand.settled(attempt_key(job))
+        publisher = self._reports if message.exchange == RESULTS else self._publisher
+        await publish_until_confirmed(message, publisher)
+        self._dedupe.settled(attempt_key(job))
         self._note(job, attempt, decision)
         # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
         delivery.ack()
@@ -206,3 +211,115 @@ async def _refuse(delivery: Delivery | Part) -> None:
         await delivery.refuse()
     except DeliveryLost:
         logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
+
+
+class AttemptDedupe:
+    """Lets no redelivery run an attempt again that this worker is running or has settled.
+
+    When a connection is lost the broker delivers everything unacked again, often to the same worker. An
+    attempt that is still running here is then waited for, and one that is settled but whose ack was lost is
+    only acked. It knows one process; across processes a job runs at least once.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing running and nothing settled."""
+        self._running: dict[AttemptKey, list[asyncio.Future[None]]] = {}
+        self._settled: OrderedDict[AttemptKey, None] = OrderedDict()
+
+    def is_running(self, key: AttemptKey) -> bool:
+        """Return whether another delivery of the same attempt is in hand."""
+        return key in self._running
+
+    async def wait_ended(self, key: AttemptKey) -> None:
+        """Return once no other delivery of the same attempt is in hand."""
+        while (waiting := self._running.get(key)) is not None:
+            ended = asyncio.get_running_loop().create_future()
+            waiting.append(ended)
+            await ended
+
+    def begin(self, key: AttemptKey) -> bool:
+        """Note that a free attempt runs, until `end`; return False, and note nothing, if it is settled."""
+        if key in self._settled:
+            return False
+        self._running[key] = []
+        return True
+
+    def end(self, key: AttemptKey) -> None:
+        """Note that the attempt runs no longer, settled or not."""
+        for waiting in self._running.pop(key):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def settled(self, key: AttemptKey) -> None:
+        """Remember that the broker has confirmed the attempt's outcome."""
+        self._settled[key] = None
+        if len(self._settled) > _SETTLED_KEPT:
+            self._settled.popitem(last=False)
+
+
+def attempt_key(job: JobMessage) -> AttemptKey:
+    """Return what tells an attempt from all others."""
+    # A job that was deferred comes back for the same attempt, and that is no redelivery.
+    # The number of the id, because a UUID is hashed in Python.
+    return job.id.int, job.run, job.attempt, job.deferrals
+
+
+class DeliveryTasks:
+    """The tasks of a worker's jobs, and how they end when the worker stops."""
+
+    def __init__(self) -> None:
+        """Begin with nothing in hand."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Return how many jobs are in hand."""
+        return len(self._tasks)
+
+    def start(self, handling: Coroutine[None, None, None]) -> None:
+        """Start a task that handles a job, and calls `end` at last: a callback would cost more."""
+        # Kept, because looking for the running loop is a system call.
+        self._loop = self._loop or asyncio.get_running_loop()
+        self._tasks.add(self._loop.create_task(handling))
+
+    def end(self, task: asyncio.Task[None]) -> None:
+        """Note that a job is handled."""
+        self._tasks.discard(task)
+
+    def settling(self, task: asyncio.Task[None]) -> AbstractContextManager[None]:
+        """Mark a task as settling its delivery while inside; a worker that stops does not cancel it."""
+        return _Settling(self._settling, task)
+
+    async def finish(self, *, grace_seconds: float) -> int:
+        """Return when nothing is in hand, with the number of tasks that outlived the grace time.
+
+        Those that settle by then are not cancelled, but do not hold up the worker for ever.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        unfinished = list(self._tasks)
+        for task in unfinished:
+            if task not in self._settling:
+                task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=_SETTLE_LIMIT_SECONDS)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        return len(unfinished)
+
+
+class _Settling:
+    # A class, and no generator, because every job passes here.
+    __slots__ = ("_all", "_task")
+
+    def __init__(self, tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+        self._all = tasks
+        self._task = task
+
+    def __enter__(self) -> None:
+        self._all.add(self._task)
+
+    def __exit__(self, *_: object) -> None:
+        self._all.discard(self._task)

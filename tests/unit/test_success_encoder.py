@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.executor import Attempt
-from consumer.settlement import Finish, settlement_message
-from consumer.success import success_body
+from consumer.settlement import Finish, encode_success, settlement_message
 from shared.bodies import StoredBody
 from shared.broker.bundle import bodies_of
 from shared.kinds.check import Family
@@ -55,7 +54,7 @@ def attempt(outcome: Outcome) -> Attempt:
 
 
 def body_of(told: JobMessage, outcome: Outcome, message: bytes | None = None) -> bytes | None:
-    return success_body(told, attempt(outcome), worker="w", message=message or told.encode())
+    return encode_success(told, attempt(outcome), worker="w", message=message or told.encode())
 
 
 @given(told=JOBS, result=st.dictionaries(st.text(), JSON, max_size=4))
