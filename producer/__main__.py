@@ -36,7 +36,7 @@ def api(settings: Settings) -> None:
     # Here, so that the ledger does not carry the whole web framework in its memory.
     # Its test client warns at import; nothing of ours uses it.
     warnings.filterwarnings("ignore", module="connexion.apps.abstract")
-    from producer.api.server import serve  # noqa: PLC0415
+    from producer.api.app import serve  # noqa: PLC0415
 
     serve(settings)
 

@@ -1,4 +1,4 @@
-"""Callbacks: the webhook jobs that tell of a job's end or a batch's completion. Pure."""
+"""Callbacks: the webhook jobs that report a job's end or a batch's completion. Pure."""
 
 import json
 from datetime import datetime
@@ -13,30 +13,30 @@ from shared.kinds.webhook import WEBHOOK, fits
 from shared.messages import WireMessage
 
 BATCH_COMPLETED = "batch.completed"
-# Of a webhook job: whose callback it is, as `job/<id>` or `batch/<id>`.
+# The label of a webhook job that names what it reports, as `job/<id>` or `batch/<id>`.
 CALLBACK_LABEL = "callback_of"
-# In the data: the fields that were left out, because the whole would be too large.
+# The field that lists what was left out of the data, because the whole would be too large.
 OMITTED = "omitted"
 
-# What may be large, the largest first. A stranger's report may say anything.
+# What may be large, the largest first: a third party's report may hold anything.
 _DISPENSABLE = ("result", "explanation", "reason")
 
 
 def job_callback(ended: JobEnded, url: str, *, now: datetime) -> NewJob:
-    """Return the webhook job that tells of a job's end: the document that `outcomes` gets."""
+    """Return the webhook job that reports a job's end, with the document that `outcomes` gets."""
     data = callback_data(ended)
     return _webhook(url, f"job.{ended.state}", data["finished_at"], data, of=f"job/{ended.job_id}", now=now)
 
 
 def batch_callback(completed: BatchCompleted, url: str, *, now: datetime) -> NewJob:
-    """Return the webhook job that tells of a batch's completion: the document that `outcomes` gets."""
+    """Return the webhook job that reports a batch's completion, with the document that `outcomes` gets."""
     data = callback_data(completed)
     return _webhook(url, BATCH_COMPLETED, data["completed_at"], data, of=f"batch/{completed.id}", now=now)
 
 
 def callback_data(event: WireMessage) -> dict[str, Any]:
-    """Return an event as data of a webhook, without what would make it too large."""
-    # By way of the text, in which a number that JSON cannot say has become null.
+    """Return an event as the data of a webhook, without the fields that would make it too large."""
+    # Through its JSON text, in which a number that JSON cannot express has become null.
     data: dict[str, Any] = json.loads(event.encode())
     for name in _DISPENSABLE:
         if fits(data):

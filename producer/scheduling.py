@@ -1,4 +1,4 @@
-"""From the documents of schedules to schedules that can be stored, and from these to their runs. Pure."""
+"""From a submitted schedule to the one to store, and from a stored one to its runs. Pure."""
 
 from datetime import UTC, datetime
 from typing import assert_never
@@ -25,7 +25,7 @@ _ABSOLUTE_TIMES = ("run_at", "delay_seconds", "deadline_at")
 
 
 def new_schedule(submission: ScheduleSubmission, *, schedule_id: UUID, now: datetime) -> NewSchedule:
-    """Return the schedule that a submission asks for, ready to be stored; its template was tried out.
+    """Return the schedule that a submission asks for, ready to be stored; a trial run has been made.
 
     Raises:
         JobInvalid: the times or the template break a rule; every field is named.
@@ -43,7 +43,7 @@ def new_schedule(submission: ScheduleSubmission, *, schedule_id: UUID, now: date
         catch_up=submission.catch_up,
         labels=submission.labels,
         created_at=now,
-        next_run_at=_first_run_at(timetable, now),
+        next_run_at=first_time(timetable, after=now),
     )
 
 
@@ -53,21 +53,12 @@ def scheduled_run(schedule: ScheduleRecord, *, run_at: datetime, now: datetime) 
     Raises:
         JobInvalid: its template is no longer valid in this version.
     """
-    if "job" in schedule.template:
-        part, template = "job", JobSubmission.model_validate(schedule.template["job"])
-        return _run_of(part, template, schedule, run_at, now)
-    return _run_of("batch", BatchSubmission.model_validate(schedule.template["batch"]), schedule, run_at, now)
-
-
-def _run_of(
-    part: str,
-    template: JobSubmission | BatchSubmission,
-    schedule: ScheduleRecord,
-    run_at: datetime,
-    now: datetime,
-) -> ScheduledRun:
+    part = "job" if "job" in schedule.template else "batch"
+    model: type[JobSubmission | BatchSubmission] = JobSubmission if part == "job" else BatchSubmission
     with located(f"/{part}"):
-        return _make_run(template, schedule_id=schedule.id, run_at=run_at, now=now)
+        return _make_run(
+            model.model_validate(schedule.template[part]), schedule_id=schedule.id, run_at=run_at, now=now
+        )
 
 
 def _make_run(
@@ -87,8 +78,8 @@ def _make_run(
 
 
 def _strictly(template: JobSubmission | BatchSubmission) -> JobSubmission | BatchSubmission:
-    # Nobody reads the rejected items of a run that is months off: whoever writes the template hears of each.
-    # Once it is stored, `strict` says what becomes of a run when a later version rejects some.
+    # Nobody reads the rejected items of a run that is months off, so the author of the template gets them.
+    # `strict` as it was sent decides later, when a newer version rejects items of a run.
     return template.model_copy(update={"strict": True}) if isinstance(template, BatchSubmission) else template
 
 
@@ -103,7 +94,7 @@ def _timetable(submission: ScheduleSubmission, now: datetime) -> Timetable:
             return _cron(cron, submission.timezone or UTC_NAME, starts_at, now)
         case None, int(seconds):
             if submission.timezone is not None:
-                raise _invalid("/timezone", "It goes with cron; every_seconds knows no time zone")
+                raise _invalid("/timezone", "It goes with cron; every_seconds has no time zone")
             every = Every(seconds, now)
             return Every(seconds, starts_at or first_time(every, after=now) or now)
         case _:
@@ -122,25 +113,15 @@ def _cron(expression: str, timezone: str, starts_at: datetime | None, now: datet
 
 
 def _template(submission: ScheduleSubmission) -> tuple[str, JobSubmission | BatchSubmission]:
-    match submission.job, submission.batch:
-        case JobSubmission() as job, None:
-            part, template = "job", job
-        case None, BatchSubmission() as batch:
-            return "batch", _without_times("batch", batch)
-        case _:
-            raise _invalid("/job", "Send either job or batch")
-    return part, _without_times(part, template)
-
-
-def _without_times(part: str, template: JobSubmission | BatchSubmission) -> JobSubmission | BatchSubmission:
+    if (submission.job is None) is (submission.batch is None):
+        raise _invalid("/job", "Send either job or batch")
+    part = "job" if submission.job else "batch"
+    template = submission.job or submission.batch
+    assert template is not None
     sent = [name for name in _ABSOLUTE_TIMES if getattr(template, name) is not None]
     if sent:
         raise _invalid(f"/{part}/{sent[0]}", "The schedule says when its jobs run")
-    return template
-
-
-def _first_run_at(timetable: Timetable, now: datetime) -> datetime | None:
-    return first_time(timetable, after=now)
+    return part, template
 
 
 def _invalid(loc: str, msg: str) -> JobInvalid:

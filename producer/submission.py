@@ -1,4 +1,4 @@
-"""From the documents of the API to jobs that can be stored. Pure: no requests, no store."""
+"""From a submitted document to the jobs to store. Pure: knows neither requests nor the store."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,8 +49,8 @@ def new_job(
 def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
     """Return 16 bytes that are the same for jobs that ask for the same.
 
-    The arguments are normalized already; of the URL the fragment does not count, because it is never
-    sent (RFC 9110 section 4.2.5).
+    The arguments are normalized already. The fragment of a URL does not count: it is never sent to a server
+    (RFC 9110 section 4.2.5).
     """
     asked = dict(args)
     if isinstance(url := asked.get("url"), str):
@@ -80,7 +80,7 @@ NOW = Timing()
 
 @dataclass(frozen=True, slots=True)
 class JobTemplate:
-    """What all jobs of one submission have in common, so that it is worked out once."""
+    """What all jobs of one submission have in common, worked out once."""
 
     kind: Kind
     lane: Lane
@@ -102,15 +102,15 @@ class JobTemplate:
         """Return the template of a submission.
 
         Raises:
-            JobInvalid: the kind is unknown or calls nobody back, or its times contradict each other.
+            JobInvalid: the kind is unknown or has no callback, or the times contradict each other.
         """
         kind = find_kind(submission.kind)
         retry = kind.retry.model_copy(update=submission.retry.model_dump(exclude_unset=True))
         timing = timing_of(submission, now=now)
         callback_url = submission.callback_url
         if callback_url is not None and kind.name == WEBHOOK:
-            # Or webhooks would tell of webhooks for ever.
-            raise _invalid("/callback_url", "A webhook calls nobody back")
+            # Otherwise webhooks would report webhooks for ever.
+            raise _invalid("/callback_url", "A webhook has no callback of its own")
         return cls(kind, submission.lane, retry, submission.labels, now, timing, schedule_id, callback_url)
 
     def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
@@ -124,8 +124,8 @@ class JobTemplate:
         """
         valid = valid_args(self.kind, args, at=at)
         if "page" in valid.document:
-            # A parked page may be redriven with edited arguments, so only new jobs are refused it.
-            raise _invalid(f"{at}/page", "Only the service itself makes jobs of single pages")
+            # Only new jobs are refused: a parked page may be redriven with edited arguments.
+            raise _invalid(f"{at}/page", "Only the service itself creates jobs for single pages")
         return valid
 
     def job(self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None) -> NewJob:
@@ -163,7 +163,7 @@ def timing_of(submission: TimedSubmission, *, now: datetime) -> Timing:
     """Return when a job may run and until when.
 
     Raises:
-        JobInvalid: two fields say the same thing, a time is over a year ahead, or the deadline comes first.
+        JobInvalid: two fields set the same time, a time is over a year ahead, or the deadline comes first.
     """
     due_at = _due_at(submission, now)
     return Timing(due_at, _deadline_at(submission, due_at or now))
@@ -190,10 +190,10 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
 
 
 def find_kind(name: str) -> Kind:
-    """Return the kind of a name.
+    """Return the kind with this name.
 
     Raises:
-        JobInvalid: there is no such kind; the message lists those there are.
+        JobInvalid: there is no such kind; the message lists the known ones.
     """
     if (kind := KINDS.get(name)) is None:
         known = ", ".join(sorted(KINDS))
@@ -204,21 +204,21 @@ def find_kind(name: str) -> Kind:
 
 
 def field_errors(error: ValidationError, *, at: str = "") -> list[FieldError]:
-    """Return what pydantic found, each with its JSON pointer below `at`; never what was sent."""
+    """Return the faults that pydantic found, each with its JSON pointer below `at`, without the values."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [FieldError(at + json_pointer(entry["loc"]), entry["msg"]) for entry in found]
 
 
 def json_pointer(parts: Iterable[int | str]) -> str:
     """Return a JSON pointer (RFC 6901), each part cut to a bounded length; "" is the whole document."""
-    # pydantic says `[key]` when the name of a field itself is at fault.
+    # pydantic appends `[key]` when the name of a field is at fault.
     named = (str(part)[:MAX_ECHO_LENGTH] for part in parts if part != "[key]")
     return "".join(f"/{name.replace('~', '~0').replace('/', '~1')}" for name in named)
 
 
 def _validate_args(kind: Kind, args: Mapping[str, Any], *, at: str) -> BaseModel:
     try:
-        # From JSON and strictly: "5" is no number, but "GET" is a method.
+        # Strict, but from JSON: "5" is no number, and "GET" is a method all the same.
         return kind.args_model.model_validate_json(orjson.dumps(args), strict=True)
     except ValidationError as error:
         raise JobInvalid(field_errors(error, at=at)) from None

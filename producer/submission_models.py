@@ -1,4 +1,4 @@
-"""What may be submitted: jobs, batches, schedules. The contract takes their schemas from these models."""
+"""The documents that clients submit: jobs, batches, schedules. The contract takes their schemas from here."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from shared.retry import RetryPolicy
 
 MAX_LABELS = 20
 MAX_LABEL_LENGTH = 200
-# A year, and the day that some have more.
+# A leap year.
 MAX_AHEAD_SECONDS = 366 * 86_400
 
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
@@ -28,7 +28,7 @@ KindName = Annotated[str, Field(min_length=1, max_length=100, description="See `
 class RetryOverride(RetryPolicy):
     """What differs from the kind's own policy; leave out the rest."""
 
-    # Only the fields that were sent count, so a default says nothing.
+    # Only the fields that were sent count, so the defaults here are never used.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -44,7 +44,9 @@ class TimedSubmission(BaseModel):
     delay_seconds: Annotated[
         float | None,
         Field(
-            ge=0, le=MAX_AHEAD_SECONDS, description="Not before so many seconds from now. Not with `run_at`."
+            ge=0,
+            le=MAX_AHEAD_SECONDS,
+            description="Not before this many seconds from now. Not with `run_at`.",
         ),
     ] = None
     deadline_at: Annotated[
@@ -58,7 +60,7 @@ class TimedSubmission(BaseModel):
         Field(
             gt=0,
             le=MAX_AHEAD_SECONDS,
-            description="A deadline so long after the job may first run. Not with `deadline_at`.",
+            description="A deadline this long after the job may first run. Not with `deadline_at`.",
         ),
     ] = None
 
@@ -69,7 +71,7 @@ class _Submission(TimedSubmission):
     kind: KindName
     callback_url: Annotated[
         WebhookUrl | None,
-        Field(description="Whom to tell of the end, with a signed webhook. Not of jobs that are webhooks."),
+        Field(description="The URL that gets a signed webhook at the end. Not for webhook jobs."),
     ] = None
     retry: Annotated[RetryOverride, Field(default_factory=RetryOverride)]
     labels: Labels = {}
@@ -83,8 +85,8 @@ class JobSubmission(_Submission):
         Field(
             gt=0,
             le=31_536_000,
-            description="Answer with a job that asks for the same, when one was submitted or has finished "
-            "within this time, or has not finished. Jobs of batches are not looked at.",
+            description="Answer with an existing job that asks for the same, if it was submitted or finished "
+            "within this time, or is unfinished. Jobs of batches do not count.",
         ),
     ] = None
     args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
@@ -93,12 +95,12 @@ class JobSubmission(_Submission):
 
 class _BatchSubmission(_Submission):
     defaults: Annotated[
-        dict[str, Any], Field(description="Arguments of every item that does not say else.")
+        dict[str, Any], Field(description="Arguments of every item that does not give its own.")
     ] = {}
     lane: Lane = Lane.BULK
     strict: Annotated[
         bool,
-        Field(description="Store nothing when an item is not valid, instead of the rest."),
+        Field(description="Store nothing when an item is invalid, instead of the others."),
     ] = False
 
 
@@ -107,12 +109,14 @@ class BatchSubmission(_BatchSubmission):
 
     items: Annotated[
         list[Any],
-        Field(min_length=1, description="The arguments of each job. A wrong one is rejected alone."),
+        Field(
+            min_length=1, description="The arguments of each job. An invalid item does not affect the others."
+        ),
     ]
 
 
 class StreamedBatchSubmission(_BatchSubmission):
-    """What the query says of a batch whose items come as a stream."""
+    """The fields of a batch in the query, when its items come as a stream."""
 
     kind: KindName = "check"
 
@@ -131,14 +135,12 @@ class ScheduleSubmission(BaseModel):
     ] = None
     timezone: Annotated[
         str | None,
-        Field(max_length=100, description="IANA name of the zone that `cron` is in; UTC when left out."),
+        Field(max_length=100, description="IANA name of the time zone of `cron`. Default: UTC."),
     ] = None
     every_seconds: Annotated[int | None, Field(ge=1, le=MAX_AHEAD_SECONDS)] = None
     starts_at: Annotated[
         AwareDatetime | None,
-        Field(
-            description="No run before it. The times of `every_seconds` are counted from it. Within a year."
-        ),
+        Field(description="No run before this time; `every_seconds` counts from it. Within a year."),
     ] = None
     job: Annotated[
         JobSubmission | None, Field(description="Each run is this job. Its only time is an expiry.")
@@ -147,10 +149,12 @@ class ScheduleSubmission(BaseModel):
         BatchSubmission | None, Field(description="Each run is this batch. Its only time is an expiry.")
     ] = None
     overlap: Annotated[
-        Overlap, Field(description="`skip` leaves a run out while jobs of the last one are unfinished.")
+        Overlap, Field(description="`skip` makes no run while jobs of the last one are unfinished.")
     ] = Overlap.SKIP
     catch_up: Annotated[
         CatchUp,
-        Field(description="Of the runs missed in a downtime: make none, the latest one, or all, up to 100."),
+        Field(
+            description="Which runs missed in a downtime to make: none, the latest one, or all, up to 100."
+        ),
     ] = CatchUp.ONE
     labels: Labels = {}

@@ -40,7 +40,7 @@ from deploy.local.errors import LocalError
 from deploy.local.ports import LOOPBACK
 from deploy.local.stack import ROOT, Stack, open_service
 from deploy.local.target_site import TargetSite, open_target
-from producer.api.models import Batch, Job
+from producer.api.documents import Batch, Job
 from shared.broker.topology import PARKED_QUEUE
 
 DATA_DIR = ROOT / ".run" / "demo"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from producer.api.models import Job, JobSummary
+from producer.api.documents import Job, JobSummary
 from shared.kinds.check import Verdict
 from shared.states import JobState
 

@@ -14,7 +14,7 @@ from aio_pika.exceptions import AMQPError
 from deploy.local.demo_cases import RETRY, Case
 from deploy.local.errors import LocalError
 from deploy.local.stack import Stack
-from producer.api.models import Batch, Job, JobSummary
+from producer.api.documents import Batch, Job, JobSummary
 from shared.broker.topology import PARKED_QUEUE, delay_queue, lane_queues, work_queue
 from shared.kinds.registry import Lane
 

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from producer.api.models import Job, JobSummary
+from producer.api.documents import Job, JobSummary
 from shared.kinds.check import Verdict
 from shared.states import JobState
 

@@ -1,35 +1,43 @@
-"""The operation on bodies: what a fetch brought back, streamed from the store, a range of it if asked for."""
+"""The operation on bodies: what a fetch brought back, streamed from the store, whole or a range of it."""
 
+import asyncio
+import base64
+import hashlib
 import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.ids import read_id
-from producer.api.inline_bodies import inline_body
-from producer.api.pools import Pools
+from producer.api.guard import TEXT_TYPE
 from producer.api.problems import HttpProblem, problem_response
-from producer.api.ranges import RangeUnsatisfiable, names_etag, wanted_range
-from producer.api.results import StreamedPages
+from producer.api.requests import read_id
+from producer.api.responses import StreamedResponse, attachment
 from producer.records import BodyRecord, JobRecord
 from producer.store import bodies, queries
-from producer.store.database import Database
+from producer.store.database import Connection, Store
 from shared.errors import BodyNotFound, JobNotFound
 
-PIECE_BYTES = 262_144
-OCTETS = "application/octet-stream"
+_PIECE_BYTES = 262_144
+_OCTETS = "application/octet-stream"
 
-# Type, subtype and parameters as they are safe in a header; anything else is octets to us.
+# Type, subtype and parameters as they are safe in a header; anything else is served as octets.
 _SAFE_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(?:\s*;\s*[\w.-]+=(?:[\w.:+-]+|\"[\w .:+-]*\"))*", re.ASCII)
+# A longer number is behind the end of anything.
+_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
+
+
+class RangeUnsatisfiable(ValueError):
+    """The range begins behind the end."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Body:
+class Body:
     """A body to serve; `content` is None when it is read from the store."""
 
     job_id: UUID
@@ -40,20 +48,19 @@ class _Body:
 
     @property
     def etag(self) -> str:
+        """The version of the body, as HTTP names it."""
         return f'"{self.sha256}"'
 
 
-class BodyOperations:
-    """Serves bodies. They are strangers' words, so no browser is to run them."""
+class BodyHandlers:
+    """Serves bodies. A stranger wrote them, so their headers keep a browser from running anything in them."""
 
-    def __init__(self, store: Database, pools: Pools) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._pools = pools
 
     async def get_body(self, request: Request) -> Response:
         """Answer with the body of a fetch, or a part of it."""
-        job_id = read_id(request.path_params["job_id"], JobNotFound)
-        body = await self._pools.short(self._find, job_id)
+        body = await self._store.read(_find, read_id(request, "job_id", JobNotFound))
         headers = _headers(body)
         if names_etag(request.headers.get("if-none-match"), body.etag):
             return Response(None, HTTPStatus.NOT_MODIFIED, headers)
@@ -66,37 +73,23 @@ class BodyOperations:
             part = range(body.size)
         else:
             headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{body.size}"
-        pieces = self._pieces(body, part)
-        return StreamedPages(pieces, headers, None, status=status, content_length=len(part))
+        return StreamedResponse(self._pieces(body, part), headers, status=status, content_length=len(part))
 
-    def _find(self, job_id: UUID) -> _Body:
-        record = self._store.read(queries.get_job, job_id)
-        if (since := _unchanged_since(record)) is not None:
-            try:
-                record = self._store.read(queries.get_job, since)
-            except JobNotFound:
-                raise BodyNotFound(f"job {since}, which had the body, is deleted") from None
-        if (stored := self._store.read(bodies.find_body, record.id)) is not None:
-            return _stored(stored)
-        if (inline := inline_body(record.result)) is not None:
-            return _Body(record.id, inline.content_type, len(inline.content), inline.sha256, inline.content)
-        raise BodyNotFound(f"job {record.id} has no body")
-
-    async def _pieces(self, body: _Body, part: range) -> AsyncIterator[bytes]:
+    async def _pieces(self, body: Body, part: range) -> AsyncIterator[bytes]:
         if body.content is not None:
             yield body.content[part.start : part.stop]
             return
         skipped, start, stream = 0, 0, zlib.decompressobj(zlib.MAX_WBITS | 16)
         while skipped < part.stop:
-            compressed = await self._pools.short(
-                self._store.read, bodies.read_piece, body.job_id, start=start, length=PIECE_BYTES
+            compressed = await self._store.read(
+                bodies.read_piece, body.job_id, start=start, length=_PIECE_BYTES
             )
             if not compressed:
                 # The job was deleted meanwhile. The connection closes before what was promised has come.
                 raise BodyNotFound(f"the body of job {body.job_id} is deleted")
             start += len(compressed)
             while compressed:
-                piece = await self._pools.short(stream.decompress, compressed, PIECE_BYTES)
+                piece = await asyncio.to_thread(stream.decompress, compressed, _PIECE_BYTES)
                 compressed = stream.unconsumed_tail
                 wanted = piece[max(part.start - skipped, 0) : max(part.stop - skipped, 0)]
                 skipped += len(piece)
@@ -106,8 +99,73 @@ class BodyOperations:
                     return
 
 
-def _stored(record: BodyRecord) -> _Body:
-    return _Body(record.job_id, record.content_type, record.size, record.sha256)
+def wanted_range(header: str | None, size: int) -> range | None:
+    """Return the bytes that a `Range` header asks for; None means all.
+
+    Several ranges, and what is no range of bytes, may be answered with everything (RFC 9110 section 14.2).
+
+    Raises:
+        RangeUnsatisfiable: there is none of these bytes.
+    """
+    match = _RANGE.fullmatch(header or "")
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        wanted = range(max(size - int(last), 0), size)
+    elif last and int(last) < int(first):
+        return None
+    else:
+        wanted = range(int(first), min(int(last) + 1, size) if last else size)
+    if not wanted:
+        raise RangeUnsatisfiable
+    return wanted
+
+
+def names_etag(header: str | None, etag: str) -> bool:
+    """Return whether an `If-None-Match` header names this version, compared weakly (section 13.1.2)."""
+    if header is None:
+        return False
+    named = {part.strip().removeprefix("W/") for part in header.split(",")}
+    return "*" in named or etag in named
+
+
+def inline_body(record: JobRecord) -> Body | None:
+    """Return the body that a small fetch left in its result, or None; a text is now UTF-8."""
+    result: Mapping[str, Any] = record.result or {}
+    declared = result.get("content_type")
+    if isinstance(text := result.get("body"), str):
+        essence = str(declared or TEXT_TYPE).partition(";")[0].strip()
+        return _inline(record.id, text.encode("utf-8", "replace"), f"{essence}; charset=utf-8")
+    if isinstance(encoded := result.get("body_base64"), str):
+        try:
+            content = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            return None
+        return _inline(record.id, content, declared and str(declared))
+    return None
+
+
+def _inline(job_id: UUID, content: bytes, content_type: str | None) -> Body:
+    return Body(job_id, content_type, len(content), hashlib.sha256(content).hexdigest(), content)
+
+
+def _find(connection: Connection, job_id: UUID) -> Body:
+    record = queries.get_job(connection, job_id)
+    if (since := _unchanged_since(record)) is not None:
+        try:
+            record = queries.get_job(connection, since)
+        except JobNotFound:
+            raise BodyNotFound(f"job {since}, which had the body, is deleted") from None
+    if (stored := bodies.find_body(connection, record.id)) is not None:
+        return _stored(stored)
+    if (inline := inline_body(record)) is not None:
+        return inline
+    raise BodyNotFound(f"job {record.id} has no body")
+
+
+def _stored(record: BodyRecord) -> Body:
+    return Body(record.job_id, record.content_type, record.size, record.sha256)
 
 
 def _unchanged_since(record: JobRecord) -> UUID | None:
@@ -118,14 +176,14 @@ def _unchanged_since(record: JobRecord) -> UUID | None:
         return None
 
 
-def _range_header(request: Request, body: _Body) -> str | None:
+def _range_header(request: Request, body: Body) -> str | None:
     # Range is for GET alone, and If-Range takes it back when the client has another version.
     if request.method != "GET" or request.headers.get("if-range", body.etag) != body.etag:
         return None
     return request.headers.get("range")
 
 
-def _unsatisfiable(body: _Body) -> Response:
+def _unsatisfiable(body: Body) -> Response:
     # Not raised: connexion's way from an error to an answer drops headers that begin with `Content-`.
     return problem_response(
         HttpProblem(
@@ -136,13 +194,12 @@ def _unsatisfiable(body: _Body) -> Response:
     )
 
 
-def _headers(body: _Body) -> dict[str, str]:
-    declared = (body.content_type or OCTETS).strip()
+def _headers(body: Body) -> dict[str, str]:
+    declared = (body.content_type or _OCTETS).strip()
     return {
-        "Content-Type": declared if _SAFE_TYPE.fullmatch(declared) else OCTETS,
-        "Content-Disposition": f'attachment; filename="{body.job_id}"',
+        "Content-Type": declared if _SAFE_TYPE.fullmatch(declared) else _OCTETS,
+        **attachment(str(body.job_id)),
         "Content-Security-Policy": "sandbox; default-src 'none'",
-        "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, no-cache",
         "Accept-Ranges": "bytes",
         "ETag": body.etag,

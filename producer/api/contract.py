@@ -12,28 +12,19 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from producer.api.models import (
-    Batch,
-    BatchPage,
-    Health,
-    Job,
-    JobPage,
-    Problem,
-    RejectedPage,
-)
-from producer.api.page_models import PagedFetch
-from producer.api.parking_models import (
+from producer.api.bulk_actions import (
     AuditPage,
     DryRun,
     OperationDocument,
     OperationPageDocument,
     OperationRequest,
-    ParkedGroupList,
-    RedriveRequest,
-    Retention,
 )
-from producer.api.pausing_models import KindList, KindPauseRequest, LanePauseRequest, QueueList
-from producer.api.schedule_models import Schedule, SchedulePage
+from producer.api.documents import Batch, BatchPage, Job, JobPage, Problem, RejectedPage
+from producer.api.kinds import KindList, KindPauseRequest, LanePauseRequest, QueueList
+from producer.api.paged_fetches import PagedFetch
+from producer.api.parked_jobs import ParkedGroupList, RedriveRequest
+from producer.api.schedules import Schedule, SchedulePage
+from producer.api.service import Health, Retention
 from producer.submission_models import BatchSubmission, JobSubmission, RetryOverride, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
 from shared.kinds.webhook import WEBHOOK
@@ -47,6 +38,8 @@ _REF = "#/components/schemas/"
 def load_contract() -> dict[str, Any]:
     """Return the whole contract, as it is published."""
     contract: dict[str, Any] = yaml.safe_load(PATH.read_text())
+    # Each example is written once there; its readers see it where it is used.
+    del contract["x-examples"]
     schemas = contract["components"].setdefault("schemas", {})
     schemas.update(_answer_schemas() | _argument_schemas() | _submission_schemas())
     contract["components"]["schemas"] = dict(sorted(schemas.items()))

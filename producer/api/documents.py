@@ -1,65 +1,206 @@
-"""From the store's records to the API's documents."""
+"""The documents about jobs, batches and problems; the contract takes their schemas from these models."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from producer.api.explanation import ACCEPTED, explain, explain_schedule
-from producer.api.models import Attempt, Batch, Job, JobSummary, RejectedLine, Rejections
-from producer.api.schedule_models import LastRun, Schedule
 from producer.pausing import Circumstances
 from producer.progress import progress_of
-from producer.records import AttemptRecord, BatchRecord, JobRecord, NewJob, Rejected, ScheduleRecord
-from producer.timetable import Cron, Every, next_times
+from producer.records import BatchRecord, JobRecord, NewJob
 from shared.clock import utc_now
+from shared.kinds.registry import Lane
+from shared.outcomes import OutcomeName
 from shared.states import JobState
 
-NEXT_RUNS = 5
+NEXT = "Send it as `cursor` for the next page; null on the last."
+NEXT_OF_SEARCH = (
+    "Send it as `cursor` for the next page, also when this one is short or empty; null on the last."
+)
+
+
+class Document(BaseModel):
+    """What the API answers with, read from a record whose fields have the same names."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    @classmethod
+    def of(cls, record: object, **computed: object) -> Self:
+        """Return the document of a record; `computed` are the fields that the record lacks."""
+        if not computed:
+            return cls.model_validate(record)
+        read = {name: getattr(record, name) for name in cls.model_fields if name not in computed}
+        return cls.model_validate(read | computed)
+
+
+class Attempt(Document):
+    """One execution of a job. `ended_at` and `outcome` are null while it runs."""
+
+    run: int
+    number: Annotated[int, Field(description="From 1 in every run.")]
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: OutcomeName | None
+    reason: Annotated[str | None, Field(description="A stable code such as `http_503` or `timeout`.")]
+    wait_seconds: Annotated[
+        float | None, Field(description="How long the job then waits for the next attempt.")
+    ]
+
+
+class JobSummary(Document):
+    """A job without its attempts, as lists and exports show it."""
+
+    id: UUID
+    kind: str
+    args: Mapping[str, Any]
+    lane: Lane
+    state: JobState
+    reason: Annotated[str | None, Field(description="The code of the last failure, such as `http_503`.")]
+    explanation: Annotated[str | None, Field(description="Why it is not finished, or why it is parked.")]
+    run: Annotated[int, Field(description="From 1; a redrive starts the next.")]
+    attempt: Annotated[int, Field(description="The latest attempt of this run; 0 before the first.")]
+    result: Annotated[Mapping[str, Any] | None, Field(description="As the kind's result says.")]
+    host: Annotated[str, Field(description="The host that the job talks to; empty when it has none.")]
+    batch_id: UUID | None
+    schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
+    labels: Mapping[str, str]
+    due_at: Annotated[
+        datetime | None,
+        Field(description="When a scheduled job is accepted, or a delayed one is tried again."),
+    ]
+    deadline_at: Annotated[
+        datetime | None, Field(description="No attempt starts from then on: the job is parked as `expired`.")
+    ]
+    callback_url: Annotated[str | None, Field(description="Who is told each time that it ends.")]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class Job(JobSummary):
+    """A job with every attempt, oldest first."""
+
+    attempts: list[Attempt]
+    duplicate_of: Annotated[
+        UUID | None, Field(description="Only in the answer to a submission: the job that was there before.")
+    ] = None
+
+
+class JobPage(Document):
+    """One page of jobs, newest first."""
+
+    items: list[JobSummary]
+    next: Annotated[str | None, Field(description=NEXT_OF_SEARCH)]
+
+
+class RejectedLine(Document):
+    """A line or an item of a batch that became no job."""
+
+    number: Annotated[
+        int,
+        Field(
+            description="The line of the body, from 1; for CSV the line in which its record begins; "
+            "for a JSON batch the item, from 1."
+        ),
+    ]
+    loc: Annotated[str, Field(description="Where: a JSON pointer such as `/lines/7/url` or `/items/6/url`.")]
+    msg: Annotated[str, Field(description="Why. What was sent is not repeated.")]
+
+
+class Rejections(Document):
+    """How many lines or items of a batch became no job, and the first 20 of them."""
+
+    count: int
+    errors: list[RejectedLine]
+
+
+class RejectedPage(Document):
+    """One page of the rejected lines or items of a batch, in their order."""
+
+    items: list[RejectedLine]
+    next: Annotated[str | None, Field(description=NEXT)]
+
+
+class Batch(Document):
+    """A batch and how many of its jobs are in each state."""
+
+    id: UUID
+    kind: str
+    total: int
+    counts: Mapping[JobState, int]
+    labels: Mapping[str, str]
+    schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
+    created_at: datetime
+    finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]
+    rate_per_second: Annotated[
+        float,
+        Field(
+            description="How many jobs ended per second over the last half minute to minute; for a finished "
+            "batch, from its submission to its end."
+        ),
+    ]
+    estimated_end_at: Annotated[
+        datetime | None,
+        Field(description="When its last job will have ended at this rate; null at rate 0, or when it has."),
+    ]
+    rejected: Rejections
+    cancelled_at: Annotated[datetime | None, Field(description="When somebody cancelled it.")]
+    callback_url: Annotated[str | None, Field(description="Who is told, once, when all its jobs have ended.")]
+
+
+class BatchPage(Document):
+    """One page of batches, newest first."""
+
+    items: list[Batch]
+    next: Annotated[str | None, Field(description=NEXT_OF_SEARCH)]
+
+
+class ProblemField(Document):
+    """One thing wrong in a request."""
+
+    loc: Annotated[str, Field(description="Where: a JSON pointer such as `/args/url` or `/query/limit`.")]
+    msg: Annotated[str, Field(description="Why.")]
+
+
+class Problem(Document):
+    """What went wrong, as RFC 9457 says."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+    type: Annotated[
+        str, Field(description="`about:blank`, or a stable name such as `urn:retriever:job-invalid`.")
+    ]
+    title: str
+    status: int
+    detail: str
+    errors: Annotated[list[ProblemField] | None, Field(description="The first 20 fields at fault.")] = None
+
+
+class _NewJob(Job):
+    """A job as the first answer shows it: nothing has become of it yet."""
+
+    reason: str | None = None
+    explanation: str | None = ACCEPTED
+    run: int = 1
+    attempt: int = 0
+    result: Mapping[str, Any] | None = None
+    finished_at: datetime | None = None
+    attempts: list[Attempt] = []
 
 
 def accepted_document(job: NewJob) -> Job:
-    """Return the document of a job that has just been stored."""
-    return Job(
-        id=job.id,
-        kind=job.kind,
-        args=job.args,
-        lane=job.lane,
-        state=job.state,
-        reason=None,
-        explanation=explain_schedule(job.due_at) if job.due_at else ACCEPTED,
-        run=1,
-        attempt=0,
-        result=None,
-        host=job.host,
-        batch_id=job.batch_id,
-        schedule_id=job.schedule_id,
-        labels=job.labels,
-        due_at=job.due_at,
-        deadline_at=job.deadline_at,
-        callback_url=job.callback_url,
-        created_at=job.created_at,
-        finished_at=None,
-        attempts=[],
-    )
-
-
-def first_document(record: JobRecord) -> Job:
-    """Return the document that the submission of a stored job was answered with."""
-    job = NewJob(
-        id=record.id,
-        kind=record.kind,
-        lane=record.lane,
-        args=record.args,
-        retry=record.retry,
-        host=record.host,
-        created_at=record.created_at,
-        labels=record.labels,
-        batch_id=record.batch_id,
-        callback_url=record.callback_url,
-    )
-    return accepted_document(job)
+    """Return the document of a job as it is stored: the answer to its submission and to each replay."""
+    document = _NewJob.of(job)
+    if job.due_at is None:
+        return document
+    return document.model_copy(update={"explanation": explain_schedule(job.due_at)})
 
 
 def job_document(record: JobRecord, known: Circumstances | None = None) -> Job:
     """Return the document of a stored job, with its attempts."""
-    attempts = [_attempt_document(attempt) for attempt in record.attempts]
-    return Job(**dict(job_summary(record, known)), attempts=attempts)
+    return Job.of(record, explanation=_explanation(record, known), duplicate_of=None)
 
 
 def job_summary(record: JobRecord, known: Circumstances | None = None) -> JobSummary:
@@ -67,96 +208,22 @@ def job_summary(record: JobRecord, known: Circumstances | None = None) -> JobSum
 
     Args:
         record: The job.
-        known: What is known around it; without that its explanation says nothing of queues and pauses.
+        known: The pauses and queues around it; without them its explanation does not mention any.
     """
-    # The store's values are ours and typed: checking each again would cost more than reading it.
-    return JobSummary.model_construct(
-        id=record.id,
-        kind=record.kind,
-        args=record.args,
-        lane=record.lane,
-        state=record.state,
-        reason=record.reason,
-        explanation=explain(record, known or Circumstances(utc_now(), is_known=False)),
-        run=record.run,
-        attempt=record.attempt,
-        result=record.result,
-        host=record.host,
-        batch_id=record.batch_id,
-        schedule_id=record.schedule_id,
-        labels=record.labels,
-        due_at=record.due_at,
-        deadline_at=record.deadline_at,
-        callback_url=record.callback_url,
-        created_at=record.created_at,
-        finished_at=record.finished_at,
-    )
+    return JobSummary.of(record, explanation=_explanation(record, known))
 
 
 def batch_document(record: BatchRecord) -> Batch:
-    """Return the document of a stored batch as it is now; every state is counted, most of them with 0."""
+    """Return the document of a stored batch as it is now, with a count for every state."""
     progress = progress_of(record, now=utc_now())
-    return Batch(
-        id=record.id,
-        kind=record.kind,
-        total=record.total,
+    return Batch.of(
+        record,
         counts={state: record.counts.get(state, 0) for state in JobState},
-        labels=record.labels,
-        schedule_id=record.schedule_id,
-        created_at=record.created_at,
-        finished_at=record.finished_at,
         rate_per_second=progress.rate_per_second,
         estimated_end_at=progress.estimated_end_at,
-        rejected=Rejections(
-            count=record.rejected, errors=[rejected_document(each) for each in record.first_rejected]
-        ),
-        cancelled_at=record.cancelled_at,
-        callback_url=record.callback_url,
+        rejected={"count": record.rejected, "errors": record.first_rejected},
     )
 
 
-def rejected_document(rejected: Rejected) -> RejectedLine:
-    """Return the document of a line or item that became no job."""
-    return RejectedLine(number=rejected.number, loc=rejected.loc, msg=rejected.msg)
-
-
-def schedule_document(record: ScheduleRecord) -> Schedule:
-    """Return the document of a stored schedule, with its next times worked out."""
-    timetable = record.timetable
-    cron = timetable if isinstance(timetable, Cron) else None
-    return Schedule(
-        id=record.id,
-        name=record.name,
-        cron=cron.expression if cron else None,
-        timezone=cron.timezone if cron else None,
-        every_seconds=timetable.seconds if isinstance(timetable, Every) else None,
-        starts_at=timetable.starts_at,
-        job=record.template.get("job"),
-        batch=record.template.get("batch"),
-        overlap=record.overlap,
-        catch_up=record.catch_up,
-        labels=record.labels,
-        paused=record.paused_at is not None,
-        next_runs=next_times(timetable, not_before=record.next_run_at, limit=NEXT_RUNS)
-        if record.next_run_at
-        else [],
-        last_run=LastRun(run_at=record.last_run_at, job_id=record.last_job_id, batch_id=record.last_batch_id)
-        if record.last_run_at
-        else None,
-        runs=record.runs,
-        skipped=record.skipped,
-        last_error=record.last_error,
-        created_at=record.created_at,
-    )
-
-
-def _attempt_document(record: AttemptRecord) -> Attempt:
-    return Attempt(
-        run=record.run,
-        number=record.number,
-        started_at=record.started_at,
-        ended_at=record.ended_at,
-        outcome=record.outcome,
-        reason=record.reason,
-        wait_seconds=record.wait_seconds,
-    )
+def _explanation(record: JobRecord, known: Circumstances | None) -> str | None:
+    return explain(record, known or Circumstances(utc_now(), is_known=False))

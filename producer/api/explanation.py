@@ -1,4 +1,4 @@
-"""One honest sentence on why a job is not finished, or why it is parked. Pure: what is known is handed in."""
+"""One honest sentence on why a job is unfinished or parked. Pure: the caller passes in what is known."""
 
 from datetime import datetime
 from typing import Final
@@ -31,7 +31,7 @@ def explain(record: JobRecord, known: Circumstances) -> str | None:
 
 
 def explain_schedule(due_at: datetime | None, pause: Pause | None = None) -> str:
-    """Return what a job waits for that has its own time; a pause does not move that."""
+    """Return what a scheduled job waits for; a pause does not move its time."""
     until = f"until {_time(due_at)}, its time to run" if due_at else "for its time"
     return f"Waiting {until}{f'; {_pause_words(pause)}' if pause else ''}."
 
@@ -39,7 +39,7 @@ def explain_schedule(due_at: datetime | None, pause: Pause | None = None) -> str
 def _explain_waiting(record: JobRecord, known: Circumstances) -> str:
     if record.state is JobState.DELAYED and record.due_at and record.due_at > known.now:
         if record.reason in _DEFERRALS:
-            # No attempt was made, and its own words name the host.
+            # No attempt was made, and the explanation of the deferral names the host.
             return f"{record.explanation or record.reason} Back in its queue from {_time(record.due_at)} on."
         return f"Waiting until {_time(record.due_at)} for {_next_attempt(record)}."
     if pause := known.pause(record.kind, record.lane):
@@ -89,7 +89,7 @@ def _queue_words(record: JobRecord, known: Circumstances) -> str:
     if not known.is_known:
         return "in its queue; waiting for a worker"
     names = lane_queues(record.kind, record.lane)
-    # In the second of two, one message carries several jobs.
+    # In the second of two queues, one message carries several jobs.
     queues, what, them = ("queue", "job", "it") if len(names) == 1 else ("queues", "message", "them")
     place = f"{queues} {' and '.join(names)}"
     queue = known.queue(record.kind, record.lane)

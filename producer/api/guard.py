@@ -1,4 +1,4 @@
-"""The body guard: refuses bodies that are too large, too slow or of a wrong type, before they are read.
+"""The body guard: refuses a body that is too large, too slow or of an unsupported type, before it is read.
 
 Neither connexion nor Flask has a cap that acts in time: stock connexion reads 300 MB of JSON into 1.8 GB.
 """
@@ -17,13 +17,13 @@ JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
 CSV_TYPE = "text/csv"
 NDJSON_TYPE = "application/x-ndjson"
-# The same under another name; neither is registered with IANA.
+# Another name for NDJSON; neither is registered with IANA.
 JSONL_TYPE = "application/jsonl"
 STREAM_TYPES = (TEXT_TYPE, CSV_TYPE, NDJSON_TYPE, JSONL_TYPE)
 UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 MAX_ECHO_LENGTH = 100
 
-# The cap of each operation and media type that has another than the default.
+# The caps that differ from the default, by operation and media type.
 Caps = Mapping[tuple[str, str], int]
 
 
@@ -41,9 +41,9 @@ class BodyLimits:
 
 
 class BodyGuard:
-    """Judges the headers of a body before it is read, and its length and pace while it is.
+    """Checks the headers of a body before it is read, and its length and pace while it is.
 
-    An operation that takes no body gets none: what was sent is left unread, for the server to discard.
+    An operation without a body in the contract gets none: the server discards what was sent.
     """
 
     def __init__(self, app: ASGIApp, *, routes: RouteTable, limits: BodyLimits) -> None:
@@ -100,7 +100,7 @@ class _GuardedBody:
             async with asyncio.timeout(self._idle_seconds):
                 message = await self._receive()
         except TimeoutError:
-            detail = f"Nothing of the body came for {self._idle_seconds:g} seconds."
+            detail = f"No byte of the body came for {self._idle_seconds:g} seconds."
             raise HttpProblem(HTTPStatus.REQUEST_TIMEOUT, detail) from None
         self._seen_bytes += len(message.get("body", b""))
         if self._seen_bytes > self._cap_bytes:
@@ -134,14 +134,14 @@ class _BodyHeaders:
 
     @property
     def announce_nothing(self) -> bool:
-        """Whether no body follows; a Content-Type without a body says nothing."""
+        """Whether no body follows; a Content-Type alone announces none."""
         return not self.is_chunked and set(self.content_lengths) <= {"0"}
 
     def media_type(self, known: frozenset[str]) -> str:
         """Return the media type, in lower case and without parameters.
 
         Raises:
-            HttpProblem: 415 when there is none, it is not taken, is not UTF-8, or is compressed.
+            HttpProblem: 415: it is missing or unsupported, or the body is not UTF-8 or compressed.
         """
         wanted = " or ".join(sorted(known))
         if len(self.content_types) != 1:
@@ -149,11 +149,11 @@ class _BodyHeaders:
         media_type, *parameters = self.content_types[0].split(";")
         media_type = media_type.strip().lower()
         if media_type not in known:
-            raise _unsupported(f"'{media_type[:MAX_ECHO_LENGTH]}' is not taken here; send {wanted}.")
+            raise _unsupported(f"'{media_type[:MAX_ECHO_LENGTH]}' is not supported here; send {wanted}.")
         if any(_names_other_charset(parameter) for parameter in parameters):
             raise _unsupported("The body must be UTF-8.")
         if any(coding.lower() not in {"", "identity"} for coding in self.content_codings):
-            raise _unsupported("Compressed bodies are not taken; send it without Content-Encoding.")
+            raise _unsupported("Compressed bodies are not supported; send it without Content-Encoding.")
         return media_type
 
     def check_length(self, cap_bytes: int) -> None:
@@ -166,7 +166,7 @@ class _BodyHeaders:
             case ():
                 return
             case (length,) if length.isascii() and length.isdigit() and not self.is_chunked:
-                # Twenty digits are more than any cap, and Python refuses to read very many.
+                # Twenty digits are more than any cap, and Python refuses to parse thousands of them.
                 if len(length.lstrip("0")) > 20 or int(length) > cap_bytes:
                     raise _too_large(cap_bytes)
             case _:

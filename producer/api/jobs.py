@@ -1,28 +1,21 @@
-"""The operations on jobs: submit, look up, list."""
+"""The operations on jobs: submit, look up, list, cancel."""
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
 from http import HTTPStatus
 from uuid import UUID
 
-import flask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import accepted_document, first_document, job_document, job_summary
-from producer.api.guard import JSON_TYPE
-from producer.api.idempotency import REPLAYED_HEADER, read_idempotency_key
-from producer.api.ids import read_id
-from producer.api.models import Job, JobPage
-from producer.api.parameters import read_labels, read_time
-from producer.api.pools import Pools
-from producer.api.reading import LARGE_BODY_BYTES, read_document
-from producer.api.responses import json_response
+from producer.api.documents import Job, JobPage, accepted_document, job_document, job_summary
+from producer.api.requests import LARGE_BODY_BYTES, Query, read_document, read_id, read_idempotency_key
+from producer.api.responses import REPLAYED_HEADER, json_response
 from producer.api.writer import JobWriter
-from producer.records import IdempotencyKey, JobFilter, NewJob, SubmissionResult, SubmissionStatus
+from producer.records import JobFilter, SubmissionResult, SubmissionStatus
 from producer.store import endings, queries, queues
-from producer.store.database import Database
+from producer.store.database import Connection, Store
 from producer.submission import new_job
 from producer.submission_models import JobSubmission
 from shared.clock import utc_now
@@ -32,109 +25,95 @@ from shared.states import JobState
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_LIMIT = 100
 
+class JobHandlers:
+    """Accepts single jobs and shows what became of them."""
 
-class JobOperations:
-    """Takes single jobs and tells what became of them."""
-
-    def __init__(self, store: Database, writer: JobWriter, pools: Pools) -> None:
+    def __init__(self, store: Store, writer: JobWriter) -> None:
         self._store = store
         self._writer = writer
-        self._pools = pools
 
     async def submit_job(self, request: Request) -> Response:
         """Store one job, to run now or at its time, then answer 202: from then on it is never lost."""
         body = await request.body()
-        idempotency = read_idempotency_key(request, hashlib.sha256(body).digest())
+        key = read_idempotency_key(request, hashlib.sha256(body).digest())
         if len(body) > LARGE_BODY_BYTES:
-            job = await self._pools.short(_read_job, body, idempotency)
+            submission = await asyncio.to_thread(read_document, JobSubmission, body)
+            job = await asyncio.to_thread(
+                new_job, submission, job_id=new_id(), now=utc_now(), idempotency=key
+            )
         else:
-            job = _read_job(body, idempotency)
-        admitted = await self._writer.write(job)
-        if admitted.status is not SubmissionStatus.STORED:
-            return await self._answer_again(admitted)
+            submission = read_document(JobSubmission, body)
+            job = new_job(submission, job_id=new_id(), now=utc_now(), idempotency=key)
+        result = await self._writer.write(job)
+        if result.status is not SubmissionStatus.STORED:
+            return await self._answer_again(submission, result)
         facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
         logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
-        headers = {"Location": f"/jobs/{job.id}"}
-        return json_response(accepted_document(job), HTTPStatus.ACCEPTED, headers)
+        return json_response(accepted_document(job), HTTPStatus.ACCEPTED, _location(job.id))
 
-    async def _answer_again(self, admitted: SubmissionResult) -> Response:
-        if admitted.status is SubmissionStatus.CONFLICT:
-            raise IdempotencyConflict(f"the key was used for job {admitted.id}")
-        record = await self._pools.short(self._store.read, queries.get_job, admitted.id)
-        headers = {"Location": f"/jobs/{record.id}"}
-        if admitted.status is SubmissionStatus.REPLAYED:
-            return json_response(
-                first_document(record), HTTPStatus.ACCEPTED, {**headers, REPLAYED_HEADER: "true"}
-            )
+    async def _answer_again(self, submission: JobSubmission, result: SubmissionResult) -> Response:
+        if result.status is SubmissionStatus.CONFLICT:
+            raise IdempotencyConflict(f"the key was used for job {result.id}")
+        record = await self._store.read(queries.get_job, result.id)
+        headers = _location(record.id)
+        if result.status is SubmissionStatus.REPLAYED:
+            # Made anew from the same request: the stored job may have another time or other arguments by now.
+            first = new_job(submission, job_id=record.id, now=record.created_at)
+            headers[REPLAYED_HEADER] = "true"
+            return json_response(accepted_document(first), HTTPStatus.ACCEPTED, headers)
         document = job_document(record).model_copy(update={"duplicate_of": record.id})
         return json_response(document, HTTPStatus.OK, headers)
 
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
-        job_id = read_id(request.path_params["job_id"], JobNotFound)
-        return json_response(await self._pools.short(self._look_up, job_id))
+        return json_response(await self._store.read(_look_up, read_id(request, "job_id", JobNotFound)))
 
-    def _look_up(self, job_id: UUID) -> Job:
-        record = self._store.read(queries.get_job, job_id)
-        if record.state.is_final:
-            # Nothing around it matters any more.
-            return job_document(record)
-        return job_document(record, self._store.read(queues.circumstances, now=utc_now()))
-
-    def list_jobs(
-        self,
-        *,
-        limit: int = DEFAULT_LIMIT,
-        cursor: str | None = None,
-        state: str | None = None,
-        kind: str | None = None,
-        batch: str | None = None,
-        host: str | None = None,
-        schedule: str | None = None,
-        url: str | None = None,
-        reason: str | None = None,
-        label: Sequence[str] = (),
-        created_after: str | None = None,
-        created_before: str | None = None,
-    ) -> flask.Response:
+    async def list_jobs(self, request: Request) -> Response:
         """Answer with one page of jobs, newest first; it may be short while there is more."""
+        query = Query(request)
+        state = query.text("state")
         job_filter = JobFilter(
             state=JobState(state) if state else None,
-            kind=kind,
-            batch_id=UUID(batch) if batch else None,
-            host=host.lower() if host else None,
-            schedule_id=UUID(schedule) if schedule else None,
-            url=url,
-            reason=reason,
-            labels=read_labels(label),
-            created_after=read_time("created_after", created_after),
-            created_before=read_time("created_before", created_before),
+            kind=query.text("kind"),
+            batch_id=query.id("batch"),
+            host=query.host(),
+            schedule_id=query.id("schedule"),
+            url=query.text("url"),
+            reason=query.text("reason"),
+            labels=query.labels,
+            created_after=query.time("created_after"),
+            created_before=query.time("created_before"),
         )
-        found = self._store.read(
-            queries.search_jobs, job_filter, limit=limit, after=UUID(cursor) if cursor else None
-        )
-        known = self._store.read(queues.circumstances, now=utc_now())
-        document = JobPage.model_construct(
-            items=[job_summary(record, known) for record in found.records],
-            next=str(found.following) if found.following else None,
-        )
-        return flask.Response(document.model_dump_json(), mimetype=JSON_TYPE)
+        page = self._store.read(_job_page, job_filter, limit=query.limit, after=query.id("cursor"))
+        return json_response(await page)
 
-    def cancel_job(self, job_id: str) -> flask.Response:
+    async def cancel_job(self, request: Request) -> Response:
         """Cancel a job: at once when it waits, by its worker when it runs."""
-        record = self._store.write(endings.cancel_job, read_id(job_id, JobNotFound), now=utc_now())
-        facts = {"job_id": job_id, "kind": record.kind, "run": record.run, "attempt": record.attempt}
+        job_id = read_id(request, "job_id", JobNotFound)
+        record = await self._store.write(endings.cancel_job, job_id, now=utc_now())
+        facts = {"job_id": str(job_id), "kind": record.kind, "run": record.run, "attempt": record.attempt}
         logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
-        return flask.Response(
-            job_document(record).model_dump_json(),
-            HTTPStatus.ACCEPTED,
-            {"Location": f"/jobs/{record.id}"},
-            mimetype=JSON_TYPE,
-        )
+        return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))
 
 
-def _read_job(body: bytes, idempotency: IdempotencyKey | None) -> NewJob:
-    submission = read_document(JobSubmission, body)
-    return new_job(submission, job_id=new_id(), now=utc_now(), idempotency=idempotency)
+def _look_up(connection: Connection, job_id: UUID) -> Job:
+    record = queries.get_job(connection, job_id)
+    if record.state.is_final:
+        # Pauses and queues no longer matter to it.
+        return job_document(record)
+    return job_document(record, queues.circumstances(connection, now=utc_now()))
+
+
+def _job_page(connection: Connection, job_filter: JobFilter, *, limit: int, after: UUID | None) -> bytes:
+    found = queries.search_jobs(connection, job_filter, limit=limit, after=after)
+    known = queues.circumstances(connection, now=utc_now())
+    document = JobPage(
+        items=[job_summary(record, known) for record in found.records],
+        next=str(found.following) if found.following else None,
+    )
+    return document.model_dump_json().encode()
+
+
+def _location(job_id: UUID) -> dict[str, str]:
+    return {"Location": f"/jobs/{job_id}"}

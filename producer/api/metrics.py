@@ -1,5 +1,6 @@
-"""What Prometheus reads: requests by operation, and unfinished jobs by state."""
+"""The metrics for Prometheus: requests by operation, and unfinished jobs by state."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.api.routes import RouteTable
 from producer.store import queries
-from producer.store.database import Database
+from producer.store.database import Store
 from shared.errors import StoreUnavailable
 from shared.states import JobState
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 COUNTS_KEPT_SECONDS = 5.0
 # A request that nobody answered: the client left first.
 NO_STATUS = 499
-# Parked jobs are counted: somebody has to decide on them.
+# Parked jobs count as unfinished: somebody has to decide on them.
 FINISHED = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -28,9 +29,12 @@ KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPT
 class ApiMetrics:
     """The metrics of one application, in a registry of its own."""
 
-    def __init__(self, store: Database) -> None:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._unfinished = _UnfinishedJobs()
+        self._counted_at = float("-inf")
         self._registry = CollectorRegistry()
-        self._registry.register(_UnfinishedJobs(store))
+        self._registry.register(self._unfinished)
         self._requests = Counter(
             "retriever_http_requests",
             "HTTP requests that were answered.",
@@ -49,38 +53,31 @@ class ApiMetrics:
         self._requests.labels(operation, method, status).inc()
         self._seconds.labels(operation).observe(seconds)
 
-    def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format. Blocks: it asks the store every few seconds."""
-        return generate_latest(self._registry)
+    async def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format; asks the store at most every few seconds."""
+        if time.monotonic() - self._counted_at > COUNTS_KEPT_SECONDS:
+            try:
+                self._unfinished.counts = await self._store.read(queries.count_unfinished)
+                self._counted_at = time.monotonic()
+            except StoreUnavailable as error:
+                # A gauge that is gone is honest; a stale or zero one would look like an empty queue.
+                logger.warning("jobs_not_counted", extra={"error": str(error)[:200]})
+                self._unfinished.counts = None
+        return await asyncio.to_thread(generate_latest, self._registry)
 
 
 class _UnfinishedJobs(Collector):
-    """`retriever_jobs{state}`, counted at most every few seconds; without the store it says nothing."""
+    """`retriever_jobs{state}`; without counts it has no values."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
-        self._counts: Mapping[JobState, int] = {}
-        self._counted_at = float("-inf")
-
-    def describe(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("retriever_jobs", "Unfinished jobs by state.")
+    counts: Mapping[JobState, int] | None = None
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily("retriever_jobs", "Unfinished jobs by state.", labels=("state",))
-        try:
-            for state, count in self._fresh_counts().items():
-                family.add_metric([state], count)
-        except StoreUnavailable as error:
-            # A gauge that is gone is honest; a stale or zero one would look like an empty queue.
-            logger.warning("jobs_not_counted", extra={"error": str(error)[:200]})
+        if self.counts is not None:
+            for state in JobState:
+                if state not in FINISHED:
+                    family.add_metric([state], self.counts.get(state, 0))
         yield family
-
-    def _fresh_counts(self) -> Mapping[JobState, int]:
-        if time.monotonic() - self._counted_at > COUNTS_KEPT_SECONDS:
-            stored = self._store.read(queries.count_unfinished)
-            self._counts = {state: stored.get(state, 0) for state in JobState if state not in FINISHED}
-            self._counted_at = time.monotonic()
-        return self._counts
 
 
 class MeteredApp:

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from producer.api.models import Problem, ProblemField
+from producer.api.documents import Problem, ProblemField
 from producer.batch_validation import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
@@ -37,7 +37,7 @@ NO_PAGE = "There is nothing at this path."
 
 
 class HttpProblem(RetrieverError):
-    """A request that HTTP itself has a status for: too large, too slow, of a type that is not taken."""
+    """A request that HTTP has a status for: too large, too slow, of an unsupported type."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class HttpProblem(RetrieverError):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """How one of our errors looks from outside; without `detail` the error's own message is shown."""
+    """How one of our errors looks to a client; without `detail` it shows the error's own message."""
 
     status: HTTPStatus
     name: str
@@ -66,7 +66,7 @@ class _Entry:
 
 
 _TABLE: Mapping[type[RetrieverError], _Entry] = {
-    # Before JobInvalid, which it is too: what was sent could be read, but no job was made of it.
+    # Before JobInvalid, its base class: the request could be read, but it yields no job.
     BatchInvalid: _Entry(HTTPStatus.UNPROCESSABLE_ENTITY, "batch-invalid", "No job of the batch was stored"),
     JobInvalid: _Entry(HTTPStatus.BAD_REQUEST, "job-invalid", "What was sent is not valid"),
     JobNotFound: _Entry(HTTPStatus.NOT_FOUND, "job-not-found", "No such job", "No job has this id."),
@@ -74,7 +74,7 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         HTTPStatus.NOT_FOUND,
         "body-not-found",
         "No body",
-        "It fetched none, extracts data instead, or the job that had it is deleted.",
+        "The job fetched none or extracted data instead, or the job that had the body is deleted.",
     ),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
     ScheduleNotFound: _Entry(
@@ -94,13 +94,13 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         HTTPStatus.CONFLICT,
         "operation-finished",
         "The operation is done",
-        "It has done all its jobs; only a running operation can be cancelled.",
+        "The operation has done all its jobs; only a running operation can be cancelled.",
     ),
     IdempotencyConflict: _Entry(
         HTTPStatus.CONFLICT,
         "idempotency-conflict",
         "The Idempotency-Key is taken",
-        "This Idempotency-Key was sent before, with a request that said something else.",
+        "This Idempotency-Key was sent before, with a different request.",
     ),
     JobEndedAlready: _Entry(
         HTTPStatus.CONFLICT,
@@ -119,21 +119,21 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
 
 
 def problem_response(error: Exception) -> Response:
-    """Return the answer to an error, whatever it is; one that nobody foresaw is logged with its traceback."""
+    """Return the answer to any error; an unforeseen one is logged with its traceback."""
     match error:
         case HttpProblem():
             return _respond(error.status, error.detail, errors=error.errors, headers=error.headers)
         case RetrieverError() if (entry := _entry(error)) is not None:
             return _our_error(error, entry)
         case HTTPException(status_code=status):
-            # connexion's and Flask's own: 404 and what a parameter breaks.
+            # connexion's and Flask's own, such as 404.
             detail = NO_PAGE if status == HTTPStatus.NOT_FOUND else str(error.detail or "")
             return _respond(HTTPStatus(status), detail, headers=dict(error.headers or {}))
         case ClientDisconnect():
             # Nobody is there to read it.
             return _respond(HTTPStatus.BAD_REQUEST, "The request ended before its body did.")
         case _:
-            # StoreRefused too, and so it is not in the table: nothing that passed our checks may be refused.
+            # StoreRefused too, so it is not in the table: the store must take whatever has passed our checks.
             logger.error("api_unhandled_error", exc_info=error)
             return _respond(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed on this request; it is logged."
@@ -161,7 +161,7 @@ def _our_error(error: RetrieverError, entry: _Entry) -> Response:
 
 
 def _summary(error: RetrieverError) -> str:
-    # Tools show the detail alone, so it says the first fault itself.
+    # Tools show only the detail, so it names the first fault.
     match error:
         case BatchInvalid(errors=(first, *_)):
             return f"{error.summary}. {first.loc}: {first.msg}."

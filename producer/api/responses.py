@@ -1,15 +1,78 @@
-"""How a document is answered by an operation that runs natively on the event loop."""
+"""How an operation answers: a JSON document at once, or a stream that stops when the client leaves."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from producer.api.guard import JSON_TYPE
 
+REPLAYED_HEADER = "Idempotent-Replayed"
+_SEND_TIMEOUT_SECONDS = 60.0
+
+Record = TypeVar("Record")
+
 
 def json_response(
-    document: BaseModel, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
+    document: BaseModel | bytes,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return an answer with the document as its JSON body."""
-    return Response(document.model_dump_json(), status, headers, JSON_TYPE)
+    """Return an answer with a document as its body; a large one comes as JSON that a thread has made."""
+    body = document if isinstance(document, bytes) else document.model_dump_json()
+    return Response(body, status, headers, JSON_TYPE)
+
+
+def first_page(
+    found: Sequence[Record], *, limit: int, key: Callable[[Record], object]
+) -> tuple[Sequence[Record], str | None]:
+    """Return the first `limit` records and the cursor of the next page, of a query for one record more."""
+    page = found[:limit]
+    return page, str(key(page[-1])) if len(found) > limit else None
+
+
+class StreamedResponse(Response):
+    """A body sent piece by piece; it ends when the client leaves or stops reading.
+
+    Without a `content_length` it is sent in chunks.
+    """
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[bytes],
+        headers: Mapping[str, str],
+        media_type: str | None = None,
+        *,
+        status: HTTPStatus = HTTPStatus.OK,
+        content_length: int | None = None,
+    ) -> None:
+        super().__init__(None, status, headers, media_type)
+        del self.headers["content-length"]
+        if content_length is not None:
+            self.headers["content-length"] = str(content_length)
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the pieces; HEAD gets the headers alone."""
+        request = Request(scope, receive)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] != "HEAD":
+            async for piece in self._pieces:
+                if await request.is_disconnected():
+                    return
+                async with asyncio.timeout(_SEND_TIMEOUT_SECONDS):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def attachment(filename: str) -> dict[str, str]:
+    """Return the headers that let a browser save an answer, and neither show nor guess what it is."""
+    return {
+        "Content-Disposition": f'attachment; filename="{filename}"',
+        "X-Content-Type-Options": "nosniff",
+    }

@@ -1,4 +1,4 @@
-"""Which paths the contract has, which methods each takes and which bodies: what connexion cannot be asked."""
+"""The paths of the contract, with the methods and bodies of each: connexion has no public way to ask it."""
 
 import re
 from collections.abc import Mapping

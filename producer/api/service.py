@@ -1,48 +1,63 @@
-"""The operations that tell of the service itself: its retention, its health, its metrics."""
+"""The operations that show the service itself: its retention, its health, its metrics."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
 
-import flask
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.guard import JSON_TYPE
+from producer.api.documents import Document
 from producer.api.metrics import ApiMetrics
-from producer.api.models import Health
-from producer.api.parking_models import Retention
+from producer.api.responses import json_response
 from producer.parking import DELETED_STATES
-from producer.store.database import Database
 from producer.store_probe import StoreProbe
 from shared.clock import utc_now
 from shared.settings import Settings
+from shared.states import JobState
 
 
-class ServiceOperations:
-    """Tells how the service is."""
+class Health(Document):
+    """The service is well."""
 
-    def __init__(self, store: Database, metrics: ApiMetrics, settings: Settings) -> None:
-        self._store_probe = StoreProbe(store)
-        self._retention_days = settings.retention_days
+    status: Literal["ok"] = "ok"
+
+
+class Retention(Document):
+    """How long jobs are kept after their end."""
+
+    days: Annotated[int, Field(description="0: for ever.")]
+    states: Annotated[list[JobState], Field(description="Only jobs in these states are deleted.")]
+    ended_before: Annotated[
+        datetime | None,
+        Field(description="Jobs that ended before this time may be gone; null when all are kept."),
+    ]
+
+
+class ServiceHandlers:
+    """Shows how the service is."""
+
+    def __init__(self, probe: StoreProbe, metrics: ApiMetrics, settings: Settings) -> None:
+        self._probe = probe
         self._metrics = metrics
-        self._health = Health().model_dump_json()
+        self._retention_days = settings.retention_days
 
-    def get_retention(self) -> flask.Response:
+    async def get_retention(self, _request: Request) -> Response:
         """Answer with how long jobs are kept after their end."""
         days = self._retention_days
         before = utc_now() - timedelta(days=days) if days else None
-        document = Retention(days=days, states=list(DELETED_STATES), ended_before=before)
-        return flask.Response(document.model_dump_json(), mimetype=JSON_TYPE)
+        return json_response(Retention(days=days, states=list(DELETED_STATES), ended_before=before))
 
     async def livez(self, _request: Request) -> Response:
-        """Answer that the process lives: on the event loop, so a busy thread or store cannot hold it up."""
-        return Response(self._health, media_type=JSON_TYPE)
+        """Answer that the process lives, without the store and without a thread that could be busy."""
+        return json_response(Health())
 
     async def readyz(self, _request: Request) -> Response:
         """Answer that requests can be served: the store answers soon, and its tables fit."""
-        await self._store_probe.ask()
-        return Response(self._health, media_type=JSON_TYPE)
+        await self._probe.ask()
+        return json_response(Health())
 
-    def metrics(self) -> flask.Response:
+    async def metrics(self, _request: Request) -> Response:
         """Answer with all metrics for Prometheus."""
-        return flask.Response(self._metrics.render(), content_type=CONTENT_TYPE_LATEST)
+        return Response(await self._metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -22,7 +22,7 @@ CLOSE_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A job that waits for its transaction, and the request that waits for the job."""
+    """A job that waits for its transaction, and the future that its request awaits."""
 
     job: NewJob
     answer: asyncio.Future[SubmissionResult]
@@ -30,11 +30,11 @@ class _Waiting:
 
 
 class JobWriter:
-    """Stores single jobs. Each request awaits its own; whatever waits meanwhile shares the next commit."""
+    """Stores single jobs. Each request awaits its own; those that wait meanwhile share the next commit."""
 
-    def __init__(self, store: Database, *, max_waiting_jobs: int = MAX_WAITING_JOBS) -> None:
-        self._store = store
-        # None ends the thread; what was put before it is stored first.
+    def __init__(self, database: Database, *, max_waiting_jobs: int = MAX_WAITING_JOBS) -> None:
+        self._database = database
+        # None ends the thread, after it has stored whatever came before.
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting_jobs)
         self._thread = threading.Thread(target=self._run, name="job-writer", daemon=True)
         self._closing = False
@@ -48,7 +48,7 @@ class JobWriter:
         self._closing = True
         self._waiting.put(None)
         self._thread.join(CLOSE_TIMEOUT_SECONDS)
-        # A request may have slipped in behind the end; it must not wait for ever.
+        # A request that slipped in behind the end must not wait for ever.
         while not self._waiting.empty():
             if (late := self._waiting.get_nowait()) is not None:
                 _answer([late], StoreUnavailable("the server is stopping"))
@@ -78,7 +78,7 @@ class JobWriter:
             except StoreUnavailable as error:
                 _answer(group, error)
             except Exception as error:
-                # One of the three edges, a service loop: without its thread all requests would wait for ever.
+                # A service loop, one of the three edges: without its thread all requests would wait for ever.
                 logger.exception("job_writer_failed", extra={"jobs": len(group)})
                 _answer(group, error)
             if ended:
@@ -99,10 +99,10 @@ class JobWriter:
     def _store_group(self, group: Sequence[_Waiting]) -> None:
         """Store the jobs in one transaction, or each in its own when one is refused, and answer for each.
 
-        What is raised ends the group: the requests that were not answered yet get the error.
+        Whatever it raises ends the group: the requests that are not answered yet get the error.
         """
         try:
-            admitted = self._store.write(submissions.admit_jobs, [waiting.job for waiting in group])
+            result = self._database.write(submissions.admit_jobs, [waiting.job for waiting in group])
         except StoreRefused as error:
             if len(group) == 1:
                 _answer(group, error)
@@ -111,7 +111,7 @@ class JobWriter:
             for waiting in group:
                 self._store_group([waiting])
         else:
-            _answer(group, admitted)
+            _answer(group, result)
 
 
 def _answer(group: Sequence[_Waiting], outcome: Mapping[UUID, SubmissionResult] | Exception) -> None:
@@ -121,14 +121,14 @@ def _answer(group: Sequence[_Waiting], outcome: Mapping[UUID, SubmissionResult] 
         try:
             loop.call_soon_threadsafe(_settle, here, outcome)
         except RuntimeError:
-            # The loop has closed, so nobody waits any more. The jobs are stored or not all the same.
+            # The loop has closed, so nobody waits any more; the jobs keep the state that they have.
             logger.warning("job_writer_without_listener", extra={"jobs": len(here)})
 
 
 def _settle(group: Sequence[_Waiting], outcome: Mapping[UUID, SubmissionResult] | Exception) -> None:
     for waiting in group:
         if waiting.answer.done():
-            # The request was cancelled while it waited, or was answered before the rest of its group failed.
+            # The request was cancelled, or it was answered before the rest of its group failed.
             continue
         if isinstance(outcome, Exception):
             waiting.answer.set_exception(outcome)

@@ -20,11 +20,15 @@ from producer.store.engine import open_engine, store_failures, writing
 from producer.store.migrate import check_schema
 from shared.errors import StoreUnavailable
 
+# What a query or a change takes first, named for callers outside the store that compose several.
+Connection = sa.Connection
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Below the connections that the engine may open.
 _THREADS = 8
+_LONG_CALLS = 2
 _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
 
@@ -98,6 +102,8 @@ class Store:
         """
         self._database = database
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        # Calls of seconds or minutes are made under it, so that they never hold up the short ones.
+        self.long_calls = asyncio.Semaphore(_LONG_CALLS)
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs

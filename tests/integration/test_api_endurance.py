@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -126,6 +127,19 @@ def test_abandoned_exports_stop_and_leave_the_service_well(api: RunningApi) -> N
     wait_for_metric(api, 'operation="export_results"', 24)
     assert api.client.get("/jobs", timeout=2).status_code == 200
     assert threading.active_count() - threads_before <= 12
+
+
+def test_batches_that_wait_for_the_database_hold_up_no_look_up(running: RunningApi) -> None:
+    batch = {"kind": "check", "items": [{"url": "http://example.com/"}]}
+    job = running.client.post("/jobs", json={"kind": "check", "args": batch["items"][0]}).json()
+
+    with ThreadPoolExecutor(12) as clients:
+        # More of them than the store has threads; on SQLite they wait for the one writer.
+        with running.store.writing():
+            posts = [clients.submit(running.client.post, "/batches", json=batch) for _ in range(12)]
+            for _ in range(20):
+                assert running.client.get(f"/jobs/{job['id']}", timeout=2).status_code == 200
+        assert {post.result().status_code for post in posts} == {202}
 
 
 def test_a_large_text_batch_is_stored_in_flat_memory(api: RunningApi) -> None:

@@ -3,14 +3,19 @@
 import asyncio
 from collections import Counter
 from contextlib import ExitStack
+from datetime import timedelta
+from uuid import UUID
 
 import httpx
 import pytest
 
 from producer.records import JobFilter
-from producer.store import queries
+from producer.store import queries, recording, schedules
+from shared.clock import utc_now
 from shared.settings import Settings
+from shared.states import JobState
 from tests.support.api import RunningApi, running_api
+from tests.support.factories import make_report
 
 JOB = {"kind": "check", "args": {"url": "https://example.com/"}}
 
@@ -29,6 +34,42 @@ def test_the_same_request_with_the_same_key_gets_the_same_answer(api: RunningApi
 
     assert (again.status_code, again.json()) == (202, first.json())
     assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["location"] == first.headers["location"]
+
+
+def test_a_replay_keeps_the_times_of_the_first_answer_when_they_have_passed(api: RunningApi) -> None:
+    timed = {**JOB, "delay_seconds": 60, "expires_after_seconds": 60, "labels": {"team": "docs"}}
+    first = post(api, "/jobs", timed, Idempotency_Key="timed")
+    api.store.write(schedules.release_due, limit=10, now=utc_now() + timedelta(minutes=2))
+
+    again = post(api, "/jobs", timed, Idempotency_Key="timed")
+
+    assert (first.json()["state"], first.json()["deadline_at"] is None) == ("scheduled", False)
+    assert (again.status_code, again.json()) == (202, first.json())
+
+
+def test_a_replay_shows_the_arguments_that_were_sent_and_not_those_of_a_redrive(api: RunningApi) -> None:
+    first = post(api, "/jobs", JOB, Idempotency_Key="order 8")
+    job_id = UUID(first.json()["id"])
+    api.store.write(recording.record_reports, [make_report(job_id, JobState.PARKED)], now=utc_now())
+    redriven = post(api, f"/jobs/{job_id}/redrive", {"args": {"url": "https://other.example/"}})
+
+    again = post(api, "/jobs", JOB, Idempotency_Key="order 8")
+
+    assert redriven.json()["host"] == "other.example"
+    assert (again.status_code, again.json()) == (202, first.json())
+
+
+def test_a_duplicate_is_replayed_as_a_duplicate(api: RunningApi) -> None:
+    original = post(api, "/jobs", JOB).json()
+    unique = {**JOB, "unique_for_seconds": 60}
+
+    first = post(api, "/jobs", unique, Idempotency_Key="once")
+    again = post(api, "/jobs", unique, Idempotency_Key="once")
+
+    assert (first.status_code, first.json()["duplicate_of"]) == (200, original["id"])
+    assert (again.status_code, again.json()) == (200, first.json())
     assert again.headers["idempotent-replayed"] == "true"
     assert again.headers["location"] == first.headers["location"]
 
@@ -69,6 +110,18 @@ def test_a_batch_sent_again_is_stored_once(api: RunningApi) -> None:
     assert again.headers["idempotent-replayed"] == "true"
     assert other.status_code == 409
     assert len(api.store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records) == 2
+
+
+def test_a_batch_that_has_ended_is_replayed_as_it_was_accepted(api: RunningApi) -> None:
+    document = {"kind": "check", "items": [JOB["args"], {"url": "nonsense"}], "delay_seconds": 60}
+    first = post(api, "/batches", document, Idempotency_Key="list")
+    post(api, f"/batches/{first.json()['id']}/cancel", None)
+
+    again = post(api, "/batches", document, Idempotency_Key="list")
+
+    assert first.json()["counts"]["scheduled"] == 1
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert again.headers["location"] == first.headers["location"]
 
 
 def test_a_job_that_asks_for_the_same_is_answered_with_the_one_there_is(api: RunningApi) -> None:

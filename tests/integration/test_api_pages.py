@@ -94,7 +94,7 @@ def test_the_measure_of_a_fetch_is_there_from_its_submission_to_its_end(api: Run
         "complete": False,
         "explanation": "3 of 3 pages are done, with 6 items. The total went from 6 to 7 while pages were"
         " read, so items may have moved from page to page."
-        " 3 items of the 7 that there are said to be are missing."
+        " 3 of the 7 items that the pages promise are missing."
         " 2 items have the key of another.",
     }
     assert api.client.get(f"/batches/{under_way['batch_id']}").json()["counts"]["succeeded"] == 2

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from consumer.http.client import Client
-from producer.api.page_models import PagedFetch, paged_fetch
+from producer.api.paged_fetches import PagedFetch, paged_fetch
 from producer.records import JobRecord
 from producer.store import batches, endings, parking, queries, recording
 from producer.store import events as store_events

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.api.csv_columns import Column
-from producer.api.csv_lines import CsvLines, RecordSplitter
-from producer.api.lines import MAX_RECORD_BYTES, Said
+from producer.api.batch_lines import MAX_RECORD_BYTES, Column, CsvReader, Line, RecordSplitter
 from producer.batch_validation import Arguments
 from producer.records import Rejected
 from shared.errors import JobInvalid
@@ -25,8 +23,8 @@ def split(chunks: list[bytes], *, max_record_bytes: int = MAX_RECORD_BYTES) -> R
     return [record for chunk in chunks for record in splitter.feed(chunk)] + list(splitter.finish())
 
 
-def read(*chunks: bytes, kind: str = "check") -> list[Said]:
-    reader = CsvLines(KINDS[kind])
+def read(*chunks: bytes, kind: str = "check") -> list[Line]:
+    reader = CsvReader(KINDS[kind])
     return [said for chunk in chunks for said in reader.feed(chunk)] + list(reader.finish())
 
 

@@ -1,18 +1,55 @@
-"""Documents: honest sentences, safe cells, and schemas in the older dialect."""
+"""Documents and exports: the answer to a submission, told the same way twice, and safe cells."""
 
 import csv
 import io
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-import pytest
-
-from producer.api.contract import load_contract, to_openapi, without_bodies
+from producer.api.batches import first_document
+from producer.api.documents import JobSummary, accepted_document, job_document, job_summary
 from producer.api.exports import COLUMNS, csv_header, encode_csv
-from tests.support.factories import make_record
+from producer.records import BatchRecord
+from producer.submission_models import BatchSubmission
+from shared.identity import new_id
+from shared.states import JobState
+from tests.support.factories import make_job, make_record
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 RECORD = make_record(created_at=NOW)
+
+
+def test_a_job_reads_the_same_when_it_is_accepted_and_when_it_is_looked_up() -> None:
+    job = make_job(created_at=NOW, labels={"team": "docs"}, deadline_at=NOW + timedelta(days=1))
+    record = replace(
+        RECORD,
+        id=job.id,
+        lane=job.lane,
+        args=job.args,
+        labels=job.labels,
+        deadline_at=job.deadline_at,
+    )
+
+    assert accepted_document(job).model_dump() == job_document(record).model_dump()
+
+
+def test_a_summary_is_a_job_without_its_attempts() -> None:
+    summary, job = job_summary(RECORD).model_dump(), job_document(RECORD).model_dump()
+
+    assert summary == {name: job[name] for name in JobSummary.model_fields}
+
+
+def test_the_first_answer_to_a_batch_does_not_depend_on_when_it_is_given() -> None:
+    submission = BatchSubmission.model_validate(
+        {"kind": "check", "items": [{}], "run_at": NOW + timedelta(minutes=1)}
+    )
+    stored = BatchRecord(new_id(), "check", 3, {}, {JobState.SCHEDULED: 3}, None, NOW, None)
+    ended = replace(
+        stored, counts={JobState.SUCCEEDED: 2, JobState.PARKED: 1}, finished_at=NOW, cancelled_at=NOW
+    )
+
+    # The time to run has passed long ago by the clock of this test.
+    assert first_document(ended, submission) == first_document(stored, submission)
+    assert first_document(ended, submission).counts[JobState.SCHEDULED] == 3
 
 
 def test_cells_are_no_formulas() -> None:
@@ -26,43 +63,3 @@ def test_cells_are_no_formulas() -> None:
     assert tuple(row) == COLUMNS
     assert (row["url"], row["verdict"], row["reason"]) == ("'@SUM(1)", "'=HYPERLINK(1)", "'-1+1")
     assert (row["status"], row["attempts"], row["finished_at"]) == ("200", "3", "2025-01-01T00:00:00+00:00")
-
-
-@pytest.mark.parametrize(
-    ("schema", "converted"),
-    [
-        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "string", "nullable": True}),
-        (
-            {"anyOf": [{"$ref": "#/x"}, {"type": "null"}], "default": None},
-            {"allOf": [{"$ref": "#/x"}], "nullable": True},
-        ),
-        ({"$ref": "#/x", "default": 1}, {"allOf": [{"$ref": "#/x"}], "default": 1}),
-        ({"exclusiveMinimum": 0}, {"minimum": 0, "exclusiveMinimum": True}),
-        ({"const": "ok", "title": "Status"}, {"enum": ["ok"]}),
-        (
-            {"properties": {"title": {"title": "Title", "type": "string"}}},
-            {"properties": {"title": {"type": "string"}}},
-        ),
-        (
-            {"patternProperties": {"^a$": {"type": "string"}}},
-            {"additionalProperties": {"type": "string"}},
-        ),
-    ],
-)
-def test_schemas_are_told_in_the_dialect_of_openapi_3_0(
-    schema: dict[str, object], converted: dict[str, object]
-) -> None:
-    assert to_openapi(schema) == converted
-
-
-def test_the_contract_documents_the_errors_of_every_operation_that_takes_a_body() -> None:
-    for item in load_contract()["paths"].values():
-        for operation in (item[method] for method in ("post",) if "requestBody" in item.get(method, {})):
-            assert {"400", "408", "413", "415", "503"} <= operation["responses"].keys()
-
-
-def test_connexion_gets_no_bodies_to_check_but_the_published_contract_has_them() -> None:
-    contract = load_contract()
-
-    assert "requestBody" not in without_bodies(contract)["paths"]["/jobs"]["post"]
-    assert "requestBody" in contract["paths"]["/jobs"]["post"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.api.junit import JUNIT_TAIL, junit_cases, junit_head
+from producer.api.exports import JUNIT_TAIL, junit_cases, junit_head
 from producer.records import BatchRecord, JobRecord, VerdictCounts
 from shared.identity import new_id
 from shared.kinds.registry import Lane

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.api.lines import MAX_RECORD_BYTES, LineSplitter, Reader, Said, json_lines, url_lines
+from producer.api.batch_lines import MAX_RECORD_BYTES, Line, LineReader, LineSplitter, json_lines, url_lines
 from producer.batch_validation import Arguments
 from producer.records import Rejected
 
@@ -16,7 +16,7 @@ def split(chunks: list[bytes], *, max_line_bytes: int = 8) -> list[tuple[int, by
     return [line for chunk in chunks for line in splitter.feed(chunk)] + list(splitter.finish())
 
 
-def read(reader: Reader, *chunks: bytes) -> list[Said]:
+def read(reader: LineReader, *chunks: bytes) -> list[Line]:
     return [said for chunk in chunks for said in reader.feed(chunk)] + list(reader.finish())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from producer.api.ranges import RangeUnsatisfiable, names_etag, wanted_range
+from producer.api.bodies import RangeUnsatisfiable, names_etag, wanted_range
 
 
 @pytest.mark.parametrize(

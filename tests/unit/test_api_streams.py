@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from producer.api.spool import BatchSpool
-from producer.api.streams import Stream, read_query
+from producer.api.batch_bodies import BatchSpool, Stream, read_query
 from producer.batch_validation import BatchInvalid
 from shared.errors import JobInvalid
 from shared.identity import new_id
@@ -68,7 +67,7 @@ def test_valid_lines_become_jobs_in_their_order_and_the_others_are_kept() -> Non
         opened = stream(
             b"http://a.example\nsecret\nhttp://b.example\n\xff", spool, defaults='{"max_redirects": 1}'
         )
-        spool.check(strict=opened.strict, noun="lines")
+        spool.check(strict=opened.submission.strict, noun="lines")
         batch_id = new_id()
 
         jobs = list(spool.jobs(opened.template, batch_id=batch_id))
@@ -89,7 +88,7 @@ def test_a_strict_batch_falls_with_one_line() -> None:
         opened = stream(b"http://a.example\n\nnonsense\n", spool, strict="true")
 
         with pytest.raises(BatchInvalid) as caught:
-            spool.check(strict=opened.strict, noun="lines")
+            spool.check(strict=opened.submission.strict, noun="lines")
 
     assert [error.loc for error in caught.value.errors] == ["/lines/3/url"]
     assert caught.value.summary.startswith("1 of 2 lines")

@@ -18,7 +18,7 @@ from deploy.local.demo_cases import (
     surprises_among_fine,
 )
 from deploy.local.demo_screen import Lines, Moment, Screen, line_of, row_of, row_of_fine
-from producer.api.models import Attempt, Job
+from producer.api.documents import Attempt, Job
 from shared.identity import new_id
 from shared.kinds.check import Verdict
 from shared.kinds.registry import Lane

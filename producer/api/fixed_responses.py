@@ -1,4 +1,4 @@
-"""What is answered before connexion: fixed pages, OPTIONS, and the ways a path can be wrong.
+"""What is answered before connexion: the contract, redirects, OPTIONS, and the ways a path can be wrong.
 
 connexion would build `/openapi.json` anew each time (14 ms of the event loop), answer 405 with half the
 `Allow`, and send `/jobs/` to an absolute `http://` address even behind TLS.
@@ -17,8 +17,8 @@ from producer.api.routes import RouteTable
 LAST_CONTROL_CHARACTER = "\x1f"
 
 
-class Edge:
-    """Answers what needs no operation; everything else goes on to connexion."""
+class FixedResponses:
+    """Answers requests that need no operation; passes all others on to connexion."""
 
     def __init__(self, app: ASGIApp, *, routes: RouteTable, pages: Mapping[str, Response]) -> None:
         self._app = app

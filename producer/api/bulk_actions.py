@@ -1,0 +1,227 @@
+"""The operations on many parked jobs at a rate: begin them, follow them, cancel them; and the audit log."""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer.api.documents import NEXT, Document
+from producer.api.requests import Query, read_actor, read_document, read_id
+from producer.api.responses import first_page, json_response
+from producer.parking import (
+    DEFAULT_RATE_PER_SECOND,
+    MAX_RATE_PER_SECOND,
+    AuditAction,
+    GroupKey,
+    NewOperation,
+    Operation,
+    OperationAction,
+    OperationState,
+    ParkedFilter,
+)
+from producer.store import audit, bulk_actions, parking
+from producer.store.database import Store
+from shared.clock import utc_now
+from shared.errors import FieldError, JobInvalid, OperationNotFound
+from shared.identity import new_id
+
+logger = logging.getLogger(__name__)
+
+MAX_IDS = 1_000
+# A hundred years.
+MAX_AGE_SECONDS = 3_153_600_000
+
+_Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+
+_ACTIONS = ", ".join(f"`{action}`" for action in AuditAction)
+
+
+class ParkedJobFilter(BaseModel):
+    """Which parked jobs: every field that is given must match, and at least one must be given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"minProperties": 1})
+
+    group: Annotated[
+        str | None, Field(min_length=1, max_length=2_000, description="The id of a group of `GET /parked`.")
+    ] = None
+    batch_id: UUID | None = None
+    kind: Annotated[_Text | None, Field(description="The jobs of this kind.")] = None
+    host: Annotated[_Text | None, Field(description="The jobs that talk to exactly this host.")] = None
+    reason: Annotated[_Text | None, Field(description="The jobs parked for this reason.")] = None
+    older_than_seconds: Annotated[
+        int | None, Field(ge=0, le=MAX_AGE_SECONDS, description="Parked at least that long; 0 is all jobs.")
+    ] = None
+    ids: Annotated[
+        list[UUID] | None, Field(min_length=1, max_length=MAX_IDS, description="The jobs with these ids.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if all(getattr(self, name) is None for name in type(self).model_fields):
+            raise ValueError("Say which jobs; for all of them send older_than_seconds: 0")
+        return self
+
+
+class OperationRequest(BaseModel):
+    """What to do with parked jobs, and how fast."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    filter: ParkedJobFilter
+    dry_run: Annotated[bool, Field(description="Only count the jobs that match.")] = False
+    rate_per_second: Annotated[
+        int, Field(ge=1, le=MAX_RATE_PER_SECOND, description="Jobs a second, over all ledgers.")
+    ] = DEFAULT_RATE_PER_SECOND
+
+
+class DryRun(Document):
+    """How many parked jobs match; nothing was done."""
+
+    matching: int
+
+
+class OperationDocument(Document):
+    """A redrive or discard of many parked jobs: those that matched when it began."""
+
+    id: UUID
+    action: OperationAction
+    filter: Mapping[str, Any]
+    rate_per_second: int
+    state: OperationState
+    total: Annotated[int, Field(description="Jobs that matched when it began.")]
+    done: Annotated[int, Field(description="Jobs redriven or discarded so far.")]
+    skipped: Annotated[int, Field(description="Jobs that were no longer parked when it reached them.")]
+    created_at: datetime
+    finished_at: datetime | None
+    by: Annotated[str, Field(description="The `Retriever-Actor` who ordered it.")]
+
+
+class OperationPageDocument(Document):
+    """One page of operations, newest first."""
+
+    items: list[OperationDocument]
+    next: Annotated[str | None, Field(description=NEXT)]
+
+
+class AuditEntryDocument(Document):
+    """One thing that an operator did."""
+
+    id: UUID
+    at: datetime
+    by: Annotated[str, Field(description="The `Retriever-Actor`, or `anonymous`.")]
+    action: Annotated[
+        str, Field(description=f"One of {_ACTIONS}, or an action that only a newer version knows.")
+    ]
+    target: Annotated[str, Field(description="`job/<id>` or `operation/<id>`.")]
+    details: Annotated[
+        Mapping[str, Any], Field(description="An edited redrive has `old_args` and `new_args` here.")
+    ]
+
+
+class AuditPage(Document):
+    """One page of the audit log, newest first."""
+
+    items: list[AuditEntryDocument]
+    next: Annotated[str | None, Field(description=NEXT)]
+
+
+class BulkActionHandlers:
+    """Begins redrives and discards of many parked jobs, shows how far they are, and ends them early."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def redrive_parked(self, request: Request) -> Response:
+        """Begin to send back all parked jobs that match."""
+        return await self._begin(request, OperationAction.REDRIVE)
+
+    async def discard_parked(self, request: Request) -> Response:
+        """Begin to end all parked jobs that match."""
+        return await self._begin(request, OperationAction.DISCARD)
+
+    async def list_operations(self, request: Request) -> Response:
+        """Answer with one page of operations, newest first."""
+        limit, after = Query(request).limit, Query(request).id("cursor")
+        found = await self._store.read(bulk_actions.list_operations, limit=limit + 1, after=after)
+        page, following = first_page(found, limit=limit, key=lambda operation: operation.id)
+        items = [_operation_document(operation) for operation in page]
+        return json_response(OperationPageDocument(items=items, next=following))
+
+    async def get_operation(self, request: Request) -> Response:
+        """Answer with the operation and its progress."""
+        operation_id = read_id(request, "operation_id", OperationNotFound)
+        operation = await self._store.read(bulk_actions.get_operation, operation_id)
+        return json_response(_operation_document(operation))
+
+    async def cancel_operation(self, request: Request) -> Response:
+        """End a running operation; what it has done stays done."""
+        operation_id = read_id(request, "operation_id", OperationNotFound)
+        by = read_actor(request)
+        operation = await self._store.write(bulk_actions.cancel_operation, operation_id, by=by, now=utc_now())
+        facts = {"operation_id": str(operation_id), "done": operation.done, "total": operation.total}
+        logger.info("operation_cancelled", extra=facts)
+        return json_response(_operation_document(operation))
+
+    async def list_audit(self, request: Request) -> Response:
+        """Answer with one page of the audit log, newest first."""
+        query = Query(request)
+        found = await self._store.read(
+            audit.list_audit, target=query.text("target"), limit=query.limit + 1, after=query.id("cursor")
+        )
+        page, following = first_page(found, limit=query.limit, key=lambda entry: entry.id)
+        return json_response(
+            AuditPage(items=[AuditEntryDocument.of(entry) for entry in page], next=following)
+        )
+
+    async def _begin(self, request: Request, action: OperationAction) -> Response:
+        wanted = read_document(OperationRequest, await request.body())
+        parked_filter = _parked_filter(wanted.filter)
+        if wanted.dry_run:
+            async with self._store.long_calls:
+                matching = await self._store.read(parking.count_matching, parked_filter)
+            return json_response(DryRun(matching=matching))
+        new = NewOperation(
+            id=new_id(),
+            action=action,
+            filter_document=wanted.filter.model_dump(mode="json", exclude_none=True),
+            rate_per_second=wanted.rate_per_second,
+            by=read_actor(request),
+            created_at=utc_now(),
+        )
+        async with self._store.long_calls:
+            operation = await self._store.write(bulk_actions.start_operation, new, parked_filter)
+        facts = {"operation_id": str(new.id), "action": action.value, "total": operation.total}
+        logger.info("operation_started", extra=facts)
+        headers = {"Location": f"/operations/{new.id}"}
+        return json_response(_operation_document(operation), HTTPStatus.ACCEPTED, headers)
+
+
+def _operation_document(operation: Operation) -> OperationDocument:
+    return OperationDocument.of(operation, filter=operation.filter_document)
+
+
+def _parked_filter(wanted: ParkedJobFilter) -> ParkedFilter:
+    age = wanted.older_than_seconds
+    return ParkedFilter(
+        group=_group_key(wanted.group) if wanted.group else None,
+        batch_id=wanted.batch_id,
+        kind=wanted.kind,
+        host=wanted.host.lower() if wanted.host else None,
+        reason=wanted.reason,
+        # An age of 0 means every job, even one whose worker's clock is ahead of ours.
+        parked_before=utc_now() - timedelta(seconds=age) if age else None,
+        ids=wanted.ids,
+    )
+
+
+def _group_key(group_id: str) -> GroupKey:
+    try:
+        return GroupKey.of(group_id)
+    except ValueError:
+        raise JobInvalid([FieldError("/filter/group", "There is no such group")]) from None

@@ -1,0 +1,174 @@
+"""The operations on paged fetches: what their pages come to, and their items, streamed in flat memory."""
+
+import json
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer.api.documents import Document
+from producer.api.guard import NDJSON_TYPE
+from producer.api.requests import Query, read_id
+from producer.api.responses import StreamedResponse, attachment, json_response
+from producer.page_measure import PagesRecord, split_keys
+from producer.store import pages
+from producer.store.database import Connection, Store
+from shared.errors import JobNotFound
+from shared.kinds.pages import StopReason
+from shared.states import JobState
+
+# What `distinct` remembers, some 100 bytes each.
+_MAX_COMPARED_KEYS = 1_000_000
+
+
+class PageCounts(Document):
+    """The pages of a paged fetch by what became of them."""
+
+    planned: Annotated[
+        int,
+        Field(description="How many are known so far; the number grows while each page leads to the next."),
+    ]
+    done: int
+    parked: int
+    cancelled: int
+    open: Annotated[int, Field(description="Still to be done.")]
+
+
+class PagedFetch(Document):
+    """All pages of a fetch, compared with the totals that they gave."""
+
+    job_id: UUID
+    state: Annotated[JobState, Field(description="The state of the first page, the job that was submitted.")]
+    batch_id: Annotated[UUID | None, Field(description="The batch of the other pages, when there are any.")]
+    pages: PageCounts
+    items: Annotated[int, Field(description="How many items the pages have together.")]
+    distinct: Annotated[
+        int | None, Field(description="How many different keys they have; null without `key`.")
+    ]
+    duplicates: Annotated[int | None, Field(description="Items with the key of another; null without `key`.")]
+    missing: Annotated[
+        int | None, Field(description="How many items of the last total no page had; null without a total.")
+    ]
+    baseline_total: Annotated[int | None, Field(description="The total that the first page gave.")]
+    last_total: Annotated[int | None, Field(description="The total that the latest page gave.")]
+    drift: Annotated[int | None, Field(description="How much the total grew while the pages were read.")]
+    stopped_by: Annotated[StopReason | None, Field(description="Why no further page was requested.")]
+    complete: Annotated[bool, Field(description="Every page is done, and nothing suggests a missing item.")]
+    explanation: Annotated[str, Field(description="The same for a person.")]
+
+
+class PagedFetchHandlers:
+    """Shows paged fetches, by the id of the job that was submitted."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def get_pages(self, request: Request) -> Response:
+        """Answer with what the pages come to, compared with their totals."""
+        job_id = read_id(request, "job_id", JobNotFound)
+        async with self._store.long_calls:
+            record = await self._store.read(pages.get_pages, job_id)
+        return json_response(paged_fetch(record))
+
+    async def stream_items(self, request: Request) -> Response:
+        """Answer with the items of all pages that are done, in their order."""
+        job_id = read_id(request, "job_id", JobNotFound)
+        await self._store.read(pages.get_root, job_id)
+        seen: set[bytes] | None = set() if Query(request).flag("distinct") else None
+        return StreamedResponse(self._lines(job_id, seen), attachment(f"{job_id}.ndjson"), NDJSON_TYPE)
+
+    async def _lines(self, job_id: UUID, seen: set[bytes] | None) -> AsyncIterator[bytes]:
+        after: int | None = -1
+        while after is not None:
+            lines, after = await self._store.read(_read_page, job_id, after, seen)
+            if lines:
+                yield lines
+
+
+def paged_fetch(record: PagesRecord) -> PagedFetch:
+    """Return the document of a paged fetch."""
+    seen = record.seen
+    parked, cancelled = record.count(JobState.PARKED), record.count(JobState.CANCELLED)
+    counts = PageCounts(
+        planned=record.planned,
+        done=seen.done,
+        parked=parked,
+        cancelled=cancelled,
+        open=max(0, record.planned - seen.done - parked - cancelled),
+    )
+    return PagedFetch(
+        job_id=record.root.id,
+        state=record.root.state,
+        batch_id=record.batch.id if record.batch else None,
+        pages=counts,
+        items=seen.items,
+        distinct=seen.distinct,
+        duplicates=seen.duplicates,
+        missing=seen.missing,
+        baseline_total=seen.baseline_total,
+        last_total=seen.last_total,
+        drift=seen.drift,
+        stopped_by=seen.stopped_by,
+        complete=record.is_complete,
+        explanation=" ".join(_sentences(record, counts)),
+    )
+
+
+def _sentences(record: PagesRecord, counts: PageCounts) -> list[str]:
+    seen = record.seen
+    said = [f"{counts.done:,} of {counts.planned:,} pages are done, with {seen.items:,} items."]
+    if counts.parked:
+        said.append(f"{counts.parked:,} are parked: redrive them to go on.")
+    if seen.drift:
+        said.append(
+            f"The total went from {seen.baseline_total:,} to {seen.last_total:,} while pages were read,"
+            " so items may have moved from page to page."
+        )
+    if seen.missing and not counts.open:
+        said.append(f"{seen.missing:,} of the {seen.last_total:,} items that the pages promise are missing.")
+    if seen.duplicates:
+        said.append(f"{seen.duplicates:,} items have the key of another.")
+    if seen.stopped_by is not None and not seen.stopped_by.is_an_end:
+        said.append(_STOPS[seen.stopped_by])
+    return said
+
+
+_STOPS = {
+    StopReason.MAX_PAGES: "It stopped at `max_pages`; there is more.",
+    StopReason.MAX_ITEMS: "It stopped at `max_items`; there may be more.",
+    StopReason.LOOP: "It stopped where a page led back to one that was read before.",
+    StopReason.REPEATED_PAGE: "It stopped where the same page came twice; the second copy was left out.",
+    StopReason.OTHER_ORIGIN: "It stopped where a page led to another origin; `other_origins` allows that.",
+    StopReason.INVALID_NEXT: "It stopped where a page led to something that is no valid URL.",
+}
+
+
+def _read_page(
+    connection: Connection, job_id: UUID, after: int, seen: set[bytes] | None
+) -> tuple[bytes, int | None]:
+    page = pages.next_page_items(connection, job_id, after=after)
+    if page is None:
+        return b"", None
+    number, items, digests = page
+    lines = [_line(item) for item in items]
+    if seen is not None:
+        keys = split_keys(digests) if digests else [sha256(line).digest()[:8] for line in lines]
+        lines = [line for key, line in zip(keys, lines, strict=False) if _is_new(key, seen)]
+    return b"".join(lines), number
+
+
+def _line(item: Any) -> bytes:
+    # ASCII, because a lone surrogate has no UTF-8; as an escape it comes back as it was.
+    return json.dumps(item, separators=(",", ":")).encode() + b"\n"
+
+
+def _is_new(key: bytes, seen: set[bytes]) -> bool:
+    if key in seen:
+        return False
+    if len(seen) < _MAX_COMPARED_KEYS:
+        seen.add(key)
+    return True

@@ -1,0 +1,119 @@
+"""The operations on parked jobs: group them, send one back, end one for good."""
+
+import logging
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer.api.documents import Document, job_document
+from producer.api.requests import Query, read_actor, read_document, read_id
+from producer.api.responses import json_response
+from producer.parking import ParkedFilter, ParkedGroup
+from producer.records import JobRecord
+from producer.store import parking, queries
+from producer.store.database import Connection, Store
+from producer.submission import find_kind, unique_key, valid_args
+from shared.clock import utc_now
+from shared.errors import JobNotFound
+
+logger = logging.getLogger(__name__)
+
+
+class RedriveRequest(BaseModel):
+    """How a single job is sent back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    args: Annotated[
+        dict[str, Any] | None,
+        Field(description="These replace all its arguments. The audit log keeps the old ones."),
+    ] = None
+
+
+class ParkedGroupDocument(Document):
+    """The parked jobs of one kind, reason and host."""
+
+    group: Annotated[str, Field(description="Its id, always the same for one kind, reason and host.")]
+    kind: str
+    reason: Annotated[str, Field(description="The first 100 characters of the reason; empty for none.")]
+    host: str
+    count: int
+    first_parked_at: datetime
+    last_parked_at: datetime
+    sample_job_id: Annotated[UUID, Field(description="The newest of its jobs.")]
+    sample_explanation: str | None
+
+
+class ParkedGroupList(Document):
+    """The largest groups of parked jobs."""
+
+    items: list[ParkedGroupDocument]
+    total_groups: Annotated[int, Field(description="How many groups match in total.")]
+    total_jobs: Annotated[int, Field(description="How many parked jobs match in total.")]
+
+
+class ParkedJobHandlers:
+    """Shows what is parked, and does what a person decides on one job of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def list_parked(self, request: Request) -> Response:
+        """Answer with the largest groups of parked jobs."""
+        query = Query(request)
+        parked_filter = ParkedFilter(
+            kind=query.text("kind"),
+            reason=query.text("reason"),
+            host=query.host(),
+            batch_id=query.id("batch"),
+        )
+        groups = await self._store.read(parking.list_groups, parked_filter, limit=query.limit)
+        return json_response(ParkedGroupList.of(groups, items=[_group(group) for group in groups.largest]))
+
+    async def redrive_job(self, request: Request) -> Response:
+        """Send a parked job back, with other arguments if the body has any: same id, next run."""
+        job_id = read_id(request, "job_id", JobNotFound)
+        body = await request.body()
+        wanted = read_document(RedriveRequest, body) if body else RedriveRequest()
+        record = await self._store.write(_redrive, job_id, wanted, read_actor(request))
+        _log("job_redriven", record)
+        headers = {"Location": f"/jobs/{job_id}"}
+        return json_response(job_document(record), HTTPStatus.ACCEPTED, headers)
+
+    async def discard_job(self, request: Request) -> Response:
+        """End a parked job for good."""
+        job_id = read_id(request, "job_id", JobNotFound)
+        record = await self._store.write(parking.discard, job_id, now=utc_now(), by=read_actor(request))
+        _log("job_discarded", record)
+        return json_response(job_document(record))
+
+
+def _redrive(connection: Connection, job_id: UUID, wanted: RedriveRequest, by: str) -> JobRecord:
+    if wanted.args is None:
+        return parking.redrive(connection, job_id, now=utc_now(), by=by)
+    kind = find_kind(queries.get_job(connection, job_id).kind)
+    args = valid_args(kind, wanted.args)
+    return parking.redrive_edited(
+        connection,
+        job_id,
+        args=args.document,
+        host=args.host,
+        unique_key=unique_key(kind.name, args.document),
+        by=by,
+        now=utc_now(),
+    )
+
+
+def _group(group: ParkedGroup) -> ParkedGroupDocument:
+    key = group.key
+    return ParkedGroupDocument.of(group, group=key.id, kind=key.kind, reason=key.reason, host=key.host)
+
+
+def _log(event: str, record: JobRecord) -> None:
+    facts = {"job_id": str(record.id), "kind": record.kind, "run": record.run, "attempt": 0}
+    logger.info(event, extra=facts)

@@ -1,0 +1,103 @@
+"""The published contract: schemas in the older dialect, errors, and an example for every answer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+from jsonschema import Draft4Validator
+
+from producer.api.contract import load_contract, to_openapi, without_bodies
+from producer.api.routes import METHODS
+
+CONTRACT = load_contract()
+
+
+@pytest.mark.parametrize(
+    ("schema", "converted"),
+    [
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "string", "nullable": True}),
+        (
+            {"anyOf": [{"$ref": "#/x"}, {"type": "null"}], "default": None},
+            {"allOf": [{"$ref": "#/x"}], "nullable": True},
+        ),
+        ({"$ref": "#/x", "default": 1}, {"allOf": [{"$ref": "#/x"}], "default": 1}),
+        ({"exclusiveMinimum": 0}, {"minimum": 0, "exclusiveMinimum": True}),
+        ({"const": "ok", "title": "Status"}, {"enum": ["ok"]}),
+        (
+            {"properties": {"title": {"title": "Title", "type": "string"}}},
+            {"properties": {"title": {"type": "string"}}},
+        ),
+        (
+            {"patternProperties": {"^a$": {"type": "string"}}},
+            {"additionalProperties": {"type": "string"}},
+        ),
+    ],
+)
+def test_schemas_are_told_in_the_dialect_of_openapi_3_0(
+    schema: dict[str, object], converted: dict[str, object]
+) -> None:
+    assert to_openapi(schema) == converted
+
+
+def test_the_contract_documents_the_errors_of_every_operation_that_takes_a_body() -> None:
+    for item in load_contract()["paths"].values():
+        for operation in (item[method] for method in ("post",) if "requestBody" in item.get(method, {})):
+            assert {"400", "408", "413", "415", "503"} <= operation["responses"].keys()
+
+
+def test_connexion_gets_no_bodies_to_check_but_the_published_contract_has_them() -> None:
+    contract = load_contract()
+
+    assert "requestBody" not in without_bodies(contract)["paths"]["/jobs"]["post"]
+    assert "requestBody" in contract["paths"]["/jobs"]["post"]
+
+
+def test_a_submission_shows_its_usual_answer_first() -> None:
+    for path in ("/jobs", "/batches"):
+        assert next(iter(CONTRACT["paths"][path]["post"]["responses"])) == "202"
+
+
+def _bodies() -> Iterator[ParameterSet]:
+    for path, item in CONTRACT["paths"].items():
+        for method in METHODS:
+            operation = item.get(method, {})
+            for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                yield pytest.param(content, id=f"{method} {path} {media_type}")
+            for status, response in operation.get("responses", {}).items():
+                for media_type, content in _resolved(response).get("content", {}).items():
+                    yield pytest.param(content, id=f"{method} {path} {status} {media_type}")
+
+
+def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in node:
+        return node
+    found: dict[str, Any] = CONTRACT
+    for name in node["$ref"].removeprefix("#/").split("/"):
+        found = found[name]
+    return found
+
+
+def _as_draft_4(schema: Any) -> Any:
+    """Return a schema of OpenAPI 3.0 in JSON Schema, which has no `nullable`."""
+    if isinstance(schema, list):
+        return [_as_draft_4(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    converted = {name: _as_draft_4(value) for name, value in schema.items() if name != "nullable"}
+    return {"anyOf": [converted, {"type": "null"}]} if schema.get("nullable") is True else converted
+
+
+SCHEMAS = {"components": {"schemas": _as_draft_4(CONTRACT["components"]["schemas"])}}
+
+
+@pytest.mark.parametrize("content", list(_bodies()))
+def test_every_body_has_an_example_that_is_as_its_schema_says(content: dict[str, Any]) -> None:
+    examples = [each["value"] for each in content.get("examples", {}).values()]
+    if "example" in content:
+        examples.append(content["example"])
+    validator = Draft4Validator(SCHEMAS | _as_draft_4(content["schema"]))
+
+    assert examples
+    for example in examples:
+        assert [error.message for error in validator.iter_errors(example)] == []
