@@ -74,6 +74,7 @@ class SubmissionStatus(StrEnum):
     STORED = "stored"
     REPLAYED = "replayed"
     DUPLICATE = "duplicate"
+    DUPLICATE_REPLAYED = "duplicate_replayed"
     CONFLICT = "conflict"
 
 

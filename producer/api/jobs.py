@@ -62,6 +62,8 @@ class JobHandlers:
             first = new_job(submission, job_id=record.id, now=record.created_at)
             headers[REPLAYED_HEADER] = "true"
             return json_response(accepted_document(first), HTTPStatus.ACCEPTED, headers)
+        if result.status is SubmissionStatus.DUPLICATE_REPLAYED:
+            headers[REPLAYED_HEADER] = "true"
         document = job_document(record).model_copy(update={"duplicate_of": record.id})
         return json_response(document, HTTPStatus.OK, headers)
 

@@ -286,6 +286,8 @@ idempotency_keys = sa.Table(
     # SHA-256 of the request.
     sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
     sa.Column("resource_id", sa.Uuid(), nullable=False),
+    # The request was answered with a job that another request had submitted.
+    sa.Column("is_duplicate", sa.Boolean(), nullable=False, server_default=sa.false()),
     sa.Column("expires_at", Moment(), nullable=False),
 )
 

@@ -164,17 +164,16 @@ def take_key(
     if connection.execute(taking.returning(idempotency_keys.c.key)).first():
         return None
     row = connection.execute(sa.select(idempotency_keys).where(here)).mappings().one()
-    is_same = bytes(row["fingerprint"]) == idempotency.fingerprint
-    return SubmissionResult(
-        row["resource_id"], SubmissionStatus.REPLAYED if is_same else SubmissionStatus.CONFLICT
-    )
+    if bytes(row["fingerprint"]) != idempotency.fingerprint:
+        return SubmissionResult(row["resource_id"], SubmissionStatus.CONFLICT)
+    replayed = SubmissionStatus.DUPLICATE_REPLAYED if row["is_duplicate"] else SubmissionStatus.REPLAYED
+    return SubmissionResult(row["resource_id"], replayed)
 
 
-def point_key(connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID) -> None:
-    """Let a key that was just taken lead to another resource."""
-    connection.execute(
-        idempotency_keys.update().where(_is_key(scope, idempotency)).values(resource_id=resource_id)
-    )
+def point_key(connection: sa.Connection, scope: str, idempotency: IdempotencyKey, duplicate_of: UUID) -> None:
+    """Let a key that was just taken lead to the resource that was there before."""
+    pointed = {"resource_id": duplicate_of, "is_duplicate": True}
+    connection.execute(idempotency_keys.update().where(_is_key(scope, idempotency)).values(pointed))
 
 
 def find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:

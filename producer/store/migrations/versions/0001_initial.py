@@ -233,6 +233,7 @@ def _create_outbox() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
         sa.Column("resource_id", sa.Uuid(), nullable=False),
+        sa.Column("is_duplicate", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column("expires_at", _moment(), nullable=False),
         sa.PrimaryKeyConstraint("scope", "key", name="pk_idempotency_keys"),
     )
