@@ -1,6 +1,7 @@
 """Processes of the version before and of this one, together on one store and one broker, and back again."""
 
 import asyncio
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,18 +14,25 @@ from deploy.local.broker import Broker
 from deploy.local.database import Database
 from tests.conftest import new_postgres_database
 from tests.support.client import QUICK_RETRY, Client, Json
-from tests.support.versions import MixedSystem, check_out
-
-# The version before this one, as what is promised is one version. Move it right after each release, to that
-# release. Until the first it is the last commit before the one that made upgrades a promise.
-BEFORE = "532bc5cbf23a9b1eb9fd4d01c898cafdc6332f21"
-NOW = Path(__file__).resolve().parents[2]
+from tests.support.system import ROOT
+from tests.support.versions import MixedSystem, check_out, version_before
 
 # Its worker has ended before that, so that its copy waits in the broker for one of the next stage.
 SLOW_RETRY = {"first_delay_seconds": 2, "factor": 1, "max_delay_seconds": 2, "jitter": False}
 BATCH_JOBS = 20
-# The version before knows no messages with several jobs or reports: none are made until all of it is gone.
-ALONE = {"RETRIEVER_BUNDLE_JOBS": "1"}
+# Messages of another wire version, which ours does not read.
+OUR_MESSAGES, OTHER_MESSAGES = "version: Literal[1] = 1", "version: Literal[2] = 2"
+# Tables that only code with this migration may use.
+OTHER_TABLES = """
+revision = "9999"
+down_revision = "{last}"
+branch_labels = None
+depends_on = None
+oldest_code = "9998"
+
+def upgrade():
+    pass
+"""
 Attempts = list[tuple[int, int]]
 
 
@@ -38,7 +46,7 @@ class Mixture:
 
     def run(self, **are_new: bool) -> None:
         """Let processes be of this version or of the one before, and no others run; dashes for underlines."""
-        roots = {name: NOW if is_new else self.before for name, is_new in are_new.items()}
+        roots = {name: ROOT if is_new else self.before for name, is_new in are_new.items()}
         self.system.become({name.replace("_", "-"): root for name, root in roots.items()})
 
 
@@ -55,14 +63,9 @@ async def mixture(
 ) -> AsyncIterator[Mixture]:
     """Yield a service whose processes do not run yet, but for the site."""
     system = MixedSystem(
-        broker=own_broker,
-        vhost=vhost,
-        amqp_url=vhost_url,
-        database_url=empty_url,
-        logs=tmp_path,
-        settings=ALONE,
+        broker=own_broker, vhost=vhost, amqp_url=vhost_url, database_url=empty_url, logs=tmp_path
     )
-    before = check_out(BEFORE, tmp_path / "before")
+    before = check_out(version_before(), tmp_path / "before")
     system.make_sure_of(before)
     try:
         system.open_site()
@@ -149,14 +152,12 @@ class Stages:
 
 
 async def test_an_upgrade_one_by_one_and_back_loses_no_job(mixture: Mixture) -> None:
-    # The processes of before are only asked whether they live: 532bc5c calls itself unready beside tables
-    # of any later revision. That they work is what the jobs show.
     stages = Stages(mixture.client)
     mixture.system.migrate(mixture.before)
     mixture.run(api=False, ledger=False, worker_1=False)
     await stages.work()
 
-    mixture.system.migrate(NOW)
+    mixture.system.migrate(ROOT)
     await stages.work()
     mixture.run(api=False, ledger=False, ledger_2=True, worker_1=False, worker_2=True)
     await stages.work()
@@ -166,13 +167,34 @@ async def test_an_upgrade_one_by_one_and_back_loses_no_job(mixture: Mixture) -> 
     await stages.work()
     mixture.run(api=True, ledger_2=True, worker_2=True)
     await stages.work()
-    assert (await mixture.client.http.get("/readyz")).status_code == 200
 
-    if (mixture.before / "producer" / "store" / "compatibility.py").exists():
-        # 532bc5c itself would fail on a revision that it does not know.
-        mixture.system.migrate(mixture.before)
+    mixture.system.migrate(mixture.before)
     mixture.run(api=False, ledger=False, worker_1=False)
     await stages.work()
 
     states = await stages.all_ended()
     assert sorted(states.values()) == ["cancelled"] * 7 + ["succeeded"] * 21
+
+
+async def test_messages_that_the_other_version_cannot_read_are_noticed(mixture: Mixture) -> None:
+    messages = mixture.before / "shared" / "messages.py"
+    changed = messages.read_text().replace(OUR_MESSAGES, OTHER_MESSAGES)
+    assert OTHER_MESSAGES in changed
+    messages.write_text(changed)
+    mixture.system.migrate(ROOT)
+    mixture.run(api=True, ledger=True, worker_1=False)
+
+    job = await mixture.client.submit("fetch", "/ok/1")
+
+    parked = await mixture.client.job_in(job["id"], "succeeded", "parked")
+    assert (parked["state"], parked["reason"]) == ("parked", "message_undecodable")
+
+
+async def test_tables_that_the_other_version_cannot_use_are_noticed(mixture: Mixture) -> None:
+    versions = mixture.before / "producer" / "store" / "migrations" / "versions"
+    last = max(path.name[:4] for path in versions.glob("[0-9]*.py"))
+    (versions / "9999_other.py").write_text(OTHER_TABLES.format(last=last))
+    mixture.system.migrate(mixture.before)
+
+    with pytest.raises(subprocess.CalledProcessError):
+        mixture.system.migrate(ROOT)

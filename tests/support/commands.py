@@ -1,9 +1,10 @@
 """Running a command of the producer as a person does."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.support.environment import clean_environment
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,11 +18,10 @@ def run_producer(
         "RETRIEVER_DATABASE_URL": database_url,
         "RETRIEVER_PUBLISH_TIMEOUT_SECONDS": str(timeout_seconds),
     }
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")}
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "producer", *arguments],
         cwd=_ROOT,
-        env={**environment, **settings},
+        env={**clean_environment(), **settings},
         capture_output=True,
         text=True,
         timeout=120,

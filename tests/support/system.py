@@ -14,9 +14,10 @@ import httpx
 
 from deploy.local.broker import Broker
 from deploy.local.ports import free_port
+from tests.support.environment import clean_environment
 from tests.support.factories import make_webhook_secret
 
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60.0
 
 
@@ -91,7 +92,7 @@ class LocalSystem:
         self._worker_ports = {"worker-1": free_port(), "worker-2": free_port()}
         self._ledger_url = f"http://127.0.0.1:{ports['ledger']}"
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")},
+            **clean_environment(),
             "PYTHONUNBUFFERED": "1",
             "RETRIEVER_AMQP_URL": amqp_url,
             "RETRIEVER_DATABASE_URL": database_url,
@@ -110,7 +111,7 @@ class LocalSystem:
     def start(self) -> None:
         """Migrate the store and start everything; returns when all of it is ready."""
         subprocess.run(
-            [sys.executable, "-m", "producer", "migrate"], cwd=_ROOT, env=self._environment, check=True
+            [sys.executable, "-m", "producer", "migrate"], cwd=ROOT, env=self._environment, check=True
         )
         self._start("site", "deploy.local.target_site", "--port", str(self._site_port))
         self._start("api", "producer", "api")
@@ -118,7 +119,7 @@ class LocalSystem:
         for name in self._worker_ports:
             self._start_worker(name)
         for url in (self.api_url, self._ledger_url, *self._worker_urls()):
-            _wait_until(lambda url=url: _is_ready(url), what=url)  # type: ignore[misc]
+            wait_until(lambda url=url: is_ready(url), what=url)  # type: ignore[misc]
 
     def stop(self) -> None:
         """End everything that was started."""
@@ -171,7 +172,7 @@ class LocalSystem:
         self._start("ledger-2", "producer", "ledger", health_port=ledger_port)
         try:
             for url in (api_url, f"http://127.0.0.1:{ledger_port}"):
-                _wait_until(lambda url=url: _is_ready(url), what=url)  # type: ignore[misc]
+                wait_until(lambda url=url: is_ready(url), what=url)  # type: ignore[misc]
             yield api_url
         finally:
             self._end("api-2", signal.SIGTERM)
@@ -192,7 +193,7 @@ class LocalSystem:
         with (self._logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                cwd=self._roots.get(name, _ROOT),
+                cwd=self._roots.get(name, ROOT),
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -204,14 +205,20 @@ class LocalSystem:
         process.wait(timeout=30)
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
+    """Return whether a process says that it is ready."""
     try:
         return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
     except httpx.TransportError:
         return False
 
 
-def _wait_until(is_so: Callable[[], bool], *, what: str) -> None:
+def wait_until(is_so: Callable[[], bool], *, what: str) -> None:
+    """Return once something is so.
+
+    Raises:
+        AssertionError: it was not within a minute; names `what` is not ready.
+    """
     ends_at = time.monotonic() + _READY_SECONDS
     while not is_so():
         if time.monotonic() > ends_at:

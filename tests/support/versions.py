@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,32 +13,52 @@ from pathlib import Path
 import httpx
 
 from deploy.local.ports import free_port
-from tests.support.system import _ROOT, LocalSystem, _wait_until
+from tests.support.system import ROOT, LocalSystem, is_ready, wait_until
+
+_RELEASE = re.compile(r"^## \[(\d+\.\d+\.\d+)\]", re.MULTILINE)
 
 
-def check_out(commit: str, folder: Path) -> Path:
+def version_before(repository: Path = ROOT) -> str:
+    """Return the commit of the version before this one: of the newest release that CHANGELOG.md names.
+
+    It is the oldest commit with the release's heading, `## [0.1.0]`. Until there is one it is HEAD, so that
+    the first release is compared with itself.
+
+    Raises:
+        RuntimeError: this is no whole clone, so the commit may be missing.
+    """
+    # The newest is on top, below what is not released.
+    releases = _RELEASE.findall((repository / "CHANGELOG.md").read_text())
+    if _git(repository, "rev-parse", "--is-shallow-repository").strip() != b"false":
+        raise RuntimeError(f"{repository} has no whole history to find a release in: `git fetch --unshallow`")
+    if not releases:
+        return "HEAD"
+    heading = f"^## [[]{releases[0].replace('.', '[.]')}[]]"
+    found = _git(repository, "log", "--format=%H", "--reverse", "-G", heading, "--", "CHANGELOG.md")
+    return found.decode().partition("\n")[0] or "HEAD"
+
+
+def check_out(commit: str, folder: Path, *, repository: Path = ROOT) -> Path:
     """Put the code of a commit into a folder, without git, and return it.
 
     Raises:
-        RuntimeError: this clone does not have the commit.
+        RuntimeError: the repository does not have the commit.
     """
+    with tarfile.open(fileobj=io.BytesIO(_git(repository, "archive", "--format=tar", commit))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def _git(repository: Path, *arguments: str) -> bytes:
     # A hook of git sets these for its own repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     done = subprocess.run(
-        ["git", "archive", "--format=tar", commit],
-        cwd=_ROOT,
-        env=environment,
-        capture_output=True,
-        check=False,
+        ["git", *arguments], cwd=repository, env=environment, capture_output=True, check=False
     )
     if done.returncode != 0:
-        raise RuntimeError(
-            f"{commit}, the version before, is not in this clone: `git fetch --unshallow` gets it."
-            f" git says: {done.stderr.decode().strip()}"
-        )
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+        said = done.stderr.decode(errors="replace").strip()
+        raise RuntimeError(f"The version before is looked for in the history of {repository}. git: {said}")
+    return done.stdout
 
 
 class MixedSystem(LocalSystem):
@@ -54,7 +75,7 @@ class MixedSystem(LocalSystem):
     def open_site(self) -> None:
         """Start the site that jobs work on."""
         self._start("site", "deploy.local.target_site", "--port", str(self._site_port))
-        _wait_until(lambda: _answers(self.site_url, "/ok"), what=self.site_url)
+        wait_until(self._site_answers, what=self.site_url)
 
     def migrate(self, root: Path) -> None:
         """Migrate the store with the code in a folder."""
@@ -72,7 +93,7 @@ class MixedSystem(LocalSystem):
     def become(self, roots: Mapping[str, Path]) -> None:
         """Run exactly these processes, each with the code in a folder; those that run it already go on.
 
-        Returns when each answers, ready or not.
+        Returns when all that were started are ready.
         """
         changed = {name: root for name, root in roots.items() if self._roots.get(name) != root}
         for name in [name for name in self._COMMANDS if name in self._roots]:
@@ -81,7 +102,7 @@ class MixedSystem(LocalSystem):
                 del self._roots[name]
         urls = [self._start_with(name, root) for name, root in changed.items()]
         for url in urls:
-            _wait_until(lambda url=url: _answers(url, "/livez"), what=url)  # type: ignore[misc]
+            wait_until(lambda url=url: is_ready(url), what=url)  # type: ignore[misc]
 
     def _start_with(self, name: str, root: Path) -> str:
         """Start a process with the code in a folder; return where it answers."""
@@ -93,9 +114,8 @@ class MixedSystem(LocalSystem):
         self._start(name, *self._COMMANDS[name], health_port=port)
         return f"http://127.0.0.1:{port}"
 
-
-def _answers(url: str, path: str) -> bool:
-    try:
-        return httpx.get(f"{url}{path}", timeout=2).is_success
-    except httpx.TransportError:
-        return False
+    def _site_answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.site_url}/ok", timeout=2).is_success
+        except httpx.TransportError:
+            return False
