@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check e2e faults soak reliability bench bench-peers asyncapi lock lock-peers clean
+.PHONY: help setup demo run unit test check e2e faults soak reliability bench bench-peers asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -12,6 +12,8 @@ READY := .venv/.synced
 PEERS_READY := .run/peers/.synced
 # More arguments for pytest, demo or the end-to-end tests: make test ARGS="-k retry -n 0" (-n 0: in one process)
 ARGS ?=
+# Of tests that mostly wait, for brokers and for time to pass: one more than a small machine has cores.
+PROCESSES ?= 3
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +30,11 @@ demo: $(READY) ## Show the service at work on a flaky local site, in half a minu
 run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at /ui/
 	@$(PYTHON_IN_VENV) -m deploy.local.run
 
+unit: $(READY) ## Run the unit tests, in half a minute: no broker, no database, no network
+	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder tests/unit $(ARGS)
+
 test: $(READY) ## Run all tests with a private broker and database (TEST_BROKER=docker: broker in Docker)
-	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@$(PYTHON_IN_VENV) -m pytest -n $(PROCESSES) --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Check style, types and imports
 	@.venv/bin/ruff check
@@ -41,7 +46,7 @@ e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end t
 	@deploy/compose/e2e $(ARGS)
 
 faults: $(READY) ## Hurt the running service in every way there is, and count (FAULT_BROKERS=native: without Docker; SEED=7)
-	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder tests/faults $(ARGS)
+	@$(PYTHON_IN_VENV) -m pytest -n $(PROCESSES) --no-loadscope-reorder tests/faults $(ARGS)
 
 soak: $(READY) ## Mix the faults at random for a while: make soak MINUTES=10 SEED=7
 	@SOAK_MINUTES=$(or $(MINUTES),10) FAULT_BROKERS=$(or $(FAULT_BROKERS),native) $(PYTHON_IN_VENV) -m pytest -n 0 tests/faults $(ARGS)

@@ -17,22 +17,27 @@ from deploy.local.database import Database, open_postgres
 from deploy.local.ports import free_ports
 from producer.store.migrate import migrate
 from tests.support.management import Management
+from tests.support.stores import STORES
 
 END_TO_END = "tests/end_to_end/"
 FAULTS = "tests/faults/"
+UNIT = "tests/unit/"
 
 
 class _TogetherScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives tests that share running services to one process, and others by file.
+    """Gives tests that share running services to one process, unit tests one by one, and others by file.
 
-    All end-to-end tests share them, and of the faults those of one broker.
+    End-to-end tests share the services on one store, and faults those on one broker and store.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, name = nodeid.partition("::")
+        parameters = name.partition("[")[2].rstrip("]").split("-")
         if path.startswith(FAULTS):
-            return name.partition("[")[2].partition("-")[0]
-        return END_TO_END if path.startswith(END_TO_END) else path
+            return f"{path} on {parameters[0]}"
+        if path.startswith(END_TO_END):
+            return next((f"{END_TO_END} on {store}" for store in STORES if store in parameters), path)
+        return nodeid if path.startswith(UNIT) else path
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,7 +15,8 @@ from tests.support.waiting import eventually
 _BULK_QUEUES = (*lane_queues("check", Lane.BULK), *lane_queues("fetch", Lane.BULK))
 _DELAY_QUEUE = "jobs.delay.00001s"
 _WORK_QUEUES = frozenset(name for kind in KINDS for lane in Lane for name in lane_queues(kind, lane))
-_ALARM_SECONDS = 30.0
+# Longer than a publish may take, a heartbeat, and until a job counts as lost.
+_ALARM_SECONDS = 15.0
 _DEFAULT_TIMEOUT_SECONDS = 1_800.0
 # A channel process that ends as if by itself, of which the broker tells its client nothing.
 _END_CHANNELS = "[rabbit_channel:shutdown(Channel) || Channel <- rabbit_channel:list()]."
@@ -257,7 +258,7 @@ def broker_faults() -> list[Fault]:
             traces=("consumer_lost",),
         ),
         Fault(
-            "memory alarm, publishers blocked for 30 s",
+            "memory alarm, publishers blocked for 15 s",
             "broker",
             "Publishes end in a timeout and are repeated; jobs are accepted meanwhile.",
             alarm_memory,
@@ -267,7 +268,7 @@ def broker_faults() -> list[Fault]:
             traces=("publish_failed",),
         ),
         Fault(
-            "disk alarm, publishers blocked for 30 s",
+            "disk alarm, publishers blocked for 15 s",
             "broker",
             "As with memory.",
             alarm_disk,

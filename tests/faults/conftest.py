@@ -20,6 +20,7 @@ from tests.support.management import Management
 BROKERS = os.environ.get("FAULT_BROKERS", "").split() or ["native", *(["docker"] if docker_answers() else [])]
 # A soak takes as long as it is told to, so it runs alone: `make soak MINUTES=10`.
 IS_SOAK = "SOAK_MINUTES" in os.environ
+SINGLE_NODE = "tests/faults/test_single_node.py"
 collect_ignore_glob = ["test_s[iq]*.py", "test_cluster.py"] if IS_SOAK else ["test_soak.py"]
 
 
@@ -27,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Forget the results of the last run, once."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(RUN, ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process is left alone with it."""
+    items.sort(key=lambda item: SINGLE_NODE not in item.nodeid)
 
 
 @pytest.hookimpl(wrapper=True)

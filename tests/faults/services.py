@@ -1,7 +1,6 @@
 """The processes of the product, each kept running as a supervisor would, and the ways to hurt them."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -152,8 +151,3 @@ async def _watch(services: Sequence[Service]) -> None:
         for service in services:
             service.watch()
         await asyncio.sleep(_POLL_SECONDS)
-
-
-def clean_environment() -> dict[str, str]:
-    """Return this process's environment without settings of the product."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")}

@@ -23,9 +23,10 @@ from producer.store.migrate import migrate
 from tests.conftest import new_postgres_database
 from tests.faults.listener import Listener
 from tests.faults.proxy import Proxy
-from tests.faults.services import RUN, Service, clean_environment, running
+from tests.faults.services import RUN, Service, running
 from tests.faults.target import Target, open_target
 from tests.faults.timeline import Timeline
+from tests.support.environment import clean_environment
 from tests.support.factories import make_webhook_secret
 from tests.support.management import Management
 

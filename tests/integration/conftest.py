@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from deploy.local.database import Database as Postgres
 from producer.store.database import Database
 from producer.store.schema import metadata
 from shared.broker.fast.patches import patch_libraries
@@ -27,24 +28,25 @@ def store(database_url: str) -> Iterator[Database]:
     opened.close()
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """Yield one API for all tests that need none of their own: starting one takes a second."""
-    if request.param == "sqlite":
-        folder = tmp_path_factory.mktemp("api")
-        with _running_api(f"sqlite:///{folder / 'retriever.db'}") as api:
-            yield api
-        return
-    with (
-        new_postgres_database(request.getfixturevalue("postgres"), prefix="api") as url,
-        _running_api(url) as api,
-    ):
+@pytest.fixture(scope="session")
+def sqlite_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """Yield one API on SQLite for all tests that need none of their own: starting one takes a second."""
+    with _running_api(f"sqlite:///{tmp_path_factory.mktemp('api') / 'retriever.db'}") as api:
         yield api
 
 
-@pytest.fixture
-def api(running: RunningApi) -> RunningApi:
+@pytest.fixture(scope="session")
+def postgresql_api(postgres: Postgres) -> Iterator[RunningApi]:
+    """Yield one API on PostgreSQL for all tests that need none of their own."""
+    with new_postgres_database(postgres, prefix="api") as url, _running_api(url) as api:
+        yield api
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def api(request: pytest.FixtureRequest) -> RunningApi:
     """Return a running API with nothing stored, on SQLite and on PostgreSQL."""
+    # Two fixtures and not one with parameters: that would be torn down whenever the parameter changes.
+    running: RunningApi = request.getfixturevalue(f"{request.param}_api")
     with running.store.writing() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
@@ -52,4 +54,4 @@ def api(running: RunningApi) -> RunningApi:
 
 
 def _running_api(database_url: str) -> AbstractContextManager[RunningApi]:
-    return running_api(Settings(database_url=database_url, api_body_idle_seconds=1.0, retention_days=7))
+    return running_api(Settings(database_url=database_url, api_body_idle_seconds=5.0, retention_days=7))

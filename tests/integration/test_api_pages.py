@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,18 +14,11 @@ from shared.clock import utc_now
 from shared.identity import derived_id, new_id
 from shared.kinds.pages import PagePlace, PageReport
 from shared.messages import Report
-from shared.settings import Settings
 from shared.states import JobState
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 from tests.support.factories import make_report
 
 PAGES = {"by": "page", "total": "total", "key": "id"}
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url)) as running:
-        yield running
 
 
 def submit(api: RunningApi, pages: Any = PAGES) -> UUID:

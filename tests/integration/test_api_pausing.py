@@ -1,6 +1,5 @@
 """Pausing over HTTP, on both stores: orders, what is shown, and what is refused."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,16 +7,9 @@ import pytest
 from producer.pausing import QueueSeen
 from producer.store import queues as store_queues
 from shared.clock import utc_now
-from shared.settings import Settings
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 
 ANN = {"Retriever-Actor": "ann"}
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url)) as running:
-        yield running
 
 
 def queues(api: RunningApi) -> dict[str, dict[str, Any]]:

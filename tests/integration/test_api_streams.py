@@ -16,12 +16,6 @@ MEBIBYTE = 1_048_576
 CSV = "text/csv; charset=UTF-8; header=present"
 
 
-@pytest.fixture
-def api(database_url: str) -> Iterator[RunningApi]:
-    with running_api(Settings(database_url=database_url, api_body_idle_seconds=5.0)) as running:
-        yield running
-
-
 def submit(
     api: RunningApi, body: bytes | Iterator[bytes], content_type: str, *, key: str | None = None, **query: str
 ) -> httpx.Response:

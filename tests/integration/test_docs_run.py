@@ -3,7 +3,6 @@
 One service is shared by all of them, the README first: what a document shows must not depend on the others.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 from deploy.local.broker import Broker
 from deploy.local.ports import free_ports
 from tests.support.documents import DOCUMENTS, ROOT, Block, blocks, differences, with_real_names
+from tests.support.environment import clean_environment
 from tests.support.management import Management
 
 START_SECONDS = 180.0
@@ -75,7 +75,7 @@ def service(
     api_port, site_port = free_ports(2)
     amqp_url = f"{broker.amqp_url.rsplit('/', maxsplit=1)[0]}/{vhost}"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")},
+        **clean_environment(),
         "RETRIEVER_AMQP_URL": amqp_url,
         "RETRIEVER_MANAGEMENT_URL": str(broker.management_url),
         "RETRIEVER_DATABASE_URL": f"sqlite:///{folder / 'data' / 'retriever.db'}",

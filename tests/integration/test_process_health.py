@@ -1,6 +1,5 @@
 """Real processes: what they say of their health, and when their watchdog ends them."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from shared.broker.topology import work_queue
 from shared.kinds.registry import Lane
 from shared.watchdog import EXIT_STATUS
 from tests.support.amqp import open_channel
+from tests.support.environment import clean_environment
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ class Process:
 
     def __init__(self, command: tuple[str, ...], log: Path, settings: dict[str, str]) -> None:
         port = free_port()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RETRIEVER_")}
+        environment = clean_environment()
         environment |= settings | {"RETRIEVER_HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"}
         self._log = log
         self._url = f"http://127.0.0.1:{port}"

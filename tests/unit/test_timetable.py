@@ -128,7 +128,7 @@ def test_a_downtime_is_made_up_for_as_the_policy_says(
     catch_up=st.sampled_from(CatchUp),
     begin=st.sampled_from([SPRING, AUTUMN, NOON]),
     pauses_seconds=st.lists(
-        st.one_of(st.floats(0.001, 9), st.floats(1, 4_000), st.floats(3_600, 4 * 86_400)), max_size=12
+        st.one_of(st.floats(0.001, 9), st.floats(1, 4_000), st.floats(3_600, 4 * 86_400)), max_size=6
     ),
 )
 def test_over_random_downtimes_no_run_is_lost_or_doubled(
