@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from xdist.remote import Producer
@@ -18,6 +19,10 @@ from deploy.local.ports import free_ports
 from producer.store.migrate import migrate
 from tests.support.management import Management
 from tests.support.stores import STORES
+
+# An example takes as long as the other processes let it; tests that measure time say so themselves.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 END_TO_END = "tests/end_to_end/"
 FAULTS = "tests/faults/"
