@@ -79,7 +79,9 @@ def run_demo(screen: Screen, *, stay: bool) -> int:
     for sentence in wrong:
         screen.complain(f"make demo: {sentence}")
     if wrong:
-        screen.complain(f"make demo: not what should have happened. The services' log: {_shown(LOG)}")
+        screen.complain(
+            f"make demo: not every job ended as it must. The log of the services: {_shown(LOG)}"
+        )
         return 1
     screen.gap()
     screen.say(f"Every job ended as it must, in {time.monotonic() - started_at:.0f} s from start to stop.")
@@ -131,7 +133,7 @@ async def _play(screen: Screen, service: DemoClient, site: TargetSite, refused_u
     screen.head("3  Watch them")
     peaks = await _follow(screen, service, [fine, difficult, picked])
 
-    screen.head("4  What became of them")
+    screen.head("4  How they ended")
     fine_jobs = await service.summaries(fine)
     check_jobs, fetch_jobs = await service.jobs(difficult), await service.jobs(picked)
     named = [*zip(checks, check_jobs, strict=False), *zip(fetched, fetch_jobs, strict=False)]
@@ -141,7 +143,7 @@ async def _play(screen: Screen, service: DemoClient, site: TargetSite, refused_u
     if wrong:
         return wrong
 
-    screen.head("5  Mend the target, send the parked job back")
+    screen.head("5  Repair the target, send the parked job back")
     (parked,) = [job for case, job in named if case.name == f"/mendable/{MENDABLE}"]
     site.state.mended.add(MENDABLE)
     screen.say(f"/mendable/{MENDABLE} answers 200 from now on.")
@@ -149,10 +151,10 @@ async def _play(screen: Screen, service: DemoClient, site: TargetSite, refused_u
 
 
 def _announce(screen: Screen, site: TargetSite, checks: Sequence[Case], fetched: Sequence[Case]) -> None:
-    screen.head("2  Hand in jobs")
+    screen.head("2  Submit jobs")
     screen.facts(
         [
-            (f"{FINE_TOTAL:3} checks", "text/plain, one URL a line: nothing is wrong with them"),
+            (f"{FINE_TOTAL:3} checks", "text/plain, one URL a line: good pages"),
             (f"{len(checks):3} checks", "JSON: one for everything that can be wrong with a URL"),
             (
                 f"{len(fetched):3} fetches",
@@ -167,7 +169,7 @@ def _announce(screen: Screen, site: TargetSite, checks: Sequence[Case], fetched:
         "each host (8 at once, 20 a second) are lifted for its site by RETRIEVER_HOST_LIMITS, and the "
         "circuit breaker is off (RETRIEVER_HOST_FAILURES=0)."
     )
-    screen.say(f"A job has {MAX_ATTEMPTS} attempts, and waits 1, 2 and up to 4 s in between.")
+    screen.say(f"A job has {MAX_ATTEMPTS} attempts, and waits 1, 2 and up to 4 s between them.")
 
 
 async def _follow(screen: Screen, service: DemoClient, batches: Sequence[Batch]) -> dict[str, int]:

@@ -58,7 +58,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one job, or of many alike."""
+    """How one job ended, or many alike."""
 
     kind: str
     name: str
@@ -184,13 +184,13 @@ class Screen:
 
     def explain(self, peaks: Mapping[str, int], fetched: Sequence[Job]) -> None:
         """Print how to read the table, which delay queues were used, and what the fetches picked out."""
-        self.say("ok and broken are answers, so the job succeeded. What may pass was tried again.")
-        self.say("What did not pass, and what can never work, is parked with its reason.")
+        self.say("ok and broken are answers, so the job succeeded. Failures that may pass were tried again.")
+        self.say("Jobs that still failed, or can never work, are parked with their reason.")
         waited = [f"{name} ({length})" for name, length in peaks.items() if length and "delay" in name]
         if waited:
-            self.say(f"Most messages that waited at once: {', '.join(waited)}.")
+            self.say(f"Largest number of waiting messages: {', '.join(waited)}.")
         for data in filter(None, ((job.result or {}).get("data") for job in fetched)):
-            self.say(f"Picked out of /api/items by its extract: {json.dumps(data)}.")
+            self.say(f"Data that the extract picked from /api/items: {json.dumps(data)}.")
 
 
 class Lines:
