@@ -30,6 +30,7 @@ from tests.support.documents import (
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+OUR_PATH = re.compile(r"`((?:producer|consumer|shared|deploy|bench|tests)/[\w/.-]+)`")
 SETTING = re.compile(rf"^#?{PREFIX}([A-Z_]+)=(.*)$", re.MULTILINE)
 # One stop: its number, what happens, the file, the name in it.
 STOP = re.compile(r"^\| (\d+) \| .* \| `([^`]+)` \| `([^`]+)` \|$", re.MULTILINE)
@@ -164,6 +165,19 @@ def test_every_relative_link_leads_somewhere() -> None:
             astray.append(f"{document}: {target}")
 
     assert astray == []
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    astray = {
+        f"{document}: {path}"
+        for document in DOCUMENTS
+        # A decision names the files of its day, and the changelog those that went.
+        if document.parent.name != "decisions" and document.name != "CHANGELOG.md"
+        for path in OUR_PATH.findall(prose(document))
+        if not (ROOT / path).exists()
+    }
+
+    assert astray == set()
 
 
 def test_every_command_of_make_in_the_documents_is_in_the_makefile() -> None:
