@@ -79,9 +79,7 @@ def run_demo(screen: Screen, *, stay: bool) -> int:
     for sentence in wrong:
         screen.complain(f"make demo: {sentence}")
     if wrong:
-        screen.complain(
-            f"make demo: not every job ended as it must. The log of the services: {_shown(LOG)}"
-        )
+        screen.complain(f"make demo: not every job ended as it must. The log of the services: {_shown(LOG)}")
         return 1
     screen.gap()
     screen.say(f"Every job ended as it must, in {time.monotonic() - started_at:.0f} s from start to stop.")
