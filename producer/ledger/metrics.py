@@ -18,11 +18,9 @@ class LedgerMetrics:
         """Register the metrics."""
         self.registry = CollectorRegistry()
         self.relayed = self._counter("jobs_relayed", "Jobs published and marked queued.")
-        self.events = self._counter("events_announced", "Outcomes, batches and cancellations told.")
+        self.events = self._counter("events_announced", "Outcomes, batches and cancellations published.")
         self.reports = self._counter("reports", "Reports taken from the broker.", "effect")
-        self.jobs_adopted = self._counter(
-            "jobs_adopted", "Jobs stored that somebody else than the relay had published."
-        )
+        self.jobs_adopted = self._counter("jobs_adopted", "Jobs stored that a third party had published.")
         self.schedule_runs = self._counter(
             "schedule_runs", "Runs of schedules that were due, by what became of them.", "effect"
         )
@@ -52,27 +50,27 @@ class LedgerMetrics:
         )
         self.parked_republished = self._counter(
             "parked_messages_republished",
-            "Messages of parked jobs that were missing in jobs.parked and put there again.",
+            "Messages of parked jobs that were missing in jobs.parked and published again.",
         )
         self.counts_corrected = self._counter(
             "batch_counts_corrected",
-            "Batches whose counts were not what their jobs say, and were mended.",
+            "Batches whose counts did not match their jobs and were corrected.",
         )
         self.jobs_deleted = self._counter("jobs_deleted", "Jobs deleted after their retention.")
         self.jobs_overdue = self._gauge(
             "jobs_overdue",
-            "Jobs that ought to have been heard of, at most 10,000 of a state; the leader says it.",
+            "Jobs that ought to have been heard of, at most 10,000 of a state; only the leader counts.",
             "state",
         )
         self.queue_messages = self._gauge(
             "queue_messages",
-            "Messages of our queues, as the management API counts them; the leader says it.",
+            "Messages of our queues, as the management API counts them; only the leader asks.",
             "queue",
             "state",
         )
         self.dead_letters_stuck = self._gauge(
             "dead_letters_stuck",
-            "Messages on their way to another queue, of queues that have had some for a minute.",
+            "Dead letters in queues that have had some for a minute.",
         )
         # Not 0: nobody has looked yet, and perhaps nobody ever will.
         self.dead_letters_stuck.set(math.nan)

@@ -37,8 +37,8 @@ WALK_LEASE_SECONDS: Final = 60.0
 _POLL_SECONDS = 0.5
 # One walk serves all redrives that are pending, up to so many of some 100 bytes each.
 _PENDING = 100_000
-# The longer the queue, the longer a walk, whatever it removes. Between two sweeps so many times the duration
-# of one passes: a mass redrive then shares a few walks, and one in a short queue still takes half a second.
+# The longer the queue, the longer a walk, whatever it removes. After one so many times its duration passes: a
+# mass redrive then shares a few walks, and a single one in a short queue still takes half a second.
 _REST_FACTOR = 3
 # A parked message may reach its queue a moment after the recorder saw its twin. A message that is
 # still missing after so many walks was taken out by somebody else.
@@ -85,17 +85,17 @@ class ParkedReconciler:
         pause_seconds = _POLL_SECONDS
         while True:
             await asyncio.sleep(pause_seconds)
-            pause_seconds, started = _POLL_SECONDS, time.monotonic()
+            started = time.monotonic()
             try:
                 if pending := await self._store.read(parking.pending_redrives, _PENDING):
                     await self.sweep(set(pending))
-                    pause_seconds = max(_POLL_SECONDS, (time.monotonic() - started) * _REST_FACTOR)
                 elif started >= check_at:
                     check_at = started + self._check_seconds
                     if await self.differs():
                         await self.mend()
             except BrokerError as error:
                 logger.warning("parked_walk_failed", extra={"error": str(error)})
+            pause_seconds = max(_POLL_SECONDS, (time.monotonic() - started) * _REST_FACTOR)
 
     async def sweep(self, pending: set[ParkedRun]) -> None:
         """Walk the queue, and remove the messages of runs that were redriven or discarded.

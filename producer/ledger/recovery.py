@@ -68,8 +68,8 @@ async def republish_all(
         try:
             await _send_all(store, republisher, chosen_queues(kind, lane), sent)
         except BrokerError as error:
-            said = f"RETRIEVER_AMQP_URL: {error}; {sent.total()} jobs were sent, {_AGAIN}"
-            raise BrokerUnavailable(said) from error
+            text = f"RETRIEVER_AMQP_URL: {error}; {sent.total()} jobs were sent, {_AGAIN}"
+            raise BrokerUnavailable(text) from error
         finally:
             await store.write(
                 unfinished.note_republished,
@@ -139,8 +139,8 @@ async def _connected(settings: Settings) -> AsyncIterator[Publisher]:
             await publisher.wait_ready()
     except TimeoutError as error:
         seconds = settings.publish_timeout_seconds
-        said = f"RETRIEVER_AMQP_URL: no broker within {seconds:g} s; nothing was sent, {_AGAIN}"
-        raise BrokerUnavailable(said) from error
+        text = f"RETRIEVER_AMQP_URL: no broker within {seconds:g} s; nothing was sent, {_AGAIN}"
+        raise BrokerUnavailable(text) from error
     else:
         yield publisher
     finally:

@@ -1,8 +1,7 @@
 """The relays: publish what the store wants to tell the broker, then settle it. A transactional outbox.
 
 The row of an accepted job is its own outbox entry; events have a table. Several rows may share one message.
-If a ledger dies in between, the lease on its rows runs out and they are published again: at least once, never
-not at all.
+If a ledger dies in between, the lease on its rows runs out and they are published again: at least once.
 """
 
 import asyncio
@@ -143,8 +142,8 @@ class OutboxRelay(ABC, Generic[C]):
         packed = list(self._pack(rows))
         confirmed = await self._publish([message for message, _ in packed])
         carried = [carried for _, carried in packed]
-        if told := list(chain.from_iterable(compress(carried, confirmed))):
-            await self._calling(lambda: self._settle(told))
+        if settled := list(chain.from_iterable(compress(carried, confirmed))):
+            await self._calling(lambda: self._settle(settled))
         if refused := [row.id for row in chain.from_iterable(compress(carried, map(not_, confirmed)))]:
             retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
             await self._calling(lambda: self._release(refused, retry_at=retry_at))
@@ -163,7 +162,7 @@ class OutboxRelay(ABC, Generic[C]):
             while sent:
                 confirmed.append(await self._is_confirmed(*sent.popleft()))
         finally:
-            # Some are left only when this is cancelled; then nobody is there to be told.
+            # Some are left only when this is cancelled; then nobody waits for their confirms.
             for _, answer in sent:
                 answer.cancel()
         return confirmed
