@@ -26,10 +26,7 @@ async def send_request(
     recording: Recording,
 ) -> aiohttp.ClientResponse:
     """Return the answer to one request, its body unread. See `consumer.http.session.SendRequest`."""
-    sent = session.headers
-    if headers:
-        sent = CIMultiDict(sent)
-        sent.update(headers)
+    sent = _merged(session.headers, headers) if headers else session.headers
     request = RecordedRequest(method, url, headers=sent, data=body, session=session)
     request.recording = recording
     assert session.connector is not None
@@ -57,3 +54,9 @@ async def send_request(
     except BaseException:
         connection.close()
         raise
+
+
+def _merged(ours: Mapping[str, str], job: Mapping[str, str]) -> CIMultiDict[str]:
+    merged = CIMultiDict(ours)
+    merged.update(job)
+    return merged

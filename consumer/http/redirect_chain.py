@@ -152,10 +152,9 @@ async def _follow(
         own_target, credentials = _without_credentials(URL(request.url, encoded=True))
     except ValueError:
         return INVALID_URL
-    target = own_target
     # What `auth` says comes after what the URL says, and wins.
     own = _Message(request.method, request.body, {**credentials, **request.headers})
-    message = own
+    target, message = own_target, own
     requested: set[tuple[str, URL]] = set()
     for _ in range(request.max_redirects + 1):
         if requested and _identity(message, target) in requested:
@@ -163,9 +162,7 @@ async def _follow(
         chain.url = str(target)
         refused = None
         if request.robots is Robots.RESPECT:
-            polite.release()  # The permit before is over, and reading the file takes one of its own.
-            read = partial(_robots_file, client)
-            refused = await client.robots.denial(target, request=read, limiters=client.limiters)
+            refused = await _robots_denial(client, polite, target)
         if refused is None and not polite.has_first_permit(chain.url):
             refused = await polite.permit(chain.url)
         answer = refused or await _send(
@@ -204,6 +201,12 @@ class _Message(NamedTuple):
 def _identity(message: _Message, target: URL) -> tuple[str, URL]:
     # The fragment is never sent, so two URLs that differ in it alone are one (RFC 9110 section 4.2.5).
     return message.method, target.with_fragment(None)
+
+
+async def _robots_denial(client: Client, polite: "PoliteRequest", target: URL) -> Failure | None:
+    polite.release()  # The permit before is over, and reading the file takes one of its own.
+    read = partial(_robots_file, client)
+    return await client.robots.denial(target, request=read, limiters=client.limiters)
 
 
 def _robots_file(
