@@ -28,7 +28,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Pauses:
+class PauseList:
     """All that is paused, as of a revision that grows with every order to pause or resume."""
 
     revision: int
@@ -36,7 +36,7 @@ class Pauses:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueSeen:
+class QueueObservation:
     """A work queue as it was last seen: how many messages are ready, and how many workers consume it.
 
     With the one beside it, if jobs of its lane may share messages: there one message carries several.
@@ -63,11 +63,11 @@ class Circumstances:
     """What is known around a job at a moment; `is_known` is false when nobody asked the store."""
 
     now: datetime
-    queues: Mapping[tuple[str, str], QueueSeen] = field(default_factory=dict)
+    queues: Mapping[tuple[str, str], QueueObservation] = field(default_factory=dict)
     pauses: Sequence[Pause] = ()
     is_known: bool = True
 
-    def queue(self, kind: str, lane: str) -> QueueSeen | None:
+    def queue(self, kind: str, lane: str) -> QueueObservation | None:
         """Return the queue of a kind and lane as it was last seen."""
         return self.queues.get((kind, lane))
 

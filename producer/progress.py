@@ -36,7 +36,7 @@ def progress_of(batch: BatchRecord, *, now: datetime) -> Progress:
 
 
 def _recent_rate(batch: BatchRecord, ended: int, now: datetime) -> float:
-    marks = (batch.previous_mark, batch.current_mark)
+    marks = (batch.previous_point, batch.current_point)
     since = next((mark for mark in marks if mark is not None and now - mark.at <= WINDOW), None)
     # Without a mark of the last minute nothing has changed for half a minute at least.
     return 0.0 if since is None else _rate(ended - since.ended, now - since.at)

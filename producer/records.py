@@ -234,8 +234,8 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """How many jobs of a batch had ended at some time; two such marks tell how fast it goes."""
+class ProgressPoint:
+    """How many jobs of a batch had ended at some time; two such points tell how fast it goes."""
 
     at: datetime
     ended: int
@@ -245,7 +245,7 @@ class Mark:
 class BatchRecord:
     """A stored batch; `counts` holds every state that at least one of its jobs is in.
 
-    `rejected` counts the lines that became no job, `first_rejected` are the first of them. The marks are
+    `rejected` counts the lines that became no job, `first_rejected` are the first of them. The points are
     moved while jobs change; see `producer.progress`.
     """
 
@@ -261,8 +261,8 @@ class BatchRecord:
     callback_url: str | None = None
     rejected: int = 0
     first_rejected: Sequence[Rejected] = ()
-    previous_mark: Mark | None = None
-    current_mark: Mark | None = None
+    previous_point: ProgressPoint | None = None
+    current_point: ProgressPoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,8 @@ def first_document(record: BatchRecord, submission: BatchSubmission | StreamedBa
         counts={JobState.SCHEDULED if is_scheduled else JobState.ACCEPTED: record.total},
         finished_at=None,
         cancelled_at=None,
-        previous_mark=None,
-        current_mark=None,
+        previous_point=None,
+        current_point=None,
     )
     return batch_document(first)
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Final
 
-from producer.pausing import Circumstances, Pause, QueueSeen
+from producer.pausing import Circumstances, Pause, QueueObservation
 from producer.records import JobRecord
 from shared.broker.topology import lane_queues
 from shared.events import EVERY
@@ -104,15 +104,15 @@ def _queue_words(record: JobRecord, known: Circumstances) -> str:
     return f"in {place}: {_ready(queue, what)}, {_workers(queue)} from {them} {seen}"
 
 
-def _waiting(queue: QueueSeen, what: str) -> str:
+def _waiting(queue: QueueObservation, what: str) -> str:
     return f"1 {what} waits" if queue.ready == 1 else f"{queue.ready:,} {what}s wait"
 
 
-def _ready(queue: QueueSeen, what: str) -> str:
+def _ready(queue: QueueObservation, what: str) -> str:
     return f"1 {what} is ready" if queue.ready == 1 else f"{queue.ready:,} {what}s are ready"
 
 
-def _workers(queue: QueueSeen) -> str:
+def _workers(queue: QueueObservation) -> str:
     return "1 worker takes" if queue.consumers == 1 else f"{queue.consumers:,} workers take"
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from producer.pausing import Pauses
+from producer.pausing import PauseList
 from producer.store import queues
 from producer.store.database import RetryingStore
 from shared.broker.outgoing import Outgoing
@@ -45,7 +45,7 @@ class PausePublisher:
                 await self._publish(pauses, connections)
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _publish(self, pauses: Pauses, connections: int) -> None:
+    async def _publish(self, pauses: PauseList, connections: int) -> None:
         try:
             await self._publisher.publish(snapshot_message(pauses))
         except BrokerError as error:
@@ -55,7 +55,7 @@ class PausePublisher:
         logger.info("pauses_told", extra={"revision": pauses.revision, "pauses": len(pauses.items)})
 
 
-def snapshot_message(pauses: Pauses) -> Outgoing:
+def snapshot_message(pauses: PauseList) -> Outgoing:
     """Return the message of a snapshot."""
     paused = tuple(PausedQueues(kind=pause.kind, lane=pause.lane) for pause in pauses.items)
     body = PauseSnapshot(revision=pauses.revision, pauses=paused).encode()

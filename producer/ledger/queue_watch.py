@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-from producer.pausing import QueueSeen
+from producer.pausing import QueueObservation
 from producer.store import queues as stored_queues
 from producer.store.database import RetryingStore
 from shared.broker.queue_depths import Look, keep_looking
@@ -78,14 +78,14 @@ class QueueWatch:
             self.quiet.forget()
 
 
-def lanes_seen(depths: Iterable[QueueDepth]) -> list[QueueSeen]:
+def lanes_seen(depths: Iterable[QueueDepth]) -> list[QueueObservation]:
     """Return what is seen of each lane, all its queues together; a lane that lacks a queue is left out."""
     now, by_lane = utc_now(), defaultdict[tuple[str, Lane], list[QueueDepth]](list)
     for depth in depths:
         if depth.name in _LANES:
             by_lane[_LANES[depth.name]].append(depth)
     return [
-        QueueSeen(
+        QueueObservation(
             work_queue(kind, lane),
             kind,
             lane,

@@ -24,9 +24,7 @@ def write_audit(
 ) -> None:
     """Note one action."""
     connection.execute(
-        audit.insert().values(
-            id=new_id(), at=now, by=by, action=action.value, target=target, details=dict(details)
-        )
+        audit.insert().values(id=new_id(), at=now, by=by, action=action, target=target, details=dict(details))
     )
 
 
@@ -39,11 +37,7 @@ def list_audit(
         query = query.where(audit.c.target == target)
     if after is not None:
         query = query.where(audit.c.id < after)
-    return [
-        # Its action may be one that only a newer version knows.
-        AuditEntry(row["id"], row["at"], row["by"], row["action"], row["target"], row["details"])
-        for row in connection.execute(query).mappings()
-    ]
+    return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 
 
 def job_target(job_id: UUID) -> str:

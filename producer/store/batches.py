@@ -155,5 +155,5 @@ def _kept_and_counted(connection: sa.Connection, batch_id: UUID) -> Counts:
 
 
 def _count(state: JobState) -> sa.ScalarSelect[int]:
-    of_batch = sa.and_(jobs.c.batch_id == batches.c.id, jobs.c.state == state.value)
+    of_batch = sa.and_(jobs.c.batch_id == batches.c.id, jobs.c.state == state)
     return sa.select(sa.func.count()).select_from(jobs).where(of_batch).correlate(batches).scalar_subquery()

@@ -1,7 +1,7 @@
 """Bodies that are too large for a result: written with the report, read in pieces, gone with the job."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -10,11 +10,10 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 from pydantic import ValidationError
-from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import BodyRecord
 from producer.store.schema import bodies, jobs, validators
-from producer.store.sql import POSTGRESQL
+from producer.store.sql import upsert
 from shared.kinds.fetch import FetchMethod, FetchResult
 from shared.messages import KnownCopy, Report
 from shared.states import JobState
@@ -34,16 +33,9 @@ def write_bodies(connection: sa.Connection, reports: Iterable[Report]) -> None:
         for report in reports
         if report.body is not None
     ]
-    if not rows:
-        return
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(bodies)
-    columns = [column.name for column in bodies.c if not column.primary_key]
-    upsert = insert.on_conflict_do_update(
-        index_elements=[bodies.c.job_id], set_={name: insert.excluded[name] for name in columns}
-    )
     # One at a time, so that no statement holds them all.
     for row in rows:
-        connection.execute(upsert, row)
+        connection.execute(upsert(connection, bodies), row)
 
 
 def find_body(connection: sa.Connection, job_id: UUID) -> BodyRecord | None:
@@ -76,7 +68,8 @@ def remember_validators(connection: sa.Connection, reports: Iterable[Report], *,
         if (key := keys.get(job_id))
     }
     if rows:
-        _upsert(connection, [rows[key] for key in sorted(rows)])
+        latest = upsert(connection, validators, where=lambda new: validators.c.fetched_at <= new.fetched_at)
+        connection.execute(latest, [rows[key] for key in sorted(rows)])
 
 
 def find_copies(connection: sa.Connection, asking: Mapping[UUID, bytes]) -> dict[UUID, KnownCopy]:
@@ -124,16 +117,3 @@ def _copy(report: Report) -> KnownCopy | None:
     # Behind a redirect nobody can say what the validators are of.
     is_whole = len(seen.hops) == 1 and not seen.not_modified
     return copy if is_whole and (copy.etag or copy.last_modified) else None
-
-
-def _upsert(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(validators)
-    columns = [column.name for column in validators.c if not column.primary_key]
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=[validators.c.key],
-            set_={name: insert.excluded[name] for name in columns},
-            where=validators.c.fetched_at <= insert.excluded.fetched_at,
-        ),
-        rows,
-    )

@@ -39,11 +39,11 @@ def start_operation(connection: sa.Connection, new: NewOperation, parked_filter:
     connection.execute(
         operations.insert().values(
             id=new.id,
-            action=new.action.value,
+            action=new.action,
             filter=dict(new.filter_document),
             rate_per_second=new.rate_per_second,
             by=new.by,
-            state=OperationState.RUNNING.value,
+            state=OperationState.RUNNING,
             total=0,
             done=0,
             skipped=0,
@@ -186,20 +186,9 @@ def _change(connection: sa.Connection, operation_id: UUID, values: dict[str, obj
 
 
 def _end(state: OperationState, now: datetime) -> dict[str, object]:
-    return {"state": state.value, "finished_at": now}
+    return {"state": state, "finished_at": now}
 
 
 def _operation(row: sa.RowMapping) -> Operation:
-    return Operation(
-        id=row["id"],
-        action=OperationAction(row["action"]),
-        filter_document=row["filter"],
-        rate_per_second=row["rate_per_second"],
-        by=row["by"],
-        state=OperationState(row["state"]),
-        total=row["total"],
-        done=row["done"],
-        skipped=row["skipped"],
-        created_at=row["created_at"],
-        finished_at=row["finished_at"],
-    )
+    fields = {name: value for name, value in row.items() if name not in {"filter", "next_at"}}
+    return Operation(**fields, filter_document=row["filter"])

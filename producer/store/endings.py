@@ -26,7 +26,7 @@ MESSAGE_UNDECODABLE: Final = "message_undecodable"
 
 _CANCELLED = "cancelled"
 _CANCELLED_EXPLANATION = "Cancelled before it was run."
-_OPEN = [state.value for state in JobState if not state.is_final]
+_OPEN = [state for state in JobState if not state.is_final]
 _PAGE_JOBS = 1_000
 # A fast worker may be ahead of the relay's mark.
 _PUBLISHED = frozenset({JobState.ACCEPTED, *UNDER_WAY})
@@ -182,7 +182,7 @@ def _row(end: JobEnded, now: datetime) -> dict[str, Any]:
     return {
         "id": end.job_id,
         "position": position(run=end.run, attempt=end.attempt, state=end.state),
-        "state": end.state.value,
+        "state": end.state,
         "run": end.run,
         "attempt": end.attempt,
         "reason": _row_reason(end),

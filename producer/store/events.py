@@ -11,15 +11,12 @@ from producer.callbacks import batch_callback, job_callback
 from producer.records import ClaimedEvent, NewJob
 from producer.store.rows import new_job_row
 from producer.store.schema import events, jobs
-from producer.store.sql import is_free, is_one_of, read_in_order, rows_of
+from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order
 from producer.store.wakeup import announce_jobs
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
 from shared.identity import new_id
 from shared.messages import WireMessage
 from shared.states import JobState
-
-# Calling the class costs as much as all the rest of a row.
-_TYPES = {event_type.value: event_type for event_type in EventType}
 
 
 def announce_outcomes(
@@ -72,8 +69,7 @@ def claim_events(
         .returning(events.c.id, events.c.type, sa.cast(events.c.body, sa.Text))
     )
     rows = connection.execute(lease).all()
-    claimed = [ClaimedEvent(event_id, _TYPES[type_], body_json) for event_id, type_, body_json in rows]
-    return sorted(claimed, key=lambda event: event.id.int)
+    return sorted((ClaimedEvent(*row) for row in rows), key=lambda event: event.id.int)
 
 
 def forget_events(connection: sa.Connection, event_ids: Sequence[UUID]) -> None:
@@ -100,7 +96,7 @@ def _insert(
     rows: list[dict[str, Any]] = [
         {
             "id": new_id(),
-            "type": event_type.value,
+            "type": event_type,
             "body": body.model_dump(mode="json", exclude_none=True),
             "created_at": now,
         }
@@ -108,6 +104,6 @@ def _insert(
     ]
     if rows:
         columns = {name: events.c[name] for name in rows[0]}
-        given = rows_of(connection, rows, columns)
+        given = json_rowset(connection, rows, columns)
         connection.execute(events.insert().from_select(list(columns), sa.select(given)))
         announce_jobs(connection)

@@ -6,23 +6,19 @@ They end by the wall clock, because another machine has to judge them; and that 
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.store.schema import leases
-from producer.store.sql import POSTGRESQL, is_free
+from producer.store.sql import is_free, upsert
 from shared.clock import utc_now
 
 
 def hold_lease(connection: sa.Connection, name: str, *, holder: str, seconds: float, now: datetime) -> bool:
     """Take the lease, or keep it; return whether the holder has it now."""
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(leases)
-    taken = insert.values(name=name, holder=holder, held_until=now + timedelta(seconds=seconds))
-    statement = taken.on_conflict_do_update(
-        index_elements=[leases.c.name],
-        set_={"holder": insert.excluded.holder, "held_until": insert.excluded.held_until},
-        where=sa.or_(leases.c.holder == holder, is_free(leases.c.held_until, seconds=seconds, now=now)),
+    is_ours = sa.or_(leases.c.holder == holder, is_free(leases.c.held_until, seconds=seconds, now=now))
+    taking = upsert(connection, leases, where=lambda _: is_ours).values(
+        name=name, holder=holder, held_until=now + timedelta(seconds=seconds)
     )
-    return connection.scalar(statement.returning(leases.c.name)) is not None
+    return connection.scalar(taking.returning(leases.c.name)) is not None
 
 
 def release_lease(connection: sa.Connection, name: str, *, holder: str) -> None:

@@ -16,7 +16,7 @@ from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
 from producer.store.sql import is_free, is_one_of, read_in_order
 from shared.states import JobState, position
 
-_ACCEPTED = JobState.ACCEPTED.value
+_ACCEPTED = JobState.ACCEPTED
 
 _INTERACTIVE = sa.select(jobs.c.id).where(IS_ACCEPTED_INTERACTIVE).order_by(jobs.c.id)
 
@@ -116,8 +116,6 @@ def _move_to_queued(connection: sa.Connection, run: int, ids: Sequence[UUID], no
     connection.execute(
         jobs.update()
         .where(is_behind)
-        .values(state=JobState.QUEUED.value, position=queued, claimed_until=None, updated_at=now)
+        .values(state=JobState.QUEUED, position=queued, claimed_until=None, updated_at=now)
     )
-    return [
-        Move(batch_id, JobState(state), JobState.QUEUED, jobs=number) for batch_id, state, number in counted
-    ]
+    return [Move(batch_id, state, JobState.QUEUED, jobs=number) for batch_id, state, number in counted]

@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.page_measure import PageRecord, PagesRecord, decode_keys, measure
 from producer.paging import Page, following_jobs, page_of, pages_batch, pages_batch_id
@@ -21,10 +20,9 @@ from producer.records import JobRecord, NewJob
 from producer.store import queries
 from producer.store.rows import JOB_COLUMNS, Standing, job_record, new_job_row
 from producer.store.schema import batches, jobs, pages
-from producer.store.sql import POSTGRESQL
+from producer.store.sql import insert_absent
 from producer.store.wakeup import announce_jobs
 from shared.errors import BatchNotFound, JobNotPaged
-from shared.kinds.pages import StopReason
 from shared.messages import Report
 from shared.states import JobState
 
@@ -93,16 +91,17 @@ def get_pages(connection: sa.Connection, root_id: UUID) -> PagesRecord:
 
 def _read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord]:
     """Return what is kept of the pages of a root job, in order, a few at a time."""
-    query = sa.select(pages).where(pages.c.root_id == root_id).order_by(pages.c.number)
+    columns = (
+        pages.c.number.label("index"),
+        pages.c.item_count.label("items"),
+        pages.c.total,
+        pages.c.stopped_by,
+        pages.c.key_digests.label("keys"),
+        pages.c.ended_at,
+    )
+    query = sa.select(*columns).where(pages.c.root_id == root_id).order_by(pages.c.number)
     for row in connection.execution_options(yield_per=100).execute(query).mappings():
-        yield PageRecord(
-            index=row["number"],
-            items=row["item_count"],
-            total=row["total"],
-            stopped_by=StopReason(row["stopped_by"]) if row["stopped_by"] else None,
-            keys=row["key_digests"],
-            ended_at=row["ended_at"],
-        )
+        yield PageRecord(**row)
 
 
 def next_page_items(
@@ -133,8 +132,7 @@ def _keep_pages(
 ) -> None:
     rows = [_page_row(job_id, found[job_id], told[job_id], now) for job_id in sorted(found)]
     if rows:
-        insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(pages)
-        connection.execute(insert.on_conflict_do_nothing(index_elements=[pages.c.job_id]), rows)
+        connection.execute(insert_absent(connection, pages), rows)
 
 
 def _page_row(job_id: UUID, page: Page, report: Report, now: datetime) -> dict[str, Any]:
@@ -146,7 +144,7 @@ def _page_row(job_id: UUID, page: Page, report: Report, now: datetime) -> dict[s
         "number": page.index,
         "item_count": said.items,
         "total": said.total,
-        "stopped_by": said.stopped_by.value if said.stopped_by else None,
+        "stopped_by": said.stopped_by,
         "key_digests": decode_keys(said.keys, said.items),
         "ended_at": report.ended_at or now,
     }
@@ -177,8 +175,7 @@ def _make_batches(
         for batch in (pages_batch(job, page, now=now) for job, page, _ in leading if page.index == 0)
     ]
     if rows:
-        insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(batches)
-        connection.execute(insert.on_conflict_do_nothing(index_elements=[batches.c.id]), rows)
+        connection.execute(insert_absent(connection, batches), rows)
 
 
 def _lock_batches(connection: sa.Connection, batch_ids: Iterable[UUID]) -> set[UUID]:

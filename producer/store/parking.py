@@ -75,7 +75,7 @@ def matching(parked_filter: ParkedFilter, *columns: sa.ColumnElement[Any]) -> sa
 def runs_of(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, tuple[int, JobState]]:
     """Return the run and state of each job; unknown ids are missing."""
     query = sa.select(jobs.c.id, jobs.c.run, jobs.c.state).where(jobs.c.id.in_(sorted(set(job_ids))))
-    return {job_id: (run, JobState(state)) for job_id, run, state in connection.execute(query)}
+    return {job_id: (run, state) for job_id, run, state in connection.execute(query)}
 
 
 def parked_page(
@@ -289,7 +289,7 @@ def _start_next_run(connection: sa.Connection, parked: Mapping[UUID, Standing], 
         {
             "id": job_id,
             "position": position(run=place.run + 1, attempt=0, state=JobState.ACCEPTED),
-            "state": JobState.ACCEPTED.value,
+            "state": JobState.ACCEPTED,
             "run": place.run + 1,
             "attempt": 0,
             "reason": None,

@@ -19,7 +19,7 @@ from producer.records import (
     Rejected,
     VerdictCounts,
 )
-from producer.store.rows import JOB_COLUMNS, attempt_record, batch_record, job_record, stored_host
+from producer.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, batch_record, job_record, stored_host
 from producer.store.schema import attempts, batches, jobs, rejected_lines
 from producer.store.sql import SQLITE
 from shared.errors import BatchNotFound, JobNotFound
@@ -28,7 +28,7 @@ from shared.kinds.registry import KINDS
 from shared.states import JobState
 
 # What still asks for something: work, time or a person.
-_UNFINISHED = [state.value for state in JobState if state not in {JobState.SUCCEEDED, JobState.CANCELLED}]
+_UNFINISHED = [state for state in JobState if state not in {JobState.SUCCEEDED, JobState.CANCELLED}]
 
 WINDOW_ROWS = 5_000
 
@@ -175,7 +175,7 @@ def count_verdicts(connection: sa.Connection, batch_id: UUID) -> VerdictCounts:
     by_state: dict[JobState, int] = {}
     failures = 0
     for state, not_ok, number in connection.execute(query):
-        by_state[JobState(state)] = by_state.get(JobState(state), 0) + number
+        by_state[state] = by_state.get(state, 0) + number
         failures += number if not_ok else 0
     return VerdictCounts(by_state, failures)
 
@@ -192,13 +192,14 @@ def first_starts(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUI
 
 
 def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]:
-    query = sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.run, attempts.c.number)
-    return [attempt_record(row) for row in connection.execute(query).mappings()]
+    query = sa.select(*ATTEMPT_COLUMNS).where(attempts.c.job_id == job_id)
+    rows = connection.execute(query.order_by(attempts.c.run, attempts.c.number)).mappings()
+    return [AttemptRecord(**row) for row in rows]
 
 
 def _counts(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[JobState, int]:
     query = sa.select(jobs.c.state, sa.func.count()).where(which).group_by(jobs.c.state)
-    return {JobState(state): number for state, number in connection.execute(query)}
+    return dict(connection.execute(query).tuples().all())
 
 
 def _job_search(asked: JobFilter) -> _Search:
@@ -206,7 +207,7 @@ def _job_search(asked: JobFilter) -> _Search:
         "batch_id": asked.batch_id,
         "schedule_id": asked.schedule_id,
         "host": None if asked.host is None else stored_host(asked.host),
-        "state": asked.state.value if asked.state else None,
+        "state": asked.state,
         "kind": asked.kind,
         "reason": asked.reason,
     }
@@ -293,7 +294,7 @@ def _is_not_ok() -> sa.Case[int]:
     # As text: PostgreSQL's operators on JSON fail on the escaped NUL that a stranger's result may hold.
     text = sa.cast(jobs.c.result, sa.Text)
     has_verdict = sa.and_(
-        jobs.c.state == JobState.SUCCEEDED.value,
+        jobs.c.state == JobState.SUCCEEDED,
         jobs.c.kind.in_(_KINDS_WITH_VERDICT),
         text.like('%"verdict":"%'),
     )

@@ -1,16 +1,16 @@
 """What is paused, in rows; and the work queues as a ledger last saw them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.parking import AuditAction
-from producer.pausing import Circumstances, Pause, Pauses, QueueSeen, paused, resumed
+from producer.pausing import Circumstances, Pause, PauseList, QueueObservation, paused, resumed
 from producer.store.audit import queue_target, write_audit
 from producer.store.schema import pauses, queues, revisions
-from producer.store.sql import POSTGRESQL
+from producer.store.sql import upsert
 
 _REVISION = "pauses"
 
@@ -37,20 +37,20 @@ def resume(
     _change(connection, AuditAction.RESUMED, order, lambda before: resumed(before, kind, lane))
 
 
-def read_pauses(connection: sa.Connection) -> Pauses:
+def read_pauses(connection: sa.Connection) -> PauseList:
     """Return what is paused, and the revision.
 
     The revision first: when another is written between the two statements, ours is the smaller one, and the
     later snapshot wins.
     """
     revision = connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == _REVISION))
-    return Pauses(revision or 0, _list_pauses(connection))
+    return PauseList(revision or 0, _list_pauses(connection))
 
 
 def _list_pauses(connection: sa.Connection) -> list[Pause]:
     """Return all that is paused."""
     rows = connection.execute(sa.select(pauses).order_by(pauses.c.kind, pauses.c.lane)).mappings()
-    return [Pause(row["kind"], row["lane"], row["since"], row["by"], row["note"]) for row in rows]
+    return [Pause(**row) for row in rows]
 
 
 def _lock_pauses(connection: sa.Connection, *, now: datetime) -> int:
@@ -59,11 +59,9 @@ def _lock_pauses(connection: sa.Connection, *, now: datetime) -> int:
     It is the time in microseconds where that is greater, so that a database that was made anew, or restored,
     goes on above what workers have seen of the one before.
     """
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(revisions)
-    statement = insert.values(name=_REVISION, value=1).on_conflict_do_update(
-        index_elements=[revisions.c.name], set_={"value": revisions.c.value + 1}
-    )
-    following = connection.scalar(statement.returning(revisions.c.value)) or 1
+    counting = upsert(connection, revisions, values={"value": revisions.c.value + 1})
+    first = counting.values(name=_REVISION, value=1)
+    following = connection.scalar(first.returning(revisions.c.value)) or 1
     revision = max(following, int(now.timestamp() * 1_000_000))
     connection.execute(revisions.update().where(revisions.c.name == _REVISION).values(value=revision))
     return revision
@@ -73,46 +71,19 @@ def _replace_pauses(connection: sa.Connection, items: Sequence[Pause]) -> None:
     """Store what is paused now, in place of what was. Only after `_lock_pauses`."""
     connection.execute(pauses.delete())
     if items:
-        connection.execute(
-            pauses.insert(),
-            [
-                {"kind": each.kind, "lane": each.lane, "since": each.since, "by": each.by, "note": each.note}
-                for each in items
-            ],
-        )
+        connection.execute(pauses.insert(), [asdict(each) for each in items])
 
 
-def _list_queues(connection: sa.Connection) -> list[QueueSeen]:
+def _list_queues(connection: sa.Connection) -> list[QueueObservation]:
     """Return every work queue that was ever seen, as it was last seen."""
-    return [
-        QueueSeen(row["name"], row["kind"], row["lane"], row["ready"], row["consumers"], row["observed_at"])
-        for row in connection.execute(sa.select(queues).order_by(queues.c.name)).mappings()
-    ]
+    rows = connection.execute(sa.select(queues).order_by(queues.c.name)).mappings()
+    return [QueueObservation(**row) for row in rows]
 
 
-def record_queues(connection: sa.Connection, seen: Sequence[QueueSeen]) -> None:
+def record_queues(connection: sa.Connection, seen: Sequence[QueueObservation]) -> None:
     """Keep these queues as they were seen now, in the place of what was seen of them before."""
-    if not seen:
-        return
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(queues)
-    statement = insert.on_conflict_do_update(
-        index_elements=[queues.c.name],
-        set_={name: insert.excluded[name] for name in ("kind", "lane", "ready", "consumers", "observed_at")},
-    )
-    connection.execute(
-        statement,
-        [
-            {
-                "name": each.name,
-                "kind": each.kind,
-                "lane": each.lane,
-                "ready": each.ready,
-                "consumers": each.consumers,
-                "observed_at": each.observed_at,
-            }
-            for each in seen
-        ],
-    )
+    if seen:
+        connection.execute(upsert(connection, queues), [asdict(each) for each in seen])
 
 
 def _change(

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import Recorded, Transition
 from producer.store.batches import Move
@@ -16,7 +15,7 @@ from producer.store.endings import end_jobs
 from producer.store.pages import record_pages
 from producer.store.rows import Standing, lock_jobs, write_jobs
 from producer.store.schema import attempts, jobs
-from producer.store.sql import POSTGRESQL, Moment, rows_of
+from producer.store.sql import Moment, json_rowset, upsert
 from shared.events import JobEnded
 from shared.messages import Report
 from shared.states import JobState, position
@@ -90,21 +89,17 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
     started = [report for report in choose_attempts(reports) if report.started_at is not None]
     if not started:
         return
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(attempts)
-    ending = ("started_at", "ended_at", "outcome", "reason", "explanation", "wait_seconds", "worker")
-    names = ("job_id", "run", "number", *ending)
     rows = [_attempt_row(report, now) for report in started]
-    given = rows_of(connection, rows, {name: attempts.c[name] for name in names})
+    given = json_rowset(connection, rows, {name: attempts.c[name] for name in rows[0]})
     # With a condition, or SQLite takes the ON of the conflict for that of a join.
     every = sa.select(given).where(sa.true())
-    connection.execute(
-        insert.from_select(names, every).on_conflict_do_update(
-            index_elements=list(attempts.primary_key),
-            set_={name: insert.excluded[name] for name in ending},
-            # The first end wins, and a start never undoes one.
-            where=sa.and_(attempts.c.ended_at.is_(None), insert.excluded.ended_at.is_not(None)),
-        )
+    # The first end wins, and a start never undoes one.
+    first_end = upsert(
+        connection,
+        attempts,
+        where=lambda new: sa.and_(attempts.c.ended_at.is_(None), new.ended_at.is_not(None)),
     )
+    connection.execute(first_end.from_select(list(rows[0]), every))
 
 
 def _write_renewals(connection: sa.Connection, deferrals: Sequence[Report], *, now: datetime) -> None:
@@ -151,7 +146,7 @@ def _attempt_row(report: Report, now: datetime) -> dict[str, Any]:
         "number": report.attempt,
         "started_at": report.started_at,
         "ended_at": _ended_at(report, now),
-        "outcome": None if report.outcome is None else report.outcome.value,
+        "outcome": report.outcome,
         "reason": report.reason,
         "explanation": report.explanation,
         "wait_seconds": report.wait_seconds,
@@ -163,7 +158,7 @@ def _row(report: Report, now: datetime) -> dict[str, Any]:
     return {
         "id": report.job_id,
         "position": _position(report),
-        "state": report.state.value,
+        "state": report.state,
         "run": report.run,
         "attempt": report.attempt,
         "reason": report.reason,

@@ -11,7 +11,7 @@ from producer.records import DeletedPage
 from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
 from shared.states import JobState
 
-_KEPT = [state.value for state in JobState if state not in DELETED_STATES]
+_KEPT = [state for state in JobState if state not in DELETED_STATES]
 
 
 def delete_single_jobs(
@@ -24,7 +24,7 @@ def delete_single_jobs(
     """
     query = (
         sa.select(jobs.c.id, jobs.c.batch_id, jobs.c.finished_at)
-        .where(jobs.c.state == state.value, jobs.c.id < _first_id_at(before))
+        .where(jobs.c.state == state, jobs.c.id < _first_id_at(before))
         .order_by(jobs.c.id)
         .limit(limit)
     )
@@ -101,7 +101,7 @@ def _delete_jobs(connection: sa.Connection, job_ids: Sequence[UUID]) -> int:
     if not job_ids:
         return 0
     # Asked once more: of two janitors, the second finds nothing.
-    is_final = jobs.c.state.in_([state.value for state in DELETED_STATES])
+    is_final = jobs.c.state.in_(DELETED_STATES)
     return connection.execute(jobs.delete().where(jobs.c.id.in_(job_ids), is_final)).rowcount
 
 

@@ -8,36 +8,21 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.paging import pages_batch_id
-from producer.records import NewSchedule, Overlap, ScheduledRun, ScheduleRecord, Transition
+from producer.records import NewSchedule, ScheduledRun, ScheduleRecord, Transition
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
-from producer.store.rows import STANDING_COLUMNS, Standing, standing_of, write_jobs
+from producer.store.rows import STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.submissions import insert_batch, insert_jobs
 from producer.store.wakeup import announce_jobs
-from producer.timetable import CatchUp, Cron, Every, Timetable
+from producer.timetable import Cron, Every, Timetable
 from shared.errors import ScheduleNotFound
 from shared.outcomes import EXPIRED
 from shared.states import JobState, position
 
-_UNFINISHED = [state.value for state in JobState if not state.is_final]
+_UNFINISHED = [state for state in JobState if not state.is_final]
 
-_PLAIN_COLUMNS = (
-    "id",
-    "name",
-    "template",
-    "labels",
-    "created_at",
-    "paused_at",
-    "next_run_at",
-    "revision",
-    "runs",
-    "skipped",
-    "last_run_at",
-    "last_job_id",
-    "last_batch_id",
-    "last_error",
-)
+_NAMES = [column.name for column in columns_of(ScheduleRecord, schedules)]
 
 # A worker announces an attempt after half a second. A job that was started just before its deadline is not
 # parked while that report is on its way.
@@ -54,8 +39,8 @@ def insert_schedule(connection: sa.Connection, schedule: NewSchedule) -> None:
             id=schedule.id,
             name=schedule.name,
             template=schedule.template,
-            overlap=schedule.overlap.value,
-            catch_up=schedule.catch_up.value,
+            overlap=schedule.overlap,
+            catch_up=schedule.catch_up,
             labels=schedule.labels,
             created_at=schedule.created_at,
             next_run_at=schedule.next_run_at,
@@ -301,13 +286,7 @@ def _timetable(row: sa.RowMapping) -> Timetable:
 
 
 def _record(row: sa.RowMapping) -> ScheduleRecord:
-    columns: dict[str, Any] = {name: row[name] for name in _PLAIN_COLUMNS}
-    return ScheduleRecord(
-        timetable=_timetable(row),
-        overlap=Overlap(row["overlap"]),
-        catch_up=CatchUp(row["catch_up"]),
-        **columns,
-    )
+    return ScheduleRecord(**{name: row[name] for name in _NAMES}, timetable=_timetable(row))
 
 
 def _lock(
@@ -327,7 +306,7 @@ def _released_row(job_id: UUID, place: Standing, now: datetime) -> dict[str, Any
     return {
         "id": job_id,
         "position": position(run=place.run, attempt=0, state=JobState.ACCEPTED),
-        "state": JobState.ACCEPTED.value,
+        "state": JobState.ACCEPTED,
         "due_at": None,
         "updated_at": now,
     }

@@ -26,9 +26,14 @@ the table's `fillfactor` sees to it that it has.
 
 import sqlalchemy as sa
 
-from producer.parking import FINGERPRINT_CHARACTERS, OperationState
-from producer.store.sql import Moment, PlainText
+from producer.parking import FINGERPRINT_CHARACTERS, OperationAction, OperationState
+from producer.records import Overlap
+from producer.store.sql import Choice, Moment, PlainText, RetryDocument
+from producer.timetable import CatchUp
+from shared.events import EventType
+from shared.kinds.pages import StopReason
 from shared.kinds.registry import Lane
+from shared.outcomes import OutcomeName
 from shared.states import JobState
 
 metadata = sa.MetaData(
@@ -85,15 +90,15 @@ jobs = sa.Table(
     metadata,
     sa.Column("id", sa.Uuid(), primary_key=True),
     sa.Column("kind", PlainText(), nullable=False),
-    sa.Column("lane", PlainText(), nullable=False),
+    sa.Column("lane", Choice(Lane), nullable=False),
     sa.Column("args", sa.JSON(), nullable=False),
-    sa.Column("retry", sa.JSON(), nullable=False),
+    sa.Column("retry", RetryDocument(), nullable=False),
     sa.Column("labels", sa.JSON(), nullable=False),
     sa.Column("host", PlainText(), nullable=False),
     sa.Column("batch_id", sa.Uuid(), sa.ForeignKey("batches.id"), nullable=True),
     # The schedule that made it, which may have been deleted since.
     sa.Column("schedule_id", sa.Uuid(), nullable=True),
-    sa.Column("state", PlainText(), nullable=False),
+    sa.Column("state", Choice(JobState), nullable=False),
     # `shared.states.position`: a job only ever moves to a greater one.
     sa.Column("position", sa.BigInteger(), nullable=False),
     sa.Column("run", sa.Integer(), nullable=False),
@@ -212,7 +217,7 @@ attempts = sa.Table(
     sa.Column("number", sa.Integer(), primary_key=True, autoincrement=False),
     sa.Column("started_at", Moment(), nullable=False),
     sa.Column("ended_at", Moment(), nullable=True),
-    sa.Column("outcome", PlainText(), nullable=True),
+    sa.Column("outcome", Choice(OutcomeName), nullable=True),
     sa.Column("reason", PlainText(), nullable=True),
     sa.Column("explanation", PlainText(), nullable=True),
     sa.Column("wait_seconds", sa.Double(), nullable=True),
@@ -257,7 +262,7 @@ pages = sa.Table(
     sa.Column("number", sa.Integer(), nullable=False),
     sa.Column("item_count", sa.Integer(), nullable=False),
     sa.Column("total", sa.BigInteger(), nullable=True),
-    sa.Column("stopped_by", PlainText(), nullable=True),
+    sa.Column("stopped_by", Choice(StopReason), nullable=True),
     # Eight octets of a digest for each item's key.
     sa.Column("key_digests", sa.LargeBinary(), nullable=True),
     sa.Column("ended_at", Moment(), nullable=False),
@@ -271,7 +276,7 @@ events = sa.Table(
     "events",
     metadata,
     sa.Column("id", sa.Uuid(), primary_key=True),
-    sa.Column("type", PlainText(), nullable=False),
+    sa.Column("type", Choice(EventType), nullable=False),
     sa.Column("body", sa.JSON(), nullable=False),
     sa.Column("claimed_until", Moment(), nullable=True),
     sa.Column("created_at", Moment(), nullable=False),
@@ -325,8 +330,8 @@ schedules = sa.Table(
     sa.Column("starts_at", Moment(), nullable=True),
     # The submission that each run makes, under `job` or `batch`.
     sa.Column("template", sa.JSON(), nullable=False),
-    sa.Column("overlap", PlainText(), nullable=False),
-    sa.Column("catch_up", PlainText(), nullable=False),
+    sa.Column("overlap", Choice(Overlap), nullable=False),
+    sa.Column("catch_up", Choice(CatchUp), nullable=False),
     sa.Column("labels", sa.JSON(), nullable=False),
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("paused_at", Moment(), nullable=True),
@@ -356,11 +361,11 @@ operations = sa.Table(
     "operations",
     metadata,
     sa.Column("id", sa.Uuid(), primary_key=True),
-    sa.Column("action", PlainText(), nullable=False),
+    sa.Column("action", Choice(OperationAction), nullable=False),
     sa.Column("filter", sa.JSON(), nullable=False),
     sa.Column("rate_per_second", sa.Integer(), nullable=False),
     sa.Column("by", PlainText(), nullable=False),
-    sa.Column("state", PlainText(), nullable=False),
+    sa.Column("state", Choice(OperationState), nullable=False),
     sa.Column("total", sa.BigInteger(), nullable=False),
     sa.Column("done", sa.BigInteger(), nullable=False),
     sa.Column("skipped", sa.BigInteger(), nullable=False),

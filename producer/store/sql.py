@@ -1,31 +1,37 @@
-"""How values are stored, the same on SQLite and PostgreSQL: moments, plain text and JSON documents."""
+"""What SQL the aggregates share, and all that differs between SQLite and PostgreSQL.
+
+Column types, values as the drivers take them, row sets from JSON, INSERT for rows that may be there, leases.
+"""
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from shared.retry import RetryPolicy
 
 POSTGRESQL: Final = "postgresql"
 SQLITE: Final = "sqlite"
 
+Columns = Mapping[str, sa.Column[Any]]
+Insert = postgresql.Insert | sqlite.Insert
+# The columns of the row that could not be inserted.
+Excluded = sa.sql.base.ReadOnlyColumnCollection[str, Any]
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 _MICROSECOND = timedelta(microseconds=1)
-
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
 # Made once: `json.dumps` with options makes one a call, and a batch has three documents a job.
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-
-Columns = Mapping[str, sa.Column[Any]]
 
 
 class Moment(TypeDecorator[datetime]):
@@ -76,6 +82,37 @@ class PlainText(TypeDecorator[str]):
         )
 
 
+class Choice(TypeDecorator[Any]):
+    """One member of an enumeration, as its text. A value that the enumeration does not have is an error."""
+
+    impl = sa.Text()
+    cache_ok = True
+
+    def __init__(self, choices: type[StrEnum]) -> None:
+        super().__init__()
+        self.choices = choices
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the member's text."""
+        return None if value is None else str(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Return a look-up: calling the class costs as much as all the rest of a row."""
+        members: dict[str | None, StrEnum | None] = {choice.value: choice for choice in self.choices}
+        return {**members, None: None}.__getitem__
+
+
+class RetryDocument(TypeDecorator[RetryPolicy]):
+    """A retry policy, written as its document and read as a policy."""
+
+    impl = sa.JSON()
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> RetryPolicy | None:
+        """Return the policy."""
+        return None if value is None else RetryPolicy.model_validate(value)
+
+
 _MOMENT, _PLAIN_TEXT = Moment(), PlainText()
 
 
@@ -114,8 +151,12 @@ def encode_document(document: Any) -> str:
         return _ENCODER.encode(_finite(document))
 
 
-def rows_of(connection: sa.Connection, rows: Sequence[Mapping[str, Any]], columns: Columns) -> sa.Subquery:
-    """Return the rows as a table that a statement can select from, in their order.
+def json_rowset(
+    connection: sa.Connection, rows: Sequence[Mapping[str, Any]], columns: Columns
+) -> sa.Subquery:
+    """Return many rows as one parameter, a JSON document that a statement selects from, in their order.
+
+    A statement a row is bound, sent, planned and answered by itself, which costs more than what it does.
 
     Args:
         columns: By the names in the rows, the columns that their values are meant for.
@@ -139,6 +180,33 @@ def is_one_of(
         text = f"{{{','.join([each.hex for each in ids])}}}"
         return column == sa.any_(sa.cast(sa.literal(text), postgresql.ARRAY(sa.Uuid())))
     return column.in_(ids)
+
+
+def insert_absent(connection: sa.Connection, table: sa.Table) -> Insert:
+    """Return an INSERT that leaves a row that is there as it is."""
+    return _insert(connection, table).on_conflict_do_nothing()
+
+
+def upsert(
+    connection: sa.Connection,
+    table: sa.Table,
+    *,
+    where: Callable[[Excluded], sa.ColumnElement[bool]] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Insert:
+    """Return an INSERT that replaces all columns of a row that has the same primary key.
+
+    Args:
+        where: Only then, given the columns of the new row.
+        values: Instead of all columns, what a row that is there becomes.
+    """
+    insert = _insert(connection, table)
+    replaced = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
+    return insert.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_=values or replaced,
+        where=where(insert.excluded) if where else None,
+    )
 
 
 def is_free(
@@ -168,24 +236,8 @@ def read_in_order(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off")
 
 
-def _finite(value: Any) -> Any:
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value
-
-
-def _as_utc(value: datetime) -> datetime:
-    try:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    except OverflowError:
-        # Within a day of year 1 or 9999 the zone's offset leads out of the calendar.
-        return value.replace(tzinfo=UTC)
+def _insert(connection: sa.Connection, table: sa.Table) -> Insert:
+    return (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(table)
 
 
 def _on_postgresql(document: sa.ColumnElement[str], columns: Columns) -> sa.Select[Any]:
@@ -214,3 +266,23 @@ def _on_sqlite(document: sa.ColumnElement[str], columns: Columns) -> sa.Select[A
 
 def _is_json(column: sa.Column[Any]) -> bool:
     return isinstance(column.type, sa.JSON)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
+
+
+def _as_utc(value: datetime) -> datetime:
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        # Within a day of year 1 or 9999 the zone's offset leads out of the calendar.
+        return value.replace(tzinfo=UTC)

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from producer.records import (
     AdoptedJob,
@@ -24,7 +23,7 @@ from producer.records import (
 )
 from producer.store.rows import new_job_row, stored_host
 from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
-from producer.store.sql import POSTGRESQL, bound_value, encode_document
+from producer.store.sql import POSTGRESQL, bound_value, encode_document, insert_absent
 from producer.store.wakeup import announce_jobs
 from shared.states import JobState, position
 
@@ -32,7 +31,7 @@ JOB_SCOPE = "job"
 
 BATCH_SCOPE = "batch"
 
-_FINAL = [state.value for state in JobState if state.is_final]
+_FINAL = [state for state in JobState if state.is_final]
 
 T = TypeVar("T")
 
@@ -56,11 +55,8 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
     """Store the jobs. One that is stored already is left as it is, so a caller in doubt calls again."""
     if not new_jobs:
         return
-    insert = postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert
-    connection.execute(
-        insert(jobs).on_conflict_do_nothing(index_elements=[jobs.c.id]),
-        [new_job_row(job, batch_id=job.batch_id) for job in new_jobs],
-    )
+    rows = [new_job_row(job, batch_id=job.batch_id) for job in new_jobs]
+    connection.execute(insert_absent(connection, jobs), rows)
     announce_jobs(connection)
 
 
@@ -138,9 +134,7 @@ def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> 
     rows = [_adopted_row(each) for each in sorted(adopted, key=lambda each: each.job.id)]
     if not rows:
         return frozenset()
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(jobs)
-    new = insert.on_conflict_do_nothing(index_elements=[jobs.c.id]).returning(jobs.c.id)
-    return frozenset(connection.scalars(new, rows))
+    return frozenset(connection.scalars(insert_absent(connection, jobs).returning(jobs.c.id), rows))
 
 
 def take_key(
@@ -152,8 +146,7 @@ def take_key(
     """
     here = _is_key(scope, idempotency)
     connection.execute(idempotency_keys.delete().where(here, idempotency_keys.c.expires_at <= now))
-    insert = (postgresql.insert if connection.dialect.name == POSTGRESQL else sqlite.insert)(idempotency_keys)
-    taking = insert.on_conflict_do_nothing().values(
+    taking = insert_absent(connection, idempotency_keys).values(
         scope=scope,
         key=idempotency.key,
         fingerprint=idempotency.fingerprint,
@@ -229,7 +222,7 @@ def _unique_key_of(job: NewJob) -> bytes:
 def _adopted_row(adopted: AdoptedJob) -> dict[str, Any]:
     return {
         **new_job_row(adopted.job, batch_id=None),
-        "state": JobState.QUEUED.value,
+        "state": JobState.QUEUED,
         "run": adopted.run,
         "attempt": adopted.attempt,
         "position": position(run=adopted.run, attempt=adopted.attempt, state=JobState.QUEUED),

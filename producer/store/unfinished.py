@@ -61,7 +61,7 @@ def read_page(
     """
     return _page(
         connection,
-        [jobs.c.state == state.value, *([jobs.c.id > after] if after else [])],
+        [jobs.c.state == state, *([jobs.c.id > after] if after else [])],
         [_is_of(queues), *_is_unheard(jobs.c, heard_before, due_before)],
         window_jobs=window_jobs,
     )
@@ -78,7 +78,7 @@ def count_overdue(connection: sa.Connection, state: JobState, *, heard_before: d
     """Return how many of the oldest jobs of a state are overdue; at most `MOST_OVERDUE`."""
     oldest = (
         sa.select(jobs.c.updated_at, jobs.c.due_at)
-        .where(jobs.c.state == state.value)
+        .where(jobs.c.state == state)
         .order_by(jobs.c.id)
         .limit(_COUNTED_JOBS)
         .subquery()
@@ -98,10 +98,10 @@ def count_under_way(
     """Return how many jobs of these kinds and lanes are queued, delayed or running: reads all of them."""
     query = (
         sa.select(jobs.c.state, sa.func.count())
-        .where(jobs.c.state.in_([state.value for state in UNDER_WAY]), _is_of(queues))
+        .where(jobs.c.state.in_(UNDER_WAY), _is_of(queues))
         .group_by(jobs.c.state)
     )
-    return {JobState(state): number for state, number in connection.execute(query)}
+    return dict(connection.execute(query).tuples().all())
 
 
 def note_republished(
@@ -152,7 +152,7 @@ def _page(
 def _unfinished(message: ClaimedJob, row: sa.Row[Any]) -> UnfinishedJob:
     return UnfinishedJob(
         message=message,
-        state=JobState(row.state),
+        state=row.state,
         position=row.position,
         attempt=row.attempt,
         due_at=row.due_at,
@@ -161,7 +161,7 @@ def _unfinished(message: ClaimedJob, row: sa.Row[Any]) -> UnfinishedJob:
 
 
 def _is_of(queues: Collection[tuple[str, Lane]]) -> sa.ColumnElement[bool]:
-    each = (sa.and_(jobs.c.kind == kind, jobs.c.lane == lane.value) for kind, lane in sorted(queues))
+    each = (sa.and_(jobs.c.kind == kind, jobs.c.lane == lane) for kind, lane in sorted(queues))
     return sa.or_(sa.false(), *each)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from producer.pausing import QueueSeen
+from producer.pausing import QueueObservation
 from producer.store import queues as store_queues
 from shared.clock import utc_now
 from tests.support.api import RunningApi
@@ -36,7 +36,7 @@ def test_a_queue_that_was_never_seen_has_no_figures(api: RunningApi) -> None:
 
 def test_a_kind_is_paused_in_a_lane_and_resumed(api: RunningApi) -> None:
     api.store.write(
-        store_queues.record_queues, [QueueSeen("jobs.check.bulk", "check", "bulk", 7, 2, utc_now())]
+        store_queues.record_queues, [QueueObservation("jobs.check.bulk", "check", "bulk", 7, 2, utc_now())]
     )
     job = api.client.post(
         "/jobs", json={"kind": "check", "lane": "bulk", "args": {"url": "http://a.example/"}}

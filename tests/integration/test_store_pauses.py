@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-from producer.pausing import QueueSeen
+from producer.pausing import QueueObservation
 from producer.store import audit, queues
 from producer.store.database import Database
 from tests.support.factories import NOON
@@ -66,7 +66,7 @@ def test_orders_at_once_are_all_kept(store: Database, database_url: str) -> None
 
 def test_a_queue_has_one_row_however_often_it_is_seen(store: Database) -> None:
     looks = [
-        QueueSeen("jobs.check.bulk", "check", "bulk", ready, 2, NOON + timedelta(seconds=ready))
+        QueueObservation("jobs.check.bulk", "check", "bulk", ready, 2, NOON + timedelta(seconds=ready))
         for ready in range(3)
     ]
     for look in looks:

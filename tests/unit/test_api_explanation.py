@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from producer.api.explanation import explain
-from producer.pausing import FRESH_SECONDS, Circumstances, Pause, QueueSeen
+from producer.pausing import FRESH_SECONDS, Circumstances, Pause, QueueObservation
 from producer.records import AttemptRecord, JobRecord
 from shared.kinds.registry import Lane
 from shared.states import JobState
@@ -29,7 +29,7 @@ def around(
     *, ready: int = 1_204, consumers: int = 2, age_seconds: int = 3, pause: Pause | None = None
 ) -> Circumstances:
     """Return what is known when the job's queue was seen like this."""
-    seen = QueueSeen(
+    seen = QueueObservation(
         "jobs.check.bulk", "check", "bulk", ready, consumers, NOW - timedelta(seconds=age_seconds)
     )
     return Circumstances(NOW, {("check", "bulk"): seen}, [pause] if pause else [])

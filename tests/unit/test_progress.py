@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from producer.progress import progress_of
-from producer.records import BatchRecord, Mark
+from producer.records import BatchRecord, ProgressPoint
 from shared.identity import new_id
 from shared.states import JobState
 from tests.support.factories import NOON
@@ -16,7 +16,7 @@ def at(seconds: float) -> datetime:
 
 
 def batch(
-    *, ended: int, marks: list[Mark], total: int = 100, finished_at: datetime | None = None
+    *, ended: int, marks: list[ProgressPoint], total: int = 100, finished_at: datetime | None = None
 ) -> BatchRecord:
     previous, current = marks if len(marks) == 2 else (None, marks[0] if marks else None)
     return BatchRecord(
@@ -28,28 +28,28 @@ def batch(
         schedule_id=None,
         created_at=NOON,
         finished_at=finished_at,
-        previous_mark=previous,
-        current_mark=current,
+        previous_point=previous,
+        current_point=current,
     )
 
 
 @pytest.mark.parametrize(
     ("marks", "rate"),
     [
-        ([Mark(at(50), 0)], 2.0),
-        ([Mark(at(20), 10), Mark(at(50), 18)], 0.25),
+        ([ProgressPoint(at(50), 0)], 2.0),
+        ([ProgressPoint(at(20), 10), ProgressPoint(at(50), 18)], 0.25),
         # The older one is too old: what happened then says nothing of now.
-        ([Mark(at(-10), 0), Mark(at(40), 15)], 0.25),
+        ([ProgressPoint(at(-10), 0), ProgressPoint(at(40), 15)], 0.25),
         # Nothing has changed for a minute.
-        ([Mark(at(-100), 0), Mark(at(-61), 10)], 0.0),
+        ([ProgressPoint(at(-100), 0), ProgressPoint(at(-61), 10)], 0.0),
         # A redrive took ends back.
-        ([Mark(at(20), 30)], 0.0),
+        ([ProgressPoint(at(20), 30)], 0.0),
         # A clock that is ahead of ours.
-        ([Mark(at(70), 10)], 10.0),
+        ([ProgressPoint(at(70), 10)], 10.0),
         ([], 0.0),
     ],
 )
-def test_the_rate_is_that_of_the_last_minute(marks: list[Mark], rate: float) -> None:
+def test_the_rate_is_that_of_the_last_minute(marks: list[ProgressPoint], rate: float) -> None:
     progress = progress_of(batch(ended=20, marks=marks), now=at(60))
 
     assert progress.rate_per_second == rate
@@ -57,12 +57,14 @@ def test_the_rate_is_that_of_the_last_minute(marks: list[Mark], rate: float) -> 
 
 
 def test_a_finished_batch_says_its_overall_rate_and_no_end() -> None:
-    progress = progress_of(batch(ended=100, marks=[Mark(at(9), 90)], finished_at=at(50)), now=at(1_000))
+    progress = progress_of(
+        batch(ended=100, marks=[ProgressPoint(at(9), 90)], finished_at=at(50)), now=at(1_000)
+    )
 
     assert (progress.rate_per_second, progress.estimated_end_at) == (2.0, None)
 
 
 def test_an_end_beyond_a_century_is_none() -> None:
-    progress = progress_of(batch(ended=1, marks=[Mark(NOON, 0)], total=10**15), now=at(60))
+    progress = progress_of(batch(ended=1, marks=[ProgressPoint(NOON, 0)], total=10**15), now=at(60))
 
     assert progress.rate_per_second > 0 and progress.estimated_end_at is None
