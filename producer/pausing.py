@@ -1,4 +1,4 @@
-"""What is paused, and what was last seen of the work queues. Plain values and pure rules."""
+"""What is paused, and how the work queues looked last. Plain values and pure rules."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ from typing import Final
 from shared.events import EVERY
 from shared.kinds.registry import Lane
 
-# Observations are made every few seconds; one that is older says that nobody reaches the broker.
+# A ledger looks every few seconds; an older observation means that none reaches the broker.
 FRESH_SECONDS: Final = 30
 
 
@@ -83,7 +83,7 @@ class Circumstances:
 
 
 def paused(pauses: Iterable[Pause], new: Pause) -> list[Pause]:
-    """Return what is paused after an order to pause; the same if that was ordered before."""
+    """Return what is paused after an order to pause; the same if it was ordered before."""
     kept = list(pauses)
     if any((pause.kind, pause.lane) in {(new.kind, new.lane), (new.kind, EVERY)} for pause in kept):
         return kept
@@ -93,8 +93,8 @@ def paused(pauses: Iterable[Pause], new: Pause) -> list[Pause]:
 def resumed(pauses: Iterable[Pause], kind: str, lane: str) -> list[Pause]:
     """Return what is paused after an order to resume a kind in a lane, either of them `*` for all.
 
-    It takes back orders to pause that kind; an order for a lane over all kinds is one of its own. Of a kind
-    that was paused in every lane and goes on in one, the others stay paused.
+    It takes back orders to pause that kind; an order for a lane over all kinds is another one. When a kind
+    that was paused in every lane goes on in one, its other lanes stay paused.
     """
     kept = {(pause.kind, pause.lane): pause for pause in pauses}
     whole = kept.get((kind, EVERY))

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from producer.records import BatchRecord
 from shared.states import JobState
 
-# A batch keeps two marks, at least so far apart ...
-MARK_EVERY = timedelta(seconds=30)
+# A batch keeps two points of its progress, at least so far apart ...
+POINT_EVERY = timedelta(seconds=30)
 # ... and its rate is that since the older one, if it is no older than this.
 WINDOW = timedelta(seconds=60)
 
-# Of the very first moments no rate is made.
+# The first moments make no rate.
 _SHORTEST = timedelta(seconds=1)
 # Beyond this an estimate says nothing, and the calendar has an end.
 _FAR_SECONDS = 100 * 366 * 86_400.0
@@ -27,7 +27,7 @@ class Progress:
 
 
 def progress_of(batch: BatchRecord, *, now: datetime) -> Progress:
-    """Return how a batch goes now; of a finished one, how fast it was from its submission to its end."""
+    """Return how fast a batch goes now; for a finished one, its rate from submission to end."""
     if batch.finished_at is not None:
         return Progress(_rate(batch.total, batch.finished_at - batch.created_at), None)
     ended = sum(number for state, number in batch.counts.items() if JobState(state).is_final)
@@ -36,9 +36,9 @@ def progress_of(batch: BatchRecord, *, now: datetime) -> Progress:
 
 
 def _recent_rate(batch: BatchRecord, ended: int, now: datetime) -> float:
-    marks = (batch.previous_point, batch.current_point)
-    since = next((mark for mark in marks if mark is not None and now - mark.at <= WINDOW), None)
-    # Without a mark of the last minute nothing has changed for half a minute at least.
+    points = (batch.previous_point, batch.current_point)
+    since = next((point for point in points if point is not None and now - point.at <= WINDOW), None)
+    # Without a point in the last minute, nothing has changed for half a minute at least.
     return 0.0 if since is None else _rate(ended - since.ended, now - since.at)
 
 

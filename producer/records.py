@@ -31,9 +31,9 @@ class IdempotencyKey:
 class NewJob:
     """A validated job that is about to be stored in run 1, attempt 0.
 
-    It is stored as `scheduled` when it has a `due_at`, which lies ahead, else as `accepted`. `unique_key`
-    is the same for jobs that ask for the same. With `unique_for_seconds` the job is stored only if no
-    such job was submitted or finished within that time, or is unfinished.
+    With a `due_at`, which lies ahead, it is `scheduled`, else `accepted`. Jobs that ask for the same have one
+    `unique_key`. With `unique_for_seconds` the job is stored only if no such job is unfinished, or was
+    submitted or finished within that time.
     """
 
     id: UUID
@@ -148,7 +148,7 @@ class JobRecord:
 class ClaimedJob:
     """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on.
 
-    What goes into its message as it was stored is kept as it was stored: as JSON.
+    What its message carries unchanged stays as it was stored: JSON.
     """
 
     id: UUID
@@ -216,7 +216,7 @@ class BodyRecord:
     sha256: str
 
 
-# So many of a batch's rejected lines are shown with it; all of them have a list of their own.
+# A batch shows so many of its rejected lines; the whole list is asked for by itself.
 FIRST_REJECTED = 20
 
 
@@ -336,7 +336,7 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What recording reports came to; of `unknown_job_ids` there is no row, so nothing was kept."""
+    """What recording reports came to. The `unknown_job_ids` have no row, so nothing of theirs was kept."""
 
     transitions: Sequence[Transition]
     unknown_job_ids: frozenset[UUID]

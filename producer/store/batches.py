@@ -1,4 +1,7 @@
-"""The counts of a batch's jobs by state, kept in its row, exact because they change with the jobs."""
+"""The counts of a batch's jobs by state, kept in its row: exact, because they change with the jobs.
+
+Recounts prove it: the ledger holds the counts against the jobs from time to time, and mends them.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,20 +11,19 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.progress import MARK_EVERY, WINDOW
+from producer.progress import POINT_EVERY, WINDOW
 from producer.store.events import announce_batch
 from producer.store.schema import batches, jobs
 from shared.states import JobState
 
 FINAL_STATES = tuple(state for state in JobState if state.is_final)
-
 # By state, as it is kept in the row and as it is counted.
 Counts = dict[JobState, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A job, or so many of a batch, that this transaction has moved from one state to another."""
+    """One job, or several of a batch, that this transaction has moved from one state to another."""
 
     batch_id: UUID | None
     before: JobState
@@ -43,26 +45,6 @@ def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: dateti
             change[move.after] += move.jobs
     for batch_id in sorted(changes):
         _change(connection, batch_id, changes[batch_id], now)
-
-
-def set_counts(
-    connection: sa.Connection, batch_id: UUID, counts: Mapping[JobState, int], *, now: datetime
-) -> None:
-    """Write down what the jobs of a batch were counted to be, and announce it if it is complete now.
-
-    Call it with the batch's row locked since before they were counted.
-    """
-    ended = sum(counts[state] for state in FINAL_STATES)
-    finished_at = sa.func.coalesce(batches.c.finished_at, sa.literal(now, batches.c.finished_at.type))
-    _update(
-        connection,
-        batch_id,
-        {
-            **{state.value: number for state, number in counts.items()},
-            "finished_at": sa.case((batches.c.total == ended, finished_at)),
-        },
-        now,
-    )
 
 
 def batches_to_check(
@@ -93,8 +75,28 @@ def correct_counts(connection: sa.Connection, batch_id: UUID, *, now: datetime) 
     # Whoever moves a job changes this row in the same transaction: all that are committed were here before.
     both = _kept_and_counted(connection, batch_id)
     if wrong := _differing(both):
-        set_counts(connection, batch_id, {state: counted for state, (_, counted) in both.items()}, now=now)
+        _set_counts(connection, batch_id, {state: counted for state, (_, counted) in both.items()}, now=now)
     return wrong
+
+
+def _set_counts(
+    connection: sa.Connection, batch_id: UUID, counts: Mapping[JobState, int], *, now: datetime
+) -> None:
+    """Write down what the jobs of a batch were counted to be, and announce it if it is complete now.
+
+    Call it with the batch's row locked since before they were counted.
+    """
+    ended = sum(counts[state] for state in FINAL_STATES)
+    finished_at = sa.func.coalesce(batches.c.finished_at, sa.literal(now, batches.c.finished_at.type))
+    _update(
+        connection,
+        batch_id,
+        {
+            **{state.value: number for state, number in counts.items()},
+            "finished_at": sa.case((batches.c.total == ended, finished_at)),
+        },
+        now,
+    )
 
 
 def _change(connection: sa.Connection, batch_id: UUID, change: Counter[JobState], now: datetime) -> None:
@@ -102,7 +104,7 @@ def _change(connection: sa.Connection, batch_id: UUID, change: Counter[JobState]
     before = sum((batches.c[state.value] for state in FINAL_STATES), sa.literal(0))
     ended = sum((batches.c[state.value] + change[state] for state in FINAL_STATES), sa.literal(0))
     finished_at = sa.case((ended == batches.c.total, sa.literal(now, batches.c.finished_at.type)))
-    values = {**counts, "finished_at": finished_at, **_marks(before, ended, now)}
+    values = {**counts, "finished_at": finished_at, **_points(before, ended, now)}
     _update(connection, batch_id, values, now)
 
 
@@ -115,20 +117,20 @@ def _update(connection: sa.Connection, batch_id: UUID, values: Mapping[str, obje
         announce_batch(connection, row, now=now)
 
 
-def _marks(
+def _points(
     before: sa.ColumnElement[int], ended: sa.ColumnElement[int], now: datetime
 ) -> Mapping[str, sa.ColumnElement[object]]:
-    """Return the marks as they are after a change: moved forward when the current one is old."""
+    """Return the two points of progress after a change: moved forward when the current one is old."""
     columns = batches.c
     moment = columns.current_mark_at.type
     has_none = columns.current_mark_at.is_(None)
-    is_due = sa.or_(has_none, columns.current_mark_at <= sa.literal(now - MARK_EVERY, moment))
-    # A due mark is moved by the next change, so nothing has changed since it was due: the number of half a
+    is_due = sa.or_(has_none, columns.current_mark_at <= sa.literal(now - POINT_EVERY, moment))
+    # The next change moves a due point, so nothing has changed since it was due: the number of half a
     # minute ago is known, and a pause is not averaged into the rate that follows it.
     was_quiet = sa.or_(has_none, columns.current_mark_at <= sa.literal(now - WINDOW, moment))
     return {
         "previous_mark_at": sa.case(
-            (was_quiet, sa.literal(now - MARK_EVERY, moment)),
+            (was_quiet, sa.literal(now - POINT_EVERY, moment)),
             (is_due, columns.current_mark_at),
             else_=columns.previous_mark_at,
         ),
@@ -145,10 +147,10 @@ def _differing(both: Counts) -> Counts:
 
 
 def _kept_and_counted(connection: sa.Connection, batch_id: UUID) -> Counts:
-    """Return both numbers of every state in one statement, for one statement sees one moment."""
+    """Return both numbers of every state by one statement, which sees one moment."""
     kept = [batches.c[state.value].label(f"kept_{state}") for state in JobState]
     counted = [_count(state).label(f"counted_{state}") for state in JobState]
-    # Of a batch that is being deleted the jobs go first.
+    # An expired batch is being deleted, its jobs first, so its counts are no longer right.
     query = sa.select(*kept, *counted).where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
     row = connection.execute(query).mappings().one_or_none()
     return {state: (row[f"kept_{state}"], row[f"counted_{state}"]) for state in JobState} if row else {}

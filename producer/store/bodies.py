@@ -1,4 +1,8 @@
-"""Bodies that are too large for a result: written with the report, read in pieces, gone with the job."""
+"""Bodies that are too large for a result, and what targets call the versions that were fetched.
+
+A validator (RFC 9110 section 8.8) is an `ETag` or a `Last-Modified`. The last one of each URL and arguments
+is kept, with the job that has the body, so that the next fetch can ask for changes alone.
+"""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -19,10 +23,8 @@ from shared.messages import KnownCopy, Report
 from shared.states import JobState
 
 _META = (bodies.c.job_id, bodies.c.content_type, bodies.c.charset, bodies.c.size, bodies.c.sha256)
-
 FETCH = "fetch"
-
-# They say how to ask, and not what for.
+# These arguments say how to ask, not what for.
 _BESIDE = frozenset({"if_changed", "max_bytes", "max_redirects", "timeout_seconds"})
 
 
@@ -58,8 +60,8 @@ def remember_validators(connection: sa.Connection, reports: Iterable[Report], *,
         return
     query = sa.select(jobs.c.id, jobs.c.args).where(jobs.c.id.in_(sorted(fetched)))
     keys = {job_id: copy_key(args) for job_id, args in connection.execute(query)}
-    # In the order of their ends, so that of two with one key the later is written last; and always in the
-    # order of the keys, so that two transactions cannot wait for each other.
+    # In the order of their ends, so that the later of two with one key is kept; written in the order of the
+    # keys, so that two transactions cannot deadlock.
     rows = {
         key: {**dict(copy), "key": key, "fetched_at": fetched_at}
         for fetched_at, job_id, copy in sorted(
@@ -114,6 +116,6 @@ def _copy(report: Report) -> KnownCopy | None:
     except ValidationError:
         # Anyone may publish a report; without this copy the next fetch is merely a whole one.
         return None
-    # Behind a redirect nobody can say what the validators are of.
+    # Behind a redirect nobody can say whose validators they are.
     is_whole = len(seen.hops) == 1 and not seen.not_modified
     return copy if is_whole and (copy.etag or copy.last_modified) else None

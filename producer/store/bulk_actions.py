@@ -23,10 +23,8 @@ from shared.states import JobState
 
 # A page is what the rate gives in this time, so progress is smooth and a crash repeats nothing.
 PAGE_SECONDS = 0.5
-
-# No page is further off than a second, that of the lowest rate; a time beyond this is of before a step back.
+# The lowest rate makes a page a second; a time further off was written before the clock was set back.
 _FURTHEST_PAGE = timedelta(seconds=10)
-
 _STARTED = {
     OperationAction.REDRIVE: AuditAction.REDRIVE_STARTED,
     OperationAction.DISCARD: AuditAction.DISCARD_STARTED,

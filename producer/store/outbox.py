@@ -17,11 +17,9 @@ from producer.store.sql import is_free, is_one_of, read_in_order
 from shared.states import JobState, position
 
 _ACCEPTED = JobState.ACCEPTED
-
 _INTERACTIVE = sa.select(jobs.c.id).where(IS_ACCEPTED_INTERACTIVE).order_by(jobs.c.id)
-
-# A range, if of one state: of one that is equal PostgreSQL knows that the ids alone are in order, and when it
-# believes that most jobs are accepted, it walks through all there ever were, by their primary key.
+# A range, though of one state. With `=` PostgreSQL knows that the ids alone are in order; when it believes
+# that most jobs are accepted, it then reads all there ever were by their primary key.
 _ANY_LANE = (
     sa.select(jobs.c.id).where(jobs.c.state.between(_ACCEPTED, _ACCEPTED)).order_by(jobs.c.state, jobs.c.id)
 )

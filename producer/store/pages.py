@@ -18,7 +18,7 @@ from producer.page_measure import PageRecord, PagesRecord, decode_keys, measure
 from producer.paging import Page, following_jobs, page_of, pages_batch, pages_batch_id
 from producer.records import JobRecord, NewJob
 from producer.store import queries
-from producer.store.rows import JOB_COLUMNS, Standing, job_record, new_job_row
+from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
 from producer.store.schema import batches, jobs, pages
 from producer.store.sql import insert_absent
 from producer.store.wakeup import announce_jobs
@@ -27,7 +27,6 @@ from shared.messages import Report
 from shared.states import JobState
 
 _CHUNK_JOBS = 1_000
-
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +43,7 @@ def record_pages(
     that leads on counts as ended, so it is never complete too early.
 
     Returns:
-        The reports, of which those of first pages name the batch of the others.
+        The reports; those of first pages name the batch of the other pages.
     """
     told = {
         job_id: report
@@ -55,7 +54,7 @@ def record_pages(
         return dict(reached)
     found = {job.id: (job, page) for job in _jobs(connection, told) if (page := page_of(job)) is not None}
     for job_id in told.keys() - found.keys():
-        # Forged, or of arguments that this version does not read: the job ends, and leads nowhere.
+        # It is forged, or this version cannot read its arguments: the job ends, and leads nowhere.
         logger.warning("page_not_ours", extra={"job_id": str(job_id)})
     _keep_pages(connection, {job_id: page for job_id, (_, page) in found.items()}, told, now=now)
     leading = [(job, page, told[job.id]) for job, page in found.values() if _leads_on(told[job.id])]
@@ -66,7 +65,7 @@ def record_pages(
     named = dict(reached)
     for job, page, report in leading:
         if page.batch_id in closed:
-            # Cancelled while this page was in hand: what follows is not wanted any more.
+            # Cancelled while this page was fetched: nobody wants what follows.
             continue
         _insert_pages(connection, page.batch_id, _following(job, page, report, now))
         if page.index == 0:
@@ -89,19 +88,20 @@ def get_pages(connection: sa.Connection, root_id: UUID) -> PagesRecord:
     return PagesRecord(root, batch, measure(_read_pages(connection, root_id)))
 
 
-def _read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord]:
-    """Return what is kept of the pages of a root job, in order, a few at a time."""
-    columns = (
-        pages.c.number.label("index"),
-        pages.c.item_count.label("items"),
-        pages.c.total,
-        pages.c.stopped_by,
-        pages.c.key_digests.label("keys"),
-        pages.c.ended_at,
-    )
-    query = sa.select(*columns).where(pages.c.root_id == root_id).order_by(pages.c.number)
-    for row in connection.execution_options(yield_per=100).execute(query).mappings():
-        yield PageRecord(**row)
+def get_root(connection: sa.Connection, root_id: UUID) -> JobRecord:
+    """Return a job that is the first of a paged fetch.
+
+    Raises:
+        JobNotFound: no job has this id.
+        JobNotPaged: the job has no `pages`, or is itself one of the pages of another.
+    """
+    root = queries.get_job(connection, root_id)
+    page = page_of(root)
+    if page is None:
+        raise JobNotPaged("The job fetches no pages.")
+    if page.index:
+        raise JobNotPaged(f"It is page {page.index} of job {page.root_id}.")
+    return root
 
 
 def next_page_items(
@@ -122,9 +122,24 @@ def next_page_items(
     return row.number, data if isinstance(data, list) else [], row.key_digests
 
 
+def _read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord]:
+    """Return what is kept of the pages of a root job, in order, a few at a time."""
+    columns = (
+        pages.c.number.label("index"),
+        pages.c.item_count.label("items"),
+        pages.c.total,
+        pages.c.stopped_by,
+        pages.c.key_digests.label("keys"),
+        pages.c.ended_at,
+    )
+    query = sa.select(*columns).where(pages.c.root_id == root_id).order_by(pages.c.number)
+    for row in connection.execution_options(yield_per=100).execute(query).mappings():
+        yield PageRecord(**row)
+
+
 def _jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> list[JobRecord]:
     query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids))).order_by(jobs.c.id)
-    return [job_record(row) for row in connection.execute(query).mappings()]
+    return job_records(connection, query)
 
 
 def _keep_pages(
@@ -214,19 +229,3 @@ def _naming_batch(report: Report, batch_id: UUID) -> Report:
     result = report.result or {}
     page = {**result["page"], "batch_id": str(batch_id)} if isinstance(result.get("page"), dict) else None
     return report.model_copy(update={"result": {**result, "page": page}})
-
-
-def get_root(connection: sa.Connection, root_id: UUID) -> JobRecord:
-    """Return a job that is the first of a paged fetch.
-
-    Raises:
-        JobNotFound: no job has this id.
-        JobNotPaged: the job has no `pages`, or is itself one of the pages of another.
-    """
-    root = queries.get_job(connection, root_id)
-    page = page_of(root)
-    if page is None:
-        raise JobNotPaged("The job fetches no pages.")
-    if page.index:
-        raise JobNotPaged(f"It is page {page.index} of job {page.root_id}.")
-    return root

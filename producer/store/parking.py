@@ -1,4 +1,7 @@
-"""Read the parked jobs: their groups, and which of them a filter means."""
+"""The parking lot: its groups of jobs, which of them a filter matches, and how jobs leave it.
+
+A job that has left still has a message in `jobs.parked`; `redrives` holds it until a ledger has removed it.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,7 +28,7 @@ from producer.store.audit import job_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
 from producer.store.queries import get_job
-from producer.store.rows import JOB_COLUMNS, Standing, job_record, lock_jobs, stored_host, write_jobs
+from producer.store.rows import JOB_COLUMNS, Standing, job_records, lock_jobs, stored_host, write_jobs
 from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs, redrives
 from producer.store.sql import PlainText
 from producer.store.wakeup import announce_jobs
@@ -33,7 +36,6 @@ from shared.errors import JobNotFound, JobNotParked
 from shared.states import JobState, position
 
 _NO_BATCH = UUID(int=0)
-
 # A person has decided on the job: a deadline or a cancellation of before would end its next run at once.
 _FRESH = {"deadline_at": None, "cancel_requested_at": None}
 _SETTLE = redrives.update().where(
@@ -68,7 +70,7 @@ def count_matching(connection: sa.Connection, parked_filter: ParkedFilter) -> in
 
 
 def matching(parked_filter: ParkedFilter, *columns: sa.ColumnElement[Any]) -> sa.CompoundSelect[Any]:
-    """Return the query of the parked jobs that match; of the columns of the index alone it reads no row."""
+    """Return the query of the parked jobs that match; it reads no row for columns that the index has."""
     return sa.union_all(*(sa.select(*columns).where(*part) for part in _parts(parked_filter)))
 
 
@@ -90,7 +92,7 @@ def parked_page(
     )
     if after is not None:
         query = query.where(jobs.c.id > after)
-    return [job_record(row) for row in connection.execute(query).mappings()]
+    return job_records(connection, query)
 
 
 def redrive(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
@@ -192,9 +194,9 @@ def _parts(asked: ParkedFilter) -> list[list[sa.ColumnElement[bool]]]:
     conditions = _conditions(asked)
     in_batch = [] if asked.batch_id is None else [jobs.c.batch_id == asked.batch_id]
     if asked.ids is not None:
-        # They have an index of their own, that finds fewer jobs than there are parked ones.
+        # The primary key finds fewer jobs than there are parked ones.
         return [[IS_PARKED, *in_batch, *conditions]]
-    # In a function, or those whose reason is long are looked for among all jobs of the batch.
+    # In a function, or all jobs of the batch are read to find those whose reason is long.
     batch_id = sa.func.coalesce(jobs.c.batch_id, sa.literal(_NO_BATCH, sa.Uuid()))
     in_batch_hidden = [] if asked.batch_id is None else [batch_id == asked.batch_id]
     return [[IS_PARKED_SHORT, *in_batch, *conditions], [IS_PARKED_LONG, *in_batch_hidden, *conditions]]

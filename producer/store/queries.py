@@ -1,9 +1,14 @@
-"""Read jobs and batches. Nothing here changes a row."""
+"""Read jobs and batches. Nothing here changes a row.
+
+A search costs the same however large the table is. One filter drives it: an index holds its rows in the order
+of their ids. All other filters are asked row by row, in a window of the rows that the driving filter leaves;
+the hits of a window are a page.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +24,15 @@ from producer.records import (
     Rejected,
     VerdictCounts,
 )
-from producer.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, batch_record, job_record, stored_host
+from producer.store.rows import (
+    ATTEMPT_COLUMNS,
+    JOB_COLUMNS,
+    batch_record,
+    first_id,
+    job_record,
+    job_records,
+    stored_host,
+)
 from producer.store.schema import attempts, batches, jobs, rejected_lines
 from producer.store.sql import SQLITE
 from shared.errors import BatchNotFound, JobNotFound
@@ -27,28 +40,21 @@ from shared.kinds.check import Verdict
 from shared.kinds.registry import KINDS
 from shared.states import JobState
 
-# What still asks for something: work, time or a person.
+# States that still need work, time or a person.
 _UNFINISHED = [state for state in JobState if state not in {JobState.SUCCEEDED, JobState.CANCELLED}]
-
 WINDOW_ROWS = 5_000
-
 Labels = Sequence[tuple[str, str]]
-
-# What is asked of a row, given the columns of the window that it is in.
+# A condition on a row, given the columns of its window.
 Scan = Callable[[Any], sa.ColumnElement[bool]]
-
-# Columns that have an index with the id behind them, those first that leave the fewest rows.
+# Columns that have an index with the id behind them; those that leave the fewest rows come first.
 _DRIVERS = (("batch_id", "state"), ("batch_id",), ("schedule_id",), ("host",), ("state",), ("kind",))
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 # Only their results are looked into: those of other kinds may have megabytes.
 _KINDS_WITH_VERDICT = [name for name, kind in KINDS.items() if "verdict" in kind.result_model.model_fields]
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Which rows of a table an index finds, and what is asked of each; `scanned` names the columns for it."""
+    """The rows of a table that an index finds, the conditions on each, and the columns that those need."""
 
     table: sa.Table
     driving: Sequence[sa.ColumnElement[bool]]
@@ -82,17 +88,6 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     return batch_record(row, first_rejected=first)
 
 
-def _check_batch(connection: sa.Connection, batch_id: UUID) -> None:
-    """Do nothing if there is such a batch.
-
-    Raises:
-        BatchNotFound: no row has this id.
-    """
-    here = sa.exists().where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
-    if not connection.scalar(sa.select(here)):
-        raise BatchNotFound(f"no batch has the id {batch_id}")
-
-
 def batch_jobs(
     connection: sa.Connection, batch_id: UUID, *, after: UUID | None, limit: int
 ) -> list[JobRecord]:
@@ -104,15 +99,10 @@ def batch_jobs(
     query = sa.select(*JOB_COLUMNS).where(jobs.c.batch_id == batch_id).order_by(jobs.c.id).limit(limit)
     if after is not None:
         query = query.where(jobs.c.id > after)
-    page = [job_record(row) for row in connection.execute(query).mappings()]
+    page = job_records(connection, query)
     if not page and not connection.scalar(sa.select(sa.exists().where(batches.c.id == batch_id))):
         raise BatchNotFound(f"no batch has the id {batch_id}")
     return page
-
-
-def count_unfinished(connection: sa.Connection) -> Mapping[JobState, int]:
-    """Return how many jobs are in each state that at least one is in, but for succeeded and cancelled."""
-    return _counts(connection, jobs.c.state.in_(_UNFINISHED))
 
 
 def list_rejected(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
@@ -123,16 +113,6 @@ def list_rejected(connection: sa.Connection, batch_id: UUID, *, after: int, limi
     """
     _check_batch(connection, batch_id)
     return _rejected_lines(connection, batch_id, after=after, limit=limit)
-
-
-def _rejected_lines(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
-    query = (
-        sa.select(rejected_lines.c.number, rejected_lines.c.loc, rejected_lines.c.msg)
-        .where(rejected_lines.c.batch_id == batch_id, rejected_lines.c.number > after)
-        .order_by(rejected_lines.c.number)
-        .limit(limit)
-    )
-    return [Rejected(number, loc, msg) for number, loc, msg in connection.execute(query)]
 
 
 def search_jobs(
@@ -146,7 +126,7 @@ def search_jobs(
     """Return a page of the jobs that match, newest first, from below the id `after`."""
     ids, following = _find_ids(connection, _job_search(job_filter), limit, after, window_rows)
     query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(ids)).order_by(jobs.c.id.desc())
-    records = [job_record(row) for row in connection.execute(query).mappings()] if ids else []
+    records = job_records(connection, query) if ids else []
     return Found([record for record in records if _is_meant(record, job_filter)], following)
 
 
@@ -165,6 +145,12 @@ def search_batches(
     query = sa.select(batches).where(batches.c.id.in_(ids)).order_by(batches.c.id.desc())
     records = [batch_record(row) for row in connection.execute(query).mappings()] if ids else []
     return Found([record for record in records if _are_labels(record.labels, labels)], following)
+
+
+def count_unfinished(connection: sa.Connection) -> Mapping[JobState, int]:
+    """Return how many jobs are in each state but succeeded and cancelled; empty states are missing."""
+    query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.state.in_(_UNFINISHED))
+    return dict(connection.execute(query.group_by(jobs.c.state)).tuples().all())
 
 
 def count_verdicts(connection: sa.Connection, batch_id: UUID) -> VerdictCounts:
@@ -191,15 +177,31 @@ def first_starts(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUI
     return {row.job_id: row.began_at for row in connection.execute(query)}
 
 
+def _check_batch(connection: sa.Connection, batch_id: UUID) -> None:
+    """Do nothing if there is such a batch.
+
+    Raises:
+        BatchNotFound: no row has this id.
+    """
+    here = sa.exists().where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
+    if not connection.scalar(sa.select(here)):
+        raise BatchNotFound(f"no batch has the id {batch_id}")
+
+
+def _rejected_lines(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
+    query = (
+        sa.select(rejected_lines.c.number, rejected_lines.c.loc, rejected_lines.c.msg)
+        .where(rejected_lines.c.batch_id == batch_id, rejected_lines.c.number > after)
+        .order_by(rejected_lines.c.number)
+        .limit(limit)
+    )
+    return [Rejected(number, loc, msg) for number, loc, msg in connection.execute(query)]
+
+
 def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]:
     query = sa.select(*ATTEMPT_COLUMNS).where(attempts.c.job_id == job_id)
     rows = connection.execute(query.order_by(attempts.c.run, attempts.c.number)).mappings()
     return [AttemptRecord(**row) for row in rows]
-
-
-def _counts(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[JobState, int]:
-    query = sa.select(jobs.c.state, sa.func.count()).where(which).group_by(jobs.c.state)
-    return dict(connection.execute(query).tuples().all())
 
 
 def _job_search(asked: JobFilter) -> _Search:
@@ -215,9 +217,9 @@ def _job_search(asked: JobFilter) -> _Search:
     drivers: tuple[str, ...] = next((names for names in _DRIVERS if equal.keys() >= set(names)), ())
     driving = [jobs.c[name] == equal[name] for name in drivers]
     if asked.created_after is not None:
-        driving.append(jobs.c.id >= _first_id(asked.created_after))
+        driving.append(jobs.c.id >= first_id(asked.created_after))
     if asked.created_before is not None:
-        driving.append(jobs.c.id < _first_id(asked.created_before))
+        driving.append(jobs.c.id < first_id(asked.created_before))
     rest = {name: value for name, value in equal.items() if name not in drivers}
     scans = [_equals(name, value) for name, value in rest.items()] + [*map(_has_label, asked.labels)]
     names = {*rest, *(["labels"] if asked.labels else []), *(["args"] if asked.url else [])}
@@ -248,10 +250,10 @@ def _scan(search: _Search, rows: sa.Select[UUID], dialect: str) -> sa.Select[UUI
     # scanned column would offer; and so that no more of it is read than fills a page.
     columns = [search.table.c[name] for name in sorted(search.scanned)]
     if dialect == SQLITE:
-        # In a function a column has no index. A fence like that below would have all of the window sorted.
+        # No index serves a column in a function. A fence like the one below would sort the whole window.
         hidden = {column.name: sa.func.coalesce(column, sa.null()) for column in columns}
         return rows.where(*(scan(hidden) for scan in search.scans))
-    # An offset, if of 0.
+    # OFFSET 0 is the fence.
     window = rows.add_columns(*columns).offset(0).subquery("rows_of_window").c
     return sa.select(window.id).where(*(scan(window) for scan in search.scans)).order_by(window.id.desc())
 
@@ -282,12 +284,6 @@ def _is_meant(record: JobRecord, asked: JobFilter) -> bool:
 def _are_labels(labels: Mapping[str, str], asked: Labels) -> bool:
     # SQLite's LIKE knows no case.
     return all(labels.get(name) == value for name, value in asked)
-
-
-def _first_id(at: datetime) -> UUID:
-    """Return the smallest id that can be made at a time: a UUIDv7 begins with its milliseconds."""
-    milliseconds = max(-((_EPOCH - at) // timedelta(milliseconds=1)), 0)
-    return UUID(int=milliseconds << 80)
 
 
 def _is_not_ok() -> sa.Case[int]:

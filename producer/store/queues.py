@@ -21,6 +21,16 @@ def circumstances(connection: sa.Connection, *, now: datetime) -> Circumstances:
     return Circumstances(now, seen, _list_pauses(connection))
 
 
+def read_pauses(connection: sa.Connection) -> PauseList:
+    """Return what is paused, and the revision.
+
+    The revision first: when another is written between the two statements, ours is the smaller one, and the
+    later snapshot wins.
+    """
+    revision = connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == _REVISION))
+    return PauseList(revision or 0, _list_pauses(connection))
+
+
 def pause(
     connection: sa.Connection, kind: str, lane: str, *, by: str, note: str | None, now: datetime
 ) -> None:
@@ -37,14 +47,10 @@ def resume(
     _change(connection, AuditAction.RESUMED, order, lambda before: resumed(before, kind, lane))
 
 
-def read_pauses(connection: sa.Connection) -> PauseList:
-    """Return what is paused, and the revision.
-
-    The revision first: when another is written between the two statements, ours is the smaller one, and the
-    later snapshot wins.
-    """
-    revision = connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == _REVISION))
-    return PauseList(revision or 0, _list_pauses(connection))
+def record_queues(connection: sa.Connection, seen: Sequence[QueueObservation]) -> None:
+    """Keep these queues as they were seen now, in the place of what was seen of them before."""
+    if seen:
+        connection.execute(upsert(connection, queues), [asdict(each) for each in seen])
 
 
 def _list_pauses(connection: sa.Connection) -> list[Pause]:
@@ -78,12 +84,6 @@ def _list_queues(connection: sa.Connection) -> list[QueueObservation]:
     """Return every work queue that was ever seen, as it was last seen."""
     rows = connection.execute(sa.select(queues).order_by(queues.c.name)).mappings()
     return [QueueObservation(**row) for row in rows]
-
-
-def record_queues(connection: sa.Connection, seen: Sequence[QueueObservation]) -> None:
-    """Keep these queues as they were seen now, in the place of what was seen of them before."""
-    if seen:
-        connection.execute(upsert(connection, queues), [asdict(each) for each in seen])
 
 
 def _change(

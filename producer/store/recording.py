@@ -21,10 +21,8 @@ from shared.messages import Report
 from shared.states import JobState, position
 
 logger = logging.getLogger(__name__)
-
 # PostgreSQL's INTEGER. No job of ours gets there, but anyone may publish a report.
 _LAST_RUN = 2**31 - 1
-
 # A job that is deferred again stays where it is, and only waits for another time.
 _RENEW = (
     jobs.update()

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from producer.parking import DELETED_STATES
 from producer.records import DeletedPage
+from producer.store.rows import first_id
 from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
 from shared.states import JobState
 
@@ -24,7 +25,7 @@ def delete_single_jobs(
     """
     query = (
         sa.select(jobs.c.id, jobs.c.batch_id, jobs.c.finished_at)
-        .where(jobs.c.state == state, jobs.c.id < _first_id_at(before))
+        .where(jobs.c.state == state, jobs.c.id < first_id(before))
         .order_by(jobs.c.id)
         .limit(limit)
     )
@@ -45,7 +46,7 @@ def expire_batches(
     """
     query = (
         sa.select(batches.c.id)
-        .where(batches.c.expired_at.is_(None), batches.c.id < _first_id_at(before))
+        .where(batches.c.expired_at.is_(None), batches.c.id < first_id(before))
         .order_by(batches.c.id)
         .limit(limit)
     )
@@ -103,8 +104,3 @@ def _delete_jobs(connection: sa.Connection, job_ids: Sequence[UUID]) -> int:
     # Asked once more: of two janitors, the second finds nothing.
     is_final = jobs.c.state.in_(DELETED_STATES)
     return connection.execute(jobs.delete().where(jobs.c.id.in_(job_ids), is_final)).rowcount
-
-
-def _first_id_at(moment: datetime) -> UUID:
-    """Return the least UUIDv7 of a time (RFC 9562 section 5.7): its milliseconds in the first 48 bits."""
-    return UUID(int=max(0, int(moment.timestamp() * 1_000)) << 80)

@@ -5,7 +5,7 @@ The columns of a record are those of the same names: a field is added in the sch
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +27,8 @@ from shared.states import JobState, position
 # A name has at most 253 characters (RFC 1035 section 2.3.4), but a URL may hold a longer host that no
 # resolver takes, and a PostgreSQL index entry is limited to 2,704 bytes.
 _HOST_CHARACTERS = 255
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def columns_of(record: type[Any], table: sa.Table) -> list[sa.Column[Any]]:
@@ -98,6 +100,11 @@ def stored_host(host: str) -> str:
     return host[:_HOST_CHARACTERS]
 
 
+def first_id(at: datetime) -> UUID:
+    """Return the least id that can be made from a time on: a UUIDv7 begins with milliseconds (RFC 9562)."""
+    return UUID(int=max(-((_EPOCH - at) // _MILLISECOND), 0) << 80)
+
+
 def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, Standing]:
     """Return where the jobs are, locked until the transaction ends; unknown ids are missing.
 
@@ -136,6 +143,11 @@ def write_jobs(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> 
 def job_record(row: sa.RowMapping, *, attempts: Sequence[AttemptRecord] = ()) -> JobRecord:
     """Return the record of a row of `JOB_COLUMNS`."""
     return JobRecord(**row, attempts=attempts)
+
+
+def job_records(connection: sa.Connection, query: sa.Select[Any]) -> list[JobRecord]:
+    """Return what a query of `JOB_COLUMNS` finds, without attempts."""
+    return [job_record(row) for row in connection.execute(query).mappings()]
 
 
 def batch_record(row: sa.RowMapping, *, first_rejected: Sequence[Rejected] = ()) -> BatchRecord:

@@ -1,4 +1,8 @@
-"""Schedules: their rows, and the one transaction that makes a run and moves its schedule on."""
+"""What happens at its time: runs of schedules, jobs that are due, jobs that expire.
+
+A run and its schedule's next time are one transaction. Several schedulers share the work: each locks a page
+of jobs and skips what another has locked.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -21,14 +25,10 @@ from shared.outcomes import EXPIRED
 from shared.states import JobState, position
 
 _UNFINISHED = [state for state in JobState if not state.is_final]
-
 _NAMES = [column.name for column in columns_of(ScheduleRecord, schedules)]
-
 # A worker announces an attempt after half a second. A job that was started just before its deadline is not
 # parked while that report is on its way.
 EXPIRY_GRACE = timedelta(seconds=3)
-
-
 _EXPLANATION = "No attempt was started before its deadline."
 
 
@@ -219,7 +219,7 @@ def _is_of_last_run(schedule: ScheduleRecord) -> sa.ColumnElement[bool]:
         return jobs.c.batch_id == schedule.last_batch_id
     if schedule.last_job_id is None:
         return sa.false()
-    # Of a paged fetch, the job and all its further pages.
+    # A paged fetch is the job and all its further pages.
     pages_id = pages_batch_id(schedule.last_job_id)
     return sa.or_(jobs.c.id == schedule.last_job_id, jobs.c.batch_id == pages_id)
 

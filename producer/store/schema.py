@@ -65,7 +65,7 @@ batches = sa.Table(
     sa.Column("callback_url", PlainText(), nullable=True),
     # How many lines of it became no job; they are in `rejected_lines`.
     sa.Column("rejected", sa.BigInteger(), nullable=False, server_default="0"),
-    # How many of its jobs had ended at two times of late, for its rate; see `counters.py`.
+    # How many of its jobs had ended at two recent times, for its rate: `batches.py` moves them.
     sa.Column("previous_mark_at", Moment(), nullable=True),
     sa.Column("previous_mark_ended", sa.BigInteger(), nullable=True),
     sa.Column("current_mark_at", Moment(), nullable=True),
@@ -114,7 +114,7 @@ jobs = sa.Table(
     sa.Column("claimed_until", Moment(), nullable=True),
     # A person wants it to end; a worker that has it in hand will say how it did.
     sa.Column("cancel_requested_at", Moment(), nullable=True),
-    # Of kind and normalized arguments, 16 bytes; only of jobs that were submitted singly.
+    # 16 bytes made of the kind and the normalized arguments; only jobs that were submitted singly have it.
     sa.Column("unique_key", sa.LargeBinary(), nullable=True),
     # Whom to tell of each end.
     sa.Column("callback_url", PlainText(), nullable=True),
@@ -232,7 +232,7 @@ bodies = sa.Table(
     sa.Column("run", sa.Integer(), nullable=False),
     sa.Column("content_type", PlainText(), nullable=True),
     sa.Column("charset", PlainText(), nullable=True),
-    # Of the expanded body, as is the SHA-256, in hexadecimal.
+    # Size and SHA-256, in hexadecimal, are those of the expanded body.
     sa.Column("size", sa.BigInteger(), nullable=False),
     sa.Column("sha256", PlainText(), nullable=False),
     sa.Column("content", sa.LargeBinary(), nullable=False),
@@ -466,7 +466,7 @@ sa.Index(
     jobs.c.finished_at,
     jobs.c.batch_id,
     jobs.c.run,
-    # Of the condition; SQLite looks it up in the row otherwise.
+    # The condition has it; SQLite would look it up in the row.
     jobs.c.state,
     sqlite_where=IS_PARKED_SHORT,
     postgresql_where=IS_PARKED_SHORT,

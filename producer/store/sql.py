@@ -172,8 +172,8 @@ def is_one_of(
 ) -> sa.ColumnElement[bool]:
     """Return whether a column's id is one of these.
 
-    On PostgreSQL they are one parameter, and the statement is the same however many they are: one of a
-    parameter each is written, sent, parsed and planned anew every time.
+    On PostgreSQL they are one parameter, so the statement is the same however many ids there are, and is
+    parsed and planned once.
     """
     if connection.dialect.name == POSTGRESQL:
         # As the text of an array: the driver takes five times as long to write it, an item at a time.
@@ -212,11 +212,11 @@ def upsert(
 def is_free(
     until: sa.ColumnElement[datetime | None], *, seconds: float, now: datetime
 ) -> sa.ColumnElement[bool]:
-    """Return whether a lease is held no longer: it was none, it is over, or it was taken before a step back.
+    """Return whether nobody holds a lease: there is none, it is over, or the clock was set back since.
 
-    A lease that ends later than any that is taken now was given by a clock that has been set back since,
-    perhaps by an hour, and its holder may be long dead. Twice the duration, not once: the clocks of two
-    machines differ, and one that is a little behind must not rob the other.
+    A lease that ends later than any taken now comes from a clock that has been set back since, perhaps by
+    an hour, and its holder may be long dead. Twice the duration, not once: the clocks of two machines
+    differ, and one that is a little behind must not rob the other.
 
     Args:
         until: When the lease ends.
@@ -229,8 +229,8 @@ def is_free(
 def read_in_order(connection: sa.Connection) -> None:
     """Let PostgreSQL find the oldest rows by the index that has them in order, in this transaction.
 
-    Left to itself it believes what it counted before the last large batch came: that there are few. Then it
-    reads and sorts all of them for each page, which takes longer than all else a relay does.
+    Left to itself, it trusts a count from before the last large batch. Then it reads and sorts all rows for
+    each page, which takes longer than everything else a relay does.
     """
     if connection.dialect.name == POSTGRESQL:
         connection.exec_driver_sql("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off")

@@ -1,4 +1,7 @@
-"""Store new jobs as `accepted`, where the relay finds them, or as `scheduled`, where the scheduler does."""
+"""Store what is submitted: single jobs, batches, and jobs that came over the broker.
+
+A new job is `accepted`, where the relay finds it, or `scheduled`, where the scheduler does.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,27 +31,49 @@ from producer.store.wakeup import announce_jobs
 from shared.states import JobState, position
 
 JOB_SCOPE = "job"
-
 BATCH_SCOPE = "batch"
-
 _FINAL = [state for state in JobState if state.is_final]
-
 T = TypeVar("T")
-
-# What a job has in common with others of its batch, by column, and what is its own; as the driver takes it.
+# The columns that a job shares with others of its batch, and its own values, as the driver takes them.
 _Row = tuple[Mapping[str, Any], tuple[str, str, str]]
-
 _OWN = ("id", "args", "host")
-
 _common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
-
 # One COPY is one statement, and a statement has a time limit.
 _COPY_JOBS = 20_000
-
 # One write to the socket: PostgreSQL stores these while the next are put together.
 _WRITE_JOBS = 250
-
 _CHUNK_LINES = 1_000
+
+
+def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, SubmissionResult]:
+    """Store the jobs whose idempotency key or unique key leads to no other job, and wake the relay.
+
+    When many requests with one key, or for one thing, come at once, one is stored.
+
+    Returns:
+        By the id of the job handed in, which job answers it and why.
+    """
+    answers: dict[UUID, SubmissionResult] = {}
+    # Keys are taken in order, and locks on unique keys in order after them, so that two transactions
+    # cannot wait for each other.
+    for job in sorted(new_jobs, key=_key_of):
+        if job.idempotency and (
+            answer := _take_key(connection, JOB_SCOPE, job.idempotency, job.id, job.created_at)
+        ):
+            answers[job.id] = answer
+    open_jobs = [job for job in new_jobs if job.id not in answers]
+    for job in sorted((job for job in open_jobs if job.unique_for_seconds), key=_unique_key_of):
+        if same := _find_same_job(connection, job):
+            answers[job.id] = SubmissionResult(same, SubmissionStatus.DUPLICATE)
+            if job.idempotency:
+                _point_key(connection, JOB_SCOPE, job.idempotency, same)
+        else:
+            # At once, so that the next of this group that asks for the same finds it.
+            insert_jobs(connection, [job])
+            answers[job.id] = SubmissionResult(job.id)
+    plain = [job for job in open_jobs if not job.unique_for_seconds]
+    insert_jobs(connection, plain)
+    return answers | {job.id: SubmissionResult(job.id) for job in plain}
 
 
 def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
@@ -60,47 +85,19 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
     announce_jobs(connection)
 
 
-def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, SubmissionResult]:
-    """Store the jobs, but for those whose idempotency key or unique key leads to one that is there.
-
-    Returns:
-        By the id of the job handed in, which job answers it and why.
-    """
-    answers: dict[UUID, SubmissionResult] = {}
-    # Keys are taken in order, and locks on unique keys in order after them, so that two transactions
-    # cannot wait for each other.
-    for job in sorted(new_jobs, key=_key_of):
-        if job.idempotency and (
-            answer := take_key(connection, JOB_SCOPE, job.idempotency, job.id, job.created_at)
-        ):
-            answers[job.id] = answer
-    open_jobs = [job for job in new_jobs if job.id not in answers]
-    for job in sorted((job for job in open_jobs if job.unique_for_seconds), key=_unique_key_of):
-        if same := find_same_job(connection, job):
-            answers[job.id] = SubmissionResult(same, SubmissionStatus.DUPLICATE)
-            if job.idempotency:
-                point_key(connection, JOB_SCOPE, job.idempotency, same)
-        else:
-            # At once, so that the next of this group that asks for the same finds it.
-            insert_jobs(connection, [job])
-            answers[job.id] = SubmissionResult(job.id)
-    plain = [job for job in open_jobs if not job.unique_for_seconds]
-    insert_jobs(connection, plain)
-    return answers | {job.id: SubmissionResult(job.id) for job in plain}
-
-
 def insert_batch(
     connection: sa.Connection,
     batch: NewBatch,
     new_jobs: Iterable[NewJob],
     rejected: Iterable[Rejected] = (),
 ) -> SubmissionResult:
-    """Store the batch, its jobs and what became none, unless its idempotency key leads to a batch.
+    """Store a batch, its jobs and its rejected lines, unless its idempotency key leads to a batch.
 
-    Both are read a chunk at a time, the jobs first.
+    Reads both a chunk at a time, the jobs first. SQLite has no other writer until the last is read, so
+    neither may wait for a network. When reading raises, nothing is stored.
     """
     if batch.idempotency and (
-        answer := take_key(connection, BATCH_SCOPE, batch.idempotency, batch.id, batch.created_at)
+        answer := _take_key(connection, BATCH_SCOPE, batch.idempotency, batch.id, batch.created_at)
     ):
         return answer
     connection.execute(
@@ -116,9 +113,9 @@ def insert_batch(
             current_mark_ended=0,
         )
     )
-    counts = insert_new_jobs(connection, new_jobs, batch_id=batch.id)
+    counts = _insert_many(connection, new_jobs, batch_id=batch.id)
     finished_at = None if counts else batch.created_at
-    rejections = insert_rejected(connection, batch.id, rejected)
+    rejections = _insert_rejected(connection, batch.id, rejected)
     connection.execute(
         batches.update()
         .where(batches.c.id == batch.id)
@@ -129,15 +126,15 @@ def insert_batch(
 
 
 def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> frozenset[UUID]:
-    """Store those of the jobs whose id is new, and return their ids; others are left as they are."""
-    # In the order of their ids: two transactions that store the same jobs cannot wait for each other.
+    """Store jobs that came over the broker as queued, and return the ids of those that were new."""
+    # In the order of their ids, so that two transactions that store the same jobs cannot deadlock.
     rows = [_adopted_row(each) for each in sorted(adopted, key=lambda each: each.job.id)]
     if not rows:
         return frozenset()
     return frozenset(connection.scalars(insert_absent(connection, jobs).returning(jobs.c.id), rows))
 
 
-def take_key(
+def _take_key(
     connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID, now: datetime
 ) -> SubmissionResult | None:
     """Take the key for a new resource and return None, or return what it was taken for before.
@@ -153,7 +150,7 @@ def take_key(
         resource_id=resource_id,
         expires_at=idempotency.expires_at,
     )
-    # What is returned and not how many rows there were: psycopg's count is not to be had here.
+    # By what is returned: psycopg does not count the rows here.
     if connection.execute(taking.returning(idempotency_keys.c.key)).first():
         return None
     row = connection.execute(sa.select(idempotency_keys).where(here)).mappings().one()
@@ -163,13 +160,15 @@ def take_key(
     return SubmissionResult(row["resource_id"], replayed)
 
 
-def point_key(connection: sa.Connection, scope: str, idempotency: IdempotencyKey, duplicate_of: UUID) -> None:
+def _point_key(
+    connection: sa.Connection, scope: str, idempotency: IdempotencyKey, duplicate_of: UUID
+) -> None:
     """Let a key that was just taken lead to the resource that was there before."""
     pointed = {"resource_id": duplicate_of, "is_duplicate": True}
     connection.execute(idempotency_keys.update().where(_is_key(scope, idempotency)).values(pointed))
 
 
-def find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
+def _find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
     """Return the newest job that asks for the same and is unfinished, or recent enough.
 
     Until the transaction ends nobody else looks for the same thing.
@@ -190,7 +189,7 @@ def find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
     return connection.scalar(query)
 
 
-def insert_new_jobs(connection: sa.Connection, new_jobs: Iterable[NewJob], *, batch_id: UUID) -> Counter[str]:
+def _insert_many(connection: sa.Connection, new_jobs: Iterable[NewJob], *, batch_id: UUID) -> Counter[str]:
     """Store the jobs of a batch, and return how many are in each state. Reads them while it writes."""
     counts: Counter[str] = Counter()
     insert = _copy if connection.dialect.name == POSTGRESQL else _insert
@@ -199,7 +198,7 @@ def insert_new_jobs(connection: sa.Connection, new_jobs: Iterable[NewJob], *, ba
     return counts
 
 
-def insert_rejected(connection: sa.Connection, batch_id: UUID, rejected: Iterable[Rejected]) -> int:
+def _insert_rejected(connection: sa.Connection, batch_id: UUID, rejected: Iterable[Rejected]) -> int:
     """Store the rejected lines of a batch, read a chunk at a time; return how many there were."""
     remaining, count = iter(rejected), 0
     while chunk := list(islice(remaining, _CHUNK_LINES)):

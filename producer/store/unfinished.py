@@ -1,8 +1,7 @@
 """Jobs that are under way in the broker, or ought to be: read in windows, and marked when sent again.
 
-A window is so many rows of the index on (state, id), so each look at them costs the same, whatever the rest
-of the table holds and however few of them match. No index serves it alone: one on `updated_at` would be
-written at every change of every job.
+A window is a number of rows of the index on (state, id), so each costs the same, whatever else the table
+holds and however few rows match. An index on `updated_at` would be written at every change of every job.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -22,16 +21,11 @@ from shared.kinds.registry import Lane
 from shared.states import UNDER_WAY, JobState
 
 WINDOW_JOBS = 5_000
-
 PAGE_JOBS = 500
-
-# More overdue jobs than that are not counted, and none beyond the oldest so many of a state.
+# Counting stops at so many overdue jobs, and looks at the oldest `_COUNTED_JOBS` of a state alone.
 MOST_OVERDUE = 10_000
-
 _COUNTED_JOBS = 20_000
-
 Columns = sa.sql.base.ReadOnlyColumnCollection[str, Any]
-
 _TOUCH = jobs.update().where(
     jobs.c.id == sa.bindparam("job_id"), jobs.c.position == sa.bindparam("same_position")
 )
@@ -54,8 +48,8 @@ def read_page(
     Args:
         state: The state that they are in.
         queues: The kinds and lanes that they may be of.
-        heard_before: Only jobs of which nothing was heard since.
-        due_before: Of those with a due time, only what is due by then.
+        heard_before: Only jobs that nothing was heard of since.
+        due_before: Only jobs that have no due time, or are due by then.
         after: The id to go on from.
         window_jobs: How many rows are read at most.
     """

@@ -1,4 +1,4 @@
-"""How fast a batch goes, from two marks, its counts and the time."""
+"""How fast a batch goes, from two points, its counts and the time."""
 
 from datetime import datetime, timedelta
 
@@ -16,9 +16,9 @@ def at(seconds: float) -> datetime:
 
 
 def batch(
-    *, ended: int, marks: list[ProgressPoint], total: int = 100, finished_at: datetime | None = None
+    *, ended: int, points: list[ProgressPoint], total: int = 100, finished_at: datetime | None = None
 ) -> BatchRecord:
-    previous, current = marks if len(marks) == 2 else (None, marks[0] if marks else None)
+    previous, current = points if len(points) == 2 else (None, points[0] if points else None)
     return BatchRecord(
         id=new_id(),
         kind="check",
@@ -34,7 +34,7 @@ def batch(
 
 
 @pytest.mark.parametrize(
-    ("marks", "rate"),
+    ("points", "rate"),
     [
         ([ProgressPoint(at(50), 0)], 2.0),
         ([ProgressPoint(at(20), 10), ProgressPoint(at(50), 18)], 0.25),
@@ -49,8 +49,8 @@ def batch(
         ([], 0.0),
     ],
 )
-def test_the_rate_is_that_of_the_last_minute(marks: list[ProgressPoint], rate: float) -> None:
-    progress = progress_of(batch(ended=20, marks=marks), now=at(60))
+def test_the_rate_is_that_of_the_last_minute(points: list[ProgressPoint], rate: float) -> None:
+    progress = progress_of(batch(ended=20, points=points), now=at(60))
 
     assert progress.rate_per_second == rate
     assert progress.estimated_end_at == (at(60 + 80 / rate) if rate else None)
@@ -58,13 +58,13 @@ def test_the_rate_is_that_of_the_last_minute(marks: list[ProgressPoint], rate: f
 
 def test_a_finished_batch_says_its_overall_rate_and_no_end() -> None:
     progress = progress_of(
-        batch(ended=100, marks=[ProgressPoint(at(9), 90)], finished_at=at(50)), now=at(1_000)
+        batch(ended=100, points=[ProgressPoint(at(9), 90)], finished_at=at(50)), now=at(1_000)
     )
 
     assert (progress.rate_per_second, progress.estimated_end_at) == (2.0, None)
 
 
 def test_an_end_beyond_a_century_is_none() -> None:
-    progress = progress_of(batch(ended=1, marks=[ProgressPoint(NOON, 0)], total=10**15), now=at(60))
+    progress = progress_of(batch(ended=1, points=[ProgressPoint(NOON, 0)], total=10**15), now=at(60))
 
     assert progress.rate_per_second > 0 and progress.estimated_end_at is None
