@@ -16,13 +16,14 @@ import sqlalchemy as sa
 
 from producer.page_measure import PageRecord, PagesRecord, decode_keys, measure
 from producer.paging import Page, following_jobs, page_of, pages_batch, pages_batch_id
-from producer.records import JobRecord, NewJob
+from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
 from producer.store.schema import batches, jobs, pages
 from producer.store.sql import insert_absent
 from producer.store.wakeup import announce_jobs
 from shared.errors import BatchNotFound, JobNotPaged
+from shared.kinds.pages import PagePlace
 from shared.messages import Report
 from shared.states import JobState
 
@@ -52,24 +53,23 @@ def record_pages(
     }
     if not told:
         return dict(reached)
-    found = {job.id: (job, page) for job in _jobs(connection, told) if (page := page_of(job)) is not None}
-    for job_id in told.keys() - found.keys():
-        # It is forged, or this version cannot read its arguments: the job ends, and leads nowhere.
-        logger.warning("page_not_ours", extra={"job_id": str(job_id)})
-    _keep_pages(connection, {job_id: page for job_id, (_, page) in found.items()}, told, now=now)
-    leading = [(job, page, told[job.id]) for job, page in found.values() if _leads_on(told[job.id])]
-    _make_batches(connection, leading, now=now)
+    found = _find_pages(connection, told)
+    _keep_pages(connection, found, told, now=now)
+    leading = [(job, page, place) for job, page in found if (place := _place_after(told[job.id]))]
+    _make_batches(
+        connection, [pages_batch(job, page, now=now) for job, page, _ in leading if page.index == 0]
+    )
     # Every batch that this transaction will count in, in the order of ids, as `count_moves` locks them.
     touched = {standing[job_id].batch_id for job_id in reached} | {page.batch_id for _, page, _ in leading}
     closed = _lock_batches(connection, (batch_id for batch_id in touched if batch_id is not None))
     named = dict(reached)
-    for job, page, report in leading:
+    for job, page, place in leading:
         if page.batch_id in closed:
             # Cancelled while this page was fetched: nobody wants what follows.
             continue
-        _insert_pages(connection, page.batch_id, _following(job, page, report, now))
+        _insert_pages(connection, page.batch_id, following_jobs(job, page, place, now=now))
         if page.index == 0:
-            named[job.id] = _naming_batch(report, page.batch_id)
+            named[job.id] = _naming_batch(told[job.id], page.batch_id)
     return named
 
 
@@ -137,15 +137,23 @@ def _read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord
         yield PageRecord(**row)
 
 
-def _jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> list[JobRecord]:
-    query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids))).order_by(jobs.c.id)
-    return job_records(connection, query)
+def _find_pages(connection: sa.Connection, told: Mapping[UUID, Report]) -> list[tuple[JobRecord, Page]]:
+    query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(list(told))).order_by(jobs.c.id)
+    found = [(job, page) for job in job_records(connection, query) if (page := page_of(job)) is not None]
+    for job_id in told.keys() - {job.id for job, _ in found}:
+        # It is forged, or this version cannot read its arguments: the job ends, and leads nowhere.
+        logger.warning("page_not_ours", extra={"job_id": str(job_id)})
+    return found
 
 
 def _keep_pages(
-    connection: sa.Connection, found: Mapping[UUID, Page], told: Mapping[UUID, Report], *, now: datetime
+    connection: sa.Connection,
+    found: Iterable[tuple[JobRecord, Page]],
+    told: Mapping[UUID, Report],
+    *,
+    now: datetime,
 ) -> None:
-    rows = [_page_row(job_id, found[job_id], told[job_id], now) for job_id in sorted(found)]
+    rows = [_page_row(job.id, page, told[job.id], now) for job, page in found]
     if rows:
         connection.execute(insert_absent(connection, pages), rows)
 
@@ -165,19 +173,11 @@ def _page_row(job_id: UUID, page: Page, report: Report, now: datetime) -> dict[s
     }
 
 
-def _leads_on(report: Report) -> bool:
-    return report.page is not None and report.page.following is not None
+def _place_after(report: Report) -> PagePlace | None:
+    return report.page.following if report.page else None
 
 
-def _following(job: JobRecord, page: Page, report: Report, now: datetime) -> Iterator[NewJob]:
-    if report.page is None or report.page.following is None:
-        return iter(())
-    return following_jobs(job, page, report.page.following, now=now)
-
-
-def _make_batches(
-    connection: sa.Connection, leading: Iterable[tuple[JobRecord, Page, Report]], *, now: datetime
-) -> None:
+def _make_batches(connection: sa.Connection, new: Sequence[NewBatch]) -> None:
     rows = [
         {
             "id": batch.id,
@@ -187,7 +187,7 @@ def _make_batches(
             "schedule_id": batch.schedule_id,
             "created_at": batch.created_at,
         }
-        for batch in (pages_batch(job, page, now=now) for job, page, _ in leading if page.index == 0)
+        for batch in new
     ]
     if rows:
         connection.execute(insert_absent(connection, batches), rows)
