@@ -14,7 +14,7 @@ from producer.api.documents import Document
 from producer.api.guard import NDJSON_TYPE
 from producer.api.requests import Query, read_id
 from producer.api.responses import StreamedResponse, attachment, json_response
-from producer.page_measure import PagesRecord, split_keys
+from producer.paged_fetch import PagesRecord, split_keys
 from producer.store import pages
 from producer.store.database import Connection, Store
 from shared.errors import JobNotFound
@@ -91,7 +91,7 @@ class PagedFetchHandlers:
 
 def paged_fetch(record: PagesRecord) -> PagedFetch:
     """Return the document of a paged fetch."""
-    seen = record.seen
+    seen = record.completeness
     parked, cancelled = record.count(JobState.PARKED), record.count(JobState.CANCELLED)
     counts = PageCounts(
         planned=record.planned,
@@ -119,7 +119,7 @@ def paged_fetch(record: PagesRecord) -> PagedFetch:
 
 
 def _sentences(record: PagesRecord, counts: PageCounts) -> list[str]:
-    seen = record.seen
+    seen = record.completeness
     said = [f"{counts.done:,} of {counts.planned:,} pages are done, with {seen.items:,} items."]
     if counts.parked:
         said.append(f"{counts.parked:,} are parked: redrive them to go on.")

@@ -14,8 +14,17 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.page_measure import PageRecord, PagesRecord, decode_keys, measure
-from producer.paging import Page, following_jobs, page_of, pages_batch, pages_batch_id
+from producer.paged_fetch import (
+    Page,
+    PageRecord,
+    PagesRecord,
+    decode_keys,
+    following_jobs,
+    measure_pages,
+    page_of,
+    pages_batch,
+    pages_batch_id,
+)
 from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
@@ -85,7 +94,7 @@ def get_pages(connection: sa.Connection, root_id: UUID) -> PagesRecord:
         batch = queries.get_batch(connection, pages_batch_id(root_id))
     except BatchNotFound:
         batch = None
-    return PagesRecord(root, batch, measure(_read_pages(connection, root_id)))
+    return PagesRecord(root, batch, measure_pages(_read_pages(connection, root_id)))
 
 
 def get_root(connection: sa.Connection, root_id: UUID) -> JobRecord:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.paging import pages_batch_id
+from producer.paged_fetch import pages_batch_id
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord, Transition
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of

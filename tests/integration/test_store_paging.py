@@ -103,7 +103,7 @@ def test_a_success_that_comes_again_or_late_leads_on_once(store: Database) -> No
     store.write(recording.record_reports, [page_report(root.id, plan(9))], now=LATER)
 
     record = store.read(store_pages.get_pages, root.id)
-    assert (record.planned, record.seen.done) == (4, 1)
+    assert (record.planned, record.completeness.done) == (4, 1)
 
 
 def test_two_recorders_at_once_make_the_pages_once(store: Database) -> None:
@@ -158,8 +158,8 @@ def test_pages_that_find_more_at_once_add_each_page_once_and_the_batch_is_told_c
 
     after = store.read(store_pages.get_pages, root.id)
     assert between.batch is not None and after.batch is not None
-    assert (between.planned, between.seen.done, between.batch.finished_at) == (6, 4, None)
-    assert (after.planned, after.seen.done, after.batch.finished_at) == (6, 6, LATER)
+    assert (between.planned, between.completeness.done, between.batch.finished_at) == (6, 4, None)
+    assert (after.planned, after.completeness.done, after.batch.finished_at) == (6, 6, LATER)
     assert store.read(batches.wrong_counts, after.batch.id) == {}
     events = store.write(store_events.claim_events, limit=100, lease_seconds=60, now=LATER)
     assert [event.body["total"] for event in events if event.type == "batch"] == [5]
@@ -211,7 +211,7 @@ def test_a_job_that_only_says_that_it_is_a_page_leads_nowhere(store: Database) -
 
     assert (
         store.read(store_pages.get_pages, root.id).planned,
-        store.read(store_pages.get_pages, root.id).seen.done,
+        store.read(store_pages.get_pages, root.id).completeness.done,
     ) == (3, 1)
     for job in (liar, plain, check):
         with pytest.raises(JobNotPaged):
@@ -273,7 +273,7 @@ def test_keys_are_compared_over_all_pages_when_each_item_has_one(
         recording.record_reports, [page_report(derived_id(root.id, 1), keys=keys[1], total=4)], now=LATER
     )
 
-    seen = store.read(store_pages.get_pages, root.id).seen
+    seen = store.read(store_pages.get_pages, root.id).completeness
     assert (seen.items, seen.distinct) == (4, distinct)
     assert seen.missing == (0 if distinct is None else 4 - distinct)
     assert store.read(store_pages.next_page_items, root.id, after=0) == (
@@ -295,7 +295,7 @@ def test_digests_of_keys_that_cannot_be_read_stop_no_recorder(store: Database, k
     )
 
     record = store.read(store_pages.get_pages, root.id)
-    assert (record.seen.items, record.seen.distinct) == (2, None)
+    assert (record.completeness.items, record.completeness.distinct) == (2, None)
 
 
 def test_a_run_of_a_schedule_is_unfinished_while_pages_of_its_job_are(store: Database) -> None:
