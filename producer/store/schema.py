@@ -24,6 +24,8 @@ Leasing a job changes no indexed column, so PostgreSQL writes no index where the
 the table's `fillfactor` sees to it that it has.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from producer.parking import FINGERPRINT_CHARACTERS, OperationAction, OperationState
@@ -42,6 +44,11 @@ metadata = sa.MetaData(
         "fk": "fk_%(table_name)s_%(column_0_name)s",
     }
 )
+
+
+def _partial_index(name: str, *columns: sa.Column[Any], where: sa.ColumnElement[bool]) -> None:
+    sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
 
 batches = sa.Table(
     "batches",
@@ -154,60 +161,18 @@ CAN_EXPIRE = sa.and_(
 )
 
 sa.Index("ix_jobs_state_id_kind", jobs.c.state, jobs.c.id, jobs.c.kind)
-sa.Index(
-    "ix_jobs_accepted_interactive",
-    jobs.c.id,
-    sqlite_where=IS_ACCEPTED_INTERACTIVE,
-    postgresql_where=IS_ACCEPTED_INTERACTIVE,
-)
+_partial_index("ix_jobs_accepted_interactive", jobs.c.id, where=IS_ACCEPTED_INTERACTIVE)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
 sa.Index("ix_jobs_host_id", jobs.c.host, jobs.c.id)
-sa.Index(
-    "ix_jobs_batch_id_id",
-    jobs.c.batch_id,
-    jobs.c.id,
-    sqlite_where=_OF_A_BATCH,
-    postgresql_where=_OF_A_BATCH,
-)
-sa.Index(
-    "ix_jobs_batch_id_state_id",
-    jobs.c.batch_id,
-    jobs.c.state,
-    jobs.c.id,
-    sqlite_where=_OF_A_BATCH,
-    postgresql_where=_OF_A_BATCH,
-)
+_partial_index("ix_jobs_batch_id_id", jobs.c.batch_id, jobs.c.id, where=_OF_A_BATCH)
+_partial_index("ix_jobs_batch_id_state_id", jobs.c.batch_id, jobs.c.state, jobs.c.id, where=_OF_A_BATCH)
 
 _WITH_UNIQUE_KEY = jobs.c.unique_key.is_not(None)
 
-sa.Index(
-    "ix_jobs_unique_key_id",
-    jobs.c.unique_key,
-    jobs.c.id,
-    sqlite_where=_WITH_UNIQUE_KEY,
-    postgresql_where=_WITH_UNIQUE_KEY,
-)
-sa.Index(
-    "ix_jobs_scheduled_due_at",
-    jobs.c.due_at,
-    jobs.c.id,
-    sqlite_where=IS_SCHEDULED,
-    postgresql_where=IS_SCHEDULED,
-)
-sa.Index(
-    "ix_jobs_unstarted_deadline_at",
-    jobs.c.deadline_at,
-    jobs.c.id,
-    sqlite_where=CAN_EXPIRE,
-    postgresql_where=CAN_EXPIRE,
-)
-sa.Index(
-    "ix_jobs_schedule_id_id",
-    jobs.c.schedule_id,
-    jobs.c.id,
-    sqlite_where=jobs.c.schedule_id.is_not(None),
-    postgresql_where=jobs.c.schedule_id.is_not(None),
-)
+_partial_index("ix_jobs_unique_key_id", jobs.c.unique_key, jobs.c.id, where=_WITH_UNIQUE_KEY)
+_partial_index("ix_jobs_scheduled_due_at", jobs.c.due_at, jobs.c.id, where=IS_SCHEDULED)
+_partial_index("ix_jobs_unstarted_deadline_at", jobs.c.deadline_at, jobs.c.id, where=CAN_EXPIRE)
+_partial_index("ix_jobs_schedule_id_id", jobs.c.schedule_id, jobs.c.id, where=jobs.c.schedule_id.is_not(None))
 
 attempts = sa.Table(
     "attempts",
@@ -310,13 +275,7 @@ redrives = sa.Table(
 
 _UNSWEPT = redrives.c.swept_at.is_(None)
 
-sa.Index(
-    "ix_redrives_unswept",
-    redrives.c.requested_at,
-    redrives.c.job_id,
-    sqlite_where=_UNSWEPT,
-    postgresql_where=_UNSWEPT,
-)
+_partial_index("ix_redrives_unswept", redrives.c.requested_at, redrives.c.job_id, where=_UNSWEPT)
 
 schedules = sa.Table(
     "schedules",
@@ -349,13 +308,7 @@ schedules = sa.Table(
 
 HAS_A_RUN = schedules.c.next_run_at.is_not(None)
 
-sa.Index(
-    "ix_schedules_next_run_at",
-    schedules.c.next_run_at,
-    schedules.c.id,
-    sqlite_where=HAS_A_RUN,
-    postgresql_where=HAS_A_RUN,
-)
+_partial_index("ix_schedules_next_run_at", schedules.c.next_run_at, schedules.c.id, where=HAS_A_RUN)
 
 operations = sa.Table(
     "operations",
@@ -378,12 +331,7 @@ operations = sa.Table(
 IS_PARKED = jobs.c.state == _written(JobState.PARKED)
 IS_RUNNING_OPERATION = operations.c.state == sa.literal_column(f"'{OperationState.RUNNING.value}'")
 
-sa.Index(
-    "ix_operations_running",
-    operations.c.next_at,
-    sqlite_where=IS_RUNNING_OPERATION,
-    postgresql_where=IS_RUNNING_OPERATION,
-)
+_partial_index("ix_operations_running", operations.c.next_at, where=IS_RUNNING_OPERATION)
 
 # The jobs that an operation still has to deal with, chosen when it began; `run` is the run that was parked.
 operation_jobs = sa.Table(
@@ -456,7 +404,7 @@ IS_PARKED_SHORT = sa.and_(_is_parked, _reason_characters <= _most_characters)
 IS_PARKED_LONG = sa.and_(_is_parked, _reason_characters > _most_characters)
 _IS_PARKED_SHORT_OF_BATCH = sa.and_(_OF_A_BATCH, IS_PARKED_SHORT)
 
-sa.Index(
+_partial_index(
     "ix_jobs_parked_short",
     jobs.c.kind,
     jobs.c.host,
@@ -468,10 +416,9 @@ sa.Index(
     jobs.c.run,
     # The condition has it; SQLite would look it up in the row.
     jobs.c.state,
-    sqlite_where=IS_PARKED_SHORT,
-    postgresql_where=IS_PARKED_SHORT,
+    where=IS_PARKED_SHORT,
 )
-sa.Index(
+_partial_index(
     "ix_jobs_parked_short_of_batch",
     jobs.c.batch_id,
     jobs.c.kind,
@@ -481,17 +428,9 @@ sa.Index(
     jobs.c.finished_at,
     jobs.c.run,
     jobs.c.state,
-    sqlite_where=_IS_PARKED_SHORT_OF_BATCH,
-    postgresql_where=_IS_PARKED_SHORT_OF_BATCH,
+    where=_IS_PARKED_SHORT_OF_BATCH,
 )
-sa.Index(
-    "ix_jobs_parked_long",
-    jobs.c.kind,
-    jobs.c.host,
-    jobs.c.id,
-    sqlite_where=IS_PARKED_LONG,
-    postgresql_where=IS_PARKED_LONG,
-)
+_partial_index("ix_jobs_parked_long", jobs.c.kind, jobs.c.host, jobs.c.id, where=IS_PARKED_LONG)
 
 # The oldest code that may use these tables, as one row: `compatibility.py`, which makes it, too.
 schema_compatibility = sa.Table(
