@@ -150,7 +150,7 @@ def search_batches(
 def count_unfinished(connection: sa.Connection) -> Mapping[JobState, int]:
     """Return how many jobs are in each state but succeeded and cancelled; empty states are missing."""
     query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.state.in_(_UNFINISHED))
-    return dict(connection.execute(query.group_by(jobs.c.state)).tuples().all())
+    return dict(connection.execute(query.group_by(jobs.c.state)).all())
 
 
 def count_verdicts(connection: sa.Connection, batch_id: UUID) -> VerdictCounts:

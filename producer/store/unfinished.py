@@ -95,7 +95,7 @@ def count_under_way(
         .where(jobs.c.state.in_(UNDER_WAY), _is_of(queues))
         .group_by(jobs.c.state)
     )
-    return dict(connection.execute(query).tuples().all())
+    return dict(connection.execute(query).all())
 
 
 def note_republished(
