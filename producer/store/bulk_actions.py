@@ -1,4 +1,4 @@
-"""Operations on many parked jobs: chosen when they begin, done page by page, each page one transaction."""
+"""Bulk actions on parked jobs: an operation chooses its jobs at its start, and does a page a transaction."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -32,7 +32,7 @@ _STARTED = {
 
 
 def start_operation(connection: sa.Connection, new: NewOperation, parked_filter: ParkedFilter) -> Operation:
-    """Store the operation and choose its jobs: those that match now, and no others later."""
+    """Store an operation and choose its jobs: those that match now. A ledger does it."""
     now = new.created_at
     connection.execute(
         operations.insert().values(
@@ -84,7 +84,7 @@ def list_operations(connection: sa.Connection, *, limit: int, after: UUID | None
 
 
 def cancel_operation(connection: sa.Connection, operation_id: UUID, *, by: str, now: datetime) -> Operation:
-    """End a running operation: no page of it follows; one that was cancelled before stays as it is.
+    """End a running operation; what it has done stays done. Cancelling it again changes nothing.
 
     Raises:
         OperationNotFound: no row has this id.
@@ -120,7 +120,7 @@ def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | No
     Returns:
         What was done; None when nothing is due, or another ledger is at it.
     """
-    # The lock is the lease: a ledger that dies gives it up with its transaction, and all of the page with it.
+    # The lock is the lease: a ledger that dies loses it with its transaction, and the page is rolled back.
     due = (
         sa.select(operations)
         .where(
@@ -137,7 +137,7 @@ def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | No
     operation = _operation(row)
     chosen = _take_jobs(connection, operation)
     standing = lock_jobs(connection, chosen)
-    # A job that was dealt with since, and even parked again in a later run, is not this operation's any more.
+    # A job that somebody has dealt with since is no longer this operation's, even if it is parked again.
     parked = {
         job_id: where
         for job_id, where in standing.items()
@@ -174,7 +174,7 @@ def _take_jobs(connection: sa.Connection, operation: Operation) -> dict[UUID, in
 
 
 def _next_at(next_at: datetime, jobs_done: int, rate_per_second: int, *, now: datetime) -> datetime:
-    # A ledger that woke late may catch up by one page, never by all that a pause would have given.
+    # A ledger that woke late may catch up by one page, never by a whole pause.
     since = max(min(next_at, now), now - timedelta(seconds=PAGE_SECONDS))
     return since + timedelta(seconds=jobs_done / rate_per_second)
 

@@ -1,4 +1,4 @@
-"""How the database is reached: SQLite with its pragmas, PostgreSQL with its pool and time limits."""
+"""Engines: SQLite with its pragmas, PostgreSQL with its pool and limits; and what their errors become."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _CONNECT_SECONDS = 5
 
 _POOL_WAIT_SECONDS = 10
 
-# Bounds a lost server or a stuck lock; the longest statement of ours counts a batch's jobs.
+# Bounds a lost server or a stuck lock; our longest statement counts a batch's jobs.
 _STATEMENT_MS = 30_000
 
 _LOCK_MS = 10_000
@@ -84,7 +84,7 @@ def read_url(database_url: str) -> sa.URL:
 
 
 def postgresql_arguments(url: sa.URL) -> dict[str, Any]:
-    """Return the limits that every PostgreSQL connection of ours keeps; the URL's own options win."""
+    """Return the limits of every PostgreSQL connection; the URL's own options win."""
     own = url.query.get("options", "")
     limits = (
         f"-c timezone=UTC -c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS}"
@@ -94,7 +94,7 @@ def postgresql_arguments(url: sa.URL) -> dict[str, Any]:
         "connect_timeout": _CONNECT_SECONDS,
         "application_name": "retriever",
         "options": f"{limits} {own if isinstance(own, str) else ' '.join(own)}".rstrip(),
-        # A server that vanished without a word is noticed after about a minute.
+        # Notices a server that vanished without a word after about a minute.
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
@@ -103,7 +103,7 @@ def postgresql_arguments(url: sa.URL) -> dict[str, Any]:
 
 @contextmanager
 def store_failures() -> Iterator[None]:
-    """Raise what the database raises within the block in our own words; the transaction was rolled back.
+    """Turn what the database raises within the block into our errors; the transaction was rolled back.
 
     Raises:
         StoreRefused: a value does not fit its column, or breaks a constraint.

@@ -1,4 +1,4 @@
-"""The outbox of events: what the broker is to be told, written with the change that it tells of."""
+"""The outbox of events: what the broker will be told, written in the transaction that makes it true."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ from shared.states import JobState
 def announce_outcomes(
     connection: sa.Connection, ends: Sequence[JobEnded], callback_urls: Mapping[UUID, str], *, now: datetime
 ) -> None:
-    """Tell the broker of jobs that have ended, and store a webhook job for each that is to call somebody."""
+    """Tell the broker of jobs that have ended, and store a webhook job for each that has a callback URL."""
     _insert(connection, EventType.OUTCOME, ends, now)
     calls = [(end, callback_urls[end.job_id]) for end in ends if end.job_id in callback_urls]
     _insert_callbacks(connection, [job_callback(end, url, now=now) for end, url in calls])

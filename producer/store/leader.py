@@ -1,6 +1,6 @@
-"""Leases: what only one ledger may do at a time. One that dies lets go when its lease runs out.
+"""Leases elect the one ledger that runs what must run once. A holder that dies loses its lease in time.
 
-They end by the wall clock, because another machine has to judge them; and that may be set back.
+A lease ends by the wall clock, because another machine judges it; that clock may be set back.
 """
 
 from datetime import datetime, timedelta
@@ -27,5 +27,5 @@ def release_lease(connection: sa.Connection, name: str, *, holder: str) -> None:
 
 
 def hold_lease_from_now(connection: sa.Connection, name: str, *, holder: str, seconds: float) -> bool:
-    """As `hold_lease`, by the clock of the call: a call that waited for the store must not be of the past."""
+    """As `hold_lease`, by the clock at the call, which may have waited for the store."""
     return hold_lease(connection, name, holder=holder, seconds=seconds, now=utc_now())

@@ -69,7 +69,7 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
 
 
 def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
-    """Return the jobs, those that ask for changes with the copy that they can build on."""
+    """Return the jobs; those that ask for changes alone get the copy that they build on."""
     asking = {
         job.id: key
         for job in claimed
@@ -108,7 +108,7 @@ def _move_to_queued(connection: sa.Connection, run: int, ids: Sequence[UUID], no
         .with_for_update(key_share=True)
         .subquery()
     )
-    # Counted where they are: thousands of rows need not come here.
+    # The database counts them: thousands of rows need not come here.
     count = sa.select(behind, sa.func.count()).group_by(behind.c.batch_id, behind.c.state)
     counted = connection.execute(count).all()
     connection.execute(

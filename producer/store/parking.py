@@ -36,7 +36,7 @@ from shared.errors import JobNotFound, JobNotParked
 from shared.states import JobState, position
 
 _NO_BATCH = UUID(int=0)
-# A person has decided on the job: a deadline or a cancellation of before would end its next run at once.
+# A person has decided on the job: an old deadline or cancellation would end its next run at once.
 _FRESH = {"deadline_at": None, "cancel_requested_at": None}
 _SETTLE = redrives.update().where(
     redrives.c.job_id == sa.bindparam("of_job"),
@@ -172,7 +172,7 @@ def leave_parking(
 
 
 def pending_redrives(connection: sa.Connection, limit: int) -> list[tuple[UUID, int]]:
-    """Return the (job id, parked run) whose message is still to be taken from `jobs.parked`, oldest first."""
+    """Return (job id, parked run) of jobs that left but may have a message in `jobs.parked`, oldest first."""
     query = (
         sa.select(redrives.c.job_id, redrives.c.run)
         .where(redrives.c.swept_at.is_(None))
@@ -222,7 +222,7 @@ def _conditions(asked: ParkedFilter) -> list[sa.ColumnElement[bool]]:
 
 
 def _groups(parked_filter: ParkedFilter, limit: int) -> sa.Select[tuple[object, ...]]:
-    # By the whole reason first, in the order of the index; what is left then is few.
+    # By the whole reason first, in the order of the index, which leaves few rows.
     parts = sa.union_all(*(_by_reason(part) for part in _parts(parked_filter))).subquery("parts").c
     reason = _fingerprint(parts.reason)
     count = sa.cast(sa.func.sum(parts.jobs), sa.BigInteger())
@@ -314,7 +314,7 @@ def _start_next_run(connection: sa.Connection, parked: Mapping[UUID, Standing], 
 def _end_in_next_run(
     connection: sa.Connection, parked: Mapping[UUID, Standing], *, by: str, now: datetime
 ) -> None:
-    # The parked state is the last position of its run, so the end by a person is the next run's.
+    # Parked is the last position of a run, so the end by a person belongs to the next run.
     ends = [
         end_of(
             job_id,

@@ -1,4 +1,4 @@
-"""Write down what workers report: late, twice, in any order or by two recorders, it comes to the same."""
+"""Record what workers report. Late, twice, in any order or by two recorders, reports come to the same."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     known = [report for report in possible if report.job_id in standing]
     _write_attempts(connection, [report for report in known if not report.is_expiry], now=now)
     advances = choose_advances(known, standing)
-    # Only where a job ends up is written; the last of its reports has the greatest position.
+    # A job is written once, as its last report says, which has the greatest position.
     reached = record_pages(connection, {report.job_id: report for report in advances}, standing, now=now)
     moves = _move_jobs(connection, reached, standing, now=now)
     write_bodies(connection, reached.values())
@@ -83,7 +83,7 @@ def choose_attempts(reports: Iterable[Report]) -> list[Report]:
 
 
 def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> None:
-    # An attempt that was cancelled before it started is none, and neither is a deferral.
+    # A job that was cancelled before it started, or deferred, made no attempt.
     started = [report for report in choose_attempts(reports) if report.started_at is not None]
     if not started:
         return

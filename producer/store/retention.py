@@ -1,4 +1,4 @@
-"""Delete what ended long ago: single jobs one by one, batches as a whole, so that no count ever lies."""
+"""Delete what is over: jobs that ended long ago and expired keys. Batches go whole, so that no count lies."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -39,10 +39,10 @@ def delete_single_jobs(
 def expire_batches(
     connection: sa.Connection, *, before: datetime, after: UUID | None, limit: int, now: datetime
 ) -> UUID | None:
-    """Hide those of the next `limit` batches whose jobs have all ended before the time, but for parked ones.
+    """Hide, of the next `limit` batches, those whose jobs all ended before the time; parked jobs keep theirs.
 
     Returns:
-        The id to go on from; None when this were the last batches that are old enough.
+        The id to go on from; None after the last batch that is old enough.
     """
     query = (
         sa.select(batches.c.id)
@@ -101,6 +101,6 @@ def delete_rejected(connection: sa.Connection, batch_id: UUID, *, limit: int) ->
 def _delete_jobs(connection: sa.Connection, job_ids: Sequence[UUID]) -> int:
     if not job_ids:
         return 0
-    # Asked once more: of two janitors, the second finds nothing.
+    # Checked again, because another janitor or an operator may have been faster.
     is_final = jobs.c.state.in_(DELETED_STATES)
     return connection.execute(jobs.delete().where(jobs.c.id.in_(job_ids), is_final)).rowcount

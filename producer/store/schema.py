@@ -63,7 +63,7 @@ batches = sa.Table(
     # How many of its jobs are in each state, changed in the transaction that moves the job.
     *(sa.Column(state.value, sa.BigInteger(), nullable=False, server_default="0") for state in JobState),
     sa.Column("finished_at", Moment(), nullable=True),
-    # When all its jobs had ended for the first time: then, once, its completion is announced.
+    # When all its jobs had ended for the first time; its completion is announced once.
     sa.Column("completed_at", Moment(), nullable=True),
     sa.Column("cancelled_at", Moment(), nullable=True),
     # Its retention is over: nobody sees it any more, and its jobs are being deleted.
@@ -82,7 +82,7 @@ batches = sa.Table(
 # For the reconciler: the unfinished, and those that finished lately.
 sa.Index("ix_batches_finished_at_id", batches.c.finished_at, batches.c.id)
 
-# What was handed in with a batch and became no job; never what was sent, only where and why.
+# Lines of a batch that became no job: where and why, never what was sent.
 rejected_lines = sa.Table(
     "rejected_lines",
     metadata,
@@ -119,7 +119,7 @@ jobs = sa.Table(
     # No attempt starts from then on.
     sa.Column("deadline_at", Moment(), nullable=True),
     sa.Column("claimed_until", Moment(), nullable=True),
-    # A person wants it to end; a worker that has it in hand will say how it did.
+    # A person wants it to end; the worker that runs it will report how it did.
     sa.Column("cancel_requested_at", Moment(), nullable=True),
     # 16 bytes made of the kind and the normalized arguments; only jobs that were submitted singly have it.
     sa.Column("unique_key", sa.LargeBinary(), nullable=True),
@@ -137,7 +137,7 @@ _OF_A_BATCH = jobs.c.batch_id.is_not(None)
 
 
 def _written(choice: JobState | Lane) -> sa.ColumnElement[str]:
-    # Into the statement and not bound: a prepared plan must know which one it is to trust the index.
+    # A literal and not bound: a prepared plan trusts the partial index only if it sees the value.
     return sa.literal_column(f"'{choice.value}'")
 
 
@@ -203,7 +203,7 @@ bodies = sa.Table(
     sa.Column("content", sa.LargeBinary(), nullable=False),
 )
 
-# What a target called the version that was fetched last; `key` is made of the arguments, 16 bytes.
+# What a target called the version that was fetched last; `key` is 16 bytes made of the arguments.
 validators = sa.Table(
     "validators",
     metadata,
@@ -247,7 +247,7 @@ events = sa.Table(
     sa.Column("created_at", Moment(), nullable=False),
 )
 
-# Answers that are given again when a request comes again with the same Idempotency-Key.
+# What each Idempotency-Key was used for, so that a repeated request gets the same answer.
 idempotency_keys = sa.Table(
     "idempotency_keys",
     metadata,
@@ -296,7 +296,7 @@ schedules = sa.Table(
     sa.Column("paused_at", Moment(), nullable=True),
     # Null while paused, or when no time is left.
     sa.Column("next_run_at", Moment(), nullable=True),
-    # Grows with each change; a run is made only from the revision that it was decided on.
+    # Grows with each change; a run is made only from the revision that it was decided at.
     sa.Column("revision", sa.BigInteger(), nullable=False),
     sa.Column("runs", sa.BigInteger(), nullable=False),
     sa.Column("skipped", sa.BigInteger(), nullable=False),
@@ -357,7 +357,7 @@ audit = sa.Table(
 
 sa.Index("ix_audit_target_id", audit.c.target, audit.c.id)
 
-# What only one ledger may do at a time, such as walking the parking queue.
+# Who leads, and until when.
 leases = sa.Table(
     "leases",
     metadata,
@@ -432,7 +432,7 @@ _partial_index(
 )
 _partial_index("ix_jobs_parked_long", jobs.c.kind, jobs.c.host, jobs.c.id, where=IS_PARKED_LONG)
 
-# The oldest code that may use these tables, as one row: `compatibility.py`, which makes it, too.
+# The oldest code that may use these tables, in one row; `compatibility.py` makes the table.
 schema_compatibility = sa.Table(
     "schema_compatibility", metadata, sa.Column("oldest_code", PlainText(), primary_key=True)
 )

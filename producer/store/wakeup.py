@@ -26,10 +26,10 @@ class Wakeup(Protocol):
     """Tells one relay when it is worth looking for accepted jobs."""
 
     async def wait(self, timeout_seconds: float) -> None:
-        """Return when there may be new jobs, at the latest after the timeout; no database error leaves."""
+        """Return when there may be new jobs, at the latest after the timeout. Raises no database error."""
 
     async def aclose(self) -> None:
-        """Give up what is held open."""
+        """Close what is open."""
 
 
 def open_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
@@ -57,7 +57,7 @@ class PollWakeup:
         await asyncio.sleep(min(self._poll_seconds, timeout_seconds))
 
     async def aclose(self) -> None:
-        """Do nothing: nothing is held open."""
+        """Do nothing: nothing is open."""
 
 
 class NotifyWakeup:
