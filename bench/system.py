@@ -14,9 +14,9 @@ from http import HTTPStatus
 from pathlib import Path
 
 from bench.rig import erlang_pids, passing_broker
-from deploy.local.database import open_postgres
 from deploy.local.errors import ControlFailed
 from deploy.local.ports import LOOPBACK, free_port, free_ports
+from deploy.local.postgres import open_postgres
 from deploy.local.postgres_server import DURABLE_SETTINGS
 from deploy.local.processes import end, sigterm_as_exit, wait_until_ready
 

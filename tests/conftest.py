@@ -14,8 +14,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.broker import Broker, open_broker
-from deploy.local.database import Database, open_postgres
 from deploy.local.ports import free_ports
+from deploy.local.postgres import Postgres, open_postgres
 from producer.store.migrate import migrate
 from tests.support.management import Management
 from tests.support.stores import STORES
@@ -69,7 +69,7 @@ def own_broker(broker: Broker) -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Database]:
+def postgres() -> Iterator[Postgres]:
     """Yield the run's PostgreSQL. A missing one is an error."""
     with open_postgres() as running:
         yield running
@@ -118,7 +118,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 
 @pytest.fixture
-def postgres_url(postgres: Database, migrated_postgres: str) -> Iterator[str]:
+def postgres_url(postgres: Postgres, migrated_postgres: str) -> Iterator[str]:
     """Yield the address of a fresh PostgreSQL database with its tables, dropped afterwards."""
     with new_postgres_database(postgres, template=migrated_postgres) as url:
         yield url
@@ -143,7 +143,7 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgres(postgres: Database) -> Iterator[str]:
+def migrated_postgres(postgres: Postgres) -> Iterator[str]:
     """Yield the name of a PostgreSQL database with the tables and nothing else, a template for others."""
     with new_postgres_database(postgres, prefix="migrated") as url:
         migrate(url)
@@ -152,7 +152,7 @@ def migrated_postgres(postgres: Database) -> Iterator[str]:
 
 @contextmanager
 def new_postgres_database(
-    postgres: Database, *, prefix: str = "test", template: str = "template1"
+    postgres: Postgres, *, prefix: str = "test", template: str = "template1"
 ) -> Iterator[str]:
     """Yield the address of a fresh database of a server, as the template is, and drop it afterwards."""
     name = f"{prefix}_{uuid.uuid4().hex[:12]}"
@@ -161,7 +161,7 @@ def new_postgres_database(
     _administer(postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def _administer(postgres: Database, statement: str) -> None:
+def _administer(postgres: Postgres, statement: str) -> None:
     with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as connection:
         # The name is ours and random; identifiers cannot be parameters.
         connection.execute(statement.encode())

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deploy.local.broker import Broker
-from deploy.local.database import Database
+from deploy.local.postgres import Postgres
 from tests.conftest import new_postgres_database
 from tests.support.client import QUICK_RETRY, Client, Json
 from tests.support.system import ROOT
@@ -51,7 +51,7 @@ class Mixture:
 
 
 @pytest.fixture
-def empty_url(postgres: Database) -> Iterator[str]:
+def empty_url(postgres: Postgres) -> Iterator[str]:
     """Yield the address of a database without tables. What SQLite does with migrations, store tests show."""
     with new_postgres_database(postgres) as url:
         yield url

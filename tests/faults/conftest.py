@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from deploy.local.broker import Broker, open_broker
 from deploy.local.container import docker_answers
-from deploy.local.database import Database
+from deploy.local.postgres import Postgres
 from deploy.local.rabbitmq_node import install_server
 from tests.faults.services import RUN
 from tests.faults.trial import chosen_seed, read_verdicts
@@ -107,7 +107,7 @@ def version_of(broker: Broker) -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(fault_broker: Broker, postgres: Database) -> AsyncIterator[World]:
+async def world(fault_broker: Broker, postgres: Postgres) -> AsyncIterator[World]:
     """Yield a running system on PostgreSQL."""
     async with open_world(fault_broker, postgres=postgres) as running:
         yield running

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from deploy.local.cluster import Cluster, open_cluster
-from deploy.local.database import Database
+from deploy.local.postgres import Postgres
 from tests.faults.catalogue import CLUSTER
 from tests.faults.conftest import BROKERS, ERLANG, MARKS, version_of
 from tests.faults.fault import Fault
@@ -25,7 +25,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world_on_cluster(cluster: Cluster, postgres: Database) -> AsyncIterator[World]:
+async def world_on_cluster(cluster: Cluster, postgres: Postgres) -> AsyncIterator[World]:
     """Yield a running system whose processes know all nodes."""
     async with open_world(cluster.nodes[0], postgres=postgres, cluster=cluster) as running:
         yield running

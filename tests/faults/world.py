@@ -16,9 +16,9 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
 from deploy.local.broker import Broker
 from deploy.local.cluster import Cluster
-from deploy.local.database import Database
 from deploy.local.errors import LocalError
 from deploy.local.ports import free_ports
+from deploy.local.postgres import Postgres
 from producer.store.migrate import migrate
 from tests.conftest import new_postgres_database
 from tests.faults.listener import Listener
@@ -70,7 +70,7 @@ class World:
     broker: Broker
     vhost: str
     management: Management
-    database: Database | None
+    database: Postgres | None
     database_url: str
     target: Target
     worker_link: Proxy
@@ -142,7 +142,7 @@ async def blocking(call: Callable[[], T]) -> T:
 async def open_world(
     broker: Broker,
     *,
-    postgres: Database | None,
+    postgres: Postgres | None,
     cluster: Cluster | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[World]:
@@ -195,7 +195,7 @@ async def open_world(
         yield world
 
 
-async def _open_database(world: World, postgres: Database, stack: AsyncExitStack) -> None:
+async def _open_database(world: World, postgres: Postgres, stack: AsyncExitStack) -> None:
     url = stack.enter_context(new_postgres_database(postgres, prefix="faults"))
     parts = urlsplit(url)
     world.store_link = await stack.enter_async_context(Proxy(target_port=parts.port or 5432).listening())

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from deploy.local.database import Database as Postgres
+from deploy.local.postgres import Postgres
 from producer.store.database import Database
 from producer.store.schema import metadata
 from shared.broker.fast.patches import patch_libraries
@@ -17,7 +17,7 @@ from tests.support.api import RunningApi, running_api
 @pytest.fixture(scope="session", autouse=True)
 def _patched() -> None:
     """Patch the AMQP libraries, as every process of ours does at its start."""
-    patch_libraries(plain=False)
+    patch_libraries(plain=Settings().amqp_plain)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from shared.broker.subscriber import Subscriber, Subscription, open_consuming
 from shared.broker.topology import JOBS, declare_topology, work_queue
 from shared.errors import DeliveryLost
 from shared.kinds.registry import KINDS, Lane
+from shared.settings import Settings
 from tests.support.amqp import message_count, open_channel, running, running_publisher
 from tests.support.broker_node import end_consuming_channels
 from tests.support.management import Management
@@ -40,7 +41,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     monkeypatch.setattr(subscriber_module, "open_consuming", open_channel)
     yield
-    patch_libraries(plain=False)
+    patch_libraries(plain=Settings().amqp_plain)
 
 
 @asynccontextmanager

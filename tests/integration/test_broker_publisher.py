@@ -17,6 +17,7 @@ from shared.broker.publisher import Publisher, open_confirming
 from shared.broker.topology import JOBS, stored_key, work_queue
 from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
 from shared.kinds.registry import Lane
+from shared.settings import Settings
 from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
 from tests.support.management import Management
 from tests.support.waiting import eventually
@@ -45,7 +46,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     monkeypatch.setattr(publisher_module, "open_confirming", open_channel)
     yield
-    patch_libraries(plain=False)
+    patch_libraries(plain=Settings().amqp_plain)
 
 
 @pytest.mark.parametrize("opening", [connection.open_channel, connection.open_publishing_channel])

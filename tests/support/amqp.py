@@ -10,6 +10,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from shared.broker.publisher import Publisher
 from shared.broker.topology import declare_topology
 from shared.kinds.registry import KINDS
+from shared.settings import Settings
 
 
 @asynccontextmanager
@@ -34,6 +35,7 @@ async def running_publisher(url: str, *, timeout_seconds: float = 10.0) -> Async
         name="test publisher",
         timeout_seconds=timeout_seconds,
         prepare=lambda channel: declare_topology(channel, KINDS),
+        plain=Settings().amqp_plain,
     )
     async with running(publisher.run()):
         async with asyncio.timeout(20):

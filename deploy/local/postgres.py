@@ -41,7 +41,7 @@ class Server(Protocol):
         """Return its log so far."""
 
 
-class Database:
+class Postgres:
     """A PostgreSQL server; it can be stopped, killed and started on the same port and data."""
 
     def __init__(self, server: Server, *, kind: str, port: int) -> None:
@@ -86,7 +86,7 @@ class Database:
 @contextmanager
 def open_postgres(
     data_dir: Path | None = None, *, settings: Sequence[str] = FAST_SETTINGS
-) -> Iterator[Database]:
+) -> Iterator[Postgres]:
     """Yield a running PostgreSQL whose `url` names its admin database, and end it afterwards.
 
     In this order: an installed one, a container, one that we install (as root on Debian).
@@ -108,7 +108,7 @@ def open_postgres(
             if kind == "docker"
             else PostgresServer(data_dir, Path(temporary), port=port, settings=settings)
         )
-        database = Database(server, kind=kind, port=port)
+        database = Postgres(server, kind=kind, port=port)
         try:
             database.start()
             yield database

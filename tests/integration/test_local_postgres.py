@@ -1,4 +1,4 @@
-"""Tests of `deploy.local.database` against the PostgreSQL that it opens."""
+"""Tests of `deploy.local.postgres` against the PostgreSQL that it opens."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from deploy.local.database import Database, open_postgres
+from deploy.local.postgres import Postgres, open_postgres
 from deploy.local.processes import command_line
 from producer.records import JobFilter
 from producer.store import queries, submissions
-from producer.store.database import Database as StoreDatabase
+from producer.store.database import Database
 from tests.support.factories import make_job
 
 
@@ -21,7 +21,7 @@ def ask(url: str, statement: str) -> object:
     return row and row[0]
 
 
-def postmaster_pid(database: Database) -> int:
+def postmaster_pid(database: Postgres) -> int:
     return int(str(ask(database.url, "SELECT pg_read_file('postmaster.pid')")).split()[0])
 
 
@@ -45,7 +45,7 @@ def test_a_closed_database_leaves_no_process(tmp_path: Path) -> None:
     assert "postgres" not in command_line(pid)
 
 
-def test_the_database_never_runs_as_root(postgres: Database) -> None:
+def test_the_database_never_runs_as_root(postgres: Postgres) -> None:
     owner = (Path("/proc") / str(postmaster_pid(postgres))).stat().st_uid
 
     assert owner != 0
@@ -62,7 +62,7 @@ def test_each_test_has_an_empty_database_of_its_own(empty_database_url: str) -> 
 
 @pytest.mark.parametrize("_again", range(2))
 def test_a_migrated_database_has_its_tables_and_no_job(database_url: str, _again: int) -> None:
-    store = StoreDatabase.open(database_url)
+    store = Database.open(database_url)
 
     store.ping()
     assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []
@@ -73,7 +73,7 @@ def test_a_migrated_database_has_its_tables_and_no_job(database_url: str, _again
 
 @pytest.mark.parametrize("_again", range(2))
 def test_a_database_survives_no_longer_than_its_test(
-    postgres: Database, postgres_url: str, _again: int
+    postgres: Postgres, postgres_url: str, _again: int
 ) -> None:
     ask(postgres_url, "CREATE TABLE mine (id int)")
 
