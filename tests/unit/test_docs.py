@@ -110,6 +110,7 @@ def test_every_block_is_run_or_says_why_not() -> None:
     }
 
     assert {place: reason for place, reason in reasons.items() if reason not in REASONS_NOT_TO_RUN} == {}
+    assert set(reasons.values()) == REASONS_NOT_TO_RUN
 
 
 def test_every_comment_that_holds_a_block_back_stands_right_before_it() -> None:
