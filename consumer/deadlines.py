@@ -1,8 +1,8 @@
 """Time limits that cost next to nothing to set: a timing wheel (Varghese and Lauck, 1987).
 
-Every attempt has some, nearly all are taken back in milliseconds, and a timer of the event loop is a tenth of
-what an attempt costs. Here setting and taking back are an entry of a dictionary, and one timer of the loop
-looks after all of them; so they are late by up to `TICK_SECONDS`, which a limit may be.
+Every attempt sets some and takes nearly all back within milliseconds, and a timer of the event loop is a
+tenth of what an attempt costs. Here setting and taking back are an entry of a dictionary, and one timer of
+the loop serves all. So limits are late by up to `TICK_SECONDS`, which limits may be.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ TICK_SECONDS = 0.02
 
 
 class Appointment:
-    """Something to be called later; `cancel` takes it back."""
+    """A call due later; `cancel` takes it back."""
 
     __slots__ = ("_call", "_slot")
 
@@ -26,13 +26,13 @@ class Appointment:
         slot[self] = None
 
     def cancel(self) -> None:
-        """Take it back; after it was called, or again, that does nothing."""
+        """Take it back; that does nothing once it was called or taken back."""
         self._slot.pop(self, None)
-        # Else who made it and it would hold each other, until the garbage collector comes by.
+        # Otherwise it and its maker would hold each other until the garbage collector comes by.
         self._call = _nothing
 
     def keep(self) -> None:
-        """Call what is to be called."""
+        """Make the call."""
         self._call()
 
 
@@ -50,7 +50,7 @@ class Wheel:
         self._timer: asyncio.TimerHandle | None = None
 
     def call_later(self, seconds: float, call: Callable[[], object]) -> Appointment:
-        """Call something in so many seconds, or up to a tick later. It must not block or raise."""
+        """Make a call in so many seconds, or up to a tick later. It must not block or raise."""
         tick = math.ceil((self._loop.time() + seconds) / TICK_SECONDS)
         slot = self._slots.get(tick)
         if slot is None:
@@ -73,11 +73,11 @@ class Wheel:
 
 def current_wheel(task: asyncio.Task[Any] | None = None) -> Wheel:
     """Return the wheel of the running loop; quicker where the current task is known."""
-    # A system call looks for the running loop, so that it can tell a fork.
+    # Looking for the running loop is a system call, which tells forks apart.
     loop = asyncio.get_running_loop() if task is None else task.get_loop()
     wheel = _wheels.get(loop)
     if wheel is None:
-        # Of one loop a process, but for tests.
+        # A process has one loop, except in tests.
         _wheels.clear()
         wheel = _wheels[loop] = Wheel(loop)
     return wheel
@@ -87,9 +87,9 @@ _wheels: dict[asyncio.AbstractEventLoop, Wheel] = {}
 
 
 class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
-    """Cancel what is inside after so many seconds, and raise `TimeoutError` then; as `asyncio.timeout`.
+    """Cancel the block after so many seconds and raise `TimeoutError`, as `asyncio.timeout` does.
 
-    With plain `with`, since entering and leaving it waits for nothing.
+    A plain `with`, because entering and leaving wait for nothing.
     """
 
     __slots__ = ("_appointment", "_cancelling", "_is_over", "_seconds", "_task")
@@ -111,7 +111,7 @@ class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._appointment.cancel()
-        # Cancelled by us alone: whoever else cancels the task wants more than the end of this.
+        # Only if nobody else cancelled the task: others want more than the end of this block.
         if (
             self._is_over
             and self._task.uncancel() <= self._cancelling

@@ -76,7 +76,7 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain: jobs in hand have the grace period to end.
 
-        What is still running then is cancelled and given back to its queue.
+        Jobs still running then are cancelled and go back to their queues.
         """
         async with asyncio.TaskGroup() as group:
             services = (self._publisher.run, self._cancellations.run, self._pauses.run, self._consume)
@@ -118,5 +118,5 @@ def prefetch_by_lane(settings: Settings) -> dict[Lane, int]:
 
 
 def bundle_prefetch(settings: Settings) -> int:
-    """Return how many bundles of a kind a worker has in hand: as many jobs as of the bulk lane, or nearly."""
+    """Return how many bundles of a kind a worker has in hand: about as many jobs as its bulk prefetch."""
     return max(1, settings.worker_bulk_prefetch // settings.bundle_jobs)

@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_BODY_BYTES = 16 * 1_048_576
-"""Of an expanded body."""
+"""Limit of an expanded body."""
 
 MAX_STORED_BYTES = 6_000_000
-"""Of its compressed copy. RabbitMQ 4 refuses messages beyond 16 MiB; in base64 this stays below 8 MiB."""
+"""Limit of its compressed copy: in base64 below 8 MiB, and RabbitMQ 4 refuses messages beyond 16 MiB."""
 
-# 6 is the default of gzip; 4 takes half its time and leaves a tenth more.
+# gzip's default is 6; level 4 takes half its time, and its output is a tenth larger.
 _LEVEL = 4
 
 
@@ -33,7 +33,7 @@ def compress_body(body: bytes, *, content_type: str | None, charset: str | None)
 
     Blocks for some hundred milliseconds when the body is large: call it in a thread.
     """
-    # Without a time in its head the same body is the same copy.
+    # Without a time in the header, equal bodies have equal copies.
     content = gzip.compress(body, _LEVEL, mtime=0)
     if len(content) > MAX_STORED_BYTES:
         return None

@@ -10,14 +10,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from shared.messages import KindName, Run, WireMessage
 from shared.states import JobState
 
-# AMQP type property of snapshots of what is paused. They are no events: each says all there is to say.
+# AMQP type property of snapshots of all pauses. They are no events: each is complete by itself.
 PAUSES_TYPE: Final = "pauses"
-# Instead of a kind or a lane: all of them.
+# Stands for all kinds, or all lanes.
 EVERY: Final = "*"
 
 
 class EventType(StrEnum):
-    """Which body it is: AMQP type property and database name."""
+    """The type of an event: AMQP type property and database name."""
 
     OUTCOME = "outcome"
     BATCH = "batch"
@@ -52,9 +52,10 @@ class BatchCompleted(WireMessage):
 
 
 class Cancellation(WireMessage):
-    """What workers must not run any more: one job up to a run, or all jobs of a batch.
+    """An order to run no more attempts of a job up to a run, or of all jobs of a batch.
 
-    `marker` is neither: a worker writes it to know when it has read all that came before.
+    One with a `marker` orders nothing: it is a worker's barrier, by which it knows that it has read all
+    before.
     """
 
     job_id: UUID | None = None
@@ -73,10 +74,10 @@ class PausedQueues(BaseModel):
 
 
 class PauseSnapshot(WireMessage):
-    """All that is paused; one with a smaller revision is older and is ignored, wherever it comes.
+    """All pauses in force; a snapshot with a smaller revision is older and is ignored, wherever it comes.
 
-    One with a `marker` has no revision and says nothing: a worker writes it to know when it has read all
-    that came before.
+    One with a `marker` has no revision and pauses nothing: it is a worker's barrier, by which it knows that
+    it has read all before.
     """
 
     revision: Annotated[int, Field(ge=0)] | None = None

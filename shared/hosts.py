@@ -1,4 +1,4 @@
-"""Hosts as limits know them: their key, and the settings that say how hard each may be asked. Pure."""
+"""Hosts as limits know them: their key, and how many requests each may get. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from shared.kinds.requests import MAX_URL_LENGTH, url_origin
 
 MAX_CONCURRENCY = 2_000
 MAX_RATE_PER_SECOND = 10_000.0
-# Slower than once in a quarter of an hour is a schedule, and no rate.
+# Less than one request in a quarter of an hour is a schedule, not a rate.
 MIN_RATE_PER_SECOND = 0.001
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -19,7 +19,7 @@ _ENTRY = re.compile(r"(\*\.)?([a-z0-9_.:\[\]-]+)=(\d{1,4}):(\d{1,5}(?:\.\d{1,6})
 
 @dataclass(frozen=True, slots=True)
 class HostLimit:
-    """How hard one worker process may ask a host.
+    """How many requests one worker process may make to a host.
 
     Attributes:
         concurrency: Requests at once.
@@ -58,7 +58,7 @@ class NamedLimit:
         return cls(f"{wildcard or ''}{host}", limit)
 
     def fits(self, host: str) -> bool:
-        """Return whether this is about a host; the key's port may be left out of the pattern."""
+        """Return whether the pattern fits a host; it may leave out the port of the key."""
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if self.pattern.startswith("*."):
             return name.endswith(self.pattern[1:])

@@ -15,7 +15,7 @@ from shared.states import JobState
 
 JOB_TYPE = "job"
 REPORT_TYPE = "report"
-# Several of them, one a line: `shared.broker.bundle`.
+# Bundles of them, one a line: `shared.broker.bundle`.
 JOBS_TYPE = "jobs"
 REPORTS_TYPE = "reports"
 # A message that could not be read, parked as it came. Its reason is in the header below.
@@ -25,7 +25,7 @@ REASON_HEADER = "x-retriever-reason"
 # Bounded well inside the store's integers: nobody redrives a job a million times.
 Run = Annotated[int, Field(ge=1, le=1_000_000)]
 AttemptNumber = Annotated[int, Field(ge=1, le=1_000_000)]
-# Of one attempt. A host that is busy for a month defers a job some thirty times.
+# Deferrals of one attempt. A host that is busy for a month defers a job some thirty times.
 Deferrals = Annotated[int, Field(ge=0, le=1_000_000)]
 # A part of routing keys, which may have 255 bytes, and of metric labels.
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]

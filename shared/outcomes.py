@@ -19,8 +19,8 @@ class Succeeded:
 
     Attributes:
         result: JSON as the kind's result model says.
-        body: What was brought back and is too large for the result.
-        page: Of a page of a paged fetch: what the recorder is told beside the result.
+        body: A fetched body that is too large for the result.
+        page: What the recorder is told of a page of a paged fetch, beside the result.
     """
 
     result: dict[str, Any]
@@ -37,7 +37,7 @@ class Failed:
         explanation: One sentence for a person; never secrets or bodies.
         transient: Whether the same attempt may succeed later.
         retry_after_seconds: What the target asked for, if it did.
-        result: What is known all the same, as the kind's result model says.
+        result: What the attempt found out all the same, as the kind's result model says.
     """
 
     reason: str
@@ -49,13 +49,13 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A person ended the job; what had been done until then is unknown."""
+    """A person cancelled the job; nobody knows how much was done by then."""
 
     result: None = None
 
 
 class DeferralReason(StrEnum):
-    """Why a job came back without an attempt: wire names."""
+    """Why a job was deferred: wire names."""
 
     BUSY = "host_busy"
     PAUSED = "host_paused"
@@ -71,7 +71,7 @@ class Deferred:
 
     Attributes:
         seconds: When its permit is foreseen, from now.
-        reason: Why there was none.
+        reason: Why there was no attempt.
         explanation: One sentence for a person.
     """
 
@@ -94,7 +94,7 @@ class OutcomeName(StrEnum):
 
 
 def outcome_name(outcome: Outcome) -> OutcomeName | None:
-    """Return the recorded name of an outcome; None of a deferral, which is no attempt."""
+    """Return the recorded name of an outcome; None for a deferral, which is no attempt."""
     match outcome:
         case Succeeded():
             return OutcomeName.SUCCEEDED

@@ -1,4 +1,4 @@
-"""The states of a job, and the one number that says which of two reports is further on.
+"""The states of a job, and the number by which of two reports the further one is known.
 
 scheduled → accepted → queued → running → succeeded | parked | cancelled
                                ↘ delayed → running (a retry)

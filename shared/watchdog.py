@@ -1,4 +1,4 @@
-"""Ends a process that does not work and will not by itself, so that its supervisor starts it again.
+"""Ends a process that does not work and will not recover, so that its supervisor starts it again.
 
 Two things are watched: that the event loop turns, and that a process whose broker and store can be reached
 becomes ready. Time is counted in wake-ups of our own, so that a process or machine that was stopped for an
@@ -22,7 +22,7 @@ EXIT_STATUS = 70
 
 _TICK_SECONDS = 1.0
 _STDERR = 2
-# Whoever reads our standard error may have stopped reading; that must not keep us.
+# The reader of our standard error may have stopped reading; that must not keep us.
 _WRITE_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -46,16 +46,16 @@ class Patience:
 async def watched(
     *, probes: Mapping[str, Probe], is_waiting: Probe, limit_seconds: int, stop: asyncio.Event
 ) -> AsyncIterator[None]:
-    """Watch loop and readiness while inside. Readiness: sets `stop` when it lacks for too long.
+    """Watch the loop and readiness while inside; set `stop` when the process is unready for too long.
 
     Args:
-        probes: What must say yes for the process to be ready.
-        is_waiting: Whether what the process needs cannot be reached; that is waited out for ever.
-        limit_seconds: 0 watches nothing.
-        stop: What lets the process drain, as SIGTERM does.
+        probes: All say yes when the process is ready.
+        is_waiting: Whether the process waits for something it cannot reach, which it may do for ever.
+        limit_seconds: 0 disables the watchdog.
+        stop: Lets the process drain, as SIGTERM does.
 
     Raises:
-        StaysUnready: on leaving, when it was this that set `stop`.
+        StaysUnready: on leaving, if the watchdog set `stop`.
     """
     if limit_seconds == 0:
         yield
@@ -76,7 +76,7 @@ async def watched(
 
 @contextmanager
 def loop_watched(limit_seconds: int) -> Iterator[None]:
-    """End the process hard, with all stacks, when the running loop does not turn for so long; 0 does not."""
+    """End the process hard, with all stacks, when the loop does not turn for so long; 0 disables it."""
     if limit_seconds == 0:
         yield
         return
@@ -91,7 +91,7 @@ def loop_watched(limit_seconds: int) -> Iterator[None]:
 async def _watch_readiness(
     probes: Mapping[str, Probe], is_waiting: Probe, patience: Patience, stop: asyncio.Event
 ) -> list[str]:
-    """Return the probes that say no when patience has run out, and set `stop`; nothing when others did."""
+    """Set `stop` when patience has run out, and return the failing probes; none if somebody else set it."""
     while not stop.is_set():
         await asyncio.sleep(_TICK_SECONDS)
         failing = [name for name, probe in probes.items() if not probe()]
@@ -133,7 +133,7 @@ class _LoopWatch(threading.Thread):
 
 
 def _end_hard(said: str) -> NoReturn:
-    # Not by the log: the loop may hang in it, and hold its lock.
+    # Not through the log: the loop may hang in it and hold its lock.
     writing = threading.Thread(target=_write_stacks, args=(said,), daemon=True)
     writing.start()
     writing.join(_WRITE_SECONDS)

@@ -1,7 +1,7 @@
 """Several bodies in one message, one a line: newline-delimited JSON (https://github.com/ndjson/ndjson-spec).
 
-What a broker, and an event loop, pay for is messages, and hardly what is in them. JSON as we write it has no
-line breaks, so a bundle is taken apart without being read, and a line that nobody can read spoils no other.
+Brokers and event loops pay for each message, and hardly for its size. JSON as we write it has no line breaks,
+so a bundle is split without being parsed, and a line that cannot be decoded spoils no other.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 def bundled(bodies: Iterable[bytes]) -> bytes:
-    """Return the body of a message that carries several."""
+    """Return the body of a message that carries several bodies."""
     return _END.join(bodies)
 
 
 def bodies_of(body: bytes) -> list[bytes]:
-    """Return what a message carries; a body that is not bundled is the only one."""
+    """Return the bodies that a message carries; one that is no bundle carries itself."""
     return [line for line in body.split(_END) if line] or [body]
 
 
 def count_bodies(body: bytes) -> int:
-    """Return how many bodies a message carries, without taking it apart, for a bound: it counts lines."""
+    """Return an upper bound of how many bodies a message carries: it counts lines."""
     return body.count(_END) + 1
 
 
@@ -46,12 +46,12 @@ class Part:
 
     @property
     def routing_key(self) -> str:
-        """With what its message was published."""
+        """The routing key of its message."""
         return self._bundle.delivery.routing_key
 
     @property
     def correlation_id(self) -> str:
-        """Empty: a message has one such property, and here it has several jobs."""
+        """Empty: a message has one such property, and this one has several jobs."""
         return ""
 
     @property
@@ -60,12 +60,12 @@ class Part:
         return self._bundle.delivery.returns
 
     def ack(self) -> None:
-        """Tell that it is dealt with."""
+        """Note that it is dealt with."""
         if self._settles():
             self._bundle.settled()
 
     async def requeue(self) -> None:
-        """Give it back untouched; so is all of its message, as soon as the other parts are settled.
+        """Give it back untouched, and with it the whole message, once the other parts are settled.
 
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
@@ -74,7 +74,7 @@ class Part:
             await self._bundle.give_back(is_refused=False)
 
     async def refuse(self) -> None:
-        """Give it back as failed; so is all of its message, as soon as the other parts are settled.
+        """Give it back as failed, and with it the whole message, once the other parts are settled.
 
         Raises:
             DeliveryLost: the channel is gone; the broker requeues the message by itself.
@@ -83,15 +83,15 @@ class Part:
             await self._bundle.give_back(is_refused=True)
 
     def _settles(self) -> bool:
-        # Counted twice, it would stand for another one, which is not dealt with.
+        # A double count would ack a part that is not dealt with.
         was_settled, self._is_settled = self._is_settled, True
         return not was_settled
 
 
 class Bundle:
-    """A delivery that is settled when the last of its parts is: acknowledged, unless one was given back.
+    """A delivery that is settled with the last of its parts: acknowledged, unless one was given back.
 
-    Then all of it is delivered again, and what was dealt with is repeated.
+    In that case the broker delivers all of it again, and parts that were dealt with are repeated.
     """
 
     def __init__(self, delivery: Delivery) -> None:

@@ -1,4 +1,4 @@
-"""Walking `jobs.parked`, the queue that nobody consumes: chosen messages leave it, all others stay."""
+"""Walking `jobs.parked`, which has no consumer: chosen messages leave it, all others stay."""
 
 import asyncio
 import uuid
@@ -18,7 +18,7 @@ from shared.broker.connection import (
 from shared.broker.topology import PARKED_QUEUE
 from shared.errors import BrokerUnavailable
 
-# On a copy that was put back: which walk did it, so that no walk goes round twice.
+# Names the walk that put a copy back, so that no walk goes round twice.
 WALK_HEADER = "x-retriever-walk"
 
 _PAGE_MESSAGES = 200
@@ -30,7 +30,7 @@ _QUIET_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What becomes of a page of messages: those at these places leave; all others are put back behind."""
+    """The places on a page of the messages that leave; all others go back behind."""
 
     leaving: frozenset[int]
     is_last: bool = False
@@ -38,7 +38,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What a walk came to; it is `complete` when it saw every message that was there at its start."""
+    """The result of a walk; it is `complete` when it saw every message that was there at its start."""
 
     seen: int
     removed: int
@@ -46,11 +46,11 @@ class Walk:
 
 
 async def walk_parked(url: str, *, choose: Callable[[Sequence[bytes]], Awaitable[Choice]]) -> Walk:
-    """Read the queue once around, a page at a time, and remove what `choose` picks from the bodies of each.
+    """Read the queue once around, a page at a time, and remove the messages whose bodies `choose` picks.
 
-    Reads from the head: up to as many messages as the queue held at the start. Others are put back behind,
-    confirmed before their old copy is acked, so a crash can double a parked message and never lose one.
-    Only one walk at a time: two would meet each other's copies.
+    It reads from the head, as many messages as the queue held at the start, and puts the others back behind.
+    Their copies are confirmed before the originals are acked, so a crash can double a parked message and
+    never lose one. Only one walk may run at a time: two would meet each other's copies.
 
     Raises:
         BrokerUnavailable: the broker went away; what was removed so far stays removed.
@@ -95,7 +95,7 @@ async def _walk(channel: AbstractChannel, choose: Callable[[Sequence[bytes]], Aw
         # Every copy is confirmed before any message of the page is acked.
         await asyncio.gather(*(_put_back(channel, message, walk_id) for message in kept))
         await page[-1].ack(multiple=True)
-        # An ack has no answer; that to what follows it says that it was read.
+        # An ack has no answer; the answer to the request behind it shows that the broker has read it.
         await channel.declare_queue(PARKED_QUEUE, passive=True)
         seen, removed = seen + len(page), removed + len(page) - len(kept)
         if choice.is_last:
@@ -106,11 +106,11 @@ async def _walk(channel: AbstractChannel, choose: Callable[[Sequence[bytes]], Aw
 async def _consume(
     channel: AbstractChannel, queue: AbstractQueue
 ) -> "asyncio.Queue[AbstractIncomingMessage]":
-    """Return where deliveries arrive; those that no page takes go back when the channel closes.
+    """Return a queue of deliveries; those that no page takes go back when the channel closes.
 
-    A consumer and not `basic.get`: to a quorum queue every get is a consumer of its own, so a page is acked
-    one by one. On 3.10 some of that had not reached the queue when the channel closed, and messages that had
-    left were back.
+    It consumes, because to a quorum queue every `basic.get` is a consumer of its own, and a page is acked one
+    by one. On 3.10 some of those acks had not reached the queue when the channel closed, and messages that
+    had left were back.
     """
     waiting: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     await channel.set_qos(prefetch_count=_PAGE_MESSAGES)
@@ -134,7 +134,7 @@ async def _take_page(
             # Somebody else took messages out meanwhile.
             break
         if message.headers.get(WALK_HEADER) == walk_id:
-            # So they did, and this is the first of our own copies.
+            # Somebody did, and this is the first of our own copies.
             break
         page.append(message)
     return page
@@ -152,7 +152,7 @@ def _copy(message: AbstractIncomingMessage, walk_id: str) -> Message:
         headers={**message.headers, WALK_HEADER: walk_id},
         content_type=message.content_type,
         correlation_id=message.correlation_id,
-        # A new one: of two equal ids in flight aiormq would confirm one that was returned.
+        # A new id: aiormq would confirm a returned message that has the id of another in flight.
         message_id=uuid.uuid4().hex,
         type=message.type,
         app_id=message.app_id,

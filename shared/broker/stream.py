@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class StreamReader:
     """Hands every message of a stream to `take`, in order, and all of them again after each loss.
 
-    It remembers no offset: a broker that was made anew has a new stream, whose first messages it would skip.
+    It remembers no offset: a new broker has a new stream, and the reader would skip its first messages.
     """
 
     def __init__(self, url: str, *, name: str, stream: str, take: Callable[[bytes], None]) -> None:
@@ -45,7 +45,7 @@ class StreamReader:
             await queue.consume(self._on_message, arguments={_OFFSET_HEADER: "first"})
         logger.debug("stream_reading", extra={"stream": self._stream})
         await lost.wait()
-        # What is set up anew is set up whole.
+        # A new connection sets everything up again.
         await connection.close()
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:

@@ -71,19 +71,19 @@ class Subscriber:
 
     @property
     def is_consuming(self) -> bool:
-        """Whether the broker is known to know the consumer of every queue, but for those that are held."""
+        """Whether the broker is known to have a consumer of every queue that is not held."""
         return all(consumer.is_well for consumer in self._consumers)
 
     def hold(self, queues: Collection[str]) -> None:
-        """Consume none of these queues, and all others, from now until the next call.
+        """Until the next call, consume none of these queues, and all others.
 
-        Deliveries in hand can still be settled; what has not been handed on goes back to its queue.
+        Deliveries in hand can still be settled; messages not handed on yet go back to their queues.
         """
         for consumer in self._consumers:
             consumer.hold(is_held=consumer.queue in queues)
 
     async def run(self) -> None:
-        """Consume until cancelled, then close the connection: what was not settled is requeued."""
+        """Consume until cancelled, then close the connection: the broker requeues what was not settled."""
         await keep_connected(self._url, name=self._name, use=self._consume)
 
     async def stop_taking(self) -> None:
@@ -115,9 +115,9 @@ class QueueConsumer:
         self._renew_seconds = renew_seconds
         self._plain = plain
         self._consumption: _Consumption | None = None
-        # Of a consumer that nothing is known to be wrong with; None as soon as it is lost.
+        # The intake of a consumer that seems well; None as soon as the consumer is lost.
         self._intake: Intake | None = None
-        # Channels from before a hold or a renewal, of which deliveries are still in hand.
+        # Channels from before a hold or a renewal that still have deliveries in hand.
         self._settling: set[_Consumption] = set()
         self._news = asyncio.Event()
         self._is_held = False
@@ -130,16 +130,16 @@ class QueueConsumer:
 
     @property
     def is_well(self) -> bool:
-        """Whether the queue is held on purpose, or the broker is known to know its consumer.
+        """Whether the queue is held on purpose, or the broker is known to have its consumer.
 
-        What proves that is an answer or a delivery, not long ago, or an intake that is full.
+        A recent answer or delivery proves that, and so does a full intake.
         """
         if self._is_held:
             return True
         return self._intake is not None and self._intake.quiet_seconds <= 2 * self._renew_seconds
 
     def hold(self, *, is_held: bool) -> None:
-        """Consume from now on, or do not. Deliveries in hand can be settled all the same."""
+        """Consume no more, or again. Deliveries in hand can be settled either way."""
         self._is_held = is_held
         self._news.set()
 
@@ -174,7 +174,7 @@ class QueueConsumer:
             self._intake = None
 
     async def _keep_consuming(self, connection: AbstractConnection, group: asyncio.TaskGroup) -> None:
-        """Subscribe again after each end; what was in hand by then is settled in the group."""
+        """Subscribe again after each end; tasks of the group settle what was in hand by then."""
         intake = self._new_intake()
         while True:
             await self._wait_until_free()
@@ -182,7 +182,7 @@ class QueueConsumer:
                 with teardown_means_lost():
                     ended = await self._subscribe(connection, intake)
             except CONNECTION_ERRORS as error:
-                # Most often the queue is not declared yet, or was deleted: it comes back with the ledger.
+                # Most often the queue is not declared yet, or was deleted: a ledger declares it.
                 facts = {"queue": self.queue, "error": f"{type(error).__name__}: {error}"[:300]}
                 logger.warning("subscription_failed", extra=facts)
                 ended = None
@@ -202,9 +202,9 @@ class QueueConsumer:
             await self._news.wait()
 
     async def _subscribe(self, connection: AbstractConnection, intake: Intake) -> "_Consumption | None":
-        """Consume on a new channel; return what was ended by us, or None when the channel was lost.
+        """Consume on a new channel; return the consumption that we ended, or None when the channel was lost.
 
-        A new one each time: a channel may know the queue by what was deleted, and keep new consumers deaf.
+        The channel is new each time: an old one may refer to a deleted queue, and keep new consumers deaf.
         """
         lost = asyncio.Event()
         async with asyncio.timeout(_REQUEST_SECONDS):
@@ -242,12 +242,12 @@ class QueueConsumer:
         logger.debug("consuming", extra={"queue": self.queue, "prefetch": self._subscription.prefetch})
         consumption = _Consumption(channel, queue, tag, intake)
         if self._is_stopping:
-            # Told while we were at it; what came meanwhile goes back.
+            # The order to stop came meanwhile: what was delivered since goes back.
             await consumption.end(timeout_seconds=_RESUBSCRIBE_SECONDS)
         return consumption
 
     async def _consume_until_ended(self, consumption: "_Consumption", lost: asyncio.Event) -> bool:
-        """Return True when the consumer was cancelled by us, and False when it was lost."""
+        """Return True when we cancelled the consumer, and False when it was lost."""
         self._consumption = consumption
         try:
             await self._wait_until_ended(consumption.intake, lost)
@@ -261,7 +261,7 @@ class QueueConsumer:
         return True
 
     async def _wait_until_ended(self, intake: Intake, lost: asyncio.Event) -> None:
-        """Return when the consumer is lost or held, or has heard nothing for a while although it could."""
+        """Return when the consumer is lost or held, or heard nothing for long although it had room."""
         while not lost.is_set() and (not self._is_held or self._is_stopping):
             self._news.clear()
             rest_seconds = max(self._renew_seconds - intake.quiet_seconds, 0.0)
@@ -273,7 +273,7 @@ class QueueConsumer:
                     return
 
     async def _close_when_settled(self, consumption: "_Consumption") -> None:
-        """Close the channel when its deliveries are settled; sooner, and they would come again."""
+        """Close the channel when its deliveries are settled: closed sooner, they would come again."""
         self._settling.add(consumption)
         try:
             await consumption.intake.wait_settled(consumption.channel.settling)
@@ -290,7 +290,7 @@ class QueueConsumer:
 
 @dataclass(frozen=True, slots=True)
 class _Consumption:
-    """A queue that is being consumed on a channel, under a tag, into an intake."""
+    """A queue consumed on a channel, under a tag, into an intake."""
 
     channel: "ConsumingChannel"
     queue: AbstractQueue
@@ -298,7 +298,7 @@ class _Consumption:
     intake: Intake
 
     async def end(self, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
-        """Cancel the consumer, then give back what came and was not handed on."""
+        """Cancel the consumer, then give back the messages that were not handed on."""
         self.intake.shut()
         async with asyncio.timeout(timeout_seconds):
             await self.queue.cancel(self.tag)
@@ -307,7 +307,7 @@ class _Consumption:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConsumingChannel:
-    """A channel of one consumer at a time, and how what it delivers is settled."""
+    """A channel for one consumer at a time, and how its deliveries are settled."""
 
     pika: AbstractChannel
     settling: Settling
@@ -319,7 +319,7 @@ class ConsumingChannel:
         return bool(self.pika.is_closed)
 
     async def consume(self, queue: AbstractQueue) -> str:
-        """Let what the queue delivers go into the intake; return the consumer's tag."""
+        """Let the queue deliver into the intake; return the consumer's tag."""
         return await queue.consume(self.callback)
 
 
@@ -330,7 +330,7 @@ async def open_consuming(
 
     Args:
         plain: Take messages from aio-pika's callback, and not out of the frames.
-        on_lost: Called when its consumer, or all of it, was lost.
+        on_lost: Called when the consumer was lost, alone or with the channel.
 
     Raises:
         ChannelInvalidStateError, ...: the connection has just closed, and nobody has told yet.

@@ -1,8 +1,8 @@
 """Names, arguments and bindings of every exchange and queue, and their declaration.
 
-Declares identically on RabbitMQ 3.10 and 4.3. What correctness needs is in queue arguments and not
-in policies, because losing nothing must not depend on an operator's step. Redeclaring is harmless;
-a queue that exists with other arguments is a 406, which names it.
+The topology is the same on RabbitMQ 3.10 and 4.3. Correctness depends on queue arguments and not on policies:
+losing nothing must not depend on an operator's step. Declaring again is harmless; a queue that exists with
+other arguments is a 406, which names it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,8 +39,8 @@ PAUSED_STREAM = "control.paused"
 # A worker that dies with a message counts here. An explicit number, because the defaults differ:
 # none on 3.10, 20 on 4.x; and -1 drops messages on 3.10.
 WORK_DELIVERY_LIMIT = 20
-# The parking queue is terminal and has no dead-letter exchange: from 4.0 on, the default limit of
-# 20 would delete a message that a dying reader had in hand that often. Out of reach on purpose.
+# The parking queue is terminal and has no dead-letter exchange: from 4.0 on, the default limit of 20 would
+# delete a message that a dying reader had in hand that often. So this limit is out of reach.
 PARKED_DELIVERY_LIMIT = 1_000_000_000
 
 
@@ -122,7 +122,7 @@ def exchanges() -> tuple[ExchangeSpec, ...]:
     """Return every exchange, alternates first."""
     return (
         ExchangeSpec(UNROUTED, ExchangeType.FANOUT),
-        # No alternate here: the relay wants to hear of an unroutable job and keep it.
+        # No alternate exchange: an unroutable job must come back to the relay, which keeps it.
         ExchangeSpec(JOBS),
         ExchangeSpec(DELAY),
         # At-least-once dead-lettering stalls for good behind 32 unroutable messages, so
@@ -138,7 +138,7 @@ def exchanges() -> tuple[ExchangeSpec, ...]:
 def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
     """Return every queue for the given kinds."""
     lanes = [(kind, lane) for kind in kinds for lane in Lane]
-    # Whole keys and no pattern: a job of an unknown kind must come back to who published it.
+    # Whole keys and no pattern: a job of an unknown kind must come back to its publisher.
     from_strangers = tuple((JOBS, work_key(kind, lane)) for kind, lane in lanes)
     return (
         QueueSpec(PARKED_QUEUE, ((DEAD, "#"), (UNROUTED, "#")), {"x-delivery-limit": PARKED_DELIVERY_LIMIT}),
@@ -159,7 +159,7 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
 async def verify_topology(channel: AbstractChannel, kinds: Iterable[str]) -> None:
     """Make sure that every queue exists, without declaring any.
 
-    A publish to `jobs.delay` is routed to the recorder even where its step is missing, so a worker
+    A publish to `jobs.delay` reaches the recorder even when the queue of its step is missing, so a worker
     that knows more steps than the ledger has declared must not start.
 
     Raises:
@@ -231,7 +231,7 @@ def _work_queue_spec(kind: str, lane: Lane) -> QueueSpec:
 
 
 def _bundle_queue_spec(kind: str) -> QueueSpec:
-    # Nothing returns here from a delay: what is delayed is a copy of one job.
+    # Nothing returns here from a delay, because a delayed copy carries one job.
     return QueueSpec(bundle_queue(kind), ((JOBS, bundle_key(kind)),), _work_queue_arguments())
 
 

@@ -133,7 +133,7 @@ async def test_reading_the_stream_again_cancels_nothing_twice(
 ) -> None:
     cancelled, has_begun, cancels = job(), asyncio.Event(), 0
 
-    async def run() -> bool:
+    async def run() -> tuple[bool, int]:
         nonlocal cancels
         with table.attempt(cancelled, this_task()) as attempt:
             has_begun.set()
@@ -143,7 +143,8 @@ async def test_reading_the_stream_again_cancels_nothing_twice(
                 except asyncio.CancelledError:
                     cancels += 1
                     cancellations.take(body)
-        return attempt.was_cancelled()
+        # Taken back, or what settles the job would take the next teardown of a channel for a cancellation.
+        return attempt.was_cancelled(), this_task().cancelling()
 
     body = Cancellation(job_id=cancelled.id, run=1).encode()
     task = asyncio.create_task(run())
@@ -151,7 +152,7 @@ async def test_reading_the_stream_again_cancels_nothing_twice(
     cancellations.take(body)
     cancellations.take(body)
 
-    assert (await task, cancels) == (True, 1)
+    assert (await task, cancels) == ((True, 0), 1)
 
 
 async def test_a_cancellation_of_an_earlier_run_leaves_a_later_one_alone(
