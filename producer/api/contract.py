@@ -4,7 +4,7 @@ pydantic speaks JSON Schema 2020-12 and connexion OpenAPI 3.0.3, whose schemas a
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,24 @@ from shared.kinds.registry import KINDS, Kind
 from shared.kinds.webhook import WEBHOOK
 
 PATH = Path(__file__).parent.parent / "openapi.yaml"
+
+_ANSWERS: tuple[type[BaseModel], ...] = (
+    *(Job, JobPage, PagedFetch, Batch, BatchPage, RejectedPage, Schedule, SchedulePage, KindList, QueueList),
+    *(
+        ParkedGroupList,
+        DryRun,
+        OperationDocument,
+        OperationPageDocument,
+        AuditPage,
+        Retention,
+        Health,
+        Problem,
+    ),
+)
+_REQUESTS: tuple[type[BaseModel], ...] = (
+    *(JobSubmission, BatchSubmission, ScheduleSubmission),
+    *(RedriveRequest, OperationRequest, KindPauseRequest, LanePauseRequest),
+)
 
 Schema = dict[str, Any]
 _REF = "#/components/schemas/"
@@ -115,24 +133,14 @@ def _nullable(schema: Schema) -> Schema:
     return schema
 
 
-def _schemas_of(models: list[type[BaseModel]], mode: JsonSchemaMode) -> dict[str, Schema]:
+def _schemas_of(models: Iterable[type[BaseModel]], mode: JsonSchemaMode) -> dict[str, Schema]:
     _, definitions = models_json_schema([(model, mode) for model in models], ref_template=_REF + "{model}")
     return {name: to_openapi(schema) for name, schema in definitions["$defs"].items()}
 
 
 def _answer_schemas() -> dict[str, Schema]:
     results = [kind.result_model for kind in KINDS.values()]
-    parking: list[type[BaseModel]] = [
-        ParkedGroupList,
-        DryRun,
-        OperationDocument,
-        OperationPageDocument,
-        AuditPage,
-        Retention,
-    ]
-    service: list[type[BaseModel]] = [Schedule, SchedulePage, KindList, QueueList, Health, Problem]
-    batches: list[type[BaseModel]] = [Batch, BatchPage, RejectedPage]
-    schemas = _schemas_of([Job, JobPage, PagedFetch, *batches, *service, *parking, *results], "serialization")
+    schemas = _schemas_of([*_ANSWERS, *results], "serialization")
     for name in ("Job", "JobSummary"):
         names = " or ".join(f"`{model.__name__}`" for model in results)
         schemas[name]["properties"]["result"]["description"] = f"As the kind's result says: {names}."
@@ -150,9 +158,7 @@ def _argument_schemas() -> dict[str, Schema]:
 
 
 def _submission_schemas() -> dict[str, Schema]:
-    submissions: list[type[BaseModel]] = [JobSubmission, BatchSubmission, ScheduleSubmission]
-    orders: list[type[BaseModel]] = [RedriveRequest, OperationRequest, KindPauseRequest, LanePauseRequest]
-    schemas = _schemas_of([*submissions, *orders], "validation")
+    schemas = _schemas_of(_REQUESTS, "validation")
     for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
     schemas["KindName"] = {"type": "string", "enum": list(KINDS), "description": "See `GET /kinds`."}

@@ -13,7 +13,7 @@ from producer.api.documents import Job, JobPage, accepted_document, job_document
 from producer.api.requests import LARGE_BODY_BYTES, Query, read_document, read_id, read_idempotency_key
 from producer.api.responses import REPLAYED_HEADER, json_response
 from producer.api.writer import JobWriter
-from producer.records import JobFilter, SubmissionResult, SubmissionStatus
+from producer.records import IdempotencyKey, JobFilter, NewJob, SubmissionResult, SubmissionStatus
 from producer.store import endings, queries, queues
 from producer.store.database import Connection, Store
 from producer.submission import new_job
@@ -38,13 +38,9 @@ class JobHandlers:
         body = await request.body()
         key = read_idempotency_key(request, hashlib.sha256(body).digest())
         if len(body) > LARGE_BODY_BYTES:
-            submission = await asyncio.to_thread(read_document, JobSubmission, body)
-            job = await asyncio.to_thread(
-                new_job, submission, job_id=new_id(), now=utc_now(), idempotency=key
-            )
+            submission, job = await asyncio.to_thread(_read_job, body, key)
         else:
-            submission = read_document(JobSubmission, body)
-            job = new_job(submission, job_id=new_id(), now=utc_now(), idempotency=key)
+            submission, job = _read_job(body, key)
         result = await self._writer.write(job)
         if result.status is not SubmissionStatus.STORED:
             return await self._answer_again(submission, result)
@@ -97,6 +93,11 @@ class JobHandlers:
         facts = {"job_id": str(job_id), "kind": record.kind, "run": record.run, "attempt": record.attempt}
         logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
         return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))
+
+
+def _read_job(body: bytes, key: IdempotencyKey | None) -> tuple[JobSubmission, NewJob]:
+    submission = read_document(JobSubmission, body)
+    return submission, new_job(submission, job_id=new_id(), now=utc_now(), idempotency=key)
 
 
 def _look_up(connection: Connection, job_id: UUID) -> Job:
