@@ -178,24 +178,22 @@ class Problem(Document):
     errors: Annotated[list[ProblemField] | None, Field(description="The first 20 fields at fault.")] = None
 
 
-class _NewJob(Job):
-    """A job as the first answer shows it: nothing has become of it yet."""
-
-    reason: str | None = None
-    explanation: str | None = ACCEPTED
-    run: int = 1
-    attempt: int = 0
-    result: Mapping[str, Any] | None = None
-    finished_at: datetime | None = None
-    attempts: list[Attempt] = []
+# What a job shows before its first attempt.
+_UNTRIED: Mapping[str, object] = {
+    "reason": None,
+    "run": 1,
+    "attempt": 0,
+    "result": None,
+    "finished_at": None,
+    "attempts": (),
+    "duplicate_of": None,
+}
 
 
 def accepted_document(job: NewJob) -> Job:
     """Return the document of a job as it is stored: the answer to its submission and to each replay."""
-    document = _NewJob.of(job)
-    if job.due_at is None:
-        return document
-    return document.model_copy(update={"explanation": explain_schedule(job.due_at)})
+    explanation = explain_schedule(job.due_at) if job.due_at else ACCEPTED
+    return Job.of(job, explanation=explanation, **_UNTRIED)
 
 
 def job_document(record: JobRecord, known: Circumstances | None = None) -> Job:
