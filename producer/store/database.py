@@ -123,22 +123,11 @@ class Store:
         """Return what work of several transactions returns, such as `endings.cancel_batch`."""
         return await self._call(lambda: work(self._database, *args, **kwargs))
 
-    async def ping(self) -> None:
-        """Do nothing if the database answers and this version may use its tables; never tries again.
-
-        Raises:
-            StoreUnavailable: otherwise.
-        """
-        await self._in_thread(self._database.ping)
-
     def close(self) -> None:
         """Wait for the calls that run, then end the threads. Blocks."""
         self._pool.shutdown()
 
     async def _call(self, call: Callable[[], R]) -> R:
-        return await self._in_thread(call)
-
-    async def _in_thread(self, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
 
@@ -150,7 +139,7 @@ class RetryingStore(Store):
     """
 
     async def _call(self, call: Callable[[], R]) -> R:
-        return await retry_until_store_up(partial(self._in_thread, call))
+        return await retry_until_store_up(partial(super()._call, call))
 
 
 async def retry_until_store_up(call: Callable[[], Awaitable[R]]) -> R:
