@@ -13,10 +13,10 @@ import sqlalchemy as sa
 
 from producer.progress import POINT_EVERY, WINDOW
 from producer.store.events import announce_batch
+from producer.store.rows import FINAL_STATES
 from producer.store.schema import batches, jobs
 from shared.states import JobState
 
-FINAL_STATES = tuple(state for state in JobState if state.is_final)
 # By state, as it is kept in the row and as it is counted.
 Counts = dict[JobState, tuple[int, int]]
 

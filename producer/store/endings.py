@@ -16,7 +16,7 @@ from producer.store.batches import Move, count_moves
 from producer.store.database import Database
 from producer.store.events import announce_cancellation, announce_outcomes
 from producer.store.queries import get_batch, get_job
-from producer.store.rows import Standing, lock_jobs, write_jobs
+from producer.store.rows import OPEN_STATES, Standing, lock_jobs, write_jobs
 from producer.store.schema import batches, jobs
 from shared.errors import BatchNotFound, JobEndedAlready, JobNotFound
 from shared.events import Cancellation, JobEnded
@@ -26,7 +26,6 @@ MESSAGE_UNDECODABLE: Final = "message_undecodable"
 
 _CANCELLED = "cancelled"
 _CANCELLED_EXPLANATION = "Cancelled before it was run."
-_OPEN = [state for state in JobState if not state.is_final]
 _PAGE_JOBS = 1_000
 # A fast worker may be ahead of the relay's mark.
 _PUBLISHED = frozenset({JobState.ACCEPTED, *UNDER_WAY})
@@ -153,7 +152,9 @@ def _cancel_page(connection: sa.Connection, batch_id: UUID, *, limit: int, now: 
     """Cancel up to `limit` jobs of a batch; return how many were looked at, 0 when none are left."""
     query = (
         sa.select(jobs.c.id)
-        .where(jobs.c.batch_id == batch_id, jobs.c.state.in_(_OPEN), jobs.c.cancel_requested_at.is_(None))
+        .where(
+            jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES), jobs.c.cancel_requested_at.is_(None)
+        )
         .order_by(jobs.c.id)
         .limit(limit)
     )

@@ -59,6 +59,9 @@ CLAIM_COLUMNS = (
     jobs.c.deadline_at,
 )
 
+FINAL_STATES = tuple(state for state in JobState if state.is_final)
+OPEN_STATES = tuple(state for state in JobState if not state.is_final)
+
 _NEW_NAMES = [column.name for column in columns_of(NewJob, jobs)]
 _BATCH_NAMES = [column.name for column in columns_of(BatchRecord, batches)]
 _FIRST_POSITIONS = {

@@ -15,7 +15,7 @@ from producer.paged_fetch import pages_batch_id
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord, Transition
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
-from producer.store.rows import STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
+from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.submissions import insert_batch, insert_jobs
 from producer.store.wakeup import announce_jobs
@@ -24,7 +24,6 @@ from shared.errors import ScheduleNotFound
 from shared.outcomes import EXPIRED
 from shared.states import JobState, position
 
-_UNFINISHED = [state for state in JobState if not state.is_final]
 _NAMES = [column.name for column in columns_of(ScheduleRecord, schedules)]
 # A worker announces an attempt after half a second. A job that was started just before its deadline is not
 # parked while that report is on its way.
@@ -88,7 +87,7 @@ def has_unfinished_run(connection: sa.Connection, schedule: ScheduleRecord) -> b
     """Return whether a job of the schedule's last run has not ended."""
     return bool(
         connection.scalar(
-            sa.select(sa.exists().where(_is_of_last_run(schedule), jobs.c.state.in_(_UNFINISHED)))
+            sa.select(sa.exists().where(_is_of_last_run(schedule), jobs.c.state.in_(OPEN_STATES)))
         )
     )
 

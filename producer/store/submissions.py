@@ -24,7 +24,7 @@ from producer.records import (
     SubmissionResult,
     SubmissionStatus,
 )
-from producer.store.rows import new_job_row, stored_host
+from producer.store.rows import FINAL_STATES, new_job_row, stored_host
 from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
 from producer.store.sql import POSTGRESQL, bound_value, encode_document, insert_absent
 from producer.store.wakeup import announce_jobs
@@ -32,7 +32,6 @@ from shared.states import JobState, position
 
 JOB_SCOPE = "job"
 BATCH_SCOPE = "batch"
-_FINAL = [state for state in JobState if state.is_final]
 T = TypeVar("T")
 # The columns that a job shares with others of its batch, and its own values, as the driver takes them.
 _Row = tuple[Mapping[str, Any], tuple[str, str, str]]
@@ -179,7 +178,7 @@ def _find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
         number = int.from_bytes(job.unique_key[:8], signed=True)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
     since = job.created_at - timedelta(seconds=job.unique_for_seconds)
-    recent = sa.or_(jobs.c.created_at > since, jobs.c.finished_at > since, jobs.c.state.not_in(_FINAL))
+    recent = sa.or_(jobs.c.created_at > since, jobs.c.finished_at > since, jobs.c.state.not_in(FINAL_STATES))
     query = (
         sa.select(jobs.c.id)
         .where(jobs.c.unique_key == job.unique_key, recent)
