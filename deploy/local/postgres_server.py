@@ -23,14 +23,14 @@ USER = "retriever"
 STOP_SECONDS = 20.0
 ORPHAN_SECONDS = 10.0
 INITDB_SECONDS = 120
-# Data here need not outlive the machine, only the process. So no synchronous_commit=off: without fsync it
-# saves next to nothing, and it would lose what was committed last when a test kills the server.
+# The data must outlive the process, not the machine. synchronous_commit stays on: without fsync it costs next
+# to nothing, and turning it off would lose the last commits when a test kills the server.
 FAST_SETTINGS = (
     *("-c", "fsync=off"),
     *("-c", "full_page_writes=off"),
     *("-c", "max_connections=200"),
 )
-# As a server is that must outlive its machine: what was committed is on the disk.
+# For a server that must outlive its machine: a committed transaction is on the disk.
 DURABLE_SETTINGS = ("-c", "max_connections=200")
 
 

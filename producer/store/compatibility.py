@@ -1,7 +1,7 @@
-"""Which tables code may use: its own, and newer ones that say so. Pure, but for reading what they say.
+"""Which tables code may use: its own, and newer ones that allow it.
 
-A migration adds; what is to go, a later one takes away, when no code needs it any more. So `migrate` comes
-first in an upgrade, and processes of before go on: docs/decisions/0018-tables-say-which-code-may-use-them.md.
+Migrations add. A later migration removes what no code needs any more. So an upgrade begins with `migrate`,
+and processes of the version before go on: docs/decisions/0018-tables-say-which-code-may-use-them.md.
 """
 
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ _VERSION = sa.table("alembic_version", sa.column("version_num", sa.String()))
 
 
 class Fit(Enum):
-    """How the tables stand to this code."""
+    """How tables relate to this code."""
 
     OLDER = auto()
     CURRENT = auto()
     NEWER = auto()
     """This code may use them."""
     TOO_NEW = auto()
-    """They have lost something that this code needs."""
+    """They lack something that this code needs."""
 
 
 def judge(version: str | None, oldest_code: str | None, *, revisions: Sequence[str]) -> Fit:
-    """Return how tables stand to code.
+    """Return how tables relate to code.
 
     Args:
         version: The revision of the tables; None when there are none.
-        oldest_code: The oldest code that may use them, as they say; None when they say nothing.
+        oldest_code: The oldest code that may use them, as stored with them; None when nothing is stored.
         revisions: All that the code knows, its own last.
     """
     if version == revisions[-1]:
@@ -43,8 +43,8 @@ def judge(version: str | None, oldest_code: str | None, *, revisions: Sequence[s
 
 
 def read_fit(connection: sa.Connection, revisions: Sequence[str]) -> Fit:
-    """Return how the tables of a database stand to the code that knows these revisions."""
-    # Asked directly: Alembic's own check logs two lines at INFO, and probes come every few seconds.
+    """Return how the tables of a database relate to the code that knows these revisions."""
+    # A direct query: Alembic's own check logs two lines at INFO, and probes come every few seconds.
     version = _only_row(connection, _VERSION, _VERSION.c.version_num)
     if version in revisions:
         return judge(version, None, revisions=revisions)
@@ -53,9 +53,9 @@ def read_fit(connection: sa.Connection, revisions: Sequence[str]) -> Fit:
 
 
 def note_oldest_code(connection: sa.Connection, oldest_code: str) -> None:
-    """Write down the oldest code that may use the tables.
+    """Store the oldest code that may use the tables.
 
-    Like Alembic's table, this one is of no migration: code that does not know it is not to mind it.
+    No migration makes this table, just as none makes Alembic's.
     """
     schema_compatibility.create(connection, checkfirst=True)
     if _only_row(connection, schema_compatibility, schema_compatibility.c.oldest_code) != oldest_code:

@@ -17,7 +17,7 @@ from producer.store.engine import open_engine, store_failures, writing
 from producer.store.sql import SQLITE
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# Any number of ours, the same in every version: "RETR" in ASCII.
+# A number of our own, the same in every version: "RETR" in ASCII.
 _ADVISORY_LOCK = 0x52455452
 # What may use the tables as long as no migration says `oldest_code`: all code since the first release.
 _FIRST_CODE = "0001"
@@ -26,11 +26,11 @@ _FIRST_CODE = "0001"
 def migrate(database_url: str) -> bool:
     """Upgrade the tables to this version, in one transaction; does nothing when they are current.
 
-    Blocks while another process migrates the same database. Newer tables that this version may use stay as
-    they are: it was rolled back.
+    Blocks while another process migrates the same database. Leaves newer tables that this version may use as
+    they are: the code was rolled back.
 
     Returns:
-        Whether the tables are those of this version now.
+        Whether the tables are now those of this version.
 
     Raises:
         SettingsInvalid: the URL is wrong.
@@ -93,7 +93,7 @@ def _use_wal(engine: sa.Engine) -> None:
 def _wait_for_others(connection: sa.Connection) -> None:
     if connection.dialect.name == SQLITE:
         return
-    # A migration of a large table takes what it takes, and so does the wait for one.
+    # Migrating a large table takes its time, and so does waiting for another process that does it.
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
@@ -121,7 +121,7 @@ def _revisions() -> tuple[str, ...]:
 
 
 def _oldest_code() -> str:
-    """Return the oldest code that may use these tables: what the last migration says that says it."""
+    """Return the oldest code that may use these tables: the last `oldest_code` of a migration."""
     for script in ScriptDirectory.from_config(_config()).walk_revisions():
         said: str | None = getattr(script.module, "oldest_code", None)
         if said is not None:

@@ -30,11 +30,11 @@ from tests.support.environment import clean_environment
 from tests.support.factories import make_webhook_secret
 from tests.support.management import Management
 
-# So that a silent peer is noticed in seconds: the broker drops it after two, aiormq after (3 + 1) * 3 s.
+# Short, to notice a silent peer in seconds: the broker drops it after two, aiormq after (3 + 1) * 3 s.
 HEARTBEAT_SECONDS = 3
 SILENCE_SECONDS = 14.0
-"""For how long a broker or link must be silent to be given up by everybody."""
-# Of the lost-job rule. Above what an unhurt job takes to be heard of.
+"""After such a silence everybody has given a broker or link up."""
+# After this time a silent job counts as lost. Reports of unhurt jobs come sooner.
 LOST_AFTER_SECONDS = 8.0
 _SETTINGS = {
     "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
@@ -48,7 +48,7 @@ _SETTINGS = {
     "RETRIEVER_HOST_CONCURRENCY": "2000",
     "RETRIEVER_HOST_RATE_PER_SECOND": "0",
     "RETRIEVER_HOST_FAILURES": "0",
-    # A fault should be over, and not its lease waited for.
+    # Short, so that no test waits for the lease of a ledger that died.
     "RETRIEVER_RELAY_LEASE_SECONDS": "5",
     "RETRIEVER_PUBLISH_TIMEOUT_SECONDS": "5",
     "RETRIEVER_LOST_AFTER_SECONDS": f"{LOST_AFTER_SECONDS:g}",

@@ -1,4 +1,4 @@
-"""What code of before could not do any more with tables that a migration has changed."""
+"""What the tables of a database are, and what older code loses when a migration changes them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def look_at_tables(connection: sa.Connection) -> dict[str, TableSeen]:
 
 
 def stored_objects(connection: sa.Connection) -> set[str]:
-    """Return all that a database's catalog says of our tables, a line an object, in no order.
+    """Return what a database's catalog says about our tables, one line for each object.
 
     Unlike Alembic's comparison it sees conditions of indexes, defaults, storage and storage parameters.
     """
@@ -50,7 +50,7 @@ def stored_objects(connection: sa.Connection) -> set[str]:
 
 
 def losses(before: Mapping[str, TableSeen], after: Mapping[str, TableSeen]) -> list[str]:
-    """Return what code that was written for the tables of before misses or is refused, in words."""
+    """Return, in words, what code written for the tables `before` misses in those `after`, or is refused."""
     missed = [f"{name}: gone" for name in before if name not in after]
     for name, table in after.items():
         if name in before:

@@ -27,7 +27,7 @@ from shared.settings import Settings
 print("imported", libraries() == before)
 prepare_process(Settings(amqp_plain=True), process="test")
 print("plain", libraries() == before)
-prepare_process(Settings(), process="test")
+prepare_process(Settings(amqp_plain=False), process="test")
 reader, channel = libraries()[0]
 print("fast", reader is installed[0], channel is installed[1], libraries()[1] == before[1])
 prepare_process(Settings(amqp_plain=True), process="test")

@@ -140,11 +140,11 @@ def test_the_next_page_is_found_in_a_link_header(fields: list[str], expected: st
     "text", ["<" * 200_000, "<a>;" * 100_000, '<a>;b="' + "\\" * 200_000, "<a>" + " " * 200_000]
 )
 def test_a_hostile_link_header_is_read_in_no_time(text: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
 
     next_link([text])
 
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize(

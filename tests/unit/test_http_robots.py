@@ -44,12 +44,12 @@ def test_a_crawl_delay_is_read() -> None:
 def test_a_file_of_many_agents_and_rules_costs_neither_time_nor_memory() -> None:
     agents = "\n".join(f"User-agent: bot{number}" for number in range(10_000))
     paths = "\n".join(f"Disallow: /{number}" for number in range(10_000))
-    started = time.monotonic()
+    started = time.thread_time()
 
     found = rules(f"{agents}\n{paths}\nUser-agent: *\nDisallow: /private")
 
     assert not found.allows("https://example.com/private")
-    assert time.monotonic() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_what_cannot_be_read_allows_nothing_and_is_asked_again_soon() -> None:
