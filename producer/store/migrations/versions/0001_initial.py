@@ -38,9 +38,11 @@ def upgrade() -> None:
     _index_jobs()
     _create_attempts()
     _create_fetch_results()
+    _create_pages()
     _create_outbox()
     _create_schedules()
     _create_parking()
+    _create_operations()
     _create_coordination()
 
 
@@ -201,6 +203,9 @@ def _create_fetch_results() -> None:
         _child_of("jobs", "job_id", name="fk_validators_job_id"),
     )
     _index("ix_validators_job_id", "validators", ["job_id"])
+
+
+def _create_pages() -> None:
     op.create_table(
         "pages",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -280,6 +285,20 @@ def _create_parking() -> None:
     )
     _index("ix_redrives_unswept", "redrives", ["requested_at", "job_id"], where="swept_at IS NULL")
     op.create_table(
+        "audit",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("at", _moment(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("details", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_audit"),
+    )
+    _index("ix_audit_target_id", "audit", ["target", "id"])
+
+
+def _create_operations() -> None:
+    op.create_table(
         "operations",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
@@ -304,17 +323,6 @@ def _create_parking() -> None:
         sa.PrimaryKeyConstraint("operation_id", "job_id", name="pk_operation_jobs"),
         _child_of("operations", "operation_id", name="fk_operation_jobs_operation_id"),
     )
-    op.create_table(
-        "audit",
-        sa.Column("id", sa.Uuid(), nullable=False),
-        sa.Column("at", _moment(), nullable=False),
-        sa.Column("by", sa.Text(), nullable=False),
-        sa.Column("action", sa.Text(), nullable=False),
-        sa.Column("target", sa.Text(), nullable=False),
-        sa.Column("details", sa.JSON(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_audit"),
-    )
-    _index("ix_audit_target_id", "audit", ["target", "id"])
 
 
 def _create_coordination() -> None:
