@@ -312,3 +312,14 @@ async def test_a_flush_waits_for_acks_and_an_answer_of_the_broker(broker: FakeBr
         await consumer.flush()
 
     assert channel.events[2:] == ["ack 1", "wait_sent", "declare"]
+
+
+def test_a_held_queue_is_well_without_a_consumer() -> None:
+    consumer = QueueConsumer(
+        Subscription("jobs.check.bulk", 1, lambda _: None), renew_seconds=1.0, plain=False
+    )
+    assert not consumer.is_well
+
+    consumer.hold(is_held=True)
+
+    assert consumer.is_well
