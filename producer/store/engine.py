@@ -16,18 +16,12 @@ from producer.store.sql import SQLITE, encode_document
 from shared.errors import SettingsInvalid, StoreRefused, StoreUnavailable
 
 _VARIABLE = "RETRIEVER_DATABASE_URL"
-
 _SQLITE_BUSY_SECONDS = 30
-
 _CONNECT_SECONDS = 5
-
 _POOL_WAIT_SECONDS = 10
-
 # Bounds a lost server or a stuck lock; our longest statement counts a batch's jobs.
 _STATEMENT_MS = 30_000
-
 _LOCK_MS = 10_000
-
 # A batch is read from its spool while it is stored, so this is far above the time one read may take.
 _IDLE_IN_TRANSACTION_MS = 120_000
 
