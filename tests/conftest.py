@@ -19,6 +19,7 @@ from deploy.local.postgres import Postgres, open_postgres
 from producer.store.migrate import migrate
 from tests.support.management import Management
 from tests.support.stores import STORES
+from tests.support.tables import empty_tables
 
 # An example takes as long as the other processes let it; tests that measure time say so themselves.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -117,11 +118,25 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     yield request.getfixturevalue("postgres_url")
 
 
+@pytest.fixture(scope="session")
+def emptied_databases() -> list[str]:
+    """Return the addresses of PostgreSQL databases that an earlier test left as `postgres_url` found them."""
+    return []
+
+
 @pytest.fixture
-def postgres_url(postgres: Postgres, migrated_postgres: str) -> Iterator[str]:
-    """Yield the address of a fresh PostgreSQL database with its tables, dropped afterwards."""
-    with new_postgres_database(postgres, template=migrated_postgres) as url:
-        yield url
+def postgres_url(postgres: Postgres, migrated_postgres: str, emptied_databases: list[str]) -> Iterator[str]:
+    """Yield the address of a PostgreSQL database with empty tables.
+
+    Emptying one takes a tenth of the time that making one takes. A test that changed the tables themselves
+    leaves a database that is dropped.
+    """
+    url = emptied_databases.pop() if emptied_databases else _make_database(postgres, migrated_postgres)
+    yield url
+    if empty_tables(url, like=f"{_server(postgres)}/{migrated_postgres}"):
+        emptied_databases.append(url)
+    else:
+        _drop_database(postgres, url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -155,10 +170,23 @@ def new_postgres_database(
     postgres: Postgres, *, prefix: str = "test", template: str = "template1"
 ) -> Iterator[str]:
     """Yield the address of a fresh database of a server, as the template is, and drop it afterwards."""
+    url = _make_database(postgres, template, prefix=prefix)
+    yield url
+    _drop_database(postgres, url)
+
+
+def _make_database(postgres: Postgres, template: str, *, prefix: str = "test") -> str:
     name = f"{prefix}_{uuid.uuid4().hex[:12]}"
     _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield f"{postgres.url.rsplit('/', maxsplit=1)[0]}/{name}"
-    _administer(postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    return f"{_server(postgres)}/{name}"
+
+
+def _drop_database(postgres: Postgres, url: str) -> None:
+    _administer(postgres, f"DROP DATABASE IF EXISTS {url.rsplit('/', maxsplit=1)[1]} WITH (FORCE)")
+
+
+def _server(postgres: Postgres) -> str:
+    return postgres.url.rsplit("/", maxsplit=1)[0]
 
 
 def _administer(postgres: Postgres, statement: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,9 @@ _POSTGRESQL_CATALOG = (
     """SELECT 'relation', relname, relkind::text, relpersistence::text, reloptions::text
     FROM pg_class WHERE relnamespace = 'public'::regnamespace""",
 )
+
+# What a migration writes, and no code afterwards.
+_KEPT_TABLES = ("alembic_version", "schema_compatibility")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,36 @@ def stored_objects(connection: sa.Connection) -> set[str]:
         return _sqlite_objects(connection)
     rows = [row for query in _POSTGRESQL_CATALOG for row in connection.exec_driver_sql(query)]
     return {" ".join(str(value) for value in row) for row in rows}
+
+
+def empty_tables(url: str, *, like: str) -> bool:
+    """Empty a PostgreSQL database, whoever uses it, and return whether it is as the other one then.
+
+    Args:
+        like: The address of a database with the same tables, in which nobody has written.
+    """
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+        )
+        if stored_objects(connection) != _untouched(like)[0]:
+            return False
+        tables = sorted(set(sa.inspect(connection).get_table_names()) - set(_KEPT_TABLES))
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(tables)}")
+        return _kept_rows(connection) == _untouched(like)[1]
+
+
+@cache
+def _untouched(url: str) -> tuple[set[str], list[tuple[Any, ...]]]:
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return stored_objects(connection), _kept_rows(connection)
+
+
+def _kept_rows(connection: sa.Connection) -> list[tuple[Any, ...]]:
+    return [tuple(row) for name in _KEPT_TABLES for row in connection.exec_driver_sql(f"TABLE {name}")]
 
 
 def losses(before: Mapping[str, TableSeen], after: Mapping[str, TableSeen]) -> list[str]:
