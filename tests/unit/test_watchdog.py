@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return would_end
 
 
-def is_watched() -> bool:
-    return "loop watchdog" in {thread.name for thread in threading.enumerate()}
+@pytest.fixture
+def is_watched() -> Callable[[], bool]:
+    """Return what says whether a loop of this test is watched; another test's service may be, too."""
+    before = set(threading.enumerate())
+    return lambda: any(thread.name == "loop watchdog" for thread in set(threading.enumerate()) - before)
 
 
 def test_patience_counts_ticks_and_begins_anew_when_things_are_well() -> None:
@@ -96,14 +100,16 @@ async def test_a_failure_inside_is_not_hidden() -> None:
             raise LookupError
 
 
-async def test_zero_seconds_watch_nothing() -> None:
+async def test_zero_seconds_watch_nothing(is_watched: Callable[[], bool]) -> None:
     stop = asyncio.Event()
     async with watched(probes={"bad": lambda: False}, is_waiting=lambda: False, limit_seconds=0, stop=stop):
         with loop_watched(0):
             assert not is_watched()
 
 
-async def test_a_loop_that_turns_is_left_alone_and_its_watch_ends_with_it(quick: list[str]) -> None:
+async def test_a_loop_that_turns_is_left_alone_and_its_watch_ends_with_it(
+    quick: list[str], is_watched: Callable[[], bool]
+) -> None:
     with loop_watched(3_000):
         assert is_watched()
         for _ in range(50):
