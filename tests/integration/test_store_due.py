@@ -181,6 +181,18 @@ def test_a_worker_that_declines_an_expired_delivery_made_no_attempt(store: Datab
     assert (told.body["reason"], told.body["attempt"]) == ("expired", 1)
 
 
+def test_an_expiry_that_is_reported_twice_is_told_once(store: Database) -> None:
+    job = make_job(deadline_at=NOON)
+    store.write(submissions.insert_jobs, [job])
+    store.write(recording.record_reports, [make_report(job.id, JobState.DELAYED)], now=NOON)
+    expiry = make_report(job.id, JobState.PARKED, attempt=2, reason="expired")
+
+    recorded = [store.write(recording.record_reports, [expiry], now=NOON) for _ in range(2)]
+
+    assert [len(each.transitions) for each in recorded] == [1, 0]
+    assert len(store.write(events.claim_events, limit=9, lease_seconds=60, now=NOON)) == 1
+
+
 def test_the_relay_is_told_the_deadline_and_a_redrive_lifts_it(store: Database) -> None:
     job = make_job(deadline_at=NOON)
     store.write(submissions.insert_jobs, [job])
