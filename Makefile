@@ -12,8 +12,9 @@ READY := .venv/.synced
 PEERS_READY := .run/peers/.synced
 # More arguments for pytest, demo or the end-to-end tests: make test ARGS="-k retry -n 0" (-n 0: in one process)
 ARGS ?=
-# Of tests that mostly wait, for brokers and for time to pass: one more than a small machine has cores.
-PROCESSES ?= 3
+# How many processes run the tests, each with a broker of its own: as many as a small machine has cores. With
+# three, brokers and services there are slow enough for jobs to count as lost, and faults repeat what they may not.
+PROCESSES ?= 2
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
