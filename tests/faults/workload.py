@@ -14,7 +14,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from yarl import URL
 
 from shared.identity import new_id
-from tests.faults.world import World, http_client
+from tests.faults.world import SILENCE_SECONDS, World, http_client
 
 QUICK_RETRY = {
     "max_attempts": 5,
@@ -166,23 +166,28 @@ class Workload:
             task.job_id = job_id
 
     async def _publish_once(self, body: bytes, job_id: str) -> bool:
-        """Publish a job as a third party does; return whether the broker has confirmed it."""
+        """Publish a job as a third party does; return whether the broker has confirmed it.
+
+        The time is long enough for a slow machine: what is published again runs again, by whoever takes it.
+        """
         for url in self.world.listener.urls:
+            is_confirmed = False
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SILENCE_SECONDS):
                     connection = await aio_pika.connect(str(URL(url).update_query(name="third party")))
                     async with connection:
                         channel = await connection.channel(on_return_raises=True)
                         exchange = await channel.get_exchange("jobs", ensure=False)
                         message = aio_pika.Message(body, delivery_mode=2, correlation_id=job_id, type="job")
                         await exchange.publish(message, "fetch.bulk", mandatory=True)
+                        is_confirmed = True
             except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
-                continue
+                pass
             except asyncio.CancelledError:
                 # A connection torn down by its own side cancels what waits on it.
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
-                continue
-            return True
+            if is_confirmed:
+                return True
         return False
