@@ -42,7 +42,7 @@ async def test_a_job_that_waits_for_its_retry_never_runs_again(client: Client) -
 
 async def test_no_job_of_a_cancelled_batch_starts_more_than_two_seconds_later(client: Client) -> None:
     run = uuid.uuid4()
-    batch = await client.submit_batch([f"/slow?seconds=4&run={run}&n={n}" for n in range(10_000)])
+    batch = await client.submit_batch([f"/slow?seconds=8&run={run}&n={n}" for n in range(10_000)])
 
     async def is_under_way() -> Json | None:
         now = (await client.http.get(f"/batches/{batch['id']}")).json()
