@@ -5,7 +5,7 @@ from pathlib import Path
 from testcontainers.core.network import Network
 
 from deploy.local.container import Container
-from deploy.local.rabbitmq_node import TICK_ARGUMENTS
+from deploy.local.rabbitmq_node import SERVER_ARGUMENTS
 
 IMAGE = "rabbitmq:4.3-management"
 # The last file that is read, so that it overrides the image's own. Written by root before the image's own
@@ -45,7 +45,7 @@ class RabbitMQContainer(Container):
             erlang_arguments: More arguments of the Erlang machine.
         """
         environment = {
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{TICK_ARGUMENTS} {erlang_arguments}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{SERVER_ARGUMENTS} {erlang_arguments}",
             "RETRIEVER_CONFIGURATION": configuration,
         }
         if cookie is not None:

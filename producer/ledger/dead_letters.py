@@ -56,13 +56,13 @@ class StuckDeadLetters:
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
 
-    def note(self, dead_lettering: Mapping[str, int], *, now: float) -> int:
-        """Note a look; return how many are in queues that have had some at every look for a minute."""
+    def note(self, dead_lettering: Mapping[str, int], *, now: float) -> dict[str, int]:
+        """Note a look; return how many are in each queue that has had some at every look for a minute."""
         self._since = {
             name: self._since.get(name, now) for name, messages in dead_lettering.items() if messages > 0
         }
         stuck = (name for name, since in self._since.items() if now - since >= STUCK_AFTER_SECONDS)
-        return sum(dead_lettering[name] for name in stuck)
+        return {name: dead_lettering[name] for name in stuck}
 
 
 class DeadLetterWatch:
@@ -81,6 +81,7 @@ class DeadLetterWatch:
         self._vhost = unquote(urlsplit(settings.amqp_url).path[1:]) or "/"
         self._clock = clock
         self._stuck = StuckDeadLetters()
+        self._told: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Watch until cancelled; returns at once when no address is set."""
@@ -127,7 +128,12 @@ class DeadLetterWatch:
             gauge.labels(each.name, "unacknowledged").set(each.messages_unacknowledged)
             gauge.labels(each.name, "dead_lettering").set(each.dead_lettering)
         on_their_way = {each.name: each.dead_lettering for each in counts if each.name in _DEAD_LETTERING}
-        self._metrics.dead_letters_stuck.set(self._stuck.note(on_their_way, now=self._clock()))
+        stuck = self._stuck.note(on_their_way, now=self._clock())
+        self._metrics.dead_letters_stuck.set(sum(stuck.values()))
+        # A queue is named once, until it has handed on all of them.
+        if new := {name: messages for name, messages in stuck.items() if name not in self._told}:
+            logger.warning("dead_letters_stuck", extra={"messages_by_queue": new})
+        self._told = frozenset(stuck)
 
     def _show_nothing(self) -> None:
         self._metrics.queue_messages.clear()

@@ -54,8 +54,8 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield opened
 
 
-async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
-    broker: Broker, vhost_url: str, session: aiohttp.ClientSession
+async def test_dead_letters_that_find_no_way_are_shown_as_stuck_and_named_once(
+    broker: Broker, vhost_url: str, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = Watch(amqp_url=vhost_url, management_url=str(broker.management_url))
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
@@ -71,8 +71,11 @@ async def test_dead_letters_that_find_no_way_are_shown_as_stuck(
     at_first = watch.stuck
     watch.seconds += STUCK_AFTER_SECONDS
     await watch.look(session)
+    await watch.look(session)
 
     assert (at_first, watch.stuck) == (0, 2)
+    told = [vars(record) for record in caplog.records if record.message == "dead_letters_stuck"]
+    assert [each["messages_by_queue"] for each in told] == [{"jobs.delay.00001s": 2}]
     assert watch.messages("jobs.delay.00001s", "ready") == 0
     assert watch.messages("jobs.delay.86400s", "ready") == 1
     assert watch.messages("jobs.delay.86400s", "dead_lettering") == 0

@@ -47,6 +47,14 @@ def test_rabbitmqctl_runs_against_our_own_broker(own_broker: Broker) -> None:
     assert answer == f'{{{own_broker.node_name},<<"two words">>}}'
 
 
+def test_our_own_broker_tries_dead_letters_again_within_seconds(own_broker: Broker) -> None:
+    answer = own_broker.control(
+        "eval", "application:get_env(rabbit, dead_letter_worker_publisher_confirm_timeout)."
+    )
+
+    assert answer == "{ok,5000}"
+
+
 def test_a_command_that_rabbitmqctl_refuses_says_why(own_broker: Broker) -> None:
     with pytest.raises(LocalError, match=r"(?s)with status .+Usage"):
         own_broker.control("close_all_connections", "--vhost", "/")

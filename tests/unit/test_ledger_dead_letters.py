@@ -14,7 +14,7 @@ def test_only_dead_letters_that_stay_for_a_minute_are_stuck() -> None:
         stuck.note({"jobs.delay.00005s": 3, "jobs.delay.00006s": 0}, now=now) for now in (0, 30, 59, 60, 75)
     ]
 
-    assert seen == [0, 0, 0, 3, 3]
+    assert seen == [{}, {}, {}, {"jobs.delay.00005s": 3}, {"jobs.delay.00005s": 3}]
 
 
 def test_a_queue_that_was_seen_without_dead_letters_begins_anew() -> None:
@@ -25,7 +25,7 @@ def test_a_queue_that_was_seen_without_dead_letters_begins_anew() -> None:
         for now, count in ((0, 3), (30, 0), (60, 3), (120, 4))
     ]
 
-    assert seen == [0, 0, 0, 4]
+    assert seen == [{}, {}, {}, {"jobs.delay.00005s": 4}]
 
 
 def test_what_is_neither_ready_nor_in_hand_is_on_its_way() -> None:
