@@ -108,12 +108,15 @@ class DeliveryHandler:
             with self._tasks.settling(task):
                 await self._park_raw(delivery, error)
             return
-        key = attempt_key(job)
+        key, may_be_settled = attempt_key(job), delivery.is_redelivered
         if self._dedupe.is_running(key):
             await self._dedupe.wait_ended(key)
-        if not self._dedupe.begin(key):
+            # It came before the outcome of that attempt was confirmed, so it cannot stand for a lost outcome.
+            may_be_settled = True
+        if may_be_settled and self._dedupe.is_settled(key):
             delivery.ack()
             return
+        self._dedupe.begin(key)
         try:
             attempt = self._without_trying(delivery, job) or await self._run(delivery, job, task)
             if delivery.returns:
@@ -218,7 +221,8 @@ class AttemptDedupe:
 
     When a connection is lost the broker delivers everything unacked again, often to the same worker. An
     attempt that is still running here is then waited for, and one that is settled but whose ack was lost is
-    only acked. It knows one process; across processes a job runs at least once.
+    only acked. Not so a message that was published anew: it was sent because the outcome was lost, and has
+    to run. It knows one process; across processes a job runs at least once.
     """
 
     def __init__(self) -> None:
@@ -237,12 +241,13 @@ class AttemptDedupe:
             waiting.append(ended)
             await ended
 
-    def begin(self, key: AttemptKey) -> bool:
-        """Note that a free attempt runs, until `end`; return False, and note nothing, if it is settled."""
-        if key in self._settled:
-            return False
+    def is_settled(self, key: AttemptKey) -> bool:
+        """Return whether the broker has confirmed the attempt's outcome, which may have been lost since."""
+        return key in self._settled
+
+    def begin(self, key: AttemptKey) -> None:
+        """Note that a free attempt runs, until `end`."""
         self._running[key] = []
-        return True
 
     def end(self, key: AttemptKey) -> None:
         """Note that the attempt runs no longer, settled or not."""

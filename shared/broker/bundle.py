@@ -55,6 +55,11 @@ class Part:
         return ""
 
     @property
+    def is_redelivered(self) -> bool:
+        """Whether its message may have been delivered before."""
+        return self._bundle.delivery.is_redelivered
+
+    @property
     def returns(self) -> int:
         """How often the broker took its message back."""
         return self._bundle.delivery.returns

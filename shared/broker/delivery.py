@@ -180,6 +180,11 @@ class Delivery:
         return self._properties.headers or {}
 
     @property
+    def is_redelivered(self) -> bool:
+        """Whether this very message may have been delivered before; one that was published anew was not."""
+        return self._message.is_redelivered
+
+    @property
     def returns(self) -> int:
         """How often the broker took the message back from consumers that died with it, lost or refused it."""
         if not self._message.is_redelivered:

@@ -6,7 +6,9 @@ from uuid import UUID
 
 import pytest
 from aio_pika.abc import AbstractChannel
+from pydantic import BaseModel
 
+from consumer.politeness.host_limiters import FirstPermit
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     CANCELLED_STREAM,
@@ -14,11 +16,13 @@ from shared.broker.topology import (
     PARKED_QUEUE,
     PAUSED_STREAM,
     RECORDER_QUEUE,
+    delay_queue,
     work_queue,
 )
 from shared.events import PAUSES_TYPE, Cancellation, PausedQueues, PauseSnapshot
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage
+from shared.outcomes import Failed, Outcome
 from tests.support.amqp import get_message, message_count, open_channel, running_publisher
 from tests.support.management import Management
 from tests.support.waiting import eventually
@@ -309,3 +313,43 @@ async def test_a_worker_that_starts_during_a_pause_of_its_lane_takes_nothing_and
             await client.publish(snapshot(6))
 
             assert (await final_report(channel)).state == "succeeded"
+
+
+async def test_a_settled_job_whose_report_was_lost_ends_when_it_is_sent_again(vhost_url: str) -> None:
+    work, message = Work(), job()
+    work.let_go.set()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        async with working(vhost_url, work, grace_seconds=10):
+            reports = []
+            for _ in range(3):
+                await client.publish(message)
+                # Taken out, the report never reaches a recorder.
+                reports.append(await final_report(channel))
+
+        assert await message_count(channel, WORK) == 0
+    assert [(report.state, report.attempt) for report in reports] == [("succeeded", 1)] * 3
+
+
+async def test_a_settled_job_whose_delayed_copy_was_lost_is_tried_again_when_it_is_sent_again(
+    vhost_url: str,
+) -> None:
+    tries = 0
+
+    async def fail(_: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
+        nonlocal tries
+        tries += 1
+        return Failed("http_503", "The host answered 503.", transient=True)
+
+    message = job()
+    async with (
+        running_publisher(vhost_url) as client,
+        open_channel(vhost_url) as channel,
+        working(vhost_url, fail, grace_seconds=10),
+    ):
+        for _ in range(2):
+            await client.publish(message)
+            copy = await get_message(channel, RECORDER_QUEUE)
+            step = int((copy.routing_key or "").rpartition(".")[2].removesuffix("s"))
+            await (await channel.declare_queue(delay_queue(step), passive=True)).purge()
+
+    assert tries == 2

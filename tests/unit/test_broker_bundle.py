@@ -18,6 +18,7 @@ class FakeDelivery:
 
     routing_key = "check.bundles"
     returns = 2
+    is_redelivered = True
 
     def __init__(self, body: bytes, *, is_lost: bool = False) -> None:
         self.body = body

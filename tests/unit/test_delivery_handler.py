@@ -32,10 +32,13 @@ class FakeDelivery:
 
     routing_key = "check.bulk"
 
-    def __init__(self, body: bytes, *, returns: int = 0, is_lost: bool = False) -> None:
+    def __init__(
+        self, body: bytes, *, returns: int = 0, is_redelivered: bool = False, is_lost: bool = False
+    ) -> None:
         self.body = body
         self.correlation_id = "job-1"
         self.returns = returns
+        self.is_redelivered = is_redelivered or returns > 0
         self.settled: list[str] = []
         self._is_lost = is_lost
 
@@ -128,16 +131,23 @@ class Heart:
             worker="w",
         )
 
-    def take(self, job: JobMessage | bytes, *, returns: int = 0, is_lost: bool = False) -> FakeDelivery:
+    def take(
+        self,
+        job: JobMessage | bytes,
+        *,
+        returns: int = 0,
+        is_redelivered: bool = False,
+        is_lost: bool = False,
+    ) -> FakeDelivery:
         """Let a delivery be handled."""
         body = job if isinstance(job, bytes) else job.encode()
-        delivery = FakeDelivery(body, returns=returns, is_lost=is_lost)
+        delivery = FakeDelivery(body, returns=returns, is_redelivered=is_redelivered, is_lost=is_lost)
         self.handler.take(delivery)  # type: ignore[arg-type]
         return delivery
 
-    def take_bundle(self, jobs: Sequence[JobMessage]) -> FakeDelivery:
+    def take_bundle(self, jobs: Sequence[JobMessage], *, is_redelivered: bool = False) -> FakeDelivery:
         """Let a delivery of several jobs be handled."""
-        delivery = FakeDelivery(bundled(job.encode() for job in jobs))
+        delivery = FakeDelivery(bundled(job.encode() for job in jobs), is_redelivered=is_redelivered)
         self.handler.take_bundle(delivery)  # type: ignore[arg-type]
         return delivery
 
@@ -231,12 +241,15 @@ async def test_a_failure_is_one_copy_for_the_next_attempt(heart: Heart) -> None:
     assert delivery.settled == ["ack"]
 
 
-async def test_a_redelivery_waits_for_the_attempt_in_hand_and_starts_no_second_one(heart: Heart) -> None:
+@pytest.mark.parametrize("is_redelivered", [True, False])
+async def test_a_copy_waits_for_the_attempt_in_hand_and_starts_no_second_one(
+    heart: Heart, is_redelivered: bool
+) -> None:
     heart.work.may_end.clear()
     job = make_job()
     first = heart.take(job)
     await heart.work.started.wait()
-    second = heart.take(job)
+    second = heart.take(job, is_redelivered=is_redelivered)
     await turn_loop()
     assert (second.settled, heart.handler.in_hand) == ([], 2)
 
@@ -247,14 +260,32 @@ async def test_a_redelivery_waits_for_the_attempt_in_hand_and_starts_no_second_o
     assert (first.settled, second.settled) == (["ack"], ["ack"])
 
 
-async def test_a_duplicate_of_a_settled_attempt_is_only_acked(heart: Heart) -> None:
-    job = make_job()
-    heart.take(job)
+async def test_a_redelivery_of_a_settled_attempt_is_only_acked(heart: Heart) -> None:
+    jobs = [make_job(), make_job()]
+    heart.take(jobs[0])
+    heart.take_bundle(jobs[1:])
     await heart.finish()
-    again = heart.take(job)
+    again = [
+        heart.take(jobs[0], is_redelivered=True),
+        heart.take_bundle(jobs[1:], is_redelivered=True),
+    ]
     await heart.finish()
 
-    assert (heart.work.starts, len(heart.reports), again.settled) == (1, 1, ["ack"])
+    assert (heart.work.starts, len(heart.reports)) == (2, 2)
+    assert [each.settled for each in again] == [["ack"], ["ack"]]
+
+
+async def test_a_settled_attempt_that_was_published_anew_is_made_again(heart: Heart) -> None:
+    jobs = [make_job(), make_job()]
+    heart.take(jobs[0])
+    heart.take_bundle(jobs[1:])
+    await heart.finish()
+    # The broker has lost both reports, and the ledger sends both jobs again.
+    again = [heart.take(jobs[0]), heart.take_bundle(jobs[1:])]
+    await heart.finish()
+
+    assert (heart.work.starts, len(heart.reports)) == (4, 4)
+    assert [each.settled for each in again] == [["ack"], ["ack"]]
 
 
 async def test_a_job_that_comes_back_from_a_deferral_is_no_duplicate(heart: Heart) -> None:
@@ -376,7 +407,7 @@ async def test_what_was_given_back_runs_again_when_it_comes_again(heart: Heart) 
     await heart.work.started.wait()
     await heart.finish(grace_seconds=0.0)
     heart.work.may_end.set()
-    again = heart.take(job)
+    again = heart.take(job, is_redelivered=True)
     await heart.finish()
 
     assert (heart.work.starts, again.settled) == (2, ["ack"])
@@ -552,11 +583,11 @@ async def test_no_more_settled_attempts_are_remembered_than_a_bound(
         heart.take(job)
         await heart.finish()
     for job in jobs[1:]:
-        heart.take(job)
+        heart.take(job, is_redelivered=True)
         await heart.finish()
     assert heart.work.starts == 3
 
-    heart.take(jobs[0])
+    heart.take(jobs[0], is_redelivered=True)
     await heart.finish()
 
     assert heart.work.starts == 4
