@@ -100,10 +100,10 @@ class Cancellations(ControlStream[Cancellation]):
         self._tell = tell
 
     def has(self, job: JobMessage) -> bool:
-        """Return whether the job, or its batch, was cancelled."""
+        """Return whether the run of the job, or its batch, was cancelled."""
         # Most often there is none; a UUID is hashed in Python.
         return bool(self._runs_by_job and self._runs_by_job.get(job.id, 0) >= job.run) or bool(
-            self._batches and job.batch_id in self._batches
+            self._batches and job.batch_id in self._batches and _came_with_batch(job)
         )
 
     def _obey(self, order: Cancellation) -> None:
@@ -144,6 +144,14 @@ class CurrentPauses(ControlStream[PauseSnapshot]):
             return
         self._revision, self._pauses = order.revision, order.pauses
         self._tell()
+
+
+def _came_with_batch(job: JobMessage) -> bool:
+    """Return whether what tells of the batch means this run; of others a job's own cancellation tells.
+
+    Later runs were redriven, maybe after the batch was cancelled, and pages join their batch one by one.
+    """
+    return job.run == 1 and "page" not in job.args
 
 
 def _remember(kept: OrderedDict[UUID, V], key: UUID, value: V) -> None:

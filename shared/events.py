@@ -52,10 +52,10 @@ class BatchCompleted(WireMessage):
 
 
 class Cancellation(WireMessage):
-    """An order to run no more attempts of a job up to a run, or of all jobs of a batch.
+    """An order to run no more attempts of a job up to a run, or of all jobs of a batch in their first run.
 
-    One with a `marker` orders nothing: it is a worker's barrier, by which it knows that it has read all
-    before.
+    Pages of a paged fetch, and jobs that were redriven, have an order each. One with a `marker` orders
+    nothing: it is a worker's barrier, by which it knows that it has read all before.
     """
 
     job_id: UUID | None = None

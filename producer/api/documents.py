@@ -146,7 +146,10 @@ class Batch(Document):
         Field(description="When its last job will have ended at this rate; null at rate 0, or when it has."),
     ]
     rejected: Rejections
-    cancelled_at: Annotated[datetime | None, Field(description="When somebody cancelled it.")]
+    cancelled_at: Annotated[
+        datetime | None,
+        Field(description="When jobs of it were last cancelled together; those redriven since run."),
+    ]
     callback_url: Annotated[str | None, Field(description="Who is told, once, when all its jobs have ended.")]
 
 

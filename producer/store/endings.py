@@ -11,10 +11,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.paged_fetch import page_of
 from producer.records import BatchRecord, JobRecord, Transition, UnreadableJob
 from producer.store.batches import Move, count_moves
 from producer.store.database import Database
-from producer.store.events import announce_cancellation, announce_outcomes
+from producer.store.events import announce_cancellations, announce_outcomes
 from producer.store.queries import get_batch, get_job
 from producer.store.rows import OPEN_STATES, Standing, lock_jobs, write_jobs
 from producer.store.schema import batches, jobs
@@ -91,7 +92,7 @@ def cancel_job(connection: sa.Connection, job_id: UUID, *, now: datetime) -> Job
         if place.state.is_final:
             raise JobEndedAlready(f"job {job_id} has {place.state}")
         # The workers are told whatever the state says: a delivery may be on its way, or running unannounced.
-        announce_cancellation(connection, Cancellation(job_id=job_id, run=place.run), now=now)
+        announce_cancellations(connection, [Cancellation(job_id=job_id, run=place.run)], now=now)
         _cancel(connection, standing, now=now)
     return get_job(connection, job_id)
 
@@ -99,8 +100,8 @@ def cancel_job(connection: sa.Connection, job_id: UUID, *, now: datetime) -> Job
 def cancel_batch(database: Database, batch_id: UUID, *, now: datetime) -> BatchRecord:
     """Cancel a batch and return it: the workers are told first, then its jobs are cancelled in pages.
 
-    Many transactions. If this process dies in between, the workers end the rest when it reaches them, and a
-    second call goes on.
+    It ends the runs that are under way; a job that is redriven later runs. Many transactions. If this process
+    dies in between, the workers end the rest when it reaches them, and a second call goes on.
 
     Raises:
         BatchNotFound: no batch has this id.
@@ -137,30 +138,45 @@ def park_unreadable(
 
 
 def _begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, now: datetime) -> None:
+    is_open = sa.exists().where(_is_open_of(batch_id))
+    # A later cancel finds what was redriven since.
     mark = (
         batches.update()
-        .where(batches.c.id == batch_id, batches.c.cancelled_at.is_(None))
+        .where(batches.c.id == batch_id, sa.or_(batches.c.cancelled_at.is_(None), is_open))
         .values(cancelled_at=now)
     )
     if connection.execute(mark).rowcount:
-        announce_cancellation(connection, Cancellation(batch_id=batch_id), now=now)
+        announce_cancellations(connection, [Cancellation(batch_id=batch_id)], now=now)
     elif not connection.scalar(sa.select(sa.exists().where(batches.c.id == batch_id))):
         raise BatchNotFound(f"no batch has the id {batch_id}")
 
 
 def _cancel_page(connection: sa.Connection, batch_id: UUID, *, limit: int, now: datetime) -> int:
     """Cancel up to `limit` jobs of a batch; return how many were looked at, 0 when none are left."""
-    query = (
-        sa.select(jobs.c.id)
-        .where(
-            jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES), jobs.c.cancel_requested_at.is_(None)
-        )
-        .order_by(jobs.c.id)
-        .limit(limit)
-    )
+    query = sa.select(jobs.c.id).where(_is_open_of(batch_id)).order_by(jobs.c.id).limit(limit)
     standing = lock_jobs(connection, connection.scalars(query).all())
+    # What tells of the batch covers only jobs that come with it, in their first run.
+    are_pages = _has_pages(connection, standing)
+    told = [
+        Cancellation(job_id=job_id, run=place.run)
+        for job_id, place in standing.items()
+        if not place.state.is_final and (place.run > 1 or are_pages)
+    ]
+    announce_cancellations(connection, told, now=now)
     _cancel(connection, standing, now=now)
     return len(standing)
+
+
+def _is_open_of(batch_id: UUID) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES), jobs.c.cancel_requested_at.is_(None)
+    )
+
+
+def _has_pages(connection: sa.Connection, standing: Mapping[UUID, Standing]) -> bool:
+    """Return whether these jobs of a batch are the pages of a paged fetch; then all jobs of it are."""
+    first = next(iter(standing), None)
+    return first is not None and page_of(get_job(connection, first)) is not None
 
 
 def _cancel(connection: sa.Connection, standing: Mapping[UUID, Standing], *, now: datetime) -> None:

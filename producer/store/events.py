@@ -44,9 +44,11 @@ def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: dateti
         _insert_callbacks(connection, [batch_callback(completed, url, now=now)])
 
 
-def announce_cancellation(connection: sa.Connection, cancellation: Cancellation, *, now: datetime) -> None:
+def announce_cancellations(
+    connection: sa.Connection, cancellations: Iterable[Cancellation], *, now: datetime
+) -> None:
     """Tell the workers what they must not run."""
-    _insert(connection, EventType.CANCELLATION, [cancellation], now)
+    _insert(connection, EventType.CANCELLATION, cancellations, now)
 
 
 def claim_events(

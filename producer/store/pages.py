@@ -28,7 +28,7 @@ from producer.paged_fetch import (
 from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
-from producer.store.schema import batches, jobs, pages
+from producer.store.schema import batches, jobs, pages, redrives
 from producer.store.sql import insert_absent
 from producer.store.wakeup import announce_jobs
 from shared.errors import BatchNotFound, JobNotPaged
@@ -70,11 +70,10 @@ def record_pages(
     )
     # Every batch that this transaction will count in, in the order of ids, as `count_moves` locks them.
     touched = {standing[job_id].batch_id for job_id in reached} | {page.batch_id for _, page, _ in leading}
-    closed = _lock_batches(connection, (batch_id for batch_id in touched if batch_id is not None))
+    locked = _lock_batches(connection, (batch_id for batch_id in touched if batch_id is not None))
     named = dict(reached)
     for job, page, place in leading:
-        if page.batch_id in closed:
-            # Cancelled while this page was fetched: nobody wants what follows.
+        if not _takes_more(connection, locked[page.batch_id], job, told[job.id].run):
             continue
         _insert_pages(connection, page.batch_id, following_jobs(job, page, place, now=now))
         if page.index == 0:
@@ -202,16 +201,38 @@ def _make_batches(connection: sa.Connection, new: Sequence[NewBatch]) -> None:
         connection.execute(insert_absent(connection, batches), rows)
 
 
-def _lock_batches(connection: sa.Connection, batch_ids: Iterable[UUID]) -> set[UUID]:
-    """Lock batches in the order of their ids; return those that take no more jobs."""
+def _lock_batches(
+    connection: sa.Connection, batch_ids: Iterable[UUID]
+) -> dict[UUID, tuple[datetime | None, datetime | None]]:
+    """Lock batches in the order of their ids; return when each was cancelled and when it expired."""
     query = (
         sa.select(batches.c.id, batches.c.cancelled_at, batches.c.expired_at)
         .where(batches.c.id.in_(sorted(batch_ids)))
         .order_by(batches.c.id)
         .with_for_update(key_share=True)
     )
-    rows = connection.execute(query).all()
-    return {batch_id for batch_id, cancelled_at, expired_at in rows if cancelled_at or expired_at}
+    return {
+        batch_id: (cancelled_at, expired_at)
+        for batch_id, cancelled_at, expired_at in connection.execute(query)
+    }
+
+
+def _takes_more(
+    connection: sa.Connection, batch: tuple[datetime | None, datetime | None], job: JobRecord, run: int
+) -> bool:
+    """Return whether a batch takes the pages that follow a job's run: not if it was cancelled during it."""
+    cancelled_at, expired_at = batch
+    if expired_at is not None:
+        return False
+    if cancelled_at is None:
+        return True
+    began_at = job.created_at
+    if run > 1:
+        redriven = sa.select(redrives.c.requested_at).where(
+            redrives.c.job_id == job.id, redrives.c.run == run - 1
+        )
+        began_at = connection.scalar(redriven) or began_at
+    return began_at > cancelled_at
 
 
 def _insert_pages(connection: sa.Connection, batch_id: UUID, following: Iterator[NewJob]) -> None:

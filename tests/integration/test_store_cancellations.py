@@ -154,6 +154,59 @@ def test_a_cancelled_batch_ends_what_waits_and_leaves_what_has_ended(store: Data
     assert store.read(queries.get_batch, batch.id).finished_at == LATER
 
 
+def cancellations(store: Database) -> list[tuple[object, object, object]]:
+    """Take all events out of the store; return what the cancellations are of."""
+    claimed = store.write(store_events.claim_events, limit=1_000, lease_seconds=60, now=LATER)
+    store.write(store_events.forget_events, [event.id for event in claimed])
+    bodies = [event.body for event in claimed if event.type is EventType.CANCELLATION]
+    return [(body.get("batch_id"), body.get("job_id"), body.get("run")) for body in bodies]
+
+
+def test_a_cancelled_batch_ends_the_runs_of_now_and_a_redriven_job_runs_and_counts(store: Database) -> None:
+    batch, jobs = make_batch(), [make_job() for _ in range(3)]
+    store.write(submissions.insert_batch, batch, jobs)
+    store.write(
+        recording.record_reports, [make_report(job.id, JobState.PARKED) for job in jobs[:2]], now=LATER
+    )
+    store.write(parking.redrive, jobs[0].id, now=LATER)
+
+    endings.cancel_batch(store, batch.id, now=LATER)
+
+    # Run 1 is covered by the batch; what was redriven is told of singly.
+    assert cancellations(store) == [(str(batch.id), None, None), (None, str(jobs[0].id), 2)]
+    redriven = store.write(parking.redrive, jobs[1].id, now=LATER + timedelta(seconds=1))
+    [claimed] = store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=LATER)
+    assert (redriven.state, claimed.id, claimed.run) == (JobState.ACCEPTED, jobs[1].id, 2)
+    record = store.read(queries.get_batch, batch.id)
+    assert (record.counts, record.finished_at) == ({JobState.CANCELLED: 2, JobState.ACCEPTED: 1}, None)
+
+    done = make_report(jobs[1].id, JobState.SUCCEEDED, run=2)
+    store.write(recording.record_reports, [done], now=LATER + timedelta(seconds=2))
+
+    record = store.read(queries.get_batch, batch.id)
+    assert record.counts == {JobState.CANCELLED: 2, JobState.SUCCEEDED: 1}
+    assert (record.cancelled_at, record.finished_at) == (LATER, LATER + timedelta(seconds=2))
+    assert store.read(batches.wrong_counts, batch.id) == {}
+
+
+def test_a_batch_that_is_cancelled_again_ends_what_was_redriven_since(store: Database) -> None:
+    batch, job = make_batch(), make_job()
+    store.write(submissions.insert_batch, batch, [job])
+    store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=LATER)
+    endings.cancel_batch(store, batch.id, now=LATER)
+    endings.cancel_batch(store, batch.id, now=LATER + timedelta(seconds=1))
+    assert store.read(queries.get_batch, batch.id).cancelled_at == LATER
+    store.write(parking.redrive, job.id, now=LATER)
+    store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING, run=2)], now=LATER)
+    cancellations(store)
+
+    record = endings.cancel_batch(store, batch.id, now=LATER + timedelta(seconds=2))
+
+    assert (record.cancelled_at, record.counts) == (LATER + timedelta(seconds=2), {JobState.RUNNING: 1})
+    assert (None, str(job.id), 2) in cancellations(store)
+    assert store.read(queries.get_job, job.id).cancel_requested_at == LATER + timedelta(seconds=2)
+
+
 def test_an_attempt_that_never_started_is_not_listed(store: Database) -> None:
     job = make_job()
     store.write(submissions.insert_jobs, [job])

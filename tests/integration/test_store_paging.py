@@ -239,6 +239,33 @@ def test_a_page_at_another_origin_gets_no_headers_and_a_page_of_this_one_keeps_t
     assert "url" not in own.args["page"]
 
 
+def test_a_page_that_is_redriven_after_its_batch_was_cancelled_leads_on(store: Database) -> None:
+    def place(index: int) -> PagePlace:
+        return PagePlace(index=index, size=2, total=99)
+
+    root = stored(store)
+    ids = [derived_id(root.id, index) for index in range(5)]
+    store.write(recording.record_reports, [page_report(root.id, place(1))], now=LATER)
+    store.write(recording.record_reports, [make_report(ids[1], JobState.PARKED, kind="fetch")], now=LATER)
+    endings.cancel_batch(store, ids[0], now=LATER)
+    store.write(parking.redrive, ids[1], now=LATER + timedelta(seconds=1))
+
+    again = page_report(ids[1], place(2)).model_copy(update={"run": 2})
+    store.write(recording.record_reports, [again], now=LATER + timedelta(seconds=2))
+    # What follows is in its first run, and began after the cancel as well.
+    store.write(recording.record_reports, [page_report(ids[2], place(3))], now=LATER + timedelta(seconds=3))
+
+    assert store.read(queries.get_job, ids[3]).state is JobState.ACCEPTED
+    # No worker covers pages by their batch, so each is told of.
+    endings.cancel_batch(store, ids[0], now=LATER + timedelta(seconds=4))
+    told = store.write(store_events.claim_events, limit=100, lease_seconds=60, now=LATER)
+    assert (str(ids[3]), 1) in [(event.body.get("job_id"), event.body.get("run")) for event in told]
+    late = page_report(ids[3], place(4))
+    store.write(recording.record_reports, [late], now=LATER + timedelta(seconds=5))
+    with pytest.raises(JobNotFound):
+        store.read(queries.get_job, ids[4])
+
+
 def test_a_parked_or_cancelled_first_page_has_no_others_and_a_redriven_one_gets_them(store: Database) -> None:
     root, ended = stored(store), stored(store)
     store.write(recording.record_reports, [make_report(root.id, JobState.PARKED, kind="fetch")], now=LATER)

@@ -238,6 +238,24 @@ async def test_cancelling_a_batch_reaches_every_job_of_it(vhost_url: str) -> Non
         assert states == ["cancelled"] * 5
 
 
+async def test_a_job_that_was_redriven_after_its_batch_was_cancelled_runs(vhost_url: str) -> None:
+    work, batch_id = Work(), uuid.uuid4()
+    work.let_go.set()
+    first, redriven = job(1, batch_id=batch_id), job(2, batch_id=batch_id, run=2)
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        await client.publish(
+            Outgoing(DEFAULT, CANCELLED_STREAM, Cancellation(batch_id=batch_id).encode(), "cancellation")
+        )
+        await client.publish(first)
+        await client.publish(redriven)
+
+        async with working(vhost_url, work):
+            reports = [await final_report(channel), await final_report(channel)]
+
+    states = {str(report.job_id): (report.state.value, report.run) for report in reports}
+    assert states == {first.job_id: ("cancelled", 1), redriven.job_id: ("succeeded", 2)}
+
+
 async def test_cancellations_are_heard_again_after_a_lost_connection(
     vhost_url: str, management: Management, vhost: str
 ) -> None:

@@ -88,9 +88,10 @@ async def final_report(channel: AbstractChannel) -> Report:
     return report
 
 
-def job(number: int = 1, *, batch_id: UUID | None = None) -> Outgoing:
+def job(number: int = 1, *, batch_id: UUID | None = None, run: int = 1) -> Outgoing:
     message = JobMessage(
         batch_id=batch_id,
+        run=run,
         id=uuid.uuid4(),
         kind="check",
         lane=Lane.BULK,

@@ -14,9 +14,12 @@ from shared.kinds.registry import Lane
 from shared.messages import JobMessage
 
 
-def message(*, run: int, job_id: uuid.UUID | None = None) -> JobMessage:
-    args = {"url": "http://example.com/"}
-    return JobMessage(id=job_id or uuid.uuid4(), kind="check", lane=Lane.BULK, args=args, run=run)
+def message(
+    *, run: int, job_id: uuid.UUID | None = None, batch_id: uuid.UUID | None = None, **more: object
+) -> JobMessage:
+    args = {"url": "http://example.com/", **more}
+    job_id = job_id or uuid.uuid4()
+    return JobMessage(id=job_id, kind="check", lane=Lane.BULK, args=args, run=run, batch_id=batch_id)
 
 
 @pytest.fixture
@@ -33,6 +36,22 @@ def test_reading_the_stream_again_takes_no_cancellation_back(cancellations: Canc
 
     assert cancellations.has(message(job_id=job_id, run=2))
     assert not cancellations.has(message(job_id=job_id, run=3))
+
+
+def test_a_cancelled_batch_covers_the_jobs_that_came_with_it_in_their_first_run(
+    cancellations: Cancellations,
+) -> None:
+    job_id, batch_id = uuid.uuid4(), uuid.uuid4()
+    cancellations.take(Cancellation(batch_id=batch_id).encode())
+
+    assert cancellations.has(message(run=1, batch_id=batch_id))
+    # Redriven since, or a page that joined since.
+    assert not cancellations.has(message(run=2, batch_id=batch_id, job_id=job_id))
+    assert not cancellations.has(message(run=1, batch_id=batch_id, page={"index": 4}))
+
+    cancellations.take(Cancellation(job_id=job_id, run=2).encode())
+    assert cancellations.has(message(run=2, batch_id=batch_id, job_id=job_id))
+    assert not cancellations.has(message(run=3, batch_id=batch_id, job_id=job_id))
 
 
 def test_only_what_is_new_is_told(cancellations: Cancellations) -> None:

@@ -170,7 +170,7 @@ def test_a_worker_passes_over_newer_cancellations_and_hears_the_next(
     assert not cancellations.has(ours.model_copy(update={"id": uuid.uuid4()}))
     assert [entry.message for entry in caplog.records] == ["cancellation_undecodable"]
     cancellations.take(batch.body)
-    assert cancellations.has(ours.model_copy(update={"id": uuid.uuid4()}))
+    assert cancellations.has(ours.model_copy(update={"id": uuid.uuid4(), "run": 1}))
 
 
 def test_a_worker_passes_over_newer_pauses_and_hears_the_next(caplog: pytest.LogCaptureFixture) -> None:
