@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from producer.records import Overlap
 from producer.timetable import CatchUp
 from shared.kinds.registry import Lane
 from shared.kinds.webhook import WebhookUrl
 from shared.retry import RetryPolicy
+from shared.times import Rfc3339Time
 
 MAX_LABELS = 20
 MAX_LABEL_LENGTH = 200
@@ -38,7 +39,7 @@ class TimedSubmission(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_at: Annotated[
-        AwareDatetime | None,
+        Rfc3339Time | None,
         Field(description="Not before this time, up to a year ahead; a time that has passed means now."),
     ] = None
     delay_seconds: Annotated[
@@ -50,7 +51,7 @@ class TimedSubmission(BaseModel):
         ),
     ] = None
     deadline_at: Annotated[
-        AwareDatetime | None,
+        Rfc3339Time | None,
         Field(
             description="When no attempt has started by then, the job is parked with the reason `expired`."
         ),
@@ -139,7 +140,7 @@ class ScheduleSubmission(BaseModel):
     ] = None
     every_seconds: Annotated[int | None, Field(ge=1, le=MAX_AHEAD_SECONDS)] = None
     starts_at: Annotated[
-        AwareDatetime | None,
+        Rfc3339Time | None,
         Field(description="No run before this time; `every_seconds` counts from it. Within a year."),
     ] = None
     job: Annotated[

@@ -28,6 +28,7 @@ from producer.api.service import Health, Retention
 from producer.submission_models import BatchSubmission, JobSubmission, RetryOverride, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
 from shared.kinds.webhook import WEBHOOK
+from shared.times import MAX_TIME_LENGTH, TIME_PATTERN
 
 PATH = Path(__file__).parent.parent / "openapi.yaml"
 
@@ -161,6 +162,12 @@ def _submission_schemas() -> dict[str, Schema]:
     schemas = _schemas_of(_REQUESTS, "validation")
     for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
+    schemas["Time"] = {
+        "type": "string",
+        "format": "date-time",
+        "maxLength": MAX_TIME_LENGTH,
+        "pattern": TIME_PATTERN,
+    }
     schemas["KindName"] = {"type": "string", "enum": list(KINDS), "description": "See `GET /kinds`."}
     return schemas | _by_kind(schemas, "JobSubmission") | _by_kind(schemas, "BatchSubmission")
 

@@ -26,6 +26,7 @@ from shared.errors import (
     OperationNotFound,
     ScheduleNotFound,
 )
+from shared.times import parse_time
 
 # From this size on a body is parsed off the event loop: 64 KiB of JSON cost about half a millisecond.
 LARGE_BODY_BYTES: Final = 65_536
@@ -121,9 +122,9 @@ class Query:
         """
         text = self._params.get(name)
         try:
-            return datetime.fromisoformat(text) if text else None
-        except ValueError:
-            raise _invalid(f"/query/{name}", "There is no such time") from None
+            return parse_time(text) if text else None
+        except ValueError as error:
+            raise _invalid(f"/query/{name}", str(error)) from None
 
 
 def read_id(request: Request, name: str, not_found: type[NotFound]) -> UUID:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from shared.kinds.requests import MAX_URL_LENGTH, HttpUrl
 from shared.retry import RetryPolicy
+from shared.times import Rfc3339Time
 
 WEBHOOK: Final = "webhook"
 
@@ -76,7 +77,7 @@ class WebhookArgs(BaseModel):
             description="What has happened, such as `invoice.paid`: names with full stops between.",
         ),
     ]
-    timestamp: Annotated[AwareDatetime, Field(description="When it happened, not when it is sent.")]
+    timestamp: Annotated[Rfc3339Time, Field(description="When it happened, not when it is sent.")]
     data: Annotated[
         dict[str, Any],
         AfterValidator(_check_data),
