@@ -14,6 +14,8 @@ from shared.states import JobState
 
 # Who did it, when the request does not say.
 ANONYMOUS: Final = "anonymous"
+# Who makes, skips and misses the runs of schedules.
+SCHEDULER: Final = "scheduler"
 # The reason of a job that an operator has ended.
 DISCARDED: Final = "discarded"
 # A reason is a short code; of a stranger's long one this much tells groups apart.
@@ -40,7 +42,7 @@ class OperationState(StrEnum):
 
 
 class AuditAction(StrEnum):
-    """What an operator did. Wire and database names: only ever added to."""
+    """What an operator, or the scheduler, did. Wire and database names: only ever added to."""
 
     JOB_REDRIVEN = "job_redriven"
     JOB_DISCARDED = "job_discarded"
@@ -50,6 +52,25 @@ class AuditAction(StrEnum):
     PAUSED = "paused"
     RESUMED = "resumed"
     REPUBLISHED = "republished"
+    JOB_CANCELLED = "job_cancelled"
+    BATCH_CANCELLED = "batch_cancelled"
+    SCHEDULE_CREATED = "schedule_created"
+    SCHEDULE_PAUSED = "schedule_paused"
+    SCHEDULE_RESUMED = "schedule_resumed"
+    SCHEDULE_DELETED = "schedule_deleted"
+    SCHEDULE_RUN_MADE = "schedule_run_made"
+    SCHEDULE_RUN_SKIPPED = "schedule_run_skipped"
+    SCHEDULE_RUN_FAILED = "schedule_run_failed"
+    SCHEDULE_RUNS_MISSED = "schedule_runs_missed"
+
+
+# What the scheduler does by itself, as often as its schedules say; such entries go with the retention.
+RUN_ACTIONS: Final = (
+    AuditAction.SCHEDULE_RUN_MADE,
+    AuditAction.SCHEDULE_RUN_SKIPPED,
+    AuditAction.SCHEDULE_RUN_FAILED,
+    AuditAction.SCHEDULE_RUNS_MISSED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +187,7 @@ class OperationPage:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One thing that an operator did."""
+    """One thing that an operator, or the scheduler, did."""
 
     id: UUID
     at: datetime

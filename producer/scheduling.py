@@ -1,5 +1,7 @@
 """From a submitted schedule to the one to store, and from a stored one to its runs. Pure."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import assert_never
 from uuid import UUID
@@ -7,7 +9,7 @@ from uuid import UUID
 from producer.batch_validation import batch_args, located
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord
 from producer.submission import MAX_AHEAD, JobTemplate
-from producer.submission_models import BatchSubmission, JobSubmission, ScheduleSubmission
+from producer.submission_models import MAX_LABELS, BatchSubmission, JobSubmission, ScheduleSubmission
 from producer.timetable import (
     Cron,
     Every,
@@ -32,8 +34,10 @@ def new_schedule(submission: ScheduleSubmission, *, schedule_id: UUID, now: date
     """
     timetable = _timetable(submission, now)
     part, template = _template(submission)
+    if (labels := len(submission.labels | template.labels)) > MAX_LABELS:
+        raise _invalid("/labels", f"With those of the {part} there are {labels}; the most is {MAX_LABELS}")
     with located(f"/{part}"):
-        _make_run(_strictly(template), schedule_id=schedule_id, run_at=now, now=now)
+        _make_run(_strictly(template), submission.labels, schedule_id=schedule_id, run_at=now, now=now)
     return NewSchedule(
         id=schedule_id,
         name=submission.name,
@@ -50,6 +54,8 @@ def new_schedule(submission: ScheduleSubmission, *, schedule_id: UUID, now: date
 def scheduled_run(schedule: ScheduleRecord, *, run_at: datetime, now: datetime) -> ScheduledRun:
     """Return the run of a schedule for one of its times, with new ids; it is created `now`.
 
+    Its jobs and batch have the labels of the schedule; where the template has the same, its own.
+
     Raises:
         JobInvalid: its template is no longer valid in this version.
     """
@@ -57,14 +63,24 @@ def scheduled_run(schedule: ScheduleRecord, *, run_at: datetime, now: datetime) 
     model: type[JobSubmission | BatchSubmission] = JobSubmission if part == "job" else BatchSubmission
     with located(f"/{part}"):
         return _make_run(
-            model.model_validate(schedule.template[part]), schedule_id=schedule.id, run_at=run_at, now=now
+            model.model_validate(schedule.template[part]),
+            schedule.labels,
+            schedule_id=schedule.id,
+            run_at=run_at,
+            now=now,
         )
 
 
 def _make_run(
-    submission: JobSubmission | BatchSubmission, *, schedule_id: UUID, run_at: datetime, now: datetime
+    submission: JobSubmission | BatchSubmission,
+    labels: Mapping[str, str],
+    *,
+    schedule_id: UUID,
+    run_at: datetime,
+    now: datetime,
 ) -> ScheduledRun:
-    template = JobTemplate.of(submission, now=now, schedule_id=schedule_id)
+    own = JobTemplate.of(submission, now=now, schedule_id=schedule_id)
+    template = replace(own, labels={**labels, **own.labels})
     match submission:
         case JobSubmission(args=args):
             return ScheduledRun(run_at, [template.job(template.validate(args), job_id=new_id())])

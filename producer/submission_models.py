@@ -158,4 +158,6 @@ class ScheduleSubmission(BaseModel):
             description="Which runs missed in a downtime to make: none, the latest one, or all, up to 100."
         ),
     ] = CatchUp.ONE
-    labels: Labels = {}
+    labels: Annotated[
+        Labels, Field(description="The jobs and batches that it makes have them too, beside their own.")
+    ] = {}

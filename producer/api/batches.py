@@ -15,7 +15,13 @@ from producer.api.batch_bodies import BatchSpool, Stream
 from producer.api.documents import Batch, BatchPage, RejectedLine, RejectedPage, batch_document
 from producer.api.guard import JSON_TYPE
 from producer.api.problems import HttpProblem
-from producer.api.requests import Query, read_document, read_id, read_idempotency_key
+from producer.api.requests import (
+    Query,
+    read_actor,
+    read_document,
+    read_id,
+    read_idempotency_key,
+)
 from producer.api.responses import REPLAYED_HEADER, first_page, json_response
 from producer.batch_validation import validate_items
 from producer.records import BatchRecord, SubmissionStatus
@@ -85,8 +91,9 @@ class BatchHandlers:
     async def cancel_batch(self, request: Request) -> Response:
         """Cancel a batch: what waits at once, what runs by its worker."""
         batch_id = read_id(request, "batch_id", BatchNotFound)
+        by = read_actor(request)
         async with self._store.long_calls:
-            record = await self._store.run(endings.cancel_batch, batch_id, now=utc_now())
+            record = await self._store.run(endings.cancel_batch, batch_id, by=by, now=utc_now())
         logger.info("batch_cancel_requested", extra={"batch_id": str(batch_id), "total": record.total})
         return json_response(batch_document(record), HTTPStatus.ACCEPTED, _location(batch_id))
 

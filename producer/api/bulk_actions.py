@@ -110,7 +110,7 @@ class OperationPageDocument(Document):
 
 
 class AuditEntryDocument(Document):
-    """One thing that an operator did."""
+    """One thing that an operator, or the scheduler, did."""
 
     id: UUID
     at: datetime
@@ -118,7 +118,10 @@ class AuditEntryDocument(Document):
     action: Annotated[
         str, Field(description=f"One of {_ACTIONS}, or an action that only a newer version knows.")
     ]
-    target: Annotated[str, Field(description="`job/<id>` or `operation/<id>`.")]
+    target: Annotated[
+        str,
+        Field(description="`job/<id>`, `batch/<id>`, `schedule/<id>`, `operation/<id>`, `kind/<kind>`, ..."),
+    ]
     details: Annotated[
         Mapping[str, Any], Field(description="An edited redrive has `old_args` and `new_args` here.")
     ]

@@ -10,7 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import Job, JobPage, accepted_document, job_document, job_summary
-from producer.api.requests import LARGE_BODY_BYTES, Query, read_document, read_id, read_idempotency_key
+from producer.api.requests import (
+    LARGE_BODY_BYTES,
+    Query,
+    read_actor,
+    read_document,
+    read_id,
+    read_idempotency_key,
+)
 from producer.api.responses import REPLAYED_HEADER, json_response
 from producer.api.writer import JobWriter
 from producer.records import IdempotencyKey, JobFilter, NewJob, SubmissionResult, SubmissionStatus
@@ -89,7 +96,7 @@ class JobHandlers:
     async def cancel_job(self, request: Request) -> Response:
         """Cancel a job: at once when it waits, by its worker when it runs."""
         job_id = read_id(request, "job_id", JobNotFound)
-        record = await self._store.write(endings.cancel_job, job_id, now=utc_now())
+        record = await self._store.write(endings.cancel_job, job_id, by=read_actor(request), now=utc_now())
         facts = {"job_id": str(job_id), "kind": record.kind, "run": record.run, "attempt": record.attempt}
         logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
         return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import NEXT, Document
-from producer.api.requests import Query, read_document, read_id
+from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import first_page, json_response
 from producer.records import NewSchedule, Overlap, ScheduleRecord
 from producer.scheduling import new_schedule, scheduled_run
@@ -81,7 +81,7 @@ class ScheduleHandlers:
     async def submit_schedule(self, request: Request) -> Response:
         """Store a schedule and answer 201 with it."""
         schedule = await asyncio.to_thread(_read_schedule, await request.body())
-        record = await self._store.write(_insert, schedule)
+        record = await self._store.write(_insert, schedule, read_actor(request))
         logger.info("schedule_created", extra={"schedule_id": str(record.id)})
         return await _answer(record, HTTPStatus.CREATED, {"Location": f"/schedules/{record.id}"})
 
@@ -96,13 +96,15 @@ class ScheduleHandlers:
 
     async def pause_schedule(self, request: Request) -> Response:
         """Stop the schedule from running."""
-        record = await self._store.write(schedules.pause_schedule, _id(request), now=utc_now())
+        record = await self._store.write(
+            schedules.pause_schedule, _id(request), by=read_actor(request), now=utc_now()
+        )
         logger.info("schedule_paused", extra={"schedule_id": str(record.id)})
         return await _answer(record)
 
     async def resume_schedule(self, request: Request) -> Response:
         """Let the schedule run again, from its next time on."""
-        record = await self._store.write(_resume, _id(request))
+        record = await self._store.write(_resume, _id(request), read_actor(request))
         logger.info("schedule_resumed", extra={"schedule_id": str(record.id)})
         return await _answer(record)
 
@@ -111,14 +113,15 @@ class ScheduleHandlers:
         record, now = await self._store.read(schedules.get_schedule, _id(request)), utc_now()
         # Not in the transaction that stores it: a large batch takes seconds to validate.
         run = await asyncio.to_thread(scheduled_run, record, run_at=now, now=now)
-        record = await self._store.write(schedules.run_now, record.id, run)
+        record = await self._store.write(schedules.run_now, record.id, run, by=read_actor(request), now=now)
         logger.info("schedule_run_made", extra={"schedule_id": str(record.id), **run.facts})
         return await _answer(record, HTTPStatus.ACCEPTED, {"Location": run.path})
 
     async def delete_schedule(self, request: Request) -> Response:
         """Delete the schedule; the jobs that it made stay."""
         schedule_id = _id(request)
-        await self._store.write(schedules.delete_schedule, schedule_id)
+        by = read_actor(request)
+        await self._store.write(schedules.delete_schedule, schedule_id, by=by, now=utc_now())
         logger.info("schedule_deleted", extra={"schedule_id": str(schedule_id)})
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
@@ -152,15 +155,15 @@ def _read_schedule(body: bytes) -> NewSchedule:
     return new_schedule(read_document(ScheduleSubmission, body), schedule_id=new_id(), now=utc_now())
 
 
-def _insert(connection: Connection, schedule: NewSchedule) -> ScheduleRecord:
-    schedules.insert_schedule(connection, schedule)
+def _insert(connection: Connection, schedule: NewSchedule, by: str) -> ScheduleRecord:
+    schedules.insert_schedule(connection, schedule, by=by)
     return schedules.get_schedule(connection, schedule.id)
 
 
-def _resume(connection: Connection, schedule_id: UUID) -> ScheduleRecord:
-    record = schedules.get_schedule(connection, schedule_id)
-    next_run_at = first_time(record.timetable, after=utc_now())
-    return schedules.resume_schedule(connection, schedule_id, next_run_at=next_run_at)
+def _resume(connection: Connection, schedule_id: UUID, by: str) -> ScheduleRecord:
+    record, now = schedules.get_schedule(connection, schedule_id), utc_now()
+    next_run_at = first_time(record.timetable, after=now)
+    return schedules.resume_schedule(connection, schedule_id, next_run_at=next_run_at, by=by, now=now)
 
 
 def _page(connection: Connection, *, limit: int, after: UUID | None) -> bytes:

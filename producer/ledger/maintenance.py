@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 class Janitor:
     """Deletes succeeded and cancelled jobs, and batches that have nothing else, after the retention.
 
-    Parked and unfinished jobs are never deleted. Idempotency keys are, whatever the retention is.
+    What the audit log says of runs of schedules goes with them. Parked and unfinished jobs are never deleted.
+    Idempotency keys are, whatever the retention is.
     """
 
     def __init__(self, *, store: RetryingStore, metrics: LedgerMetrics, settings: Settings) -> None:
@@ -69,6 +70,7 @@ class Janitor:
         for state in DELETED_STATES:
             jobs += await self._delete_single_jobs(state, before)
         batches = await self._delete_batches(before)
+        await self._forget_runs(before)
         logger.info("retention_applied", extra={"jobs": jobs + batches[1], "batches": batches[0]})
 
     async def _delete_single_jobs(self, state: JobState, before: datetime) -> int:
@@ -97,6 +99,13 @@ class Janitor:
                 if chunk < _CHUNK_JOBS:
                     break
         return len(expired), deleted
+
+    async def _forget_runs(self, before: datetime) -> None:
+        while True:
+            chunk = await self._store.write(retention.forget_runs, before=before, limit=_CHUNK_KEYS)
+            if chunk < _CHUNK_KEYS:
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _delete_rejected(self, batch_id: UUID) -> None:
         while True:

@@ -80,22 +80,31 @@ class Scheduler:
         step = _next_step(schedule, now)
         write, following = self._store.write, step.next_run_at
         if step.run_at is None:
-            moved = await write(schedules.pass_over, schedule, next_run_at=following)
+            moved = await write(schedules.pass_over, schedule, next_run_at=following, now=now)
             return moved and self._note_run(schedule, "missed", {})
         facts = {"run_at": step.run_at.isoformat()}
         if schedule.overlap is Overlap.SKIP and await self._store.read(
             schedules.has_unfinished_run, schedule
         ):
-            moved = await write(schedules.skip_run, schedule, next_run_at=following)
+            moved = await write(
+                schedules.skip_run, schedule, run_at=step.run_at, next_run_at=following, now=now
+            )
             return moved and self._note_run(schedule, "skipped", facts)
         try:
             # Validating the arguments of a large job takes a while.
             run = await asyncio.to_thread(scheduled_run, schedule, run_at=step.run_at, now=now)
-            moved = await write(schedules.make_run, schedule, run, next_run_at=following)
+            moved = await write(schedules.make_run, schedule, run, next_run_at=following, now=now)
         except (JobInvalid, StoreRefused) as error:
             # It must hold up neither its own next run nor other schedules.
             text = str(error)[:_ERROR_CHARACTERS]
-            moved = await write(schedules.fail_run, schedule, next_run_at=following, error=text)
+            moved = await write(
+                schedules.fail_run,
+                schedule,
+                run_at=step.run_at,
+                next_run_at=following,
+                error=text,
+                now=now,
+            )
             return moved and self._note_run(schedule, "failed", {**facts, "error": text})
         return moved and self._note_run(schedule, "made", run.facts)
 

@@ -1,4 +1,4 @@
-"""The audit log: what operators did, written in the transaction that did it."""
+"""The audit log: what operators and the scheduler did, written in the transaction that did it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -43,6 +43,16 @@ def list_audit(
 def job_target(job_id: UUID) -> str:
     """Return how the log names a job."""
     return f"job/{job_id}"
+
+
+def batch_target(batch_id: UUID) -> str:
+    """Return how the log names a batch."""
+    return f"batch/{batch_id}"
+
+
+def schedule_target(schedule_id: UUID) -> str:
+    """Return how the log names a schedule."""
+    return f"schedule/{schedule_id}"
 
 
 def operation_target(operation_id: UUID) -> str:

@@ -12,7 +12,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.paged_fetch import page_of
+from producer.parking import ANONYMOUS, AuditAction
 from producer.records import BatchRecord, JobRecord, Transition, UnreadableJob
+from producer.store.audit import batch_target, job_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.database import Database
 from producer.store.events import announce_cancellations, announce_outcomes
@@ -77,7 +79,7 @@ def end_of(
     )
 
 
-def cancel_job(connection: sa.Connection, job_id: UUID, *, now: datetime) -> JobRecord:
+def cancel_job(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
     """Cancel a job and return it; a running one is ended by its worker. Cancelling again changes nothing.
 
     Raises:
@@ -94,10 +96,14 @@ def cancel_job(connection: sa.Connection, job_id: UUID, *, now: datetime) -> Job
         # The workers are told whatever the state says: a delivery may be on its way, or running unannounced.
         announce_cancellations(connection, [Cancellation(job_id=job_id, run=place.run)], now=now)
         _cancel(connection, standing, now=now)
+        details = {"kind": place.kind, "run": place.run, "state": place.state}
+        write_audit(
+            connection, AuditAction.JOB_CANCELLED, target=job_target(job_id), by=by, details=details, now=now
+        )
     return get_job(connection, job_id)
 
 
-def cancel_batch(database: Database, batch_id: UUID, *, now: datetime) -> BatchRecord:
+def cancel_batch(database: Database, batch_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> BatchRecord:
     """Cancel a batch and return it: the workers are told first, then its jobs are cancelled in pages.
 
     It ends the runs that are under way; a job that is redriven later runs. Many transactions. If this process
@@ -106,7 +112,7 @@ def cancel_batch(database: Database, batch_id: UUID, *, now: datetime) -> BatchR
     Raises:
         BatchNotFound: no batch has this id.
     """
-    database.write(_begin_batch_cancel, batch_id, now=now)
+    database.write(_begin_batch_cancel, batch_id, by=by, now=now)
     while database.write(_cancel_page, batch_id, limit=_PAGE_JOBS, now=now):
         pass
     return database.read(get_batch, batch_id)
@@ -137,16 +143,25 @@ def park_unreadable(
     return end_jobs(connection, ends, standing, now=now)
 
 
-def _begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, now: datetime) -> None:
+def _begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, by: str, now: datetime) -> None:
     is_open = sa.exists().where(_is_open_of(batch_id))
     # A later cancel finds what was redriven since.
     mark = (
         batches.update()
         .where(batches.c.id == batch_id, sa.or_(batches.c.cancelled_at.is_(None), is_open))
         .values(cancelled_at=now)
+        .returning(batches.c.kind, batches.c.total)
     )
-    if connection.execute(mark).rowcount:
+    if row := connection.execute(mark).one_or_none():
         announce_cancellations(connection, [Cancellation(batch_id=batch_id)], now=now)
+        write_audit(
+            connection,
+            AuditAction.BATCH_CANCELLED,
+            target=batch_target(batch_id),
+            by=by,
+            details={"kind": row.kind, "total": row.total},
+            now=now,
+        )
     elif not connection.scalar(sa.select(sa.exists().where(batches.c.id == batch_id))):
         raise BatchNotFound(f"no batch has the id {batch_id}")
 

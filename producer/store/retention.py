@@ -6,10 +6,10 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.parking import DELETED_STATES
+from producer.parking import DELETED_STATES, RUN_ACTIONS, SCHEDULER
 from producer.records import DeletedPage
 from producer.store.rows import first_id
-from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
+from producer.store.schema import audit, batches, idempotency_keys, jobs, rejected_lines
 from shared.states import JobState
 
 _KEPT = [state for state in JobState if state not in DELETED_STATES]
@@ -87,6 +87,19 @@ def forget_expired_keys(connection: sa.Connection, *, limit: int, now: datetime)
     )
     here = sa.tuple_(idempotency_keys.c.scope, idempotency_keys.c.key)
     return connection.execute(idempotency_keys.delete().where(here.in_(expired))).rowcount
+
+
+def forget_runs(connection: sa.Connection, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` audit entries of what the scheduler did before a time; return how many.
+
+    A schedule may run every second; what people did is kept.
+    """
+    old = (
+        sa.select(audit.c.id)
+        .where(audit.c.id < first_id(before), audit.c.action.in_(RUN_ACTIONS), audit.c.by == SCHEDULER)
+        .limit(limit)
+    )
+    return connection.execute(audit.delete().where(audit.c.id.in_(old))).rowcount
 
 
 def delete_rejected(connection: sa.Connection, batch_id: UUID, *, limit: int) -> int:

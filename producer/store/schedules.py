@@ -12,7 +12,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.paged_fetch import pages_batch_id
+from producer.parking import ANONYMOUS, SCHEDULER, AuditAction
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord, Transition
+from producer.store.audit import schedule_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
@@ -31,7 +33,7 @@ EXPIRY_GRACE = timedelta(seconds=3)
 _EXPLANATION = "No attempt was started before its deadline."
 
 
-def insert_schedule(connection: sa.Connection, schedule: NewSchedule) -> None:
+def insert_schedule(connection: sa.Connection, schedule: NewSchedule, *, by: str = ANONYMOUS) -> None:
     """Store a schedule."""
     connection.execute(
         schedules.insert().values(
@@ -49,6 +51,8 @@ def insert_schedule(connection: sa.Connection, schedule: NewSchedule) -> None:
             **_timetable_columns(schedule.timetable),
         )
     )
+    details = {"name": schedule.name} if schedule.name else {}
+    _audit(connection, AuditAction.SCHEDULE_CREATED, schedule.id, details, by=by, now=schedule.created_at)
 
 
 def get_schedule(connection: sa.Connection, schedule_id: UUID) -> ScheduleRecord:
@@ -93,7 +97,12 @@ def has_unfinished_run(connection: sa.Connection, schedule: ScheduleRecord) -> b
 
 
 def make_run(
-    connection: sa.Connection, schedule: ScheduleRecord, run: ScheduledRun, *, next_run_at: datetime | None
+    connection: sa.Connection,
+    schedule: ScheduleRecord,
+    run: ScheduledRun,
+    *,
+    next_run_at: datetime | None,
+    now: datetime,
 ) -> bool:
     """Store the jobs of a run and the schedule's next time together; return False if another one did.
 
@@ -103,27 +112,61 @@ def make_run(
     if not _advance(connection, schedule, next_run_at=next_run_at, values=values):
         return False
     _insert_run(connection, run)
+    _audit(connection, AuditAction.SCHEDULE_RUN_MADE, schedule.id, run.facts, now=now)
     return True
 
 
-def skip_run(connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None) -> bool:
+def skip_run(
+    connection: sa.Connection,
+    schedule: ScheduleRecord,
+    *,
+    run_at: datetime,
+    next_run_at: datetime | None,
+    now: datetime,
+) -> bool:
     """Move the schedule on and count the run as skipped; return False if another one did."""
-    return _advance(connection, schedule, next_run_at=next_run_at, values={"skipped": schedule.skipped + 1})
+    values = {"skipped": schedule.skipped + 1}
+    if not _advance(connection, schedule, next_run_at=next_run_at, values=values):
+        return False
+    details = {"run_at": run_at.isoformat()}
+    _audit(connection, AuditAction.SCHEDULE_RUN_SKIPPED, schedule.id, details, now=now)
+    return True
 
 
 def fail_run(
-    connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None, error: str
+    connection: sa.Connection,
+    schedule: ScheduleRecord,
+    *,
+    run_at: datetime,
+    next_run_at: datetime | None,
+    error: str,
+    now: datetime,
 ) -> bool:
     """Move the schedule on and keep why its run could not be made; return False if another one did."""
-    return _advance(connection, schedule, next_run_at=next_run_at, values={"last_error": error})
+    if not _advance(connection, schedule, next_run_at=next_run_at, values={"last_error": error}):
+        return False
+    details = {"run_at": run_at.isoformat(), "error": error}
+    _audit(connection, AuditAction.SCHEDULE_RUN_FAILED, schedule.id, details, now=now)
+    return True
 
 
-def pass_over(connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None) -> bool:
+def pass_over(
+    connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None, now: datetime
+) -> bool:
     """Move the schedule on past runs that are not made up for; return False if another one did."""
-    return _advance(connection, schedule, next_run_at=next_run_at, values={})
+    if not _advance(connection, schedule, next_run_at=next_run_at, values={}):
+        return False
+    details = {
+        "missed_from": schedule.next_run_at.isoformat() if schedule.next_run_at else None,
+        "next_run_at": next_run_at.isoformat() if next_run_at else None,
+    }
+    _audit(connection, AuditAction.SCHEDULE_RUNS_MISSED, schedule.id, details, now=now)
+    return True
 
 
-def run_now(connection: sa.Connection, schedule_id: UUID, run: ScheduledRun) -> ScheduleRecord:
+def run_now(
+    connection: sa.Connection, schedule_id: UUID, run: ScheduledRun, *, now: datetime, by: str = ANONYMOUS
+) -> ScheduleRecord:
     """Make a run that a person asked for; return the schedule, whose times stay as they are.
 
     Raises:
@@ -131,40 +174,47 @@ def run_now(connection: sa.Connection, schedule_id: UUID, run: ScheduledRun) -> 
     """
     _change(connection, schedule_id, {"last_error": None, **_run_columns(run)})
     _insert_run(connection, run)
+    _audit(connection, AuditAction.SCHEDULE_RUN_MADE, schedule_id, run.facts, by=by, now=now)
     return get_schedule(connection, schedule_id)
 
 
-def pause_schedule(connection: sa.Connection, schedule_id: UUID, *, now: datetime) -> ScheduleRecord:
+def pause_schedule(
+    connection: sa.Connection, schedule_id: UUID, *, now: datetime, by: str = ANONYMOUS
+) -> ScheduleRecord:
     """Take away the schedule's next run and return it; one that is paused stays as it is.
 
     Raises:
         ScheduleNotFound: no row has this id.
     """
-    paused_at = sa.func.coalesce(schedules.c.paused_at, sa.bindparam("now", now, schedules.c.paused_at.type))
-    _change(connection, schedule_id, {"next_run_at": None, "paused_at": paused_at})
+    is_running = schedules.c.paused_at.is_(None)
+    if _change(connection, schedule_id, {"next_run_at": None, "paused_at": now}, where=is_running):
+        _audit(connection, AuditAction.SCHEDULE_PAUSED, schedule_id, {}, by=by, now=now)
     return get_schedule(connection, schedule_id)
 
 
 def resume_schedule(
-    connection: sa.Connection, schedule_id: UUID, *, next_run_at: datetime | None
+    connection: sa.Connection,
+    schedule_id: UUID,
+    *,
+    next_run_at: datetime | None,
+    now: datetime,
+    by: str = ANONYMOUS,
 ) -> ScheduleRecord:
     """Give a paused schedule its next run and return it; one that is not paused stays as it is.
 
     Raises:
         ScheduleNotFound: no row has this id.
     """
-    next_of_paused = sa.case(
-        (
-            schedules.c.paused_at.is_not(None),
-            sa.bindparam("next", next_run_at, schedules.c.next_run_at.type),
-        ),
-        else_=schedules.c.next_run_at,
-    )
-    _change(connection, schedule_id, {"next_run_at": next_of_paused, "paused_at": None})
+    is_paused = schedules.c.paused_at.is_not(None)
+    if _change(connection, schedule_id, {"next_run_at": next_run_at, "paused_at": None}, where=is_paused):
+        details = {"next_run_at": next_run_at.isoformat() if next_run_at else None}
+        _audit(connection, AuditAction.SCHEDULE_RESUMED, schedule_id, details, by=by, now=now)
     return get_schedule(connection, schedule_id)
 
 
-def delete_schedule(connection: sa.Connection, schedule_id: UUID) -> None:
+def delete_schedule(
+    connection: sa.Connection, schedule_id: UUID, *, now: datetime, by: str = ANONYMOUS
+) -> None:
     """Delete the schedule; the jobs that it made stay.
 
     Raises:
@@ -172,6 +222,7 @@ def delete_schedule(connection: sa.Connection, schedule_id: UUID) -> None:
     """
     if connection.execute(schedules.delete().where(schedules.c.id == schedule_id)).rowcount != 1:
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
+    _audit(connection, AuditAction.SCHEDULE_DELETED, schedule_id, {}, by=by, now=now)
 
 
 def next_due_at(connection: sa.Connection) -> datetime | None:
@@ -247,11 +298,35 @@ def _advance(
     return moved.rowcount == 1
 
 
-def _change(connection: sa.Connection, schedule_id: UUID, values: Mapping[str, object]) -> None:
+def _change(
+    connection: sa.Connection,
+    schedule_id: UUID,
+    values: Mapping[str, object],
+    *,
+    where: sa.ColumnElement[bool] | None = None,
+) -> bool:
+    """Change a schedule that exists, if the condition holds; return whether it did."""
     change = schedules.update().where(schedules.c.id == schedule_id)
-    changed = connection.execute(change.values(revision=schedules.c.revision + 1, **values))
-    if changed.rowcount != 1:
-        raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
+    if where is not None:
+        change = change.where(where)
+    if connection.execute(change.values(revision=schedules.c.revision + 1, **values)).rowcount == 1:
+        return True
+    # Raises when there is none.
+    get_schedule(connection, schedule_id)
+    return False
+
+
+def _audit(
+    connection: sa.Connection,
+    action: AuditAction,
+    schedule_id: UUID,
+    details: Mapping[str, object],
+    *,
+    now: datetime,
+    by: str = SCHEDULER,
+) -> None:
+    target = schedule_target(schedule_id)
+    write_audit(connection, action, target=target, by=by, details=details, now=now)
 
 
 def _run_columns(run: ScheduledRun) -> dict[str, object]:

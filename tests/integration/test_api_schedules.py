@@ -42,6 +42,45 @@ def test_a_schedule_shows_its_next_five_times(api: RunningApi) -> None:
     assert api.client.get(f"/schedules/{schedule['id']}").json() == schedule
 
 
+def test_who_orders_what_of_a_schedule_or_a_cancel_is_in_the_audit_log(api: RunningApi) -> None:
+    schedule = create(api, batch=BATCH, job=None)
+    as_ann = {"Retriever-Actor": "ann"}
+    path = f"/schedules/{schedule['id']}"
+    for action in ("run", "pause", "resume"):
+        assert api.client.post(f"{path}/{action}", headers=as_ann).status_code < 300
+    (batch,) = api.client.get("/batches").json()["items"]
+    job = api.client.get("/jobs").json()["items"][0]
+    api.client.post(f"/jobs/{job['id']}/cancel", headers=as_ann)
+    api.client.post(f"/batches/{batch['id']}/cancel", headers=as_ann)
+    api.client.delete(path, headers=as_ann)
+
+    entries = api.client.get("/audit").json()["items"]
+    assert [(entry["action"], entry["target"]) for entry in reversed(entries) if entry["by"] == "ann"] == [
+        ("schedule_run_made", f"schedule/{schedule['id']}"),
+        ("schedule_paused", f"schedule/{schedule['id']}"),
+        ("schedule_resumed", f"schedule/{schedule['id']}"),
+        ("job_cancelled", f"job/{job['id']}"),
+        ("batch_cancelled", f"batch/{batch['id']}"),
+        ("schedule_deleted", f"schedule/{schedule['id']}"),
+    ]
+    assert entries[-1]["action"] == "schedule_created"
+    assert api.client.get("/audit", params={"target": f"batch/{batch['id']}"}).json()["items"] == entries[1:2]
+
+
+def test_labels_of_a_schedule_and_its_job_are_twenty_at_most(api: RunningApi) -> None:
+    def labels(prefix: str, count: int) -> dict[str, str]:
+        return {f"{prefix}{number}": "x" for number in range(count)}
+
+    job = {**JOB, "labels": labels("a", 12)}
+    body = {"every_seconds": 3600, "job": job}
+    assert create(api, job=job, labels=labels("b", 8))["labels"] == labels("b", 8)
+
+    answer = api.client.post("/schedules", json={**body, "labels": labels("b", 9)})
+
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["loc"] == "/labels"
+
+
 def test_a_cron_schedule_goes_by_the_clock_of_its_place(api: RunningApi) -> None:
     schedule = create(api, every_seconds=None, cron="30 9 * * *", timezone="Asia/Kolkata")
 

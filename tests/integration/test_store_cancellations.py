@@ -4,7 +4,17 @@ from datetime import timedelta
 
 import pytest
 
-from producer.store import batches, endings, outbox, parking, queries, recording, schedules, submissions
+from producer.store import (
+    audit,
+    batches,
+    endings,
+    outbox,
+    parking,
+    queries,
+    recording,
+    schedules,
+    submissions,
+)
 from producer.store import events as store_events
 from producer.store.database import Database
 from shared.errors import BatchNotFound, JobEndedAlready, JobNotFound
@@ -205,6 +215,22 @@ def test_a_batch_that_is_cancelled_again_ends_what_was_redriven_since(store: Dat
     assert (record.cancelled_at, record.counts) == (LATER + timedelta(seconds=2), {JobState.RUNNING: 1})
     assert (None, str(job.id), 2) in cancellations(store)
     assert store.read(queries.get_job, job.id).cancel_requested_at == LATER + timedelta(seconds=2)
+
+
+def test_the_audit_log_says_who_cancelled_what_once(store: Database) -> None:
+    job, batch = make_job(), make_batch()
+    store.write(submissions.insert_jobs, [job])
+    store.write(submissions.insert_batch, batch, [make_job() for _ in range(3)])
+
+    for _ in range(2):
+        store.write(endings.cancel_job, job.id, by="ann", now=LATER)
+        endings.cancel_batch(store, batch.id, by="bob", now=LATER)
+
+    entries = store.read(audit.list_audit, target=None, limit=10, after=None)
+    assert [(entry.action, entry.target, entry.by, entry.details) for entry in entries] == [
+        ("batch_cancelled", f"batch/{batch.id}", "bob", {"kind": "check", "total": 3}),
+        ("job_cancelled", f"job/{job.id}", "ann", {"kind": "check", "run": 1, "state": "accepted"}),
+    ]
 
 
 def test_an_attempt_that_never_started_is_not_listed(store: Database) -> None:

@@ -331,7 +331,7 @@ def test_a_run_of_a_schedule_is_unfinished_while_pages_of_its_job_are(store: Dat
     root = paged_job()
     store.write(schedules.insert_schedule, schedule)
     before = store.read(schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id))
-    record = store.write(schedules.run_now, schedule.id, ScheduledRun(NOON, [root]))
+    record = store.write(schedules.run_now, schedule.id, ScheduledRun(NOON, [root]), now=NOON)
     store.write(recording.record_reports, [page_report(root.id, plan(1))], now=LATER)
     between = store.read(schedules.has_unfinished_run, record)
 

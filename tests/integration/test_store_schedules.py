@@ -12,7 +12,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.scheduler import Scheduler
 from producer.records import JobFilter, JobRecord, NewSchedule, Overlap, ScheduleRecord
 from producer.scheduling import scheduled_run
-from producer.store import queries, recording
+from producer.store import audit as store_audit
+from producer.store import queries, recording, retention
 from producer.store import schedules as store_schedules
 from producer.store.database import Database, RetryingStore
 from producer.timetable import CatchUp, Cron
@@ -42,7 +43,7 @@ def tick(store: Database, now: datetime) -> int:
 
 def make_run(store: Database, schedule: ScheduleRecord) -> bool:
     run = scheduled_run(schedule, run_at=NOON, now=NOON)
-    return store.write(store_schedules.make_run, schedule, run, next_run_at=NOON + MINUTE)
+    return store.write(store_schedules.make_run, schedule, run, next_run_at=NOON + MINUTE, now=NOON)
 
 
 def test_a_stored_schedule_comes_back_as_it_was_given(store: Database) -> None:
@@ -178,8 +179,12 @@ def test_a_paused_schedule_makes_no_runs_until_it_is_resumed(store: Database) ->
     assert (paused.paused_at, again.paused_at, again.next_run_at) == (NOON, NOON, None)
     assert (tick(store, NOON + MINUTE), store.read(store_schedules.next_due_at)) == (0, None)
     assert make_run(store, decided_before) is False
-    resumed = store.write(store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 5 * MINUTE)
-    unchanged = store.write(store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 9 * MINUTE)
+    resumed = store.write(
+        store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 5 * MINUTE, now=NOON
+    )
+    unchanged = store.write(
+        store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 9 * MINUTE, now=NOON
+    )
     assert resumed.paused_at is None
     assert resumed.next_run_at == unchanged.next_run_at == NOON + 5 * MINUTE
     assert make_run(store, decided_before) is False
@@ -189,7 +194,7 @@ def test_a_run_now_leaves_the_times_as_they_are_and_counts_as_the_last(store: Da
     schedule = stored(store, make_schedule(overlap=Overlap.SKIP))
     run = scheduled_run(schedule, run_at=NOON - MINUTE, now=NOON - MINUTE)
 
-    after = store.write(store_schedules.run_now, schedule.id, run)
+    after = store.write(store_schedules.run_now, schedule.id, run, now=NOON)
     tick(store, NOON)
 
     assert (after.last_job_id, after.next_run_at, after.runs) == (run.jobs[0].id, NOON, 1)
@@ -200,10 +205,79 @@ def test_a_deleted_schedule_is_gone_and_its_jobs_stay(store: Database) -> None:
     schedule = stored(store, make_schedule())
     tick(store, NOON)
 
-    store.write(store_schedules.delete_schedule, schedule.id)
+    store.write(store_schedules.delete_schedule, schedule.id, now=NOON)
 
     assert (tick(store, NOON + MINUTE), len(jobs_of(store, schedule))) == (0, 1)
     assert make_run(store, schedule) is False
+
+
+def audited(store: Database, schedule: NewSchedule) -> list[tuple[str, str]]:
+    """Return what the audit log says of a schedule, oldest first, as (action, who)."""
+    target = f"schedule/{schedule.id}"
+    entries = store.read(store_audit.list_audit, target=target, limit=100, after=None)
+    return [(entry.action, entry.by) for entry in reversed(entries)]
+
+
+def test_the_audit_log_has_what_is_done_to_a_schedule_once(store: Database) -> None:
+    schedule = make_schedule()
+    store.write(store_schedules.insert_schedule, schedule, by="ann")
+    run = scheduled_run(store.read(store_schedules.get_schedule, schedule.id), run_at=NOON, now=NOON)
+    store.write(store_schedules.run_now, schedule.id, run, by="bob", now=NOON)
+    for _ in range(2):
+        store.write(store_schedules.pause_schedule, schedule.id, by="cid", now=NOON)
+    for _ in range(2):
+        store.write(
+            store_schedules.resume_schedule, schedule.id, next_run_at=NOON + MINUTE, by="dan", now=NOON
+        )
+    store.write(store_schedules.delete_schedule, schedule.id, by="eve", now=NOON)
+
+    assert audited(store, schedule) == [
+        ("schedule_created", "ann"),
+        ("schedule_run_made", "bob"),
+        ("schedule_paused", "cid"),
+        ("schedule_resumed", "dan"),
+        ("schedule_deleted", "eve"),
+    ]
+
+
+def test_the_audit_log_has_what_a_schedule_does_by_itself(store: Database) -> None:
+    schedule = make_schedule(overlap=Overlap.SKIP, catch_up=CatchUp.NONE)
+    broken = make_schedule(template={"job": {"kind": "gone", "args": {}}})
+    stored(store, schedule)
+    stored(store, broken)
+
+    # Its run; the next while that is unfinished; then an hour in which no ledger ran.
+    tick(store, NOON)
+    tick(store, NOON + MINUTE)
+    tick(store, NOON + 60 * MINUTE + timedelta(seconds=30))
+
+    assert [action for action, by in audited(store, schedule) if by == "scheduler"] == [
+        "schedule_run_made",
+        "schedule_run_skipped",
+        "schedule_runs_missed",
+    ]
+    assert ("schedule_run_failed", "scheduler") in audited(store, broken)
+    # What the scheduler did goes with the retention; what people did stays.
+    entries = store.read(store_audit.list_audit, target=None, limit=100, after=None)
+    mine = [entry for entry in entries if entry.by != "scheduler"]
+    assert store.write(retention.forget_runs, before=NOON, limit=100) == 0
+    later = max(entry.at for entry in entries) + timedelta(days=999)
+    assert store.write(retention.forget_runs, before=later, limit=100) == len(entries) - len(mine)
+    assert store.read(store_audit.list_audit, target=None, limit=100, after=None) == mine
+
+
+def test_the_labels_of_a_schedule_reach_its_jobs_and_batches(store: Database) -> None:
+    job = {"kind": "check", "args": {"url": "http://a.example/"}, "labels": {"team": "own", "page": "home"}}
+    single = stored(store, make_schedule(template={"job": job}))
+    batch = stored(store, make_schedule(template=BATCH))
+
+    tick(store, NOON)
+
+    # Those of the template win.
+    assert [each.labels for each in jobs_of(store, single)] == [{"team": "own", "page": "home"}]
+    assert [each.labels for each in jobs_of(store, batch)] == [{"team": "web"}] * 2
+    (made,) = store.read(queries.search_batches, [("team", "web")], limit=9, after=None).records
+    assert made.schedule_id == batch.id
 
 
 def test_an_unknown_schedule_is_not_found(store: Database) -> None:
@@ -213,9 +287,9 @@ def test_an_unknown_schedule_is_not_found(store: Database) -> None:
     for change in (
         lambda: store.read(store_schedules.get_schedule, unknown),
         lambda: store.write(store_schedules.pause_schedule, unknown, now=NOON),
-        lambda: store.write(store_schedules.resume_schedule, unknown, next_run_at=NOON),
-        lambda: store.write(store_schedules.run_now, unknown, run),
-        lambda: store.write(store_schedules.delete_schedule, unknown),
+        lambda: store.write(store_schedules.resume_schedule, unknown, next_run_at=NOON, now=NOON),
+        lambda: store.write(store_schedules.run_now, unknown, run, now=NOON),
+        lambda: store.write(store_schedules.delete_schedule, unknown, now=NOON),
     ):
         with pytest.raises(ScheduleNotFound):
             change()
