@@ -1,8 +1,9 @@
 """Serves the API: what a request meets, from the outside in.
 
+ApiProtocol         reads it from its connection
 MeteredApp          counts and times it
-BodyGuard           refuses a body that is too large, too slow, or of an unsupported type
-FixedResponses      the contract, redirects, OPTIONS and 405
+BodyGuard           refuses a body that is too large, too slow, cut short or of an unsupported type
+FixedResponses      the contract, redirects, OPTIONS, 405, and 404 for whatever is no path of ours
 connexion.FlaskApp  routes by the contract, checks parameters, turns errors into problem+json
 OperationDispatch   hands it to the operation that the contract names, or to Flask
 *Handlers           `async` operations, on the event loop
@@ -34,6 +35,7 @@ from producer.api.contract import load_contract, without_bodies
 from producer.api.exports import ExportHandlers
 from producer.api.fixed_responses import FixedResponses
 from producer.api.guard import JSON_TYPE, STREAM_TYPES, BodyGuard, BodyLimits
+from producer.api.http_protocol import ApiProtocol
 from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
 from producer.api.metrics import ApiMetrics, MeteredApp
@@ -69,7 +71,7 @@ def serve(settings: Settings) -> None:
             host=settings.api_host,
             port=settings.api_port,
             loop="uvloop",
-            http="httptools",
+            http=ApiProtocol,
             ws="none",
             lifespan="on",
             access_log=False,

@@ -69,7 +69,13 @@ class BodyGuard:
             # Without `Connection: close`, uvicorn discards the rest and the client reads a clean answer.
             await problem_response(problem)(scope, receive, send)
             return
-        body = _GuardedBody(receive, cap_bytes=cap_bytes, idle_seconds=self._limits.idle_seconds)
+        body = _GuardedBody(
+            receive,
+            cap_bytes=cap_bytes,
+            idle_seconds=self._limits.idle_seconds,
+            announced_bytes=headers.length_bytes,
+            may_be_empty=operation.needs_body,
+        )
         await self._app(_with_content_type(scope, media_type), body.receive, send)
 
     def _operation(self, scope: Scope) -> Operation | None:
@@ -81,10 +87,20 @@ class BodyGuard:
 class _GuardedBody:
     """An ASGI `receive` that counts bytes and watches the clock until the body has ended."""
 
-    def __init__(self, receive: Receive, *, cap_bytes: int, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        *,
+        cap_bytes: int,
+        idle_seconds: float,
+        announced_bytes: int | None,
+        may_be_empty: bool,
+    ) -> None:
         self._receive = receive
         self._cap_bytes = cap_bytes
         self._idle_seconds = idle_seconds
+        self._announced_bytes = announced_bytes
+        self._may_be_empty = may_be_empty
         self._seen_bytes = 0
         self._ended = False
 
@@ -92,7 +108,8 @@ class _GuardedBody:
         """Return the next message.
 
         Raises:
-            HttpProblem: 413 when the body is over its cap, 408 when nothing came for too long.
+            HttpProblem: 413 when the body is over its cap, 408 when nothing came for too long, 400 when less
+                came than was announced.
         """
         if self._ended:
             return await self._receive()
@@ -106,7 +123,18 @@ class _GuardedBody:
         if self._seen_bytes > self._cap_bytes:
             raise _too_large(self._cap_bytes)
         self._ended = not message.get("more_body", False)
+        if self._ended and message["type"] == "http.request":
+            self._check_end()
         return message
+
+    def _check_end(self) -> None:
+        """Check that what was announced has come: to an operation without its body means something else."""
+        if self._announced_bytes not in {None, self._seen_bytes}:
+            detail = f"{self._announced_bytes:,} bytes were announced, and {self._seen_bytes:,} came."
+            raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
+        if not self._seen_bytes and not self._may_be_empty:
+            detail = "The body is empty. Send a document, or no body, and no Transfer-Encoding."
+            raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +164,11 @@ class _BodyHeaders:
     def announce_nothing(self) -> bool:
         """Whether no body follows; a Content-Type alone announces none."""
         return not self.is_chunked and set(self.content_lengths) <= {"0"}
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The announced length, once it is checked; None when only the end of the body tells it."""
+        return int(self.content_lengths[0]) if self.content_lengths else None
 
     def media_type(self, known: frozenset[str]) -> str:
         """Return the media type, in lower case and without parameters.
