@@ -1,7 +1,9 @@
 """What an operation reads from its request; what is wrong becomes a problem that names the place."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -9,7 +11,8 @@ from uuid import UUID
 import orjson
 from connexion.lifecycle import ConnexionRequest
 from connexion.validators.parameter import ParameterValidator
-from jsonschema import Draft4Validator
+from jsonschema import Draft4Validator, validators
+from jsonschema import ValidationError as SchemaError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
@@ -61,7 +64,7 @@ class NamedParameterValidator(ParameterValidator):  # type: ignore[misc]
             if param.get("required"):
                 raise _invalid(loc, "It is required")
             return
-        error = next(Draft4Validator(param["schema"]).iter_errors(value), None)
+        error = next(_ParameterSchema(param["schema"]).iter_errors(value), None)
         if error is not None:
             raise _invalid(loc, _message(error.validator, error.validator_value))
 
@@ -202,3 +205,22 @@ def _message(keyword: str, wanted: object) -> str:
 
 def _invalid(loc: str, msg: str) -> HttpProblem:
     return HttpProblem(HTTPStatus.BAD_REQUEST, f"{loc}: {msg}.", errors=[FieldError(loc, msg)])
+
+
+@lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    r"""Return a pattern of the contract as ECMA 262 reads it: `$` is the end, and `\d` an ASCII digit.
+
+    To Python `$` is also before a line feed at the end, which no id and no time has.
+    """
+    return re.compile(re.sub(r"(?<!\\)\$$", r"\\Z", pattern), re.ASCII)
+
+
+def _check_pattern(
+    _validator: object, pattern: str, instance: object, _schema: object
+) -> Iterator[SchemaError]:
+    if isinstance(instance, str) and not _compiled(pattern).search(instance):
+        yield SchemaError("does not match")
+
+
+_ParameterSchema = validators.extend(Draft4Validator, {"pattern": _check_pattern})  # type: ignore[no-untyped-call]
