@@ -96,7 +96,7 @@ QUESTIONS: Mapping[str, Question] = {
     "parked groups": lambda _: "/parked",
     "parked groups of a kind": lambda ask: f"/parked?kind={ask.pick(_KINDS)}",
     "parked groups of a host": lambda ask: f"/parked?host={ask.host()}",
-    "parked groups of a batch": lambda ask: f"/parked?batch={ask.batch_id()}",
+    "parked groups of a batch": lambda ask: f"/parked?batch_id={ask.batch_id()}",
     "metrics": lambda _: "/metrics",
 }
 

@@ -107,13 +107,14 @@ class GroupKey:
 
 @dataclass(frozen=True, slots=True)
 class ParkedFilter:
-    """Which parked jobs; every field that is set must match."""
+    """Which parked jobs; every field that is set must match. Only `parked_after` itself counts in."""
 
     group: GroupKey | None = None
     batch_id: UUID | None = None
     kind: str | None = None
     host: str | None = None
     reason: str | None = None
+    parked_after: datetime | None = None
     parked_before: datetime | None = None
     ids: Sequence[UUID] | None = None
 

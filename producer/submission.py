@@ -18,6 +18,7 @@ from producer.submission_models import (
     StreamedBatchSubmission,
     TimedSubmission,
 )
+from producer.unknown_fields import known_fields, no_such
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.requests import url_host
@@ -26,6 +27,8 @@ from shared.retry import RetryPolicy
 
 MAX_AHEAD = timedelta(seconds=MAX_AHEAD_SECONDS)
 MAX_ECHO_LENGTH = 60
+# pydantic's name for it.
+_UNKNOWN_FIELD = "extra_forbidden"
 
 
 def new_job(
@@ -203,10 +206,21 @@ def find_kind(name: str) -> Kind:
     return kind
 
 
-def field_errors(error: ValidationError, *, at: str = "") -> list[FieldError]:
-    """Return the faults that pydantic found, each with its JSON pointer below `at`, without the values."""
+def field_errors(error: ValidationError, model: type[BaseModel], *, at: str = "") -> list[FieldError]:
+    """Return the faults that pydantic found, each with its JSON pointer below `at`, without the values.
+
+    For a field that there is none of, the fault lists the fields of the model that there are.
+    """
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [FieldError(at + json_pointer(entry["loc"]), entry["msg"]) for entry in found]
+    return [
+        FieldError(
+            at + json_pointer(entry["loc"]),
+            no_such("field", known_fields(model, entry["loc"][:-1]))
+            if entry["type"] == _UNKNOWN_FIELD
+            else entry["msg"],
+        )
+        for entry in found
+    ]
 
 
 def json_pointer(parts: Iterable[int | str]) -> str:
@@ -221,7 +235,7 @@ def _validate_args(kind: Kind, args: Mapping[str, Any], *, at: str) -> BaseModel
         # Strict, but from JSON: "5" is no number, and "GET" is a method all the same.
         return kind.args_model.model_validate_json(orjson.dumps(args), strict=True)
     except ValidationError as error:
-        raise JobInvalid(field_errors(error, at=at)) from None
+        raise JobInvalid(field_errors(error, kind.args_model, at=at)) from None
     except TypeError:
         # orjson refuses integers of more than 64 bits and deep nesting.
         raise _invalid(at, "A number is too large, or values are nested too deeply") from None

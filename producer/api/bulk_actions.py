@@ -30,6 +30,7 @@ from producer.store.database import Store
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid, OperationNotFound
 from shared.identity import new_id
+from shared.times import Rfc3339Time
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,12 @@ class ParkedJobFilter(BaseModel):
     older_than_seconds: Annotated[
         int | None, Field(ge=0, le=MAX_AGE_SECONDS, description="Parked at least that long; 0 is all jobs.")
     ] = None
+    parked_after: Annotated[
+        Rfc3339Time | None, Field(description="The jobs parked at this time or later.")
+    ] = None
+    parked_before: Annotated[Rfc3339Time | None, Field(description="The jobs parked before this time.")] = (
+        None
+    )
     ids: Annotated[
         list[UUID] | None, Field(min_length=1, max_length=MAX_IDS, description="The jobs with these ids.")
     ] = None
@@ -211,14 +218,16 @@ def _operation_document(operation: Operation) -> OperationDocument:
 
 def _parked_filter(wanted: ParkedJobFilter) -> ParkedFilter:
     age = wanted.older_than_seconds
+    # An age of 0 means every job, even one whose worker's clock is ahead of ours.
+    aged_by = utc_now() - timedelta(seconds=age) if age else None
     return ParkedFilter(
         group=_group_key(wanted.group) if wanted.group else None,
         batch_id=wanted.batch_id,
         kind=wanted.kind,
         host=wanted.host.lower() if wanted.host else None,
         reason=wanted.reason,
-        # An age of 0 means every job, even one whose worker's clock is ahead of ours.
-        parked_before=utc_now() - timedelta(seconds=age) if age else None,
+        parked_after=wanted.parked_after,
+        parked_before=min((at for at in (aged_by, wanted.parked_before) if at), default=None),
         ids=wanted.ids,
     )
 

@@ -81,9 +81,9 @@ class JobHandlers:
         job_filter = JobFilter(
             state=JobState(state) if state else None,
             kind=query.text("kind"),
-            batch_id=query.id("batch"),
+            batch_id=query.id("batch_id", formerly="batch"),
             host=query.host(),
-            schedule_id=query.id("schedule"),
+            schedule_id=query.id("schedule_id", formerly="schedule"),
             url=query.text("url"),
             reason=query.text("reason"),
             labels=query.labels,

@@ -70,7 +70,9 @@ class ParkedJobHandlers:
             kind=query.text("kind"),
             reason=query.text("reason"),
             host=query.host(),
-            batch_id=query.id("batch"),
+            batch_id=query.id("batch_id", formerly="batch"),
+            parked_after=query.time("parked_after"),
+            parked_before=query.time("parked_before"),
         )
         groups = await self._store.read(parking.list_groups, parked_filter, limit=query.limit)
         return json_response(ParkedGroupList.of(groups, items=[_group(group) for group in groups.largest]))

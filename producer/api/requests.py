@@ -20,6 +20,7 @@ from producer.api.problems import HttpProblem
 from producer.parking import ANONYMOUS
 from producer.records import IdempotencyKey
 from producer.submission import field_errors
+from producer.unknown_fields import no_such
 from shared.clock import utc_now
 from shared.errors import (
     BatchNotFound,
@@ -78,7 +79,8 @@ class NamedParameterValidator(ParameterValidator):  # type: ignore[misc]
         """
         unknown = super().validate_query_parameter_list(request, security_params=security_params)
         for name in sorted(unknown):
-            raise _invalid(f"/query/{name[:_MAX_ECHO_LENGTH]}", "There is no such parameter")
+            known = (param["name"] for param in self.parameters["query"] if not param.get("deprecated"))
+            raise _invalid(f"/query/{name[:_MAX_ECHO_LENGTH]}", no_such("parameter", known))
         return frozenset()
 
 
@@ -107,9 +109,21 @@ class Query:
         """Return whether a boolean parameter is true; false without it."""
         return self._params.get(name, "").lower() == "true"
 
-    def id(self, name: str) -> UUID | None:
-        """Return the id in a parameter, or None without it."""
+    def id(self, name: str, *, formerly: str | None = None) -> UUID | None:
+        """Return the id in a parameter, or None without it.
+
+        Args:
+            name: Of the parameter.
+            formerly: The name that it had in an earlier version, which is taken too.
+
+        Raises:
+            HttpProblem: 400: both names were sent.
+        """
         text = self._params.get(name)
+        if formerly is not None and (earlier := self._params.get(formerly)):
+            if text:
+                raise _invalid(f"/query/{formerly}", f"It is the former name of {name}; send {name} alone")
+            text = earlier
         return UUID(text) if text else None
 
     def host(self) -> str | None:
@@ -159,7 +173,7 @@ def read_document(model: type[Model], body: bytes) -> Model:
     except orjson.JSONDecodeError as error:
         raise JobInvalid([FieldError("", f"The body is not JSON: {error}")]) from None
     except ValidationError as error:
-        raise JobInvalid(field_errors(error)) from None
+        raise JobInvalid(field_errors(error, model)) from None
 
 
 def read_idempotency_key(request: Request, fingerprint: bytes) -> IdempotencyKey | None:

@@ -5,7 +5,7 @@ A job that has left still has a message in `jobs.parked`; `redrives` holds it un
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +36,7 @@ from shared.errors import JobNotFound, JobNotParked
 from shared.states import JobState, position
 
 _NO_BATCH = UUID(int=0)
+_FIRST_TIME, _LAST_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # A person has decided on the job: an old deadline or cancellation would end its next run at once.
 _FRESH = {"deadline_at": None, "cancel_requested_at": None}
 _SETTLE = redrives.update().where(
@@ -215,10 +216,20 @@ def _conditions(asked: ParkedFilter) -> list[sa.ColumnElement[bool]]:
         # In a function, or SQLite takes the index of all jobs of the host.
         conditions.append(sa.func.coalesce(jobs.c.host, "") == stored_host(asked.host))
     if asked.parked_before is not None:
-        conditions.append(jobs.c.finished_at <= asked.parked_before)
+        conditions.append(jobs.c.finished_at < _in_calendar(asked.parked_before))
+    if asked.parked_after is not None:
+        conditions.append(jobs.c.finished_at >= _in_calendar(asked.parked_after))
     if asked.ids is not None:
         conditions.append(jobs.c.id.in_(list(asked.ids)))
     return conditions
+
+
+def _in_calendar(at: datetime) -> datetime:
+    """Return a time in UTC; at the ends of the calendar, where an offset leads out of it, the end."""
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        return _FIRST_TIME if at.year == 1 else _LAST_TIME
 
 
 def _groups(parked_filter: ParkedFilter, limit: int) -> sa.Select[tuple[object, ...]]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from producer.store import recording, submissions
@@ -98,6 +99,68 @@ def test_a_discarded_job_says_who_ended_it(api: RunningApi) -> None:
     assert (answer.json()["state"], answer.json()["reason"]) == ("cancelled", "discarded")
     assert answer.json()["explanation"] == "Discarded from the parking lot by anonymous."
     assert api.client.post(f"/jobs/{job_id}/discard").status_code == 409
+
+
+def test_a_batch_and_a_time_are_called_the_same_in_every_filter(api: RunningApi) -> None:
+    job_id = park(api)
+    batch = api.client.post("/batches", json={"kind": "check", "items": [{"url": "https://a.example/"}]})
+    ids = [batch.json()["id"], str(new_id())]
+
+    def matching(**fields: Any) -> int:
+        answer = api.client.post("/parked/redrive", json={"filter": fields, "dry_run": True})
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["matching"])
+
+    def grouped(**fields: str) -> int:
+        answer = api.client.get("/parked", params=fields)
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["total_jobs"])
+
+    def listed(name: str) -> list[int]:
+        return [len(api.client.get("/jobs", params={name: each}).json()["items"]) for each in ids]
+
+    parked_at = api.client.get(f"/jobs/{job_id}").json()["finished_at"]
+    for times, count in (({"parked_after": parked_at}, 1), ({"parked_before": parked_at}, 0)):
+        assert matching(**times) == grouped(**times) == count
+    assert matching(older_than_seconds=0, parked_before=parked_at) == 0
+    assert matching(batch_id=ids[0]) == grouped(batch_id=ids[0]) == grouped(batch=ids[0]) == 0
+    # The name of 0.1.0 is still taken, but not both.
+    assert listed("batch_id") == listed("batch") == [1, 0]
+    for path, name in (("/jobs", "batch"), ("/jobs", "schedule"), ("/parked", "batch")):
+        both = api.client.get(path, params={name: ids[0], f"{name}_id": ids[1]})
+        assert (both.status_code, both.json()["errors"][0]["loc"]) == (400, f"/query/{name}")
+
+
+@pytest.mark.parametrize("name", ["parked_after", "parked_before"])
+def test_the_ends_of_the_calendar_are_times_like_others(api: RunningApi, name: str) -> None:
+    park(api)
+
+    for at in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        assert api.client.get("/parked", params={name: at}).status_code == 200
+        body = {"filter": {name: at}, "dry_run": True}
+        assert api.client.post("/parked/discard", json=body).status_code == 200
+
+
+def test_a_field_or_parameter_that_is_unknown_is_answered_with_those_that_there_are(api: RunningApi) -> None:
+    def fault(answer: httpx.Response) -> tuple[str, str]:
+        assert answer.status_code == 400
+        (error,) = answer.json()["errors"]
+        return error["loc"], error["msg"]
+
+    redrive = api.client.post("/parked/redrive", json={"filter": {"batch": str(new_id())}})
+    listed = api.client.get("/parked", params={"group": "x"})
+    submitted = api.client.post(
+        "/jobs", json={"kind": "check", "args": {"url": "http://a.example/", "timeout": 3}}
+    )
+
+    loc, msg = fault(redrive)
+    assert loc == "/filter/batch"
+    assert msg.startswith("There is no such field; there are: group, batch_id, kind, host, reason, ")
+    # Former names are taken, and not advertised.
+    names = "kind, reason, host, batch_id, parked_after, parked_before, limit"
+    assert fault(listed) == ("/query/group", f"There is no such parameter; there are: {names}")
+    loc, msg = fault(submitted)
+    assert loc == "/args/timeout" and "timeout_seconds" in msg
 
 
 def test_an_operation_is_listed_and_can_be_cancelled_twice(api: RunningApi) -> None:

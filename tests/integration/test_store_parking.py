@@ -4,7 +4,7 @@ import re
 import secrets
 import threading
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import UUID
 
@@ -34,6 +34,9 @@ from tests.support.factories import NOON, make_batch, make_job, make_report
 
 LATER = NOON + timedelta(hours=1)
 PAGE = timedelta(seconds=0.5)
+# The ends of the calendar, where UTC is a day that there is not.
+FIRST_TIME = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+LAST_TIME = datetime.max.replace(tzinfo=timezone(-timedelta(hours=14)))
 
 
 def park(store: Database, count: int, *, host: str = "a.example", reason: str = "http_503") -> list[NewJob]:
@@ -171,7 +174,13 @@ def test_a_filter_takes_what_matches_all_its_fields(store: Database) -> None:
         ParkedFilter(host="b.example"): 0,
         ParkedFilter(reason="nul\0"): 0,
         ParkedFilter(batch_id=batch.id): 1,
-        ParkedFilter(parked_before=NOON + timedelta(seconds=1)): 4,
+        # Two of each reason were parked within the first two seconds; the times of the third are not before.
+        ParkedFilter(parked_before=NOON + timedelta(seconds=2)): 4,
+        ParkedFilter(parked_after=NOON + timedelta(seconds=2)): 2,
+        ParkedFilter(parked_after=NOON + timedelta(seconds=1), parked_before=LATER): 3,
+        ParkedFilter(parked_after=LATER, batch_id=batch.id): 1,
+        ParkedFilter(parked_after=FIRST_TIME, parked_before=LAST_TIME): 6,
+        ParkedFilter(parked_after=LAST_TIME): 0,
         ParkedFilter(ids=(jobs[0].id, jobs[1].id, new_id())): 2,
         ParkedFilter(ids=(jobs[0].id,), reason="timeout"): 0,
         ParkedFilter(ids=(jobs[0].id, of_batch.id), batch_id=batch.id): 1,
