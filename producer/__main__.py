@@ -47,6 +47,7 @@ def ledger(settings: Settings) -> None:
     """Relay jobs to RabbitMQ and record their results until stopped."""
     store = Database.open(settings.database_url)
     try:
+        store.check_settings()
         uvloop.run(_run_ledger(settings, store))
     finally:
         store.close()

@@ -75,6 +75,16 @@ class StoreUnavailable(RetrieverError):
     The change was not made, unless the connection broke at the very commit.
     """
 
+    def __init__(self, reason: str, *, said: str = "") -> None:
+        """Make an error.
+
+        Args:
+            reason: A sentence for whoever asked: what is the matter. It names no host, user or row.
+            said: The driver's own words, for the log.
+        """
+        super().__init__(f"{reason} ({said})" if said else reason)
+        self.reason = reason
+
 
 class StoreRefused(RetrieverError):
     """The database refused a value; nothing was changed, and trying again changes nothing."""

@@ -8,22 +8,29 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 Probe = Callable[[], bool]
+# In a sentence why a probe says no; None when there is nothing to say.
+Reason = Callable[[], str | None]
 
 
 @asynccontextmanager
 async def serve_health(
-    *, host: str, port: int, probes: Mapping[str, Probe], registry: CollectorRegistry
+    *,
+    host: str,
+    port: int,
+    probes: Mapping[str, Probe],
+    registry: CollectorRegistry,
+    reasons: Mapping[str, Reason] | None = None,
 ) -> AsyncIterator[None]:
     """Serve health and metrics while inside; port 0 serves nothing.
 
     `/readyz` is 200 when every probe says yes, else 503; both name each probe, as the gauge
-    `retriever_ready` does.
+    `retriever_ready` does. Where a reason is known, `reasons` has it beside them.
     """
     if port == 0:
         yield
         return
     _register(probes, registry)
-    runner = web.AppRunner(_build_app(probes, registry), access_log=None)
+    runner = web.AppRunner(_build_app(probes, registry, reasons or {}), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
@@ -38,13 +45,17 @@ def _register(probes: Mapping[str, Probe], registry: CollectorRegistry) -> None:
         ready.labels(name).set_function(probe)
 
 
-def _build_app(probes: Mapping[str, Probe], registry: CollectorRegistry) -> web.Application:
+def _build_app(
+    probes: Mapping[str, Probe], registry: CollectorRegistry, reasons: Mapping[str, Reason]
+) -> web.Application:
     async def livez(_: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
     async def readyz(_: web.Request) -> web.Response:
         answers = {name: probe() for name, probe in probes.items()}
-        return web.json_response(answers, status=200 if all(answers.values()) else 503)
+        known = {name: said for name, tell in reasons.items() if not answers[name] and (said := tell())}
+        told = {**answers, "reasons": known} if known else answers
+        return web.json_response(told, status=200 if all(answers.values()) else 503)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -10,6 +10,7 @@ LOOPBACK = "127.0.0.1"
 LOWEST_PORT = 20_000
 HIGHEST_PORT = 32_767
 ATTEMPTS_PER_PORT = 200
+CONNECT_SECONDS = 2.0
 
 
 def free_port() -> int:
@@ -30,6 +31,15 @@ def free_ports(count: int) -> tuple[int, ...]:
     finally:
         for listener in held:
             listener.close()
+
+
+def is_taken(port: int, *, host: str = LOOPBACK) -> bool:
+    """Tell whether somebody listens on a TCP port."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _bind_any() -> socket.socket:

@@ -66,6 +66,7 @@ def serve(settings: Settings) -> None:
     """Serve the API on its host and port until SIGTERM or SIGINT. Blocks; closes the database at the end."""
     database = Database.open(settings.database_url)
     try:
+        database.check_settings()
         uvicorn.run(
             build_app(database, settings),
             host=settings.api_host,
@@ -85,7 +86,7 @@ def serve(settings: Settings) -> None:
 
 def build_app(database: Database, settings: Settings) -> ASGIApp:
     """Return a fresh application on an open database. Its lifespan ends its threads, not the database."""
-    store, writer = Store(database), JobWriter(database)
+    store, writer, probe = Store(database), JobWriter(database), StoreProbe(database)
     metrics = ApiMetrics(store)
     operations = _operations(
         JobHandlers(store, writer),
@@ -97,11 +98,11 @@ def build_app(database: Database, settings: Settings) -> ASGIApp:
         BulkActionHandlers(store),
         ScheduleHandlers(store),
         KindHandlers(store),
-        ServiceHandlers(StoreProbe(database), metrics, settings),
+        ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()
     routes = RouteTable.of(contract)
-    app = _connexion_app(contract, operations, _lifespan(store, writer, settings))
+    app = _connexion_app(contract, operations, _lifespan(store, writer, probe, settings))
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings))
     return MeteredApp(app, routes=routes, metrics=metrics)
@@ -139,7 +140,7 @@ def _operations(*handlers: object) -> dict[str, Operation]:
     }
 
 
-def _lifespan(store: Store, writer: JobWriter, settings: Settings) -> Lifespan:
+def _lifespan(store: Store, writer: JobWriter, probe: StoreProbe, settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
         writer.start()
@@ -148,7 +149,7 @@ def _lifespan(store: Store, writer: JobWriter, settings: Settings) -> Lifespan:
                 yield
             finally:
                 # The last requests have been answered; what they left behind ends off the event loop.
-                for part in (writer, store):
+                for part in (writer, store, probe):
                     await asyncio.to_thread(part.close)
 
     return lifespan

@@ -111,9 +111,8 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     StoreUnavailable: _Entry(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "store-unavailable",
-        "The store did not answer",
-        "The store did not answer in time; send the request again.",
-        {"Retry-After": str(RETRY_AFTER_SECONDS)},
+        "The store cannot do this now",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
     ),
 }
 
@@ -168,6 +167,8 @@ def _summary(error: RetrieverError) -> str:
         case JobInvalid(errors=(first, *others)):
             more = f", and {len(others)} more" if others else ""
             return f"{first.loc}: {first.msg}{more}." if first.loc else f"{first.msg}{more}."
+        case StoreUnavailable(reason=reason):
+            return reason
         case _:
             return str(error)
 

@@ -51,7 +51,7 @@ class JobWriter:
         # A request that slipped in behind the end must not wait for ever.
         while not self._waiting.empty():
             if (late := self._waiting.get_nowait()) is not None:
-                _answer([late], StoreUnavailable("the server is stopping"))
+                _answer([late], StoreUnavailable("The server is stopping."))
 
     async def write(self, job: NewJob) -> SubmissionResult:
         """Return which job answers the submission, once that is committed.
@@ -61,13 +61,13 @@ class JobWriter:
             StoreRefused: the database will not take this job.
         """
         if self._closing:
-            raise StoreUnavailable("the server is stopping")
+            raise StoreUnavailable("The server is stopping.")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(job, loop.create_future(), loop)
         try:
             self._waiting.put_nowait(waiting)
         except queue.Full:
-            raise StoreUnavailable(f"{self._waiting.maxsize} jobs already wait to be stored") from None
+            raise StoreUnavailable(f"{self._waiting.maxsize} jobs already wait to be stored.") from None
         return await waiting.answer
 
     def _run(self) -> None:

@@ -21,7 +21,7 @@ from producer.store.wakeup import open_wakeup
 from producer.store_probe import StoreProbe
 from shared.broker.publisher import Publisher
 from shared.broker.topology import OUTCOMES, declare_topology
-from shared.health import Probe, serve_health
+from shared.health import Probe, Reason, serve_health
 from shared.kinds.registry import KINDS
 from shared.settings import Settings
 from shared.watchdog import watched
@@ -44,6 +44,7 @@ async def run_ledger(settings: Settings, database: Database, stop: asyncio.Event
             port=settings.health_port,
             probes=ledger.probes,
             registry=ledger.metrics.registry,
+            reasons=ledger.reasons,
         ),
         watched(
             probes=ledger.probes,
@@ -95,6 +96,11 @@ class _Ledger:
             "store": lambda: self._store_probe.is_answering,
             "relay": lambda: self._relay.is_moving,
         }
+
+    @property
+    def reasons(self) -> dict[str, Reason]:
+        """Why a probe says no, where that is known."""
+        return {"store": lambda: self._store_probe.reason}
 
     @property
     def is_waiting(self) -> bool:
@@ -157,6 +163,7 @@ class _Ledger:
         for store in (self._store, self._retrying_store):
             # Waits for calls that are under way.
             await asyncio.to_thread(store.close)
+        self._store_probe.close()
 
     def _make_publisher(self, name: str, *, declares: bool) -> Publisher:
         return Publisher(

@@ -74,11 +74,11 @@ def check_usable(fit: Fit) -> None:
             return
         case Fit.OLDER:
             raise StoreUnavailable(
-                "the database has not been migrated to this version: run `python -m producer migrate`"
+                "The database has not been migrated to this version: run `python -m producer migrate`."
             )
         case Fit.TOO_NEW:
             raise StoreUnavailable(
-                "the database was migrated to a version that this one is too old for: start a newer version"
+                "The database was migrated to a version that this one is too old for: start a newer version."
             )
 
 

@@ -16,9 +16,11 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
 
-from producer.store.engine import open_engine, store_failures, writing
+from producer.store.engine import check_writable, open_engine, writing
+from producer.store.failures import POOLER, store_failures
 from producer.store.migrate import check_schema
-from shared.errors import StoreUnavailable
+from producer.store.sqlite_file import place_of
+from shared.errors import SettingsInvalid, StoreUnavailable
 
 # What a query or a change takes first, named for callers outside the store that compose several.
 Connection = sa.Connection
@@ -41,6 +43,7 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self._reader = engine
         self._writer = writing(engine)
+        self._place = place_of(engine)
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -69,21 +72,39 @@ class Database:
     def reading(self) -> Iterator[sa.Connection]:
         """Open a transaction that only reads, for several queries of one moment."""
         with store_failures(), self._reader.connect() as connection:
+            self._place.check()
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """Open a transaction that is committed at the end of the block, or rolled back by an error in it."""
         with store_failures(), self._writer.begin() as connection:
+            self._place.check()
             yield connection
+        # What was committed to a file that is gone counts as not stored.
+        self._place.check()
 
     def ping(self) -> None:
-        """Do nothing if the database answers and this version may use its tables.
+        """Do nothing if the database answers, takes writes, and this version may use its tables.
 
         Raises:
             StoreUnavailable: otherwise.
         """
+        self._place.search()
         check_schema(self._reader)
+        check_writable(self._reader)
+
+    def check_settings(self) -> None:
+        """Do nothing if the database can be used as it was named, or if it is away: it may come back.
+
+        Raises:
+            SettingsInvalid: a connection pooler drops the settings of our connections.
+        """
+        try:
+            self.ping()
+        except StoreUnavailable as error:
+            if error.reason == POOLER:
+                raise SettingsInvalid(f"RETRIEVER_DATABASE_URL: {error}") from error
 
     def close(self) -> None:
         """Close every connection that is not in use."""

@@ -1,19 +1,18 @@
-"""Engines: SQLite with its pragmas, PostgreSQL with its pool and limits; and what their errors become."""
+"""Engines: SQLite with its pragmas, PostgreSQL with its pool and limits."""
 
+import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from producer.store.failures import POOLER, READ_ONLY, READ_ONLY_FILE, is_read_only, store_failures
 from producer.store.sql import SQLITE, encode_document
-from shared.errors import SettingsInvalid, StoreRefused, StoreUnavailable
+from shared.errors import SettingsInvalid, StoreUnavailable
 
 _VARIABLE = "RETRIEVER_DATABASE_URL"
 _SQLITE_BUSY_SECONDS = 30
@@ -24,6 +23,8 @@ _STATEMENT_MS = 30_000
 _LOCK_MS = 10_000
 # A batch is read from its spool while it is stored, so this is far above the time one read may take.
 _IDLE_IN_TRANSACTION_MS = 120_000
+# A setting that nobody else has: where it is missing, somebody between PostgreSQL and us dropped them all.
+_MARK = "retriever.settings"
 
 
 def open_engine(database_url: str, *, sqlite_busy_seconds: float = _SQLITE_BUSY_SECONDS) -> sa.Engine:
@@ -82,7 +83,7 @@ def postgresql_arguments(url: sa.URL) -> dict[str, Any]:
     own = url.query.get("options", "")
     limits = (
         f"-c timezone=UTC -c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS}"
-        f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}"
+        f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS} -c {_MARK}=on"
     )
     return {
         "connect_timeout": _CONNECT_SECONDS,
@@ -95,25 +96,28 @@ def postgresql_arguments(url: sa.URL) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def store_failures() -> Iterator[None]:
-    """Turn what the database raises within the block into our errors; the transaction was rolled back.
+def check_writable(engine: sa.Engine) -> None:
+    """Do nothing if the database takes writes. Reads the database; on SQLite it looks at the file's rights.
 
     Raises:
-        StoreRefused: a value does not fit its column, or breaks a constraint.
-        StoreUnavailable: anything else; it may pass.
+        StoreUnavailable: it does not, or did not answer. New connections are made then: one that was opened
+            before a failover may be one of a standby.
     """
-    try:
-        yield
-    except (DataError, IntegrityError, OverflowError, psycopg.DataError, psycopg.IntegrityError) as error:
-        raise StoreRefused(_describe(error)) from error
-    except DBAPIError as error:
-        raise StoreUnavailable(_describe(error)) from error
-    except StatementError as error:
-        # SQLAlchemy could not even bind the parameters.
-        raise StoreRefused(_describe(error)) from error
-    except (SQLAlchemyError, psycopg.Error, sqlite3.Error) as error:
-        raise StoreUnavailable(_describe(error)) from error
+    with store_failures(), engine.connect() as connection:
+        if engine.dialect.name == SQLITE:
+            path = Path(engine.url.database or "").absolute()
+            is_writable, reason = (
+                all(os.access(each, os.W_OK) for each in (path, path.parent)),
+                READ_ONLY_FILE,
+            )
+        else:
+            is_writable = (
+                connection.scalar(sa.text("SELECT current_setting('transaction_read_only')")) == "off"
+            )
+            reason = READ_ONLY
+    if not is_writable:
+        engine.dispose()
+        raise StoreUnavailable(reason)
 
 
 def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
@@ -133,12 +137,16 @@ def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     )
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "handle_error", _leave_read_only)
     return engine
 
 
 def _open_postgresql(url: sa.URL) -> sa.Engine:
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
+        # Whatever the role's or the database's default is: our locks and `SKIP LOCKED` are made for it, and a
+        # snapshot from before the lock would let two transactions take one key.
+        isolation_level="READ COMMITTED",
         json_serializer=encode_document,
         hide_parameters=True,
         pool_size=10,
@@ -148,6 +156,23 @@ def _open_postgresql(url: sa.URL) -> sa.Engine:
         pool_recycle=1_800,
         connect_args=postgresql_arguments(url),
     )
+    event.listen(engine, "connect", _check_settings)
+    event.listen(engine, "handle_error", _leave_read_only)
+    return engine
+
+
+def _check_settings(connection: "psycopg.Connection[Any]", _entry: ConnectionPoolEntry) -> None:
+    row = connection.execute("SELECT current_setting(%s, true)", [_MARK]).fetchone()
+    connection.rollback()
+    if row != ("on",):
+        connection.close()
+        raise StoreUnavailable(POOLER)
+
+
+def _leave_read_only(context: sa.engine.ExceptionContext) -> None:
+    # A connection stays read-only when the database is not any more: the pool makes new ones.
+    if is_read_only(context.original_exception):
+        context.is_disconnect = True
 
 
 def _set_pragmas(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
@@ -160,10 +185,3 @@ def _set_pragmas(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) ->
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}")
-
-
-def _describe(error: Exception) -> str:
-    # Only the driver's first line: the rest holds the statement, its parameters and row contents.
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    lines = str(cause).splitlines() or [""]
-    return f"the database failed ({type(cause).__name__}): {lines[0]}"

@@ -13,7 +13,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from producer.store.compatibility import Fit, check_usable, note_oldest_code, read_fit
-from producer.store.engine import open_engine, store_failures, writing
+from producer.store.engine import open_engine, writing
+from producer.store.failures import store_failures
 from producer.store.sql import SQLITE
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -157,3 +157,4 @@ async def test_a_ledger_whose_store_is_not_there_waits_for_it(vhost_url: str, tm
         answer = await ledger.readyz()
 
         assert answer is not None and (answer.status_code, answer.json()["store"]) == (503, False)
+        assert "has not been migrated" in answer.json()["reasons"]["store"]

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from producer.store import submissions
 from producer.store.database import Database
-from producer.store.engine import open_engine, store_failures, writing
+from producer.store.engine import open_engine, writing
+from producer.store.failures import store_failures
 from producer.store.migrate import migrate
 from producer.store.schema import batches
 from shared.errors import StoreRefused, StoreUnavailable
