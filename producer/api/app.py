@@ -4,8 +4,8 @@ ApiProtocol         reads it from its connection
 MeteredApp          counts and times it
 BodyGuard           refuses a body that is too large, too slow, cut short or of an unsupported type
 FixedResponses      the contract, redirects, OPTIONS, 405, and 404 for whatever is no path of ours
-connexion.FlaskApp  routes by the contract, checks parameters, turns errors into problem+json
-OperationDispatch   hands it to the operation that the contract names, or to Flask
+connexion.FlaskApp  routes by the contract, turns errors into problem+json
+OperationDispatch   checks the parameters, hands it to the operation that the contract names, or to Flask
 *Handlers           `async` operations, on the event loop
 WsgiBridge, Flask   pages for people, in threads
 """
@@ -40,9 +40,9 @@ from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
 from producer.api.metrics import ApiMetrics, MeteredApp
 from producer.api.paged_fetches import PagedFetchHandlers
+from producer.api.parameters import NoCheck, Parameters
 from producer.api.parked_jobs import ParkedJobHandlers
 from producer.api.problems import PROBLEM_TYPE, problem_response
-from producer.api.requests import NamedParameterValidator
 from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleHandlers
 from producer.api.service import ServiceHandlers
@@ -114,18 +114,21 @@ class OperationDispatch:
     Flask would run an `async def` on a second event loop in another thread, so it gets no operation.
     """
 
-    def __init__(self, operations: Mapping[str, Operation], pages: ASGIApp) -> None:
+    def __init__(self, operations: Mapping[str, Operation], parameters: Parameters, pages: ASGIApp) -> None:
         self._operations = operations
+        self._parameters = parameters
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         # Left there by connexion's routing; see connexion.middleware.routing.
         routing = scope.get("extensions", {}).get("connexion_routing", {})
-        operation = self._operations.get(routing.get("operation_id"))
+        operation_id = routing.get("operation_id")
+        operation = self._operations.get(operation_id)
         if operation is None:
             await self._pages(scope, receive, send)
             return
+        self._parameters.check(operation_id, scope)
         response = await operation(Request(scope, receive))
         await response(scope, receive, send)
 
@@ -162,12 +165,13 @@ def _connexion_app(
         __name__,
         lifespan=lifespan,
         strict_validation=True,
-        validator_map={"parameter": NamedParameterValidator},
+        validator_map={"parameter": NoCheck},
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui=False),
     )
     add_pages(app.app)
     # FlaskApp has no parameter for it: its own bridge loses its threads to slow readers.
-    app._middleware_app.asgi_app = OperationDispatch(operations, WsgiBridge(app.app.wsgi_app))  # noqa: SLF001
+    pages = WsgiBridge(app.app.wsgi_app)
+    app._middleware_app.asgi_app = OperationDispatch(operations, Parameters.of(contract), pages)  # noqa: SLF001
     app.add_api(without_bodies(contract), resolver=connexion.resolver.Resolver(operations.__getitem__))
     for error in (RetrieverError, ProblemException, HTTPException, Exception):
         app.add_error_handler(error, _handle_error)

@@ -62,7 +62,8 @@ class BodyHandlers:
         """Answer with the body of a fetch, or a part of it."""
         body = await self._store.read(_find, read_id(request, "job_id", JobNotFound))
         headers = _headers(body)
-        if names_etag(request.headers.get("if-none-match"), body.etag):
+        # Several fields are one list (RFC 9110 section 5.3).
+        if names_etag(", ".join(request.headers.getlist("if-none-match")), body.etag):
             return Response(None, HTTPStatus.NOT_MODIFIED, headers)
         try:
             part = wanted_range(_range_header(request, body), body.size)

@@ -1,18 +1,11 @@
 """What an operation reads from its request; what is wrong becomes a problem that names the place."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 import orjson
-from connexion.lifecycle import ConnexionRequest
-from connexion.validators.parameter import ParameterValidator
-from jsonschema import Draft4Validator, validators
-from jsonschema import ValidationError as SchemaError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
@@ -20,7 +13,6 @@ from producer.api.problems import HttpProblem
 from producer.parking import ANONYMOUS
 from producer.records import IdempotencyKey
 from producer.submission import field_errors
-from producer.unknown_fields import no_such
 from shared.clock import utc_now
 from shared.errors import (
     BatchNotFound,
@@ -37,7 +29,6 @@ LARGE_BODY_BYTES: Final = 65_536
 
 _DEFAULT_LIMIT = 100
 _CANONICAL_ID_LENGTH = 36
-_MAX_ECHO_LENGTH = 60
 
 _ACTOR_HEADER = "Retriever-Actor"
 _KEY_HEADER = "Idempotency-Key"
@@ -48,44 +39,8 @@ Model = TypeVar("Model", bound=BaseModel)
 NotFound = JobNotFound | BatchNotFound | ScheduleNotFound | OperationNotFound
 
 
-class NamedParameterValidator(ParameterValidator):  # type: ignore[misc]
-    """connexion's check of path and query parameters, with short messages that do not repeat the value."""
-
-    @staticmethod
-    def validate_parameter(
-        parameter_type: str, value: object, param: Mapping[str, Any], param_name: str | None = None
-    ) -> None:
-        """Check one parameter against its schema in the contract.
-
-        Raises:
-            HttpProblem: 400, naming the parameter.
-        """
-        loc = f"/{parameter_type}/{param_name or param['name']}"
-        if value is None:
-            if param.get("required"):
-                raise _invalid(loc, "It is required")
-            return
-        error = next(_ParameterSchema(param["schema"]).iter_errors(value), None)
-        if error is not None:
-            raise _invalid(loc, _message(error.validator, error.validator_value))
-
-    def validate_query_parameter_list(
-        self, request: ConnexionRequest, security_params: Sequence[str] | None = None
-    ) -> frozenset[str]:
-        """Check that the contract has every parameter of the query, so that no typing error goes unseen.
-
-        Raises:
-            HttpProblem: 400, naming the first that is unknown.
-        """
-        unknown = super().validate_query_parameter_list(request, security_params=security_params)
-        for name in sorted(unknown):
-            known = (param["name"] for param in self.parameters["query"] if not param.get("deprecated"))
-            raise _invalid(f"/query/{name[:_MAX_ECHO_LENGTH]}", no_such("parameter", known))
-        return frozenset()
-
-
 class Query:
-    """The query of a request, typed. connexion has already checked it against the contract."""
+    """The query of a request, typed. `Parameters` has already checked it against the contract."""
 
     def __init__(self, request: Request) -> None:
         self._params = request.query_params
@@ -107,7 +62,7 @@ class Query:
 
     def flag(self, name: str) -> bool:
         """Return whether a boolean parameter is true; false without it."""
-        return self._params.get(name, "").lower() == "true"
+        return self._params.get(name) == "true"
 
     def id(self, name: str, *, formerly: str | None = None) -> UUID | None:
         """Return the id in a parameter, or None without it.
@@ -132,16 +87,9 @@ class Query:
         return text.lower() if text else None
 
     def time(self, name: str) -> datetime | None:
-        """Return the time in a parameter, or None without it.
-
-        Raises:
-            HttpProblem: 400, naming the parameter: there is no such time, such as February 30th.
-        """
+        """Return the time in a parameter, or None without it."""
         text = self._params.get(name)
-        try:
-            return parse_time(text) if text else None
-        except ValueError as error:
-            raise _invalid(f"/query/{name}", str(error)) from None
+        return parse_time(text) if text else None
 
 
 def read_id(request: Request, name: str, not_found: type[NotFound]) -> UUID:
@@ -203,38 +151,5 @@ def read_actor(request: Request) -> str:
     return request.headers.get(_ACTOR_HEADER, ANONYMOUS)
 
 
-def _message(keyword: str, wanted: object) -> str:
-    match keyword:
-        case "enum" if isinstance(wanted, list):
-            return f"It must be one of: {', '.join(map(str, wanted))}"
-        case "type":
-            return f"It must be of type {wanted}"
-        case "minimum":
-            return f"It must be at least {wanted}"
-        case "maximum":
-            return f"It must be at most {wanted}"
-        case _:
-            return f"It must have {keyword} {wanted}"
-
-
 def _invalid(loc: str, msg: str) -> HttpProblem:
     return HttpProblem(HTTPStatus.BAD_REQUEST, f"{loc}: {msg}.", errors=[FieldError(loc, msg)])
-
-
-@lru_cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    r"""Return a pattern of the contract as ECMA 262 reads it: `$` is the end, and `\d` an ASCII digit.
-
-    To Python `$` is also before a line feed at the end, which no id and no time has.
-    """
-    return re.compile(re.sub(r"(?<!\\)\$$", r"\\Z", pattern), re.ASCII)
-
-
-def _check_pattern(
-    _validator: object, pattern: str, instance: object, _schema: object
-) -> Iterator[SchemaError]:
-    if isinstance(instance, str) and not _compiled(pattern).search(instance):
-        yield SchemaError("does not match")
-
-
-_ParameterSchema = validators.extend(Draft4Validator, {"pattern": _check_pattern})  # type: ignore[no-untyped-call]

@@ -29,6 +29,14 @@ def refused_at(response: httpx.Response, status: int = 400) -> list[str]:
     return [error["loc"] for error in response.json()["errors"]]
 
 
+def post_lines(
+    api: RunningApi, query: Mapping[str, str], lines: str = URL, content_type: str = "text/plain"
+) -> httpx.Response:
+    """Submit a streamed batch."""
+    headers = {"Content-Type": content_type}
+    return api.client.post("/batches", params=query, content=lines, headers=headers)
+
+
 @pytest.mark.parametrize("time", NO_TIMES)
 def test_what_is_no_time_of_rfc_3339_is_refused_in_every_document(api: RunningApi, time: object) -> None:
     def post(path: str, document: Mapping[str, object]) -> httpx.Response:
@@ -50,21 +58,17 @@ def test_what_is_no_time_of_rfc_3339_is_refused_in_every_document(api: RunningAp
 
 @pytest.mark.parametrize("time", [time for time in NO_TIMES if isinstance(time, str)])
 def test_what_is_no_time_of_rfc_3339_is_refused_in_queries_and_lines(api: RunningApi, time: str) -> None:
-    def stream(query: dict[str, str], content_type: str, lines: str) -> httpx.Response:
-        headers = {"Content-Type": content_type}
-        return api.client.post("/batches", params=query, content=lines, headers=headers)
-
     line = json.dumps({**WEBHOOK_ARGS, "timestamp": time})
     webhooks = {"kind": "webhook"}
 
     for name in ("created_after", "created_before"):
         assert refused_at(api.client.get("/jobs", params={name: time})) == [f"/query/{name}"]
     for name in ("run_at", "deadline_at"):
-        assert refused_at(stream({name: time}, "text/plain", URL)) == [f"/query/{name}"]
-    assert refused_at(stream(webhooks, "application/x-ndjson", line), 422) == ["/lines/1/timestamp"]
+        assert refused_at(post_lines(api, {name: time})) == [f"/query/{name}"]
+    assert refused_at(post_lines(api, webhooks, line, "application/x-ndjson"), 422) == ["/lines/1/timestamp"]
     if time:
         records = f"url,type,data,timestamp\n{URL},a.b,{{}},{time}\n"
-        assert refused_at(stream(webhooks, "text/csv", records), 422) == ["/lines/2/timestamp"]
+        assert refused_at(post_lines(api, webhooks, records, "text/csv"), 422) == ["/lines/2/timestamp"]
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
@@ -91,3 +95,132 @@ def test_the_first_and_the_last_time_of_the_calendar_bound_a_search(api: Running
     assert found("created_after=0001-01-01T00:00:00Z&created_before=9999-12-31T23:59:59.999999Z") > 0
     assert found("created_before=0001-01-01T00:00:00Z") == 0
     assert found("created_after=9999-12-31T23:59:59Z") == 0
+
+
+@pytest.mark.parametrize("value", ["a,b", ",", "a,b,c:d,e", "a|b c", "[a,b]"])
+def test_a_comma_is_a_part_of_a_label(api: RunningApi, value: str) -> None:
+    job = api.client.post("/jobs", json={**CHECK, "labels": {"team": value, "tier": "1,2"}}).json()
+    labels = json.dumps({"team": value})
+    batch = post_lines(api, {"labels": labels}).json()
+
+    both = {"label": [f"team:{value}", "tier:1,2"]}
+    assert [found["id"] for found in api.client.get("/jobs", params=both).json()["items"]] == [job["id"]]
+    found = api.client.get("/batches", params={"label": f"team:{value}"}).json()["items"]
+    assert [each["id"] for each in found] == [batch["id"]]
+
+
+WRONG_PARAMETERS = {
+    "limit": [
+        *("1_000", " 5", "5 ", "+5", "٣", "\uff15", "1e2", "5.0", "05", "0x5", "-0x5", ""),
+        *(
+            "5\n",
+            "true",
+            "null",
+            "0",
+            "-1",
+            "1001",
+            "9" * 30,
+            "-" + "9" * 5_000,
+            "5,6",
+            "[5]",
+            "1__0",
+            "NaN",
+            "inf",
+        ),
+    ],
+    "cursor": [
+        *("x", "", "019e5b9b-0000-7000-8000-00000000000", "019e5b9b000070008000000000000000"),
+        *("{019e5b9b-0000-7000-8000-000000000000}", "urn:uuid:019e5b9b-0000-7000-8000-000000000000"),
+        *("019e5b9b-0000-7000-8000-000000000000\n", "019e5b9b-0000-7000-8000-00000000000٣"),
+    ],
+    "state": ["Parked", "parked,succeeded", "parked ", "parked\n", ""],
+    "created_after": ["2026-12-01T12:00:00+01:00 ", "2026-12-01T12:00:00Z\n", "2026-12-01t12:00"],
+    "host": ["", "a b", "a\n", "a" * 256],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG_PARAMETERS.items() for value in values]
+)
+def test_a_parameter_that_the_contract_does_not_allow_is_named(
+    api: RunningApi, name: str, value: str
+) -> None:
+    assert refused_at(api.client.get("/jobs", params={name: value})) == [f"/query/{name}"]
+
+
+@pytest.mark.parametrize("value", ["True", "TRUE", "FALSE", "1", "0", "on", "yes", "", "true ", "truefalse"])
+def test_only_true_and_false_are_true_and_false(api: RunningApi, value: str) -> None:
+    missing = "/jobs/019e5b9b-0000-7000-8000-000000000000/items"
+
+    assert refused_at(api.client.get(missing, params={"distinct": value})) == ["/query/distinct"]
+    assert refused_at(post_lines(api, {"strict": value})) == ["/query/strict"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1_0", "+5", " 5", "٣", ".5", "5.", "05", "1e", "1e400", "NaN", "Infinity", "0x1", "-1", "true", ""],
+)
+def test_a_number_in_a_query_is_a_number_of_json(api: RunningApi, value: str) -> None:
+
+    for name in ("delay_seconds", "expires_after_seconds"):
+        assert refused_at(post_lines(api, {name: value})) == [f"/query/{name}"]
+    accepted = post_lines(api, {"delay_seconds": "1.5e2"})
+    assert accepted.json()["counts"]["scheduled"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/jobs", "limit=5"),
+        ("/jobs", "state=parked"),
+        ("/jobs", "kind=check"),
+        ("/jobs", "host=a"),
+        ("/jobs", "url=a"),
+        ("/jobs", "created_after=2026-12-01T12:00:00Z"),
+        ("/jobs", "cursor=019e5b9b-0000-7000-8000-000000000000"),
+        ("/batches", "limit=5"),
+        ("/schedules", "limit=5"),
+        ("/operations", "limit=5"),
+        ("/parked", "reason=timeout"),
+        ("/audit", "target=job/a"),
+        ("/batches/019e5b9b-0000-7000-8000-000000000000/rejected", "cursor=5"),
+        ("/batches/019e5b9b-0000-7000-8000-000000000000/results", "format=csv"),
+        ("/jobs/019e5b9b-0000-7000-8000-000000000000/items", "distinct=true"),
+    ],
+)
+def test_a_single_parameter_that_is_sent_twice_is_refused(api: RunningApi, path: str, name: str) -> None:
+    parameter, value = name.split("=")
+    for second in (value, "other", ""):
+        response = api.client.get(f"{path}?{name}&{parameter}={second}")
+
+        assert refused_at(response) == [f"/query/{parameter}"]
+        assert "2 times" in response.json()["detail"]
+
+
+def test_each_field_of_a_streamed_batch_is_sent_once(api: RunningApi) -> None:
+    query = "kind=check&kind=webhook&strict=true&strict=false&labels={}&labels={}&run_at=x"
+    response = api.client.post(f"/batches?{query}", content=URL, headers={"Content-Type": "text/plain"})
+
+    assert refused_at(response) == ["/query/kind", "/query/strict", "/query/labels", "/query/run_at"]
+
+
+def test_a_header_that_is_sent_twice_is_refused(api: RunningApi) -> None:
+    missing = "/jobs/019e5b9b-0000-7000-8000-000000000000"
+
+    for method, path, name in [
+        ("POST", "/jobs", "Idempotency-Key"),
+        ("POST", f"{missing}/discard", "Retriever-Actor"),
+        ("GET", f"{missing}/body", "Range"),
+    ]:
+        headers = [(name, "a"), (name.lower(), "b")]
+        response = api.client.request(method, path, json=CHECK, headers=headers)
+
+        assert refused_at(response) == [f"/header/{name}"]
+
+
+def test_a_parameter_that_does_not_exist_lists_those_that_do(api: RunningApi) -> None:
+    response = api.client.get("/operations?Limit=5&offset=7")
+
+    assert refused_at(response) == ["/query/Limit", "/query/offset"]
+    assert "there are: limit, cursor" in response.json()["detail"]
+    assert "there are none" in api.client.get("/kinds?x=1").json()["detail"]
