@@ -191,9 +191,10 @@ class UnfinishedJob:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableJob:
-    """A job whose message a worker could not read; the explanation is the worker's."""
+    """A job and its run whose message a worker could not read; the explanation is the worker's."""
 
     job_id: UUID
+    run: int
     explanation: str
 
 
@@ -336,10 +337,14 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What recording reports came to. The `unknown_job_ids` have no row, so nothing of theirs was kept."""
+    """What recording reports came to. The `unknown_job_ids` have no row, so nothing of theirs was kept.
+
+    Nor was anything of the reports at the places `disbelieved`: their jobs need a token that they lack.
+    """
 
     transitions: Sequence[Transition]
     unknown_job_ids: frozenset[UUID]
+    disbelieved: frozenset[int] = frozenset()
 
 
 class Overlap(StrEnum):

@@ -179,10 +179,12 @@ def _schemas() -> Json:
 
 
 def _published_job(schema: Mapping[str, Any]) -> Json:
-    """Return the schema of a job as others publish it: without our report, its arguments as its kind says."""
+    """Return the schema of a job as others publish it: less what is ours, its arguments as its kind says."""
     published = copy.deepcopy(dict(schema))
     published["description"] = "One job. Leave out what has its default."
-    del published["properties"]["report"]
+    # They are ours.
+    for name in ("report", "token"):
+        del published["properties"][name]
     published["allOf"] = [
         {
             "if": {"properties": {"kind": {"const": kind.name}}},

@@ -9,6 +9,7 @@ RetrieverError
 │   └── DeliveryLost           its channel is gone: the broker will deliver the message again
 ├── StaysUnready               the process is of no use as it is; start it anew
 ├── MessageUndecodable         the body is not one of our messages; park it raw
+├── ReportDisbelieved          it speaks for a job without the token of its run; leave the job as it is
 ├── StoreUnavailable           the database did not answer; try again
 ├── StoreRefused               the database will not take a value, however often it is tried
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
@@ -67,6 +68,10 @@ class DeliveryLost(BrokerError):
 
 class MessageUndecodable(RetrieverError):
     """The body of a message is not one that this version understands."""
+
+
+class ReportDisbelieved(RetrieverError):
+    """A message says what became of a stored job, and lacks the token that the job travelled with."""
 
 
 class StoreUnavailable(RetrieverError):

@@ -23,12 +23,15 @@ RAW_TYPE = "raw"
 REASON_HEADER = "x-retriever-reason"
 
 # Bounded well inside the store's integers: nobody redrives a job a million times.
-Run = Annotated[int, Field(ge=1, le=1_000_000)]
+MAX_RUN = 1_000_000
+Run = Annotated[int, Field(ge=1, le=MAX_RUN)]
 AttemptNumber = Annotated[int, Field(ge=1, le=1_000_000)]
 # Deferrals of one attempt. A host that is busy for a month defers a job some thirty times.
 Deferrals = Annotated[int, Field(ge=0, le=1_000_000)]
 # A part of routing keys, which may have 255 bytes, and of metric labels.
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
+# Opaque to all but the ledger; room for a longer one of a version to come.
+Token = Annotated[str, Field(max_length=200)]
 # A value that can be sent as a header again.
 FieldValue = Annotated[str, Field(pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$", max_length=1_000)]
 
@@ -60,7 +63,11 @@ class WireMessage(BaseModel):
 
 
 class Job(WireMessage):
-    """One job, asking for its attempt number `attempt`. No attempt starts from `expires_at` on."""
+    """One job, asking for its attempt number `attempt`. No attempt starts from `expires_at` on.
+
+    A job of the ledger has a `token`, which all copies and the jobs in reports pass on: with it the recorder
+    believes what is said of this run.
+    """
 
     id: UUID
     kind: KindName
@@ -71,6 +78,7 @@ class Job(WireMessage):
     attempt: AttemptNumber = 1
     batch_id: UUID | None = None
     expires_at: AwareDatetime | None = None
+    token: Token | None = None
 
 
 class Report(WireMessage):
@@ -80,7 +88,7 @@ class Report(WireMessage):
     `running` has no end and no outcome yet; an attempt that was cancelled before it started has no start.
     A deferral, of state `delayed`, is no attempt: it has no start and no outcome, and `attempt` is the last
     that was made, 0 before the first.
-    One that travels alone brings its `job` along, for a store that does not know it.
+    One that travels alone brings its `job` along: its token, and all of it for a store that does not know it.
     """
 
     job_id: UUID

@@ -33,6 +33,13 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class RunTokenPolicy(StrEnum):
+    """Whether reports of stored jobs must bring the token that the job travelled with."""
+
+    REQUIRED = "required"
+    OPTIONAL = "optional"
+
+
 class Settings(BaseSettings):
     """All settings of all processes; `.env.example` lists them with unit and default."""
 
@@ -62,6 +69,7 @@ class Settings(BaseSettings):
     relay_poll_seconds: Annotated[float, Field(gt=0)] = 0.1
     relay_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
     bundle_jobs: Annotated[int, Field(ge=1, le=100)] = 10
+    run_tokens: RunTokenPolicy = RunTokenPolicy.REQUIRED
     relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
     parked_check_seconds: Annotated[float, Field(gt=0)] = 300.0

@@ -21,6 +21,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.queue_watch import QueueWatch
 from producer.ledger.relay_messages import job_message
 from producer.records import UnfinishedJob
+from producer.run_tokens import RunTokens
 from producer.store import queues, unfinished
 from producer.store.database import RetryingStore
 from shared.broker.outgoing import Outgoing
@@ -63,6 +64,7 @@ class LostJobReconciler:
         watch: QueueWatch,
         metrics: LedgerMetrics,
         settings: Settings,
+        tokens: RunTokens,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a reconciler that has searched nothing yet; its `clock` only goes forward."""
@@ -71,7 +73,7 @@ class LostJobReconciler:
         self._metrics = metrics
         self._lost_after_seconds = settings.lost_after_seconds
         self._republisher = Republisher(
-            store=store, publisher=publisher, metrics=metrics, settings=settings, why="lost"
+            store=store, publisher=publisher, metrics=metrics, settings=settings, tokens=tokens, why="lost"
         )
         self._clock = clock
         self._search_at = clock()
@@ -163,6 +165,7 @@ class Republisher:
         publisher: Publisher,
         metrics: LedgerMetrics,
         settings: Settings,
+        tokens: RunTokens,
         why: str,
     ) -> None:
         """Make a republisher; `why` is what its metric says."""
@@ -170,6 +173,7 @@ class Republisher:
         self._publisher = publisher
         self._counter = metrics.jobs_republished.labels(why)
         self._why = why
+        self._tokens = tokens
         self._window = asyncio.Semaphore(settings.publish_window)
 
     async def send(self, jobs: Sequence[UnfinishedJob]) -> Mapping[JobState, int]:
@@ -179,7 +183,8 @@ class Republisher:
             BrokerError: some were not confirmed; the others are sent and noted.
         """
         now = utc_now()
-        errors = await asyncio.gather(*(self._publish(republished_message(job, now=now)) for job in jobs))
+        messages = [republished_message(job, tokens=self._tokens, now=now) for job in jobs]
+        errors = await asyncio.gather(*(self._publish(message) for message in messages))
         sent = list(compress(jobs, (error is None for error in errors)))
         # Confirm before note: a crash between the two sends them again, the other order might lose them.
         sent_positions = [(job.message.id, job.position) for job in sent]
@@ -208,9 +213,9 @@ class Republisher:
             logger.info("job_republished", extra={**facts, "state": job.state.value, "why": self._why})
 
 
-def republished_message(job: UnfinishedJob, *, now: datetime) -> Outgoing:
+def republished_message(job: UnfinishedJob, *, tokens: RunTokens, now: datetime) -> Outgoing:
     """Return the message that a job's present state asks for: to run now, or when its delay is over."""
-    message, to = job_message(job.message, attempt=next_attempt(job)), job.message
+    message, to = job_message(job.message, tokens=tokens, attempt=next_attempt(job)), job.message
     wait_seconds = _wait_seconds(job, now)
     if wait_seconds <= 0:
         return Outgoing(JOBS, stored_key(to.kind, to.lane), message.encode(), JOB_TYPE, str(to.id))

@@ -20,6 +20,11 @@ class LedgerMetrics:
         self.relayed = self._counter("jobs_relayed", "Jobs published and marked queued.")
         self.events = self._counter("events_announced", "Outcomes, batches and cancellations published.")
         self.reports = self._counter("reports", "Reports taken from the broker.", "effect")
+        self.reports_put_aside = self._counter(
+            "reports_put_aside",
+            "Messages to the recorder that were not recorded, or not all of them, by why.",
+            "reason",
+        )
         self.jobs_adopted = self._counter("jobs_adopted", "Jobs stored that a third party had published.")
         self.schedule_runs = self._counter(
             "schedule_runs", "Runs of schedules that were due, by what became of them.", "effect"

@@ -16,6 +16,7 @@ from producer.ledger.leader import Lease
 from producer.ledger.metrics import LedgerMetrics
 from producer.parking import ParkedFilter
 from producer.records import JobRecord
+from producer.run_tokens import RunTokens
 from producer.store import parking
 from producer.store.database import RetryingStore
 from shared.broker.bundle import bodies_of
@@ -66,12 +67,14 @@ class ParkedReconciler:
         lease: Lease,
         metrics: LedgerMetrics,
         settings: Settings,
+        tokens: RunTokens,
     ) -> None:
         """Make a reconciler that has compared nothing yet."""
         self._store = store
         self._publisher = publisher
         self._lease = lease
         self._metrics = metrics
+        self._tokens = tokens
         self._amqp_url = settings.amqp_url
         self._check_seconds = settings.parked_check_seconds
         # How often each message that a sweep should have met was missing.
@@ -176,7 +179,8 @@ class ParkedReconciler:
         ):
             after = page[-1].id
             missing = [job for job in page if (job.id, job.run) not in seen]
-            await asyncio.gather(*(self._publisher.publish(_parked_message(job)) for job in missing))
+            messages = [_parked_message(job, self._tokens) for job in missing]
+            await asyncio.gather(*map(self._publisher.publish, messages))
             published += len(missing)
         return published
 
@@ -266,7 +270,7 @@ def _decoded(body: bytes) -> JobMessage | None:
         return None
 
 
-def _parked_message(job: JobRecord) -> Outgoing:
+def _parked_message(job: JobRecord, tokens: RunTokens) -> Outgoing:
     message = JobMessage(
         id=job.id,
         kind=job.kind,
@@ -276,6 +280,7 @@ def _parked_message(job: JobRecord) -> Outgoing:
         run=job.run,
         attempt=max(1, job.attempt),
         batch_id=job.batch_id,
+        token=tokens.of(job.id, job.run),
     )
     # Straight to the queue: over `jobs.dead` the recorder would hear of it too.
     headers = {REASON_HEADER: job.reason} if job.reason else {}

@@ -5,12 +5,14 @@ It also adopts: a job that the store does not know, because somebody else has pu
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from producer.adoption import adopt_jobs
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.reports import REPORTS_ONLY, ParsedDelivery, ParsedReport, parse_delivery
-from producer.records import Recorded, UnreadableJob
+from producer.records import Recorded
+from producer.run_tokens import RunTokens
 from producer.store import endings, recording, submissions
 from producer.store.database import RetryingStore
 from shared.broker.bundle import count_bodies
@@ -18,7 +20,7 @@ from shared.broker.delivery import Delivery
 from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE
 from shared.clock import utc_now
-from shared.errors import DeliveryLost, MessageUndecodable, StoreRefused
+from shared.errors import DeliveryLost, MessageUndecodable, ReportDisbelieved, StoreRefused
 from shared.messages import Job, Report
 from shared.settings import Settings
 
@@ -28,15 +30,24 @@ _LARGE_PREFETCH = 8
 # One transaction holds no more; decoded, a report takes as much again.
 _GROUP_BYTES = 16 * 1_048_576
 
+# Why a message, or part of it, was put aside, and what the metric calls it.
+PutAside = MessageUndecodable | ReportDisbelieved | StoreRefused
+_REASONS = {MessageUndecodable: "undecodable", ReportDisbelieved: "token", StoreRefused: "refused"}
+# A report with its place among those that are recorded together.
+_Told = tuple[int, ParsedReport, Report]
+
 logger = logging.getLogger(__name__)
 
 
 class Recorder:
     """Consumes `results.recorder` and `results.large`. Any number of recorders share the work."""
 
-    def __init__(self, *, store: RetryingStore, metrics: LedgerMetrics, settings: Settings) -> None:
+    def __init__(
+        self, *, store: RetryingStore, metrics: LedgerMetrics, settings: Settings, tokens: RunTokens
+    ) -> None:
         """Make a recorder that is not connected yet."""
         self._store = store
+        self._tokens = tokens
         self._metrics = metrics
         self._batch_limit = settings.recorder_prefetch
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -82,47 +93,65 @@ class Recorder:
         now = utc_now()
         parsed = [(delivery, parse_delivery(delivery, now=now)) for delivery in deliveries]
         try:
-            await self._record([report for _, each in parsed for report in each.reports])
+            disbelieved = await self._record([report for _, each in parsed for report in each.reports])
         except StoreRefused:
             await self._record_singly(parsed)
             return
         # Commit before ack: a crash between the two repeats the record, the other order would lose it.
+        first = 0
         for delivery, each in parsed:
-            await _settle(delivery, each.error)
+            places = range(first, first := first + len(each.reports))
+            error = each.error or next((disbelieved[place] for place in places if place in disbelieved), None)
+            await self._settle(delivery, error)
 
     async def _record_singly(self, parsed: Sequence[tuple[Delivery, ParsedDelivery]]) -> None:
         """Record each report on its own, so that one that the store refuses holds up no other."""
         for delivery, each in parsed:
-            error: MessageUndecodable | StoreRefused | None = each.error
+            error: PutAside | None = each.error
             for report in each.reports:
                 try:
-                    await self._record([report])
+                    disbelieved = await self._record([report])
                 except StoreRefused as refused:
                     error = error or refused
-            await _settle(delivery, error)
+                else:
+                    error = error or disbelieved.get(0)
+            await self._settle(delivery, error)
 
-    async def _record(self, parsed: Sequence[ParsedReport]) -> None:
+    async def _record(self, parsed: Sequence[ParsedReport]) -> Mapping[int, ReportDisbelieved]:
+        """Record reports; return why some are not believed, by their places."""
         # All of it may run twice: then it changes nothing.
         await self._adopt([each.job for each in parsed if each.report is None and each.job is not None])
-        await self._park([each.unreadable for each in parsed if each.unreadable is not None])
-        reports = [each.report for each in parsed if each.report is not None]
-        if not reports:
-            return
-        recorded = await self._write(reports)
+        disbelieved = await self._park_unreadable(parsed)
+        told = [(place, each, each.report) for place, each in enumerate(parsed) if each.report is not None]
+        if not told:
+            return disbelieved
+        recorded = await self._write(told)
         unknown = recorded.unknown_job_ids
-        strangers = [each.job for each in parsed if each.job is not None and each.job.id in unknown]
+        strangers = [each.job for _, each, _ in told if each.job is not None and each.job.id in unknown]
         if strangers:
             # The report was faster than the copy of the job, or there was none.
             await self._adopt(strangers)
             ids = frozenset(job.id for job in strangers)
-            again = await self._write([report for report in reports if report.job_id in ids])
+            again = await self._write([each for each in told if each[2].job_id in ids])
             recorded = Recorded(
-                [*recorded.transitions, *again.transitions], unknown - ids | again.unknown_job_ids
+                [*recorded.transitions, *again.transitions],
+                unknown - ids | again.unknown_job_ids,
+                recorded.disbelieved | again.disbelieved,
             )
-        self._note(recorded, len(reports))
+        self._note(recorded, len(told))
+        return disbelieved | {place: _disbelieved(parsed[place]) for place in recorded.disbelieved}
 
-    async def _write(self, reports: Sequence[Report]) -> Recorded:
-        return await self._store.write(recording.record_reports, reports, now=utc_now())
+    async def _write(self, told: Sequence[_Told]) -> Recorded:
+        """Write reports, each with its place; return what they came to, with these places."""
+        unproven = [
+            at
+            for at, (_, each, report) in enumerate(told)
+            if not self._tokens.prove(each.token, report.job_id, report.run)
+        ]
+        recorded = await self._store.write(
+            recording.record_reports, [report for _, _, report in told], now=utc_now(), unproven=unproven
+        )
+        return replace(recorded, disbelieved=frozenset(told[at][0] for at in recorded.disbelieved))
 
     async def _adopt(self, jobs: Sequence[Job]) -> None:
         adopted = adopt_jobs(jobs, now=utc_now())
@@ -132,38 +161,49 @@ class Recorder:
             self._metrics.jobs_adopted.inc()
             logger.info("job_adopted", extra={"job_id": str(job_id)})
 
-    async def _park(self, unreadable: Sequence[UnreadableJob]) -> None:
-        if unreadable:
-            parked = await self._store.write(endings.park_unreadable, unreadable, now=utc_now())
+    async def _park_unreadable(self, parsed: Sequence[ParsedReport]) -> dict[int, ReportDisbelieved]:
+        """Park jobs whose messages nobody could read; return why some are not believed, by their places."""
+        named = [(at, each, each.unreadable) for at, each in enumerate(parsed) if each.unreadable is not None]
+        if not named:
+            return {}
+        proven = {at: it for at, each, it in named if self._tokens.is_token_of(each.token, it.job_id, it.run)}
+        if proven:
+            parked = await self._store.write(endings.park_unreadable, [*proven.values()], now=utc_now())
             self._metrics.note_transitions(parked)
+        return {at: _disbelieved(each) for at, each, _ in named if at not in proven}
 
     def _note(self, recorded: Recorded, reports: int) -> None:
+        known = reports - len(recorded.unknown_job_ids) - len(recorded.disbelieved)
         self._metrics.reports.labels("changed").inc(len(recorded.transitions))
         self._metrics.reports.labels("unknown_job").inc(len(recorded.unknown_job_ids))
-        self._metrics.reports.labels("late").inc(
-            max(reports - len(recorded.transitions) - len(recorded.unknown_job_ids), 0)
-        )
+        self._metrics.reports.labels("late").inc(max(known - len(recorded.transitions), 0))
         self._metrics.note_transitions(recorded.transitions)
         for job_id in recorded.unknown_job_ids:
             logger.warning("report_for_unknown_job", extra={"job_id": str(job_id)})
 
-
-async def _settle(delivery: Delivery, error: MessageUndecodable | StoreRefused | None) -> None:
-    """Ack a message that is recorded; put one aside, as it came, when part of it could not be."""
-    if error is None:
-        delivery.ack()
-    else:
-        await _put_aside(delivery, error)
-
-
-async def _put_aside(delivery: Delivery, error: MessageUndecodable | StoreRefused) -> None:
-    logger.error("report_put_aside", extra={"job_id": delivery.correlation_id, "error": str(error)})
-    if delivery.exchange in REPORTS_ONLY:
+    async def _settle(self, delivery: Delivery, error: PutAside | None) -> None:
+        """Ack a message that is recorded; put one aside, as it came, when part of it could not be."""
+        if error is None:
+            delivery.ack()
+            return
+        self._metrics.reports_put_aside.labels(_REASONS[type(error)]).inc()
+        # A refusal of the store is for an operator; anybody may send what is not believed or read.
+        level = logging.ERROR if isinstance(error, StoreRefused) else logging.WARNING
+        facts = {"job_id": delivery.correlation_id, "exchange": delivery.exchange, "error": str(error)}
+        logger.log(level, "report_put_aside", extra=facts)
+        if delivery.exchange not in REPORTS_ONLY:
+            # The same message is in its delay or parking queue.
+            delivery.ack()
+            return
         try:
             # The queue dead-letters to `jobs.parked`, for a person to see.
             await delivery.dead_letter()
         except DeliveryLost:
             logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
-    else:
-        # The same message is in its delay or parking queue.
-        delivery.ack()
+
+
+def _disbelieved(parsed: ParsedReport) -> ReportDisbelieved:
+    named = parsed.report or parsed.unreadable
+    assert named is not None
+    lack = "a wrong token" if parsed.token else "no token"
+    return ReportDisbelieved(f"job {named.job_id}, run {named.run}: the message has {lack}")

@@ -17,8 +17,10 @@ from producer.ledger.leader import Lease
 from producer.ledger.lost_jobs import Republisher
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.parked_reconciler import PARKED_WALK, WALK_LEASE_SECONDS, parked_jobs, walk_alone
+from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store import recording, submissions, unfinished
 from producer.store.database import Database, RetryingStore, Store
+from producer.store.secret_keys import RUN_TOKENS, keep_key
 from shared.broker.parked_queue import Choice
 from shared.broker.publisher import Publisher
 from shared.broker.topology import declare_topology
@@ -60,6 +62,7 @@ async def republish_all(
         store = Store(database)
         republisher = Republisher(
             store=RetryingStore(database),
+            tokens=RunTokens(await store.write(keep_key, RUN_TOKENS, key_bytes=KEY_BYTES)),
             publisher=publisher,
             metrics=LedgerMetrics(),
             settings=settings,

@@ -19,6 +19,7 @@ from uuid import UUID
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.relay_messages import event_message, job_messages
 from producer.records import ClaimedEvent, ClaimedJob
+from producer.run_tokens import RunTokens
 from producer.store import events, outbox
 from producer.store.database import Store, retry_until_store_up
 from producer.store.wakeup import Wakeup
@@ -194,13 +195,27 @@ class OutboxRelay(ABC, Generic[C]):
 class Relay(OutboxRelay[ClaimedJob]):
     """Publishes accepted jobs, then marks them queued."""
 
+    def __init__(
+        self,
+        *,
+        store: Store,
+        publisher: Publisher,
+        wakeup: Wakeup,
+        metrics: LedgerMetrics,
+        settings: Settings,
+        tokens: RunTokens,
+    ) -> None:
+        """Make a relay that has published nothing yet."""
+        super().__init__(store=store, publisher=publisher, wakeup=wakeup, metrics=metrics, settings=settings)
+        self._tokens = tokens
+
     async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[ClaimedJob]:
         return await self._store.write(
             outbox.claim_accepted, limit=limit, lease_seconds=lease_seconds, now=now
         )
 
     def _pack(self, rows: Sequence[ClaimedJob]) -> Iterable[Packed[ClaimedJob]]:
-        return job_messages(rows, bundle_jobs=self._bundle_jobs)
+        return job_messages(rows, tokens=self._tokens, bundle_jobs=self._bundle_jobs)
 
     async def _settle(self, rows: Sequence[ClaimedJob]) -> None:
         queued = [(job.id, job.run) for job in rows]

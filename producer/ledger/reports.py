@@ -6,18 +6,22 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+import orjson
+
 from producer.records import UnreadableJob
 from shared.broker.bundle import bodies_of
 from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
 from shared.errors import MessageUndecodable
 from shared.kinds.registry import KINDS
-from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
+from shared.messages import JOBS_TYPE, MAX_RUN, RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
 from shared.outcomes import WORKER_CRASHED, OutcomeName
 from shared.states import JobState
 
 _WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
 _UNREADABLE = "The worker that took its message could not read it."
 _EXPLANATION_CHARACTERS = 1_000
+# A job of ours has far less; nobody's megabytes are parsed for nothing.
+_MOST_LENIENT_BYTES = 2_097_152
 _NO_QUEUE = "When its delay was over there was no queue for its kind, which this version does not know."
 
 REPORTS_ONLY = frozenset({RESULTS, LARGE_RESULTS})
@@ -40,10 +44,6 @@ class ReportDelivery(Protocol):
         """Its AMQP type: `job`, `jobs`, `report`, `reports` or `raw`."""
 
     @property
-    def correlation_id(self) -> str:
-        """Whose message it says it is."""
-
-    @property
     def headers(self) -> Mapping[str, object]:
         """Its headers."""
 
@@ -53,12 +53,14 @@ class ParsedReport:
     """What became of an attempt, and the job as it was before that, for a store that does not know it.
 
     A job without a report is on its way to a worker: somebody else than the relay has published it. A message
-    that a worker could not read has neither, but may say whose it was.
+    that a worker could not read has neither, but may say whose it was. The `token` is what shows that all of
+    it is true.
     """
 
     report: Report | None = None
     job: Job | None = None
     unreadable: UnreadableJob | None = None
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport
     if delivery.exchange == JOBS:
         return ParsedReport(job=JobMessage.decode(body))
     if delivery.type == RAW_TYPE:
-        return ParsedReport(unreadable=_unreadable(delivery))
+        return _unreadable(delivery)
     job = JobMessage.decode(body)
     if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
         return _report_of(job.report, job)
@@ -121,13 +123,29 @@ def _returned(job: JobMessage, now: datetime) -> ParsedReport:
     return _report_of(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
 
 
-def _unreadable(delivery: ReportDelivery) -> UnreadableJob | None:
-    try:
-        job_id = UUID(delivery.correlation_id)
-    except ValueError:
-        return None
+def _unreadable(delivery: ReportDelivery) -> ParsedReport:
+    """Return whose message it is, if it says so as a message of another version of ours would.
+
+    Its property `correlation_id` says it too, but so may anybody's.
+    """
+    job_id, run, token = _said(delivery.body)
+    if job_id is None:
+        return ParsedReport()
     reason = delivery.headers.get(REASON_HEADER)
-    return UnreadableJob(job_id, reason[:_EXPLANATION_CHARACTERS] if isinstance(reason, str) else _UNREADABLE)
+    explanation = reason[:_EXPLANATION_CHARACTERS] if isinstance(reason, str) else _UNREADABLE
+    return ParsedReport(unreadable=UnreadableJob(job_id, run, explanation), token=token)
+
+
+def _said(body: bytes) -> tuple[UUID | None, int, str | None]:
+    """Return job, run and token of a body of which nothing else need be understood."""
+    try:
+        said = orjson.loads(body) if len(body) <= _MOST_LENIENT_BYTES else None
+        match said:
+            case {"id": str(text), "run": int(run), "token": str(token)} if 1 <= run <= MAX_RUN:
+                return UUID(text), run, token
+    except ValueError:
+        pass
+    return None, 0, None
 
 
 def _report_of(report: Report | None, job: Job | None) -> ParsedReport:
@@ -136,9 +154,12 @@ def _report_of(report: Report | None, job: Job | None) -> ParsedReport:
     if report.job_id != job.id:
         # No worker of ours sends that, but anyone may publish.
         return ParsedReport(report)
+    if report.run == job.run and report.attempt == job.attempt:
+        return ParsedReport(report, job, token=job.token)
     # A delayed copy asks for the next attempt; a deferral before the first reports on none.
     attempt = max(report.attempt, 1)
-    return ParsedReport(report, job.model_copy(update={"run": report.run, "attempt": attempt}))
+    before = job.model_copy(update={"run": report.run, "attempt": attempt})
+    return ParsedReport(report, before, token=job.token)
 
 
 def _was_parked_by_a_worker(job: JobMessage) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from producer.ledger.bulk_operations import BulkOperationRunner
 from producer.ledger.dead_letters import DeadLetterWatch
@@ -16,7 +17,9 @@ from producer.ledger.queue_watch import QueueWatch
 from producer.ledger.recorder import Recorder
 from producer.ledger.relay import EventRelay, Relay
 from producer.ledger.scheduler import Scheduler
+from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store.database import Database, RetryingStore, Store
+from producer.store.secret_keys import RUN_TOKENS, keep_key
 from producer.store.wakeup import open_wakeup
 from producer.store_probe import StoreProbe
 from shared.broker.publisher import Publisher
@@ -77,14 +80,9 @@ class _Ledger:
         self._wakeups = [
             open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds) for _ in range(2)
         ]
-        self._recorder = Recorder(store=self._retrying_store, metrics=self.metrics, settings=settings)
-        self._relay = Relay(
-            store=self._store,
-            publisher=self._publisher,
-            wakeup=self._wakeups[0],
-            metrics=self.metrics,
-            settings=settings,
-        )
+        # Made when the store has answered: they need its key.
+        self._recorder: Recorder | None = None
+        self._relay: Relay | None = None
         self._store_probe = StoreProbe(database)
 
     @property
@@ -92,9 +90,9 @@ class _Ledger:
         """What must say yes for the ledger to be ready; it need not lead."""
         return {
             "publisher": lambda: self._publisher.is_ready,
-            "recorder": lambda: self._recorder.is_ready,
+            "recorder": lambda: self._recorder is not None and self._recorder.is_ready,
             "store": lambda: self._store_probe.is_answering,
-            "relay": lambda: self._relay.is_moving,
+            "relay": lambda: self._relay is not None and self._relay.is_moving,
         }
 
     @property
@@ -108,8 +106,28 @@ class _Ledger:
         return not (self._publisher.is_reachable and self._store_probe.is_answering)
 
     def services(self) -> Sequence[Service]:
-        """Return what every ledger runs; one of them at a time leads, and runs more."""
+        """Return what runs until the ledger stops."""
+        return [self._publisher.run, self._outcomes.run, self._store_probe.run, self._work]
+
+    async def _work(self) -> None:
+        key = await self._retrying_store.write(keep_key, RUN_TOKENS, key_bytes=KEY_BYTES)
+        tokens = RunTokens(key, policy=self._settings.run_tokens)
+        async with asyncio.TaskGroup() as group:
+            for service in self._working(tokens):
+                group.create_task(service())
+
+    def _working(self, tokens: RunTokens) -> Sequence[Service]:
+        """Return what works in every ledger; one of them at a time leads, and does more."""
         store, metrics = self._retrying_store, self.metrics
+        self._recorder = Recorder(store=store, metrics=metrics, settings=self._settings, tokens=tokens)
+        self._relay = Relay(
+            store=self._store,
+            publisher=self._publisher,
+            wakeup=self._wakeups[0],
+            metrics=metrics,
+            settings=self._settings,
+            tokens=tokens,
+        )
         event_relay = EventRelay(
             store=self._store,
             publisher=self._publisher,
@@ -120,19 +138,16 @@ class _Ledger:
         )
         lease = Lease(self._store, LEADER, seconds=LEADER_LEASE_SECONDS)
         return [
-            self._publisher.run,
-            self._outcomes.run,
-            self._store_probe.run,
-            self._record,
+            partial(self._record, self._recorder),
             self._relay.run,
             event_relay.run,
             Scheduler(store=store, metrics=metrics).run,
             BulkOperationRunner(store=store, metrics=metrics).run,
             PausePublisher(store=store, publisher=self._publisher).run,
-            Elector(lease, self._leader_services(), metrics=metrics).run,
+            Elector(lease, self._leader_services(tokens), metrics=metrics).run,
         ]
 
-    def _leader_services(self) -> Sequence[Service]:
+    def _leader_services(self, tokens: RunTokens) -> Sequence[Service]:
         """Return what must run once."""
         settings, store, metrics = self._settings, self._retrying_store, self.metrics
         publisher = self._publisher
@@ -141,20 +156,30 @@ class _Ledger:
         return [
             watch.run,
             LostJobReconciler(
-                store=store, publisher=publisher, watch=watch, metrics=metrics, settings=settings
+                store=store,
+                publisher=publisher,
+                watch=watch,
+                metrics=metrics,
+                settings=settings,
+                tokens=tokens,
             ).run,
             ParkedReconciler(
-                store=store, publisher=publisher, lease=walk_lease, metrics=metrics, settings=settings
+                store=store,
+                publisher=publisher,
+                lease=walk_lease,
+                metrics=metrics,
+                settings=settings,
+                tokens=tokens,
             ).run,
             DeadLetterWatch(metrics=metrics, settings=settings).run,
             Janitor(store=store, metrics=metrics, settings=settings).run,
             BatchReconciler(store=store, metrics=metrics).run,
         ]
 
-    async def _record(self) -> None:
+    async def _record(self, recorder: Recorder) -> None:
         # The publisher declares the topology when it connects.
         await self._publisher.wait_ready()
-        await self._recorder.run()
+        await recorder.run()
 
     async def aclose(self) -> None:
         """Close what is held open."""

@@ -123,19 +123,25 @@ def park_unreadable(
 ) -> list[Transition]:
     """Park jobs whose message a worker could not read, such as one that a newer version wrote. Idempotent.
 
-    The message says only whose it is, and anyone may say that. So no job that has ended, and none that was
-    never published, is touched. No attempt was made; the job stays in its run.
+    No job that has ended, was never published, or is in another run by now, is touched. No attempt was made.
+
+    Args:
+        unreadable: Those whose message had the token of the run.
     """
-    explanations = {each.job_id: each.explanation for each in unreadable}
-    locked = lock_jobs(connection, explanations)
-    standing = {job_id: place for job_id, place in locked.items() if place.state in _PUBLISHED}
+    by_id = {each.job_id: each for each in unreadable}
+    locked = lock_jobs(connection, by_id)
+    standing = {
+        job_id: place
+        for job_id, place in locked.items()
+        if place.state in _PUBLISHED and place.run == by_id[job_id].run
+    }
     ends = [
         end_of(
             job_id,
             place,
             JobState.PARKED,
             reason=MESSAGE_UNDECODABLE,
-            explanation=explanations[job_id],
+            explanation=by_id[job_id].explanation,
             now=now,
         )
         for job_id, place in standing.items()

@@ -1,7 +1,7 @@
 """Record what workers report. Late, twice, in any order or by two recorders, reports come to the same."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -31,15 +31,31 @@ _RENEW = (
 )
 
 
-def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> Recorded:
+def record_reports(
+    connection: sa.Connection,
+    reports: Sequence[Report],
+    *,
+    now: datetime,
+    unproven: Collection[int] = frozenset(),
+) -> Recorded:
     """Write down the reports, each as if it had come alone and in the order given.
+
+    Args:
+        unproven: The places of those that came without the token of their run; nothing of them is written if
+            the run needs one.
 
     Returns:
         The transitions really made, in the order of their reports.
     """
-    possible = [report for report in reports if _is_possible(report)]
-    standing = lock_jobs(connection, (report.job_id for report in possible))
-    known = [report for report in possible if report.job_id in standing]
+    possible = [(place, report) for place, report in enumerate(reports) if _is_possible(report)]
+    standing = lock_jobs(connection, (report.job_id for _, report in possible))
+    there = [(place, report) for place, report in possible if report.job_id in standing]
+    disbelieved = frozenset(
+        place
+        for place, report in there
+        if place in unproven and standing[report.job_id].needs_token(report.run)
+    )
+    known = [report for place, report in there if place not in disbelieved]
     _write_attempts(connection, [report for report in known if not report.is_expiry], now=now)
     advances = choose_advances(known, standing)
     # A job is written once, as its last report says, which has the greatest position.
@@ -56,7 +72,8 @@ def record_reports(connection: sa.Connection, reports: Sequence[Report], *, now:
     end_jobs(connection, ends, standing, also=lambda end: {"result": end.result}, moves=moves, now=now)
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],
-        unknown_job_ids=frozenset(report.job_id for report in possible if report.job_id not in standing),
+        unknown_job_ids=frozenset(report.job_id for _, report in possible if report.job_id not in standing),
+        disbelieved=disbelieved,
     )
 
 

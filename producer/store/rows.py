@@ -47,6 +47,7 @@ STANDING_COLUMNS = (
     jobs.c.attempt,
     jobs.c.batch_id,
     jobs.c.callback_url,
+    jobs.c.token_from_run,
 )
 CLAIM_COLUMNS = (
     jobs.c.id,
@@ -80,6 +81,17 @@ class Standing:
     attempt: int
     batch_id: UUID | None
     callback_url: str | None = None
+    token_from_run: int | None = None
+
+    def needs_token(self, run: int) -> bool:
+        """Return whether a report of this run is believed only with its token."""
+        return run >= self.first_token_run
+
+    @property
+    def first_token_run(self) -> int:
+        """The first run whose reports must bring a token."""
+        # A job of version 0.1.0 is under way in this run, and its messages have none.
+        return self.run + 1 if self.token_from_run is None else self.token_from_run
 
 
 def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
@@ -94,6 +106,7 @@ def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
         "position": _FIRST_POSITIONS[job.state],
         "run": 1,
         "attempt": 0,
+        "token_from_run": 1,
         "updated_at": job.created_at,
     }
 

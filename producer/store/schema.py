@@ -128,6 +128,8 @@ jobs = sa.Table(
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("finished_at", Moment(), nullable=True),
     sa.Column("updated_at", Moment(), nullable=False),
+    # The first run whose reports must bring its token. Null in rows of version 0.1.0: the run after this one.
+    sa.Column("token_from_run", sa.Integer(), nullable=True),
     # Half of each page is left free: a job's row is written again for its lease and for every state, and a
     # lease that finds room beside its row costs PostgreSQL a quarter.
     postgresql_with={"fillfactor": 50},
@@ -395,6 +397,14 @@ revisions = sa.Table(
     metadata,
     sa.Column("name", PlainText(), primary_key=True),
     sa.Column("value", sa.BigInteger(), nullable=False),
+)
+
+# Random keys, made when they are first needed: with `run_tokens` the ledgers make the tokens of runs.
+secret_keys = sa.Table(
+    "secret_keys",
+    metadata,
+    sa.Column("name", PlainText(), primary_key=True),
+    sa.Column("value", sa.LargeBinary(), nullable=False),
 )
 
 _reason_characters = sa.func.coalesce(sa.func.length(jobs.c.reason), sa.literal_column("0"))

@@ -223,6 +223,8 @@ def _adopted_row(adopted: AdoptedJob) -> dict[str, Any]:
         "state": JobState.QUEUED,
         "run": adopted.run,
         "attempt": adopted.attempt,
+        # Whoever published it has no token of this run; later ones are ours.
+        "token_from_run": adopted.run + 1,
         "position": position(run=adopted.run, attempt=adopted.attempt, state=JobState.QUEUED),
     }
 

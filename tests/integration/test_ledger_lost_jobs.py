@@ -29,7 +29,7 @@ from shared.outcomes import Failed, Outcome, Succeeded
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
-from tests.support.factories import NOON, make_job, make_report
+from tests.support.factories import NOON, TOKENS, make_job, make_report
 from tests.support.waiting import eventually
 
 QUEUE = "jobs.check.interactive"
@@ -52,6 +52,7 @@ class Ledger:
         store = RetryingStore(self.store)
         self.watch = QueueWatch(store=store, settings=self.settings, clock=lambda: self.seconds)
         self.reconciler = LostJobReconciler(
+            tokens=TOKENS,
             store=store,
             publisher=self.publisher,
             watch=self.watch,
@@ -284,10 +285,12 @@ async def test_a_purged_queue_heals_by_itself(store: Database, vhost_url: str) -
 async def test_a_job_that_was_sent_twice_after_all_ends_once(ledger: Ledger) -> None:
     job = make_job()
     ledger.store_queued(job)
-    first = JobMessage(id=job.id, kind=job.kind, args=dict(job.args))
+    first = JobMessage(id=job.id, kind=job.kind, args=dict(job.args), token=TOKENS.of(job.id, 1))
     await ledger.see_quiet()
     second = await ledger.take()
-    recorder = Recorder(store=RetryingStore(ledger.store), metrics=LedgerMetrics(), settings=ledger.settings)
+    recorder = Recorder(
+        tokens=TOKENS, store=RetryingStore(ledger.store), metrics=LedgerMetrics(), settings=ledger.settings
+    )
 
     await settle(ledger, second, Succeeded({"verdict": "ok"}))
     # The first message turns up: a second end, and a retry of a job that has ended.

@@ -27,7 +27,7 @@ from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import message_count, open_channel, running, running_publisher
 from tests.support.api import RunningApi, running_api
-from tests.support.factories import NOON, make_job, make_report
+from tests.support.factories import NOON, TOKENS, make_job, make_report
 from tests.support.waiting import eventually
 
 GROUPS = [(f"host-{number}.example", "http_503" if number % 2 else "timeout") for number in range(7)]
@@ -75,6 +75,7 @@ class Lot:
 
     def reconciler(self, lease: Lease | None = None) -> ParkedReconciler:
         return ParkedReconciler(
+            tokens=TOKENS,
             store=RetryingStore(self.store),
             publisher=self.publisher,
             lease=lease or self.lease(),
@@ -282,7 +283,7 @@ async def test_the_reconciler_does_not_walk_when_the_counts_agree(lot: Lot) -> N
 async def test_the_raw_message_of_a_parked_job_counts_as_its_own_until_the_job_is_redriven(lot: Lot) -> None:
     job = make_job()
     lot.store.write(submissions.insert_jobs, [job])
-    lot.store.write(endings.park_unreadable, [UnreadableJob(job.id, "version: 2")], now=NOON)
+    lot.store.write(endings.park_unreadable, [UnreadableJob(job.id, 1, "version: 2")], now=NOON)
     await lot.publisher.publish(Outgoing(DEFAULT, PARKED_QUEUE, b"{}", RAW_TYPE, str(job.id)))
     reconciler = lot.reconciler()
 

@@ -1,119 +1,43 @@
 """The recorder on a real broker: it keeps jobs that somebody else published, whatever comes first."""
 
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from datetime import UTC, datetime
+from uuid import uuid4
 
-import aio_pika
 import pytest
 import sqlalchemy as sa
-from aio_pika.abc import AbstractChannel
 
-from consumer.executor import Attempt
-from consumer.settlement import decide, report_message, settlement_message
-from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.recorder import Recorder
-from producer.records import JobFilter, JobRecord
+from consumer.settlement import report_message
 from producer.store import outbox, queries, submissions
-from producer.store.database import Database, RetryingStore
+from producer.store.database import Database
 from shared.broker.bundle import NDJSON, bodies_of, bundled
 from shared.broker.outgoing import Outgoing
-from shared.broker.publisher import Publisher
 from shared.broker.topology import (
     DEAD,
     JOBS,
     PARKED_QUEUE,
-    RESULTS,
     WORK_DELIVERY_LIMIT,
     bundle_key,
     bundle_queue,
 )
-from shared.errors import JobNotFound
 from shared.identity import new_id
 from shared.kinds.registry import Lane
-from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, REPORTS_TYPE, JobMessage, Report
-from shared.outcomes import Failed, Outcome, Succeeded
-from shared.retry import RetryPolicy
-from shared.settings import Settings
+from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, JobMessage, Report
+from shared.outcomes import Failed, Succeeded
 from shared.states import JobState
-from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
-from tests.support.factories import make_job
-from tests.support.waiting import eventually
+from tests.support.amqp import get_message, message_count
+from tests.support.factories import TOKENS, make_job
+from tests.support.recording_ledger import STARTED_AT, URL, Ledger, make_message, open_ledger, settled
 
-STARTED_AT = datetime(2026, 1, 2, 12, tzinfo=UTC)
-URL = "https://Third.example/"
 DONE = Succeeded({"verdict": "ok"})
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """A recorder that can be run, the store it writes to, and a broker to publish to."""
-
-    recorder: Recorder
-    store: Database
-    publisher: Publisher
-    channel: AbstractChannel
-
-    async def publish(self, body: bytes, key: str = "check.bulk") -> None:
-        """Publish as a third party does, with nothing of ours."""
-        message = aio_pika.Message(body)
-        await aio_pika.Exchange(self.channel, JOBS).publish(message, key, mandatory=True)
-
-    async def settle(self, job: JobMessage, outcome: Outcome) -> None:
-        """Publish what a worker does after an attempt."""
-        await self.publisher.publish(settled(job, outcome))
-
-    async def report(self, *bodies: bytes) -> None:
-        """Publish several reports in one message."""
-        message = Outgoing(
-            RESULTS, "check.bulk.succeeded", bundled(bodies), REPORTS_TYPE, content_type=NDJSON
-        )
-        await self.publisher.publish(message)
-
-    @asynccontextmanager
-    async def recording(self) -> AsyncIterator[None]:
-        """Run the recorder while inside."""
-        async with running(self.recorder.run()):
-            yield
-
-    async def job_in(self, job_id: UUID, state: JobState) -> JobRecord:
-        """Return the job once it is in the state."""
-
-        async def look() -> JobRecord | None:
-            try:
-                job = self.store.read(queries.get_job, job_id)
-            except JobNotFound:
-                return None
-            return job if job.state is state else None
-
-        return await eventually(look)
-
-    async def all_recorded(self) -> None:
-        """Return once the recorder has acked all that it was given before."""
-        last = make_message()
-        await self.publish(last.encode())
-        await self.job_in(last.id, JobState.QUEUED)
-
-    def stored(self) -> int:
-        """Return how many jobs there are."""
-        return len(self.store.read(queries.search_jobs, JobFilter(), limit=100, after=None).records)
 
 
 @pytest.fixture
 async def ledger(store: Database, vhost_url: str) -> AsyncIterator[Ledger]:
     """Yield a ledger whose recorder does not run yet."""
-    recorder = Recorder(
-        store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url)
-    )
-    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
-        yield Ledger(recorder, store, publisher, channel)
-
-
-def make_message(*, args: dict[str, object] | None = None, attempt: int = 1) -> JobMessage:
-    retry = RetryPolicy(max_attempts=4, first_delay_seconds=60, jitter=False)
-    return JobMessage(id=new_id(), kind="check", args=args or {"url": URL}, retry=retry, attempt=attempt)
+    async with open_ledger(store, vhost_url) as opened:
+        yield opened
 
 
 async def test_a_job_of_a_third_party_is_kept_as_if_it_had_been_submitted(ledger: Ledger) -> None:
@@ -265,7 +189,10 @@ async def test_all_jobs_of_a_message_that_the_broker_gives_up_on_are_parked(ledg
     jobs = [make_job(lane=Lane.BULK) for _ in range(3)]
     ledger.store.write(submissions.insert_jobs, jobs)
     ledger.store.write(outbox.mark_queued, [(job.id, 1) for job in jobs], now=STARTED_AT)
-    bodies = [JobMessage(id=job.id, kind="check", lane=Lane.BULK, args={}).encode() for job in jobs]
+    bodies = [
+        JobMessage(id=job.id, kind="check", lane=Lane.BULK, args={}, token=TOKENS.of(job.id, 1)).encode()
+        for job in jobs
+    ]
     body = bundled([bodies[0], b"garbage", *bodies[1:]])
     await ledger.publisher.publish(Outgoing(JOBS, bundle_key("check"), body, JOBS_TYPE, content_type=NDJSON))
     # As if every worker that takes it died.
@@ -311,14 +238,23 @@ async def test_the_outcome_of_a_job_that_cannot_be_kept_is_parked_for_a_person(l
 
 
 async def test_a_job_whose_message_no_worker_can_read_is_parked_with_the_reason(ledger: Ledger) -> None:
-    job, done = make_job(), make_job()
-    ledger.store.write(submissions.insert_jobs, [job, done])
-    ledger.store.write(outbox.mark_queued, [(job.id, 1)], now=STARTED_AT)
-    said = "version: Input should be 1"
-    # As a worker parks a message of a newer version; the last two are of nobody.
-    for whose in (str(job.id), str(job.id), str(new_id()), "my-job-7"):
+    job, done = ledger.submit(), make_job(due_at=STARTED_AT)
+    ledger.store.write(submissions.insert_jobs, [done])
+    said = "version: Input should be 2"
+    # As a worker parks messages of a newer version; the last are of a job that was never published, of nobody
+    # and of somebody who knows no more than an id.
+    newer = {"version": 2, "run": 1}
+    for whose in (
+        {"id": str(job.id), "token": job.token},
+        {"id": str(job.id), "token": job.token},
+        {"id": str(done.id), "token": TOKENS.of(done.id, 1)},
+        {"id": str(new_id()), "token": "0" * 32},
+        {"id": str(job.id)},
+    ):
+        body = json.dumps({**newer, **whose}).encode()
+        key = "check.interactive.stored"
         await ledger.publisher.publish(
-            Outgoing(DEAD, "check.interactive.stored", b"{}", RAW_TYPE, whose, {REASON_HEADER: said})
+            Outgoing(DEAD, key, body, RAW_TYPE, whose["id"] or "", {REASON_HEADER: said})
         )
 
     async with ledger.recording():
@@ -326,14 +262,8 @@ async def test_a_job_whose_message_no_worker_can_read_is_parked_with_the_reason(
         await ledger.all_recorded()
 
     assert (parked.reason, parked.explanation, parked.attempts) == ("message_undecodable", said, [])
-    assert (ledger.stored(), ledger.store.read(queries.get_job, done.id).state) == (3, JobState.ACCEPTED)
-    assert await message_count(ledger.channel, PARKED_QUEUE) == 4
-
-
-def settled(job: JobMessage, outcome: Outcome) -> Outgoing:
-    """Return what a worker publishes after an attempt."""
-    attempt = Attempt(STARTED_AT, STARTED_AT + timedelta(seconds=1), outcome)
-    return settlement_message(job, attempt, decide(job, attempt, random=lambda: 0.0), worker="w")
+    assert (ledger.stored(), ledger.job(done.id).state) == (3, JobState.SCHEDULED)
+    assert await message_count(ledger.channel, PARKED_QUEUE) == 5
 
 
 def refuse(store: Database, host: str) -> None:

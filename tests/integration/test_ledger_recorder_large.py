@@ -14,11 +14,11 @@ from shared.bodies import compress_body
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import LARGE_RESULTS, LARGE_RESULTS_QUEUE, PARKED_QUEUE
-from shared.messages import REPORT_TYPE
+from shared.messages import REPORT_TYPE, JobMessage
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import message_count, open_channel, running, running_publisher
-from tests.support.factories import make_job, make_report
+from tests.support.factories import TOKENS, make_job, make_report
 from tests.support.waiting import eventually
 
 REPORTS = 20
@@ -33,6 +33,7 @@ async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
     migrate(f"sqlite:///{file}")
     store = Database.open(f"sqlite:///{file}")
     recorder = Recorder(
+        tokens=TOKENS,
         store=RetryingStore(store),
         metrics=LedgerMetrics(),
         settings=Settings(amqp_url=vhost_url, recorder_prefetch=500),
@@ -44,7 +45,8 @@ async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         for job in jobs:
             report = make_report(job.id, JobState.SUCCEEDED, kind="fetch", result={})
-            await _publish(publisher, report.model_copy(update={"body": body}).encode())
+            asked = JobMessage(id=job.id, kind="fetch", args={}, token=TOKENS.of(job.id, 1))
+            await _publish(publisher, report.model_copy(update={"body": body, "job": asked}).encode())
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             # While another writes, the store takes nothing, so what the recorder has stays in its hand.
             other.execute("BEGIN IMMEDIATE")
@@ -71,7 +73,10 @@ async def test_a_large_report_that_nobody_can_read_is_parked(vhost_url: str, tmp
     migrate(database_url)
     store = Database.open(database_url)
     recorder = Recorder(
-        store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings(amqp_url=vhost_url)
+        tokens=TOKENS,
+        store=RetryingStore(store),
+        metrics=LedgerMetrics(),
+        settings=Settings(amqp_url=vhost_url),
     )
 
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:

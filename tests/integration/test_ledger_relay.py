@@ -24,7 +24,7 @@ from shared.messages import JobMessage
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
-from tests.support.factories import make_job
+from tests.support.factories import TOKENS, make_job
 from tests.support.waiting import eventually
 
 
@@ -73,6 +73,7 @@ async def ledger(store: Database, database_url: str, vhost_url: str) -> AsyncIte
     wakeup = open_wakeup(database_url, poll_seconds=0.05)
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         relay = Relay(
+            tokens=TOKENS,
             store=Store(store),
             publisher=publisher,
             wakeup=wakeup,

@@ -32,7 +32,7 @@ from shared.messages import JOB_TYPE, RAW_TYPE, REASON_HEADER, REPORT_TYPE, JobM
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import get_message, open_channel, running, running_publisher
-from tests.support.factories import make_job, make_report
+from tests.support.factories import TOKENS, make_job, make_report
 from tests.support.waiting import eventually
 from tests.support.worker import Work, working
 
@@ -48,7 +48,8 @@ def newer(message: WireMessage, **fields: Any) -> bytes:
 
 
 def message_of(job: NewJob) -> JobMessage:
-    return JobMessage(id=job.id, kind=job.kind, lane=job.lane, args=dict(job.args))
+    token = TOKENS.of(job.id, 1)
+    return JobMessage(id=job.id, kind=job.kind, lane=job.lane, args=dict(job.args), token=token)
 
 
 def queued_job(store: Database) -> NewJob:
@@ -59,7 +60,9 @@ def queued_job(store: Database) -> NewJob:
 
 
 def recorder_of(store: Database, url: str) -> Recorder:
-    return Recorder(store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings(amqp_url=url))
+    return Recorder(
+        tokens=TOKENS, store=RetryingStore(store), metrics=LedgerMetrics(), settings=Settings(amqp_url=url)
+    )
 
 
 async def job_in(store: Database, job_id: UUID, state: JobState) -> JobRecord:
@@ -95,8 +98,8 @@ async def test_a_report_is_dead_lettered_as_it_came(store: Database, vhost_url: 
     key = "check.bulk.succeeded"
     async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
         await client.publish(Outgoing(exchange, key, body, REPORT_TYPE, str(told.id)))
-        understood = make_report(other.id, JobState.SUCCEEDED).encode()
-        await client.publish(Outgoing(exchange, key, understood, REPORT_TYPE, str(other.id)))
+        understood = make_report(other.id, JobState.SUCCEEDED).model_copy(update={"job": message_of(other)})
+        await client.publish(Outgoing(exchange, key, understood.encode(), REPORT_TYPE, str(other.id)))
 
         async with running(recorder_of(store, vhost_url).run()):
             await job_in(store, other.id, JobState.SUCCEEDED)

@@ -16,10 +16,12 @@ from producer.ledger.recorder import Recorder
 from producer.ledger.recovery import REASON_LOST
 from producer.ledger.relay import Relay
 from producer.records import NewJob
+from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store import events, parking, queries, submissions
 from producer.store.database import Database, RetryingStore, Store
 from producer.store.migrate import migrate
 from producer.store.schema import metadata
+from producer.store.secret_keys import RUN_TOKENS, keep_key
 from producer.store.wakeup import open_wakeup
 from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
@@ -55,12 +57,18 @@ class Drill:
     settings: Settings
     publisher: Publisher
 
+    @property
+    def tokens(self) -> RunTokens:
+        """Those of this store; another one has others."""
+        return RunTokens(self.store.write(keep_key, RUN_TOKENS, key_bytes=KEY_BYTES))
+
     async def submit(self, count: int) -> list[UUID]:
         """Store jobs and relay them."""
         jobs: list[NewJob] = [make_job(retry=RETRY, created_at=utc_now()) for _ in range(count)]
         await asyncio.to_thread(self.store.write, submissions.insert_jobs, jobs)
         wakeup = open_wakeup(self.settings.database_url, poll_seconds=0.05)
         relay = Relay(
+            tokens=self.tokens,
             store=Store(self.store),
             publisher=self.publisher,
             wakeup=wakeup,
@@ -102,7 +110,12 @@ class Drill:
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
         """Run the recorder while inside."""
-        recorder = Recorder(store=RetryingStore(self.store), metrics=LedgerMetrics(), settings=self.settings)
+        recorder = Recorder(
+            tokens=self.tokens,
+            store=RetryingStore(self.store),
+            metrics=LedgerMetrics(),
+            settings=self.settings,
+        )
         async with running(recorder.run()):
             yield
 

@@ -140,7 +140,7 @@ def test_a_job_whose_message_nobody_can_read_is_parked_once_and_counted(store: D
     other = make_job()
     store.write(submissions.insert_batch, batch, [job, other])
     store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
-    unreadable = [UnreadableJob(job.id, "version: Input should be 1")]
+    unreadable = [UnreadableJob(job.id, 1, "version: Input should be 1")]
 
     changes = [store.write(endings.park_unreadable, unreadable, now=LATER) for _ in range(2)]
 
@@ -165,7 +165,7 @@ def test_a_message_that_nobody_can_read_touches_no_job_that_is_not_on_its_way(st
     scheduled, ended = make_job(due_at=LATER), make_job()
     store.write(submissions.insert_jobs, [scheduled, ended])
     store.write(recording.record_reports, [make_report(ended.id, JobState.SUCCEEDED)], now=NOON)
-    named = [UnreadableJob(job_id, "?") for job_id in (scheduled.id, ended.id, new_id())]
+    named = [UnreadableJob(job_id, 1, "?") for job_id in (scheduled.id, ended.id, new_id())]
 
     assert store.write(endings.park_unreadable, named, now=LATER) == []
     assert store.read(queries.get_job, scheduled.id).state is JobState.SCHEDULED

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from producer.records import JobRecord, NewBatch, NewJob, NewSchedule, Overlap
+from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.timetable import CatchUp, Every, Timetable
 from shared.identity import new_id
 from shared.kinds.registry import Lane
@@ -17,6 +18,9 @@ from shared.retry import RetryPolicy
 from shared.states import JobState
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 123_456, tzinfo=UTC)
+
+# Of all stores that do not read their own.
+TOKENS = RunTokens(bytes(KEY_BYTES))
 
 _OUTCOMES = {
     JobState.SUCCEEDED: OutcomeName.SUCCEEDED,

@@ -11,7 +11,7 @@ from shared.kinds.registry import Lane
 from shared.messages import JobMessage, KnownCopy
 from shared.retry import RetryPolicy
 from shared.states import JobState
-from tests.support.factories import NOON
+from tests.support.factories import NOON, TOKENS
 
 
 def unfinished(state: JobState, *, attempt: int = 0, due_in_seconds: float | None = None) -> UnfinishedJob:
@@ -51,7 +51,7 @@ def test_the_attempt_that_is_asked_for_follows_from_what_was_recorded(
 def test_a_job_is_sent_with_all_that_the_relay_sends_in_its_own_run() -> None:
     job = unfinished(JobState.RUNNING, attempt=2)
 
-    message = republished_message(job, now=NOON)
+    message = republished_message(job, tokens=TOKENS, now=NOON)
 
     assert (message.exchange, message.routing_key, message.is_mandatory) == (
         "jobs",
@@ -74,8 +74,12 @@ def test_a_job_is_sent_with_all_that_the_relay_sends_in_its_own_run() -> None:
 
 
 def test_a_delayed_job_waits_for_what_is_left_of_its_delay() -> None:
-    ahead = republished_message(unfinished(JobState.DELAYED, attempt=1, due_in_seconds=11), now=NOON)
-    due = republished_message(unfinished(JobState.DELAYED, attempt=1, due_in_seconds=0), now=NOON)
+    ahead = republished_message(
+        unfinished(JobState.DELAYED, attempt=1, due_in_seconds=11), tokens=TOKENS, now=NOON
+    )
+    due = republished_message(
+        unfinished(JobState.DELAYED, attempt=1, due_in_seconds=0), tokens=TOKENS, now=NOON
+    )
 
     assert (ahead.exchange, ahead.routing_key) == ("jobs.delay", "fetch.bulk.12s")
     assert (due.exchange, due.routing_key) == ("jobs", "fetch.bulk.stored")

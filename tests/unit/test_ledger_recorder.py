@@ -11,12 +11,16 @@ from producer.ledger.recorder import Recorder
 from shared.broker.bundle import bundled
 from shared.broker.delivery import Delivery
 from shared.settings import Settings
+from tests.support.factories import TOKENS
 
 
 def waiting_recorder(*bodies: bytes, reports: int) -> Recorder:
     """Return a recorder in whose hand messages are, and that writes so many reports at once."""
     recorder = Recorder(
-        store=sentinel.store, metrics=LedgerMetrics(), settings=Settings(recorder_prefetch=reports)
+        tokens=TOKENS,
+        store=sentinel.store,
+        metrics=LedgerMetrics(),
+        settings=Settings(recorder_prefetch=reports),
     )
     for body in bodies:
         recorder._waiting.put_nowait(cast("Delivery", SimpleNamespace(body=body)))

@@ -1,5 +1,6 @@
 """What the recorder finds in a delivery."""
 
+import json
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,6 @@ class Delivered:
     exchange: str
     type: str = "job"
     headers: dict[str, object] = field(default_factory=dict)
-    correlation_id: str = ""
 
 
 def delivered(message: Outgoing) -> Delivered:
@@ -117,22 +117,36 @@ def test_a_job_of_a_kind_that_nobody_knows_is_reported_as_parked_when_it_comes_b
     assert report is not None and (report.state, report.attempt, report.reason) == ("parked", 2, "no_queue")
 
 
-def test_a_raw_message_has_nothing_to_record() -> None:
-    assert parsed(Delivered(b"\x00garbage", "jobs.dead", "raw")) == ParsedReport()
-    assert parsed(Delivered(b"?", "jobs.dead", "raw", correlation_id="my-job-7")) == ParsedReport()
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x00garbage",
+        b"[]",
+        b"[" * 100_000,
+        b'{"id":"my-job-7","run":1,"token":"t"}',
+        b'{"id":"01a203f7-2316-7400-922d-0a315fe2b95f","run":1}',
+        b'{"id":"01a203f7-2316-7400-922d-0a315fe2b95f","token":"t"}',
+        b'{"id":"01a203f7-2316-7400-922d-0a315fe2b95f","run":-1,"token":"t"}',
+        b'{"id":"01a203f7-2316-7400-922d-0a315fe2b95f","run":1e99,"token":"t"}',
+        b'{"id":"01a203f7-2316-7400-922d-0a315fe2b95f","run":99999999999999999999,"token":"t"}',
+    ],
+)
+def test_a_raw_message_that_does_not_say_whose_it_is_has_nothing_to_record(body: bytes) -> None:
+    assert parsed(Delivered(body, "jobs.dead", "raw")) == ParsedReport()
 
 
 @pytest.mark.parametrize(
     ("header", "explanation"),
     [("version: 2", "version: 2"), (7, "The worker that took its message could not read it.")],
 )
-def test_a_raw_message_may_say_whose_it_is_and_why_nobody_can_read_it(
+def test_a_raw_message_of_another_version_says_whose_it_is_and_why_nobody_can_read_it(
     header: object, explanation: str
 ) -> None:
     whose = uuid.uuid4()
-    raw = Delivered(b"?", "jobs.dead", "raw", {"x-retriever-reason": header}, str(whose))
+    body = json.dumps({"version": 2, "id": str(whose), "run": 3, "token": "t", "new": {}}).encode()
+    raw = Delivered(body, "jobs.dead", "raw", {"x-retriever-reason": header})
 
-    assert parsed(raw) == ParsedReport(unreadable=UnreadableJob(whose, explanation))
+    assert parsed(raw) == ParsedReport(unreadable=UnreadableJob(whose, 3, explanation), token="t")
 
 
 def test_an_unreadable_result_is_refused() -> None:
@@ -159,6 +173,30 @@ def test_every_report_brings_its_job_as_it_was_before_the_attempt(
 
     assert whole.job is not None
     assert (whole.job.id, whole.job.attempt, whole.job.args) == (tried.id, 2, tried.args)
+
+
+def with_token() -> JobMessage:
+    return job(2).model_copy(update={"token": "t"})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        settlement_message(with_token(), attempt(Succeeded({})), Finish(), worker="w"),
+        settlement_message(with_token(), attempt(FAILED), Delay(5), worker="w"),
+        settlement_message(with_token(), attempt(FAILED), Park(), worker="w"),
+        Outgoing("jobs.dead", "check.interactive", with_token().encode(), "job"),
+    ],
+)
+def test_every_report_brings_the_token_of_its_job(message: Outgoing) -> None:
+    assert parsed(delivered(message)).token == "t"
+
+
+def test_a_report_has_no_use_for_the_token_of_another_job() -> None:
+    body = settlement_message(job(), attempt(Succeeded({})), Finish(), worker="w").body
+    borrowed = Report.decode(body).model_copy(update={"job": with_token()})
+
+    assert parsed(Delivered(borrowed.encode(), "results", "report")).token is None
 
 
 def test_a_job_that_the_broker_gave_up_on_is_told_as_it_is() -> None:

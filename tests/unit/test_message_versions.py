@@ -1,7 +1,7 @@
 """Messages as the version before writes them are understood, and those of a version to come are not mistaken.
 
-`tests/data/messages` has what version 0.1.0 writes. These files stay; what a later version adds gets
-files of its own. `bundles` has messages of several jobs or reports.
+`tests/data/messages` has what version 0.1.0 writes, and in files of their own what later versions add:
+`job_with_token` since 0.2.0. All stay. `bundles` has messages of several jobs or reports.
 """
 
 import json

@@ -36,6 +36,7 @@ JOBS = st.builds(
     attempt=st.integers(1, 9),
     batch_id=st.none() | st.uuids(),
     expires_at=st.just(NOON),
+    token=st.none() | st.just("0" * 32),
     deferrals=st.integers(0, 9),
     returns=st.integers(0, 9),
     turn_at=st.none() | st.just(NOON),

@@ -1,5 +1,8 @@
 """Add what reports are believed by, and the answers that replays repeat."""
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -8,3 +11,15 @@ depends_on = None
 
 def upgrade() -> None:
     """Make the change."""
+    _add_run_tokens()
+
+
+def _add_run_tokens() -> None:
+    # Null for jobs that are there: their messages under way have no token.
+    op.add_column("jobs", sa.Column("token_from_run", sa.Integer(), nullable=True))
+    op.create_table(
+        "secret_keys",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_secret_keys"),
+    )
