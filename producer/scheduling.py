@@ -107,7 +107,9 @@ def _timetable(submission: ScheduleSubmission, now: datetime) -> Timetable:
         starts_at = starts_at.astimezone(UTC)
     match submission.cron, submission.every_seconds:
         case str(cron), None:
-            return _cron(cron, submission.timezone or UTC_NAME, starts_at, now)
+            return _cron(
+                cron, UTC_NAME if submission.timezone is None else submission.timezone, starts_at, now
+            )
         case None, int(seconds):
             if submission.timezone is not None:
                 raise _invalid("/timezone", "It goes with cron; every_seconds has no time zone")

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,15 +11,21 @@ from itertools import islice, takewhile
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
+from cronsim.cronsim import RANGES, Field
 
 # A run that begins no later than this is on time: a busy moment is no downtime.
 ON_TIME = timedelta(seconds=10)
 # The most that `catch_up: all` makes up for, the newest ones.
 MAX_CATCH_UP_RUNS = 100
 
+_MAX_ECHO_LENGTH = 60
 _INSTANT = timedelta(microseconds=1)
 _FIRST_WINDOW = timedelta(hours=1)
-_CRON_FIELDS = 5
+_CRON_FIELDS = (Field.MINUTE, Field.HOUR, Field.DAY, Field.MONTH, Field.DOW)
+# 7 is Sunday too, so that field has one number more than days.
+_VALUES = {field: len(RANGES[field]) for field in _CRON_FIELDS} | {Field.DOW: 7}
+# The zone of whichever machine looks, and the one that says that none is set.
+_NO_PLACES = frozenset({"localtime", "posixrules", "Factory"})
 
 
 class CatchUp(StrEnum):
@@ -71,20 +78,21 @@ def check_timetable(timetable: Timetable, *, now: datetime) -> None:
     Raises:
         TimetableInvalid: otherwise; the message says why.
     """
-    if isinstance(timetable, Cron) and len(timetable.expression.split()) != _CRON_FIELDS:
-        raise TimetableInvalid("It needs five fields: minute, hour, day of month, month, day of week")
+    if isinstance(timetable, Cron):
+        _check_expression(timetable.expression)
     try:
         first = first_time(timetable, after=now)
-    except CronSimError as error:
-        raise TimetableInvalid(f"{error}") from None
+    except CronSimError:
+        # Each field can be read, so it is the day that none of the months has.
+        first = None
     if first is None:
-        raise TimetableInvalid("That time never comes")
+        raise TimetableInvalid("It never happens: none of its months has that day")
 
 
 @cache
 def timezones() -> frozenset[str]:
     """Return the names of all time zones (IANA). Reads the disk once."""
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - _NO_PLACES
 
 
 def first_time(timetable: Timetable, *, after: datetime) -> datetime | None:
@@ -160,3 +168,60 @@ def _cron_times(cron: Cron, *, not_before: datetime) -> Iterator[datetime]:
         if at >= start:
             yield at
             start = at + _INSTANT
+
+
+def _check_expression(expression: str) -> None:
+    """Do nothing if each field of a cron expression can be read, and says what it seems to.
+
+    cronsim names the field at fault and no reason, and takes every 90th minute for the first of each hour.
+
+    Raises:
+        TimetableInvalid: otherwise; the message says why.
+    """
+    if not expression.isascii() or not expression.replace("\t", " ").isprintable():
+        raise TimetableInvalid("It may have printable ASCII characters only")
+    texts = expression.upper().split()
+    if len(texts) != len(_CRON_FIELDS):
+        raise TimetableInvalid(
+            f"It has {len(texts)} fields and needs five: minute, hour, day of month, month, day of week"
+        )
+    for field, text in zip(_CRON_FIELDS, texts, strict=True):
+        for term in text.split(","):
+            if (reason := _fault(field, term)) is not None:
+                raise TimetableInvalid(
+                    f"Its {field.msg().removeprefix('Bad ')} '{term[:_MAX_ECHO_LENGTH]}' {reason}"
+                )
+
+
+def _fault(field: Field, term: str) -> str | None:
+    """Return what is wrong with a term of a field, or None."""
+    values, has_step, step = term.partition("/")
+    try:
+        field.parse(term)
+    except CronSimError:
+        return _reason(field, values, step if has_step else "1")
+    if not has_step:
+        return None
+    if "L" in values:
+        return "has a step, and there is one such day"
+    first, _, last = values.partition("-")
+    if last:
+        count = field.int(last) - field.int(first) + 1
+    else:
+        count = _VALUES[field] if first == "*" else max(RANGES[field]) - field.int(first) + 1
+    if int(step) > count:
+        return f"has a step of {int(step)} over {count} values, so it is the same as the first of them"
+    return None
+
+
+def _reason(field: Field, values: str, step: str) -> str:
+    """Return why cronsim does not take a term."""
+    if step.isdigit() and int(step) == 0:
+        return "has a step of 0"
+    first, _, last = values.partition("-")
+    with suppress(CronSimError):
+        if last and field.int(last) < field.int(first):
+            return "runs backwards; write it as two, with a comma"
+    allowed = RANGES[field]
+    names = {Field.MONTH: " or JAN to DEC", Field.DOW: " or SUN to SAT"}.get(field, "")
+    return f"is not *, a number from {min(allowed)} to {max(allowed)}{names}, a range, or a step"

@@ -178,6 +178,23 @@ def test_an_unknown_schedule_is_not_found(api: RunningApi) -> None:
         ({"every_seconds": None, "cron": "0 0 31 2 *"}, "/cron"),
         ({"every_seconds": None, "cron": "* * * * *", "timezone": "Mars/Base"}, "/timezone"),
         ({"every_seconds": None, "cron": "* * * * *", "timezone": "../../etc/passwd"}, "/timezone"),
+        *(
+            ({"every_seconds": None, "cron": "* * * * *", "timezone": name}, "/timezone")
+            for name in (
+                "",
+                " ",
+                "localtime",
+                "posixrules",
+                "Factory",
+                "europe/berlin",
+                "UTC\n",
+                "+01:00",
+                "X",
+            )
+        ),
+        ({"every_seconds": None, "cron": "*/90 * * * *"}, "/cron"),
+        ({"every_seconds": None, "cron": "0 0 30 2 *"}, "/cron"),
+        ({"every_seconds": None, "cron": ""}, "/cron"),
         ({"timezone": "Europe/Berlin"}, "/timezone"),
         ({"batch": BATCH}, "/job"),
         ({"job": None}, "/job"),

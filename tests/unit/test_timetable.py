@@ -1,5 +1,6 @@
 """When schedules run: every few seconds, by cron, over changes of the clock and after downtimes."""
 
+import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,7 @@ from producer.timetable import (
     first_time,
     next_step,
     next_times,
+    timezones,
 )
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -86,6 +88,74 @@ def test_every_second_is_counted_from_the_start() -> None:
 def test_an_expression_that_names_no_time_is_refused(expression: str) -> None:
     with pytest.raises(TimetableInvalid):
         check_timetable(Cron(expression, BERLIN), now=NOON)
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("*/90 * * * *", "Its minute '*/90' has a step of 90 over 60 values"),
+        ("*/61 * * * *", "step of 61 over 60"),
+        ("0 */48 * * *", "Its hour '*/48' has a step of 48 over 24 values"),
+        ("0 0 */32 * *", "day-of-month '*/32' has a step of 32"),
+        ("0 0 1 */13 *", "month '*/13' has a step of 13"),
+        ("0 0 * * */8", "day-of-week '*/8' has a step of 8 over 7"),
+        ("10-20/15 * * * *", "step of 15 over 11"),
+        ("50/11 * * * *", "step of 11 over 10"),
+        ("0,*/90 * * * *", "'*/90' has a step"),
+        ("0 0 L/2 * *", "day-of-month 'L/2' has a step"),
+        ("*/0 * * * *", "minute '*/0' has a step of 0"),
+        ("60 * * * *", "minute '60' is not *, a number from 0 to 59"),
+        ("0 24 * * *", "hour '24' is not *, a number from 0 to 23"),
+        ("0 0 32 * *", "day-of-month '32' is not"),
+        ("0 0 0 * *", "a number from 1 to 31"),
+        ("0 0 1 13 *", "a number from 1 to 12 or JAN to DEC"),
+        ("0 0 * * 8", "a number from 0 to 7 or SUN to SAT"),
+        ("0 0 * * MON#6", "day-of-week 'MON#6' is not"),
+        ("0 0 ? * *", "day-of-month '?' is not"),
+        ("0 0 * FOO *", "month 'FOO' is not"),
+        ("-5 * * * *", "minute '-5' is not"),
+        ("1.5 * * * *", "minute '1.5' is not"),
+        ("5, * * * *", "minute '' is not"),
+        ("0 22-4 * * *", "hour '22-4' runs backwards"),
+        ("0 0 * * FRI-MON", "day-of-week 'FRI-MON' runs backwards"),
+        ("0 0 30 2 *", "never happens"),
+        ("0 0 30,31 2 *", "never happens"),
+        ("0 0 31 4,6,9,11 *", "never happens"),
+        ("0 0 31 2 */2", "never happens"),
+        ("0 0 0 * * *", "has 6 fields and needs five"),
+        ("* * * *", "has 4 fields"),
+        ("@daily", "has 1 fields"),
+        ("", "has 0 fields"),
+        ("0 0 * *\n*", "printable ASCII"),
+        ("0 0 * * *\n", "printable ASCII"),
+        ("0 0 * *\u00a0*", "printable ASCII"),
+        ("0 0 * * \u017fun", "printable ASCII"),
+        ("\u0660 0 * * *", "printable ASCII"),
+    ],
+)
+def test_a_refused_expression_says_why(expression: str, reason: str) -> None:
+    with pytest.raises(TimetableInvalid, match=re.escape(reason)):
+        check_timetable(Cron(expression, BERLIN), now=NOON)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("*/60 * * * *", "0 */24 * * *", "0 0 */31 * *", "0 0 1 */12 *", "0 0 * * */7", "10-20/11 * * * *"),
+        *("5/10 * * * *", "0 0 * * 7", "0 0 * * 0-7", "0 0 * * sun-tue", "0 0 * jan,DEC *", "05 09 * * *"),
+        *("0 0 L * *", "0 0 LW * *", "0 0 * * 5L", "0 0 * * MON#5", "0 0 29 2 *", "0 0 * 2 MON#5"),
+        *("0 0 30 2 MON", "0\t0  *   * *", " 0 0 * * * "),
+    ],
+)
+def test_an_expression_that_has_times_is_taken(expression: str) -> None:
+    check_timetable(Cron(expression, BERLIN), now=NOON)
+
+
+def test_no_zone_is_named_after_the_machine_or_after_nothing() -> None:
+    assert {"Europe/Berlin", "UTC", "Etc/GMT+5", "US/Eastern"} <= timezones()
+    assert timezones().isdisjoint(
+        {"localtime", "posixrules", "Factory", "", "../UTC", "right/UTC", "posix/UTC"}
+    )
 
 
 @given(text=st.text(alphabet="0123456789*/-,#LWMONJA ", max_size=40))
