@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from producer.records import NewJob
+from producer.records import CallbackEvent, NewJob
 from shared.events import BatchCompleted, JobEnded
 from shared.identity import new_id
 from shared.kinds.registry import KINDS, Lane
@@ -12,7 +12,6 @@ from shared.kinds.requests import url_host
 from shared.kinds.webhook import WEBHOOK, fits
 from shared.messages import WireMessage
 
-BATCH_COMPLETED = "batch.completed"
 # The label of a webhook job that names what it reports, as `job/<id>` or `batch/<id>`.
 CALLBACK_LABEL = "callback_of"
 # The field that lists what was left out of the data, because the whole would be too large.
@@ -31,7 +30,9 @@ def job_callback(ended: JobEnded, url: str, *, now: datetime) -> NewJob:
 def batch_callback(completed: BatchCompleted, url: str, *, now: datetime) -> NewJob:
     """Return the webhook job that reports a batch's completion, with the document that `outcomes` gets."""
     data = callback_data(completed)
-    return _webhook(url, BATCH_COMPLETED, data["completed_at"], data, of=f"batch/{completed.id}", now=now)
+    return _webhook(
+        url, CallbackEvent.BATCH_COMPLETED, data["completed_at"], data, of=f"batch/{completed.id}", now=now
+    )
 
 
 def callback_data(event: WireMessage) -> dict[str, Any]:

@@ -27,6 +27,15 @@ class IdempotencyKey:
     expires_at: datetime
 
 
+class CallbackEvent(StrEnum):
+    """What a callback may tell of. Wire and database names: only ever added to."""
+
+    SUCCEEDED = JobState.SUCCEEDED.value
+    PARKED = JobState.PARKED.value
+    CANCELLED = JobState.CANCELLED.value
+    BATCH_COMPLETED = "batch.completed"
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A validated job that is about to be stored in run 1, attempt 0.
@@ -52,6 +61,7 @@ class NewJob:
     unique_for_seconds: float | None = None
     idempotency: IdempotencyKey | None = None
     callback_url: str | None = None
+    callback_events: Sequence[str] | None = None
 
     @property
     def state(self) -> JobState:
@@ -100,6 +110,7 @@ class NewBatch:
     schedule_id: UUID | None = None
     idempotency: IdempotencyKey | None = None
     callback_url: str | None = None
+    callback_events: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,7 @@ class JobRecord:
     finished_at: datetime | None
     cancel_requested_at: datetime | None = None
     callback_url: str | None = None
+    callback_events: Sequence[str] | None = None
     attempts: Sequence[AttemptRecord] = ()
 
 
@@ -260,6 +272,7 @@ class BatchRecord:
     finished_at: datetime | None
     cancelled_at: datetime | None = None
     callback_url: str | None = None
+    callback_events: Sequence[str] | None = None
     rejected: int = 0
     first_rejected: Sequence[Rejected] = ()
     previous_point: ProgressPoint | None = None

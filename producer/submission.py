@@ -1,7 +1,7 @@
 """From a submitted document to the jobs to store. Pure: knows neither requests nor the store."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from producer.records import IdempotencyKey, NewBatch, NewJob
+from producer.records import CallbackEvent, IdempotencyKey, NewBatch, NewJob
 from producer.submission_models import (
     MAX_AHEAD_SECONDS,
     BatchSubmission,
@@ -93,6 +93,7 @@ class JobTemplate:
     timing: Timing = NOW
     schedule_id: UUID | None = None
     callback_url: str | None = None
+    callback_events: Sequence[str] | None = None
 
     @classmethod
     def of(
@@ -114,7 +115,19 @@ class JobTemplate:
         if callback_url is not None and kind.name == WEBHOOK:
             # Otherwise webhooks would report webhooks for ever.
             raise _invalid("/callback_url", "A webhook has no callback of its own")
-        return cls(kind, submission.lane, retry, submission.labels, now, timing, schedule_id, callback_url)
+        if callback_url is None and submission.callback_events is not None:
+            raise _invalid("/callback_events", "They go with callback_url")
+        return cls(
+            kind,
+            submission.lane,
+            retry,
+            submission.labels,
+            now,
+            timing,
+            schedule_id,
+            callback_url,
+            submission.callback_events,
+        )
 
     def validate(self, args: Mapping[str, Any], *, at: str = "/args") -> ValidArgs:
         """Return arguments as they are stored: normalized, and only what differs from the defaults.
@@ -133,6 +146,10 @@ class JobTemplate:
 
     def job(self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None) -> NewJob:
         """Return one job of this template."""
+        events = self.callback_events
+        if batch_id is not None:
+            # A batch calls back once, for all its jobs, unless their own ends are asked for.
+            events = [event for event in events or () if event != CallbackEvent.BATCH_COMPLETED] or None
         return NewJob(
             id=job_id,
             kind=self.kind.name,
@@ -146,8 +163,8 @@ class JobTemplate:
             due_at=self.timing.due_at,
             deadline_at=self.timing.deadline_at,
             schedule_id=self.schedule_id,
-            # A batch calls back once, for all its jobs.
-            callback_url=None if batch_id else self.callback_url,
+            callback_url=self.callback_url if batch_id is None or events else None,
+            callback_events=events,
         )
 
     def batch(self, *, batch_id: UUID) -> NewBatch:
@@ -159,6 +176,7 @@ class JobTemplate:
             labels=self.labels,
             schedule_id=self.schedule_id,
             callback_url=self.callback_url,
+            callback_events=self.callback_events,
         )
 
 

@@ -1,8 +1,8 @@
 """The documents that clients submit: jobs, batches, schedules. The contract takes their schemas from here."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from producer.records import Overlap
 from producer.timetable import CatchUp
@@ -10,6 +10,8 @@ from shared.kinds.registry import Lane
 from shared.kinds.webhook import WebhookUrl
 from shared.retry import RetryPolicy
 from shared.times import Rfc3339Time
+
+T = TypeVar("T")
 
 MAX_LABELS = 20
 MAX_LABEL_LENGTH = 200
@@ -24,6 +26,14 @@ Labels = Annotated[
 ]
 ScheduleName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 KindName = Annotated[str, Field(min_length=1, max_length=100, description="See `GET /kinds`.")]
+
+
+JobEnd = Literal["succeeded", "parked", "cancelled"]
+BatchEvent = Literal["succeeded", "parked", "cancelled", "batch.completed"]
+
+
+def _once(events: list[T]) -> list[T]:
+    return list(dict.fromkeys(events))
 
 
 class RetryOverride(RetryPolicy):
@@ -81,6 +91,11 @@ class _Submission(TimedSubmission):
 class JobSubmission(_Submission):
     """One job to accept."""
 
+    callback_events: Annotated[
+        list[JobEnd] | None,
+        Field(min_length=1, description="The ends that `callback_url` is told of; all, when left out."),
+        AfterValidator(_once),
+    ] = None
     unique_for_seconds: Annotated[
         float | None,
         Field(
@@ -95,6 +110,15 @@ class JobSubmission(_Submission):
 
 
 class _BatchSubmission(_Submission):
+    callback_events: Annotated[
+        list[BatchEvent] | None,
+        Field(
+            min_length=1,
+            description="What `callback_url` is told of: ends of each job, and that all have ended "
+            "(`batch.completed`). The latter alone, when left out.",
+        ),
+        AfterValidator(_once),
+    ] = None
     defaults: Annotated[
         dict[str, Any], Field(description="Arguments of every item that does not give its own.")
     ] = {}

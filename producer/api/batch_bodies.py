@@ -21,7 +21,9 @@ from shared.identity import new_id
 _SPOOL_MEMORY_BYTES = 1_048_576
 
 # These are written in the query as JSON; all others are written as they are.
-_AS_JSON = frozenset({"defaults", "labels", "retry", "delay_seconds", "expires_after_seconds"})
+_AS_JSON = frozenset(
+    {"defaults", "labels", "retry", "callback_events", "delay_seconds", "expires_after_seconds"}
+)
 _AS_BOOLEAN = frozenset({"strict"})
 
 

@@ -188,7 +188,7 @@ def _variant(submission: Schema, kind: Kind) -> Schema:
     properties["kind"] = {"type": "string", "enum": [kind.name]}
     properties["retry"] = _ref(RetryOverride.__name__)
     if kind.name == WEBHOOK:
-        del properties["callback_url"]
+        del properties["callback_url"], properties["callback_events"]
     if "args" in properties:
         properties["args"] = _ref(kind.args_model.__name__)
     if "items" in properties:

@@ -75,6 +75,9 @@ class JobSummary(Document):
         datetime | None, Field(description="No attempt starts from then on: the job is parked as `expired`.")
     ]
     callback_url: Annotated[str | None, Field(description="Who is told each time that it ends.")]
+    callback_events: Annotated[
+        list[str] | None, Field(description="The ends that it is told of; null when it is told of all.")
+    ]
     created_at: datetime
     finished_at: datetime | None
 
@@ -150,7 +153,14 @@ class Batch(Document):
         datetime | None,
         Field(description="When jobs of it were last cancelled together; those redriven since run."),
     ]
-    callback_url: Annotated[str | None, Field(description="Who is told, once, when all its jobs have ended.")]
+    callback_url: Annotated[
+        str | None,
+        Field(description="Who is told when all its jobs have ended, or what `callback_events` says."),
+    ]
+    callback_events: Annotated[
+        list[str] | None,
+        Field(description="What it is told of, ends of its jobs among it; null is `batch.completed` alone."),
+    ]
 
 
 class BatchPage(Document):

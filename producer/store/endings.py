@@ -55,7 +55,7 @@ def end_jobs(
     write_jobs(connection, [{**_row(end, now), **also(end)} for end in ends])
     ended = (Move(standing[end.job_id].batch_id, standing[end.job_id].state, end.state) for end in ends)
     count_moves(connection, [*moves, *ended], now=now)
-    urls = {end.job_id: url for end in ends if (url := standing[end.job_id].callback_url)}
+    urls = {end.job_id: url for end in ends if (url := standing[end.job_id].callback_of(end.state))}
     announce_outcomes(connection, ends, urls, now=now)
     return [
         Transition(end.job_id, end.kind, end.run, end.attempt, end.state, _row_reason(end)) for end in ends

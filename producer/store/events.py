@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.callbacks import batch_callback, job_callback
-from producer.records import ClaimedEvent, NewJob
+from producer.records import CallbackEvent, ClaimedEvent, NewJob
 from producer.store.rows import new_job_row
 from producer.store.schema import events, jobs
 from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order
@@ -40,7 +40,9 @@ def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: dateti
         completed_at=now,
     )
     _insert(connection, EventType.BATCH, [completed], now)
-    if (url := row["callback_url"]) is not None:
+    events_wanted = row["callback_events"]
+    is_wanted = events_wanted is None or CallbackEvent.BATCH_COMPLETED in events_wanted
+    if is_wanted and (url := row["callback_url"]) is not None:
         _insert_callbacks(connection, [batch_callback(completed, url, now=now)])
 
 

@@ -48,6 +48,7 @@ STANDING_COLUMNS = (
     jobs.c.batch_id,
     jobs.c.callback_url,
     jobs.c.token_from_run,
+    jobs.c.callback_events,
 )
 CLAIM_COLUMNS = (
     jobs.c.id,
@@ -82,6 +83,12 @@ class Standing:
     batch_id: UUID | None
     callback_url: str | None = None
     token_from_run: int | None = None
+    callback_events: Sequence[str] | None = None
+
+    def callback_of(self, end: JobState) -> str | None:
+        """Return the URL that wants to be told of an end, if there is one."""
+        is_wanted = self.callback_events is None or end in self.callback_events
+        return self.callback_url if is_wanted else None
 
     def needs_token(self, run: int) -> bool:
         """Return whether a report of this run is believed only with its token."""

@@ -70,6 +70,8 @@ batches = sa.Table(
     sa.Column("expired_at", Moment(), nullable=True),
     # Whom to tell of its completion.
     sa.Column("callback_url", PlainText(), nullable=True),
+    # Of which events, its jobs' ends among them; null is its completion.
+    sa.Column("callback_events", sa.JSON(none_as_null=True), nullable=True),
     # How many lines of it became no job; they are in `rejected_lines`.
     sa.Column("rejected", sa.BigInteger(), nullable=False, server_default="0"),
     # How many of its jobs had ended at two recent times, for its rate: `batches.py` moves them.
@@ -125,6 +127,8 @@ jobs = sa.Table(
     sa.Column("unique_key", sa.LargeBinary(), nullable=True),
     # Whom to tell of each end.
     sa.Column("callback_url", PlainText(), nullable=True),
+    # Of which ends; null is every one.
+    sa.Column("callback_events", sa.JSON(none_as_null=True), nullable=True),
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("finished_at", Moment(), nullable=True),
     sa.Column("updated_at", Moment(), nullable=False),

@@ -127,7 +127,7 @@ def bound_value(value: object, dialect: Dialect) -> Any:
             return _MOMENT.process_bind_param(value, dialect)
         case UUID():
             return value.hex
-        case dict():
+        case dict() | list():
             return encode_document(value)
         case _:
             return value

@@ -107,6 +107,7 @@ def insert_batch(
             labels=batch.labels,
             schedule_id=batch.schedule_id,
             callback_url=batch.callback_url,
+            callback_events=batch.callback_events,
             created_at=batch.created_at,
             current_mark_at=batch.created_at,
             current_mark_ended=0,

@@ -1,5 +1,6 @@
 """`callback_url` at the API: checked, kept, shown."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,39 @@ def test_a_callback_is_normalized_kept_and_shown(api: RunningApi) -> None:
         assert api.client.get(answer.headers["Location"]).json()["callback_url"] == URL
     [of_batch] = api.client.get("/jobs", params={"batch": batch.json()["id"]}).json()["items"]
     assert of_batch["callback_url"] is None
+
+
+def test_the_events_of_a_callback_are_chosen_kept_and_shown(api: RunningApi) -> None:
+    wanted = ["parked", "batch.completed"]
+    job = api.client.post("/jobs", json={**CHECK, "callback_url": URL, "callback_events": ["parked"] * 2})
+    batch = api.client.post("/batches", json={**BATCH, "callback_url": URL, "callback_events": wanted})
+    lines = post_lines(api, callback_url=URL, callback_events=json.dumps(wanted))
+
+    assert job.json()["callback_events"] == ["parked"]
+    for answer in (batch, lines):
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["callback_events"] == wanted
+        [of_batch] = api.client.get("/jobs", params={"batch_id": answer.json()["id"]}).json()["items"]
+        assert (of_batch["callback_url"], of_batch["callback_events"]) == (URL, ["parked"])
+
+
+def test_the_events_of_a_callback_are_those_of_its_place(api: RunningApi) -> None:
+    def job(**fields: Any) -> httpx.Response:
+        return api.client.post("/jobs", json={**CHECK, "callback_url": URL, **fields})
+
+    def batch(**fields: Any) -> httpx.Response:
+        return api.client.post("/batches", json={**BATCH, "callback_url": URL, **fields})
+
+    assert faults(job(callback_events=["batch.completed"])) == ["/callback_events/0"]
+    assert set(faults(batch(callback_events=["completed"]))) == {"/callback_events/0"}
+    for send in (job, batch):
+        assert faults(send(callback_events=[])) == ["/callback_events"]
+        assert faults(send(callback_events="parked")) == ["/callback_events"]
+        # Nobody is told.
+        assert faults(send(callback_events=["parked"], callback_url=None)) == ["/callback_events"]
+    assert faults(post_lines(api, callback_url=URL, callback_events="parked")) == ["/query/callback_events"]
+    schedule = {"every_seconds": 60, "job": {**CHECK, "callback_events": ["parked"]}}
+    assert faults(api.client.post("/schedules", json=schedule)) == ["/job/callback_events"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
+from producer.batch_validation import batch_args
 from producer.parking import NewOperation, OperationAction, ParkedFilter
 from producer.records import JobFilter, JobRecord, NewJob
 from producer.store import (
@@ -21,6 +22,8 @@ from producer.store import (
 )
 from producer.store.database import Database
 from producer.store.engine import open_engine
+from producer.submission import JobTemplate
+from producer.submission_models import BatchSubmission
 from shared.errors import StoreRefused
 from shared.identity import new_id
 from shared.kinds.webhook import WEBHOOK
@@ -93,6 +96,42 @@ def test_an_end_is_told_once_however_often_it_is_reported(
     assert webhook.labels == {"callback_of": f"job/{job.id}"} and webhook.callback_url is None
     claimed = store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=LATER)
     assert webhook.id in {claim.id for claim in claimed}
+
+
+@pytest.mark.parametrize("wanted", ["succeeded", "parked", "cancelled"])
+@pytest.mark.parametrize("end", [succeed, park, cancel_at_once])
+def test_a_job_tells_only_of_the_ends_that_were_chosen(
+    store: Database, wanted: str, end: Callable[[Database, NewJob], None]
+) -> None:
+    job = stored(store, callback_events=[wanted])
+
+    end(store, job)
+
+    state = store.read(queries.get_job, job.id).state
+    assert told(store) == ([f"job.{wanted}"] if state == wanted else [])
+    assert store.read(queries.get_job, job.id).callback_events == [wanted]
+
+
+def test_a_batch_tells_of_what_was_chosen_of_it_and_of_its_jobs(store: Database) -> None:
+    for chosen, expected in (
+        (["parked"], ["job.parked"]),
+        (["batch.completed", "succeeded"], ["batch.completed", "job.succeeded"]),
+        (["cancelled"], []),
+    ):
+        before = len(told(store))
+        body = {"kind": "check", "items": [{"url": "http://a.example/"}] * 2}
+        submission = BatchSubmission.model_validate({**body, "callback_url": URL, "callback_events": chosen})
+        template = JobTemplate.of(submission, now=NOON)
+        batch = template.batch(batch_id=new_id())
+        valid, _ = batch_args(submission, template)
+        jobs = [template.job(each, job_id=new_id(), batch_id=batch.id) for each in valid]
+        store.write(submissions.insert_batch, batch, jobs)
+
+        park(store, jobs[0])
+        succeed(store, jobs[1])
+
+        assert sorted(told(store)[before:]) == expected
+        assert store.read(queries.get_batch, batch.id).callback_events == chosen
 
 
 def test_a_job_that_expired_calls_back(store: Database) -> None:

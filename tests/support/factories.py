@@ -2,7 +2,7 @@
 
 import base64
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -43,6 +43,7 @@ def make_job(
     due_at: datetime | None = None,
     deadline_at: datetime | None = None,
     callback_url: str | None = None,
+    callback_events: Sequence[str] | None = None,
 ) -> NewJob:
     """Return a job that is about to be stored."""
     return NewJob(
@@ -58,15 +59,27 @@ def make_job(
         due_at=due_at,
         deadline_at=deadline_at,
         callback_url=callback_url,
+        callback_events=callback_events,
     )
 
 
 def make_batch(
-    *, kind: str = "check", created_at: datetime = NOON, callback_url: str | None = None
+    *,
+    kind: str = "check",
+    created_at: datetime = NOON,
+    callback_url: str | None = None,
+    callback_events: Sequence[str] | None = None,
 ) -> NewBatch:
     """Return a batch that is about to be stored."""
     labels = {"team": "web"}
-    return NewBatch(id=new_id(), kind=kind, created_at=created_at, labels=labels, callback_url=callback_url)
+    return NewBatch(
+        id=new_id(),
+        kind=kind,
+        created_at=created_at,
+        labels=labels,
+        callback_url=callback_url,
+        callback_events=callback_events,
+    )
 
 
 def make_webhook_secret(key_bytes: int = 32) -> str:

@@ -54,6 +54,7 @@ def make_finished(
         due_at=None,
         deadline_at=None,
         callback_url=None,
+        callback_events=None,
         schedule_id=None,
         created_at=NOON,
         finished_at=NOON + timedelta(seconds=2.5),

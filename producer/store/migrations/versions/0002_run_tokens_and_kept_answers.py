@@ -12,6 +12,15 @@ depends_on = None
 def upgrade() -> None:
     """Make the change."""
     _add_run_tokens()
+    _add_callback_events()
+
+
+def downgrade() -> None:
+    """Take the change back."""
+    op.drop_column("jobs", "callback_events")
+    op.drop_column("batches", "callback_events")
+    op.drop_table("secret_keys")
+    op.drop_column("jobs", "token_from_run")
 
 
 def _add_run_tokens() -> None:
@@ -23,3 +32,8 @@ def _add_run_tokens() -> None:
         sa.Column("value", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_secret_keys"),
     )
+
+
+def _add_callback_events() -> None:
+    for table in ("batches", "jobs"):
+        op.add_column(table, sa.Column("callback_events", sa.JSON(), nullable=True))
