@@ -128,7 +128,8 @@ async def test_a_process_whose_broker_is_away_waits_for_it(
 ) -> None:
     url = f"amqp://127.0.0.1:{unused_port}/"
     store = f"sqlite:///{tmp_path / 'retriever.db'}"
-    async with running(command, tmp_path, amqp_url=url, database_url=store, watchdog_seconds="1") as process:
+    settings = {"amqp_url": url, "database_url": store, "watchdog_seconds": "1", "log_level": "DEBUG"}
+    async with running(command, tmp_path, **settings) as process:
 
         async def has_tried_often() -> bool:
             # The pauses in between grow: five attempts of one connection take more than two seconds.
@@ -137,6 +138,8 @@ async def test_a_process_whose_broker_is_away_waits_for_it(
 
         await eventually(has_tried_often, deadline_seconds=30)
         assert not await process.ended()
+        told = [line for line in process.log().splitlines() if '"WARNING"' in line and " publish" in line]
+        assert len(told) == 1 and f"Nothing listens at 127.0.0.1:{unused_port}." in told[0]
 
         process.popen.send_signal(signal.SIGTERM)
         await eventually(process.ended)
@@ -146,11 +149,11 @@ async def test_a_process_whose_broker_is_away_waits_for_it(
 async def test_a_ledger_whose_store_is_not_there_waits_for_it(vhost_url: str, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'retriever.db'}"
     async with running(
-        LEDGER, tmp_path, amqp_url=vhost_url, database_url=store, watchdog_seconds="1"
+        LEDGER, tmp_path, amqp_url=vhost_url, database_url=store, watchdog_seconds="1", log_level="DEBUG"
     ) as ledger:
 
         async def has_asked_often() -> bool:
-            # Some eight services ask, and their pauses grow: thirty warnings take about three seconds.
+            # Some eight services ask, and their pauses grow: thirty failures take about three seconds.
             return ledger.log().count('"store_unavailable"') >= 30 or await ledger.ended()
 
         await eventually(has_asked_often, deadline_seconds=60)

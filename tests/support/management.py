@@ -65,6 +65,14 @@ class Management:
             self._call("DELETE", f"/connections/{quote(each['name'], safe='')}")
         return bool(chosen)
 
+    def create_user(self, name: str) -> None:
+        """Make a user without rights anywhere, whose password is the name."""
+        self._call("PUT", f"/users/{name}", {"password": name, "tags": ""})
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user."""
+        self._call("DELETE", f"/users/{name}")
+
     def delete_queue(self, vhost: str, name: str) -> None:
         """Delete a queue with all that is in it, under its consumers."""
         self._call("DELETE", f"/queues/{quote(vhost, safe='')}/{quote(name, safe='')}")
