@@ -111,9 +111,9 @@ async def test_a_ledger_and_a_worker_name_each_probe_and_show_it_as_a_metric(
 
 
 async def test_a_worker_that_is_connected_but_lacks_its_queues_ends_and_says_why(
-    vhost_url: str, tmp_path: Path
+    new_vhost_url: str, tmp_path: Path
 ) -> None:
-    async with running(WORKER, tmp_path, amqp_url=vhost_url, watchdog_seconds="2") as worker:
+    async with running(WORKER, tmp_path, amqp_url=new_vhost_url, watchdog_seconds="2") as worker:
         await eventually(worker.ended, deadline_seconds=30)
 
         assert worker.popen.returncode == EXIT_STATUS

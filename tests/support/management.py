@@ -88,6 +88,10 @@ class Management:
         path = f"/bindings/{quote(vhost, safe='')}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
         return bool(self._call("GET", path).json())
 
+    def definitions(self, vhost: str) -> dict[str, Any]:
+        """Return a virtual host's exchanges, queues, bindings, policies and parameters, by these names."""
+        return dict(self._call("GET", f"/definitions/{quote(vhost, safe='')}").json())
+
     def connections_by_node(self, vhost: str) -> Counter[str]:
         """Return how many connections each node of a cluster has, by its name; about a second old."""
         connections = self._call("GET", f"/vhosts/{quote(vhost, safe='')}/connections").json()
