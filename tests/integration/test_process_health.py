@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from tests.support.environment import clean_environment
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+API = ("producer", "api")
 LEDGER = ("producer", "ledger")
 WORKER = ("consumer", "worker", "--kinds", "check")
 
@@ -30,7 +32,7 @@ class Process:
     def __init__(self, command: tuple[str, ...], log: Path, settings: dict[str, str]) -> None:
         port = free_port()
         environment = clean_environment()
-        environment |= settings | {"RETRIEVER_HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+        environment |= {"RETRIEVER_HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"} | settings
         self._log = log
         self._url = f"http://127.0.0.1:{port}"
         with log.open("wb") as output:
@@ -161,3 +163,22 @@ async def test_a_ledger_whose_store_is_not_there_waits_for_it(vhost_url: str, tm
 
         assert answer is not None and (answer.status_code, answer.json()["store"]) == (503, False)
         assert "has not been migrated" in answer.json()["reasons"]["store"]
+
+
+@pytest.mark.parametrize("command", [WORKER, LEDGER, API])
+async def test_a_process_whose_port_is_taken_ends_and_names_the_variable(
+    command: tuple[str, ...], unused_port: int, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path / 'retriever.db'}"
+    url = f"amqp://127.0.0.1:{unused_port}/"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = {"api_port": str(port)} if command is API else {"health_port": str(port)}
+        async with running(command, tmp_path, amqp_url=url, database_url=store, **ports) as process:
+            await eventually(process.ended, deadline_seconds=60)
+            said = process.log()
+
+    variable = "RETRIEVER_API_PORT" if command is API else "RETRIEVER_HEALTH_PORT"
+    assert process.popen.returncode == 2
+    assert f"retriever: {variable}: cannot listen on 127.0.0.1:{port}: Address already in use" in said
+    assert "Traceback" not in said
