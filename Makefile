@@ -49,7 +49,7 @@ e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end t
 faults: $(READY) ## Hurt the running service in every way there is, and count (FAULT_BROKERS=native: without Docker; SEED=7)
 	@$(PYTHON_IN_VENV) -m pytest -n $(PROCESSES) --no-loadscope-reorder tests/faults $(ARGS)
 
-soak: $(READY) ## Mix the faults at random for a while: make soak MINUTES=10 SEED=7
+soak: $(READY) ## Mix the faults at random for a while: make soak MINUTES=10 SEED=7 (FAULT_SETTINGS=default: nothing shortened)
 	@SOAK_MINUTES=$(or $(MINUTES),10) FAULT_BROKERS=$(or $(FAULT_BROKERS),native) $(PYTHON_IN_VENV) -m pytest -n 0 tests/faults $(ARGS)
 
 reliability: $(READY) ## Write the table of docs/reliability.md anew, from what the last `make faults` saw

@@ -68,15 +68,16 @@ async def end_channels(world: World, _rng: random.Random) -> None:
 
 async def delete_work_queues(world: World, _rng: random.Random) -> None:
     """Delete the queues of a lane under their consumers, with all that is in them."""
-    await _delete(world, *_BULK_QUEUES)
+    await delete_queues(world, *_BULK_QUEUES)
 
 
 async def delete_delay_queue(world: World, _rng: random.Random) -> None:
     """Delete the delay queue in which jobs wait for their next attempt."""
-    await _delete(world, _DELAY_QUEUE)
+    await delete_queues(world, _DELAY_QUEUE)
 
 
-async def _delete(world: World, *queues: str) -> None:
+async def delete_queues(world: World, *queues: str) -> None:
+    """Delete queues, and return when they have been declared again."""
     world.timeline.note(f"delete {' and '.join(queues)}")
     for queue in queues:
         await world.manage(partial(_delete_queue, world.vhost, queue))

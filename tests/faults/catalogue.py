@@ -9,6 +9,7 @@ from tests.faults.broker_faults import broker_faults
 from tests.faults.cluster_faults import cluster_faults
 from tests.faults.fault import Fault
 from tests.faults.link_faults import link_faults
+from tests.faults.loss_faults import faults_at_default_times, loss_faults
 from tests.faults.message_faults import message_faults
 from tests.faults.process_faults import process_faults
 from tests.faults.store_faults import postgres_faults, sqlite_faults
@@ -29,8 +30,10 @@ SINGLE_NODE: Final = (
     *broker_faults(),
     *link_faults(),
     *postgres_faults(),
+    *loss_faults(),
     *message_faults(),
 )
+AT_DEFAULT_TIMES: Final = tuple(faults_at_default_times())
 CLUSTER: Final = tuple(cluster_faults())
 SQLITE: Final = (replace(CALM, name="none; two of every process at work, on SQLite"), *sqlite_faults())
-ALL_FAULTS: Final = (*SINGLE_NODE, *SQLITE, *CLUSTER)
+ALL_FAULTS: Final = (*SINGLE_NODE, *AT_DEFAULT_TIMES, *SQLITE, *CLUSTER)

@@ -20,8 +20,12 @@ from tests.support.management import Management
 BROKERS = os.environ.get("FAULT_BROKERS", "").split() or ["native", *(["docker"] if docker_answers() else [])]
 # A soak takes as long as it is told to, so it runs alone: `make soak MINUTES=10`.
 IS_SOAK = "SOAK_MINUTES" in os.environ
+# `FAULT_SETTINGS=default make soak MINUTES=20` leaves every setting at its default.
+IS_SHORTENED = not (IS_SOAK and os.environ.get("FAULT_SETTINGS") == "default")
 SINGLE_NODE = "tests/faults/test_single_node.py"
-collect_ignore_glob = ["test_s[iq]*.py", "test_cluster.py"] if IS_SOAK else ["test_soak.py"]
+collect_ignore_glob = (
+    ["test_s[iq]*.py", "test_cluster.py", "test_default_settings.py"] if IS_SOAK else ["test_soak.py"]
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -109,5 +113,5 @@ def version_of(broker: Broker) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(fault_broker: Broker, postgres: Postgres) -> AsyncIterator[World]:
     """Yield a running system on PostgreSQL."""
-    async with open_world(fault_broker, postgres=postgres) as running:
+    async with open_world(fault_broker, postgres=postgres, is_shortened=IS_SHORTENED) as running:
         yield running

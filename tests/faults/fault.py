@@ -28,6 +28,8 @@ class Fault:
         traces: Events of which some process logs at least one when the fault really hits; a fault that leaves
             none of its traces has proved nothing.
         undo: Done when everything has ended, where undoing at once would undo the test.
+        has_third_parties: Whether jobs also come straight into RabbitMQ. What takes the recorder's copy
+            of such a job away takes all that anybody knows of it.
         is_mixed: Whether it may happen beside others, in a soak.
     """
 
@@ -41,4 +43,5 @@ class Fault:
     pages: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
     undo: Inject | None = None
+    has_third_parties: bool = True
     is_mixed: bool = True

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from deploy.local.processes import run_control
+
 ROOT = Path(__file__).resolve().parents[2]
 # What a run leaves behind: verdicts, and the logs of every process. The next one begins by removing it.
 RUN = ROOT / ".run" / "faults"
@@ -71,6 +73,16 @@ class Service:
             self.crashes.append(f"{self.name} ended with status {status}")
         if not self.is_kept_down:
             self.start()
+
+    def republish(self) -> str:
+        """Send all unfinished jobs again, as a person does, with this process's settings; return its word.
+
+        Raises:
+            LocalError: it failed, or took longer than half a minute.
+        """
+        command = [sys.executable, "-m", "producer", "republish"]
+        said = run_control(command, environment=self.environment, folder=ROOT, timeout_seconds=30)
+        return said.splitlines()[-1]
 
     def kill(self) -> None:
         """End it with SIGKILL."""

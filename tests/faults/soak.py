@@ -10,7 +10,7 @@ from tests.faults.fault import Fault
 from tests.faults.oracle import Counts
 from tests.faults.quiet import settle
 from tests.faults.trial import Verdict, note_crashes
-from tests.faults.workload import Workload
+from tests.faults.workload import PAGES, Workload
 from tests.faults.world import World
 
 # Two at a time meet often enough, and each still has something left to hurt.
@@ -18,7 +18,8 @@ _AT_ONCE = 2
 _JOBS_A_WAVE = 60
 _WAVE_SECONDS = 5.0
 _PAUSE_SECONDS = 2.0
-_QUIET_SECONDS = 120.0
+# With some that are in hand for long.
+_PAGES = (*PAGES, *PAGES, "long")
 
 
 async def soak(world: World, *, broker: str, seed: int, minutes: float) -> Verdict:
@@ -38,9 +39,9 @@ async def soak(world: World, *, broker: str, seed: int, minutes: float) -> Verdi
     await world.wait_ready()
     counts = Counts(unexpected=note_crashes(world, crashes))
     for wave in waves:
-        counts += await settle(wave, deadline_seconds=_QUIET_SECONDS)
+        counts += await settle(wave, deadline_seconds=world.deadline_seconds)
     return Verdict(
-        fault=f"soak of {minutes:g} minutes",
+        fault=f"soak of {minutes:g} minutes{'' if world.is_shortened else ' at default settings'}",
         promise="Nothing is lost, recorded twice or stuck.",
         broker=broker,
         may_repeat=True,
@@ -57,7 +58,7 @@ async def _hand_in(world: World, waves: list[Workload], rng: random.Random, ends
         while time.monotonic() < ends_at:
             name = f"{rng.getrandbits(32):08x}"
             own = random.Random(rng.getrandbits(64))
-            wave = Workload(world, name, own, jobs=_JOBS_A_WAVE, spread_seconds=_WAVE_SECONDS)
+            wave = Workload(world, name, own, jobs=_JOBS_A_WAVE, spread_seconds=_WAVE_SECONDS, pages=_PAGES)
             waves.append(wave)
             group.create_task(wave.run())
             await asyncio.sleep(_WAVE_SECONDS)

@@ -69,6 +69,7 @@ async def suffer(world: World, fault: Fault, *, broker: str, seed: int, jobs: in
         jobs=jobs,
         spread_seconds=fault.spread_seconds,
         pages=fault.pages or PAGES,
+        has_third_parties=fault.has_third_parties,
     )
     async with asyncio.timeout(_LONGEST_SECONDS), asyncio.TaskGroup() as group:
         group.create_task(workload.run())

@@ -62,6 +62,7 @@ class Workload:
     jobs: int
     spread_seconds: float
     pages: tuple[str, ...] = PAGES
+    has_third_parties: bool = True
     singles: list[Task] = field(default_factory=list)
     directs: list[Task] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
@@ -75,7 +76,7 @@ class Workload:
 
     async def run(self) -> None:
         """Hand everything in; returns when all of it is acknowledged."""
-        directs = max(1, round(self.jobs * _DIRECT_SHARE))
+        directs = max(1, round(self.jobs * _DIRECT_SHARE)) if self.has_third_parties else 0
         batched = round(self.jobs * _BATCH_SHARE)
         self.directs = [self._task("fetch") for _ in range(directs)]
         self.batches = [

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,8 +36,9 @@ SILENCE_SECONDS = 14.0
 """After such a silence everybody has given a broker or link up."""
 # After this time a silent job counts as lost. Reports of unhurt jobs come sooner.
 LOST_AFTER_SECONDS = 8.0
-_SETTINGS = {
-    "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
+# Without these nothing could be seen: the target is on this machine.
+_NEEDED = {"RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8"}
+_SHORTENED = {
     "RETRIEVER_WORKER_GRACE_SECONDS": "5",
     # Few, so that queues can fill.
     "RETRIEVER_WORKER_BULK_PREFETCH": "10",
@@ -54,6 +55,8 @@ _SETTINGS = {
     "RETRIEVER_LOST_AFTER_SECONDS": f"{LOST_AFTER_SECONDS:g}",
     "RETRIEVER_LOG_LEVEL": "INFO",
 }
+# With the limits of hosts as they are by default, one host would be too slow for all jobs.
+_HOSTS_AT_DEFAULTS = 32
 
 # What a broker that is away looks like through rabbitmqctl, the management API and AMQP.
 _AWAY = (LocalError, httpx.HTTPError, AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
@@ -85,6 +88,8 @@ class World:
     amqp_url: str
     """Straight to the broker; of a cluster, to all nodes."""
     cluster: Cluster | None = None
+    is_shortened: bool = True
+    """Whether times and limits are shortened; else every setting has its default."""
     apis: list[Service] = field(default_factory=list)
     ledgers: list[Service] = field(default_factory=list)
     workers: list[Service] = field(default_factory=list)
@@ -93,6 +98,11 @@ class World:
     def services(self) -> list[Service]:
         """All processes."""
         return [*self.apis, *self.ledgers, *self.workers]
+
+    @property
+    def deadline_seconds(self) -> float:
+        """After a fault all has to have ended within this time; jobs may have to count as lost first."""
+        return 120.0 if self.is_shortened else 600.0
 
     @property
     def crashes(self) -> list[str]:
@@ -144,7 +154,7 @@ async def open_world(
     *,
     postgres: Postgres | None,
     cluster: Cluster | None = None,
-    settings: Mapping[str, str] | None = None,
+    is_shortened: bool = True,
 ) -> AsyncIterator[World]:
     """Yield a running system on a virtual host and a database of its own; it ends with the context.
 
@@ -152,7 +162,7 @@ async def open_world(
         broker: Where it publishes, through links of its own.
         postgres: The server of its store; None takes SQLite.
         cluster: Its processes know all nodes of it, and have no links that could be hurt.
-        settings: Variables beside the usual.
+        is_shortened: Whether faults are noticed in seconds; False leaves every setting at its default.
     """
     assert broker.management_url is not None
     async with AsyncExitStack() as stack:
@@ -166,7 +176,8 @@ async def open_world(
         worker_link, ledger_link = [
             await stack.enter_async_context(Proxy(target_port=broker_port).listening()) for _ in range(2)
         ]
-        target = await stack.enter_async_context(open_target())
+        hosts = 1 if is_shortened else _HOSTS_AT_DEFAULTS
+        target = await stack.enter_async_context(open_target(hosts=hosts))
         base = broker.amqp_url.rpartition("/")[0]
         timeline = Timeline()
         direct_url = f"{cluster.amqp_url.rpartition('/')[0] if cluster else base}/{vhost}"
@@ -185,11 +196,12 @@ async def open_world(
             folder=folder,
             amqp_url=direct_url,
             cluster=cluster,
+            is_shortened=is_shortened,
         )
         if postgres is not None:
             await _open_database(world, postgres, stack)
         await blocking(partial(migrate, world.database_url))
-        _add_services(world, own_url=direct_url if cluster else None, settings=settings or {})
+        _add_services(world, own_url=direct_url if cluster else None)
         await stack.enter_async_context(running(world.services))
         await stack.enter_async_context(world.listener.listening())
         yield world
@@ -202,8 +214,10 @@ async def _open_database(world: World, postgres: Postgres, stack: AsyncExitStack
     world.database_url = url.replace(f":{parts.port}/", f":{world.store_link.port}/")
 
 
-def _add_services(world: World, *, own_url: str | None, settings: Mapping[str, str]) -> None:
+def _add_services(world: World, *, own_url: str | None) -> None:
     secret = make_webhook_secret()
+    settings = _NEEDED | (_SHORTENED if world.is_shortened else {})
+    query = f"?heartbeat={HEARTBEAT_SECONDS}" if world.is_shortened else ""
     ports = iter(free_ports(6))
 
     def service(name: str, link: Proxy, *command: str) -> Service:
@@ -212,13 +226,12 @@ def _add_services(world: World, *, own_url: str | None, settings: Mapping[str, s
         environment = {
             **clean_environment(),
             "PYTHONUNBUFFERED": "1",
-            "RETRIEVER_AMQP_URL": f"{own_url or through_link}?heartbeat={HEARTBEAT_SECONDS}",
+            "RETRIEVER_AMQP_URL": f"{own_url or through_link}{query}",
             "RETRIEVER_DATABASE_URL": world.database_url,
             "RETRIEVER_API_PORT": str(port),
             "RETRIEVER_HEALTH_PORT": str(port),
             "RETRIEVER_WEBHOOK_SECRETS": secret,
             "RETRIEVER_USER_AGENT": f"Retriever/{name}",
-            **_SETTINGS,
             **settings,
         }
         return Service(name, command, environment, port, world.folder / f"{name}.log")
