@@ -30,7 +30,7 @@ _SETTLE_LIMIT_SECONDS = 10.0
 # About as many as one connection can have unacked, several times over; 100 bytes each.
 _SETTLED_KEPT = 10_000
 
-AttemptKey = tuple[int, int, int, int]
+AttemptKey = tuple[int, int, int, int, str | None]
 
 logger = logging.getLogger(__name__)
 
@@ -265,8 +265,9 @@ class AttemptDedupe:
 def attempt_key(job: JobMessage) -> AttemptKey:
     """Return what tells an attempt from all others."""
     # A job that was deferred comes back for the same attempt, and that is no redelivery.
+    # A stranger's message of the same id has no token, and must not stand for the ledger's.
     # The number of the id, because a UUID is hashed in Python.
-    return job.id.int, job.run, job.attempt, job.deferrals
+    return job.id.int, job.run, job.attempt, job.deferrals, job.token
 
 
 class DeliveryTasks:

@@ -288,6 +288,21 @@ async def test_a_settled_attempt_that_was_published_anew_is_made_again(heart: He
     assert [each.settled for each in again] == [["ack"], ["ack"]]
 
 
+async def test_a_strangers_message_of_a_stored_job_stands_for_no_attempt_of_it(heart: Heart) -> None:
+    heart.work.may_end.clear()
+    job = make_job().model_copy(update={"token": "a" * 32})
+    strangers = heart.take(job.model_copy(update={"token": None}))
+    await heart.work.started.wait()
+    ours = heart.take(job)
+    await turn_loop()
+    heart.work.may_end.set()
+    await heart.finish()
+
+    # The recorder believes only the report with the token.
+    assert (heart.work.starts, len(heart.reports)) == (2, 2)
+    assert (strangers.settled, ours.settled) == (["ack"], ["ack"])
+
+
 async def test_a_job_that_comes_back_from_a_deferral_is_no_duplicate(heart: Heart) -> None:
     heart.admission.answer = Deferred(1.0, DeferralReason.BUSY, "Its host is busy.")
     deferred = heart.take(make_job())
