@@ -202,6 +202,22 @@ class UnfinishedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingJob:
+    """A job that waits in a work queue, or did when it was looked at: queued, or delayed and due."""
+
+    id: UUID
+    kind: str
+    lane: Lane
+    state: JobState
+    run: int
+    attempt: int
+    due_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+    is_bundled: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadableJob:
     """A job and its run whose message a worker could not read; the explanation is the worker's."""
 

@@ -201,11 +201,9 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
     Raises:
         JobInvalid: they break a rule; every field is named.
     """
-    text = _args_text(args, at=at)
-    model = _validate_args(kind, text, at=at)
+    model = _validate_args(kind, args, at=at)
     document = args_document(model)
-    # A backslash before it may be escaped, so this only says where it is worth to look.
-    if b"\\u0000" in text and (nul_at := next(_nul_pointers(document, at), None)):
+    if nul_at := next(_nul_pointers(document, at), None):
         # PostgreSQL stores no NUL, neither in text nor in JSON.
         raise _invalid(nul_at, "A NUL character cannot be stored")
     url = getattr(model, "url", None)
@@ -247,27 +245,18 @@ def json_pointer(parts: Iterable[int | str]) -> str:
     """Return a JSON pointer (RFC 6901), each part cut to a bounded length; "" is the whole document."""
     # pydantic appends `[key]` when the name of a field is at fault.
     named = (str(part)[:MAX_ECHO_LENGTH] for part in parts if part != "[key]")
-    shown = (
-        name.replace("~", "~0").replace("/", "~1").replace("\0", "\N{REPLACEMENT CHARACTER}")
-        for name in named
-    )
-    return "".join(f"/{name}" for name in shown)
+    return "".join(f"/{name.replace('~', '~0').replace('/', '~1')}" for name in named)
 
 
-def _args_text(args: Mapping[str, Any], *, at: str) -> bytes:
-    try:
-        return orjson.dumps(args)
-    except TypeError:
-        # What comes as JSON was read by `json_text`, so only arguments that were made otherwise end here.
-        raise _invalid(at, "A number is too large, or values are nested too deeply") from None
-
-
-def _validate_args(kind: Kind, text: bytes, *, at: str) -> BaseModel:
+def _validate_args(kind: Kind, args: Mapping[str, Any], *, at: str) -> BaseModel:
     try:
         # Strict, but from JSON: "5" is no number, and "GET" is a method all the same.
-        return kind.args_model.model_validate_json(text, strict=True)
+        return kind.args_model.model_validate_json(orjson.dumps(args), strict=True)
     except ValidationError as error:
         raise JobInvalid(field_errors(error, kind.args_model, at=at)) from None
+    except TypeError:
+        # orjson refuses integers of more than 64 bits and deep nesting.
+        raise _invalid(at, "A number is too large, or values are nested too deeply") from None
 
 
 def _nul_pointers(document: object, at: str) -> Iterator[str]:
@@ -276,10 +265,7 @@ def _nul_pointers(document: object, at: str) -> Iterator[str]:
             yield at
         case dict():
             for name, value in document.items():
-                place = at + json_pointer([name])
-                if "\0" in name:
-                    yield place
-                yield from _nul_pointers(value, place)
+                yield from _nul_pointers(value, at + json_pointer([name]))
         case list():
             for index, value in enumerate(document):
                 yield from _nul_pointers(value, f"{at}/{index}")

@@ -1,14 +1,16 @@
 """The queue watch: keeps the topology declared, and what the queues hold known. Only the leader looks.
 
 The API never asks the broker: it explains from the store why a job waits. The lost-job reconciler takes a job
-for lost only where queues have been quiet.
+for lost only where queues have been quiet, or have delivered what came later.
 """
 
 import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 
+from producer.ledger.watermarks import Watermarks
 from producer.pausing import QueueObservation
 from producer.store import queues as stored_queues
 from producer.store.database import RetryingStore
@@ -24,6 +26,8 @@ _LOOK_SECONDS = 5.0
 _LOOKS = 8
 # After a longer gap between two looks nobody knows what passed through meanwhile: store or broker were away.
 LONGEST_GAP_SECONDS = 30.0
+# After a larger step of the wall clock, times from before it and after it cannot be compared.
+_CLOCK_STEP_SECONDS = 1.0
 
 _LANES = {name: (kind, lane) for kind in KINDS for lane in Lane for name in lane_queues(kind, lane)}
 # Streams tell workers what they must not do; they are not consumed, and no job waits in one.
@@ -34,14 +38,26 @@ class QueueWatch:
     """Looks at every queue, every few seconds."""
 
     def __init__(
-        self, *, store: RetryingStore, settings: Settings, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        store: RetryingStore,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Make a watch that has seen nothing yet; its `clock` only goes forward."""
         self.quiet = QuietQueues(settings.lost_after_seconds)
+        self.watermarks = Watermarks()
+        self.depths: Mapping[str, QueueDepth] = {}
+        """What the last look saw, by queue."""
         self._store = store
         self._amqp_url = settings.amqp_url
-        self._pause_seconds = min(_LOOK_SECONDS, settings.lost_after_seconds / _LOOKS)
+        self.pause_seconds = min(_LOOK_SECONDS, settings.lost_after_seconds / _LOOKS)
+        """How long it rests between two looks."""
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._looked_at: float | None = None
+        self._clock_offset: float | None = None
         self._looked = asyncio.Event()
 
     async def run(self) -> None:
@@ -58,24 +74,47 @@ class QueueWatch:
         async with asyncio.timeout(LONGEST_GAP_SECONDS):
             await self._looked.wait()
 
-    def note(self, depths: Iterable[QueueDepth]) -> None:
-        """Note a look."""
-        ready = {depth.name: depth.ready for depth in depths}
+    def note(self, depths: Iterable[QueueDepth], *, began_at: datetime | None = None) -> None:
+        """Note a look that began at a time; None stands for just now."""
+        self.depths, now = {depth.name: depth for depth in depths}, self._clock()
         # A queue that is missing is empty.
-        self.quiet.note({name: ready.get(name, 0) for name in _JOB_QUEUES}, now=self._clock())
+        ready = {name: self.depths[name].ready if name in self.depths else 0 for name in _JOB_QUEUES}
+        self.quiet.note(ready, now=now)
+        self._note_order(began_at or self._wall_clock(), now)
         self._looked.set()
+
+    def forget(self) -> None:
+        """Begin anew: what was seen before says nothing any more."""
+        self.quiet.forget()
+        self.watermarks.forget()
+        self._looked_at = None
+
+    def _note_order(self, began_at: datetime, now: float) -> None:
+        offset = self._wall_clock().timestamp() - now
+        stepped = self._clock_offset is not None and abs(offset - self._clock_offset) > _CLOCK_STEP_SECONDS
+        if stepped or (self._looked_at is not None and now - self._looked_at > LONGEST_GAP_SECONDS):
+            self.watermarks.forget()
+        self._looked_at, self._clock_offset = now, offset
+        for name, depth in self.depths.items():
+            if not depth.consumers:
+                # Nobody takes anything, and what dead workers had in hand is back. A queue whose leader does
+                # not answer says the same: no messages, and no consumers.
+                self.watermarks.forget([name])
+            elif not depth.ready:
+                self.watermarks.note(name, began_at, now=now)
 
     async def _watch(self, look: Look) -> None:
         # What was seen on a connection that is lost says nothing any more.
-        self.quiet.forget()
+        self.forget()
         try:
             while True:
+                began_at = self._wall_clock()
                 depths = await look()
-                self.note(depths)
+                self.note(depths, began_at=began_at)
                 await self._store.write(stored_queues.record_queues, lanes_seen(depths))
-                await asyncio.sleep(self._pause_seconds)
+                await asyncio.sleep(self.pause_seconds)
         finally:
-            self.quiet.forget()
+            self.forget()
 
 
 def lanes_seen(depths: Iterable[QueueDepth]) -> list[QueueObservation]:

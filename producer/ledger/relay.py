@@ -27,6 +27,7 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable, MessageUnroutable
+from shared.kinds.registry import is_bundled
 from shared.settings import Settings
 from shared.states import JobState
 
@@ -208,6 +209,8 @@ class Relay(OutboxRelay[ClaimedJob]):
         """Make a relay that has published nothing yet."""
         super().__init__(store=store, publisher=publisher, wakeup=wakeup, metrics=metrics, settings=settings)
         self._tokens = tokens
+        # Of the jobs on their way, those that might have shared a message and go alone: a few of a page.
+        self._alone: frozenset[UUID] = frozenset()
 
     async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[ClaimedJob]:
         return await self._store.write(
@@ -215,11 +218,19 @@ class Relay(OutboxRelay[ClaimedJob]):
         )
 
     def _pack(self, rows: Sequence[ClaimedJob]) -> Iterable[Packed[ClaimedJob]]:
-        return job_messages(rows, tokens=self._tokens, bundle_jobs=self._bundle_jobs)
+        packed = list(job_messages(rows, tokens=self._tokens, bundle_jobs=self._bundle_jobs))
+        self._alone |= {
+            carried[0].id
+            for _, carried in packed
+            if len(carried) == 1 and is_bundled(carried[0].kind, carried[0].lane)
+        }
+        return packed
 
     async def _settle(self, rows: Sequence[ClaimedJob]) -> None:
         queued = [(job.id, job.run) for job in rows]
-        await self._store.write(outbox.mark_queued, queued, now=utc_now())
+        alone = self._alone.intersection(job.id for job in rows) if self._alone else self._alone
+        await self._store.write(outbox.mark_queued, queued, now=utc_now(), alone=alone)
+        self._alone -= alone
         self._metrics.relayed.inc(len(queued))
         if not logger.isEnabledFor(logging.INFO):
             return
@@ -229,6 +240,7 @@ class Relay(OutboxRelay[ClaimedJob]):
 
     async def _release(self, ids: Sequence[UUID], *, retry_at: datetime) -> None:
         await self._store.write(outbox.release_claims, ids, retry_at=retry_at)
+        self._alone = self._alone.difference(ids)
 
 
 class EventRelay(OutboxRelay[ClaimedEvent]):

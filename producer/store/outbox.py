@@ -1,9 +1,10 @@
 """The transactional outbox: the accepted jobs, leased to one relay at a time until they are published."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -14,9 +15,18 @@ from producer.store.bodies import FETCH, copy_key, find_copies
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, lock_jobs
 from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
 from producer.store.sql import is_free, is_one_of, read_in_order
+from shared.kinds.registry import KINDS, Lane, is_bundled
 from shared.states import JobState, position
 
 _ACCEPTED = JobState.ACCEPTED
+_MAY_BE_BUNDLED = sa.or_(
+    *(
+        sa.and_(jobs.c.kind == kind, jobs.c.lane == lane)
+        for kind in KINDS
+        for lane in Lane
+        if is_bundled(kind, lane)
+    )
+)
 _INTERACTIVE = sa.select(jobs.c.id).where(IS_ACCEPTED_INTERACTIVE).order_by(jobs.c.id)
 # A range, though of one state. With `=` PostgreSQL knows that the ids alone are in order; when it believes
 # that most jobs are accepted, it then reads all there ever were by their primary key.
@@ -43,10 +53,22 @@ def claim_accepted(
     return with_copies(connection, claimed)
 
 
-def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
+def mark_queued(
+    connection: sa.Connection,
+    claims: Sequence[tuple[UUID, int]],
+    *,
+    now: datetime,
+    alone: Collection[UUID] | None = None,
+) -> None:
     """Move jobs that the broker has confirmed to `queued`; a job that has moved on stays where it is.
 
     A fast worker's report may come first, and a redrive may have started another run.
+
+    Args:
+        claims: The jobs, as (id, run).
+        now: Later than the confirms.
+        alone: Those that might have shared a message with others of these jobs, and went alone; None when
+            nobody knows.
     """
     ids_by_run: defaultdict[int, list[UUID]] = defaultdict(list)
     for job_id, run in claims:
@@ -54,7 +76,10 @@ def mark_queued(connection: sa.Connection, claims: Sequence[tuple[UUID, int]], *
     if len(ids_by_run) > 1:
         # In the order of their ids over all runs, or two transactions might wait for each other.
         lock_jobs(connection, (job_id for job_id, _ in claims))
-    moves = [move for run, ids in ids_by_run.items() for move in _move_to_queued(connection, run, ids, now)]
+    also = {} if alone is None else {"is_bundled": _was_bundled(connection, alone)}
+    moves = [
+        move for run, ids in ids_by_run.items() for move in _move_to_queued(connection, run, ids, now, also)
+    ]
     count_moves(connection, moves, now=now)
 
 
@@ -97,7 +122,15 @@ def _lease(connection: sa.Connection, free: sa.Select[UUID], *, until: datetime)
     return sorted(leased, key=lambda job: job.id.int)
 
 
-def _move_to_queued(connection: sa.Connection, run: int, ids: Sequence[UUID], now: datetime) -> list[Move]:
+def _was_bundled(connection: sa.Connection, alone: Collection[UUID]) -> sa.ColumnElement[bool]:
+    if not alone:
+        return _MAY_BE_BUNDLED
+    return sa.and_(_MAY_BE_BUNDLED, sa.not_(is_one_of(connection, jobs.c.id, alone)))
+
+
+def _move_to_queued(
+    connection: sa.Connection, run: int, ids: Sequence[UUID], now: datetime, also: Mapping[str, Any]
+) -> list[Move]:
     """Move those of a run's jobs that are not as far yet, and return the moves."""
     queued = position(run=run, attempt=0, state=JobState.QUEUED)
     is_behind = sa.and_(is_one_of(connection, jobs.c.id, ids), jobs.c.run == run, jobs.c.position < queued)
@@ -114,6 +147,6 @@ def _move_to_queued(connection: sa.Connection, run: int, ids: Sequence[UUID], no
     connection.execute(
         jobs.update()
         .where(is_behind)
-        .values(state=JobState.QUEUED, position=queued, claimed_until=None, updated_at=now)
+        .values(state=JobState.QUEUED, position=queued, claimed_until=None, updated_at=now, **also)
     )
     return [Move(batch_id, state, JobState.QUEUED, jobs=number) for batch_id, state, number in counted]

@@ -121,6 +121,9 @@ jobs = sa.Table(
     # No attempt starts from then on.
     sa.Column("deadline_at", Moment(), nullable=True),
     sa.Column("claimed_until", Moment(), nullable=True),
+    # Whether its message, the last one that the relay published, carried other jobs too: such messages have
+    # a queue of their own. Null where nobody noted it.
+    sa.Column("is_bundled", sa.Boolean(), nullable=True),
     # A person wants it to end; the worker that runs it will report how it did.
     sa.Column("cancel_requested_at", Moment(), nullable=True),
     # 16 bytes made of the kind and the normalized arguments; only jobs that were submitted singly have it.

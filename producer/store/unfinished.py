@@ -5,18 +5,19 @@ holds and however few rows match. An index on `updated_at` would be written at e
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from producer.parking import AuditAction
-from producer.records import ClaimedJob, UnfinishedJob, UnfinishedPage
+from producer.records import ClaimedJob, UnfinishedJob, UnfinishedPage, WaitingJob
 from producer.store.audit import queue_target, write_audit
 from producer.store.outbox import with_copies
-from producer.store.rows import CLAIM_COLUMNS, claimed_job
+from producer.store.rows import CLAIM_COLUMNS, claimed_job, columns_of, first_id
 from producer.store.schema import jobs
+from producer.store.sql import Moment, is_one_of
 from shared.kinds.registry import Lane
 from shared.states import UNDER_WAY, JobState
 
@@ -25,10 +26,17 @@ PAGE_JOBS = 500
 # Counting stops at so many overdue jobs, and looks at the oldest `_COUNTED_JOBS` of a state alone.
 MOST_OVERDUE = 10_000
 _COUNTED_JOBS = 20_000
+# So many of the newest jobs of a state are looked through for some that wait.
+_NEWEST_JOBS = 500
+_MILLISECOND = timedelta(milliseconds=1)
 Columns = sa.sql.base.ReadOnlyColumnCollection[str, Any]
-_TOUCH = jobs.update().where(
-    jobs.c.id == sa.bindparam("job_id"), jobs.c.position == sa.bindparam("same_position")
+# Sent again, a job is alone in its message.
+_TOUCH = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.position == sa.bindparam("same_position"))
+    .values(updated_at=sa.bindparam("sent_at", type_=Moment()), is_bundled=False)
 )
+_WAITING_COLUMNS = columns_of(WaitingJob, jobs)
 
 
 def read_page(
@@ -61,9 +69,63 @@ def read_page(
     )
 
 
+def read_silent(
+    connection: sa.Connection,
+    state: JobState,
+    silent_since: Mapping[tuple[str, Lane], datetime],
+    *,
+    created_before: datetime | None,
+    after: UUID | None,
+    window_jobs: int = WINDOW_JOBS,
+) -> UnfinishedPage:
+    """Return jobs of the next window that have not been heard of, and were due, since a time of their lane.
+
+    The page may be empty though more follow.
+
+    Args:
+        state: The state that they are in.
+        silent_since: The times, by kind and lane; no other lane is looked at.
+        created_before: Reads no row whose id was made later, so nothing of a backlog. None reads all rows:
+            the ids that third parties make need not tell the time.
+        after: The id to go on from.
+        window_jobs: How many rows are read at most.
+    """
+    here = [jobs.c.state == state, *([jobs.c.id > after] if after else [])]
+    if created_before is not None:
+        here.append(jobs.c.id < first_id(created_before))
+    each = (
+        sa.and_(jobs.c.kind == kind, jobs.c.lane == lane, *_is_unheard(jobs.c, since, since))
+        for (kind, lane), since in sorted(silent_since.items())
+    )
+    return _page(connection, here, [sa.or_(sa.false(), *each)], window_jobs=window_jobs)
+
+
+def newest_waiting(connection: sa.Connection, *, now: datetime) -> list[WaitingJob]:
+    """Return which of the newest jobs under way wait in work queues, the newest first of each state."""
+    found: list[WaitingJob] = []
+    for state in (JobState.QUEUED, JobState.DELAYED):
+        newest = (
+            sa.select(jobs.c.id)
+            # The ids of third parties may be of any time to come, and hide all others.
+            .where(jobs.c.state == state, jobs.c.id < first_id(now + _MILLISECOND))
+            .order_by(jobs.c.id.desc())
+            .limit(_NEWEST_JOBS)
+        )
+        query = sa.select(*_WAITING_COLUMNS).where(jobs.c.id.in_(newest)).order_by(jobs.c.id.desc())
+        waiting = (WaitingJob(*row) for row in connection.execute(query).all())
+        found += (job for job in waiting if job.due_at is None or job.due_at <= now)
+    return found
+
+
+def look_again(connection: sa.Connection, ids: Collection[UUID]) -> list[WaitingJob]:
+    """Return what became of jobs that waited; those that were deleted are missing."""
+    query = sa.select(*_WAITING_COLUMNS).where(is_one_of(connection, jobs.c.id, ids))
+    return [WaitingJob(*row) for row in connection.execute(query).all()]
+
+
 def mark_sent(connection: sa.Connection, sent: Iterable[tuple[UUID, int]], *, now: datetime) -> None:
     """Note that jobs were sent again, as (id, position); one that has moved on stays as it is."""
-    rows = [{"job_id": job_id, "same_position": here, "updated_at": now} for job_id, here in sorted(sent)]
+    rows = [{"job_id": job_id, "same_position": here, "sent_at": now} for job_id, here in sorted(sent)]
     if rows:
         connection.execute(_TOUCH, rows)
 

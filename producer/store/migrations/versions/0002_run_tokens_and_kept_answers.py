@@ -13,10 +13,12 @@ def upgrade() -> None:
     """Make the change."""
     _add_run_tokens()
     _add_callback_events()
+    _note_bundles()
 
 
 def downgrade() -> None:
     """Take the change back."""
+    op.drop_column("jobs", "is_bundled")
     op.drop_column("jobs", "callback_events")
     op.drop_column("batches", "callback_events")
     op.drop_table("secret_keys")
@@ -37,3 +39,7 @@ def _add_run_tokens() -> None:
 def _add_callback_events() -> None:
     for table in ("batches", "jobs"):
         op.add_column(table, sa.Column("callback_events", sa.JSON(), nullable=True))
+
+
+def _note_bundles() -> None:
+    op.add_column("jobs", sa.Column("is_bundled", sa.Boolean(), nullable=True))
