@@ -58,6 +58,7 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
                 port=settings.health_port,
                 probes=worker.probes,
                 registry=metrics.registry,
+                reasons={"publisher": lambda: publisher.reason},
             ),
             watched(
                 probes=worker.probes,

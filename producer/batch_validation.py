@@ -24,7 +24,10 @@ class BatchInvalid(JobInvalid):
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """The arguments on one line or in one item, with its number from 1 and its JSON pointer."""
+    """The arguments on one line or in one item, with its number from 1 and its JSON pointer.
+
+    The document is a `FieldError` when its JSON was refused.
+    """
 
     number: int
     at: str
@@ -35,6 +38,8 @@ def validate_item(
     template: JobTemplate, defaults: Mapping[str, Any], item: Arguments
 ) -> ValidArgs | Rejected:
     """Return the arguments of a job, with the batch's defaults filled in, or why it becomes no job."""
+    if isinstance(item.document, FieldError):
+        return Rejected(item.number, item.document.loc, item.document.msg)
     if not isinstance(item.document, dict):
         return Rejected(item.number, item.at, "It is not an object of arguments")
     try:

@@ -201,9 +201,11 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
     Raises:
         JobInvalid: they break a rule; every field is named.
     """
-    model = _validate_args(kind, args, at=at)
+    text = _args_text(args, at=at)
+    model = _validate_args(kind, text, at=at)
     document = args_document(model)
-    if nul_at := next(_nul_pointers(document, at), None):
+    # A backslash before it may be escaped, so this only says where it is worth to look.
+    if b"\\u0000" in text and (nul_at := next(_nul_pointers(document, at), None)):
         # PostgreSQL stores no NUL, neither in text nor in JSON.
         raise _invalid(nul_at, "A NUL character cannot be stored")
     url = getattr(model, "url", None)
@@ -245,18 +247,27 @@ def json_pointer(parts: Iterable[int | str]) -> str:
     """Return a JSON pointer (RFC 6901), each part cut to a bounded length; "" is the whole document."""
     # pydantic appends `[key]` when the name of a field is at fault.
     named = (str(part)[:MAX_ECHO_LENGTH] for part in parts if part != "[key]")
-    return "".join(f"/{name.replace('~', '~0').replace('/', '~1')}" for name in named)
+    shown = (
+        name.replace("~", "~0").replace("/", "~1").replace("\0", "\N{REPLACEMENT CHARACTER}")
+        for name in named
+    )
+    return "".join(f"/{name}" for name in shown)
 
 
-def _validate_args(kind: Kind, args: Mapping[str, Any], *, at: str) -> BaseModel:
+def _args_text(args: Mapping[str, Any], *, at: str) -> bytes:
+    try:
+        return orjson.dumps(args)
+    except TypeError:
+        # What comes as JSON was read by `json_text`, so only arguments that were made otherwise end here.
+        raise _invalid(at, "A number is too large, or values are nested too deeply") from None
+
+
+def _validate_args(kind: Kind, text: bytes, *, at: str) -> BaseModel:
     try:
         # Strict, but from JSON: "5" is no number, and "GET" is a method all the same.
-        return kind.args_model.model_validate_json(orjson.dumps(args), strict=True)
+        return kind.args_model.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise JobInvalid(field_errors(error, kind.args_model, at=at)) from None
-    except TypeError:
-        # orjson refuses integers of more than 64 bits and deep nesting.
-        raise _invalid(at, "A number is too large, or values are nested too deeply") from None
 
 
 def _nul_pointers(document: object, at: str) -> Iterator[str]:
@@ -265,7 +276,10 @@ def _nul_pointers(document: object, at: str) -> Iterator[str]:
             yield at
         case dict():
             for name, value in document.items():
-                yield from _nul_pointers(value, at + json_pointer([name]))
+                place = at + json_pointer([name])
+                if "\0" in name:
+                    yield place
+                yield from _nul_pointers(value, place)
         case list():
             for index, value in enumerate(document):
                 yield from _nul_pointers(value, f"{at}/{index}")

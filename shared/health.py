@@ -7,6 +7,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from shared.listening import check_port
+
 Probe = Callable[[], bool]
 # In a sentence why a probe says no; None when there is nothing to say.
 Reason = Callable[[], str | None]
@@ -25,10 +27,14 @@ async def serve_health(
 
     `/readyz` is 200 when every probe says yes, else 503; both name each probe, as the gauge
     `retriever_ready` does. Where a reason is known, `reasons` has it beside them.
+
+    Raises:
+        SettingsInvalid: the port is taken, or the host is not of this machine.
     """
     if port == 0:
         yield
         return
+    check_port(host, port, variable="RETRIEVER_HEALTH_PORT")
     _register(probes, registry)
     runner = web.AppRunner(_build_app(probes, registry, reasons or {}), access_log=None)
     await runner.setup()

@@ -46,9 +46,14 @@ def _configure_logging(settings: Settings, *, process: str) -> None:
         _json_formatter(process) if settings.log_format is LogFormat.JSON else _ConsoleFormatter()
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
-    # The AMQP libraries log every connection refused with a traceback; we log it once, as an event.
-    for noisy in ("aio_pika", "aiormq", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR if noisy != "alembic" else logging.WARNING)
+    # The AMQP libraries log every connection refused, some with a traceback; we log it once, as an event.
+    for noisy, level in {
+        "aio_pika": logging.ERROR,
+        "aiormq": logging.ERROR,
+        "aiormq.connection": logging.CRITICAL,
+        "alembic": logging.WARNING,
+    }.items():
+        logging.getLogger(noisy).setLevel(level)
 
 
 def _json_formatter(process: str) -> logging.Formatter:

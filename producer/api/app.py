@@ -52,6 +52,7 @@ from producer.store.database import Database, Store
 from producer.store_probe import StoreProbe
 from shared.asyncapi import asyncapi_document
 from shared.errors import RetrieverError
+from shared.listening import check_port
 from shared.settings import Settings
 from shared.watchdog import loop_watched
 
@@ -63,7 +64,12 @@ Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 
 
 def serve(settings: Settings) -> None:
-    """Serve the API on its host and port until SIGTERM or SIGINT. Blocks; closes the database at the end."""
+    """Serve the API on its host and port until SIGTERM or SIGINT. Blocks; closes the database at the end.
+
+    Raises:
+        SettingsInvalid: the port is taken, or the database cannot be used as it was named.
+    """
+    check_port(settings.api_host, settings.api_port, variable="RETRIEVER_API_PORT")
     database = Database.open(settings.database_url)
     try:
         database.check_settings()

@@ -9,11 +9,12 @@ from uuid import UUID
 import orjson
 
 from producer.api.batch_lines import Line, LineReader, open_reader
-from producer.api.requests import read_document
+from producer.api.requests import read_document, validate_document
 from producer.batch_validation import check_batch, located, validate_item
+from producer.json_text import AmbiguousJson, read_json
 from producer.records import FIRST_REJECTED, NewJob, Rejected
 from producer.submission import JobTemplate, ValidArgs
-from producer.submission_models import StreamedBatchSubmission
+from producer.submission_models import BatchSubmission, StreamedBatchSubmission
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid
 from shared.identity import new_id
@@ -140,6 +141,26 @@ class Stream:
                 yield validate_item(self.template, self.submission.defaults, line)
 
 
+def read_batch(body: bytes) -> BatchSubmission:
+    """Return the JSON batch in a body; in the place of an item that `read_json` refuses is the first reason.
+
+    Raises:
+        JobInvalid: the body is no batch, or what is refused is no item.
+    """
+    try:
+        return read_document(BatchSubmission, body)
+    except AmbiguousJson as error:
+        faults = {
+            index: fault for fault in reversed(error.errors) if (index := _item_index(fault.loc)) is not None
+        }
+        if any(_item_index(fault.loc) is None for fault in error.errors):
+            raise
+    submission = validate_document(BatchSubmission, body)
+    for index, fault in faults.items():
+        submission.items[index] = fault
+    return submission
+
+
 def read_query(query: Mapping[str, str]) -> StreamedBatchSubmission:
     """Return the fields of a batch that a query holds, validated as those of a JSON batch are.
 
@@ -157,7 +178,7 @@ def _json(name: str, value: str) -> str:
     if name not in _AS_JSON:
         return _quoted(value)
     try:
-        orjson.loads(value)
+        read_json(value, at=f"/{name}")
     except orjson.JSONDecodeError as error:
         raise JobInvalid([FieldError(f"/{name}", f"It is not JSON: {error.msg}")]) from None
     return value
@@ -165,3 +186,11 @@ def _json(name: str, value: str) -> str:
 
 def _quoted(text: str) -> str:
     return orjson.dumps(text).decode()
+
+
+def _item_index(loc: str) -> int | None:
+    match loc.split("/"):
+        case ["", "items", index, *_] if index.isdigit():
+            return int(index)
+        case _:
+            return None

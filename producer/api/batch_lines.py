@@ -14,6 +14,7 @@ import orjson
 
 from producer.api.guard import CSV_TYPE, TEXT_TYPE
 from producer.batch_validation import Arguments
+from producer.json_text import read_json
 from producer.records import Rejected
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import Kind
@@ -207,7 +208,7 @@ class Column:
         """Return the value of a cell: text as it is, for an argument that takes text; anything else as JSON.
 
         Raises:
-            JobInvalid: it is not JSON.
+            JobInvalid: it is not JSON, or not as `read_json` wants it.
         """
         if "string" in self.types:
             return cell
@@ -215,7 +216,7 @@ class Column:
         # Spreadsheets write TRUE.
         text = text.lower() if text.lower() in _BOOLEANS else text
         try:
-            return orjson.loads(text)
+            return read_json(text, at=f"{at}/{self.name}")
         except orjson.JSONDecodeError:
             msg = next((_WANTED[name] for name in sorted(self.types) if name in _WANTED), "Must be JSON")
             raise _invalid(f"{at}/{self.name}", msg) from None
@@ -273,7 +274,9 @@ def _url(number: int, line: bytes) -> Line:
 
 def _json_object(number: int, line: bytes) -> Line:
     try:
-        return Arguments(number, _pointer(number), orjson.loads(line))
+        return Arguments(number, _pointer(number), read_json(line, at=_pointer(number)))
+    except JobInvalid as error:
+        return Rejected(number, error.errors[0].loc, error.errors[0].msg)
     except orjson.JSONDecodeError as error:
         msg = f"The line is not JSON: {error.msg}, at character {error.colno}"
         return Rejected(number, _pointer(number), msg)

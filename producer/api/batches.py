@@ -11,14 +11,13 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.batch_bodies import BatchSpool, Stream
+from producer.api.batch_bodies import BatchSpool, Stream, read_batch
 from producer.api.documents import Batch, BatchPage, RejectedLine, RejectedPage, batch_document
 from producer.api.guard import JSON_TYPE
 from producer.api.problems import HttpProblem
 from producer.api.requests import (
     Query,
     read_actor,
-    read_document,
     read_id,
     read_idempotency_key,
 )
@@ -127,7 +126,7 @@ async def _take_document(request: Request, spool: BatchSpool) -> _Taken:
         detail = "A JSON batch takes no query parameters; send them as fields of the document."
         raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
     body = await request.body()
-    submission = await asyncio.to_thread(read_document, BatchSubmission, body)
+    submission = await asyncio.to_thread(read_batch, body)
     template = JobTemplate.of(submission, now=utc_now())
     await asyncio.to_thread(spool.add_all, validate_items(submission, template))
     return _Taken(submission, template, "items", hashlib.sha256(body).digest())

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from producer.api.problems import HttpProblem
+from producer.json_text import read_json
 from producer.parking import ANONYMOUS
 from producer.records import IdempotencyKey
 from producer.submission import field_errors
@@ -112,14 +113,24 @@ def read_document(model: type[Model], body: bytes) -> Model:
     """Return the document in a JSON body, read strictly: the text "5" is no number.
 
     Raises:
-        JobInvalid: it is not JSON (RFC 8259) or breaks the model; every field is named.
+        JobInvalid: it is not JSON (RFC 8259), as `read_json` says, or breaks the model; every field is named.
     """
     try:
         # pydantic's own parser lets NaN and Infinity pass, which no JSON column takes.
-        orjson.loads(body)
-        return model.model_validate_json(body, strict=True)
+        read_json(body)
     except orjson.JSONDecodeError as error:
         raise JobInvalid([FieldError("", f"The body is not JSON: {error}")]) from None
+    return validate_document(model, body)
+
+
+def validate_document(model: type[Model], body: bytes) -> Model:
+    """Return the document in a body that is known to be JSON.
+
+    Raises:
+        JobInvalid: it breaks the model; every field is named.
+    """
+    try:
+        return model.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise JobInvalid(field_errors(error, model)) from None
 

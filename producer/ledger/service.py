@@ -98,7 +98,10 @@ class _Ledger:
     @property
     def reasons(self) -> dict[str, Reason]:
         """Why a probe says no, where that is known."""
-        return {"store": lambda: self._store_probe.reason}
+        return {
+            "publisher": lambda: self._publisher.reason,
+            "store": lambda: self._store_probe.reason,
+        }
 
     @property
     def is_waiting(self) -> bool:

@@ -21,6 +21,7 @@ from producer.store.failures import POOLER, store_failures
 from producer.store.migrate import check_schema
 from producer.store.sqlite_file import place_of
 from shared.errors import SettingsInvalid, StoreUnavailable
+from shared.repeated_warning import RepeatedWarning
 
 # What a query or a change takes first, named for callers outside the store that compose several.
 Connection = sa.Connection
@@ -165,11 +166,11 @@ class RetryingStore(Store):
 
 async def retry_until_store_up(call: Callable[[], Awaitable[R]]) -> R:
     """Return what a call to the store returns, calling again for as long as the store is away."""
-    pause_seconds = _FIRST_PAUSE_SECONDS
+    pause_seconds, warning = _FIRST_PAUSE_SECONDS, RepeatedWarning(logger)
     while True:
         try:
             return await call()
         except StoreUnavailable as error:
-            logger.warning("store_unavailable", extra={"error": str(error)[:300]})
+            warning.tell("store_unavailable", {"error": str(error)[:300]})
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, _MAX_PAUSE_SECONDS)

@@ -8,6 +8,7 @@ from the start after each loss, so a connection that is up is set up completely.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import cast
@@ -19,6 +20,8 @@ from aiormq.channel import Channel
 from yarl import URL
 
 from shared.broker.addresses import split_hosts
+from shared.broker.refusals import NotConnected, reason_of
+from shared.repeated_warning import RepeatedWarning
 
 # What aio-pika and aiormq raise when the broker is away or goes away.
 CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
@@ -33,6 +36,8 @@ _HOST_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
 _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 5.0
+# A connection that was of use for so long is well: what ends it is news, and the next pause is short again.
+_WELL_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +53,7 @@ async def connected(url: str, *, name: str) -> AsyncIterator[AbstractConnection]
         name: How the connection is called in the management console.
 
     Raises:
-        AMQPError, OSError, TimeoutError: no host answered in time; it is the error of the last.
+        NotConnected: no host answered in time, or took us; it says why the last one did not.
     """
     connection = await _connect(url, name=name)
     try:
@@ -62,34 +67,36 @@ async def keep_connected(
     *,
     name: str,
     use: Callable[[AbstractConnection], Awaitable[None]],
-    note_attempt: Callable[[bool], None] = lambda _: None,
+    note_attempt: Callable[[bool, str | None], None] = lambda *_: None,
 ) -> None:
     """Call `use` with a fresh connection, and again after each loss, until cancelled.
 
     `use` sets up what it needs and runs until it is cancelled, which happens when the connection is lost.
-    While the broker is away, or `use` raises one of its errors, a growing, jittered pause comes before the
-    next connection.
+    While the broker is away, or `use` raises one of its errors, a jittered pause comes before the next
+    connection. It grows until a connection has been of use for some seconds.
 
     Args:
         name: How the connection is called in the management console.
-        note_attempt: Called after each attempt to connect with whether a broker answered.
+        note_attempt: Called with whether a broker answered the last attempt to connect, and with why there
+            is no connection of use now, if there is none.
     """
-    backoff_seconds = _FIRST_BACKOFF_SECONDS
+    backoff_seconds, warning = _FIRST_BACKOFF_SECONDS, RepeatedWarning(logger)
     while True:
-        is_connected = False
+        is_connected, began_at = False, time.monotonic()
         try:
             async with connected(url, name=name) as connection:
-                is_connected = True
-                note_attempt(True)
-                backoff_seconds = _FIRST_BACKOFF_SECONDS
+                is_connected, began_at = True, time.monotonic()
+                note_attempt(True, None)
                 with teardown_means_lost():
-                    await _use_until_lost(connection, use)
-            logger.warning("broker_connection_lost", extra={"connection": name})
+                    loss = await _use_until_lost(connection, use)
+            event, words = "broker_connection_lost", words_of(loss) if loss else None
         except CONNECTION_ERRORS as error:
-            if not is_connected:
-                note_attempt(False)
-            logger.warning("broker_unavailable", extra={"connection": name, "error": _words(error)})
-        await asyncio.sleep(backoff_seconds * (0.5 + random.random() / 2))
+            event, words = "broker_unavailable", words_of(error)
+            note_attempt(is_connected, words)
+        if is_connected and time.monotonic() - began_at >= _WELL_SECONDS:
+            backoff_seconds, warning = _FIRST_BACKOFF_SECONDS, RepeatedWarning(logger)
+        warning.tell(event, {"connection": name, **({"error": words} if words else {})})
+        await _pause(backoff_seconds * (0.5 + random.random() / 2))
         backoff_seconds = min(backoff_seconds * 2, _MAX_BACKOFF_SECONDS)
 
 
@@ -150,7 +157,7 @@ async def _connect(url: str, *, name: str) -> AbstractConnection:
         try:
             return await _connect_to(address, name=name, timeout_seconds=timeout_seconds)
         except CONNECTION_ERRORS as error:
-            facts = {"connection": name, "host": URL(address).host, "error": _words(error)}
+            facts = {"connection": name, "host": URL(address).host, "error": words_of(error)}
             logger.info("broker_host_passed_over", extra=facts)
     return await _connect_to(addresses[-1], name=name, timeout_seconds=timeout_seconds)
 
@@ -159,16 +166,26 @@ async def _connect_to(address: str, *, name: str, timeout_seconds: float) -> Abs
     asked = URL(address)
     # The default heartbeat of 60 s leaves a silent peer unnoticed for three minutes.
     query = {"heartbeat": str(_HEARTBEAT_SECONDS), "name": name, **dict(asked.query)}
-    with teardown_means_lost():
-        async with asyncio.timeout(timeout_seconds):
-            return await aio_pika.connect(asked.with_query(query))
+    try:
+        with teardown_means_lost():
+            async with asyncio.timeout(timeout_seconds):
+                return await aio_pika.connect(asked.with_query(query))
+    except CONNECTION_ERRORS as error:
+        raise NotConnected(reason_of(error, asked, timeout_seconds=timeout_seconds)) from error
 
 
 async def _use_until_lost(
     connection: AbstractConnection, use: Callable[[AbstractConnection], Awaitable[None]]
-) -> None:
-    lost = asyncio.Event()
-    connection.close_callbacks.add(lambda *_: lost.set())
+) -> BaseException | None:
+    """Return why the connection was lost, as far as the library knows."""
+    lost, reasons = asyncio.Event(), list[BaseException]()
+
+    def note_loss(_: object, reason: BaseException | None) -> None:
+        if reason is not None:
+            reasons.append(reason)
+        lost.set()
+
+    connection.close_callbacks.add(note_loss)
 
     async def watch(using: asyncio.Task[None]) -> None:
         await lost.wait()
@@ -184,6 +201,11 @@ async def _use_until_lost(
         await asyncio.gather(watching, using, return_exceptions=True)
     if not using.cancelled() and (error := using.exception()):
         raise error
+    return reasons[0] if reasons else None
+
+
+async def _pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 async def _close(connection: AbstractConnection) -> None:
@@ -193,8 +215,9 @@ async def _close(connection: AbstractConnection) -> None:
             async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                 await connection.close()
     except CONNECTION_ERRORS as error:
-        logger.debug("broker_close_failed", extra={"error": _words(error)})
+        logger.debug("broker_close_failed", extra={"error": words_of(error)})
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+def words_of(error: BaseException) -> str:
+    """Return what one of CONNECTION_ERRORS says, for a log line or an error of ours."""
+    return (str(error) if isinstance(error, NotConnected) else f"{type(error).__name__}: {error}")[:300]

@@ -14,6 +14,7 @@ from shared.broker.connection import (
     open_channel,
     open_publishing_channel,
     teardown_means_lost,
+    words_of,
 )
 from shared.broker.topology import PARKED_QUEUE
 from shared.errors import BrokerUnavailable
@@ -62,7 +63,7 @@ async def walk_parked(url: str, *, choose: Callable[[Sequence[bytes]], Awaitable
                     channel = await open_publishing_channel(connection)
                 return await _walk(channel, choose)
     except CONNECTION_ERRORS as error:
-        raise BrokerUnavailable(f"walk of {PARKED_QUEUE} broken off: {type(error).__name__}") from error
+        raise BrokerUnavailable(f"walk of {PARKED_QUEUE} broken off: {words_of(error)}") from error
 
 
 async def count_parked(url: str) -> int:
@@ -77,7 +78,7 @@ async def count_parked(url: str) -> int:
                 channel = await open_channel(connection)
                 queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
     except CONNECTION_ERRORS as error:
-        raise BrokerUnavailable(f"{PARKED_QUEUE} not counted: {type(error).__name__}") from error
+        raise BrokerUnavailable(f"{PARKED_QUEUE} not counted: {words_of(error)}") from error
     return queue.declaration_result.message_count or 0
 
 

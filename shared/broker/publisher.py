@@ -51,6 +51,7 @@ class Publisher:
         self._broken = asyncio.Event()
         self._sender: ConfirmingChannel | None = None
         self._is_reachable = False
+        self._reason: str | None = None
         self.connections = 0
         """How many connections there have been, the present one included."""
 
@@ -63,6 +64,11 @@ class Publisher:
     def is_reachable(self) -> bool:
         """Whether a broker answered the last attempt to connect."""
         return self._is_reachable
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing can be published now, in a sentence; None where that is not known."""
+        return None if self.is_ready else self._reason
 
     async def wait_ready(self) -> None:
         """Return once a message could be published."""
@@ -99,7 +105,8 @@ class Publisher:
                 async with asyncio.timeout(self._timeout_seconds):
                     await self.wait_ready()
             except TimeoutError as error:
-                raise BrokerUnavailable("no connection to the broker: TimeoutError") from error
+                why = self.reason or f"none came up within {self._timeout_seconds:g} s"
+                raise BrokerUnavailable(f"no connection to the broker: {why}") from error
         await self.send(message)
 
     def begin(self, message: Outgoing) -> asyncio.Future[None]:
@@ -131,8 +138,8 @@ class Publisher:
             raise BrokerUnavailable("no channel is open")
         return self._sender.send(message)
 
-    def _note_attempt(self, is_reachable: bool) -> None:
-        self._is_reachable = is_reachable
+    def _note_attempt(self, is_reachable: bool, reason: str | None) -> None:
+        self._is_reachable, self._reason = is_reachable, reason
 
     async def _keep_channel(self, connection: AbstractConnection) -> None:
         self.connections += 1

@@ -17,9 +17,11 @@ from shared.broker.connection import (
     open_channel,
     teardown_means_lost,
     underlay_of,
+    words_of,
 )
 from shared.broker.delivery import Delivery, Incoming, Intake, Settling, gather_acks
 from shared.broker.fast.frame_interceptor import FrameInterceptor
+from shared.repeated_warning import RepeatedWarning
 
 # A quorum queue that is deleted and declared again at once leaves its consumers deaf: the broker
 # never cancels them (seen on 3.10.8). So a consumer that has heard nothing for this long, although
@@ -175,7 +177,7 @@ class QueueConsumer:
 
     async def _keep_consuming(self, connection: AbstractConnection, group: asyncio.TaskGroup) -> None:
         """Subscribe again after each end; tasks of the group settle what was in hand by then."""
-        intake = self._new_intake()
+        intake, warning = self._new_intake(), RepeatedWarning(logger)
         while True:
             await self._wait_until_free()
             try:
@@ -183,10 +185,10 @@ class QueueConsumer:
                     ended = await self._subscribe(connection, intake)
             except CONNECTION_ERRORS as error:
                 # Most often the queue is not declared yet, or was deleted: a ledger declares it.
-                facts = {"queue": self.queue, "error": f"{type(error).__name__}: {error}"[:300]}
-                logger.warning("subscription_failed", extra=facts)
+                warning.tell("subscription_failed", {"queue": self.queue, "error": words_of(error)})
                 ended = None
             if ended is not None:
+                warning = RepeatedWarning(logger)
                 group.create_task(self._close_when_settled(ended))
                 continue
             intake.forget()

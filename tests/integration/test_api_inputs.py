@@ -224,3 +224,102 @@ def test_a_parameter_that_does_not_exist_lists_those_that_do(api: RunningApi) ->
     assert refused_at(response) == ["/query/Limit", "/query/offset"]
     assert "there are: limit, cursor" in response.json()["detail"]
     assert "there are none" in api.client.get("/kinds?x=1").json()["detail"]
+
+
+# What each way says of an argument, as JSON; no kind but fetch takes any.
+FAULTY_VALUES = [
+    ('{"a":1,"a":1}', "/a", "The name comes twice in one object"),
+    ('[{"b":{"c":1,"c":2}}]', "/0/b/c", "The name comes twice in one object"),
+    ("18446744073709551616", "", "A whole number must be from -9223372036854775808 to 18446744073709551615"),
+    (
+        "[-9223372036854775809]",
+        "/0",
+        "A whole number must be from -9223372036854775808 to 18446744073709551615",
+    ),
+    (
+        '{"n":1' + "0" * 30 + "}",
+        "/n",
+        "A whole number must be from -9223372036854775808 to 18446744073709551615",
+    ),
+    ('{"a\\u0000b":1}', "/a\N{REPLACEMENT CHARACTER}b", "A NUL character cannot be stored"),
+    ('[{"a":["b\\u0000"]}]', "/0/a/0", "A NUL character cannot be stored"),
+]
+
+
+@pytest.mark.parametrize(("value", "place", "msg"), FAULTY_VALUES)
+def test_json_is_read_by_one_rule_whatever_way_it_comes(
+    api: RunningApi, value: str, place: str, msg: str
+) -> None:
+    def fault(path: str, body: str, content_type: str = "application/json") -> tuple[str, str]:
+        response = api.client.post(path, content=body, headers={"Content-Type": content_type})
+        assert response.status_code in {400, 422}, response.text
+        (error,) = response.json()["errors"]
+        return error["loc"], error["msg"]
+
+    args = f'{{"url":"{URL}","method":"POST","json":{value}}}'
+    job = f'{{"kind":"fetch","args":{args}}}'
+    cell = value.replace('"', '""')
+    parked = api.client.post("/jobs", json=CHECK).json()["id"]
+
+    assert fault("/jobs", job) == (f"/args/json{place}", msg)
+    assert fault("/batches", f'{{"kind":"fetch","items":[{args}]}}') == (f"/items/0/json{place}", msg)
+    assert fault("/batches?kind=fetch", args, "application/x-ndjson") == (f"/lines/1/json{place}", msg)
+    records = f'url,method,json\n{URL},POST,"{cell}"\n'
+    assert fault("/batches?kind=fetch", records, "text/csv") == (f"/lines/2/json{place}", msg)
+    assert fault("/schedules", f'{{"every_seconds":60,"job":{job}}}') == (f"/job/args/json{place}", msg)
+    if "NUL" not in msg:
+        # The job is not parked, and is not asked about before the body is read.
+        assert fault(f"/jobs/{parked}/redrive", f'{{"args":{args}}}') == (f"/args/json{place}", msg)
+
+
+def test_an_item_or_a_line_that_has_two_meanings_does_not_affect_the_others(api: RunningApi) -> None:
+    good, bad = f'{{"url":"{URL}"}}', f'{{"url":"{URL}","url":"{URL}"}}'
+    bodies = [
+        ("application/json", f'{{"kind":"check","items":[{good},{bad},{good}]}}', "/items/1/url"),
+        ("application/x-ndjson", f"{good}\n{bad}\n{good}\n", "/lines/2/url"),
+    ]
+
+    for content_type, body, loc in bodies:
+        response = api.client.post("/batches", content=body, headers={"Content-Type": content_type})
+
+        batch = response.json()
+        assert (response.status_code, batch["total"], batch["rejected"]["count"]) == (202, 2, 1)
+        assert batch["rejected"]["errors"][0]["loc"] == loc
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        ('{"kind":"check","kind":"webhook","args":{}}', "/kind"),
+        ('{"kind":"check","args":{"url":"http://a/"},"args":{"url":"http://b/"}}', "/args"),
+        ('{"kind":"check","args":{"url":"http://a/"},"labels":{"a":"1","a":"2"}}', "/labels/a"),
+        (
+            '{"kind":"check","args":{"url":"http://a/"},"retry":{"max_attempts":1' + "0" * 25 + "}}",
+            "/retry/max_attempts",
+        ),
+    ],
+)
+def test_a_field_that_is_sent_twice_is_refused(api: RunningApi, body: str, loc: str) -> None:
+    response = api.client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+
+    assert refused_at(response) == [loc]
+
+
+def test_a_field_of_a_streamed_batch_is_json_by_the_same_rule(api: RunningApi) -> None:
+    assert refused_at(post_lines(api, {"labels": '{"a":"1","a":"2"}'})) == ["/query/labels/a"]
+    assert refused_at(post_lines(api, {"defaults": '{"max_redirects":99999999999999999999}'})) == [
+        "/query/defaults/max_redirects"
+    ]
+
+
+@pytest.mark.parametrize("levels", [201, 260, 1_100, 20_000])
+def test_what_is_nested_too_deeply_is_refused_with_one_reason(api: RunningApi, levels: int) -> None:
+    args = f'{{"url":"{URL}","method":"POST","json":{"[" * levels + "]" * levels}}}'
+    job = api.client.post(
+        "/jobs", content=f'{{"kind":"fetch","args":{args}}}', headers={"Content-Type": "application/json"}
+    )
+    line = post_lines(api, {"kind": "fetch"}, args, "application/x-ndjson")
+
+    assert (refused_at(job), refused_at(line, 422)) == ([""], ["/lines/1"])
+    for response in (job, line):
+        assert response.json()["errors"][0]["msg"] == "Values are nested more than 200 deep"

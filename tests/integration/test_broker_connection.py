@@ -6,12 +6,18 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import AMQPError
 
+from deploy.local.broker import Broker
 from shared.broker import connection as connection_module
-from shared.broker.connection import CONNECTION_ERRORS, connected
+from shared.broker.connection import CONNECTION_ERRORS, connected, keep_connected
 from shared.broker.parked_queue import count_parked
+from shared.broker.refusals import NotConnected
 from shared.errors import BrokerUnavailable
-from tests.support.amqp import running_publisher
+from tests.support.amqp import running, running_publisher
+from tests.support.management import Management
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +101,109 @@ async def test_when_no_host_answers_the_error_is_that_of_the_last(unused_port: i
                 pass
         with pytest.raises(BrokerUnavailable):
             await count_parked(url)
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "said"),
+    [
+        (
+            "guest:guest",
+            "/nowhere",
+            "refused the virtual host 'nowhere': NOT_ALLOWED - vhost nowhere not found",
+        ),
+        ("guest:hunter2", "/", "refused the user 'guest' or the password: ACCESS_REFUSED"),
+    ],
+)
+async def test_a_broker_that_refuses_us_is_quoted(
+    vhost_url: str, user: str, path: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"amqp://{user}@127.0.0.1:{urlsplit(vhost_url).port}{path}"
+
+    with pytest.raises(NotConnected, match=said) as raised:
+        async with connected(url, name="test"):
+            pass
+    with pytest.raises(BrokerUnavailable, match=said):
+        await count_parked(url)
+
+    assert "hunter2" not in str(raised.value)
+
+
+async def test_a_user_without_rights_in_the_virtual_host_is_told_so(
+    vhost: str, vhost_url: str, management: Management
+) -> None:
+    management.create_user("poor")
+    url = f"amqp://poor:poor@127.0.0.1:{urlsplit(vhost_url).port}/{vhost}"
+
+    with pytest.raises(NotConnected, match="refused for user 'poor'"):
+        async with connected(url, name="test"):
+            pass
+
+    management.delete_user("poor")
+
+
+async def test_a_wrong_port_is_named(broker: Broker, unused_port: int) -> None:
+    parts = urlsplit(str(broker.management_url))
+    places = {
+        f"amqp://127.0.0.1:{unused_port}/": f"Nothing listens at 127.0.0.1:{unused_port}.",
+        f"amqp://127.0.0.1:{parts.port}/": f"127.0.0.1:{parts.port} is not its port for amqp://",
+        f"amqps://127.0.0.1:{urlsplit(broker.amqp_url).port}/": "does not speak TLS",
+        "amqp://nowhere.invalid/": "The host nowhere.invalid has no address",
+    }
+    said = {}
+    for url in places:
+        with pytest.raises(NotConnected) as raised:
+            async with connected(url, name="test"):
+                pass
+        said[url] = str(raised.value)
+
+    assert [url for url, words in places.items() if words not in said[url]] == [], said
+
+
+async def test_a_connection_that_comes_up_and_is_of_no_use_is_made_ever_less_often_and_told_once(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    async def note_pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 7:
+            enough.set()
+            await asyncio.get_running_loop().create_future()
+
+    async def use(_: AbstractConnection) -> None:
+        raise AMQPError("NOT_FOUND - no queue")
+
+    monkeypatch.setattr(connection_module, "_pause", note_pause)
+    caplog.set_level("DEBUG", "shared.broker.connection")
+
+    async with running(keep_connected(vhost_url, name="test", use=use)):
+        await asyncio.wait_for(enough.wait(), 20)
+
+    # Each is half of its length, up to all of it.
+    assert all(0.1 * 2**number <= pause <= 5 for number, pause in enumerate(pauses[:5]))
+    assert min(pauses[5:]) >= 2.5
+    told = [record.levelname for record in caplog.records if record.message == "broker_unavailable"]
+    assert told == ["WARNING"] + ["DEBUG"] * 6
+
+
+async def test_a_loss_says_what_the_broker_said(
+    vhost: str, vhost_url: str, management: Management, caplog: pytest.LogCaptureFixture
+) -> None:
+
+    async def use(_: AbstractConnection) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def is_told() -> bool:
+        return any(
+            record.message == "broker_connection_lost"
+            and "CONNECTION_FORCED" in str(vars(record).get("error"))
+            for record in caplog.records
+        )
+
+    async with running(keep_connected(vhost_url, name="test", use=use)):
+        await eventually(lambda: management.close_connections(vhost, name="test"))
+        await eventually(is_told)
 
 
 @asynccontextmanager

@@ -303,11 +303,11 @@ async def test_a_consumer_is_well_only_while_the_broker_shows_that_it_knows_it(
         await eventually(is_well)
 
 
-async def test_a_queue_that_is_declared_late_is_waited_for(vhost_url: str) -> None:
-    async with consuming(vhost_url) as (consumer, deliveries):
+async def test_a_queue_that_is_declared_late_is_waited_for(new_vhost_url: str) -> None:
+    async with consuming(new_vhost_url) as (consumer, deliveries):
         assert not consumer.is_consuming
 
-        async with running_publisher(vhost_url) as publisher:
+        async with running_publisher(new_vhost_url) as publisher:
             await publisher.publish(job(1))
 
             assert (await take(deliveries)).body == b"1"

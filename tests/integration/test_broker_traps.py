@@ -60,20 +60,20 @@ async def test_a_publisher_that_an_alarm_blocks_is_told_in_time_and_acks_go_on(
 
 
 async def test_a_queue_declared_otherwise_is_named_and_waited_for_and_holds_up_no_other_connection(
-    vhost_url: str, vhost: str, management: Management, caplog: pytest.LogCaptureFixture
+    new_vhost_url: str, new_vhost: str, management: Management, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = delay_queue(5)
-    async with open_channel(vhost_url) as channel:
+    async with open_channel(new_vhost_url) as channel:
         await channel.declare_queue(
             wrong, durable=True, arguments={"x-queue-type": "quorum", "x-message-ttl": 7_000}
         )
         await channel.declare_queue(_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
     deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
     consumer = Subscriber(
-        vhost_url, name="test", subscriptions=[Subscription(_QUEUE, 10, deliveries.put_nowait)]
+        new_vhost_url, name="test", subscriptions=[Subscription(_QUEUE, 10, deliveries.put_nowait)]
     )
     publisher = Publisher(
-        vhost_url,
+        new_vhost_url,
         name="test",
         timeout_seconds=5,
         prepare=lambda channel: declare_topology(channel, KINDS),
@@ -89,11 +89,11 @@ async def test_a_queue_declared_otherwise_is_named_and_waited_for_and_holds_up_n
             return consumer.is_consuming
 
         await eventually(is_consuming)
-        management.delete_queue(vhost, _QUEUE)
+        management.delete_queue(new_vhost, _QUEUE)
         await eventually(is_named)
         assert not publisher.is_ready
 
-        management.delete_queue(vhost, wrong)
+        management.delete_queue(new_vhost, wrong)
         async with asyncio.timeout(20):
             await publisher.wait_ready()
         await eventually(is_consuming)

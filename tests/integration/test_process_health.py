@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from tests.support.environment import clean_environment
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+API = ("producer", "api")
 LEDGER = ("producer", "ledger")
 WORKER = ("consumer", "worker", "--kinds", "check")
 
@@ -30,7 +32,7 @@ class Process:
     def __init__(self, command: tuple[str, ...], log: Path, settings: dict[str, str]) -> None:
         port = free_port()
         environment = clean_environment()
-        environment |= settings | {"RETRIEVER_HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+        environment |= {"RETRIEVER_HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"} | settings
         self._log = log
         self._url = f"http://127.0.0.1:{port}"
         with log.open("wb") as output:
@@ -111,9 +113,9 @@ async def test_a_ledger_and_a_worker_name_each_probe_and_show_it_as_a_metric(
 
 
 async def test_a_worker_that_is_connected_but_lacks_its_queues_ends_and_says_why(
-    vhost_url: str, tmp_path: Path
+    new_vhost_url: str, tmp_path: Path
 ) -> None:
-    async with running(WORKER, tmp_path, amqp_url=vhost_url, watchdog_seconds="2") as worker:
+    async with running(WORKER, tmp_path, amqp_url=new_vhost_url, watchdog_seconds="2") as worker:
         await eventually(worker.ended, deadline_seconds=30)
 
         assert worker.popen.returncode == EXIT_STATUS
@@ -128,7 +130,8 @@ async def test_a_process_whose_broker_is_away_waits_for_it(
 ) -> None:
     url = f"amqp://127.0.0.1:{unused_port}/"
     store = f"sqlite:///{tmp_path / 'retriever.db'}"
-    async with running(command, tmp_path, amqp_url=url, database_url=store, watchdog_seconds="1") as process:
+    settings = {"amqp_url": url, "database_url": store, "watchdog_seconds": "1", "log_level": "DEBUG"}
+    async with running(command, tmp_path, **settings) as process:
 
         async def has_tried_often() -> bool:
             # The pauses in between grow: five attempts of one connection take more than two seconds.
@@ -137,6 +140,8 @@ async def test_a_process_whose_broker_is_away_waits_for_it(
 
         await eventually(has_tried_often, deadline_seconds=30)
         assert not await process.ended()
+        told = [line for line in process.log().splitlines() if '"WARNING"' in line and " publish" in line]
+        assert len(told) == 1 and f"Nothing listens at 127.0.0.1:{unused_port}." in told[0]
 
         process.popen.send_signal(signal.SIGTERM)
         await eventually(process.ended)
@@ -146,11 +151,11 @@ async def test_a_process_whose_broker_is_away_waits_for_it(
 async def test_a_ledger_whose_store_is_not_there_waits_for_it(vhost_url: str, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'retriever.db'}"
     async with running(
-        LEDGER, tmp_path, amqp_url=vhost_url, database_url=store, watchdog_seconds="1"
+        LEDGER, tmp_path, amqp_url=vhost_url, database_url=store, watchdog_seconds="1", log_level="DEBUG"
     ) as ledger:
 
         async def has_asked_often() -> bool:
-            # Some eight services ask, and their pauses grow: thirty warnings take about three seconds.
+            # Some eight services ask, and their pauses grow: thirty failures take about three seconds.
             return ledger.log().count('"store_unavailable"') >= 30 or await ledger.ended()
 
         await eventually(has_asked_often, deadline_seconds=60)
@@ -158,3 +163,22 @@ async def test_a_ledger_whose_store_is_not_there_waits_for_it(vhost_url: str, tm
 
         assert answer is not None and (answer.status_code, answer.json()["store"]) == (503, False)
         assert "has not been migrated" in answer.json()["reasons"]["store"]
+
+
+@pytest.mark.parametrize("command", [WORKER, LEDGER, API])
+async def test_a_process_whose_port_is_taken_ends_and_names_the_variable(
+    command: tuple[str, ...], unused_port: int, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path / 'retriever.db'}"
+    url = f"amqp://127.0.0.1:{unused_port}/"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = {"api_port": str(port)} if command is API else {"health_port": str(port)}
+        async with running(command, tmp_path, amqp_url=url, database_url=store, **ports) as process:
+            await eventually(process.ended, deadline_seconds=60)
+            said = process.log()
+
+    variable = "RETRIEVER_API_PORT" if command is API else "RETRIEVER_HEALTH_PORT"
+    assert process.popen.returncode == 2
+    assert f"retriever: {variable}: cannot listen on 127.0.0.1:{port}: Address already in use" in said
+    assert "Traceback" not in said

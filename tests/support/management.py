@@ -65,6 +65,14 @@ class Management:
             self._call("DELETE", f"/connections/{quote(each['name'], safe='')}")
         return bool(chosen)
 
+    def create_user(self, name: str) -> None:
+        """Make a user without rights anywhere, whose password is the name."""
+        self._call("PUT", f"/users/{name}", {"password": name, "tags": ""})
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user."""
+        self._call("DELETE", f"/users/{name}")
+
     def delete_queue(self, vhost: str, name: str) -> None:
         """Delete a queue with all that is in it, under its consumers."""
         self._call("DELETE", f"/queues/{quote(vhost, safe='')}/{quote(name, safe='')}")
@@ -79,6 +87,10 @@ class Management:
         """Return whether a queue is bound to an exchange."""
         path = f"/bindings/{quote(vhost, safe='')}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
         return bool(self._call("GET", path).json())
+
+    def definitions(self, vhost: str) -> dict[str, Any]:
+        """Return a virtual host's exchanges, queues, bindings, policies and parameters, by these names."""
+        return dict(self._call("GET", f"/definitions/{quote(vhost, safe='')}").json())
 
     def connections_by_node(self, vhost: str) -> Counter[str]:
         """Return how many connections each node of a cluster has, by its name; about a second old."""
