@@ -275,7 +275,7 @@ class BatchRecord:
     """A stored batch; `counts` holds every state that at least one of its jobs is in.
 
     `rejected` counts the lines that became no job, `first_rejected` are the first of them. The points are
-    moved while jobs change; see `producer.progress`.
+    moved while jobs change; see `producer.progress`. `latest_due_at` is the last time that a job waits for.
     """
 
     id: UUID
@@ -293,6 +293,8 @@ class BatchRecord:
     first_rejected: Sequence[Rejected] = ()
     previous_point: ProgressPoint | None = None
     current_point: ProgressPoint | None = None
+    last_ended_at: datetime | None = None
+    latest_due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

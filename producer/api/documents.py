@@ -140,13 +140,16 @@ class Batch(Document):
     rate_per_second: Annotated[
         float,
         Field(
-            description="How many jobs ended per second over the last half minute to minute; for a finished "
-            "batch, from its submission to its end."
+            description="How many jobs ended per second lately: over half a minute and 20 jobs at least. "
+            "0 when it stands still; for a finished batch, from its submission to its end."
         ),
     ]
     estimated_end_at: Annotated[
         datetime | None,
-        Field(description="When its last job will have ended at this rate; null at rate 0, or when it has."),
+        Field(
+            description="When its last job will have ended at the pace of late, and not before the time that "
+            "jobs of it wait for. Null until a pace can be told, and when it has ended."
+        ),
     ]
     rejected: Rejections
     cancelled_at: Annotated[

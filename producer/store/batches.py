@@ -11,9 +11,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from producer.progress import POINT_EVERY, WINDOW
+from producer.progress import moved_points
 from producer.store.events import announce_batch
-from producer.store.rows import FINAL_STATES
+from producer.store.rows import FINAL_STATES, point_columns, points_of
 from producer.store.schema import batches, jobs
 from shared.states import JobState
 
@@ -23,12 +23,16 @@ Counts = dict[JobState, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One job, or several of a batch, that this transaction has moved from one state to another."""
+    """One job, or several of a batch, that this transaction has moved from one state to another.
+
+    `began_at` is when the attempt that ended was started, if there was one.
+    """
 
     batch_id: UUID | None
     before: JobState
     after: JobState
     jobs: int = 1
+    began_at: datetime | None = None
 
 
 def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: datetime) -> None:
@@ -38,13 +42,16 @@ def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: dateti
     ids, after rows of jobs, so that two transactions cannot wait for each other.
     """
     changes: dict[UUID, Counter[JobState]] = {}
+    began_at: dict[UUID, datetime] = {}
     for move in moves:
         if move.batch_id is not None and move.before is not move.after:
             change = changes.setdefault(move.batch_id, Counter())
             change[move.before] -= move.jobs
             change[move.after] += move.jobs
+            if move.began_at is not None:
+                began_at[move.batch_id] = min(move.began_at, began_at.get(move.batch_id, move.began_at))
     for batch_id in sorted(changes):
-        _change(connection, batch_id, changes[batch_id], now)
+        _change(connection, batch_id, changes[batch_id], began_at.get(batch_id), now)
 
 
 def batches_to_check(
@@ -99,47 +106,53 @@ def _set_counts(
     )
 
 
-def _change(connection: sa.Connection, batch_id: UUID, change: Counter[JobState], now: datetime) -> None:
+def _change(
+    connection: sa.Connection,
+    batch_id: UUID,
+    change: Counter[JobState],
+    began_at: datetime | None,
+    now: datetime,
+) -> None:
     counts = {state.value: batches.c[state.value] + number for state, number in change.items() if number}
-    before = sum((batches.c[state.value] for state in FINAL_STATES), sa.literal(0))
     ended = sum((batches.c[state.value] + change[state] for state in FINAL_STATES), sa.literal(0))
     finished_at = sa.case((ended == batches.c.total, sa.literal(now, batches.c.finished_at.type)))
-    values = {**counts, "finished_at": finished_at, **_points(before, ended, now)}
-    _update(connection, batch_id, values, now)
+    ends = sum(change[state] for state in FINAL_STATES)
+    times = {"ended_before_at": batches.c.last_ended_at, "last_ended_at": now} if ends else {}
+    row = _update(connection, batch_id, {**counts, "finished_at": finished_at, **times}, now)
+    if ends:
+        _move_points(connection, row, ends, began_at, now)
 
 
-def _update(connection: sa.Connection, batch_id: UUID, values: Mapping[str, object], now: datetime) -> None:
+def _update(
+    connection: sa.Connection, batch_id: UUID, values: Mapping[str, object], now: datetime
+) -> sa.RowMapping:
     update = batches.update().where(batches.c.id == batch_id).values(**values).returning(batches)
     row = connection.execute(update).mappings().one()
     if row["finished_at"] is not None and row["completed_at"] is None:
         # Once: a redrive may open the batch again, and its second end is no second completion.
         connection.execute(batches.update().where(batches.c.id == batch_id).values(completed_at=now))
         announce_batch(connection, row, now=now)
+    return row
 
 
-def _points(
-    before: sa.ColumnElement[int], ended: sa.ColumnElement[int], now: datetime
-) -> Mapping[str, sa.ColumnElement[object]]:
-    """Return the two points of progress after a change: moved forward when the current one is old."""
-    columns = batches.c
-    moment = columns.current_mark_at.type
-    has_none = columns.current_mark_at.is_(None)
-    is_due = sa.or_(has_none, columns.current_mark_at <= sa.literal(now - POINT_EVERY, moment))
-    # The next change moves a due point, so nothing has changed since it was due: the number of half a
-    # minute ago is known, and a pause is not averaged into the rate that follows it.
-    was_quiet = sa.or_(has_none, columns.current_mark_at <= sa.literal(now - WINDOW, moment))
-    return {
-        "previous_mark_at": sa.case(
-            (was_quiet, sa.literal(now - POINT_EVERY, moment)),
-            (is_due, columns.current_mark_at),
-            else_=columns.previous_mark_at,
-        ),
-        "previous_mark_ended": sa.case(
-            (was_quiet, before), (is_due, columns.current_mark_ended), else_=columns.previous_mark_ended
-        ),
-        "current_mark_at": sa.case((is_due, sa.literal(now, moment)), else_=columns.current_mark_at),
-        "current_mark_ended": sa.case((is_due, ended), else_=columns.current_mark_ended),
-    }
+def _move_points(
+    connection: sa.Connection, row: sa.RowMapping, ends: int, began_at: datetime | None, now: datetime
+) -> None:
+    """Move the points by which a batch's pace is measured, if it is time: seldom."""
+    ended = sum(row[state.value] for state in FINAL_STATES)
+    points = points_of(row)
+    moved = moved_points(
+        points,
+        ended=ended,
+        change=ends,
+        is_reopened=ends < 0 and ended - ends == row["total"],
+        began_at=began_at,
+        # A batch waits from its submission on; one of version 0.1.0 has moved its points meanwhile.
+        last_at=row["ended_before_at"] or (points.current.at if points.current else row["created_at"]),
+        now=now,
+    )
+    if moved != points:
+        connection.execute(batches.update().where(batches.c.id == row["id"]).values(point_columns(moved)))
 
 
 def _differing(both: Counts) -> Counts:

@@ -42,6 +42,7 @@ def end_jobs(
     now: datetime,
     also: Callable[[JobEnded], Mapping[str, Any]] = lambda _: {},
     moves: Iterable[Move] = (),
+    began_at: Mapping[UUID, datetime | None] | None = None,
 ) -> list[Transition]:
     """End jobs that are locked: write their rows, count them in their batches, and tell of each end.
 
@@ -51,9 +52,19 @@ def end_jobs(
         standing: Where the jobs were when they were locked.
         also: Further columns of an end's row, the same ones for all.
         moves: What else this transaction has moved, counted in the same go.
+        began_at: When the attempts that ended were started.
     """
     write_jobs(connection, [{**_row(end, now), **also(end)} for end in ends])
-    ended = (Move(standing[end.job_id].batch_id, standing[end.job_id].state, end.state) for end in ends)
+    begun = began_at or {}
+    ended = (
+        Move(
+            standing[end.job_id].batch_id,
+            standing[end.job_id].state,
+            end.state,
+            began_at=begun.get(end.job_id),
+        )
+        for end in ends
+    )
     count_moves(connection, [*moves, *ended], now=now)
     urls = {end.job_id: url for end in ends if (url := standing[end.job_id].callback_of(end.state))}
     announce_outcomes(connection, ends, urls, now=now)

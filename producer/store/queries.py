@@ -43,6 +43,8 @@ from shared.states import JobState
 # States that still need work, time or a person.
 _UNFINISHED = [state for state in JobState if state not in {JobState.SUCCEEDED, JobState.CANCELLED}]
 WINDOW_ROWS = 5_000
+# A retry policy spreads the times of so many as of all.
+_WAITING_JOBS = 200
 Labels = Sequence[tuple[str, str]]
 # A condition on a row, given the columns of its window.
 Scan = Callable[[Any], sa.ColumnElement[bool]]
@@ -85,7 +87,7 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     if row is None:
         raise BatchNotFound(f"no batch has the id {batch_id}")
     first = _rejected_lines(connection, batch_id, after=0, limit=FIRST_REJECTED) if row["rejected"] else []
-    return batch_record(row, first_rejected=first)
+    return batch_record(row, first_rejected=first, latest_due_at=_latest_due(connection, row))
 
 
 def batch_jobs(
@@ -143,7 +145,8 @@ def search_batches(
     search = _Search(batches, [], frozenset({"expired_at", "labels"}), scans)
     ids, following = _find_ids(connection, search, limit, after, window_rows)
     query = sa.select(batches).where(batches.c.id.in_(ids)).order_by(batches.c.id.desc())
-    records = [batch_record(row) for row in connection.execute(query).mappings()] if ids else []
+    rows = connection.execute(query).mappings().all() if ids else []
+    records = [batch_record(row, latest_due_at=_latest_due(connection, row)) for row in rows]
     return Found([record for record in records if _are_labels(record.labels, labels)], following)
 
 
@@ -186,6 +189,21 @@ def _check_batch(connection: sa.Connection, batch_id: UUID) -> None:
     here = sa.exists().where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
     if not connection.scalar(sa.select(here)):
         raise BatchNotFound(f"no batch has the id {batch_id}")
+
+
+def _latest_due(connection: sa.Connection, row: sa.RowMapping) -> datetime | None:
+    """Return the last time that a job of a batch waits for, as some of those that wait tell it."""
+    waiting = [state for state in (JobState.DELAYED, JobState.SCHEDULED) if row[state.value]]
+    if not waiting:
+        return None
+    some = (
+        sa.select(jobs.c.due_at)
+        .where(jobs.c.batch_id == row["id"], jobs.c.state.in_(waiting))
+        .limit(_WAITING_JOBS)
+        .subquery()
+    )
+    latest: datetime | None = connection.scalar(sa.select(sa.func.max(some.c.due_at)))
+    return latest
 
 
 def _rejected_lines(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:

@@ -69,7 +69,16 @@ def record_reports(
         for job_id, report in reached.items()
         if report.state.is_final
     ]
-    end_jobs(connection, ends, standing, also=lambda end: {"result": end.result}, moves=moves, now=now)
+    began_at = {job_id: report.started_at for job_id, report in reached.items()}
+    end_jobs(
+        connection,
+        ends,
+        standing,
+        also=lambda end: {"result": end.result},
+        moves=moves,
+        began_at=began_at,
+        now=now,
+    )
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],
         unknown_job_ids=frozenset(report.job_id for _, report in possible if report.job_id not in standing),

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.progress import Points
 from producer.records import (
     AttemptRecord,
     BatchRecord,
@@ -173,15 +174,40 @@ def job_records(connection: sa.Connection, query: sa.Select[Any]) -> list[JobRec
     return [job_record(row) for row in connection.execute(query).mappings()]
 
 
-def batch_record(row: sa.RowMapping, *, first_rejected: Sequence[Rejected] = ()) -> BatchRecord:
+def batch_record(
+    row: sa.RowMapping,
+    *,
+    first_rejected: Sequence[Rejected] = (),
+    latest_due_at: datetime | None = None,
+) -> BatchRecord:
     """Return the record of a row of `batches`."""
     return BatchRecord(
         **{name: row[name] for name in _BATCH_NAMES},
         counts={state: row[state] for state in JobState if row[state]},
         first_rejected=first_rejected,
-        previous_point=_point(row["previous_mark_at"], row["previous_mark_ended"]),
-        current_point=_point(row["current_mark_at"], row["current_mark_ended"]),
+        previous_point=points_of(row).previous,
+        current_point=points_of(row).current,
+        latest_due_at=latest_due_at,
     )
+
+
+def points_of(row: sa.RowMapping) -> Points:
+    """Return the points of progress in a row of `batches`."""
+    return Points(
+        _point(row["previous_mark_at"], row["previous_mark_ended"]),
+        _point(row["current_mark_at"], row["current_mark_ended"]),
+    )
+
+
+def point_columns(points: Points) -> dict[str, object]:
+    """Return the columns of `batches` that keep points of progress."""
+    previous, current = points.previous, points.current
+    return {
+        "previous_mark_at": previous.at if previous else None,
+        "previous_mark_ended": previous.ended if previous else None,
+        "current_mark_at": current.at if current else None,
+        "current_mark_ended": current.ended if current else None,
+    }
 
 
 def claimed_job(row: Sequence[Any]) -> ClaimedJob:

@@ -79,6 +79,9 @@ batches = sa.Table(
     sa.Column("previous_mark_ended", sa.BigInteger(), nullable=True),
     sa.Column("current_mark_at", Moment(), nullable=True),
     sa.Column("current_mark_ended", sa.BigInteger(), nullable=True),
+    # When the number of ended jobs changed last, and the time before that.
+    sa.Column("last_ended_at", Moment(), nullable=True),
+    sa.Column("ended_before_at", Moment(), nullable=True),
 )
 
 # For the reconciler: the unfinished, and those that finished lately.

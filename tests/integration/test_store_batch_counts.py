@@ -106,31 +106,47 @@ async def test_batches_are_checked_a_page_at_a_time_and_old_or_expired_ones_not_
     assert metrics.registry.get_sample_value("retriever_batch_counts_corrected_total") == 5
 
 
-def test_marks_move_every_half_minute_and_a_pause_is_not_averaged_in(store: Database) -> None:
+def test_the_estimate_of_a_batch_follows_its_jobs_and_not_its_pauses(store: Database) -> None:
     batch, jobs = insert(store, 1_000)
     ended = iter(jobs)
 
-    def rate_after(seconds: float, *, ends: int) -> float:
+    def told(seconds: float) -> tuple[float, float | None]:
         now = NOON + timedelta(seconds=seconds)
-        store.write(
-            recording.record_reports,
-            [make_report(next(ended).id, JobState.SUCCEEDED) for _ in range(ends)],
-            now=now,
-        )
-        return progress_of(store.read(queries.get_batch, batch.id), now=now).rate_per_second
+        progress = progress_of(store.read(queries.get_batch, batch.id), now=now)
+        end_at = progress.estimated_end_at
+        return progress.rate_per_second, (end_at - NOON).total_seconds() if end_at else None
 
-    # Ten a second, then a long pause, then one a second.
-    steady = [rate_after(seconds, ends=100) for seconds in (10, 20, 30, 40)]
-    assert steady == [10.0] * 4
-    quiet = store.read(queries.get_batch, batch.id)
-    assert progress_of(quiet, now=NOON + timedelta(seconds=101)).rate_per_second == 0
-    resumed = [rate_after(1_000 + seconds, ends=10) for seconds in (10, 20, 30, 40)]
-    assert resumed[-1] == pytest.approx(1, abs=0.45)
-    assert all(rate < 1.5 for rate in resumed)
-    estimate = progress_of(
-        store.read(queries.get_batch, batch.id), now=NOON + timedelta(seconds=1_040)
-    ).estimated_end_at
-    assert estimate is not None and estimate > NOON + timedelta(seconds=1_400)
+    def end(seconds: float, *, ends: int) -> tuple[float, float | None]:
+        began_at = NOON + timedelta(seconds=seconds - 10)
+        reports = [make_report(next(ended).id, JobState.SUCCEEDED, started_at=began_at) for _ in range(ends)]
+        store.write(recording.record_reports, reports, now=NOON + timedelta(seconds=seconds))
+        return told(seconds)
+
+    # Ten a second after an hour in the queue, then a long pause, then one a second.
+    steady = [end(3_600 + seconds, ends=100) for seconds in (10, 20, 30, 40)]
+    assert steady == [(10.0, 3_700)] * 4
+    assert told(3_701)[0] == 0 and told(6_000)[1] == 6_060
+    resumed = [end(9_000 + seconds, ends=10) for seconds in (10, 20, 30, 40)]
+    assert resumed == [(1.0, 9_600)] * 4
+
+
+def test_jobs_that_wait_for_another_attempt_hold_the_estimate_of_their_batch(store: Database) -> None:
+    batch, jobs = insert(store, 100)
+    delayed = make_report(jobs[0].id, JobState.DELAYED).model_copy(
+        update={"due_at": NOON + timedelta(seconds=900)}
+    )
+    done = [make_report(job.id, JobState.SUCCEEDED) for job in jobs[1:]]
+    store.write(recording.record_reports, [delayed, *done], now=NOON + timedelta(seconds=10))
+
+    records = [
+        store.read(queries.get_batch, batch.id),
+        *store.read(queries.search_batches, [], limit=9, after=None).records,
+    ]
+    for record in records:
+        for seconds in (10, 300, 899):
+            now = NOON + timedelta(seconds=seconds)
+            estimate = progress_of(record, now=now).estimated_end_at
+            assert estimate == NOON + timedelta(seconds=900)
 
 
 def test_counts_are_compared_at_one_moment(store: Database) -> None:

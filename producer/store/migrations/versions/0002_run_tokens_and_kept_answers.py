@@ -14,10 +14,13 @@ def upgrade() -> None:
     _add_run_tokens()
     _add_callback_events()
     _note_bundles()
+    _add_times_of_ends()
 
 
 def downgrade() -> None:
     """Take the change back."""
+    op.drop_column("batches", "ended_before_at")
+    op.drop_column("batches", "last_ended_at")
     op.drop_column("jobs", "is_bundled")
     op.drop_column("jobs", "callback_events")
     op.drop_column("batches", "callback_events")
@@ -43,3 +46,9 @@ def _add_callback_events() -> None:
 
 def _note_bundles() -> None:
     op.add_column("jobs", sa.Column("is_bundled", sa.Boolean(), nullable=True))
+
+
+def _add_times_of_ends() -> None:
+    moment = sa.TIMESTAMP(timezone=True).with_variant(sa.BigInteger(), "sqlite")
+    for name in ("last_ended_at", "ended_before_at"):
+        op.add_column("batches", sa.Column(name, moment, nullable=True))
