@@ -15,15 +15,16 @@ from consumer.politeness.admission import Admission
 from consumer.report_batcher import ReportBatcher
 from consumer.running_attempts import RunningAttempts
 from consumer.settlement import Decision, decide, publish_until_confirmed, settlement_message
-from shared.broker.bundle import Bundle, Part
+from shared.broker.bundle import Bundle, Part, count_bodies
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.broker.topology import DEAD, RESULTS
+from shared.broker.topology import DEAD, RESULTS, is_bundle_key
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageUndecodable
-from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage
+from shared.messages import MAX_DEFERRALS, RAW_TYPE, REASON_HEADER, JobMessage
 from shared.outcomes import Cancelled, Deferred, Failed, outcome_name
+from shared.settings import MAX_BUNDLE_JOBS
 
 # How long a settlement under way may hold up a worker that has to stop.
 _SETTLE_LIMIT_SECONDS = 10.0
@@ -74,8 +75,9 @@ class DeliveryHandler:
         self._tasks.start(self._handle_safely(delivery))
 
     def take_bundle(self, delivery: Delivery) -> None:
-        """Run and settle each job of a bundle, in a task of its own."""
-        for part in Bundle(delivery).parts:
+        """Run and settle each job of a bundle, in a task of its own; too many of them are parked unread."""
+        is_ours = count_bodies(delivery.body) <= MAX_BUNDLE_JOBS
+        for part in Bundle(delivery).parts if is_ours else (delivery,):
             self._tasks.start(self._handle_safely(part))
 
     @property
@@ -106,7 +108,7 @@ class DeliveryHandler:
             job = JobMessage.decode(delivery.body)
         except MessageUndecodable as error:
             with self._tasks.settling(task):
-                await self._park_raw(delivery, error)
+                await self._park_raw(delivery, _too_many_lines(delivery) or error)
             return
         key, may_be_settled = attempt_key(job), delivery.is_redelivered
         if self._dedupe.is_running(key):
@@ -120,7 +122,7 @@ class DeliveryHandler:
         try:
             attempt = self._without_trying(delivery, job) or await self._run(delivery, job, task)
             if delivery.returns:
-                job = job.model_copy(update={"returns": job.returns + delivery.returns})
+                job = job.model_copy(update={"returns": min(job.returns + delivery.returns, MAX_DEFERRALS)})
             with self._tasks.settling(task):
                 await self._settle(delivery, job, attempt)
         finally:
@@ -197,6 +199,13 @@ class DeliveryHandler:
             reason, seconds = attempt.outcome.reason, attempt.outcome.seconds
             self._metrics.deferrals.labels(job.kind, reason).inc()
             logger.info("job_deferred", extra={**facts, "reason": reason, "seconds": round(seconds, 3)})
+
+
+def _too_many_lines(delivery: Delivery | Part) -> MessageUndecodable | None:
+    lines = count_bodies(delivery.body)
+    if isinstance(delivery, Part) or lines <= MAX_BUNDLE_JOBS or not is_bundle_key(delivery.routing_key):
+        return None
+    return MessageUndecodable(f"body: {lines} lines, and a message has at most {MAX_BUNDLE_JOBS} jobs")
 
 
 async def _give_back(delivery: Delivery | Part, job: JobMessage) -> None:

@@ -21,7 +21,15 @@ from shared.broker.topology import (
     work_key,
 )
 from shared.errors import BrokerError
-from shared.messages import JOB_TYPE, REPORT_TYPE, JobMessage, Report
+from shared.messages import (
+    JOB_TYPE,
+    MAX_DEFERRALS,
+    MAX_EXPLANATION_LENGTH,
+    MAX_REASON_LENGTH,
+    REPORT_TYPE,
+    JobMessage,
+    Report,
+)
 from shared.outcomes import (
     Cancelled,
     DeferralReason,
@@ -120,8 +128,9 @@ def settlement_message(
                 {"attempt": job.attempt + 1, "deferrals": 0, "returns": 0, "turn_at": None},
             )
         case Defer(step_seconds):
+            deferrals = min(job.deferrals + 1, MAX_DEFERRALS)
             return _delayed_copy(
-                job, report, step_seconds, {"deferrals": job.deferrals + 1, "turn_at": _turn_at(attempt)}
+                job, report, step_seconds, {"deferrals": deferrals, "turn_at": _turn_at(attempt)}
             )
         case Park():
             copy = job.model_copy(update={"report": report})
@@ -241,8 +250,9 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
     wait = decision.step_seconds if isinstance(decision, Delay | Defer) else None
     return common.model_copy(
         update={
-            "reason": attempt.outcome.reason,
-            "explanation": attempt.outcome.explanation,
+            # A message longer than the recorder reads would be the end of the report.
+            "reason": attempt.outcome.reason[:MAX_REASON_LENGTH],
+            "explanation": attempt.outcome.explanation[:MAX_EXPLANATION_LENGTH],
             "wait_seconds": wait,
             "due_at": attempt.ended_at + timedelta(seconds=wait) if wait else None,
         }

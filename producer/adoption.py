@@ -10,13 +10,16 @@ from producer.submission import unique_key, valid_args
 from shared.errors import JobInvalid
 from shared.kinds.registry import KINDS, Kind
 from shared.messages import Job
+from shared.retry import MAX_ATTEMPTS
+
+MAX_ADOPTED_RUN = 10_000
 
 
 def adopt_jobs(jobs: Iterable[Job], *, now: datetime) -> list[AdoptedJob]:
-    """Return the jobs as they are stored, each id once, without those of a kind that nobody knows.
+    """Return the jobs as they are stored, each id once, without those that may not be stored.
 
-    Such a job could be redriven to no queue. Where an id comes twice, the copy that is earliest on the
-    job's way counts: what is further on is for reports to say.
+    Where an id comes twice, the copy that is earliest on the job's way counts: what is further on is for
+    reports to say.
 
     Args:
         now: When they are taken to be created; a message does not say it.
@@ -26,7 +29,16 @@ def adopt_jobs(jobs: Iterable[Job], *, now: datetime) -> list[AdoptedJob]:
         known = earliest.setdefault(job.id, job)
         if (job.run, job.attempt) < (known.run, known.attempt):
             earliest[job.id] = job
-    return [_adopted(KINDS[job.kind], job, now) for job in earliest.values() if job.kind in KINDS]
+    return [_adopted(KINDS[job.kind], job, now) for job in earliest.values() if is_adoptable(job)]
+
+
+def is_adoptable(job: Job) -> bool:
+    """Return whether a job of somebody else may be stored.
+
+    One of a kind that nobody knows could be redriven to no queue; one that comes with a high run would leave
+    none for redrives. Jobs of ours that come back after a store was lost are far below.
+    """
+    return job.kind in KINDS and job.run <= MAX_ADOPTED_RUN and job.attempt <= MAX_ATTEMPTS
 
 
 def _adopted(kind: Kind, job: Job, now: datetime) -> AdoptedJob:

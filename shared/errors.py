@@ -10,6 +10,7 @@ RetrieverError
 ├── StaysUnready               the process is of no use as it is; start it anew
 ├── MessageUndecodable         the body is not one of our messages; park it raw
 ├── ReportDisbelieved          it speaks for a job without the token of its run; leave the job as it is
+├── ReportFailed               recording it failed in a way that nobody foresaw; put it aside
 ├── StoreUnavailable           the database did not answer; try again
 ├── StoreRefused               the database will not take a value, however often it is tried
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
@@ -20,6 +21,7 @@ RetrieverError
 ├── BodyNotFound               a job has no body, or it is gone
 ├── JobNotParked               only a parked job can be redriven or discarded
 ├── JobNotPaged                the job fetches one page, or is one of the pages of another
+├── RunsExhausted              a job is in the last run that it may have, so nothing begins the next
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
 ├── OperationFinished          only a running operation can be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
@@ -72,6 +74,10 @@ class MessageUndecodable(RetrieverError):
 
 class ReportDisbelieved(RetrieverError):
     """A message says what became of a stored job, and lacks the token that the job travelled with."""
+
+
+class ReportFailed(RetrieverError):
+    """A report could not be recorded, in a way that nobody foresaw."""
 
 
 class StoreUnavailable(RetrieverError):
@@ -133,6 +139,10 @@ class BodyNotFound(RetrieverError):
 
 class JobNotParked(RetrieverError):
     """The job is not parked, so there is nothing to redrive or discard."""
+
+
+class RunsExhausted(RetrieverError):
+    """The parked job is in its last run: a redrive or a discard would begin the next."""
 
 
 class JobNotPaged(RetrieverError):

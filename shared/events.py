@@ -5,15 +5,18 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.messages import KindName, Run, WireMessage
 from shared.states import JobState
+from shared.times import WireTime
 
 # AMQP type property of snapshots of all pauses. They are no events: each is complete by itself.
 PAUSES_TYPE: Final = "pauses"
 # Stands for all kinds, or all lanes.
 EVERY: Final = "*"
+# Microseconds until the year 2200: one beyond could never be followed by another.
+_LAST_REVISION = 7_258_118_400_000_000
 
 
 class EventType(StrEnum):
@@ -31,12 +34,12 @@ class JobEnded(WireMessage):
     kind: KindName
     run: Run
     state: JobState
-    attempt: int
+    attempt: Annotated[int, Field(ge=0)]
     reason: str | None = None
     explanation: str | None = None
     result: dict[str, Any] | None = None
     batch_id: UUID | None = None
-    finished_at: AwareDatetime
+    finished_at: WireTime
 
 
 class BatchCompleted(WireMessage):
@@ -47,8 +50,8 @@ class BatchCompleted(WireMessage):
     total: int
     counts: Mapping[JobState, int]
     labels: Mapping[str, str]
-    created_at: AwareDatetime
-    completed_at: AwareDatetime
+    created_at: WireTime
+    completed_at: WireTime
 
 
 class Cancellation(WireMessage):
@@ -69,8 +72,8 @@ class PausedQueues(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    kind: str
-    lane: str
+    kind: Annotated[str, Field(max_length=100)]
+    lane: Annotated[str, Field(max_length=100)]
 
 
 class PauseSnapshot(WireMessage):
@@ -80,6 +83,6 @@ class PauseSnapshot(WireMessage):
     it has read all before.
     """
 
-    revision: Annotated[int, Field(ge=0)] | None = None
-    pauses: tuple[PausedQueues, ...] = ()
+    revision: Annotated[int, Field(ge=0, le=_LAST_REVISION)] | None = None
+    pauses: Annotated[tuple[PausedQueues, ...], Field(max_length=10_000)] = ()
     marker: UUID | None = None

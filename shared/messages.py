@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.bodies import StoredBody
 from shared.errors import MessageUndecodable
@@ -12,6 +12,7 @@ from shared.kinds.registry import Lane
 from shared.outcomes import EXPIRED, OutcomeName
 from shared.retry import RetryPolicy
 from shared.states import JobState
+from shared.times import WireTime
 
 JOB_TYPE = "job"
 REPORT_TYPE = "report"
@@ -24,10 +25,18 @@ REASON_HEADER = "x-retriever-reason"
 
 # Bounded well inside the store's integers: nobody redrives a job a million times.
 MAX_RUN = 1_000_000
-Run = Annotated[int, Field(ge=1, le=MAX_RUN)]
+"""The last run that a redrive or a discard begins."""
+# Version 0.1.0 began one more, which must be read to be ended.
+Run = Annotated[int, Field(ge=1, le=MAX_RUN + 1)]
 AttemptNumber = Annotated[int, Field(ge=1, le=1_000_000)]
 # Deferrals of one attempt. A host that is busy for a month defers a job some thirty times.
-Deferrals = Annotated[int, Field(ge=0, le=1_000_000)]
+MAX_DEFERRALS = 1_000_000
+Deferrals = Annotated[int, Field(ge=0, le=MAX_DEFERRALS)]
+# Far more than a worker of ours says; the recorder would put the report aside.
+MAX_REASON_LENGTH = 1_000
+MAX_EXPLANATION_LENGTH = 20_000
+# The ladder of delays ends at a day.
+_MOST_WAIT_SECONDS = 10 * 86_400
 # A part of routing keys, which may have 255 bytes, and of metric labels.
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
 # Opaque to all but the ledger; room for a longer one of a version to come.
@@ -77,7 +86,7 @@ class Job(WireMessage):
     run: Run = 1
     attempt: AttemptNumber = 1
     batch_id: UUID | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: WireTime | None = None
     token: Token | None = None
 
 
@@ -96,17 +105,17 @@ class Report(WireMessage):
     run: Run
     attempt: Annotated[int, Field(ge=0, le=1_000_000)]
     state: JobState
-    started_at: AwareDatetime | None = None
-    ended_at: AwareDatetime | None = None
+    started_at: WireTime | None = None
+    ended_at: WireTime | None = None
     outcome: OutcomeName | None = None
-    reason: str | None = None
-    explanation: str | None = None
-    wait_seconds: float | None = None
-    due_at: AwareDatetime | None = None
+    reason: Annotated[str | None, Field(max_length=MAX_REASON_LENGTH)] = None
+    explanation: Annotated[str | None, Field(max_length=MAX_EXPLANATION_LENGTH)] = None
+    wait_seconds: Annotated[float | None, Field(ge=0, le=_MOST_WAIT_SECONDS, allow_inf_nan=False)] = None
+    due_at: WireTime | None = None
     result: dict[str, Any] | None = None
     body: StoredBody | None = None
     page: PageReport | None = None
-    worker: str
+    worker: Annotated[str, Field(max_length=1_000)]
     job: Job | None = None
 
     @property
@@ -142,6 +151,6 @@ class JobMessage(Job):
 
     deferrals: Deferrals = 0
     returns: Deferrals = 0
-    turn_at: AwareDatetime | None = None
+    turn_at: WireTime | None = None
     known: KnownCopy | None = None
     report: Report | None = None

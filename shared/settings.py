@@ -24,6 +24,8 @@ from shared.setting_values import (
 )
 
 PREFIX = "RETRIEVER_"
+MAX_BUNDLE_JOBS = 100
+"""No ledger puts more jobs into one message, so a message with more is nobody's of ours."""
 
 
 class LogFormat(StrEnum):
@@ -68,7 +70,7 @@ class Settings(BaseSettings):
 
     relay_poll_seconds: Annotated[float, Field(gt=0)] = 0.1
     relay_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
-    bundle_jobs: Annotated[int, Field(ge=1, le=100)] = 10
+    bundle_jobs: Annotated[int, Field(ge=1, le=MAX_BUNDLE_JOBS)] = 10
     run_tokens: RunTokenPolicy = RunTokenPolicy.REQUIRED
     relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500

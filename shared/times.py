@@ -5,7 +5,7 @@ pydantic alone takes "2026" for a second of 1970, and `datetime.fromisoformat` a
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic_core import PydanticCustomError, core_schema
@@ -47,10 +47,16 @@ class Rfc3339:
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> core_schema.CoreSchema:
         """Return the schema: what costs time is done outside Python."""
-        text = core_schema.no_info_after_validator_function(
-            self._read,
-            _named(core_schema.str_schema(pattern=TIME_PATTERN, max_length=MAX_TIME_LENGTH, strict=True)),
+        written = _named(
+            core_schema.str_schema(pattern=TIME_PATTERN, max_length=MAX_TIME_LENGTH, strict=True)
         )
+        text: core_schema.CoreSchema
+        if self.earliest is not None and self.latest is not None:
+            # Nothing is left for Python to do.
+            between = core_schema.datetime_schema(tz_constraint="aware", ge=self.earliest, le=self.latest)
+            text = core_schema.chain_schema([written, between])
+        else:
+            text = core_schema.no_info_after_validator_function(self._read, written)
         made = core_schema.datetime_schema(
             strict=True, tz_constraint="aware", ge=self.earliest, le=self.latest
         )
@@ -78,6 +84,10 @@ class Rfc3339:
 
 Rfc3339Time = Annotated[datetime, Rfc3339()]
 """An aware time."""
+
+LAST_WIRE_TIME: Final = datetime(2200, 1, 1, tzinfo=UTC)
+WireTime = Annotated[datetime, Rfc3339(earliest=datetime(1970, 1, 1, tzinfo=UTC), latest=LAST_WIRE_TIME)]
+"""A time in a message: no wait, grace or offset that is added to it leads out of the calendar."""
 
 
 def _named(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:

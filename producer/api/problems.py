@@ -24,6 +24,7 @@ from shared.errors import (
     OperationFinished,
     OperationNotFound,
     RetrieverError,
+    RunsExhausted,
     ScheduleNotFound,
     StoreUnavailable,
 )
@@ -86,6 +87,7 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         "The job is not parked",
         "Only a parked job can be redriven or discarded.",
     ),
+    RunsExhausted: _Entry(HTTPStatus.CONFLICT, "runs-exhausted", "The job has had its last run"),
     JobNotPaged: _Entry(HTTPStatus.CONFLICT, "job-not-paged", "The job is not the first of many pages"),
     OperationNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "operation-not-found", "No such operation", "No operation has this id."

@@ -11,6 +11,8 @@ from shared.clock import utc_now
 from shared.states import JobState
 
 _POLL_SECONDS = 0.5
+# As many as a page has at the highest rate.
+_SINGLY = 500
 
 _STATES = {OperationAction.REDRIVE: JobState.ACCEPTED, OperationAction.DISCARD: JobState.CANCELLED}
 
@@ -35,11 +37,34 @@ class BulkOperationRunner:
                 # A cancel, and an operation that begins meanwhile, must not wait for one that is slow.
                 await asyncio.sleep(min(wait_seconds, _POLL_SECONDS))
                 continue
-            page = await self._store.write(bulk_actions.make_page, now=utc_now())
-            if page is None:
+            if not await self.make_page():
                 # Another ledger is at it.
                 await asyncio.sleep(_POLL_SECONDS / 10)
+
+    async def make_page(self) -> bool:
+        """Do the next page that is due; return whether there was one."""
+        try:
+            page = await self._store.write(bulk_actions.make_page, now=utc_now())
+        except Exception as failure:  # One of the three edges: a job must not hold up those beside it.
+            logger.info("page_done_singly", extra={"error": repr(failure)[:300]})
+            await self._make_singly()
+            return True
+        if page is not None:
+            self._note(page)
+        return page is not None
+
+    async def _make_singly(self) -> None:
+        """Do some jobs of the operation that is due one by one; skip those with which it cannot be done."""
+        for _ in range(_SINGLY):
+            try:
+                page = await self._store.write(bulk_actions.make_page, now=utc_now(), most=1)
+            except Exception:  # As above.
+                skipped = await self._store.write(bulk_actions.skip_job, now=utc_now())
+                logger.exception("row_put_aside", extra={"job_id": str(skipped)})
+                self._metrics.rows_put_aside.labels(type(self).__name__).inc()
             else:
+                if page is None:
+                    return
                 self._note(page)
 
     def _note(self, page: OperationPage) -> None:

@@ -25,6 +25,12 @@ class LedgerMetrics:
             "Messages to the recorder that were not recorded, or not all of them, by why.",
             "reason",
         )
+        self.rows_put_aside = self._counter(
+            "rows_put_aside", "Rows that a part of the ledger cannot work on, by the part.", "service"
+        )
+        self.service_failures = self._counter(
+            "service_failures", "Parts of the ledger that failed and were started anew.", "service"
+        )
         self.jobs_adopted = self._counter("jobs_adopted", "Jobs stored that a third party had published.")
         self.schedule_runs = self._counter(
             "schedule_runs", "Runs of schedules that were due, by what became of them.", "effect"

@@ -19,7 +19,7 @@ from producer.records import JobRecord
 from producer.run_tokens import RunTokens
 from producer.store import parking
 from producer.store.database import RetryingStore
-from shared.broker.bundle import bodies_of
+from shared.broker.bundle import bodies_of, count_bodies
 from shared.broker.outgoing import Outgoing
 from shared.broker.parked_queue import Choice, Walk, count_parked, walk_parked
 from shared.broker.publisher import Publisher
@@ -27,7 +27,7 @@ from shared.broker.topology import DEFAULT, PARKED_QUEUE
 from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable, MessageUndecodable
 from shared.messages import JOB_TYPE, REASON_HEADER, JobMessage
-from shared.settings import Settings
+from shared.settings import MAX_BUNDLE_JOBS, Settings
 from shared.states import JobState
 
 PARKED_WALK: Final = "parked_walk"
@@ -172,6 +172,14 @@ class ParkedReconciler:
         job_ids = {job_id for runs in page for job_id, _ in runs}
         return await self._store.read(parking.runs_of, job_ids)
 
+    def _message(self, job: JobRecord) -> Outgoing | None:
+        try:
+            return _parked_message(job, self._tokens)
+        except Exception:  # One of the three edges: a row must not hold up those beside it.
+            logger.exception("row_put_aside", extra={"job_id": str(job.id)})
+            self._metrics.rows_put_aside.labels(type(self).__name__).inc()
+            return None
+
     async def _publish_missing(self, seen: set[ParkedRun], recorded_before: datetime) -> int:
         published, after = 0, None
         while page := await self._store.read(
@@ -179,9 +187,9 @@ class ParkedReconciler:
         ):
             after = page[-1].id
             missing = [job for job in page if (job.id, job.run) not in seen]
-            messages = [_parked_message(job, self._tokens) for job in missing]
+            messages = [message for job in missing if (message := self._message(job))]
             await asyncio.gather(*map(self._publisher.publish, messages))
-            published += len(missing)
+            published += len(messages)
         return published
 
 
@@ -212,7 +220,9 @@ def parked_jobs(body: bytes) -> list[JobMessage | None]:
     """Return the jobs of a message, most often one; None for each that nobody can read."""
     whole = _decoded(body)
     # A third party may have written its job in several lines.
-    return [whole] if whole is not None else [_decoded(line) for line in bodies_of(body)]
+    if whole is not None or count_bodies(body) > MAX_BUNDLE_JOBS:
+        return [whole]
+    return [_decoded(line) for line in bodies_of(body)]
 
 
 def parked_runs(body: bytes) -> ParkedRuns:

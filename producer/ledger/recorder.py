@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from producer.adoption import adopt_jobs
+from producer.adoption import adopt_jobs, is_adoptable
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.reports import REPORTS_ONLY, ParsedDelivery, ParsedReport, parse_delivery
 from producer.records import Recorded
@@ -20,7 +20,8 @@ from shared.broker.delivery import Delivery
 from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE
 from shared.clock import utc_now
-from shared.errors import DeliveryLost, MessageUndecodable, ReportDisbelieved, StoreRefused
+from shared.errors import DeliveryLost, MessageUndecodable, ReportDisbelieved, ReportFailed, StoreRefused
+from shared.kinds.registry import KINDS
 from shared.messages import Job, Report
 from shared.settings import Settings
 
@@ -31,8 +32,13 @@ _LARGE_PREFETCH = 8
 _GROUP_BYTES = 16 * 1_048_576
 
 # Why a message, or part of it, was put aside, and what the metric calls it.
-PutAside = MessageUndecodable | ReportDisbelieved | StoreRefused
-_REASONS = {MessageUndecodable: "undecodable", ReportDisbelieved: "token", StoreRefused: "refused"}
+PutAside = MessageUndecodable | ReportDisbelieved | ReportFailed | StoreRefused
+_REASONS = {
+    MessageUndecodable: "undecodable",
+    ReportDisbelieved: "token",
+    ReportFailed: "failed",
+    StoreRefused: "refused",
+}
 # A report with its place among those that are recorded together.
 _Told = tuple[int, ParsedReport, Report]
 
@@ -94,7 +100,8 @@ class Recorder:
         parsed = [(delivery, parse_delivery(delivery, now=now)) for delivery in deliveries]
         try:
             disbelieved = await self._record([report for _, each in parsed for report in each.reports])
-        except StoreRefused:
+        except Exception as failure:  # One of the three edges: whatever is wrong with one holds up no other.
+            logger.info("recording_singly", extra={"messages": len(parsed), "error": repr(failure)[:300]})
             await self._record_singly(parsed)
             return
         # Commit before ack: a crash between the two repeats the record, the other order would lose it.
@@ -105,7 +112,7 @@ class Recorder:
             await self._settle(delivery, error)
 
     async def _record_singly(self, parsed: Sequence[tuple[Delivery, ParsedDelivery]]) -> None:
-        """Record each report on its own, so that one that the store refuses holds up no other."""
+        """Record each report on its own, so that one that cannot be recorded holds up no other."""
         for delivery, each in parsed:
             error: PutAside | None = each.error
             for report in each.reports:
@@ -113,6 +120,10 @@ class Recorder:
                     disbelieved = await self._record([report])
                 except StoreRefused as refused:
                     error = error or refused
+                except Exception as failure:  # As above.
+                    named = report.report or report.unreadable or report.job
+                    logger.exception("report_not_recorded", extra={"report": repr(named)[:500]})
+                    error = error or ReportFailed(f"{type(failure).__name__}: {failure}"[:500])
                 else:
                     error = error or disbelieved.get(0)
             await self._settle(delivery, error)
@@ -154,6 +165,10 @@ class Recorder:
         return replace(recorded, disbelieved=frozenset(told[at][0] for at in recorded.disbelieved))
 
     async def _adopt(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.kind in KINDS and not is_adoptable(job):
+                facts = {"job_id": str(job.id), "run": job.run, "attempt": job.attempt}
+                logger.warning("job_not_adopted", extra=facts)
         adopted = adopt_jobs(jobs, now=utc_now())
         if not adopted:
             return
@@ -188,7 +203,7 @@ class Recorder:
             return
         self._metrics.reports_put_aside.labels(_REASONS[type(error)]).inc()
         # A refusal of the store is for an operator; anybody may send what is not believed or read.
-        level = logging.ERROR if isinstance(error, StoreRefused) else logging.WARNING
+        level = logging.ERROR if isinstance(error, StoreRefused | ReportFailed) else logging.WARNING
         facts = {"job_id": delivery.correlation_id, "exchange": delivery.exchange, "error": str(error)}
         logger.log(level, "report_put_aside", extra=facts)
         if delivery.exchange not in REPORTS_ONLY:

@@ -101,6 +101,8 @@ class OutboxRelay(ABC, Generic[C]):
 
     async def run(self) -> None:
         """Publish until cancelled."""
+        # Anew, for a run before this one may have failed with pages in hand.
+        self._free_pages = asyncio.Semaphore(_PAGES_AT_ONCE)
         # While confirms of one page come in, the next is claimed, and the one before is settled.
         async with asyncio.TaskGroup() as pages:
             while True:
@@ -141,7 +143,7 @@ class OutboxRelay(ABC, Generic[C]):
 
     async def _send_page(self, rows: Sequence[C]) -> None:
         """Publish a page, settle what is confirmed, and let go of the rest."""
-        packed = list(self._pack(rows))
+        packed = self._pack_safely(rows)
         confirmed = await self._publish([message for message, _ in packed])
         carried = [carried for _, carried in packed]
         if settled := list(chain.from_iterable(compress(carried, confirmed))):
@@ -150,6 +152,20 @@ class OutboxRelay(ABC, Generic[C]):
             retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
             await self._calling(lambda: self._release(refused, retry_at=retry_at))
         self._free_pages.release()
+
+    def _pack_safely(self, rows: Sequence[C]) -> Sequence[Packed[C]]:
+        """Return the messages of rows, without the rows of which none can be made.
+
+        Those stay leased, and are looked at again when the lease is over.
+        """
+        try:
+            return list(self._pack(rows))
+        except Exception:  # One of the three edges: a row must not hold up those beside it.
+            if len(rows) > 1:
+                return [packed for row in rows for packed in self._pack_safely([row])]
+            logger.exception("row_put_aside", extra={"row_id": str(rows[0].id)})
+            self._metrics.rows_put_aside.labels(type(self).__name__).inc()
+            return []
 
     async def _publish(self, messages: Sequence[Outgoing]) -> list[bool]:
         """Return which of the messages were confirmed."""

@@ -1,6 +1,7 @@
 """The messages that the relays publish: of accepted jobs, alone or several in one, and of events. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 
 from producer.records import ClaimedEvent, ClaimedJob
 from producer.run_tokens import RunTokens
@@ -10,6 +11,7 @@ from shared.broker.topology import CANCELLED_STREAM, DEFAULT, JOBS, OUTCOMES, bu
 from shared.events import EventType
 from shared.kinds.registry import Lane, is_bundled
 from shared.messages import JOB_TYPE, JOBS_TYPE, JobMessage
+from shared.times import LAST_WIRE_TIME
 
 # Room for more than ten jobs of any usual size. A broker and a worker hold several messages in memory.
 BUNDLE_BYTES = 131_072
@@ -51,7 +53,7 @@ def job_message(job: ClaimedJob, *, tokens: RunTokens, attempt: int = 1) -> JobM
         run=job.run,
         attempt=attempt,
         batch_id=job.batch_id,
-        expires_at=job.deadline_at,
+        expires_at=_expires_at(job),
         token=tokens.of(job.id, job.run),
         known=job.known,
     )
@@ -100,13 +102,19 @@ def _groups(encoded: Sequence[_Encoded], most: int) -> Iterator[Sequence[_Encode
         yield encoded[first:]
 
 
+def _expires_at(job: ClaimedJob) -> datetime | None:
+    # A deadline that no message can say, as version 0.1.0 took it from strangers, is for the scheduler alone.
+    return job.deadline_at if job.deadline_at and job.deadline_at <= LAST_WIRE_TIME else None
+
+
 def _body(job: ClaimedJob, tokens: RunTokens) -> bytes:
     """Return what `job_message` encodes, spliced from the JSON in the store: a tenth of the time.
 
     Nothing else needs an escape: kinds and lanes are lower case.
     """
     batch = f',"batch_id":"{job.batch_id}"' if job.batch_id else ""
-    expiry = f',"expires_at":"{job.deadline_at.isoformat()}"' if job.deadline_at else ""
+    expires_at = _expires_at(job)
+    expiry = f',"expires_at":"{expires_at.isoformat()}"' if expires_at else ""
     known = f',"known":{job.known.model_dump_json(exclude_none=True)}' if job.known else ""
     return (
         f'{{"version":1,"id":"{job.id}","kind":"{job.kind}","lane":"{job.lane}","args":{job.args_json},'

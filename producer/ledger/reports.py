@@ -9,12 +9,13 @@ from uuid import UUID
 import orjson
 
 from producer.records import UnreadableJob
-from shared.broker.bundle import bodies_of
+from shared.broker.bundle import MAX_REPORTS, bodies_of, count_bodies
 from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
 from shared.errors import MessageUndecodable
 from shared.kinds.registry import KINDS
 from shared.messages import JOBS_TYPE, MAX_RUN, RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
 from shared.outcomes import WORKER_CRASHED, OutcomeName
+from shared.settings import MAX_BUNDLE_JOBS
 from shared.states import JobState
 
 _WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
@@ -80,19 +81,32 @@ def parse_delivery(delivery: ReportDelivery, *, now: datetime) -> ParsedDelivery
     """
     reports: list[ParsedReport] = []
     first_error: MessageUndecodable | None = None
-    for body in _bodies(delivery):
+    try:
+        bodies = _bodies(delivery)
+    except MessageUndecodable as error:
+        return ParsedDelivery((), error)
+    for body in bodies:
         try:
             reports.append(_parse(delivery, body, now))
         except MessageUndecodable as error:
             first_error = first_error or error
+        except (ValueError, ArithmeticError, LookupError, RecursionError) as error:
+            # Nobody's message may keep those behind it from being recorded.
+            first_error = first_error or MessageUndecodable(f"body: {type(error).__name__}: {error}"[:500])
     return ParsedDelivery(reports, first_error)
 
 
 def _bodies(delivery: ReportDelivery) -> Sequence[bytes]:
     # The type of reports says it too, but is decoded late, at a cost. A third party's job may have any type.
-    if delivery.exchange in REPORTS_ONLY or (delivery.exchange == DEAD and delivery.type == JOBS_TYPE):
-        return bodies_of(delivery.body)
-    return (delivery.body,)
+    if delivery.exchange in REPORTS_ONLY:
+        most = MAX_REPORTS
+    elif delivery.exchange == DEAD and delivery.type == JOBS_TYPE:
+        most = MAX_BUNDLE_JOBS
+    else:
+        return (delivery.body,)
+    if (lines := count_bodies(delivery.body)) > most:
+        raise MessageUndecodable(f"body: {lines} lines, and a message of this type has at most {most}")
+    return bodies_of(delivery.body)
 
 
 def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.records import Overlap, ScheduleRecord, Transition
@@ -33,6 +34,10 @@ _EVENTS = {
     "missed": "schedule_runs_missed",
 }
 
+# Changes a page of jobs, and finds the ids of those that it would change.
+Change = Callable[..., list[Transition]]
+Find = Callable[..., list[UUID]]
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,11 +51,13 @@ class Scheduler:
         self._store = store
         self._metrics = metrics
         self._clock = clock
+        # Jobs and schedules that this version cannot work on, until it is started again.
+        self._aside: set[UUID] = set()
 
     async def run(self) -> None:
         """Schedule until cancelled. Stopping at any point is safe: each step is one transaction."""
         while True:
-            next_due_at = await self._store.read(schedules.next_due_at)
+            next_due_at = await self._store.read(schedules.next_due_at, without=self._aside)
             now = self._clock()
             if next_due_at is None or next_due_at > now:
                 await asyncio.sleep(_pause_seconds(next_due_at, now))
@@ -62,17 +69,22 @@ class Scheduler:
         return await self._release(now) + await self._expire(now) + await self._run_schedules(now)
 
     async def _release(self, now: datetime) -> int:
-        return await self._in_pages(schedules.release_due, now)
+        return await self._in_pages(schedules.release_due, schedules.due_jobs, now)
 
     async def _expire(self, now: datetime) -> int:
-        return await self._in_pages(schedules.expire_jobs, now)
+        return await self._in_pages(schedules.expire_jobs, schedules.late_jobs, now)
 
     async def _run_schedules(self, now: datetime) -> int:
         taken = 0
         # Each round takes every schedule one run further, whoever does it; `now` stays, so it ends.
-        while page := await self._store.read(schedules.due_schedules, limit=_PAGE_SCHEDULES, now=now):
+        while page := await self._store.read(
+            schedules.due_schedules, limit=_PAGE_SCHEDULES, now=now, without=self._aside
+        ):
             for schedule in page:
-                taken += await self._take_step(schedule, now)
+                try:
+                    taken += await self._take_step(schedule, now)
+                except Exception as failure:  # One of the three edges: it must not hold up those beside it.
+                    self._put_aside(schedule.id, "schedule_id", failure)
         return taken
 
     async def _take_step(self, schedule: ScheduleRecord, now: datetime) -> bool:
@@ -113,9 +125,32 @@ class Scheduler:
         logger.info(_EVENTS[effect], extra={"schedule_id": str(schedule.id), **facts})
         return True
 
-    async def _in_pages(self, change: Callable[..., list[Transition]], now: datetime) -> int:
+    def _put_aside(self, row_id: UUID, name: str, failure: Exception) -> None:
+        """Note that a row cannot be worked on."""
+        self._aside.add(row_id)
+        self._metrics.rows_put_aside.labels(type(self).__name__).inc()
+        logger.error("row_put_aside", extra={name: str(row_id)}, exc_info=failure)
+
+    async def _change_singly(self, change: Change, find: Find, now: datetime) -> list[Transition]:
+        """Change the jobs of a page one by one, and put those aside that cannot be changed."""
+        changed = []
+        for job_id in await self._store.read(find, limit=_PAGE_JOBS, now=now, without=self._aside):
+            try:
+                changed += await self._store.write(change, limit=1, now=now, only=job_id)
+            except Exception as failure:  # One of the three edges: it must not hold up those beside it.
+                self._put_aside(job_id, "job_id", failure)
+        return changed
+
+    async def _change_page(self, change: Change, find: Find, now: datetime) -> list[Transition]:
+        try:
+            return await self._store.write(change, limit=_PAGE_JOBS, now=now, without=self._aside)
+        except Exception as failure:  # As above.
+            logger.info("page_done_singly", extra={"error": repr(failure)[:300]})
+            return await self._change_singly(change, find, now)
+
+    async def _in_pages(self, change: Change, find: Find, now: datetime) -> int:
         changed = 0
-        while page := await self._store.write(change, limit=_PAGE_JOBS, now=now):
+        while page := await self._change_page(change, find, now):
             self._metrics.note_transitions(page)
             changed += len(page)
             if len(page) < _PAGE_JOBS:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from producer.ledger.bulk_operations import BulkOperationRunner
@@ -16,6 +16,7 @@ from producer.ledger.pause_publisher import PausePublisher
 from producer.ledger.queue_watch import QueueWatch
 from producer.ledger.recorder import Recorder
 from producer.ledger.relay import EventRelay, Relay
+from producer.ledger.restarts import Restarts
 from producer.ledger.scheduler import Scheduler
 from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store.database import Database, RetryingStore, Store
@@ -71,6 +72,7 @@ class _Ledger:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.metrics = LedgerMetrics()
+        self._restarts = Restarts(self.metrics)
         self._settings = settings
         self._store = Store(database)
         self._retrying_store = RetryingStore(database)
@@ -110,7 +112,17 @@ class _Ledger:
 
     def services(self) -> Sequence[Service]:
         """Return what runs until the ledger stops."""
-        return [self._publisher.run, self._outcomes.run, self._store_probe.run, self._work]
+        return self._lasting(
+            {
+                "publisher": self._publisher.run,
+                "outcomes": self._outcomes.run,
+                "store_probe": self._store_probe.run,
+                "work": self._work,
+            }
+        )
+
+    def _lasting(self, services: Mapping[str, Service]) -> list[Service]:
+        return [self._restarts.of(name, service) for name, service in services.items()]
 
     async def _work(self) -> None:
         key = await self._retrying_store.write(keep_key, RUN_TOKENS, key_bytes=KEY_BYTES)
@@ -140,15 +152,17 @@ class _Ledger:
             settings=self._settings,
         )
         lease = Lease(self._store, LEADER, seconds=LEADER_LEASE_SECONDS)
-        return [
-            partial(self._record, self._recorder),
-            self._relay.run,
-            event_relay.run,
-            Scheduler(store=store, metrics=metrics).run,
-            BulkOperationRunner(store=store, metrics=metrics).run,
-            PausePublisher(store=store, publisher=self._publisher).run,
-            Elector(lease, self._leader_services(tokens), metrics=metrics).run,
-        ]
+        return self._lasting(
+            {
+                "recorder": partial(self._record, self._recorder),
+                "relay": self._relay.run,
+                "event_relay": event_relay.run,
+                "scheduler": Scheduler(store=store, metrics=metrics).run,
+                "bulk_operations": BulkOperationRunner(store=store, metrics=metrics).run,
+                "pauses": PausePublisher(store=store, publisher=self._publisher).run,
+                "elector": Elector(lease, self._leader_services(tokens), metrics=metrics).run,
+            }
+        )
 
     def _leader_services(self, tokens: RunTokens) -> Sequence[Service]:
         """Return what must run once."""
@@ -156,28 +170,27 @@ class _Ledger:
         publisher = self._publisher
         watch = QueueWatch(store=store, settings=settings)
         walk_lease = Lease(store, PARKED_WALK, seconds=WALK_LEASE_SECONDS)
-        return [
-            watch.run,
-            LostJobReconciler(
-                store=store,
-                publisher=publisher,
-                watch=watch,
-                metrics=metrics,
-                settings=settings,
-                tokens=tokens,
-            ).run,
-            ParkedReconciler(
-                store=store,
-                publisher=publisher,
-                lease=walk_lease,
-                metrics=metrics,
-                settings=settings,
-                tokens=tokens,
-            ).run,
-            DeadLetterWatch(metrics=metrics, settings=settings).run,
-            Janitor(store=store, metrics=metrics, settings=settings).run,
-            BatchReconciler(store=store, metrics=metrics).run,
-        ]
+        lost_jobs = LostJobReconciler(
+            store=store, publisher=publisher, watch=watch, metrics=metrics, settings=settings, tokens=tokens
+        )
+        parked = ParkedReconciler(
+            store=store,
+            publisher=publisher,
+            lease=walk_lease,
+            metrics=metrics,
+            settings=settings,
+            tokens=tokens,
+        )
+        return self._lasting(
+            {
+                "queue_watch": watch.run,
+                "lost_jobs": lost_jobs.run,
+                "parked": parked.run,
+                "dead_letters": DeadLetterWatch(metrics=metrics, settings=settings).run,
+                "janitor": Janitor(store=store, metrics=metrics, settings=settings).run,
+                "batch_counts": BatchReconciler(store=store, metrics=metrics).run,
+            }
+        )
 
     async def _record(self, recorder: Recorder) -> None:
         # The publisher declares the topology when it connects.

@@ -15,7 +15,7 @@ from producer.parking import (
     ParkedFilter,
 )
 from producer.store.audit import operation_target, write_audit
-from producer.store.parking import leave_parking, matching
+from producer.store.parking import has_next_run, leave_parking, matching
 from producer.store.rows import lock_jobs
 from producer.store.schema import IS_RUNNING_OPERATION, jobs, operation_jobs, operations
 from shared.errors import OperationFinished, OperationNotFound
@@ -114,12 +114,49 @@ def next_page_at(connection: sa.Connection, *, now: datetime) -> datetime | None
     return now if next_at and next_at > now + _FURTHEST_PAGE else next_at
 
 
-def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | None:
+def make_page(connection: sa.Connection, *, now: datetime, most: int | None = None) -> OperationPage | None:
     """Do the next page of the operation that is due first, its progress in the same transaction.
+
+    Args:
+        most: How many jobs the page has at most; None for what the operation's rate gives.
 
     Returns:
         What was done; None when nothing is due, or another ledger is at it.
     """
+    row = _lock_due(connection, now)
+    if row is None:
+        return None
+    operation = _operation(row)
+    chosen = _take_jobs(connection, operation, most)
+    standing = lock_jobs(connection, chosen)
+    # A job that somebody has dealt with since is no longer this operation's, even if it is parked again.
+    parked = {
+        job_id: where
+        for job_id, where in standing.items()
+        if where.state is JobState.PARKED and where.run == chosen[job_id] and has_next_run(where)
+    }
+    moved = leave_parking(connection, operation.action, parked, by=operation.by, now=now)
+    done, skipped = operation.done + len(moved), operation.skipped + len(chosen) - len(moved)
+    next_at = _next_at(row["next_at"], len(chosen), operation.rate_per_second, now=now)
+    end = _end(OperationState.DONE, now) if done + skipped >= operation.total else {}
+    _change(connection, operation.id, {"done": done, "skipped": skipped, "next_at": next_at, **end})
+    return OperationPage(get_operation(connection, operation.id), moved)
+
+
+def skip_job(connection: sa.Connection, *, now: datetime) -> UUID | None:
+    """Skip the next job of the operation that is due first, and return its id."""
+    row = _lock_due(connection, now)
+    if row is None:
+        return None
+    operation = _operation(row)
+    chosen = _take_jobs(connection, operation, 1)
+    skipped = operation.skipped + len(chosen)
+    end = _end(OperationState.DONE, now) if operation.done + skipped >= operation.total else {}
+    _change(connection, operation.id, {"skipped": skipped, **end})
+    return next(iter(chosen), None)
+
+
+def _lock_due(connection: sa.Connection, now: datetime) -> sa.RowMapping | None:
     # The lock is the lease: a ledger that dies loses it with its transaction, and the page is rolled back.
     due = (
         sa.select(operations)
@@ -131,24 +168,7 @@ def make_page(connection: sa.Connection, *, now: datetime) -> OperationPage | No
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    row = connection.execute(due).mappings().one_or_none()
-    if row is None:
-        return None
-    operation = _operation(row)
-    chosen = _take_jobs(connection, operation)
-    standing = lock_jobs(connection, chosen)
-    # A job that somebody has dealt with since is no longer this operation's, even if it is parked again.
-    parked = {
-        job_id: where
-        for job_id, where in standing.items()
-        if where.state is JobState.PARKED and where.run == chosen[job_id]
-    }
-    moved = leave_parking(connection, operation.action, parked, by=operation.by, now=now)
-    done, skipped = operation.done + len(moved), operation.skipped + len(chosen) - len(moved)
-    next_at = _next_at(row["next_at"], len(chosen), operation.rate_per_second, now=now)
-    end = _end(OperationState.DONE, now) if done + skipped >= operation.total else {}
-    _change(connection, operation.id, {"done": done, "skipped": skipped, "next_at": next_at, **end})
-    return OperationPage(get_operation(connection, operation.id), moved)
+    return connection.execute(due).mappings().one_or_none()
 
 
 def _choose_jobs(connection: sa.Connection, operation_id: UUID, parked_filter: ParkedFilter) -> int:
@@ -159,14 +179,14 @@ def _choose_jobs(connection: sa.Connection, operation_id: UUID, parked_filter: P
     return connection.scalar(query) or 0
 
 
-def _take_jobs(connection: sa.Connection, operation: Operation) -> dict[UUID, int]:
+def _take_jobs(connection: sa.Connection, operation: Operation, most: int | None) -> dict[UUID, int]:
     """Take the next page off the operation's list; return the run in which each job was parked."""
     of_operation = operation_jobs.c.operation_id == operation.id
     page = (
         sa.select(operation_jobs.c.job_id, operation_jobs.c.run)
         .where(of_operation)
         .order_by(operation_jobs.c.job_id)
-        .limit(max(1, int(operation.rate_per_second * PAGE_SECONDS)))
+        .limit(most or max(1, int(operation.rate_per_second * PAGE_SECONDS)))
     )
     runs = {row.job_id: row.run for row in connection.execute(page)}
     connection.execute(operation_jobs.delete().where(of_operation, operation_jobs.c.job_id.in_(list(runs))))

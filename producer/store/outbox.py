@@ -95,15 +95,20 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
 
 def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
     """Return the jobs; those that ask for changes alone get the copy that they build on."""
-    asking = {
-        job.id: key
-        for job in claimed
-        if job.kind == FETCH and (args := job.args).get("if_changed") and (key := copy_key(args))
-    }
+    asking = {job.id: key for job in claimed if job.kind == FETCH and (key := _copy_key(job))}
     if not asking:
         return claimed
     copies = find_copies(connection, asking)
     return [replace(job, known=copies[job.id]) if job.id in copies else job for job in claimed]
+
+
+def _copy_key(job: ClaimedJob) -> bytes | None:
+    try:
+        args = job.args
+    except ValueError:
+        # A lone surrogate, which JSON of a third party may hold: no worker takes such arguments.
+        return None
+    return copy_key(args) if args.get("if_changed") else None
 
 
 def _lease(connection: sa.Connection, free: sa.Select[UUID], *, until: datetime) -> list[ClaimedJob]:

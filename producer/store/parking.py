@@ -32,7 +32,8 @@ from producer.store.rows import JOB_COLUMNS, Standing, job_records, lock_jobs, s
 from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs, redrives
 from producer.store.sql import PlainText
 from producer.store.wakeup import announce_jobs
-from shared.errors import JobNotFound, JobNotParked
+from shared.errors import JobNotFound, JobNotParked, RunsExhausted
+from shared.messages import MAX_RUN
 from shared.states import JobState, position
 
 _NO_BATCH = UUID(int=0)
@@ -172,6 +173,11 @@ def leave_parking(
     return [MovedJob(job_id, place.kind, place.run + 1) for job_id, place in left]
 
 
+def has_next_run(standing: Standing) -> bool:
+    """Return whether a parked job can leave: its next run has a number that messages can carry."""
+    return standing.run < MAX_RUN
+
+
 def pending_redrives(connection: sa.Connection, limit: int) -> list[tuple[UUID, int]]:
     """Return (job id, parked run) of jobs that left but may have a message in `jobs.parked`, oldest first."""
     query = (
@@ -294,6 +300,11 @@ def _lock_parked(connection: sa.Connection, job_id: UUID) -> Standing:
         raise JobNotFound(f"no job has the id {job_id}")
     if standing.state is not JobState.PARKED:
         raise JobNotParked(f"job {job_id} is {standing.state}; only a parked job can be redriven")
+    if not has_next_run(standing):
+        raise RunsExhausted(
+            f"job {job_id} is in run {standing.run:,}, the last that a job may have: "
+            "it can be neither redriven nor discarded; submit it anew"
+        )
     return standing
 
 

@@ -4,8 +4,8 @@ A run and its schedule's next time are one transaction. Several schedulers share
 of jobs and skips what another has locked.
 """
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +30,7 @@ _NAMES = [column.name for column in columns_of(ScheduleRecord, schedules)]
 # A worker announces an attempt after half a second. A job that was started just before its deadline is not
 # parked while that report is on its way.
 EXPIRY_GRACE = timedelta(seconds=3)
+_LAST_TIME = datetime.max.replace(tzinfo=UTC)
 _EXPLANATION = "No attempt was started before its deadline."
 
 
@@ -76,11 +77,13 @@ def list_schedules(connection: sa.Connection, *, limit: int, after: UUID | None)
     return [_record(row) for row in connection.execute(query).mappings()]
 
 
-def due_schedules(connection: sa.Connection, *, limit: int, now: datetime) -> list[ScheduleRecord]:
+def due_schedules(
+    connection: sa.Connection, *, limit: int, now: datetime, without: Collection[UUID] = ()
+) -> list[ScheduleRecord]:
     """Return schedules whose next run is due, the longest due first. Locks nothing."""
     query = (
         sa.select(schedules)
-        .where(HAS_A_RUN, schedules.c.next_run_at <= now)
+        .where(HAS_A_RUN, schedules.c.next_run_at <= now, *_are_not(schedules.c.id, without))
         .order_by(schedules.c.next_run_at, schedules.c.id)
         .limit(limit)
     )
@@ -225,23 +228,53 @@ def delete_schedule(
     _audit(connection, AuditAction.SCHEDULE_DELETED, schedule_id, {}, by=by, now=now)
 
 
-def next_due_at(connection: sa.Connection) -> datetime | None:
-    """Return when a job or a schedule is due next, or a job expires; None when nothing has a time."""
-    due_at: datetime | None = connection.scalar(sa.select(sa.func.min(jobs.c.due_at)).where(IS_SCHEDULED))
+def next_due_at(connection: sa.Connection, *, without: Collection[UUID] = ()) -> datetime | None:
+    """Return when a job or a schedule is due next, or a job expires; None when nothing has a time.
+
+    Args:
+        without: Jobs and schedules that do not count.
+    """
+    others = _are_not(jobs.c.id, without)
+    due_at: datetime | None = connection.scalar(
+        sa.select(sa.func.min(jobs.c.due_at)).where(IS_SCHEDULED, *others)
+    )
     deadline_at: datetime | None = connection.scalar(
-        sa.select(sa.func.min(jobs.c.deadline_at)).where(CAN_EXPIRE)
+        sa.select(sa.func.min(jobs.c.deadline_at)).where(CAN_EXPIRE, *others)
     )
     run_at: datetime | None = connection.scalar(
-        sa.select(sa.func.min(schedules.c.next_run_at)).where(HAS_A_RUN)
+        sa.select(sa.func.min(schedules.c.next_run_at)).where(HAS_A_RUN, *_are_not(schedules.c.id, without))
     )
-    expires_at = deadline_at + EXPIRY_GRACE if deadline_at else None
+    expires_at = _later(deadline_at, EXPIRY_GRACE) if deadline_at else None
     return min((at for at in (due_at, expires_at, run_at) if at), default=None)
 
 
-def release_due(connection: sa.Connection, *, limit: int, now: datetime) -> list[Transition]:
+def due_jobs(
+    connection: sa.Connection, *, limit: int, now: datetime, without: Collection[UUID] = ()
+) -> list[UUID]:
+    """Return the ids of scheduled jobs that are due, the longest due first. Locks nothing."""
+    query = sa.select(jobs.c.id).where(_is_due(now), *_are_not(jobs.c.id, without))
+    return list(connection.scalars(query.order_by(jobs.c.due_at, jobs.c.id).limit(limit)))
+
+
+def late_jobs(
+    connection: sa.Connection, *, limit: int, now: datetime, without: Collection[UUID] = ()
+) -> list[UUID]:
+    """Return the ids of jobs that were not started before their deadline, the latest first. Locks nothing."""
+    query = sa.select(jobs.c.id).where(_is_late(now), *_are_not(jobs.c.id, without))
+    return list(connection.scalars(query.order_by(jobs.c.deadline_at, jobs.c.id).limit(limit)))
+
+
+def release_due(
+    connection: sa.Connection,
+    *,
+    limit: int,
+    now: datetime,
+    only: UUID | None = None,
+    without: Collection[UUID] = (),
+) -> list[Transition]:
     """Accept scheduled jobs that are due, the longest due first, and wake the relay; return what changed."""
-    is_due = sa.and_(IS_SCHEDULED, jobs.c.due_at <= now)
-    due = _lock(connection, is_due, by=jobs.c.due_at, limit=limit)
+    which = sa.and_(_is_due(now), *_chosen(only, without))
+    due = _lock(connection, which, by=jobs.c.due_at, limit=limit)
     write_jobs(connection, [_released_row(job_id, place, now) for job_id, place in due.items()])
     moves = [Move(place.batch_id, place.state, JobState.ACCEPTED) for place in due.values()]
     count_moves(connection, moves, now=now)
@@ -253,15 +286,44 @@ def release_due(connection: sa.Connection, *, limit: int, now: datetime) -> list
     ]
 
 
-def expire_jobs(connection: sa.Connection, *, limit: int, now: datetime) -> list[Transition]:
+def expire_jobs(
+    connection: sa.Connection,
+    *,
+    limit: int,
+    now: datetime,
+    only: UUID | None = None,
+    without: Collection[UUID] = (),
+) -> list[Transition]:
     """Park up to `limit` jobs that were not started before their deadline; return what changed."""
-    is_late = sa.and_(CAN_EXPIRE, jobs.c.deadline_at <= now - EXPIRY_GRACE)
-    late = _lock(connection, is_late, by=jobs.c.deadline_at, limit=limit)
+    which = sa.and_(_is_late(now), *_chosen(only, without))
+    late = _lock(connection, which, by=jobs.c.deadline_at, limit=limit)
     ends = [
         end_of(job_id, place, JobState.PARKED, reason=EXPIRED, explanation=_EXPLANATION, now=now)
         for job_id, place in late.items()
     ]
     return end_jobs(connection, ends, late, now=now)
+
+
+def _is_due(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(IS_SCHEDULED, jobs.c.due_at <= now)
+
+
+def _is_late(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(CAN_EXPIRE, jobs.c.deadline_at <= now - EXPIRY_GRACE)
+
+
+def _chosen(only: UUID | None, without: Collection[UUID]) -> list[sa.ColumnElement[bool]]:
+    return [*([] if only is None else [jobs.c.id == only]), *_are_not(jobs.c.id, without)]
+
+
+def _are_not(column: sa.ColumnElement[UUID], without: Collection[UUID]) -> list[sa.ColumnElement[bool]]:
+    # Most often there is none, and the statement stays the same.
+    return [column.not_in(list(without))] if without else []
+
+
+def _later(at: datetime, by: timedelta) -> datetime:
+    """Return a later time, or the last there is: version 0.1.0 took deadlines of any year from strangers."""
+    return at if at > _LAST_TIME - by else at + by
 
 
 def _is_of_last_run(schedule: ScheduleRecord) -> sa.ColumnElement[bool]:

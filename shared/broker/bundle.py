@@ -13,6 +13,9 @@ from shared.errors import DeliveryLost
 
 NDJSON = "application/x-ndjson"
 
+MAX_REPORTS = 1_000
+"""More reports than a message of a worker holds: none has fewer than 150 bytes, and together 128 KiB."""
+
 _END = b"\n"
 
 logger = logging.getLogger(__name__)

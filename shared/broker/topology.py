@@ -100,6 +100,11 @@ def bundle_key(kind: str) -> str:
     return f"{kind}.bundles"
 
 
+def is_bundle_key(key: str) -> bool:
+    """Return whether it is the routing key of several jobs of any kind."""
+    return key.endswith(bundle_key(""))
+
+
 def lane_queues(kind: str, lane: Lane) -> tuple[str, ...]:
     """Return the names of all queues in which jobs of a kind and lane wait for workers."""
     return (work_queue(kind, lane), *([bundle_queue(kind)] if is_bundled(kind, lane) else []))

@@ -135,6 +135,37 @@ async def test_a_report_that_is_not_believed_is_put_aside_as_it_came_and_holds_u
     assert await message_count(ledger.channel, PARKED_QUEUE) == 0
 
 
+async def test_a_message_that_the_recorder_fails_on_is_put_aside_and_holds_up_none_beside_it(
+    ledger: Ledger,
+) -> None:
+    spoilt, beside = ledger.submit(), ledger.submit()
+    with ledger.store.writing() as connection:
+        # No event can tell of the end of such a job.
+        connection.execute(sa.update(jobs).where(jobs.c.id == spoilt.id).values(kind="No kind"))
+    said = {"id": str(spoilt.id), "run": 1, "token": spoilt.token}
+    await ledger.publisher.publish(lone(DEAD, json.dumps(said).encode(), RAW_TYPE))
+    await ledger.settle(beside, Succeeded({"verdict": "ok"}))
+
+    async with ledger.recording():
+        await ledger.job_in(beside.id, JobState.SUCCEEDED)
+        await ledger.have_put_aside(1, reason="failed")
+
+    assert ledger.job(spoilt.id).state is JobState.QUEUED
+
+
+async def test_a_stranger_who_begins_a_job_far_on_its_way_is_not_adopted(ledger: Ledger) -> None:
+    far = [make_message().model_copy(update=far_on) for far_on in ({"run": 999_999}, {"attempt": 1_001})]
+
+    async with ledger.recording():
+        for message in far:
+            await ledger.publish(message.encode())
+            await ledger.settle(message, GONE)
+        await ledger.all_recorded()
+
+    # The one by which all is known to be recorded.
+    assert ledger.stored() == 1
+
+
 async def test_a_job_of_a_third_party_needs_no_token_until_it_is_redriven(ledger: Ledger) -> None:
     third_party = make_message()
     async with ledger.recording():

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -542,6 +543,22 @@ async def test_a_redelivery_on_a_new_channel_acks_what_the_lost_channel_brought(
     await heart.finish()
 
     assert (heart.work.starts, len(heart.reports), again.settled) == (1, 1, ["ack"])
+
+
+async def test_a_message_of_more_jobs_than_a_ledger_sends_is_parked_unread(heart: Heart) -> None:
+    delivery = FakeDelivery(bundled([make_job().encode()] * 20_000))
+    delivery.routing_key = "check.bundles"
+    began = time.process_time()
+
+    heart.handler.take_bundle(delivery)  # type: ignore[arg-type]
+    await heart.finish()
+
+    (parked,) = heart.publisher.published
+    assert (parked.exchange, parked.type, parked.body) == (DEAD, RAW_TYPE, delivery.body)
+    assert "20000 lines" in str(parked.headers[REASON_HEADER])
+    assert delivery.settled == ["ack"] and heart.work.starts == 0
+    # Every line would have cost some hundred microseconds.
+    assert time.process_time() - began < 1.0
 
 
 async def test_each_job_of_a_bundle_is_settled_by_itself_and_the_delivery_with_the_last(heart: Heart) -> None:

@@ -125,7 +125,8 @@ class Table(OutboxRelay[Row]):
         self.free = [Row(new_id()) for _ in range(rows)]
         self.settled: list[UUID] = []
         self.released: list[UUID] = []
-        self.claims = self.waits = 0
+        self.claims = self.waits = self.failures = 0
+        self.poison: set[UUID] = set()
         self._rows_per_message = rows_per_message
         self._exchanges = cycle(exchanges)
         super().__init__(
@@ -153,10 +154,14 @@ class Table(OutboxRelay[Row]):
 
     async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[Row]:
         self.claims += 1
+        if self.claims <= self.failures:
+            raise ValueError("a row that nobody can read")
         claimed, self.free = self.free[:limit], self.free[limit:]
         return claimed
 
     def _pack(self, rows: Sequence[Row]) -> Iterator[Packed[Row]]:
+        if self.poison & {row.id for row in rows}:
+            raise ValueError("not to be encoded")
         for first in range(0, len(rows), self._rows_per_message):
             message = Outgoing(next(self._exchanges), "check.bulk", b"{}", "job")
             yield message, rows[first : first + self._rows_per_message]
@@ -240,3 +245,28 @@ async def test_an_exchange_that_holds_up_its_publisher_holds_up_no_other() -> No
 
     assert ours.published == [""] and not held.done()
     held.cancel()
+
+
+async def test_a_row_of_which_no_message_can_be_made_holds_up_none_beside_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = Table(5, publisher=Confirming())
+    ids = [row.id for row in table.free]
+    table.poison = {ids[2]}
+
+    await table.run_until(lambda: len(table.settled) == 4)
+
+    assert table.settled == [*ids[:2], *ids[3:]] and table.released == []
+    assert [vars(entry)["row_id"] for entry in caplog.records if entry.message == "row_put_aside"] == [
+        str(ids[2])
+    ]
+
+
+async def test_a_relay_that_failed_with_all_pages_in_hand_can_run_again() -> None:
+    table = Table(3, publisher=Confirming(), relay_page_jobs=1)
+    table.failures = 5
+    for _ in range(5):
+        with pytest.raises(ExceptionGroup):
+            await table.run()
+
+    await table.run_until(lambda: len(table.settled) == 3)

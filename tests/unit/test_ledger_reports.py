@@ -259,3 +259,16 @@ def test_a_job_of_a_third_party_may_be_written_in_several_lines(amqp_type: str) 
     body = third_party.model_dump_json(indent=2).encode()
 
     assert parsed(Delivered(body, "jobs", amqp_type)).job == third_party
+
+
+@pytest.mark.parametrize(
+    ("exchange", "amqp_type", "most"),
+    [("results", "reports", 1_000), ("results.large", "report", 1_000), ("jobs.dead", "jobs", 100)],
+)
+def test_a_message_of_more_lines_than_we_write_is_not_read(exchange: str, amqp_type: str, most: int) -> None:
+    whole = parse_delivery(Delivered(bundled([b"{}"] * (most + 1)), exchange, amqp_type), now=NOON)
+
+    assert whole.reports == () and f"{most + 1} lines" in str(whole.error)
+    assert "lines" not in str(
+        parse_delivery(Delivered(bundled([b"{}"] * most), exchange, amqp_type), now=NOON).error
+    )
