@@ -7,15 +7,19 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from http import HTTPStatus
 from typing import assert_never
 from uuid import UUID
 from xml.sax.saxutils import quoteattr
 
 from starlette.requests import Request
 from starlette.responses import Response
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from producer.api.documents import job_summary
-from producer.api.guard import NDJSON_TYPE
+from producer.api.guard import CSV_TYPE, JSONL_TYPE, NDJSON_TYPE
+from producer.api.problems import HttpProblem
 from producer.api.requests import Query, read_id
 from producer.api.responses import StreamedResponse, attachment
 from producer.records import BatchRecord, JobRecord, VerdictCounts
@@ -58,13 +62,15 @@ class ExportFormat(StrEnum):
     JUNIT = "junit"
 
 
-# When `Accept` names several, the first of these is sent; NDJSON when it names none.
-_ACCEPTED = {
-    "ndjson": ExportFormat.NDJSON,
-    "text/csv": ExportFormat.CSV,
+# What `Accept` may ask for; of those that it likes best, the first is sent.
+_OFFERED = {
+    NDJSON_TYPE: ExportFormat.NDJSON,
+    JSONL_TYPE: ExportFormat.NDJSON,
+    CSV_TYPE: ExportFormat.CSV,
     "application/xml": ExportFormat.JUNIT,
     "text/xml": ExportFormat.JUNIT,
 }
+_HTML_TYPE = "text/html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class ExportHandlers:
         batch_id = read_id(request, "batch_id", BatchNotFound)
         async with self._store.long_calls:
             export = await self._store.read(_open_export, batch_id, _chosen_format(request))
-        headers = attachment(f"{batch_id}.{export.extension}")
+        headers = {**attachment(f"{batch_id}.{export.extension}"), "Vary": "Accept"}
         return StreamedResponse(self._pages(batch_id, export), headers, export.media_type)
 
     async def _pages(self, batch_id: UUID, export: _Export) -> AsyncIterator[bytes]:
@@ -104,6 +110,30 @@ class ExportHandlers:
                 break
         if export.tail:
             yield export.tail
+
+
+def accepted_format(header: str) -> ExportFormat:
+    """Return the format that an `Accept` header likes best (RFC 9110 section 12.5.1); NDJSON without one.
+
+    A browser likes XML better than what it does not know, as a page to show, so one gets XML only for want of
+    another format.
+
+    Raises:
+        HttpProblem: 406: it accepts none; the answer lists them.
+    """
+    parsed = parse_accept_header(header, MIMEAccept)
+    # Parameters such as a charset tell nothing of these formats.
+    accepted = MIMEAccept([(each.partition(";")[0].strip(), quality) for each, quality in parsed])
+    if not accepted:
+        return ExportFormat.NDJSON
+    best = accepted.best_match(_OFFERED)
+    if best is not None and accepted.quality(_HTML_TYPE) > accepted.quality(best):
+        others = [name for name, offered in _OFFERED.items() if offered is not ExportFormat.JUNIT]
+        best = accepted.best_match(others, best)
+    if best is None:
+        detail = f"There is {', '.join(_OFFERED)}; or choose with the parameter format."
+        raise HttpProblem(HTTPStatus.NOT_ACCEPTABLE, detail)
+    return _OFFERED[best]
 
 
 def encode_ndjson(records: Iterable[JobRecord]) -> bytes:
@@ -145,8 +175,7 @@ def junit_cases(records: Iterable[JobRecord], first_starts: Mapping[UUID, dateti
 def _chosen_format(request: Request) -> ExportFormat:
     if chosen := Query(request).text("format"):
         return ExportFormat(chosen)
-    accepted = request.headers.get("accept", "").lower()
-    return next((chosen for name, chosen in _ACCEPTED.items() if name in accepted), ExportFormat.NDJSON)
+    return accepted_format(", ".join(request.headers.getlist("accept")))
 
 
 def _open_export(connection: Connection, batch_id: UUID, chosen: ExportFormat) -> _Export:

@@ -323,3 +323,19 @@ def test_what_is_nested_too_deeply_is_refused_with_one_reason(api: RunningApi, l
     assert (refused_at(job), refused_at(line, 422)) == ([""], ["/lines/1"])
     for response in (job, line):
         assert response.json()["errors"][0]["msg"] == "Values are nested more than 200 deep"
+
+
+def test_an_export_goes_by_what_is_accepted(api: RunningApi) -> None:
+    path = f"/batches/{post_lines(api, {}).json()['id']}/results"
+
+    def content_type(accept: str, query: str = "") -> str:
+        response = api.client.get(path + query, headers={"Accept": accept})
+        assert response.headers["vary"] == "Accept"
+        return response.headers["content-type"]
+
+    assert content_type("text/html, application/xml;q=0.9, */*;q=0.8") == "application/x-ndjson"
+    assert content_type("text/csv;q=0.9, application/xml;q=0.8") == "text/csv; charset=utf-8"
+    assert content_type("image/png", "?format=junit") == "application/xml"
+    refused = api.client.get(path, headers={"Accept": "image/png"})
+    assert (refused.status_code, refused.headers["content-type"]) == (406, "application/problem+json")
+    assert "text/csv" in refused.json()["detail"]
