@@ -29,7 +29,7 @@ demo: $(READY) ## Show the service at work on a flaky local site, in half a minu
 	@$(PYTHON_IN_VENV) -m deploy.local.demo $(ARGS)
 
 run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at /ui/
-	@$(PYTHON_IN_VENV) -m deploy.local.run
+	@$(PYTHON_IN_VENV) -m deploy.local.run --with-parent
 
 unit: $(READY) ## Run the unit tests, in half a minute: no broker, no database, no network
 	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder tests/unit $(ARGS)

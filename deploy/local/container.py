@@ -13,10 +13,11 @@ from testcontainers.core.network import Network
 
 from deploy.local.errors import ControlFailed
 from deploy.local.ports import LOOPBACK
-from deploy.local.processes import checked_output
+from deploy.local.processes import RUN_VARIABLE, checked_output
 
 STOP_SECONDS = 20
 DATA_LABEL = "retriever.data"
+RUN_LABEL = "retriever.run"
 
 
 def docker_answers() -> bool:
@@ -29,6 +30,28 @@ def docker_answers() -> bool:
         return bool(client.ping())
     except (DockerException, OSError):
         return False
+    finally:
+        client.close()
+
+
+def remove_containers_of(beginning: str) -> list[str]:
+    """Remove the containers of all runs whose names begin so, where Docker answers; return their names."""
+    try:
+        client = docker.from_env(timeout=10)
+    except DockerException:
+        return []
+    try:
+        chosen = [
+            each
+            for each in client.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True)
+            if each.labels[RUN_LABEL].startswith(beginning)
+        ]
+        for container in chosen:
+            container.stop(timeout=STOP_SECONDS)
+            container.remove(force=True)
+        return [f"container {container.name}" for container in chosen]
+    except (DockerException, OSError):
+        return []
     finally:
         client.close()
 
@@ -86,7 +109,11 @@ class Container:
             # docker-py takes an (address, port) pair; testcontainers declares numbers only, which would
             # publish to the world.
             self._container.ports[f"{inside}/tcp"] = (LOOPBACK, outside)  # type: ignore[assignment]
-        self._container.with_kwargs(hostname=host_name, entrypoint=entry_point and list(entry_point))
+        self._container.with_kwargs(
+            hostname=host_name,
+            entrypoint=entry_point and list(entry_point),
+            labels={RUN_LABEL: os.environ.get(RUN_VARIABLE, "")},
+        )
         if network is not None:
             self._container.with_network(network).with_network_aliases(host_name)
         self._is_created = False

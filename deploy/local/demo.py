@@ -4,7 +4,6 @@ It checks its own claims: when a job ends in another way than it must, the exit 
 """
 
 import asyncio
-import fcntl
 import io
 import os
 import signal
@@ -22,6 +21,7 @@ import click
 from rich.console import Console
 
 from deploy.local.broker import open_broker
+from deploy.local.data_folder import held_folder
 from deploy.local.demo_cases import (
     FINE_TOTAL,
     MAX_ATTEMPTS,
@@ -251,18 +251,10 @@ def _environment() -> Mapping[str, str]:
 def _private_folder() -> Iterator[None]:
     """Hold the data folder for this demo alone, emptied of what an earlier one left."""
     DATA_DIR.mkdir(parents=True, exist_ok=True)
-    # A file of its own: migrations lock the folder.
-    lock = os.open(DATA_DIR / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalError(f"another demo runs in {_shown(DATA_DIR)}; wait until it has ended.") from None
+    with held_folder(DATA_DIR):
         for stale in (*DATA_DIR.glob("retriever.db*"), LOG):
             stale.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager
@@ -275,7 +267,7 @@ def _refused_url() -> Iterator[str]:
 
 def _on_interruption(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """Choose what Ctrl-C, SIGTERM and a closed terminal do, unless whoever started us ignores them."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 

@@ -2,6 +2,7 @@
 
 import random
 import socket
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
@@ -11,6 +12,8 @@ LOWEST_PORT = 20_000
 HIGHEST_PORT = 32_767
 ATTEMPTS_PER_PORT = 200
 CONNECT_SECONDS = 2.0
+# A state in /proc/net/tcp: TCP_LISTEN of the kernel's tcp_states.h.
+LISTENING = "0A"
 
 
 def free_port() -> int:
@@ -40,6 +43,30 @@ def is_taken(port: int, *, host: str = LOOPBACK) -> bool:
     except OSError:
         return False
     return True
+
+
+def listeners(port: int) -> set[int]:
+    """Return the ids of our user's processes that listen on a TCP port (none without /proc: macOS)."""
+    sockets = {f"socket:[{number}]" for number in _listening_sockets(port)}
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*") if sockets else ():
+        try:
+            if str(link.readlink()) in sockets:
+                found.add(int(link.parts[2]))
+        except OSError:
+            continue
+    return found
+
+
+def _listening_sockets(port: int) -> set[str]:
+    """Return the numbers (inodes) of the sockets that listen on a port, as /proc/net/tcp has them."""
+    numbers = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            fields = line.split()
+            if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                numbers.add(fields[9])
+    return numbers
 
 
 def _bind_any() -> socket.socket:

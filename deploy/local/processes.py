@@ -13,6 +13,9 @@ from types import FrameType
 from deploy.local.errors import ControlFailed, StartFailed
 
 POLL_SECONDS = 0.1
+# What every process and container of a run has: the name of that run, by which it is found and ended.
+RUN_VARIABLE = "DEPLOY_LOCAL_RUN"
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LOG_TAIL_LINES = 25
 OUTPUT_TAIL_CHARACTERS = 2000
 
@@ -51,7 +54,7 @@ def end(process: subprocess.Popen[bytes], *, by: signal.Signals, grace_seconds: 
         pid: The process to ask, when that is a child of `process` (a server behind its start script).
     """
     if process.poll() is None:
-        _signal(pid or process.pid, by)
+        signal_process(pid or process.pid, by)
         try:
             process.wait(timeout=grace_seconds)
         except subprocess.TimeoutExpired:
@@ -71,6 +74,14 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
         # Nobody is left (macOS says so with EPERM).
+        pass
+
+
+def signal_process(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process; ended already: does nothing."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
         pass
 
 
@@ -126,11 +137,11 @@ def end_leftover(pid_file: Path, *, mark: str, grace_seconds: float = 20.0) -> N
         return
     if mark not in command_line(pid):
         return
-    _signal(pid, signal.SIGTERM)
+    signal_process(pid, signal.SIGTERM)
     give_up_at = time.monotonic() + grace_seconds
     while mark in command_line(pid):
         if time.monotonic() > give_up_at:
-            _signal(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
 
 
@@ -146,41 +157,51 @@ def command_line(pid: int) -> str:
 
 def children(pid: int) -> list[int]:
     """Return the ids of the running children of a process (none without /proc: macOS)."""
-    found = []
+    return [child for child, parent in _parents().items() if parent == pid]
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the ids of the children of a process, of theirs, and so on (none without /proc: macOS)."""
+    parents, found = _parents(), {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def _parents() -> dict[int, int]:
+    """Return the parent of each process."""
+    parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # "pid (name) state parent ...": the name may hold blanks and brackets, so read from its end.
-            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+            parents[int(stat.parent.name)] = int(
+                stat.read_text(errors="replace").rpartition(")")[2].split()[1]
+            )
         except (OSError, IndexError):
             continue
-        if parent == pid:
-            found.append(int(stat.parent.name))
-    return found
+    return parents
 
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the program like Ctrl-C does, so that every `finally` ends what it started."""
-    ours_to_set = threading.current_thread() is threading.main_thread()
-    if not ours_to_set or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _exit)
+    """Let SIGTERM unwind the program like Ctrl-C does, so that every `finally` ends what it started.
+
+    So do SIGHUP (the terminal was closed) and SIGQUIT (the other key), unless whoever started us has them
+    ignored, as `nohup` does.
+    """
+    is_ours_to_set = threading.current_thread() is threading.main_thread()
+    numbers = [each for each in ENDING if is_ours_to_set and signal.getsignal(each) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _exit)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _tail(log: str) -> str:

@@ -20,18 +20,19 @@ DEFAULTS = {"RETRIEVER_API_PORT": "8080", "RETRIEVER_LOG_FORMAT": "console"}
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), default=ROOT / ".run", help="Where the data stay."
 )
-def main(*, data_dir: Path) -> None:
+@click.option("--with-parent", is_flag=True, help="Stop when the process that started this one ends.")
+def main(*, data_dir: Path, with_parent: bool) -> None:
     """Serve Retriever on this machine until Ctrl-C."""
-    sys.exit(serve(data_dir))
+    sys.exit(serve(data_dir, parent=os.getppid() if with_parent else None))
 
 
-def serve(data_dir: Path) -> int:
-    """Serve until Ctrl-C or SIGTERM; return the exit status."""
+def serve(data_dir: Path, *, parent: int | None = None) -> int:
+    """Serve until Ctrl-C, SIGTERM, SIGHUP, SIGQUIT, or the end of a parent; return the exit status."""
     written = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value}
     try:
         with open_stack(data_dir, DEFAULTS | written | dict(os.environ)) as stack:
             print("", *announcement(stack, data_dir), "", sep="\n", flush=True)
-            return stack.wait()
+            return stack.wait(is_wanted=lambda: parent is None or os.getppid() == parent)
     except KeyboardInterrupt:
         return 0
     except LocalError as error:

@@ -3,24 +3,38 @@
 The workers start when the ledger is ready: before that the queues that they consume are not declared.
 """
 
+import asyncio
 import base64
 import http.client
+import logging
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.local.broker import Broker, open_broker
+from deploy.local.data_folder import end_processes, held_folder
 from deploy.local.errors import StartFailed
-from deploy.local.ports import LOOPBACK, free_port
-from deploy.local.processes import POLL_SECONDS, end, sigterm_as_exit, wait_until_ready
+from deploy.local.ports import LOOPBACK, free_port, listeners
+from deploy.local.processes import (
+    POLL_SECONDS,
+    RUN_VARIABLE,
+    command_line,
+    descendants,
+    end,
+    sigterm_as_exit,
+    wait_until_ready,
+)
+from shared.broker.connection import CONNECTION_ERRORS, connected, words_of
+from shared.errors import SettingsInvalid
+from shared.listening import check_port
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
@@ -50,9 +64,15 @@ class Stack:
         statuses = (group.poll() for group in self.groups)
         return next((status for status in statuses if status is not None), None)
 
-    def wait(self) -> int:
-        """Block until a process has ended by itself; return the exit status of its group."""
+    def wait(self, *, is_wanted: Callable[[], bool] = lambda: True) -> int:
+        """Block until a process has ended by itself; return the exit status of its group.
+
+        Args:
+            is_wanted: Asked again and again; when it says no, return 0.
+        """
         while (status := self.ended()) is None:
+            if not is_wanted():
+                return 0
             time.sleep(POLL_SECONDS)
         return status
 
@@ -76,15 +96,56 @@ def open_stack(data_dir: Path, environment: Mapping[str, str], *, log: Path | No
         log: Where the processes write; None for the terminal.
 
     Raises:
-        LocalError: There is no broker, the migration failed, or a process did not become ready.
+        LocalError: Another run has the folder, a port is taken, there is no broker, the migration failed, or
+            a process did not become ready.
     """
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
     with (
+        sigterm_as_exit(),
+        held_folder(data_dir),
+        ports_checked(environment),
         open_broker(data_dir / "broker", environment=environment) as broker,
+        given_broker_checked(broker),
         open_service(broker, data_dir, environment, log=log) as stack,
     ):
         yield stack
+
+
+@contextmanager
+def ports_checked(environment: Mapping[str, str]) -> Iterator[None]:
+    """Go inside if the ports that were chosen are free: before a broker is started for nothing.
+
+    Raises:
+        StartFailed: one is taken; names its variable.
+    """
+    for ports in _PORTS_OF_GROUPS:
+        for variable in ports.values():
+            if environment.get(variable):
+                try:
+                    check_port(LOOPBACK, int(environment[variable]), variable=variable)
+                except (SettingsInvalid, ValueError) as error:
+                    raise StartFailed(
+                        f"{error}. End what listens there, or set another {variable}."
+                    ) from error
+    yield
+
+
+@contextmanager
+def given_broker_checked(broker: Broker) -> Iterator[None]:
+    """Go inside if a broker that was given takes us: user, virtual host and port are right.
+
+    Raises:
+        StartFailed: it does not; says why.
+    """
+    if not broker.is_ours:
+        # The library would log beside us what we say ourselves.
+        logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+        try:
+            asyncio.run(_connect(broker.amqp_url))
+        except (*CONNECTION_ERRORS, ValueError) as error:
+            raise StartFailed(f"RETRIEVER_AMQP_URL: {words_of(error)}") from error
+    yield
 
 
 @contextmanager
@@ -112,15 +173,20 @@ def open_service(
         yield Stack(api_url, settings["RETRIEVER_DATABASE_URL"], broker, has_contact, groups)
 
 
+async def _connect(amqp_url: str) -> None:
+    async with connected(amqp_url, name="retriever make run"):
+        pass
+
+
 def _started(
     running: ExitStack, settings: Mapping[str, str], log: Path | None, ports: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """Start processes of the Procfile and return their honcho when each of them is ready."""
     group = _start(settings, log, *ports)
-    running.callback(end, group, by=signal.SIGTERM, grace_seconds=STOP_SECONDS)
+    running.callback(_end_group, group)
     for process, port in ports.items():
         wait_until_ready(
-            lambda port=port: _is_ready(settings[port]),  # type: ignore[misc]
+            lambda port=port: _is_ready(int(settings[port]), group),  # type: ignore[misc]
             name=f"The {process} of Retriever",
             deadline_seconds=READY_SECONDS,
             is_alive=lambda: group.poll() is None,
@@ -138,6 +204,7 @@ def _settings(environment: Mapping[str, str], broker: Broker, data_dir: Path) ->
         **environment,
         "PATH": os.pathsep.join(folders),
         "PYTHONUNBUFFERED": "1",
+        **{name: value for name, value in os.environ.items() if name == RUN_VARIABLE},
         "RETRIEVER_AMQP_URL": broker.amqp_url,
         "RETRIEVER_DATABASE_URL": database_url,
         **{
@@ -205,12 +272,27 @@ def _start(settings: Mapping[str, str], log: Path | None, *names: str) -> subpro
         )
 
 
-def _is_ready(port: str) -> bool:
-    connection = http.client.HTTPConnection(LOOPBACK, int(port), timeout=4)
+def _end_group(group: subprocess.Popen[bytes]) -> None:
+    """End a honcho and all that it started; one that failed (its terminal is gone) leaves them running."""
+    started = {pid: command_line(pid) for pid in descendants(group.pid)}
+    end(group, by=signal.SIGTERM, grace_seconds=STOP_SECONDS)
+    # The command too, so that a recycled id is left alone.
+    end_processes(
+        lambda: {pid for pid, command in started.items() if command and command_line(pid) == command}
+    )
+
+
+def _is_ready(port: int, group: subprocess.Popen[bytes]) -> bool:
+    """Tell whether a process of the group says on a port that it is ready, and not a stranger's."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=4)
     try:
         connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.client.OK
+        is_ready = connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
+    if not is_ready:
+        return False
+    listening = listeners(port)
+    return not listening or bool(listening & descendants(group.pid))

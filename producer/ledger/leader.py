@@ -14,6 +14,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.store import leader
 from producer.store.database import Store
 from shared.errors import StoreUnavailable
+from shared.repeated_warning import RepeatedWarning
 
 LEADER: Final = "leader"
 LEADER_LEASE_SECONDS: Final = 15.0
@@ -101,6 +102,7 @@ class Elector:
         self._metrics = metrics
         self._period_seconds = period_seconds
         self._trusted_seconds = lease_seconds - margin_seconds
+        self._warning = RepeatedWarning(logger)
 
     async def run(self) -> None:
         """Campaign and lead until cancelled, then resign, so that another ledger leads at once.
@@ -155,7 +157,10 @@ class Elector:
         """Return whether the lease is ours; None when the store does not say so until then."""
         try:
             async with asyncio.timeout_at(until):
-                return await self._lease.hold()
+                is_held = await self._lease.hold()
         except (StoreUnavailable, TimeoutError) as error:
-            logger.warning("store_unavailable", extra={"error": f"{type(error).__name__}: {error}"[:300]})
+            said = str(error) or "The store did not answer while the lease could be trusted."
+            self._warning.tell("store_unavailable", {"error": said[:300]})
             return None
+        self._warning = RepeatedWarning(logger)
+        return is_held
