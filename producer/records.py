@@ -1,10 +1,10 @@
 """What the store takes and gives: plain values, so that no database row leaves `producer.store`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
 import orjson
@@ -18,13 +18,37 @@ from shared.retry import RetryPolicy
 from shared.states import JobState
 
 
+class KeyScope(StrEnum):
+    """What a request with an idempotency key makes; the same key is another one in another scope."""
+
+    JOB = "job"
+    BATCH = "batch"
+    SCHEDULE = "schedule"
+    SCHEDULE_RUN = "schedule_run"
+    OPERATION = "operation"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """What a request was answered, word for word; `location` is the path of what it made or found."""
+
+    status: int
+    location: str
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A client's own name for a request, and what the request was: SHA-256 of all that it said."""
+    """A client's own name for a request, and what the request was: SHA-256 of all that it said.
 
+    The answer is kept together with what it tells of, where it is known before.
+    """
+
+    scope: KeyScope
     key: str
     fingerprint: bytes
     expires_at: datetime
+    answer: KeptAnswer | None = None
 
 
 class CallbackEvent(StrEnum):
@@ -92,11 +116,30 @@ class SubmissionStatus(StrEnum):
 class SubmissionResult:
     """The job or batch that answers a submission: the one handed in, or one that was there before.
 
-    In a conflict it is what the idempotency key was used for, by a request that said something else.
+    In a conflict it is what the idempotency key was used for, by a request that said something else. The
+    answer is what the first request with the key was answered, None while nobody has kept it.
     """
 
     id: UUID
     status: SubmissionStatus = SubmissionStatus.STORED
+    answer: KeptAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakenKey:
+    """What an idempotency key was used for first. Version 0.1.0 kept no answer."""
+
+    resource_id: UUID
+    fingerprint: bytes
+    is_duplicate: bool
+    answer: KeptAnswer | None
+
+    def result_for(self, fingerprint: bytes) -> SubmissionResult:
+        """Return what another request with the key comes to."""
+        if fingerprint != self.fingerprint:
+            return SubmissionResult(self.resource_id, SubmissionStatus.CONFLICT)
+        status = SubmissionStatus.DUPLICATE_REPLAYED if self.is_duplicate else SubmissionStatus.REPLAYED
+        return SubmissionResult(self.resource_id, status, self.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +455,13 @@ class ScheduleRecord(NewSchedule):
     last_job_id: UUID | None
     last_batch_id: UUID | None
     last_error: str | None
+
+    @classmethod
+    def of(cls, new: NewSchedule) -> Self:
+        """Return a schedule as it is just after it was stored."""
+        given = {each.name: getattr(new, each.name) for each in fields(new)}
+        nothing_yet = dict.fromkeys(each.name for each in fields(cls) if each.name not in given)
+        return cls(**{**nothing_yet, **given, "revision": 0, "runs": 0, "skipped": 0})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from producer.records import CallbackEvent, IdempotencyKey, NewBatch, NewJob
+from producer.records import CallbackEvent, NewBatch, NewJob
 from producer.submission_models import (
     MAX_AHEAD_SECONDS,
     BatchSubmission,
@@ -31,9 +31,7 @@ MAX_ECHO_LENGTH = 60
 _UNKNOWN_FIELD = "extra_forbidden"
 
 
-def new_job(
-    submission: JobSubmission, *, job_id: UUID, now: datetime, idempotency: IdempotencyKey | None = None
-) -> NewJob:
+def new_job(submission: JobSubmission, *, job_id: UUID, now: datetime) -> NewJob:
     """Return the job that a submission asks for, ready to be stored.
 
     Raises:
@@ -45,7 +43,6 @@ def new_job(
         template.job(args, job_id=job_id),
         unique_key=unique_key(submission.kind, args.document),
         unique_for_seconds=submission.unique_for_seconds,
-        idempotency=idempotency,
     )
 
 

@@ -15,21 +15,17 @@ from producer.api.batch_bodies import BatchSpool, Stream, read_batch
 from producer.api.documents import Batch, BatchPage, RejectedLine, RejectedPage, batch_document
 from producer.api.guard import JSON_TYPE
 from producer.api.problems import HttpProblem
-from producer.api.requests import (
-    Query,
-    read_actor,
-    read_id,
-    read_idempotency_key,
-)
-from producer.api.responses import REPLAYED_HEADER, first_page, json_response
+from producer.api.replays import key_of, replay, respond
+from producer.api.requests import Query, read_actor, read_id, read_idempotency_key
+from producer.api.responses import first_page, json_response
 from producer.batch_validation import validate_items
-from producer.records import BatchRecord, SubmissionStatus
-from producer.store import endings, queries, submissions
+from producer.records import BatchRecord, KeptAnswer, KeyScope, NewBatch, SubmissionStatus, TakenKey
+from producer.store import endings, idempotency, queries, submissions
 from producer.store.database import Connection, Store
 from producer.submission import JobTemplate, timing_of
 from producer.submission_models import BatchSubmission, StreamedBatchSubmission
 from shared.clock import utc_now
-from shared.errors import BatchNotFound, IdempotencyConflict
+from shared.errors import BatchNotFound
 from shared.identity import new_id
 from shared.states import JobState
 
@@ -37,6 +33,16 @@ logger = logging.getLogger(__name__)
 
 # Parsing this much JSON in one piece holds Python's one lock for some 40 ms; larger batches come as lines.
 MAX_JSON_BYTES: Final = 8 * 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A batch that has arrived; its jobs are in the spool."""
+
+    submission: BatchSubmission | StreamedBatchSubmission
+    template: JobTemplate
+    noun: str
+    fingerprint: bytes
 
 
 class BatchHandlers:
@@ -47,26 +53,46 @@ class BatchHandlers:
 
     async def submit_batch(self, request: Request) -> Response:
         """Store the jobs of a body and answer 202 with the batch."""
+        key = read_idempotency_key(request)
+        used_for = await self._find_answered(key)
+        is_document = request.headers["content-type"] == JSON_TYPE
+        if used_for:
+            # Only compared with the request that was answered: what was valid then may be so no longer.
+            fingerprint = await (_document_fingerprint if is_document else _stream_fingerprint)(request)
+            if again := replay(used_for.result_for(fingerprint)):
+                return again
         with BatchSpool() as spool:
-            is_document = request.headers["content-type"] == JSON_TYPE
-            take = _take_document if is_document else _take_stream
-            taken = await take(request, spool)
+            taken = await (_take_document if is_document else _take_stream)(request, spool)
             spool.check(strict=taken.submission.strict, noun=taken.noun)
-            key = read_idempotency_key(request, taken.fingerprint)
-            new = replace(taken.template.batch(batch_id=new_id()), idempotency=key)
-            jobs = spool.jobs(taken.template, batch_id=new.id)
-            async with self._store.long_calls:
-                result = await self._store.write(submissions.insert_batch, new, jobs, spool.rejected())
-        if result.status is SubmissionStatus.CONFLICT:
-            raise IdempotencyConflict(f"the key was used for batch {result.id}")
-        batch = first_document(await self._store.read(queries.get_batch, result.id), taken.submission)
-        headers = _location(batch.id)
-        if result.status is SubmissionStatus.REPLAYED:
-            headers[REPLAYED_HEADER] = "true"
-        else:
-            facts = {"batch_id": str(batch.id), "kind": batch.kind, "total": batch.total}
-            logger.info("batch_accepted", extra={**facts, "rejected": batch.rejected.count})
-        return json_response(batch, HTTPStatus.ACCEPTED, headers)
+            return await self._store_batch(taken, spool, key)
+
+    async def _find_answered(self, key: str | None) -> TakenKey | None:
+        if key is None:
+            return None
+        used_for = await self._store.read(idempotency.find_key, KeyScope.BATCH, key, now=utc_now())
+        return used_for if used_for and used_for.answer else None
+
+    async def _store_batch(self, taken: _Taken, spool: BatchSpool, key: str | None) -> Response:
+        new = taken.template.batch(batch_id=new_id())
+        batch = await asyncio.to_thread(accepted_document, new, spool, taken.template)
+        answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/batches/{new.id}", _json(batch))
+        if key is not None:
+            keyed = replace(key_of(KeyScope.BATCH, key, taken.fingerprint), answer=answer)
+            new = replace(new, idempotency=keyed)
+        jobs = spool.jobs(taken.template, batch_id=new.id)
+        async with self._store.long_calls:
+            result = await self._store.write(submissions.insert_batch, new, jobs, spool.rejected())
+        if result.status is not SubmissionStatus.STORED:
+            return replay(result) or await self._answer_of_old_key(result.id, taken)
+        facts = {"batch_id": str(batch.id), "kind": batch.kind, "total": batch.total}
+        logger.info("batch_accepted", extra={**facts, "rejected": batch.rejected.count})
+        return respond(answer)
+
+    async def _answer_of_old_key(self, batch_id: UUID, taken: _Taken) -> Response:
+        """Answer with a batch whose key version 0.1.0 took, without keeping the answer."""
+        batch = first_document(await self._store.read(queries.get_batch, batch_id), taken.submission)
+        answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/batches/{batch_id}", _json(batch))
+        return respond(answer, is_replay=True)
 
     async def get_batch(self, request: Request) -> Response:
         """Answer with the batch and its counts."""
@@ -97,8 +123,29 @@ class BatchHandlers:
         return json_response(batch_document(record), HTTPStatus.ACCEPTED, _location(batch_id))
 
 
+def accepted_document(new: NewBatch, spool: BatchSpool, template: JobTemplate) -> Batch:
+    """Return the document of a batch as it is stored: the answer to its submission."""
+    state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
+    return batch_document(
+        BatchRecord(
+            id=new.id,
+            kind=new.kind,
+            total=spool.valid,
+            labels=new.labels,
+            counts={state: spool.valid},
+            schedule_id=new.schedule_id,
+            created_at=new.created_at,
+            finished_at=None,
+            callback_url=new.callback_url,
+            callback_events=new.callback_events,
+            rejected=spool.rejections,
+            first_rejected=spool.first,
+        )
+    )
+
+
 def first_document(record: BatchRecord, submission: BatchSubmission | StreamedBatchSubmission) -> Batch:
-    """Return the answer to a submission: the same for every replay, however far the batch has come since."""
+    """Return what the submission of a stored batch was answered, made anew."""
     is_scheduled = timing_of(submission, now=record.created_at).due_at is not None
     first = replace(
         record,
@@ -111,21 +158,8 @@ def first_document(record: BatchRecord, submission: BatchSubmission | StreamedBa
     return batch_document(first)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A batch that has arrived; its jobs are in the spool."""
-
-    submission: BatchSubmission | StreamedBatchSubmission
-    template: JobTemplate
-    noun: str
-    fingerprint: bytes
-
-
 async def _take_document(request: Request, spool: BatchSpool) -> _Taken:
-    if request.query_params:
-        detail = "A JSON batch takes no query parameters; send them as fields of the document."
-        raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
-    body = await request.body()
+    body = await _read_document_body(request)
     submission = await asyncio.to_thread(read_batch, body)
     template = JobTemplate.of(submission, now=utc_now())
     await asyncio.to_thread(spool.add_all, validate_items(submission, template))
@@ -135,14 +169,40 @@ async def _take_document(request: Request, spool: BatchSpool) -> _Taken:
 async def _take_stream(request: Request, spool: BatchSpool) -> _Taken:
     media_type, query = request.headers["content-type"], request.query_params
     stream = Stream.open(media_type, dict(query), spool)
-    # A request is the same when its type, its query and its body are.
-    seen = hashlib.sha256(f"{media_type}\n{query}\n".encode())
+    seen = _stream_hash(request)
     # A client that leaves raises ClientDisconnect here, so nothing of its batch is stored.
     async for chunk in request.stream():
         seen.update(chunk)
         await asyncio.to_thread(stream.feed, chunk)
     await asyncio.to_thread(stream.finish)
     return _Taken(stream.submission, stream.template, "lines", seen.digest())
+
+
+async def _document_fingerprint(request: Request) -> bytes:
+    return hashlib.sha256(await _read_document_body(request)).digest()
+
+
+async def _read_document_body(request: Request) -> bytes:
+    if request.query_params:
+        detail = "A JSON batch takes no query parameters; send them as fields of the document."
+        raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
+    return await request.body()
+
+
+async def _stream_fingerprint(request: Request) -> bytes:
+    seen = _stream_hash(request)
+    async for chunk in request.stream():
+        seen.update(chunk)
+    return seen.digest()
+
+
+def _stream_hash(request: Request) -> "hashlib._Hash":
+    """Return the hash to be updated by the body: a request is the same when its type, query and body are."""
+    return hashlib.sha256(f"{request.headers['content-type']}\n{request.query_params}\n".encode())
+
+
+def _json(batch: Batch) -> bytes:
+    return batch.model_dump_json().encode()
 
 
 def _batch_page(

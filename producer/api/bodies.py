@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from producer.api.guard import TEXT_TYPE
 from producer.api.problems import HttpProblem, problem_response
-from producer.api.requests import read_id
+from producer.api.requests import read_header, read_id
 from producer.api.responses import StreamedResponse, attachment
 from producer.records import BodyRecord, JobRecord
 from producer.store import bodies, queries
@@ -179,9 +179,9 @@ def _unchanged_since(record: JobRecord) -> UUID | None:
 
 def _range_header(request: Request, body: Body) -> str | None:
     # Range is for GET alone, and If-Range takes it back when the client has another version.
-    if request.method != "GET" or request.headers.get("if-range", body.etag) != body.etag:
+    if request.method != "GET" or (read_header(request, "If-Range") or body.etag) != body.etag:
         return None
-    return request.headers.get("range")
+    return read_header(request, "Range")
 
 
 def _unsatisfiable(body: Body) -> Response:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import NEXT, Document
+from producer.api.replays import answer_of, find_replay, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import first_page, json_response
 from producer.parking import (
@@ -25,8 +26,9 @@ from producer.parking import (
     OperationState,
     ParkedFilter,
 )
+from producer.records import IdempotencyKey, KeptAnswer, KeyScope, SubmissionResult, SubmissionStatus
 from producer.store import audit, bulk_actions, parking
-from producer.store.database import Store
+from producer.store.database import Connection, Store
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid, OperationNotFound
 from shared.identity import new_id
@@ -190,7 +192,11 @@ class BulkActionHandlers:
         )
 
     async def _begin(self, request: Request, action: OperationAction) -> Response:
-        wanted = read_document(OperationRequest, await request.body())
+        body, by = await request.body(), read_actor(request)
+        key = request_key(request, KeyScope.OPERATION, action.encode(), body)
+        if again := await find_replay(self._store, key):
+            return again
+        wanted = read_document(OperationRequest, body)
         parked_filter = _parked_filter(wanted.filter)
         if wanted.dry_run:
             async with self._store.long_calls:
@@ -201,15 +207,26 @@ class BulkActionHandlers:
             action=action,
             filter_document=wanted.filter.model_dump(mode="json", exclude_none=True),
             rate_per_second=wanted.rate_per_second,
-            by=read_actor(request),
+            by=by,
             created_at=utc_now(),
         )
         async with self._store.long_calls:
-            operation = await self._store.write(bulk_actions.start_operation, new, parked_filter)
-        facts = {"operation_id": str(new.id), "action": action.value, "total": operation.total}
-        logger.info("operation_started", extra=facts)
-        headers = {"Location": f"/operations/{new.id}"}
-        return json_response(_operation_document(operation), HTTPStatus.ACCEPTED, headers)
+            result = await self._store.write(_start, new, parked_filter, key)
+        if result.status is SubmissionStatus.STORED:
+            facts = {"operation_id": str(new.id), "action": action.value}
+            logger.info("operation_started", extra=facts)
+        return answer_of(result)
+
+
+def _start(
+    connection: Connection, new: NewOperation, parked_filter: ParkedFilter, key: IdempotencyKey | None
+) -> SubmissionResult:
+    def start(connection: Connection) -> KeptAnswer:
+        operation = bulk_actions.start_operation(connection, new, parked_filter)
+        body = _operation_document(operation).model_dump_json().encode()
+        return KeptAnswer(HTTPStatus.ACCEPTED, f"/operations/{new.id}", body)
+
+    return make_once(connection, key, new.id, start)
 
 
 def _operation_document(operation: Operation) -> OperationDocument:

@@ -1,8 +1,8 @@
 """The operations on jobs: submit, look up, list, cancel."""
 
 import asyncio
-import hashlib
 import logging
+from dataclasses import replace
 from http import HTTPStatus
 from uuid import UUID
 
@@ -10,23 +10,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import Job, JobPage, accepted_document, job_document, job_summary
-from producer.api.requests import (
-    LARGE_BODY_BYTES,
-    Query,
-    read_actor,
-    read_document,
-    read_id,
-    read_idempotency_key,
-)
-from producer.api.responses import REPLAYED_HEADER, json_response
+from producer.api.replays import find_replay, replay, request_key, respond
+from producer.api.requests import LARGE_BODY_BYTES, Query, read_actor, read_document, read_id
+from producer.api.responses import json_response
 from producer.api.writer import JobWriter
-from producer.records import IdempotencyKey, JobFilter, NewJob, SubmissionResult, SubmissionStatus
-from producer.store import endings, queries, queues
+from producer.records import (
+    IdempotencyKey,
+    JobFilter,
+    KeptAnswer,
+    KeyScope,
+    NewJob,
+    SubmissionResult,
+    SubmissionStatus,
+)
+from producer.store import endings, idempotency, queries, queues
 from producer.store.database import Connection, Store
 from producer.submission import new_job
 from producer.submission_models import JobSubmission
 from shared.clock import utc_now
-from shared.errors import IdempotencyConflict, JobNotFound
+from shared.errors import JobInvalid, JobNotFound
 from shared.identity import new_id
 from shared.states import JobState
 
@@ -43,32 +45,40 @@ class JobHandlers:
     async def submit_job(self, request: Request) -> Response:
         """Store one job, to run now or at its time, then answer 202: from then on it is never lost."""
         body = await request.body()
-        key = read_idempotency_key(request, hashlib.sha256(body).digest())
-        if len(body) > LARGE_BODY_BYTES:
-            submission, job = await asyncio.to_thread(_read_job, body, key)
-        else:
-            submission, job = _read_job(body, key)
+        key = request_key(request, KeyScope.JOB, body)
+        try:
+            submission, job = await _read_job(body)
+        except JobInvalid:
+            # Not before: a request without a key, or with a new one, pays nothing for it.
+            if again := await find_replay(self._store, key):
+                return again
+            raise
+        answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/jobs/{job.id}", _json(accepted_document(job)))
+        if key:
+            job = replace(job, idempotency=replace(key, answer=answer))
         result = await self._writer.write(job)
         if result.status is not SubmissionStatus.STORED:
-            return await self._answer_again(submission, result)
+            return replay(result) or await self._answer_with(result, submission, key)
         facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
         logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
-        return json_response(accepted_document(job), HTTPStatus.ACCEPTED, _location(job.id))
+        return respond(answer)
 
-    async def _answer_again(self, submission: JobSubmission, result: SubmissionResult) -> Response:
-        if result.status is SubmissionStatus.CONFLICT:
-            raise IdempotencyConflict(f"the key was used for job {result.id}")
-        record = await self._store.read(queries.get_job, result.id)
-        headers = _location(record.id)
-        if result.status is SubmissionStatus.REPLAYED:
-            # Made anew from the same request: the stored job may have another time or other arguments by now.
-            first = new_job(submission, job_id=record.id, now=record.created_at)
-            headers[REPLAYED_HEADER] = "true"
-            return json_response(accepted_document(first), HTTPStatus.ACCEPTED, headers)
-        if result.status is SubmissionStatus.DUPLICATE_REPLAYED:
-            headers[REPLAYED_HEADER] = "true"
-        document = job_document(record).model_copy(update={"duplicate_of": record.id})
-        return json_response(document, HTTPStatus.OK, headers)
+    async def _answer_with(
+        self, result: SubmissionResult, submission: JobSubmission, key: IdempotencyKey | None
+    ) -> Response:
+        """Answer with a job that was there before, where no answer is kept."""
+        match result.status:
+            case SubmissionStatus.REPLAYED:
+                # Version 0.1.0 took the key. The stored job may have another time or other arguments by now.
+                record = await self._store.read(queries.get_job, result.id)
+                first = new_job(submission, job_id=record.id, now=record.created_at)
+                body, status = _json(accepted_document(first)), HTTPStatus.ACCEPTED
+                return respond(KeptAnswer(status, f"/jobs/{record.id}", body), is_replay=True)
+            case SubmissionStatus.DUPLICATE | SubmissionStatus.DUPLICATE_REPLAYED if key:
+                answer = await self._store.write(_keep_duplicate, result.id, key)
+            case _:
+                answer = await self._store.read(_duplicate, result.id)
+        return respond(answer, is_replay=result.status is SubmissionStatus.DUPLICATE_REPLAYED)
 
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
@@ -102,9 +112,28 @@ class JobHandlers:
         return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))
 
 
-def _read_job(body: bytes, key: IdempotencyKey | None) -> tuple[JobSubmission, NewJob]:
+async def _read_job(body: bytes) -> tuple[JobSubmission, NewJob]:
+    if len(body) > LARGE_BODY_BYTES:
+        return await asyncio.to_thread(_parse_job, body)
+    return _parse_job(body)
+
+
+def _parse_job(body: bytes) -> tuple[JobSubmission, NewJob]:
     submission = read_document(JobSubmission, body)
-    return submission, new_job(submission, job_id=new_id(), now=utc_now(), idempotency=key)
+    return submission, new_job(submission, job_id=new_id(), now=utc_now())
+
+
+def _duplicate(connection: Connection, job_id: UUID) -> KeptAnswer:
+    document = job_document(queries.get_job(connection, job_id)).model_copy(update={"duplicate_of": job_id})
+    return KeptAnswer(HTTPStatus.OK, f"/jobs/{job_id}", _json(document))
+
+
+def _keep_duplicate(connection: Connection, job_id: UUID, key: IdempotencyKey) -> KeptAnswer:
+    return idempotency.keep_answer(connection, key, _duplicate(connection, job_id))
+
+
+def _json(document: Job) -> bytes:
+    return document.model_dump_json().encode()
 
 
 def _look_up(connection: Connection, job_id: UUID) -> Job:

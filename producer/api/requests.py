@@ -1,6 +1,6 @@
 """What an operation reads from its request; what is wrong becomes a problem that names the place."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final, TypeVar
 from uuid import UUID
@@ -12,9 +12,7 @@ from starlette.requests import Request
 from producer.api.problems import HttpProblem
 from producer.json_text import read_json
 from producer.parking import ANONYMOUS
-from producer.records import IdempotencyKey
 from producer.submission import field_errors
-from shared.clock import utc_now
 from shared.errors import (
     BatchNotFound,
     FieldError,
@@ -34,7 +32,6 @@ _CANONICAL_ID_LENGTH = 36
 _ACTOR_HEADER = "Retriever-Actor"
 _KEY_HEADER = "Idempotency-Key"
 _MAX_KEY_LENGTH = 255
-_KEY_KEPT = timedelta(hours=24)
 
 Model = TypeVar("Model", bound=BaseModel)
 NotFound = JobNotFound | BatchNotFound | ScheduleNotFound | OperationNotFound
@@ -135,31 +132,46 @@ def validate_document(model: type[Model], body: bytes) -> Model:
         raise JobInvalid(field_errors(error, model)) from None
 
 
-def read_idempotency_key(request: Request, fingerprint: bytes) -> IdempotencyKey | None:
+def read_header(request: Request, name: str) -> str | None:
+    """Return a header that has one value, or None without it.
+
+    Raises:
+        HttpProblem: 400: it was sent more than once, so nobody can tell which value is meant.
+    """
+    match request.headers.getlist(name):
+        case []:
+            return None
+        case [value]:
+            return value
+        case _:
+            raise _invalid(f"/header/{name}", "It must be sent once")
+
+
+def read_idempotency_key(request: Request) -> str | None:
     """Return the Idempotency-Key of a request, or None when it has none.
 
     After the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-idempotency-key-header).
 
-    Args:
-        request: The request.
-        fingerprint: SHA-256 of everything that the request says.
-
     Raises:
-        HttpProblem: the key is empty, too long, or not printable ASCII.
+        HttpProblem: 400: the key is empty, too long, not printable ASCII, or sent more than once.
     """
-    key = request.headers.get(_KEY_HEADER)
+    key = read_header(request, _KEY_HEADER)
     if key is None:
         return None
     if not 0 < len(key) <= _MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
-        msg = f"Must be 1 to {_MAX_KEY_LENGTH} printable ASCII characters"
-        loc = f"/header/{_KEY_HEADER}"
-        raise HttpProblem(HTTPStatus.BAD_REQUEST, f"{_KEY_HEADER}: {msg}.", errors=[FieldError(loc, msg)])
-    return IdempotencyKey(key, fingerprint, utc_now() + _KEY_KEPT)
+        raise _invalid(
+            f"/header/{_KEY_HEADER}", f"It must be 1 to {_MAX_KEY_LENGTH} printable ASCII characters"
+        )
+    return key
 
 
 def read_actor(request: Request) -> str:
-    """Return who sends a request, for the audit log. No key is asked for yet, so it is what they say."""
-    return request.headers.get(_ACTOR_HEADER, ANONYMOUS)
+    """Return who sends a request, for the audit log. No key is asked for yet, so it is what they say.
+
+    Raises:
+        HttpProblem: 400: it was sent more than once.
+    """
+    return read_header(request, _ACTOR_HEADER) or ANONYMOUS
 
 
 def _invalid(loc: str, msg: str) -> HttpProblem:

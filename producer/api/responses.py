@@ -12,7 +12,6 @@ from starlette.types import Receive, Scope, Send
 
 from producer.api.guard import JSON_TYPE
 
-REPLAYED_HEADER = "Idempotent-Replayed"
 _SEND_TIMEOUT_SECONDS = 60.0
 
 Record = TypeVar("Record")

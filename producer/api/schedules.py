@@ -13,9 +13,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import NEXT, Document
+from producer.api.replays import answer_of, find_replay, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import first_page, json_response
-from producer.records import NewSchedule, Overlap, ScheduleRecord
+from producer.records import (
+    IdempotencyKey,
+    KeptAnswer,
+    KeyScope,
+    NewSchedule,
+    Overlap,
+    ScheduledRun,
+    ScheduleRecord,
+    SubmissionResult,
+    SubmissionStatus,
+)
 from producer.scheduling import new_schedule, scheduled_run
 from producer.store import schedules
 from producer.store.database import Connection, Store
@@ -80,10 +91,15 @@ class ScheduleHandlers:
 
     async def submit_schedule(self, request: Request) -> Response:
         """Store a schedule and answer 201 with it."""
-        schedule = await asyncio.to_thread(_read_schedule, await request.body())
-        record = await self._store.write(_insert, schedule, read_actor(request))
-        logger.info("schedule_created", extra={"schedule_id": str(record.id)})
-        return await _answer(record, HTTPStatus.CREATED, {"Location": f"/schedules/{record.id}"})
+        body, by = await request.body(), read_actor(request)
+        key = request_key(request, KeyScope.SCHEDULE, body)
+        if again := await find_replay(self._store, key):
+            return again
+        schedule, answer = await asyncio.to_thread(_read_schedule, body)
+        result = await self._store.write(_insert, schedule, answer, key, by)
+        if result.status is SubmissionStatus.STORED:
+            logger.info("schedule_created", extra={"schedule_id": str(schedule.id)})
+        return answer_of(result)
 
     async def list_schedules(self, request: Request) -> Response:
         """Answer with one page of schedules, newest first."""
@@ -110,12 +126,18 @@ class ScheduleHandlers:
 
     async def run_schedule(self, request: Request) -> Response:
         """Make a run now, paused or not; the times of the schedule stay as they are."""
-        record, now = await self._store.read(schedules.get_schedule, _id(request)), utc_now()
+        schedule_id, by, now = _id(request), read_actor(request), utc_now()
+        key = request_key(request, KeyScope.SCHEDULE_RUN, schedule_id.bytes)
+        if again := await find_replay(self._store, key):
+            return again
+        record = await self._store.read(schedules.get_schedule, schedule_id)
         # Not in the transaction that stores it: a large batch takes seconds to validate.
         run = await asyncio.to_thread(scheduled_run, record, run_at=now, now=now)
-        record = await self._store.write(schedules.run_now, record.id, run, by=read_actor(request), now=now)
-        logger.info("schedule_run_made", extra={"schedule_id": str(record.id), **run.facts})
-        return await _answer(record, HTTPStatus.ACCEPTED, {"Location": run.path})
+        next_runs = await asyncio.to_thread(_next_runs, record)
+        result = await self._store.write(_run, record.id, run, next_runs, key, by=by, now=now)
+        if result.status is SubmissionStatus.STORED:
+            logger.info("schedule_run_made", extra={"schedule_id": str(record.id), **run.facts})
+        return answer_of(result)
 
     async def delete_schedule(self, request: Request) -> Response:
         """Delete the schedule; the jobs that it made stay."""
@@ -126,11 +148,11 @@ class ScheduleHandlers:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
-def schedule_document(record: ScheduleRecord) -> Schedule:
-    """Return the document of a stored schedule, with its next times worked out."""
+def schedule_document(record: ScheduleRecord, next_runs: list[datetime] | None = None) -> Schedule:
+    """Return the document of a stored schedule, with its next times, worked out if they are not given."""
     timetable = record.timetable
     cron = timetable if isinstance(timetable, Cron) else None
-    next_at, last_at = record.next_run_at, record.last_run_at
+    last_at = record.last_run_at
     return Schedule.of(
         record,
         cron=cron.expression if cron else None,
@@ -140,24 +162,59 @@ def schedule_document(record: ScheduleRecord) -> Schedule:
         job=record.template.get("job"),
         batch=record.template.get("batch"),
         paused=record.paused_at is not None,
-        next_runs=next_times(timetable, not_before=next_at, limit=_NEXT_RUNS) if next_at else [],
+        next_runs=_next_runs(record) if next_runs is None else next_runs,
         last_run=LastRun(run_at=last_at, job_id=record.last_job_id, batch_id=record.last_batch_id)
         if last_at
         else None,
     )
 
 
+def _next_runs(record: ScheduleRecord) -> list[datetime]:
+    next_at = record.next_run_at
+    return next_times(record.timetable, not_before=next_at, limit=_NEXT_RUNS) if next_at else []
+
+
 def _id(request: Request) -> UUID:
     return read_id(request, "schedule_id", ScheduleNotFound)
 
 
-def _read_schedule(body: bytes) -> NewSchedule:
-    return new_schedule(read_document(ScheduleSubmission, body), schedule_id=new_id(), now=utc_now())
+def _read_schedule(body: bytes) -> tuple[NewSchedule, KeptAnswer]:
+    schedule = new_schedule(read_document(ScheduleSubmission, body), schedule_id=new_id(), now=utc_now())
+    document = schedule_document(ScheduleRecord.of(schedule))
+    answer = KeptAnswer(HTTPStatus.CREATED, f"/schedules/{schedule.id}", _json(document))
+    return schedule, answer
 
 
-def _insert(connection: Connection, schedule: NewSchedule, by: str) -> ScheduleRecord:
-    schedules.insert_schedule(connection, schedule, by=by)
-    return schedules.get_schedule(connection, schedule.id)
+def _insert(
+    connection: Connection, schedule: NewSchedule, answer: KeptAnswer, key: IdempotencyKey | None, by: str
+) -> SubmissionResult:
+    def insert(connection: Connection) -> KeptAnswer:
+        schedules.insert_schedule(connection, schedule, by=by)
+        return answer
+
+    return make_once(connection, key, schedule.id, insert)
+
+
+def _run(
+    connection: Connection,
+    schedule_id: UUID,
+    run: ScheduledRun,
+    next_runs: list[datetime],
+    key: IdempotencyKey | None,
+    *,
+    by: str,
+    now: datetime,
+) -> SubmissionResult:
+    def make_run(connection: Connection) -> KeptAnswer:
+        record = schedules.run_now(connection, schedule_id, run, by=by, now=now)
+        # Rare times of cron take long to find, and this transaction may keep others waiting.
+        return KeptAnswer(HTTPStatus.ACCEPTED, run.path, _json(schedule_document(record, next_runs)))
+
+    return make_once(connection, key, schedule_id, make_run)
+
+
+def _json(document: Schedule) -> bytes:
+    return document.model_dump_json().encode()
 
 
 def _resume(connection: Connection, schedule_id: UUID, by: str) -> ScheduleRecord:
@@ -173,8 +230,6 @@ def _page(connection: Connection, *, limit: int, after: UUID | None) -> bytes:
     return document.model_dump_json().encode()
 
 
-async def _answer(
-    record: ScheduleRecord, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-) -> Response:
+async def _answer(record: ScheduleRecord) -> Response:
     # Rare times of cron take long to find.
-    return json_response(await asyncio.to_thread(schedule_document, record), status, headers)
+    return json_response(await asyncio.to_thread(schedule_document, record))

@@ -271,6 +271,10 @@ idempotency_keys = sa.Table(
     # The request was answered with a job that another request had submitted.
     sa.Column("is_duplicate", sa.Boolean(), nullable=False, server_default=sa.false()),
     sa.Column("expires_at", Moment(), nullable=False),
+    # What the request was answered: null while nobody has kept it, and in rows of version 0.1.0.
+    sa.Column("answer_status", sa.Integer(), nullable=True),
+    sa.Column("answer_location", PlainText(), nullable=True),
+    sa.Column("answer", sa.LargeBinary(), nullable=True),
 )
 
 sa.Index("ix_idempotency_keys_expires_at", idempotency_keys.c.expires_at)

@@ -6,7 +6,7 @@ A new job is `accepted`, where the relay finds it, or `scheduled`, where the sch
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -24,17 +24,17 @@ from producer.records import (
     SubmissionResult,
     SubmissionStatus,
 )
+from producer.store.idempotency import point_key, read_key, take_key
 from producer.store.rows import FINAL_STATES, new_job_row, stored_host
-from producer.store.schema import batches, idempotency_keys, jobs, rejected_lines
+from producer.store.schema import batches, jobs, rejected_lines
 from producer.store.sql import POSTGRESQL, bound_value, encode_document, insert_absent
 from producer.store.wakeup import announce_jobs
 from shared.states import JobState, position
 
-JOB_SCOPE = "job"
-BATCH_SCOPE = "batch"
 T = TypeVar("T")
 # The columns that a job shares with others of its batch, and its own values, as the driver takes them.
 _Row = tuple[Mapping[str, Any], tuple[str, str, str]]
+_Keyed = tuple[NewJob, IdempotencyKey]
 _OWN = ("id", "args", "host")
 _common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
 # One COPY is one statement, and a statement has a time limit.
@@ -53,25 +53,28 @@ def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UU
         By the id of the job handed in, which job answers it and why.
     """
     answers: dict[UUID, SubmissionResult] = {}
+    first, repeated = _by_key(new_jobs)
     # Keys are taken in order, and locks on unique keys in order after them, so that two transactions
     # cannot wait for each other.
-    for job in sorted(new_jobs, key=_key_of):
-        if job.idempotency and (
-            answer := _take_key(connection, JOB_SCOPE, job.idempotency, job.id, job.created_at)
-        ):
-            answers[job.id] = answer
-    open_jobs = [job for job in new_jobs if job.id not in answers]
+    for job, idempotency in first:
+        if taken := take_key(connection, idempotency, job.id, now=job.created_at):
+            answers[job.id] = taken.result_for(idempotency.fingerprint)
+    waiting = answers.keys() | {job.id for job, _ in repeated}
+    open_jobs = [job for job in new_jobs if job.id not in waiting]
     for job in sorted((job for job in open_jobs if job.unique_for_seconds), key=_unique_key_of):
         if same := _find_same_job(connection, job):
             answers[job.id] = SubmissionResult(same, SubmissionStatus.DUPLICATE)
             if job.idempotency:
-                _point_key(connection, JOB_SCOPE, job.idempotency, same)
+                point_key(connection, job.idempotency, same)
         else:
             # At once, so that the next of this group that asks for the same finds it.
             insert_jobs(connection, [job])
             answers[job.id] = SubmissionResult(job.id)
     plain = [job for job in open_jobs if not job.unique_for_seconds]
     insert_jobs(connection, plain)
+    for job, idempotency in repeated:
+        # Only now it is known which job the key leads to: a unique one may have been there before.
+        answers[job.id] = read_key(connection, idempotency).result_for(idempotency.fingerprint)
     return answers | {job.id: SubmissionResult(job.id) for job in plain}
 
 
@@ -95,10 +98,10 @@ def insert_batch(
     Reads both a chunk at a time, the jobs first. SQLite has no other writer until the last is read, so
     neither may wait for a network. When reading raises, nothing is stored.
     """
-    if batch.idempotency and (
-        answer := _take_key(connection, BATCH_SCOPE, batch.idempotency, batch.id, batch.created_at)
+    if (idempotency := batch.idempotency) and (
+        taken := take_key(connection, idempotency, batch.id, now=batch.created_at)
     ):
-        return answer
+        return taken.result_for(idempotency.fingerprint)
     connection.execute(
         batches.insert().values(
             id=batch.id,
@@ -132,40 +135,6 @@ def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> 
     if not rows:
         return frozenset()
     return frozenset(connection.scalars(insert_absent(connection, jobs).returning(jobs.c.id), rows))
-
-
-def _take_key(
-    connection: sa.Connection, scope: str, idempotency: IdempotencyKey, resource_id: UUID, now: datetime
-) -> SubmissionResult | None:
-    """Take the key for a new resource and return None, or return what it was taken for before.
-
-    Waits for a transaction that is taking the same key, so one request of many wins.
-    """
-    here = _is_key(scope, idempotency)
-    connection.execute(idempotency_keys.delete().where(here, idempotency_keys.c.expires_at <= now))
-    taking = insert_absent(connection, idempotency_keys).values(
-        scope=scope,
-        key=idempotency.key,
-        fingerprint=idempotency.fingerprint,
-        resource_id=resource_id,
-        expires_at=idempotency.expires_at,
-    )
-    # By what is returned: psycopg does not count the rows here.
-    if connection.execute(taking.returning(idempotency_keys.c.key)).first():
-        return None
-    row = connection.execute(sa.select(idempotency_keys).where(here)).mappings().one()
-    if bytes(row["fingerprint"]) != idempotency.fingerprint:
-        return SubmissionResult(row["resource_id"], SubmissionStatus.CONFLICT)
-    replayed = SubmissionStatus.DUPLICATE_REPLAYED if row["is_duplicate"] else SubmissionStatus.REPLAYED
-    return SubmissionResult(row["resource_id"], replayed)
-
-
-def _point_key(
-    connection: sa.Connection, scope: str, idempotency: IdempotencyKey, duplicate_of: UUID
-) -> None:
-    """Let a key that was just taken lead to the resource that was there before."""
-    pointed = {"resource_id": duplicate_of, "is_duplicate": True}
-    connection.execute(idempotency_keys.update().where(_is_key(scope, idempotency)).values(pointed))
 
 
 def _find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
@@ -210,8 +179,13 @@ def _insert_rejected(connection: sa.Connection, batch_id: UUID, rejected: Iterab
     return count
 
 
-def _key_of(job: NewJob) -> str:
-    return job.idempotency.key if job.idempotency else ""
+def _by_key(new_jobs: Iterable[NewJob]) -> tuple[list[_Keyed], list[_Keyed]]:
+    """Return the jobs with an idempotency key in the order of their keys: the first of each, and the rest."""
+    keyed = [(job, job.idempotency) for job in new_jobs if job.idempotency]
+    first: dict[str, _Keyed] = {}
+    for each in keyed:
+        first.setdefault(each[1].key, each)
+    return [first[key] for key in sorted(first)], [each for each in keyed if each is not first[each[1].key]]
 
 
 def _unique_key_of(job: NewJob) -> bytes:
@@ -228,10 +202,6 @@ def _adopted_row(adopted: AdoptedJob) -> dict[str, Any]:
         "token_from_run": adopted.run + 1,
         "position": position(run=adopted.run, attempt=adopted.attempt, state=JobState.QUEUED),
     }
-
-
-def _is_key(scope: str, idempotency: IdempotencyKey) -> sa.ColumnElement[bool]:
-    return sa.and_(idempotency_keys.c.scope == scope, idempotency_keys.c.key == idempotency.key)
 
 
 def _rows(

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from producer.ledger.maintenance import Janitor
 from producer.ledger.metrics import LedgerMetrics
-from producer.records import IdempotencyKey, JobFilter, Rejected
+from producer.records import IdempotencyKey, JobFilter, KeyScope, Rejected
 from producer.store import queries, recording, submissions
 from producer.store.database import Database, RetryingStore
 from producer.store.schema import idempotency_keys, rejected_lines
@@ -61,8 +61,8 @@ async def test_rejected_lines_are_deleted_with_their_batch(store: Database) -> N
 
 async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: Database) -> None:
     job, batch = make_job(), make_batch()
-    expired = [IdempotencyKey(f"old-{n}", b"", NOON) for n in range(1_100)]
-    lasting = IdempotencyKey("new", b"", utc_now() + timedelta(hours=1))
+    expired = [IdempotencyKey(KeyScope.JOB, f"old-{n}", b"", NOON) for n in range(1_100)]
+    lasting = IdempotencyKey(KeyScope.JOB, "new", b"", utc_now() + timedelta(hours=1))
     store.write(submissions.admit_jobs, [replace(make_job(), idempotency=key) for key in (*expired, lasting)])
     store.write(submissions.insert_jobs, [job])
     store.write(submissions.insert_batch, batch, [])

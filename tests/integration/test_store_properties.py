@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from producer.records import IdempotencyKey
+from producer.records import IdempotencyKey, KeyScope
 from producer.store import batches, endings, events, outbox, parking, queries, recording, submissions
 from producer.store.database import Database
 from shared.errors import JobEndedAlready, JobNotParked
@@ -21,7 +21,7 @@ from tests.support.factories import NOON, make_batch, make_deferral, make_job, m
 JOBS = 3
 EXAMPLES = 25
 LATER = NOON + timedelta(hours=1)
-KEY = IdempotencyKey("property", b"fingerprint", NOON + timedelta(days=1))
+KEY = IdempotencyKey(KeyScope.JOB, "property", b"fingerprint", NOON + timedelta(days=1))
 
 indexes = st.integers(0, JOBS - 1)
 runs = st.integers(1, 3)

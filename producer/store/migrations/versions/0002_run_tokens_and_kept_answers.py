@@ -15,10 +15,13 @@ def upgrade() -> None:
     _add_callback_events()
     _note_bundles()
     _add_times_of_ends()
+    _add_kept_answers()
 
 
 def downgrade() -> None:
     """Take the change back."""
+    for name in ("answer", "answer_location", "answer_status"):
+        op.drop_column("idempotency_keys", name)
     op.drop_column("batches", "ended_before_at")
     op.drop_column("batches", "last_ended_at")
     op.drop_column("jobs", "is_bundled")
@@ -52,3 +55,9 @@ def _add_times_of_ends() -> None:
     moment = sa.TIMESTAMP(timezone=True).with_variant(sa.BigInteger(), "sqlite")
     for name in ("last_ended_at", "ended_before_at"):
         op.add_column("batches", sa.Column(name, moment, nullable=True))
+
+
+def _add_kept_answers() -> None:
+    op.add_column("idempotency_keys", sa.Column("answer_status", sa.Integer(), nullable=True))
+    op.add_column("idempotency_keys", sa.Column("answer_location", sa.Text(), nullable=True))
+    op.add_column("idempotency_keys", sa.Column("answer", sa.LargeBinary(), nullable=True))
