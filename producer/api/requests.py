@@ -98,11 +98,12 @@ def read_id(request: Request, name: str, not_found: type[NotFound]) -> UUID:
     """
     text = request.path_params[name]
     try:
-        # UUID() also reads braces and URNs; nothing of ours was ever called so.
-        if len(text) == _CANONICAL_ID_LENGTH:
-            return UUID(text)
+        found = UUID(text)
     except ValueError:
-        pass
+        found = None
+    # UUID() also reads braces, URNs, digits of other scripts and hyphens anywhere; no id of ours is such.
+    if found is not None and str(found) == text.lower():
+        return found
     raise not_found(text[:_CANONICAL_ID_LENGTH])
 
 

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from producer.api.contract import load_contract
+from producer.store import submissions
 from shared.settings import Settings
 from tests.support.api import RawAnswer, RunningApi, running_api
+from tests.support.factories import make_job
 
 ID = "0199aa40-0000-7aaa-8bbb-0123456789ab"
 CONTRACT = load_contract()
@@ -63,6 +67,26 @@ def test_what_is_no_path_of_ours_is_not_found(api: RunningApi, target: str) -> N
     assert_problem(ask(api, "GET", target), 404)
     if not target.startswith("/ui/"):
         assert_problem(ask(api, "POST", target), 404)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        ID.replace("-", "") + "----",
+        f"%7B{ID[:-2]}%7D",
+        f"urn:uuid:{ID}",
+        ID.replace("0", "%D9%A0"),
+        ID.replace("-0000-", "-0_00-"),
+        f"%20{ID[:-1]}",
+        ID.replace("-", "%2D") + "%20",
+    ],
+)
+def test_an_id_has_one_spelling(api: RunningApi, spelled: str) -> None:
+    job = replace(make_job(), id=UUID(ID))
+    api.store.write(submissions.insert_jobs, [job])
+
+    assert ask(api, "GET", f"/jobs/{ID.upper()}").status == 200
+    assert_problem(ask(api, "GET", f"/jobs/{spelled}"), 404)
 
 
 @pytest.mark.parametrize("path", [path for path in PATHS if ID in path])
