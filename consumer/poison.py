@@ -28,10 +28,14 @@ def quarantine(job: JobMessage, *, returns: int, random: Callable[[], float]) ->
     """
     together = job.returns + returns
     if together > WORK_DELIVERY_LIMIT:
-        said = f"Given up after {together} workers died with it or lost it."
+        said = f"Given up: it {_came_back(together)}"
         return Failed(WORKER_CRASHED, said, transient=False)
     if returns < _RETURNS_TO_QUARANTINE:
         return None
     seconds = min(together / _RETURNS_TO_QUARANTINE, _LONGEST_SECONDS) * (1 + random())
-    said = f"Set apart, because {together} workers died with it or lost it."
-    return Deferred(seconds, DeferralReason.RETURNED, said)
+    return Deferred(seconds, DeferralReason.RETURNED, f"Set apart: it {_came_back(together)}")
+
+
+def _came_back(times: int) -> str:
+    # A look in the console counts, too.
+    return f"came back {times} times without an ack, as from workers that died with it or lost it."

@@ -9,7 +9,7 @@ from shared.bodies import StoredBody
 from shared.errors import MessageUndecodable
 from shared.kinds.pages import PageReport
 from shared.kinds.registry import Lane
-from shared.outcomes import EXPIRED, OutcomeName
+from shared.outcomes import UNTRIED, OutcomeName
 from shared.retry import RetryPolicy
 from shared.states import JobState
 from shared.times import WireTime
@@ -119,9 +119,9 @@ class Report(WireMessage):
     job: Job | None = None
 
     @property
-    def is_expiry(self) -> bool:
-        """Whether no attempt was made, because the job's deadline had passed when it was delivered."""
-        return self.state is JobState.PARKED and self.reason == EXPIRED
+    def is_untried(self) -> bool:
+        """Whether the job was given up without an attempt, because its deadline had passed, say."""
+        return self.state is JobState.PARKED and self.reason in UNTRIED
 
     @property
     def is_deferral(self) -> bool:

@@ -9,8 +9,16 @@ from shared.kinds.pages import PageReport
 
 # The reason of a job whose deadline passed before an attempt started.
 EXPIRED: Final = "expired"
-# The reason of a job that was given up because workers died with it, by a worker or by the broker.
+# The reason of a job that a worker gave up because workers died with it.
 WORKER_CRASHED: Final = "worker_crashed"
+# The reasons of jobs whose message the broker took out of its queue: nobody reports on those.
+DELIVERY_LIMIT: Final = "delivery_limit"
+MESSAGE_REJECTED: Final = "message_rejected"
+QUEUE_FULL: Final = "queue_full"
+DEAD_LETTERED: Final = "dead_lettered"
+NO_QUEUE: Final = "no_queue"
+# Ends without an attempt, as far as anybody knows.
+UNTRIED: Final = frozenset({EXPIRED, DELIVERY_LIMIT, MESSAGE_REJECTED, QUEUE_FULL, DEAD_LETTERED, NO_QUEUE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,36 @@ from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RE
 from shared.errors import MessageUndecodable
 from shared.kinds.registry import KINDS
 from shared.messages import JOBS_TYPE, MAX_RUN, RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
-from shared.outcomes import WORKER_CRASHED, OutcomeName
+from shared.outcomes import (
+    DEAD_LETTERED,
+    DELIVERY_LIMIT,
+    EXPIRED,
+    MESSAGE_REJECTED,
+    NO_QUEUE,
+    QUEUE_FULL,
+    OutcomeName,
+)
 from shared.settings import MAX_BUNDLE_JOBS
 from shared.states import JobState
 
-_WORKER_CRASHED = "Every worker that took this job died or let it go; the broker gave up delivering it."
+_LIMIT_REACHED = (
+    "The broker gave it up, because it came back too often without an ack: workers died with it, or somebody "
+    "looked at it in the console."
+)
+_MESSAGE_EXPIRED = (
+    "Its message expired in its queue before a worker took it: whoever published it, or a policy of the "
+    "broker, had given it an expiration."
+)
+_REJECTED = "Somebody took its message out of its queue and rejected it."
+_TOO_MANY = "A policy of the broker limits the length of its queue, and it was one too many."
+# What the broker says of a dead letter: https://www.rabbitmq.com/docs/dlx#effects
+_DEATHS: Mapping[str, tuple[str, str]] = {
+    "delivery_limit": (DELIVERY_LIMIT, _LIMIT_REACHED),
+    "expired": (EXPIRED, _MESSAGE_EXPIRED),
+    "rejected": (MESSAGE_REJECTED, _REJECTED),
+    "maxlen": (QUEUE_FULL, _TOO_MANY),
+}
+_NO_DEATH = (DEAD_LETTERED, "Its message was dead-lettered, and does not say why.")
 _UNREADABLE = "The worker that took its message could not read it."
 _EXPLANATION_CHARACTERS = 1_000
 # A job of ours has far less; nobody's megabytes are parsed for nothing.
@@ -77,7 +102,8 @@ def parse_delivery(delivery: ReportDelivery, *, now: datetime) -> ParsedDelivery
 
     Results are reports, and bring their job along. Delayed and parked copies of jobs carry theirs. Nobody
     reported on a job that the broker itself parked: its workers died with it, or it came back from a delay to
-    no queue, because this version does not know its kind. Its report is written here.
+    no queue, because this version does not know its kind. Its report is written here, with what the broker
+    says, and tells of no attempt.
     """
     reports: list[ParsedReport] = []
     first_error: MessageUndecodable | None = None
@@ -127,14 +153,15 @@ def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport
         return _report_of(job.report, job)
     if delivery.exchange == RETURN:
         return _returned(job, now)
-    return _report_of(_broker_report(job, now, reason=WORKER_CRASHED, explanation=_WORKER_CRASHED), job)
+    reason, explanation = _why_dead(delivery.headers)
+    return _report_of(_broker_report(job, now, reason=reason, explanation=explanation), job)
 
 
 def _returned(job: JobMessage, now: datetime) -> ParsedReport:
     if job.kind in KINDS:
         # Somebody has deleted its queue. It is declared again, and the lost-job reconciler sends the job.
         return ParsedReport(job=job)
-    return _report_of(_broker_report(job, now, reason="no_queue", explanation=_NO_QUEUE), job)
+    return _report_of(_broker_report(job, now, reason=NO_QUEUE, explanation=_NO_QUEUE), job)
 
 
 def _unreadable(delivery: ReportDelivery) -> ParsedReport:
@@ -182,6 +209,14 @@ def _was_parked_by_a_worker(job: JobMessage) -> bool:
     return report is not None and report.state is JobState.PARKED and report.attempt == job.attempt
 
 
+def _why_dead(headers: Mapping[str, object]) -> tuple[str, str]:
+    """Return reason and explanation of the last death of a message."""
+    match headers.get("x-death"):
+        case [{"reason": str(said)}, *_]:
+            return _DEATHS.get(said, _NO_DEATH)
+    return _NO_DEATH
+
+
 def _broker_report(job: JobMessage, now: datetime, *, reason: str, explanation: str) -> Report:
     return Report(
         job_id=job.id,
@@ -189,7 +224,6 @@ def _broker_report(job: JobMessage, now: datetime, *, reason: str, explanation: 
         run=job.run,
         attempt=job.attempt,
         state=JobState.PARKED,
-        started_at=now,
         ended_at=now,
         outcome=OutcomeName.FAILED_PERMANENT,
         reason=reason,

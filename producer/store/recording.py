@@ -18,6 +18,7 @@ from producer.store.schema import attempts, jobs
 from producer.store.sql import Moment, json_rowset, upsert
 from shared.events import JobEnded
 from shared.messages import Report
+from shared.outcomes import DELIVERY_LIMIT
 from shared.states import JobState, position
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def record_reports(
         if place in unproven and standing[report.job_id].needs_token(report.run)
     )
     known = [report for place, report in there if place not in disbelieved]
-    _write_attempts(connection, [report for report in known if not report.is_expiry], now=now)
+    _write_attempts(connection, [report for report in known if not report.is_untried], now=now)
+    _end_attempts(connection, [report for report in known if report.reason == DELIVERY_LIMIT], now=now)
     advances = choose_advances(known, standing)
     # A job is written once, as its last report says, which has the greatest position.
     reached = record_pages(connection, {report.job_id: report for report in advances}, standing, now=now)
@@ -65,9 +67,7 @@ def record_reports(
     remember_validators(connection, reached.values(), now=now)
     _write_renewals(connection, [report for report in known if report.is_deferral], now=now)
     ends = [
-        _end(report, standing[job_id].batch_id, now)
-        for job_id, report in reached.items()
-        if report.state.is_final
+        _end(report, standing[job_id], now) for job_id, report in reached.items() if report.state.is_final
     ]
     began_at = {job_id: report.started_at for job_id, report in reached.items()}
     end_jobs(
@@ -126,6 +126,26 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
     connection.execute(first_end.from_select(list(rows[0]), every))
 
 
+def _end_attempts(connection: sa.Connection, given_up: Sequence[Report], *, now: datetime) -> None:
+    """End the attempts that were announced, and never told of again, of jobs that the broker gave up."""
+    for report in given_up:
+        connection.execute(
+            attempts.update()
+            .where(
+                attempts.c.job_id == report.job_id,
+                attempts.c.run == report.run,
+                attempts.c.number == report.attempt,
+                attempts.c.ended_at.is_(None),
+            )
+            .values(
+                ended_at=_ended_at(report, now),
+                outcome=report.outcome,
+                reason=report.reason,
+                explanation=report.explanation,
+            )
+        )
+
+
 def _write_renewals(connection: sa.Connection, deferrals: Sequence[Report], *, now: datetime) -> None:
     renewals = [_renewal_row(report, now) for report in deferrals if report.due_at is not None]
     if renewals:
@@ -148,17 +168,17 @@ def _move_jobs(
     ]
 
 
-def _end(report: Report, batch_id: UUID | None, now: datetime) -> JobEnded:
+def _end(report: Report, place: Standing, now: datetime) -> JobEnded:
     return JobEnded(
         job_id=report.job_id,
         kind=report.kind,
         run=report.run,
         state=report.state,
-        attempt=_last_attempt(report),
+        attempt=_last_attempt(report, place),
         reason=report.reason,
         explanation=report.explanation,
         result=report.result,
-        batch_id=batch_id,
+        batch_id=place.batch_id,
         finished_at=_ended_at(report, now) or now,
     )
 
@@ -207,9 +227,10 @@ def _renewal_row(report: Report, now: datetime) -> dict[str, Any]:
     }
 
 
-def _last_attempt(report: Report) -> int:
-    # The attempt that an expired delivery asked for was never made.
-    return report.attempt - 1 if report.is_expiry else report.attempt
+def _last_attempt(report: Report, place: Standing) -> int:
+    # The attempt that an untried delivery asked for was never made, unless a worker had announced it.
+    is_announced = place.run == report.run and place.attempt == report.attempt
+    return report.attempt - 1 if report.is_untried and not is_announced else report.attempt
 
 
 def _ended_at(report: Report, now: datetime) -> datetime | None:
@@ -243,7 +264,7 @@ def _transition(report: Report, standing: Standing) -> Transition:
         job_id=report.job_id,
         kind=standing.kind,
         run=report.run,
-        attempt=_last_attempt(report),
+        attempt=_last_attempt(report, standing),
         state=report.state,
         reason=None if report.state is JobState.SUCCEEDED else report.reason,
     )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import aio_pika
 import pytest
 import sqlalchemy as sa
 
@@ -20,6 +21,8 @@ from shared.broker.topology import (
     WORK_DELIVERY_LIMIT,
     bundle_key,
     bundle_queue,
+    stored_key,
+    work_queue,
 )
 from shared.identity import new_id
 from shared.kinds.registry import Lane
@@ -27,7 +30,7 @@ from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, JobMessage, Repo
 from shared.outcomes import Failed, Succeeded
 from shared.states import JobState
 from tests.support.amqp import get_message, message_count
-from tests.support.factories import TOKENS, make_job
+from tests.support.factories import TOKENS, make_job, make_report
 from tests.support.recording_ledger import STARTED_AT, URL, Ledger, make_message, open_ledger, settled
 
 DONE = Succeeded({"verdict": "ok"})
@@ -205,8 +208,50 @@ async def test_all_jobs_of_a_message_that_the_broker_gives_up_on_are_parked(ledg
         parked = [await ledger.job_in(job.id, JobState.PARKED) for job in jobs]
         await ledger.all_recorded()
 
-    assert {job.reason for job in parked} == {"worker_crashed"}
+    assert [(job.reason, job.attempt, job.attempts) for job in parked] == [("delivery_limit", 0, [])] * 3
     assert await message_count(ledger.channel, PARKED_QUEUE) == 1
+
+
+async def test_a_message_that_somebody_looked_at_in_the_console_says_what_is_known(ledger: Ledger) -> None:
+    looked_at, running_one = ledger.submit(), ledger.submit()
+    queue = await ledger.channel.get_queue(work_queue("check", Lane.INTERACTIVE), ensure=False)
+    for job in (looked_at, running_one):
+        await ledger.publisher.publish(
+            Outgoing(JOBS, stored_key("check", Lane.INTERACTIVE), job.encode(), "job")
+        )
+    async with ledger.recording():
+        # A worker has begun the second one.
+        await ledger.publisher.publish(
+            report_message(running_one, make_report(running_one.id, JobState.RUNNING))
+        )
+        await ledger.job_in(running_one.id, JobState.RUNNING)
+        # "Get messages" takes one and gives it back.
+        while (message := await queue.get(fail=False)) is not None:
+            await message.reject(requeue=True)
+        parked = [await ledger.job_in(job.id, JobState.PARKED) for job in (looked_at, running_one)]
+
+    assert [job.reason for job in parked] == ["delivery_limit"] * 2
+    assert all("or somebody looked at it in the console" in str(job.explanation) for job in parked)
+    assert (parked[0].attempt, parked[0].attempts) == (0, [])
+    (made,) = parked[1].attempts
+    assert (parked[1].attempt, made.number, made.reason, made.ended_at is None) == (
+        1,
+        1,
+        "delivery_limit",
+        False,
+    )
+
+
+async def test_a_message_that_expired_in_its_queue_says_so(ledger: Ledger) -> None:
+    third_party = make_message()
+    message = aio_pika.Message(third_party.encode(), expiration=0.01)
+
+    async with ledger.recording():
+        await aio_pika.Exchange(ledger.channel, JOBS).publish(message, "check.interactive", mandatory=True)
+        parked = await ledger.job_in(third_party.id, JobState.PARKED)
+
+    assert (parked.reason, parked.attempt, parked.attempts) == ("expired", 0, [])
+    assert "had given it an expiration" in str(parked.explanation)
 
 
 async def test_what_cannot_be_kept_holds_up_nobody(ledger: Ledger) -> None:

@@ -75,25 +75,46 @@ def test_a_parked_copy_gives_its_own_report() -> None:
     assert report is not None and (report.state, report.attempt, report.reason) == ("parked", 3, "timeout")
 
 
-def test_a_job_that_the_broker_gave_up_on_is_reported_as_crashed() -> None:
-    report = parsed(Delivered(job(1).encode(), "jobs.dead")).report
-
-    assert report is not None and (report.state, report.attempt, report.reason) == (
-        "parked",
-        1,
-        "worker_crashed",
-    )
+def dead(reason: object) -> dict[str, object]:
+    """Return the headers of a message that the broker dead-lettered, after it came back from a delay."""
+    back = {"reason": "expired", "queue": "jobs.delay.00005s", "count": 1}
+    return {"x-death": [{"reason": reason, "queue": "jobs.check.bulk", "count": 1}, back]}
 
 
-def test_a_crash_at_a_later_attempt_is_not_mistaken_for_the_delay_before_it() -> None:
+@pytest.mark.parametrize(
+    ("headers", "reason", "said"),
+    [
+        (dead("delivery_limit"), "delivery_limit", "or somebody looked at it in the console"),
+        (dead("expired"), "expired", "Its message expired in its queue"),
+        (dead("rejected"), "message_rejected", "rejected it"),
+        (dead("maxlen"), "queue_full", "limits the length"),
+        (dead("unheard-of"), "dead_lettered", "does not say why"),
+        (dead(7), "dead_lettered", "does not say why"),
+        ({}, "dead_lettered", "does not say why"),
+        ({"x-death": "?"}, "dead_lettered", "does not say why"),
+        ({"x-death": []}, "dead_lettered", "does not say why"),
+        ({"x-death": ["?"]}, "dead_lettered", "does not say why"),
+    ],
+)
+def test_a_job_that_the_broker_parked_is_reported_with_what_the_broker_says_and_no_attempt(
+    headers: dict[str, object], reason: str, said: str
+) -> None:
+    report = parsed(Delivered(job(1).encode(), "jobs.dead", headers=headers)).report
+
+    assert report is not None and (report.state, report.attempt, report.reason) == ("parked", 1, reason)
+    assert said in str(report.explanation)
+    assert report.is_untried and report.started_at is None
+
+
+def test_a_limit_that_a_later_attempt_reaches_is_not_mistaken_for_the_delay_before_it() -> None:
     delayed = settlement_message(job(1), attempt(FAILED), Delay(5), worker="w")
 
-    report = parsed(Delivered(delayed.body, "jobs.dead")).report
+    report = parsed(Delivered(delayed.body, "jobs.dead", headers=dead("delivery_limit"))).report
 
     assert report is not None and (report.state, report.attempt, report.reason) == (
         "parked",
         2,
-        "worker_crashed",
+        "delivery_limit",
     )
 
 
@@ -238,16 +259,17 @@ def test_a_report_that_nobody_can_read_hides_none_beside_it() -> None:
     assert str(whole.error).startswith("version:")
 
 
-def test_each_job_of_a_message_that_the_broker_gave_up_on_is_reported_as_crashed() -> None:
+def test_each_job_of_a_message_that_the_broker_gave_up_on_is_reported() -> None:
     first, last = job(), job()
     lines = [first.encode(), b"garbage", last.encode()]
 
-    whole = parse_delivery(Delivered(bundled(lines), "jobs.dead", "jobs"), now=NOON)
+    given_up = Delivered(bundled(lines), "jobs.dead", "jobs", dead("delivery_limit"))
+    whole = parse_delivery(given_up, now=NOON)
 
     reports = [each.report for each in whole.reports if each.report]
     assert [(report.job_id, report.state, report.reason) for report in reports] == [
-        (first.id, "parked", "worker_crashed"),
-        (last.id, "parked", "worker_crashed"),
+        (first.id, "parked", "delivery_limit"),
+        (last.id, "parked", "delivery_limit"),
     ]
     assert [each.job for each in whole.reports] == [first, last] and whole.error is not None
 
