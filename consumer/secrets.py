@@ -1,7 +1,9 @@
 """What only workers know: secrets of targets, each sent to its own host alone, and keys of webhooks."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -10,6 +12,7 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 MAX_SECRET_BYTES = 8_192
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,18 @@ class Secrets:
     """Reads `<folder>/<host>/<name>`: a folder a host, a file a secret. Without a folder there are none."""
 
     folder: Path | None = None
+    # Of their own: a folder that hangs, as on a network, holds up nobody who reads none.
+    _threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="secrets"), repr=False
+    )
+
+    async def read_all(self, names: Collection[str], *, host: str) -> dict[str, str | None]:
+        """Return secrets of a host as `read` does, by their names, read off the event loop."""
+
+        def read_each() -> dict[str, str | None]:
+            return {name: self.read(name, host=host) for name in names}
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read_each)
 
     def read(self, name: str, *, host: str) -> str | None:
         """Return a secret of a host, without blanks around it; None when this worker has none.

@@ -99,7 +99,7 @@ class _Check:
         return self.chain.status == 429 or bool(self.chain.retry_after_seconds)
 
     async def _request_with(self, method: CheckMethod) -> Failure | None:
-        request = http_request(
+        request = await http_request(
             self.args, self.client.secrets, method=method, allow_downgrade=self.args.allow_downgrade
         )
         if isinstance(request, Failure):

@@ -84,7 +84,7 @@ async def _try(args: FetchArgs, client: Client, chain: RedirectChain, page: _Pag
 async def _request(
     args: FetchArgs, client: Client, chain: RedirectChain, page: _Page, known: KnownCopy | None
 ) -> Failure | None:
-    request = _request_of(args, client, known=known)
+    request = await _request_of(args, client, known=known)
     if isinstance(request, Failure):
         return request
     async with final_answer(client, chain, request) as answer:
@@ -103,7 +103,7 @@ async def _request(
     return await _keep(args, client, page, body, charset)
 
 
-def _request_of(args: FetchArgs, client: Client, *, known: KnownCopy | None) -> HttpRequest | Failure:
+async def _request_of(args: FetchArgs, client: Client, *, known: KnownCopy | None) -> HttpRequest | Failure:
     """Return the request to make; a header that the job sets itself wins.
 
     Args:
@@ -112,7 +112,7 @@ def _request_of(args: FetchArgs, client: Client, *, known: KnownCopy | None) -> 
         known: A copy; with it the target is asked only for what has changed since.
     """
     content, media_type = args.content() or (None, None)
-    request = http_request(args, client.secrets, method=args.method, body=content)
+    request = await http_request(args, client.secrets, method=args.method, body=content)
     if isinstance(request, Failure):
         return request
     said = {name.lower() for name in request.headers}

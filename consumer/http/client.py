@@ -82,7 +82,7 @@ class HttpRequest(NamedTuple):
         return self.connect_timeout_seconds is not None or self.first_byte_timeout_seconds is not None
 
 
-def http_request(
+async def http_request(
     args: RequestArgs,
     secrets: Secrets,
     *,
@@ -91,14 +91,18 @@ def http_request(
     allow_downgrade: bool = True,
 ) -> HttpRequest | Failure:
     """Return the request that arguments describe, its secrets filled in; or which secret is missing."""
+    # Most requests name none, and read nothing.
+    named = _named_secrets(args) if args.headers or args.auth else None
+    host = url_host(args.url) if named else ""
+    found = await secrets.read_all(named, host=host) if named else {}
     headers: dict[str, str] = {}
     for name, value in args.headers.items():
-        filled = _fill(value, secrets, args.url)
+        filled = _fill(value, found, host)
         if isinstance(filled, Failure):
             return filled
         headers[name] = filled
     if args.auth is not None:
-        credentials = _authorization(args.auth, secrets, args.url)
+        credentials = _authorization(args.auth, found, host)
         if isinstance(credentials, Failure):
             return credentials
         headers["Authorization"] = credentials
@@ -121,21 +125,30 @@ def basic_authorization(username: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
-def _authorization(auth: BasicAuth | BearerAuth, secrets: Secrets, url: str) -> str | Failure:
+def _named_secrets(args: RequestArgs) -> set[str]:
+    values: list[str | Secret] = [*args.headers.values()]
+    match args.auth:
+        case BasicAuth(password=password):
+            values.append(password)
+        case BearerAuth(token=token):
+            values.append(token)
+    return {value.secret for value in values if isinstance(value, Secret)}
+
+
+def _authorization(auth: BasicAuth | BearerAuth, found: Mapping[str, str | None], host: str) -> str | Failure:
     match auth:
         case BasicAuth():
-            password = _fill(auth.password, secrets, url)
+            password = _fill(auth.password, found, host)
             return password if isinstance(password, Failure) else basic_authorization(auth.username, password)
         case BearerAuth():
-            token = _fill(auth.token, secrets, url)
+            token = _fill(auth.token, found, host)
             return token if isinstance(token, Failure) else f"Bearer {token}"
 
 
-def _fill(value: str | Secret, secrets: Secrets, url: str) -> str | Failure:
+def _fill(value: str | Secret, found: Mapping[str, str | None], host: str) -> str | Failure:
     if isinstance(value, str):
         return value
-    host = url_host(url)
-    secret = secrets.read(value.secret, host=host)
+    secret = found[value.secret]
     # A line feed would end the field; aiohttp refuses it, but its error does not name the secret.
     if secret is None or not secret.isprintable():
         return secret_missing(value.secret, host)

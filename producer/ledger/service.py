@@ -30,6 +30,11 @@ from shared.kinds.registry import KINDS
 from shared.settings import Settings
 from shared.watchdog import watched
 
+# With that of the probe 18 connections; the engine may open 20.
+_RELAY_THREADS = 6
+_RECORDER_THREADS = 3
+_SERVICE_THREADS = 8
+
 logger = logging.getLogger(__name__)
 
 
@@ -74,8 +79,11 @@ class _Ledger:
         self.metrics = LedgerMetrics()
         self._restarts = Restarts(self.metrics)
         self._settings = settings
-        self._store = Store(database)
-        self._retrying_store = RetryingStore(database)
+        # Each has threads of its own, so that none waits for the slow calls of another: the relays and the
+        # lease; the recorder; the rest.
+        self._store = Store(database, threads=_RELAY_THREADS)
+        self._recorder_store = RetryingStore(database, threads=_RECORDER_THREADS)
+        self._retrying_store = RetryingStore(database, threads=_SERVICE_THREADS)
         self._publisher = self._make_publisher("publish", declares=True)
         self._outcomes = self._make_publisher("outcomes", declares=False)
         # One for each relay: a wakeup tells one listener.
@@ -134,7 +142,9 @@ class _Ledger:
     def _working(self, tokens: RunTokens) -> Sequence[Service]:
         """Return what works in every ledger; one of them at a time leads, and does more."""
         store, metrics = self._retrying_store, self.metrics
-        self._recorder = Recorder(store=store, metrics=metrics, settings=self._settings, tokens=tokens)
+        self._recorder = Recorder(
+            store=self._recorder_store, metrics=metrics, settings=self._settings, tokens=tokens
+        )
         self._relay = Relay(
             store=self._store,
             publisher=self._publisher,
@@ -201,7 +211,7 @@ class _Ledger:
         """Close what is held open."""
         for wakeup in self._wakeups:
             await wakeup.aclose()
-        for store in (self._store, self._retrying_store):
+        for store in (self._store, self._recorder_store, self._retrying_store):
             # Waits for calls that are under way.
             await asyncio.to_thread(store.close)
         self._store_probe.close()

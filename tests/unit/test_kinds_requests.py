@@ -1,5 +1,7 @@
 """What a job may say of its request, before any request is made."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,7 @@ def secrets(folder: Path, **by_host_and_name: str) -> Secrets:
     return Secrets(folder)
 
 
-def test_secrets_are_filled_in_by_the_worker(tmp_path: Path) -> None:
+async def test_secrets_are_filled_in_by_the_worker(tmp_path: Path) -> None:
     args = RequestArgs.model_validate(
         {
             "url": URL,
@@ -64,30 +66,30 @@ def test_secrets_are_filled_in_by_the_worker(tmp_path: Path) -> None:
         }
     )
 
-    question = http_request(args, secrets(tmp_path, key="k\n", token="t"), method="GET")
+    question = await http_request(args, secrets(tmp_path, key="k\n", token="t"), method="GET")
 
     assert isinstance(question, HttpRequest)
     assert question.headers == {"X-Key": "k", "X-Plain": "1", "Authorization": "Bearer t"}
     assert "Bearer t" not in repr(question)
 
 
-def test_a_password_may_hold_any_character(tmp_path: Path) -> None:
+async def test_a_password_may_hold_any_character(tmp_path: Path) -> None:
     auth = {"type": "basic", "username": "ann", "password": {"secret": "pass"}}
     args = RequestArgs.model_validate({"url": URL, "auth": auth})
 
-    question = http_request(args, secrets(tmp_path, **{"pass": "p:ä"}), method="GET")
+    question = await http_request(args, secrets(tmp_path, **{"pass": "p:ä"}), method="GET")
 
     assert isinstance(question, HttpRequest)
     assert question.headers["Authorization"] == "Basic YW5uOnA6w6Q="
 
 
 @pytest.mark.parametrize("host", ["evil.example", "api.example.evil.example"])
-def test_a_secret_is_for_its_own_host_alone(tmp_path: Path, host: str) -> None:
+async def test_a_secret_is_for_its_own_host_alone(tmp_path: Path, host: str) -> None:
     args = RequestArgs.model_validate(
         {"url": f"http://{host}/", "auth": {"type": "bearer", "token": {"secret": "token"}}}
     )
 
-    failure = http_request(args, secrets(tmp_path, token="t"), method="GET")
+    failure = await http_request(args, secrets(tmp_path, token="t"), method="GET")
 
     assert isinstance(failure, Failure)
     assert failure.reason == "secret_missing"
@@ -95,10 +97,30 @@ def test_a_secret_is_for_its_own_host_alone(tmp_path: Path, host: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a\nb", "", "\x7f"])
-def test_a_secret_that_cannot_be_sent_is_as_good_as_missing(tmp_path: Path, value: str) -> None:
+async def test_a_secret_that_cannot_be_sent_is_as_good_as_missing(tmp_path: Path, value: str) -> None:
     args = RequestArgs.model_validate({"url": URL, "headers": {"X-Key": {"secret": "key"}}})
 
-    failure = http_request(args, secrets(tmp_path, key=value), method="GET")
+    failure = await http_request(args, secrets(tmp_path, key=value), method="GET")
 
     assert isinstance(failure, Failure)
     assert "'key' for api.example" in failure.explanation
+
+
+async def test_a_folder_of_secrets_that_hangs_does_not_stop_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = RequestArgs.model_validate({"url": URL, "headers": {"X-Key": {"secret": "key"}}})
+    known, go_on = secrets(tmp_path, key="k"), threading.Event()
+    read = Secrets.read
+
+    def hang(self: Secrets, name: str, *, host: str) -> str | None:
+        return read(self, name, host=host) if go_on.wait(5) else None
+
+    monkeypatch.setattr(Secrets, "read", hang)
+    hanging = asyncio.create_task(http_request(args, known, method="GET"))
+    await asyncio.sleep(0)
+    go_on.set()
+
+    question = await hanging
+    assert isinstance(question, HttpRequest)
+    assert question.headers["X-Key"] == "k"

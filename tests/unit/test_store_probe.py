@@ -55,3 +55,20 @@ async def test_a_store_that_fails_is_not_answering() -> None:
         await probe.ask()
 
     assert not probe.is_answering
+
+
+async def test_the_store_is_asked_while_every_thread_of_the_loop_s_own_pool_waits() -> None:
+    store, let_go = FakeStore(), threading.Event()
+    store.let_go.set()
+    # More than the pool has: min(32, cores + 4).
+    waiting = [asyncio.create_task(asyncio.to_thread(let_go.wait, 30)) for _ in range(40)]
+    await asyncio.sleep(0)
+    probe = StoreProbe(cast("Database", store))
+
+    try:
+        await probe.ask()
+    finally:
+        let_go.set()
+        await asyncio.gather(*waiting)
+
+    assert probe.is_answering
