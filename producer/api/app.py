@@ -34,7 +34,7 @@ from producer.api.bulk_actions import BulkActionHandlers
 from producer.api.contract import load_contract, without_bodies
 from producer.api.exports import ExportHandlers
 from producer.api.fixed_responses import FixedResponses
-from producer.api.guard import JSON_TYPE, STREAM_TYPES, BodyGuard, BodyLimits
+from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, BodyLimits
 from producer.api.http_protocol import ApiProtocol
 from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
@@ -207,5 +207,6 @@ def _body_limits(settings: Settings) -> BodyLimits:
         caps={
             ("submit_batch", JSON_TYPE): min(MAX_JSON_BYTES, batch_bytes),
             **{("submit_batch", media_type): batch_bytes for media_type in STREAM_TYPES},
+            **{(operation, TEXT_TYPE): batch_bytes for operation in ("redrive_parked", "discard_parked")},
         },
     )

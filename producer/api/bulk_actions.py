@@ -1,7 +1,9 @@
 """The operations on many parked jobs at a rate: begin them, follow them, cancel them; and the audit log."""
 
+import asyncio
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Self
@@ -12,8 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import NEXT, Document
-from producer.api.replays import answer_of, find_replay, make_once, request_key
-from producer.api.requests import Query, read_actor, read_document, read_id
+from producer.api.guard import TEXT_TYPE
+from producer.api.id_lines import IdSpool
+from producer.api.problems import HttpProblem
+from producer.api.replays import answer_of, find_replay, key_of, make_once, request_key
+from producer.api.requests import Query, read_actor, read_document, read_id, read_idempotency_key
 from producer.api.responses import first_page, json_response
 from producer.parking import (
     DEFAULT_RATE_PER_SECOND,
@@ -100,7 +105,10 @@ class OperationDocument(Document):
 
     id: UUID
     action: OperationAction
-    filter: Mapping[str, Any]
+    filter: Annotated[
+        Mapping[str, Any],
+        Field(description="As it was sent; of ids that came as lines `ids_sent`, their number."),
+    ]
     rate_per_second: int
     state: OperationState
     total: Annotated[int, Field(description="Jobs that matched when it began.")]
@@ -192,7 +200,12 @@ class BulkActionHandlers:
         )
 
     async def _begin(self, request: Request, action: OperationAction) -> Response:
-        body, by = await request.body(), read_actor(request)
+        if request.headers["content-type"] == TEXT_TYPE:
+            return await self._begin_listed(request, action)
+        if request.query_params:
+            detail = "With a JSON body, send dry_run and rate_per_second as fields of the document."
+            raise HttpProblem(HTTPStatus.BAD_REQUEST, detail)
+        body = await request.body()
         key = request_key(request, KeyScope.OPERATION, action.encode(), body)
         if again := await find_replay(self._store, key):
             return again
@@ -202,31 +215,65 @@ class BulkActionHandlers:
             async with self._store.long_calls:
                 matching = await self._store.read(parking.count_matching, parked_filter)
             return json_response(DryRun(matching=matching))
-        new = NewOperation(
-            id=new_id(),
-            action=action,
-            filter_document=wanted.filter.model_dump(mode="json", exclude_none=True),
-            rate_per_second=wanted.rate_per_second,
-            by=by,
-            created_at=utc_now(),
-        )
+        document = wanted.filter.model_dump(mode="json", exclude_none=True)
+        new = _new_operation(request, action, document, wanted.rate_per_second)
+        return await self._start(new, parked_filter, key)
+
+    async def _begin_listed(self, request: Request, action: OperationAction) -> Response:
+        query, name = Query(request), read_idempotency_key(request)
+        rate = int(query.text("rate_per_second") or DEFAULT_RATE_PER_SECOND)
+        seen = hashlib.sha256(f"{action}\n{request.query_params}\n".encode())
+        with IdSpool() as spool:
+            async for chunk in request.stream():
+                seen.update(chunk)
+                await asyncio.to_thread(spool.feed, chunk)
+            await asyncio.to_thread(spool.finish)
+            key = key_of(KeyScope.OPERATION, name, seen.digest()) if name is not None else None
+            if again := await find_replay(self._store, key):
+                return again
+            new = _new_operation(request, action, {"ids_sent": spool.count}, rate)
+            if query.flag("dry_run"):
+                async with self._store.long_calls:
+                    matching = await self._store.write(bulk_actions.count_listed, new, spool.ids())
+                return json_response(DryRun(matching=matching))
+            return await self._start(new, spool.ids(), key)
+
+    async def _start(
+        self, new: NewOperation, which: ParkedFilter | Iterator[UUID], key: IdempotencyKey | None
+    ) -> Response:
         async with self._store.long_calls:
-            result = await self._store.write(_start, new, parked_filter, key)
+            result = await self._store.write(_start, new, which, key)
         if result.status is SubmissionStatus.STORED:
-            facts = {"operation_id": str(new.id), "action": action.value}
+            facts = {"operation_id": str(new.id), "action": new.action.value}
             logger.info("operation_started", extra=facts)
         return answer_of(result)
 
 
 def _start(
-    connection: Connection, new: NewOperation, parked_filter: ParkedFilter, key: IdempotencyKey | None
+    connection: Connection,
+    new: NewOperation,
+    which: ParkedFilter | Iterator[UUID],
+    key: IdempotencyKey | None,
 ) -> SubmissionResult:
     def start(connection: Connection) -> KeptAnswer:
-        operation = bulk_actions.start_operation(connection, new, parked_filter)
+        operation = bulk_actions.start_operation(connection, new, which)
         body = _operation_document(operation).model_dump_json().encode()
         return KeptAnswer(HTTPStatus.ACCEPTED, f"/operations/{new.id}", body)
 
     return make_once(connection, key, new.id, start)
+
+
+def _new_operation(
+    request: Request, action: OperationAction, filter_document: Mapping[str, Any], rate_per_second: int
+) -> NewOperation:
+    return NewOperation(
+        id=new_id(),
+        action=action,
+        filter_document=filter_document,
+        rate_per_second=rate_per_second,
+        by=read_actor(request),
+        created_at=utc_now(),
+    )
 
 
 def _operation_document(operation: Operation) -> OperationDocument:

@@ -1,6 +1,9 @@
 """Bulk actions on parked jobs: an operation chooses its jobs at its start, and does a page a transaction."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,12 +20,15 @@ from producer.parking import (
 from producer.store.audit import operation_target, write_audit
 from producer.store.parking import has_next_run, leave_parking, matching
 from producer.store.rows import lock_jobs
-from producer.store.schema import IS_RUNNING_OPERATION, jobs, operation_jobs, operations
+from producer.store.schema import IS_PARKED, IS_RUNNING_OPERATION, jobs, operation_jobs, operations
+from producer.store.sql import is_one_of
 from shared.errors import OperationFinished, OperationNotFound
 from shared.states import JobState
 
 # A page is what the rate gives in this time, so progress is smooth and a crash repeats nothing.
 PAGE_SECONDS = 0.5
+# Of a list; one statement has a time limit.
+_CHUNK_IDS = 1_000
 # The lowest rate makes a page a second; a time further off was written before the clock was set back.
 _FURTHEST_PAGE = timedelta(seconds=10)
 _STARTED = {
@@ -31,25 +37,17 @@ _STARTED = {
 }
 
 
-def start_operation(connection: sa.Connection, new: NewOperation, parked_filter: ParkedFilter) -> Operation:
-    """Store an operation and choose its jobs: those that match now. A ledger does it."""
+def start_operation(
+    connection: sa.Connection, new: NewOperation, which: ParkedFilter | Iterable[UUID]
+) -> Operation:
+    """Store an operation and choose its jobs: those parked now that match or are listed. A ledger does it.
+
+    A list is read a thousand ids at a time. SQLite has no other writer until the last is read, so it may not
+    wait for a network.
+    """
     now = new.created_at
-    connection.execute(
-        operations.insert().values(
-            id=new.id,
-            action=new.action,
-            filter=dict(new.filter_document),
-            rate_per_second=new.rate_per_second,
-            by=new.by,
-            state=OperationState.RUNNING,
-            total=0,
-            done=0,
-            skipped=0,
-            next_at=now,
-            created_at=now,
-        )
-    )
-    total = _choose_jobs(connection, new.id, parked_filter)
+    _insert(connection, new)
+    total = _choose_jobs(connection, new.id, which)
     _change(connection, new.id, {"total": total, **({} if total else _end(OperationState.DONE, now))})
     details = {
         "filter": dict(new.filter_document),
@@ -60,6 +58,16 @@ def start_operation(connection: sa.Connection, new: NewOperation, parked_filter:
         connection, _STARTED[new.action], target=operation_target(new.id), by=new.by, details=details, now=now
     )
     return get_operation(connection, new.id)
+
+
+def count_listed(connection: sa.Connection, new: NewOperation, ids: Iterable[UUID]) -> int:
+    """Return how many jobs an operation on listed jobs would have; nothing is left of it."""
+    # A list may name a job twice, and be longer than memory is large: the table knows what it has.
+    _insert(connection, new)
+    total = _choose_jobs(connection, new.id, ids)
+    connection.execute(operation_jobs.delete().where(operation_jobs.c.operation_id == new.id))
+    connection.execute(operations.delete().where(operations.c.id == new.id))
+    return total
 
 
 def get_operation(connection: sa.Connection, operation_id: UUID) -> Operation:
@@ -171,12 +179,42 @@ def _lock_due(connection: sa.Connection, now: datetime) -> sa.RowMapping | None:
     return connection.execute(due).mappings().one_or_none()
 
 
-def _choose_jobs(connection: sa.Connection, operation_id: UUID, parked_filter: ParkedFilter) -> int:
-    chosen = matching(parked_filter, sa.literal(operation_id, sa.Uuid()), jobs.c.id, jobs.c.run)
-    columns = ["operation_id", "job_id", "run"]
-    connection.execute(operation_jobs.insert().from_select(columns, chosen))
+def _insert(connection: sa.Connection, new: NewOperation) -> None:
+    connection.execute(
+        operations.insert().values(
+            id=new.id,
+            action=new.action,
+            filter=dict(new.filter_document),
+            rate_per_second=new.rate_per_second,
+            by=new.by,
+            state=OperationState.RUNNING,
+            total=0,
+            done=0,
+            skipped=0,
+            next_at=new.created_at,
+            created_at=new.created_at,
+        )
+    )
+
+
+def _choose_jobs(connection: sa.Connection, operation_id: UUID, which: ParkedFilter | Iterable[UUID]) -> int:
+    columns = sa.literal(operation_id, sa.Uuid()), jobs.c.id, jobs.c.run
+    if isinstance(which, ParkedFilter):
+        _list_jobs(connection, matching(which, *columns))
+    else:
+        listed = operation_jobs.c.operation_id == operation_id, operation_jobs.c.job_id == jobs.c.id
+        is_new = ~sa.exists().where(*listed)
+        remaining = iter(which)
+        while ids := set(islice(remaining, _CHUNK_IDS)):
+            here = is_one_of(connection, jobs.c.id, ids)
+            _list_jobs(connection, sa.select(*columns).where(IS_PARKED, here, is_new))
     query = sa.select(sa.func.count()).where(operation_jobs.c.operation_id == operation_id)
     return connection.scalar(query) or 0
+
+
+def _list_jobs(connection: sa.Connection, chosen: sa.Select[Any] | sa.CompoundSelect[Any]) -> None:
+    names = ["operation_id", "job_id", "run"]
+    connection.execute(operation_jobs.insert().from_select(names, chosen))
 
 
 def _take_jobs(connection: sa.Connection, operation: Operation, most: int | None) -> dict[UUID, int]:

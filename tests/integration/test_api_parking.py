@@ -1,5 +1,6 @@
 """Parked jobs over HTTP, on both stores: groups, edits, discards, operations, and what is refused."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -161,6 +162,68 @@ def test_a_field_or_parameter_that_is_unknown_is_answered_with_those_that_there_
     assert fault(listed) == ("/query/group", f"There is no such parameter; there are: {names}")
     loc, msg = fault(submitted)
     assert loc == "/args/timeout" and "timeout_seconds" in msg
+
+
+def post_ids(api: RunningApi, path: str, ids: Iterable[str], **query: str) -> httpx.Response:
+    content = "\n".join(ids)
+    headers = {"Content-Type": "text/plain", **ANN}
+    return api.client.post(path, content=content, params=query, headers=headers)
+
+
+def test_jobs_can_be_listed_without_a_limit(api: RunningApi) -> None:
+    parked = [park(api), park(api)]
+    unfinished = make_job()
+    api.store.write(submissions.insert_jobs, [unfinished])
+    # More than one chunk, some twice in different ones, most unknown.
+    ids = [*parked, str(unfinished.id), *(str(new_id()) for _ in range(2_500)), *parked]
+
+    counted = post_ids(api, "/parked/redrive", ids, dry_run="true")
+    assert (counted.status_code, counted.json()) == (200, {"matching": 2})
+    assert api.client.get("/operations").json()["items"] == []
+    assert api.client.get("/audit").json()["items"] == []
+    begun = post_ids(api, "/parked/discard", ids, rate_per_second="7")
+
+    assert begun.status_code == 202, begun.text
+    operation = api.client.get(begun.headers["location"]).json()
+    assert operation == begun.json()
+    assert (operation["action"], operation["total"], operation["rate_per_second"]) == ("discard", 2, 7)
+    assert (operation["filter"], operation["by"]) == ({"ids_sent": 2_505}, ANN["Retriever-Actor"])
+    (entry,) = api.client.get("/audit").json()["items"]
+    assert (entry["action"], entry["details"]["total"]) == ("discard_started", 2)
+
+
+def test_a_list_that_is_sent_again_with_its_key_is_answered_again(api: RunningApi) -> None:
+    job_id = park(api)
+
+    def send(*ids: str) -> httpx.Response:
+        headers = {"Content-Type": "text/plain", "Idempotency-Key": "one"}
+        return api.client.post("/parked/discard", content="\n".join(ids), headers=headers)
+
+    first, again, other = send(job_id), send(job_id), send(job_id, job_id)
+
+    assert (first.status_code, again.status_code, other.status_code) == (202, 202, 409)
+    assert again.json() == first.json() and again.headers["Idempotent-Replayed"] == "true"
+    assert len(api.client.get("/operations").json()["items"]) == 1
+
+
+def test_a_list_with_a_typing_error_begins_nothing(api: RunningApi) -> None:
+    job_id = park(api)
+
+    answer = post_ids(api, "/parked/redrive", [job_id, job_id[:-1], job_id])
+
+    assert answer.status_code == 400
+    assert [error["loc"] for error in answer.json()["errors"]] == ["/lines/2"]
+    assert api.client.get("/operations").json()["items"] == []
+
+
+def test_a_filter_takes_no_parameters_of_a_list(api: RunningApi) -> None:
+    body = {"filter": {"kind": "check"}}
+
+    answer = api.client.post("/parked/discard", json=body, params={"dry_run": "true"})
+
+    assert answer.status_code == 400 and "fields of the document" in answer.json()["detail"]
+    assert post_ids(api, "/parked/discard", [str(new_id())], rate_per_second="0").status_code == 400
+    assert api.client.get("/operations").json()["items"] == []
 
 
 def test_an_operation_is_listed_and_can_be_cancelled_twice(api: RunningApi) -> None:

@@ -1,0 +1,83 @@
+"""Job ids that come as lines, as many as there are: kept in a file until they are stored."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+from uuid import UUID
+
+from producer.api.batch_lines import LineSplitter
+from shared.errors import FieldError, JobInvalid
+
+_ID_CHARACTERS = 36
+_ID_BYTES = 16
+_SPOOL_MEMORY_BYTES = 1_048_576
+# How many faults an answer names.
+_MAX_FAULTS = 20
+_NO_ID = "It is not the id of a job, such as 0199aa3e-7b5c-7d4e-9f00-3b1f6c2a9d10"
+
+
+def _open_spool() -> tempfile.SpooledTemporaryFile[bytes]:
+    return tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES)
+
+
+@dataclass(slots=True)
+class IdSpool:
+    """Reads one id a line, however the body is cut; blank lines are ignored.
+
+    Blocking and not thread-safe: one call at a time, off the event loop.
+    """
+
+    count: int = 0
+    _faults: list[FieldError] = field(default_factory=list)
+    _splitter: LineSplitter = field(default_factory=lambda: LineSplitter(_ID_CHARACTERS + 8))
+    _ids: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._ids.close()
+
+    def feed(self, chunk: bytes) -> None:
+        """Keep the ids that this chunk completes."""
+        self._take(self._splitter.feed(chunk))
+
+    def finish(self) -> None:
+        """Keep the last id.
+
+        Raises:
+            JobInvalid: a line is no id, or there was none. So a list with a typing error begins nothing.
+        """
+        self._take(self._splitter.finish())
+        if self._faults:
+            raise JobInvalid(self._faults)
+        if not self.count:
+            raise JobInvalid([FieldError("/lines", "There is no id in the body")])
+
+    def ids(self) -> Iterator[UUID]:
+        """Yield the ids in their order, read from the file."""
+        self._ids.seek(0)
+        while each := self._ids.read(_ID_BYTES):
+            yield UUID(bytes=each)
+
+    def _take(self, lines: Iterable[tuple[int, bytes | None]]) -> None:
+        for number, line in lines:
+            if line == b"":
+                continue
+            job_id = _read_id(line)
+            if job_id is not None:
+                self.count += 1
+                self._ids.write(job_id.bytes)
+            elif len(self._faults) < _MAX_FAULTS:
+                self._faults.append(FieldError(f"/lines/{number}", _NO_ID))
+
+
+def _read_id(line: bytes | None) -> UUID | None:
+    # UUID() also reads braces and URNs; no id of ours was ever written so.
+    if line is None or len(line) != _ID_CHARACTERS:
+        return None
+    try:
+        return UUID(line.decode("ascii"))
+    except ValueError:
+        return None

@@ -1,0 +1,56 @@
+"""Lists of job ids, however their bytes arrive."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer.api.id_lines import IdSpool
+from shared.errors import JobInvalid
+from shared.identity import new_id
+
+
+@given(count=st.integers(1, 30), cut=st.integers(1, 200), ending=st.sampled_from(["\n", "\r\n", " \n\n"]))
+def test_a_list_is_the_same_however_it_is_cut(count: int, cut: int, ending: str) -> None:
+    ids = [new_id() for _ in range(count)]
+    body = ("\ufeff" + ending.join(map(str, ids))).encode()
+
+    with IdSpool() as spool:
+        for start in range(0, len(body), cut):
+            spool.feed(body[start : start + cut])
+        spool.finish()
+
+        assert (spool.count, list(spool.ids()), list(spool.ids())) == (count, ids, ids)
+
+
+@pytest.mark.parametrize(
+    "line", ["x", "1", f"{{{new_id()}}}", f"{new_id()}x", f"urn:uuid:{new_id()}", "é" * 18]
+)
+def test_a_line_that_is_no_id_refuses_the_list_by_its_number(line: str) -> None:
+    with IdSpool() as spool:
+        spool.feed(f"{new_id()}\n\n{line}\n{new_id()}\n".encode())
+
+        with pytest.raises(JobInvalid) as caught:
+            spool.finish()
+
+    assert [error.loc for error in caught.value.errors] == ["/lines/3"]
+
+
+def test_an_answer_names_the_first_twenty_faults() -> None:
+    with IdSpool() as spool:
+        spool.feed(b"no id\n" * 100)
+
+        with pytest.raises(JobInvalid) as caught:
+            spool.finish()
+
+    assert [error.loc for error in caught.value.errors] == [f"/lines/{number}" for number in range(1, 21)]
+
+
+@pytest.mark.parametrize("body", [b"", b"\n\n  \n"])
+def test_a_list_of_nothing_is_refused(body: bytes) -> None:
+    with IdSpool() as spool:
+        spool.feed(body)
+
+        with pytest.raises(JobInvalid) as caught:
+            spool.finish()
+
+    assert [error.loc for error in caught.value.errors] == ["/lines"]
