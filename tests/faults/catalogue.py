@@ -13,6 +13,7 @@ from tests.faults.loss_faults import faults_at_default_times, loss_faults
 from tests.faults.message_faults import message_faults
 from tests.faults.process_faults import process_faults
 from tests.faults.store_faults import postgres_faults, sqlite_faults
+from tests.faults.stranger_faults import stranger_faults
 from tests.faults.world import World
 
 
@@ -31,6 +32,7 @@ SINGLE_NODE: Final = (
     *link_faults(),
     *postgres_faults(),
     *loss_faults(),
+    *stranger_faults(),
     *message_faults(),
 )
 AT_DEFAULT_TIMES: Final = tuple(faults_at_default_times())

@@ -1,4 +1,4 @@
-"""Messages that are gone while everything works: deleted, purged, held back by a restart."""
+"""Messages that are gone while everything works: taken out by a stranger, purged, held back by a restart."""
 
 import asyncio
 import random
@@ -6,8 +6,10 @@ import time
 from functools import partial
 
 import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
 
-from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE, delay_queue
+from shared.broker.topology import LARGE_RESULTS_QUEUE, RECORDER_QUEUE, delay_queue, work_queue
+from shared.kinds.registry import Lane
 from shared.retry import DELAY_STEPS_SECONDS
 from tests.faults.broker_faults import delete_queues
 from tests.faults.fault import LOST_BROKER, Fault
@@ -16,11 +18,18 @@ from tests.faults.target import BUSY_SECONDS
 from tests.faults.world import World, blocking, patiently
 from tests.support.waiting import eventually
 
+_TAKEN = 100
+_TAKEN_DELAY_SECONDS = 5
+# So many that a third of them, which one of three consumers gets, is enough.
+_VICTIMS = 420
+_STEADY_SECONDS = 1.0
+_ENDED_AFTER_SECONDS = 120.0
 # Shorter and longer than a broker needs to restart.
 _DELAYS_SECONDS = (2, 3, 4, 5, 6, 8, 10, 12)
 _BACK_SECONDS = 60.0
 _SETTLED = 120
 _DEFERRED = 60
+_TAKEN_WITHIN_SECONDS = 60.0
 
 
 def _keys(rng: random.Random, count: int) -> list[str]:
@@ -45,6 +54,57 @@ async def restart_as_delays_end(world: World, rng: random.Random) -> None:
     world.timeline.note("broker is back")
     await world.wait_ready()
     await wait_until_done(world, batches, deadline_seconds=_BACK_SECONDS)
+
+
+async def take_messages(world: World, rng: random.Random) -> None:
+    """Let a stranger take jobs out of a work queue and out of a delay queue that are never empty."""
+    loaded: list[OwnBatch] = []
+    retry = quick_retry(seconds=_TAKEN_DELAY_SECONDS)
+
+    async def load_steadily() -> None:
+        while True:
+            kinds = ("slow", "slow", "flaky", "flaky")
+            pages = list(zip(kinds, _keys(rng, len(kinds)), strict=True))
+            loaded.append(await submit(world, pages, retry=retry))
+            await asyncio.sleep(_STEADY_SECONDS)
+
+    loading = asyncio.create_task(load_steadily())
+    try:
+        kinds = ("slow", "flaky") * (_VICTIMS // 2)
+        async with asyncio.TaskGroup() as group:
+            for queue in (work_queue("fetch", Lane.BULK), delay_queue(_TAKEN_DELAY_SECONDS)):
+                group.create_task(_take(world, queue))
+            victims = await submit(world, list(zip(kinds, _keys(rng, len(kinds)), strict=True)), retry=retry)
+        world.timeline.note(f"a stranger has taken {_TAKEN} messages each out of a work and a delay queue")
+        async with asyncio.timeout(_ENDED_AFTER_SECONDS + 30):
+            await wait_until_done(world, [victims, *loaded], deadline_seconds=_ENDED_AFTER_SECONDS)
+    finally:
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+    world.timeline.note("all of them have ended")
+    await wait_until_done(world, loaded, deadline_seconds=_BACK_SECONDS)
+
+
+async def _take(world: World, queue_name: str) -> None:
+    """Consume and ack messages of a queue, whatever they are, beside whoever consumes it."""
+    taken = 0
+    enough = asyncio.Event()
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        nonlocal taken
+        if taken < _TAKEN:
+            taken += 1
+            await message.ack()
+        if taken == _TAKEN:
+            enough.set()
+
+    connection = await aio_pika.connect(world.amqp_url)
+    async with connection, asyncio.timeout(_TAKEN_WITHIN_SECONDS):
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=_TAKEN)
+        queue = await channel.declare_queue(queue_name, passive=True)
+        await queue.consume(take)
+        await enough.wait()
 
 
 async def delete_report_queues(world: World, _rng: random.Random) -> None:
@@ -160,6 +220,16 @@ def faults_at_default_times() -> list[Fault]:
             True,
             spread_seconds=6.0,
             traces=LOST_BROKER,
+            is_mixed=False,
+        ),
+        Fault(
+            "200 messages taken out of busy queues, at default settings",
+            "queues",
+            "Jobs that entered a queue later show that they are lost; all end within two minutes.",
+            take_messages,
+            True,
+            deadline_seconds=120.0,
+            traces=("job_republished",),
             is_mixed=False,
         ),
     ]

@@ -16,7 +16,7 @@ _AGAIN_SECONDS = 0.2
 _POLL_SECONDS = 0.5
 _SHOWN = 5
 # Endless pages end by an order, not by themselves.
-_LONGEST_SECONDS = 120
+_LIMITS = {"endless": {"timeout_seconds": 120}}
 
 Json = dict[str, Any]
 
@@ -49,9 +49,7 @@ async def submit(
         "kind": "fetch",
         "lane": lane,
         "retry": retry or quick_retry(),
-        "items": [
-            {"url": world.target.page(kind, key), "timeout_seconds": _LONGEST_SECONDS} for kind, key in pages
-        ],
+        "items": [{"url": world.target.page(kind, key), **_LIMITS.get(kind, {})} for kind, key in pages],
     }
     headers = {"Idempotency-Key": pages[0][1]}
     document = await call(world, "POST", "/batches", body=body, headers=headers)

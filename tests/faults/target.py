@@ -18,7 +18,7 @@ _LARGE_BYTES = 600_000
 _KINDS = ("ok", "slow", "long", "large", "flaky", "busy", "endless", "poison")
 # Alone, so that no other job waits for it.
 _BUSY_HOST = "127.0.0.99"
-BUSY_SECONDS = 8
+BUSY_SECONDS = 6
 """How long the busy host asks to be left alone."""
 
 
