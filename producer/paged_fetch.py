@@ -188,8 +188,15 @@ class PagesRecord:
     def is_complete(self) -> bool:
         """Whether every page is there, and nothing speaks for a missing item."""
         seen = self.completeness
-        is_whole = seen.stopped_by is None or seen.stopped_by.is_an_end
+        is_whole = not self.is_cut and (seen.stopped_by is None or seen.stopped_by.is_an_end)
         return seen.done == self.planned and is_whole and not seen.missing and (seen.drift or 0) >= 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the pages were cancelled before one of them was the last: each leads to the next."""
+        seen = self.completeness
+        was_cancelled = self.batch is not None and self.batch.cancelled_at is not None
+        return was_cancelled and seen.stopped_by is None and seen.last_total is None
 
 
 def decode_keys(text: str | None, items: int) -> bytes | None:

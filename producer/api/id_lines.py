@@ -74,10 +74,12 @@ class IdSpool:
 
 
 def _read_id(line: bytes | None) -> UUID | None:
-    # UUID() also reads braces and URNs; no id of ours was ever written so.
     if line is None or len(line) != _ID_CHARACTERS:
         return None
     try:
-        return UUID(line.decode("ascii"))
+        text = line.decode("ascii")
+        job_id = UUID(text)
     except ValueError:
         return None
+    # UUID() takes hyphens and underscores in any place; a job has one name.
+    return job_id if str(job_id) == text.lower() else None

@@ -123,6 +123,8 @@ def _sentences(record: PagesRecord, counts: PageCounts) -> list[str]:
     said = [f"{counts.done:,} of {counts.planned:,} pages are done, with {seen.items:,} items."]
     if counts.parked:
         said.append(f"{counts.parked:,} are parked: redrive them to go on.")
+    if record.is_cut and not counts.parked and not counts.open:
+        said.append("Its pages were cancelled before the last was reached.")
     if seen.drift:
         said.append(
             f"The total went from {seen.baseline_total:,} to {seen.last_total:,} while pages were read,"

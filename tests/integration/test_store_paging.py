@@ -239,6 +239,22 @@ def test_a_page_at_another_origin_gets_no_headers_and_a_page_of_this_one_keeps_t
     assert "url" not in own.args["page"]
 
 
+def test_a_fetch_whose_pages_were_cancelled_in_mid_way_is_not_complete(store: Database) -> None:
+    root = stored(store, args={"pages": {"by": "cursor", "cursor": "next"}})
+    first, second = PagePlace(index=1, size=2), PagePlace(index=2, size=2)
+    store.write(recording.record_reports, [page_report(root.id, first)], now=LATER)
+    running = make_report(derived_id(root.id, 1), JobState.RUNNING, kind="fetch")
+    store.write(recording.record_reports, [running], now=LATER)
+    endings.cancel_batch(store, derived_id(root.id, 0), now=LATER)
+
+    # It was faster than its cancellation, and leads nowhere.
+    store.write(recording.record_reports, [page_report(running.job_id, second)], now=LATER)
+
+    record = store.read(store_pages.get_pages, root.id)
+    assert (record.planned, record.completeness.done, record.completeness.stopped_by) == (2, 2, None)
+    assert (record.is_cut, record.is_complete) == (True, False)
+
+
 def test_a_page_that_is_redriven_after_its_batch_was_cancelled_leads_on(store: Database) -> None:
     def place(index: int) -> PagePlace:
         return PagePlace(index=index, size=2, total=99)

@@ -23,7 +23,16 @@ def test_a_list_is_the_same_however_it_is_cut(count: int, cut: int, ending: str)
 
 
 @pytest.mark.parametrize(
-    "line", ["x", "1", f"{{{new_id()}}}", f"{new_id()}x", f"urn:uuid:{new_id()}", "é" * 18]
+    "line",
+    [
+        "0199aa3e7b5c7d4e9f003b1f6c2a-9d10---",
+        "x",
+        "1",
+        f"{{{new_id()}}}",
+        f"{new_id()}x",
+        f"urn:uuid:{new_id()}",
+        "é" * 18,
+    ],
 )
 def test_a_line_that_is_no_id_refuses_the_list_by_its_number(line: str) -> None:
     with IdSpool() as spool:
