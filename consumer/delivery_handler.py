@@ -14,7 +14,13 @@ from consumer.poison import quarantine
 from consumer.politeness.admission import Admission
 from consumer.report_batcher import ReportBatcher
 from consumer.running_attempts import RunningAttempts
-from consumer.settlement import Decision, decide, publish_until_confirmed, settlement_message
+from consumer.settlement import (
+    Decision,
+    decide,
+    publish_until_confirmed,
+    redrive_request,
+    settlement_message,
+)
 from shared.broker.bundle import Bundle, Part, count_bodies
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
@@ -110,6 +116,10 @@ class DeliveryHandler:
             with self._tasks.settling(task):
                 await self._park_raw(delivery, _too_many_lines(delivery) or error)
             return
+        if (job.report is not None and job.is_parked_copy) or delivery.was_dead:
+            with self._tasks.settling(task):
+                await self._ask_for_redrive(delivery, job)
+            return
         key, may_be_settled = attempt_key(job), delivery.is_redelivered
         if self._dedupe.is_running(key):
             await self._dedupe.wait_ended(key)
@@ -162,6 +172,15 @@ class DeliveryHandler:
         self._dedupe.settled(attempt_key(job))
         self._note(job, attempt, decision)
         # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
+        delivery.ack()
+
+    async def _ask_for_redrive(self, delivery: Delivery | Part, job: JobMessage) -> None:
+        """Let a parked message that somebody has moved here begin the next run of its job.
+
+        Its own run has ended. What came of it now could not be recorded.
+        """
+        await publish_until_confirmed(redrive_request(job, worker=self._worker), self._publisher)
+        logger.info("redrive_asked_for", extra={"job_id": str(job.id), "run": job.run})
         delivery.ack()
 
     async def _park_raw(self, delivery: Delivery | Part, error: MessageUndecodable) -> None:

@@ -137,6 +137,19 @@ def settlement_message(
             return Outgoing(DEAD, work_key(job.kind, job.lane), copy.encode(), JOB_TYPE, str(job.id))
 
 
+def redrive_request(job: JobMessage, *, worker: str) -> Outgoing:
+    """Return what asks the recorder for the next run of a job whose parked message was put to work again."""
+    report = Report(
+        job_id=job.id,
+        kind=job.kind,
+        run=job.run,
+        attempt=job.attempt,
+        state=JobState.ACCEPTED,
+        worker=worker,
+    )
+    return report_message(job, report)
+
+
 def report_message(job: JobMessage, report: Report) -> Outgoing:
     """Return a report that travels alone, with its job for a store that does not know it yet."""
     return _lone_message(job, report.state, report.model_copy(update={"job": job}).encode())

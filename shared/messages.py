@@ -97,6 +97,7 @@ class Report(WireMessage):
     `running` has no end and no outcome yet; an attempt that was cancelled before it started has no start.
     A deferral, of state `delayed`, is no attempt: it has no start and no outcome, and `attempt` is the last
     that was made, 0 before the first.
+    One of state `accepted` reports on no attempt: somebody has moved a parked message to a work queue.
     One that travels alone brings its `job` along: its token, and all of it for a store that does not know it.
     """
 
@@ -122,6 +123,11 @@ class Report(WireMessage):
     def is_untried(self) -> bool:
         """Whether the job was given up without an attempt, because its deadline had passed, say."""
         return self.state is JobState.PARKED and self.reason in UNTRIED
+
+    @property
+    def asks_for_redrive(self) -> bool:
+        """Whether nothing was tried, because the message had been moved here from `jobs.parked`."""
+        return self.state is JobState.ACCEPTED
 
     @property
     def is_deferral(self) -> bool:
@@ -154,3 +160,9 @@ class JobMessage(Job):
     turn_at: WireTime | None = None
     known: KnownCopy | None = None
     report: Report | None = None
+
+    @property
+    def is_parked_copy(self) -> bool:
+        """Whether it is the message of a parked job, which waits in `jobs.parked` for a person."""
+        report = self.report
+        return report is not None and report.state is JobState.PARKED and report.attempt == self.attempt

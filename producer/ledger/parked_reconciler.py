@@ -26,7 +26,14 @@ from shared.broker.publisher import Publisher
 from shared.broker.topology import DEFAULT, PARKED_QUEUE
 from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable, MessageUndecodable
-from shared.messages import JOB_TYPE, REASON_HEADER, JobMessage
+from shared.messages import (
+    JOB_TYPE,
+    MAX_EXPLANATION_LENGTH,
+    MAX_REASON_LENGTH,
+    REASON_HEADER,
+    JobMessage,
+    Report,
+)
 from shared.settings import MAX_BUNDLE_JOBS, Settings
 from shared.states import JobState
 
@@ -291,6 +298,18 @@ def _parked_message(job: JobRecord, tokens: RunTokens) -> Outgoing:
         attempt=max(1, job.attempt),
         batch_id=job.batch_id,
         token=tokens.of(job.id, job.run),
+        # As its worker would have written it, so that a message is known for what it is wherever it goes.
+        report=Report(
+            job_id=job.id,
+            kind=job.kind,
+            run=job.run,
+            attempt=max(1, job.attempt),
+            state=JobState.PARKED,
+            ended_at=job.finished_at,
+            reason=job.reason[:MAX_REASON_LENGTH] if job.reason else None,
+            explanation=job.explanation[:MAX_EXPLANATION_LENGTH] if job.explanation else None,
+            worker="ledger",
+        ),
     )
     # Straight to the queue: over `jobs.dead` the recorder would hear of it too.
     headers = {REASON_HEADER: job.reason} if job.reason else {}

@@ -13,7 +13,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.reports import REPORTS_ONLY, ParsedDelivery, ParsedReport, parse_delivery
 from producer.records import Recorded
 from producer.run_tokens import RunTokens
-from producer.store import endings, recording, submissions
+from producer.store import endings, parking, recording, submissions
 from producer.store.database import RetryingStore
 from shared.broker.bundle import count_bodies
 from shared.broker.delivery import Delivery
@@ -133,7 +133,9 @@ class Recorder:
         # All of it may run twice: then it changes nothing.
         await self._adopt([each.job for each in parsed if each.report is None and each.job is not None])
         disbelieved = await self._park_unreadable(parsed)
-        told = [(place, each, each.report) for place, each in enumerate(parsed) if each.report is not None]
+        heard = [(place, each, each.report) for place, each in enumerate(parsed) if each.report is not None]
+        disbelieved |= await self._redrive([each for each in heard if each[2].asks_for_redrive])
+        told = [each for each in heard if not each[2].asks_for_redrive]
         if not told:
             return disbelieved
         recorded = await self._write(told)
@@ -154,13 +156,11 @@ class Recorder:
 
     async def _write(self, told: Sequence[_Told]) -> Recorded:
         """Write reports, each with its place; return what they came to, with these places."""
-        unproven = [
-            at
-            for at, (_, each, report) in enumerate(told)
-            if not self._tokens.prove(each.token, report.job_id, report.run)
-        ]
         recorded = await self._store.write(
-            recording.record_reports, [report for _, _, report in told], now=utc_now(), unproven=unproven
+            recording.record_reports,
+            [report for _, _, report in told],
+            now=utc_now(),
+            unproven=self._unproven(told),
         )
         return replace(recorded, disbelieved=frozenset(told[at][0] for at in recorded.disbelieved))
 
@@ -186,6 +186,24 @@ class Recorder:
             parked = await self._store.write(endings.park_unreadable, [*proven.values()], now=utc_now())
             self._metrics.note_transitions(parked)
         return {at: _disbelieved(each) for at, each, _ in named if at not in proven}
+
+    async def _redrive(self, asked: Sequence[_Told]) -> dict[int, ReportDisbelieved]:
+        """Redrive jobs whose parked messages were moved; return why some are not believed, by places."""
+        if not asked:
+            return {}
+        reports = [report for _, _, report in asked]
+        moved = await self._store.write(
+            parking.redrive_moved, reports, now=utc_now(), unproven=self._unproven(asked)
+        )
+        self._metrics.note_transitions(moved.transitions)
+        return {asked[at][0]: _disbelieved(asked[at][1]) for at in moved.disbelieved}
+
+    def _unproven(self, told: Sequence[_Told]) -> frozenset[int]:
+        return frozenset(
+            at
+            for at, (_, each, report) in enumerate(told)
+            if not self._tokens.prove(each.token, report.job_id, report.run)
+        )
 
     def _note(self, recorded: Recorded, reports: int) -> None:
         known = reports - len(recorded.unknown_job_ids) - len(recorded.disbelieved)

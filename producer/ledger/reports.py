@@ -149,7 +149,8 @@ def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport
     if delivery.type == RAW_TYPE:
         return _unreadable(delivery)
     job = JobMessage.decode(body)
-    if delivery.exchange == DELAY or (delivery.exchange == DEAD and _was_parked_by_a_worker(job)):
+    # What the broker dead-letters may still carry the report of an earlier, delayed attempt.
+    if delivery.exchange == DELAY or (delivery.exchange == DEAD and job.is_parked_copy):
         return _report_of(job.report, job)
     if delivery.exchange == RETURN:
         return _returned(job, now)
@@ -201,12 +202,6 @@ def _report_of(report: Report | None, job: Job | None) -> ParsedReport:
     attempt = max(report.attempt, 1)
     before = job.model_copy(update={"run": report.run, "attempt": attempt})
     return ParsedReport(report, before, token=job.token)
-
-
-def _was_parked_by_a_worker(job: JobMessage) -> bool:
-    # What the broker dead-letters may still carry the report of an earlier, delayed attempt.
-    report = job.report
-    return report is not None and report.state is JobState.PARKED and report.attempt == job.attempt
 
 
 def _why_dead(headers: Mapping[str, object]) -> tuple[str, str]:

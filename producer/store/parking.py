@@ -3,7 +3,7 @@
 A job that has left still has a message in `jobs.parked`; `redrives` holds it until a ledger has removed it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,7 @@ from producer.parking import (
     ParkedGroup,
     ParkedGroups,
 )
-from producer.records import JobRecord
+from producer.records import JobRecord, Recorded, Transition
 from producer.store.audit import job_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
@@ -32,8 +32,9 @@ from producer.store.rows import JOB_COLUMNS, Standing, job_records, lock_jobs, s
 from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs, redrives
 from producer.store.sql import PlainText
 from producer.store.wakeup import announce_jobs
+from shared.broker.topology import PARKED_QUEUE
 from shared.errors import JobNotFound, JobNotParked, RunsExhausted
-from shared.messages import MAX_RUN
+from shared.messages import MAX_RUN, Report
 from shared.states import JobState, position
 
 _NO_BATCH = UUID(int=0)
@@ -134,6 +135,43 @@ def redrive_edited(
     edit = {"old_args": old_args, "new_args": args}
     _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, standing, by=by, now=now, more=edit)
     return get_job(connection, job_id)
+
+
+def redrive_moved(
+    connection: sa.Connection,
+    asked: Sequence[Report],
+    *,
+    now: datetime,
+    unproven: Collection[int] = frozenset(),
+) -> Recorded:
+    """Start the next run of parked jobs whose messages somebody has moved from `jobs.parked` to work.
+
+    A job that is no longer parked in the run of its message stays as it is, so asking twice changes nothing.
+
+    Args:
+        unproven: The places of those that came without the token of their run.
+    """
+    standing = lock_jobs(connection, (report.job_id for report in asked))
+    there = [(place, report) for place, report in enumerate(asked) if report.job_id in standing]
+    disbelieved = frozenset(
+        place
+        for place, report in there
+        if place in unproven and standing[report.job_id].needs_token(report.run)
+    )
+    parked = {
+        report.job_id: where
+        for place, report in there
+        if place not in disbelieved
+        and (where := standing[report.job_id]).state is JobState.PARKED
+        and where.run == report.run
+        and has_next_run(where)
+    }
+    moved = leave_parking(connection, OperationAction.REDRIVE, parked, by=PARKED_QUEUE, now=now)
+    for job_id, where in sorted(parked.items()):
+        _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, where, by=PARKED_QUEUE, now=now)
+    transitions = [Transition(job.id, job.kind, job.run, 0, JobState.ACCEPTED, None) for job in moved]
+    unknown = frozenset(report.job_id for report in asked if report.job_id not in standing)
+    return Recorded(transitions, unknown, disbelieved)
 
 
 def discard(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:

@@ -58,6 +58,11 @@ class Part:
         return ""
 
     @property
+    def was_dead(self) -> bool:
+        """Whether the broker had taken its message out of a queue for good."""
+        return self._bundle.delivery.was_dead
+
+    @property
     def is_redelivered(self) -> bool:
         """Whether its message may have been delivered before."""
         return self._bundle.delivery.is_redelivered

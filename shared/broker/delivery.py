@@ -14,10 +14,13 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
+from shared.broker.fast.frames import mentions
+from shared.broker.topology import is_work_queue
 from shared.errors import DeliveryLost
 
 # Set by the broker on messages of quorum queues; copies do not carry it.
 _COUNT_HEADER = "x-delivery-count"
+_DEATHS_HEADER = "x-death"
 # Acks are sent this far apart at the least: those that come meanwhile go together, and a process that dies
 # meanwhile repeats that much more. An ack that comes after a pause goes at once.
 _GATHER_SECONDS = 0.001
@@ -192,6 +195,18 @@ class Delivery:
         count = self.headers.get(_COUNT_HEADER)
         return count if isinstance(count, int) else 0
 
+    @property
+    def was_dead(self) -> bool:
+        """Whether the broker had taken it out of a work queue for good, so that somebody has put it back.
+
+        What comes back from a delay, or from a publisher's own queue, has died elsewhere.
+        """
+        # Few messages have the header, and it costs to decode properties.
+        if not mentions(self._message.header, _DEATHS_HEADER):
+            return False
+        deaths = self.headers.get(_DEATHS_HEADER)
+        return isinstance(deaths, list) and any(map(_died_at_work, deaths))
+
     def ack(self) -> None:
         """Tell the broker within milliseconds that the message is dealt with.
 
@@ -246,6 +261,13 @@ class Delivery:
         finally:
             # Only now: whoever waits for the last delivery may close the channel.
             self._on_settled()
+
+
+def _died_at_work(death: object) -> bool:
+    match death:
+        case {"queue": str(name)}:
+            return is_work_queue(name)
+    return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -44,6 +44,9 @@ WORK_DELIVERY_LIMIT = 20
 PARKED_DELIVERY_LIMIT = 1_000_000_000
 
 
+_WORK_QUEUE_ENDS = frozenset({*(lane.value for lane in Lane), "bundles"})
+
+
 @dataclass(frozen=True, slots=True)
 class ExchangeSpec:
     """A durable exchange."""
@@ -103,6 +106,14 @@ def bundle_key(kind: str) -> str:
 def is_bundle_key(key: str) -> bool:
     """Return whether it is the routing key of several jobs of any kind."""
     return key.endswith(bundle_key(""))
+
+
+def is_work_queue(name: str) -> bool:
+    """Return whether it is the name of a queue that workers of any kind consume."""
+    match name.split("."):
+        case ["jobs", _, last]:
+            return last in _WORK_QUEUE_ENDS
+    return False
 
 
 def lane_queues(kind: str, lane: Lane) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from shared.broker.delivery import AckGatherer, Delivery, Incoming, Intake, Settling
+from shared.broker.fast.frames import LazyHeader
 from shared.errors import DeliveryLost
 
 
@@ -253,3 +254,35 @@ def test_returns_are_what_the_broker_counts_and_nobody_else(
     message = incoming(1, headers=headers, again=again)
 
     assert Delivery(message, FakeChannel().settling(), lambda: None).returns == returns
+
+
+@pytest.mark.parametrize(
+    ("queue", "was_dead"),
+    [
+        ("jobs.check.bulk", True),
+        ("jobs.check.bundles", True),
+        ("jobs.delay.00005s", False),
+        # A publisher may delay its jobs in a queue of its own.
+        ("jobs.mine", False),
+        ("my.check.bulk", False),
+        (7, False),
+    ],
+)
+def test_a_message_that_died_in_a_work_queue_was_put_back_by_somebody(queue: object, was_dead: bool) -> None:
+    death = {"reason": "expired", "queue": queue, "count": 1}
+    properties = Basic.Properties(headers={"x-death": [death]})  # type: ignore[list-item]
+    payload = ContentHeader(body_size=1, properties=properties).marshal()
+
+    for header in (ContentHeader(body_size=1, properties=properties), LazyHeader(payload)):
+        assert delivery_with(header).was_dead is was_dead
+
+
+def delivery_with(header: ContentHeader) -> Delivery:
+    message = Incoming(1, False, "", "jobs.check.bulk", header, b"{}")
+    return Delivery(message, FakeChannel().settling(), lambda: None)
+
+
+def test_a_message_without_deaths_was_not_put_back() -> None:
+    properties = Basic.Properties(headers={"x-delivery-count": 3})
+
+    assert not delivery_with(ContentHeader(body_size=1, properties=properties)).was_dead

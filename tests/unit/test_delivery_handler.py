@@ -32,6 +32,7 @@ class FakeDelivery:
     """A delivery that keeps how it was settled; its channel may be lost."""
 
     routing_key = "check.bulk"
+    was_dead = False
 
     def __init__(
         self, body: bytes, *, returns: int = 0, is_redelivered: bool = False, is_lost: bool = False
@@ -543,6 +544,23 @@ async def test_a_redelivery_on_a_new_channel_acks_what_the_lost_channel_brought(
     await heart.finish()
 
     assert (heart.work.starts, len(heart.reports), again.settled) == (1, 1, ["ack"])
+
+
+async def test_a_parked_message_that_was_moved_here_is_not_run_and_asks_for_the_next_run(
+    heart: Heart,
+) -> None:
+    heart.work.outcome = Failed("http_404", "Gone.", transient=False)
+    heart.take(make_job())
+    await heart.finish()
+    (parked,) = heart.copies
+
+    delivery = heart.take(parked)
+    await heart.finish()
+
+    (asked,) = heart.reports
+    assert (asked.job_id, asked.run, asked.state, asked.started_at) == (parked.id, 1, "accepted", None)
+    assert asked.job is not None and asked.job.id == parked.id
+    assert (delivery.settled, heart.work.starts) == (["ack"], 1)
 
 
 async def test_a_message_of_more_jobs_than_a_ledger_sends_is_parked_unread(heart: Heart) -> None:

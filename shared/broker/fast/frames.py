@@ -163,12 +163,23 @@ class LazyHeader(ContentHeader):
         self._payload = payload
         self._properties: Basic.Properties | None = None
 
+    def holds(self, octets: bytes) -> bool:
+        """Return whether these octets are somewhere in it."""
+        return octets in self._payload
+
     @property
     def properties(self) -> Basic.Properties:  # type: ignore[override]
         """What the publisher noted on the message."""
         if self._properties is None:
             self._properties = _properties_in(self._payload)
         return self._properties
+
+
+def mentions(header: ContentHeader, name: str) -> bool:
+    """Return whether a header of this name may be on a message; most often that is known without decoding."""
+    if isinstance(header, LazyHeader):
+        return header.holds(name.encode())
+    return name in (header.properties.headers or {})
 
 
 def _properties_in(payload: bytes) -> Basic.Properties:
