@@ -4,8 +4,10 @@
 """
 
 import copy
+import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import yaml
@@ -87,6 +89,7 @@ def asyncapi_document() -> Json:
         "asyncapi": "3.0.0",
         "info": {"title": "Retriever", "version": "1", "description": _ABOUT},
         "defaultContentType": "application/json",
+        "servers": {"broker": _broker()},
         "channels": _channels(),
         "operations": _operations(),
         "components": {"messages": _messages(), "schemas": _schemas()},
@@ -113,6 +116,17 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
+
+
+def _broker() -> Json:
+    host = {"default": "localhost:5672", "description": "Host and port of `RETRIEVER_AMQP_URL`."}
+    return {
+        "host": "{host}",
+        "protocol": "amqp",
+        "protocolVersion": "0-9-1",
+        "description": "RabbitMQ, 3.10 or newer.",
+        "variables": {"host": host},
+    }
 
 
 def _channels() -> Json:
@@ -170,12 +184,32 @@ def _schemas() -> Json:
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
     )
-    schemas: Json = definitions["$defs"]
+    schemas: Json = _without_discriminators(definitions["$defs"])
     schemas[JobMessage.__name__] = _published_job(schemas[JobMessage.__name__])
-    # What only reports name.
-    for name in ("Report", "OutcomeName"):
-        del schemas[name]
-    return dict(sorted(schemas.items()))
+    # Without what only reports name.
+    return {name: schemas[name] for name in sorted(_reached([model.__name__ for model in models], schemas))}
+
+
+def _without_discriminators(schema: Any) -> Any:
+    """Return a schema as AsyncAPI can say it: its discriminator is a name, and maps no values to schemas."""
+    if isinstance(schema, list):
+        return [_without_discriminators(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: value for name, value in schema.items() if name != "discriminator" or "oneOf" not in schema}
+    return {name: _without_discriminators(value) for name, value in kept.items()}
+
+
+def _reached(names: Iterable[str], schemas: Json) -> set[str]:
+    """Return the names of these schemas, and of all that they refer to."""
+    reached: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in reached:
+            reached.add(name)
+            left += re.findall(f'"{_SCHEMAS}([^"]+)"', json.dumps(schemas[name]))
+    return reached
 
 
 def _published_job(schema: Mapping[str, Any]) -> Json:

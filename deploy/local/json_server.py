@@ -1,11 +1,8 @@
 """json-server, a REST API with pages that nobody here wrote: for tests, from npm, by its lock file."""
 
-import fcntl
-import hashlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -14,17 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy.local.packages import require, run_installer
+from deploy.local.npm_packages import install
+from deploy.local.packages import require
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import end, wait_until_ready
 
-ROOT = Path(__file__).resolve().parents[2]
-INSTALLED = ROOT / ".run" / "npm"
-LOCK_FILES = (
-    Path(__file__).parent / "npm" / "package.json",
-    Path(__file__).parent / "npm" / "package-lock.json",
-)
-INSTALL_SECONDS = 300
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 # So that a test can step in half-way: page n is answered after n times so many milliseconds.
@@ -47,7 +38,8 @@ def open_json_server(
         ProgramMissing: npm is not there and may not be installed, or it failed.
         StartFailed: the server did not start.
     """
-    node, script = require("node", "nodejs"), install()
+    script = install("json-server") / "json-server" / "lib" / "cli" / "bin.js"
+    node = require("node", "nodejs")
     with tempfile.TemporaryDirectory(prefix="retriever-json-server-") as folder:
         home, port = Path(folder), free_port()
         (home / "db.json").write_text(json.dumps(tables))
@@ -76,36 +68,6 @@ def open_json_server(
             yield url
         finally:
             end(process, by=signal.SIGTERM, grace_seconds=STOP_SECONDS)
-
-
-def install() -> Path:
-    """Return json-server's program; install what the lock file says if it is not there. Blocks for seconds.
-
-    Raises:
-        ProgramMissing: npm is not there, or failed; the message ends with what it said.
-    """
-    told = hashlib.sha256(b"".join(path.read_bytes() for path in LOCK_FILES)).hexdigest()[:12]
-    folder = INSTALLED / told
-    script = folder / "node_modules" / "json-server" / "lib" / "cli" / "bin.js"
-    INSTALLED.mkdir(parents=True, exist_ok=True)
-    with (INSTALLED / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not script.exists():
-            _npm_ci(folder)
-    return script
-
-
-def _npm_ci(folder: Path) -> None:
-    npm = require("npm", "npm")
-    print("Installing json-server (npm ci) ...", flush=True)
-    # In a folder of its own first, so that an install that breaks off is never taken for a whole one.
-    with tempfile.TemporaryDirectory(dir=INSTALLED) as half_done:
-        for path in LOCK_FILES:
-            shutil.copy(path, half_done)
-        command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        run_installer(command, folder=Path(half_done), timeout_seconds=INSTALL_SECONDS)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(half_done, folder, symlinks=True)
 
 
 def _answers(port: int) -> bool:

@@ -92,6 +92,8 @@ def to_openapi(schema: Any) -> Any:
     return _nullable(_const(_exclusive(_patterns(converted))))
 
 
+# The null of OpenAPI 3.0, as a schema of its own.
+_NULL: Schema = {"type": "string", "nullable": True, "enum": [None]}
 _LITERAL = frozenset({"properties", "default", "enum", "const", "example", "required"})
 # pydantic makes a title of each name; `propertyNames` and `$defs` are unknown to OpenAPI 3.0.
 _DROPPED = frozenset({"title", "propertyNames", "$defs"})
@@ -122,16 +124,26 @@ def _nullable(schema: Schema) -> Schema:
     choices = schema.get("anyOf", [])
     others = [choice for choice in choices if choice.get("type") != "null"]
     if len(others) != len(choices):
-        del schema["anyOf"]
-        only = others[0] if len(others) == 1 else {"anyOf": others}
-        schema = {**({"allOf": [only]} if "$ref" in only else only), **schema, "nullable": True}
-        if schema.get("default", "") is None and not schema.keys().isdisjoint({"allOf", "oneOf", "anyOf"}):
+        schema = {**_or_null(others), **{name: value for name, value in schema.items() if name != "anyOf"}}
+        if schema.get("default", "") is None and "anyOf" in schema:
             # It says nothing, and connexion would hold it against the schema that is referred to.
             del schema["default"]
     elif "$ref" in schema and len(schema) > 1:
         # OpenAPI 3.0 ignores whatever stands beside a reference.
         schema["allOf"] = [{"$ref": schema.pop("$ref")}]
+        if isinstance(schema.get("default"), dict):
+            # What is referred to says it field by field, and generators of clients take no object here.
+            del schema["default"]
     return schema
+
+
+def _or_null(choices: list[Schema]) -> Schema:
+    """Return the choice between some schemas and null. `nullable` has a meaning beside `type` alone."""
+    only = choices[0] if len(choices) == 1 else {}
+    if "type" in only:
+        values = {"enum": [*only["enum"], None]} if "enum" in only else {}
+        return {**only, **values, "nullable": True}
+    return {"anyOf": [*choices, copy.deepcopy(_NULL)]}
 
 
 def _schemas_of(models: Iterable[type[BaseModel]], mode: JsonSchemaMode) -> dict[str, Schema]:

@@ -19,8 +19,13 @@ CONTRACT = load_contract()
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "string", "nullable": True}),
         (
             {"anyOf": [{"$ref": "#/x"}, {"type": "null"}], "default": None},
-            {"allOf": [{"$ref": "#/x"}], "nullable": True},
+            {"anyOf": [{"$ref": "#/x"}, {"type": "string", "nullable": True, "enum": [None]}]},
         ),
+        (
+            {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null"}]},
+            {"type": "string", "enum": ["a", None], "nullable": True},
+        ),
+        ({"$ref": "#/x", "default": {"a": 1}}, {"allOf": [{"$ref": "#/x"}]}),
         ({"$ref": "#/x", "default": 1}, {"allOf": [{"$ref": "#/x"}], "default": 1}),
         ({"exclusiveMinimum": 0}, {"minimum": 0, "exclusiveMinimum": True}),
         ({"const": "ok", "title": "Status"}, {"enum": ["ok"]}),
