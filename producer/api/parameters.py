@@ -88,6 +88,7 @@ class Parameter:
     is_required: bool
     is_listed: bool
     is_list: bool
+    is_joined: bool
     schema: Mapping[str, Any]
     validator: Draft4Validator
 
@@ -104,6 +105,7 @@ class Parameter:
             is_required=parameter.get("required", False),
             is_listed=parameter["in"] == "query" and not parameter.get("deprecated", False),
             is_list=is_list,
+            is_joined=parameter.get("x-is-joined", False),
             schema=schema["items"] if is_list else schema,
             validator=_Validator(schema),
         )
@@ -122,7 +124,7 @@ class Parameter:
     def _fault(self, texts: Sequence[str]) -> str | None:
         if not texts:
             return "It is required" if self.is_required else None
-        if not self.is_list and len(texts) > 1:
+        if not (self.is_list or self.is_joined) and len(texts) > 1:
             return f"It is sent {len(texts)} times; send it once"
         try:
             values = [_read(text, self.schema) for text in texts]
