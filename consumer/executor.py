@@ -38,7 +38,7 @@ class Executor:
         """Return what one attempt came to. Raises nothing but CancelledError, when the worker stops."""
         started_at = utc_now()
         if job.expires_at is not None and started_at >= job.expires_at:
-            return Attempt(started_at, started_at, _expired(job.expires_at))
+            return Attempt(started_at, started_at, _expired(job, job.expires_at))
         handler, args = self._handlers.get(job.kind), _arguments(job)
         if handler is None:
             outcome: Outcome = _unknown_kind(job)
@@ -63,8 +63,9 @@ def _unknown_kind(job: JobMessage) -> Failed:
     return Failed("kind_unknown", f"This worker has no handler for kind {job.kind!r}.", transient=False)
 
 
-def _expired(expires_at: datetime) -> Failed:
-    said = f"No attempt was started before its deadline, {expires_at.isoformat(timespec='seconds')}."
+def _expired(job: JobMessage, expires_at: datetime) -> Failed:
+    deadline = expires_at.isoformat(timespec="seconds")
+    said = f"Its deadline, {deadline}, passed before attempt {job.attempt} could start."
     return Failed(EXPIRED, said, transient=False)
 
 

@@ -28,7 +28,7 @@ from shared.states import UNDER_WAY, JobState, position
 MESSAGE_UNDECODABLE: Final = "message_undecodable"
 
 _CANCELLED = "cancelled"
-_CANCELLED_EXPLANATION = "Cancelled before it was run."
+_CANCELLED_EXPLANATION = "Cancelled while no attempt was known to run."
 _PAGE_JOBS = 1_000
 # A fast worker may be ahead of the relay's mark.
 _PUBLISHED = frozenset({JobState.ACCEPTED, *UNDER_WAY})

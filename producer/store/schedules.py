@@ -31,7 +31,7 @@ _NAMES = [column.name for column in columns_of(ScheduleRecord, schedules)]
 # parked while that report is on its way.
 EXPIRY_GRACE = timedelta(seconds=3)
 _LAST_TIME = datetime.max.replace(tzinfo=UTC)
-_EXPLANATION = "No attempt was started before its deadline."
+_EXPLANATION = "Its deadline passed while no attempt was known to run."
 
 
 def insert_schedule(connection: sa.Connection, schedule: NewSchedule, *, by: str = ANONYMOUS) -> None:

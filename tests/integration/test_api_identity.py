@@ -175,7 +175,7 @@ def test_a_job_is_cancelled_twice_and_not_when_unknown(api: RunningApi) -> None:
     answers = [post(api, f"/jobs/{job['id']}/cancel", None) for _ in range(2)]
 
     assert [(each.status_code, each.json()["state"]) for each in answers] == [(202, "cancelled")] * 2
-    assert answers[0].json()["explanation"] == "Cancelled before it was run."
+    assert answers[0].json()["explanation"] == "Cancelled while no attempt was known to run."
     assert post(api, "/jobs/01a20410-0000-7000-8000-000000000000/cancel", None).status_code == 404
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from producer.records import JobFilter
-from producer.store import events, outbox, parking, queries, recording, schedules, submissions
+from producer.store import endings, events, outbox, parking, queries, recording, schedules, submissions
 from producer.store.database import Database
 from producer.store.engine import open_engine
 from producer.store.migrate import migrate
@@ -223,3 +223,20 @@ def test_sqlite_looks_for_times_in_indexes_that_hold_nothing_else(tmp_path: Path
 
     assert "ix_jobs_scheduled_due_at" in plans[0]
     assert "ix_jobs_unstarted_deadline_at" in plans[1]
+
+
+def test_no_explanation_denies_the_attempts_that_were_made(store: Database) -> None:
+    expired, cancelled = make_job(deadline_at=NOON + MINUTE), make_job()
+    store.write(submissions.insert_jobs, [expired, cancelled])
+    failed = [make_report(job.id, JobState.DELAYED) for job in (expired, cancelled)]
+    store.write(recording.record_reports, failed, now=NOON)
+
+    store.write(schedules.expire_jobs, limit=9, now=PAST_GRACE + MINUTE)
+    store.write(endings.cancel_job, cancelled.id, now=NOON)
+
+    records = [store.read(queries.get_job, job.id) for job in (expired, cancelled)]
+    assert [len(record.attempts) for record in records] == [1, 1]
+    assert [record.explanation for record in records] == [
+        "Its deadline passed while no attempt was known to run.",
+        "Cancelled while no attempt was known to run.",
+    ]
