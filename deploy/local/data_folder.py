@@ -58,9 +58,7 @@ def end_processes(find: Callable[[], set[int]]) -> list[str]:
     for is_chosen, grace_seconds in ((_is_service, SERVICE_SECONDS), (_is_server, SERVER_SECONDS)):
         _end_chosen(find, is_chosen, by=signal.SIGTERM, patience_seconds=grace_seconds)
     _end_chosen(find, lambda _: True, by=signal.SIGKILL, patience_seconds=KILL_SECONDS)
-    return [
-        f"{' '.join(command.split()[:4])} ({pid})" for pid, command in found.items() if _is_telling(command)
-    ]
+    return [f"{_short(command)} ({pid})" for pid, command in found.items() if _is_telling(command)]
 
 
 def _processes_of(run: str) -> set[int]:
@@ -150,7 +148,8 @@ def _is_service(command: str) -> bool:
 
 def _short(command: str) -> str:
     program, *arguments = command.split()
-    return " ".join([Path(program).name, *arguments[:3]])
+    # "python -m producer ledger"; of Erlang's many arguments none says anything.
+    return " ".join([Path(program).name, *(arguments[:3] if _is_service(command) else [])])
 
 
 def _is_telling(command: str) -> bool:
