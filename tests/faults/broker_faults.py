@@ -7,6 +7,7 @@ from functools import partial
 from shared.broker.topology import lane_queues, work_queue
 from shared.kinds.registry import KINDS, Lane
 from tests.faults.fault import LOST_BROKER, Fault
+from tests.faults.own_jobs import call, submit
 from tests.faults.world import SILENCE_SECONDS, World, blocking
 from tests.support.management import Management
 from tests.support.waiting import eventually
@@ -18,6 +19,12 @@ _WORK_QUEUES = frozenset(name for kind in KINDS for lane in Lane for name in lan
 # Longer than a publish may take, a heartbeat, and until a job counts as lost.
 _ALARM_SECONDS = 15.0
 _DEFAULT_TIMEOUT_SECONDS = 1_800.0
+# So many that each worker runs some.
+_ENDLESS = 6
+# Nothing of the workload waits for it: callbacks are of the other lane, or come late.
+_PAUSED_KIND = "webhook"
+# As long as a reader of a stream, a consumer or a publisher may be deaf, one after the other.
+_HEARD_SECONDS = 75.0
 # A channel process that ends as if by itself, of which the broker tells its client nothing.
 _END_CHANNELS = "[rabbit_channel:shutdown(Channel) || Channel <- rabbit_channel:list()]."
 
@@ -58,12 +65,38 @@ async def close_connections(world: World, _rng: random.Random) -> None:
     await world.wait_ready()
 
 
-async def end_channels(world: World, _rng: random.Random) -> None:
-    """End every channel with rabbitmqctl, without a word to its client."""
+async def end_channels(world: World, rng: random.Random) -> None:
+    """End every channel with rabbitmqctl, without a word to its client; then cancel jobs and pause a lane."""
+    keys = [f"{rng.getrandbits(64):016x}" for _ in range(_ENDLESS)]
+    batch = await submit(world, [("endless", key) for key in keys], lane="interactive")
+
+    async def are_running() -> bool:
+        return all(world.target.effects[key] for key in keys)
+
+    await eventually(are_running, deadline_seconds=60)
     world.timeline.note("rabbitmqctl eval: end all channels")
     await world.control("eval", _END_CHANNELS)
-    await asyncio.sleep(1.0)
+    await call(world, "POST", f"/batches/{batch.batch_id}/cancel")
+    await call(world, "POST", f"/kinds/{_PAUSED_KIND}/pause", body={"lane": "bulk"})
+    try:
+        await eventually(partial(_has_ended, world, batch.batch_id), deadline_seconds=_HEARD_SECONDS)
+        world.timeline.note("the running jobs are cancelled")
+        await eventually(partial(_is_held, world), deadline_seconds=_HEARD_SECONDS)
+        world.timeline.note("the paused queue is left alone")
+    finally:
+        await call(world, "POST", f"/kinds/{_PAUSED_KIND}/resume", body={"lane": "bulk"})
     await world.wait_ready()
+
+
+async def _has_ended(world: World, batch_id: str) -> bool:
+    counts = (await call(world, "GET", f"/batches/{batch_id}"))["counts"]
+    return bool(counts["cancelled"] == _ENDLESS)
+
+
+async def _is_held(world: World) -> bool:
+    """Return whether no worker consumes the paused queue."""
+    queue = work_queue(_PAUSED_KIND, Lane.BULK)
+    return not (await world.manage(lambda api: api.queue(world.vhost, queue))).get("consumers", 1)
 
 
 async def delete_work_queues(world: World, _rng: random.Random) -> None:
@@ -225,7 +258,8 @@ def broker_faults() -> list[Fault]:
         Fault(
             "channels ended behind the clients' backs",
             "broker link",
-            "A publish is repeated after its timeout, a deaf consumer subscribes again within 30 s.",
+            "A publish is repeated after its timeout, a deaf consumer or reader of a stream subscribes again "
+            "within 30 s; no cancellation and no pause is missed.",
             end_channels,
             True,
             deadline_seconds=90.0,
