@@ -17,7 +17,8 @@ from deploy.local.processes import run_control
 ROOT = Path(__file__).resolve().parents[2]
 # What a run leaves behind: verdicts, and the logs of every process. The next one begins by removing it.
 RUN = ROOT / ".run" / "faults"
-_READY_SECONDS = 60.0
+# With settings at their defaults, a dead link is noticed after half a minute.
+_READY_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 
 
@@ -123,7 +124,7 @@ class Service:
         """Return once `/readyz` says 200.
 
         Raises:
-            AssertionError: it did not within a minute; ends with the last answer and the end of the log.
+            AssertionError: it did not within two minutes; ends with the last answer and the end of the log.
         """
         ends_at, seen = time.monotonic() + _READY_SECONDS, "no answer"
         async with httpx.AsyncClient(timeout=2.0) as http:

@@ -60,7 +60,7 @@ _HOSTS_AT_DEFAULTS = 32
 
 # What a broker that is away looks like through rabbitmqctl, the management API and AMQP.
 _AWAY = (LocalError, httpx.HTTPError, AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 120.0
 _AGAIN_SECONDS = 0.5
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """Return what a call to the broker gives, calling again while another fault keeps the broker away.
 
     Raises:
-        LocalError, httpx.HTTPError, AMQPError, ...: it did not work for a minute; the last error.
+        LocalError, httpx.HTTPError, AMQPError, ...: it did not work for two minutes; the last error.
     """
     ends_at = time.monotonic() + _PATIENCE_SECONDS
     while True:
