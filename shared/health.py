@@ -1,13 +1,18 @@
 """The small HTTP server of processes that have no API: `/livez`, `/readyz` and `/metrics`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shared.listening import check_port
+
+MAX_CONNECTIONS = 50
+CONNECTION_SECONDS = 20.0
 
 Probe = Callable[[], bool]
 # In a sentence why a probe says no; None when there is nothing to say.
@@ -38,11 +43,34 @@ async def serve_health(
     _register(probes, registry)
     runner = web.AppRunner(_build_app(probes, registry, reasons or {}), access_log=None)
     await runner.setup()
+    assert runner.server is not None
+    listener = await asyncio.get_running_loop().create_server(_Connections(runner.server), host, port)
     try:
-        await web.TCPSite(runner, host, port).start()
         yield
     finally:
+        listener.close()
         await runner.cleanup()
+
+
+class _Connections:
+    """Makes the connections of the server; few at once, and none for long.
+
+    aiohttp waits for ever for the head of a request, so connections that say nothing would take the file
+    descriptors that the broker's and the store's connections need.
+    """
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """Return the protocol of one more connection; the oldest is closed when there are too many."""
+        connections = self._server.connections
+        if len(connections) >= MAX_CONNECTIONS:
+            connections[0].force_close()
+        connection = self._server()
+        # It has one request, which is answered in milliseconds.
+        asyncio.get_running_loop().call_later(CONNECTION_SECONDS, connection.force_close)
+        return connection
 
 
 def _register(probes: Mapping[str, Probe], registry: CollectorRegistry) -> None:
@@ -66,6 +94,13 @@ def _build_app(
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application()
+    app = web.Application(middlewares=[_close_after])
     app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     return app
+
+
+@web.middleware
+async def _close_after(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    response.force_close()
+    return response

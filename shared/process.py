@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 
@@ -11,6 +12,8 @@ from pythonjsonlogger.json import JsonFormatter
 
 from shared.broker.fast.patches import patch_libraries
 from shared.settings import LogFormat, Settings
+
+logger = logging.getLogger(__name__)
 
 # What logging puts on every record; everything else was given as `extra` and is shown.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -21,13 +24,22 @@ _OLDER_EVERY = (20, 50)
 def prepare_process(settings: Settings, *, process: str, collect_every: int = 5_000) -> None:
     """Configure logs, patch the AMQP libraries unless `RETRIEVER_AMQP_PLAIN`, and tune the garbage collector.
 
+    The process may then have as many files and connections open as the system lets it have.
+
     Args:
         process: The name that log lines carry.
         collect_every: After how many new objects, less those freed, the youngest are searched for cycles.
     """
     _configure_logging(settings, process=process)
     patch_libraries(plain=settings.amqp_plain)
+    _raise_descriptor_limit()
     _collect_seldom(collect_every)
+
+
+def descriptor_limit() -> int:
+    """Return how many files and connections this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def stop_event() -> asyncio.Event:
@@ -76,6 +88,17 @@ class _ConsoleFormatter(logging.Formatter):
             f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {record.getMessage():<26} {facts}"
         )
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line.rstrip()
+
+
+def _raise_descriptor_limit() -> None:
+    # The soft limit is low for programs that use select(); none of ours does.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        logger.warning("descriptor_limit_kept", extra={"limit": soft, "error": str(error)})
 
 
 def _collect_seldom(collect_every: int) -> None:

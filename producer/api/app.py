@@ -35,7 +35,7 @@ from producer.api.contract import load_contract, without_bodies
 from producer.api.exports import ExportHandlers
 from producer.api.fixed_responses import FixedResponses
 from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, BodyLimits
-from producer.api.http_protocol import ApiProtocol
+from producer.api.http_protocol import api_protocol
 from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
 from producer.api.metrics import ApiMetrics, MeteredApp
@@ -53,11 +53,14 @@ from producer.store_probe import StoreProbe
 from shared.asyncapi import asyncapi_document
 from shared.errors import RetrieverError
 from shared.listening import check_port
+from shared.process import descriptor_limit
 from shared.settings import Settings
 from shared.watchdog import loop_watched
 
 # Requests that run when the server is told to stop may take this long; then their connections are closed.
 GRACE_SECONDS = 10
+# File descriptors that connections of clients leave to everything else.
+_KEPT_DESCRIPTORS = 256
 
 Operation = Callable[[Request], Awaitable[Response]]
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
@@ -78,7 +81,7 @@ def serve(settings: Settings) -> None:
             host=settings.api_host,
             port=settings.api_port,
             loop="uvloop",
-            http=ApiProtocol,
+            http=api_protocol(settings, max_connections=_max_connections(settings)),
             ws="none",
             lifespan="on",
             access_log=False,
@@ -197,6 +200,12 @@ def _fixed_pages(contract: Mapping[str, Any]) -> Mapping[str, Response]:
         "/openapi.json": Response(orjson.dumps(contract), media_type=JSON_TYPE),
         "/asyncapi.json": Response(orjson.dumps(asyncapi_document()), media_type=JSON_TYPE),
     }
+
+
+def _max_connections(settings: Settings) -> int:
+    # The store, the files of batches that arrive, and probes need descriptors too.
+    allowed = descriptor_limit()
+    return min(settings.api_max_connections, allowed - min(_KEPT_DESCRIPTORS, allowed // 4))
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

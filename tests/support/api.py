@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 
 from producer.api.app import build_app
-from producer.api.http_protocol import ApiProtocol
+from producer.api.http_protocol import api_protocol
 from producer.store.database import Database
 from producer.store.migrate import migrate
 from shared.settings import Settings
@@ -95,7 +95,7 @@ def running_api(settings: Settings, *, migrated: bool = True) -> Iterator[Runnin
     config = uvicorn.Config(
         build_app(store, settings),
         loop="asyncio",
-        http=ApiProtocol,
+        http=api_protocol(settings, max_connections=settings.api_max_connections),
         ws="none",
         access_log=False,
         log_config=None,

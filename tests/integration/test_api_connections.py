@@ -1,0 +1,216 @@
+"""Connections that say nothing, never come to an end, or are too many: others are answered all the same."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.local.ports import free_port
+from shared.settings import Settings
+from tests.support.api import RunningApi, running_api
+from tests.support.environment import clean_environment
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD_SECONDS = 0.3
+MAX_CONNECTIONS = 12
+JOB = json.dumps({"kind": "check", "args": {"url": "https://example.com/"}}).encode()
+GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
+POST = (
+    b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    % len(JOB)
+)
+
+# The server says 100 when it begins to read the body.
+EXPECTING_POST = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    database = tmp_path_factory.mktemp("api") / "retriever.db"
+    settings = Settings(
+        database_url=f"sqlite:///{database}",
+        api_header_seconds=HEAD_SECONDS,
+        api_max_connections=MAX_CONNECTIONS,
+    )
+    with running_api(settings) as running:
+        yield running
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Return what comes until the server closes the connection."""
+    received = b""
+    try:
+        while piece := connection.recv(65_536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split()[1])
+
+
+def test_a_connection_that_says_nothing_is_closed(api: RunningApi) -> None:
+    with api.connect() as connection:
+        assert read_all(connection) == b""
+
+
+@pytest.mark.parametrize(
+    "head", [b"G", b"GET /livez HTTP/1.1\r\nHost: a\r\n", b"GET /livez HTTP/1.1\r\nX: a", b"\r\n"]
+)
+def test_a_head_that_does_not_end_is_refused_in_time(api: RunningApi, head: bytes) -> None:
+    with api.connect() as connection:
+        connection.sendall(head)
+        answer = read_all(connection)
+
+    assert status(answer) == 408
+    assert b"application/problem+json" in answer
+    assert b"did not come within 0.3 seconds" in answer
+
+
+def test_the_second_request_of_a_connection_has_as_long(api: RunningApi) -> None:
+    with api.connect() as connection:
+        connection.sendall(GET + b"\r\n" + GET)
+        answers = read_all(connection)
+
+    assert [status(answers), answers.count(b"HTTP/1.1 408")] == [200, 1]
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "wanted"),
+    [
+        pytest.param(GET + b"".join(b"X-%d: a\r\n" % n for n in range(101)) + b"\r\n", 431, id="101 fields"),
+        pytest.param(GET + b"".join(b"X-%d: a\r\n" % n for n in range(50)) + b"\r\n", 200, id="51 fields"),
+        pytest.param(GET + b"X: " + b"a" * 70_000 + b"\r\n\r\n", 431, id="one large field"),
+        pytest.param(GET + b"X: " + b"a" * 30_000 + b"\r\n\r\n", 200, id="a field that fits"),
+        pytest.param(GET + b"X: " + b"a" * 2_000_000, 431, id="a field without end"),
+        pytest.param(GET + b"a" * 2_000_000, 431, id="a name without end"),
+        pytest.param(GET + b"X: a\r\n" * 200_000, 431, id="fields without end"),
+        pytest.param(
+            b"GET /livez?" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, id="a long target"
+        ),
+        pytest.param(b"GET /" + b"a" * 2_000_000, 414, id="a target without end"),
+    ],
+)
+def test_a_head_is_bounded_in_size(api: RunningApi, request_bytes: bytes, wanted: int) -> None:
+    with api.connect() as connection:
+        try:
+            connection.sendall(request_bytes)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            # Refused before all of it was sent.
+            pass
+        answer = connection.recv(65_536)
+
+    assert status(answer) == wanted
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param(b"1;" + b"a" * 2_000_000, id="an extension of a chunk"),
+        pytest.param(b"0\r\n" + b"X: a\r\n" * 200_000, id="fields behind the body"),
+        pytest.param(b"0\r\nX: " + b"a" * 2_000_000, id="a field behind the body"),
+    ],
+)
+def test_what_is_around_a_chunked_body_is_bounded_too(api: RunningApi, rest: bytes) -> None:
+    head = POST.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    with api.connect() as connection, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        connection.sendall(head + rest + b"a" * 50_000_000)
+
+
+def test_silent_connections_are_closed_for_one_that_asks(api: RunningApi) -> None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(api.connect()) for _ in range(5 * MAX_CONNECTIONS)]
+
+        with api.connect() as connection:
+            connection.sendall(GET + b"Connection: close\r\n\r\n")
+            assert status(read_all(connection)) == 200
+        assert read_all(silent[0]) == b""
+
+
+def test_a_request_in_hand_is_not_closed_for_another(api: RunningApi) -> None:
+    with ExitStack() as stack:
+        asking = stack.enter_context(api.connect())
+        asking.sendall(EXPECTING_POST)
+        assert status(asking.recv(65_536)) == 100
+        for _ in range(5 * MAX_CONNECTIONS):
+            stack.enter_context(api.connect())
+
+        asking.sendall(JOB)
+        assert status(asking.recv(65_536)) == 202
+
+
+def test_one_connection_more_is_refused_while_all_are_in_use(api: RunningApi) -> None:
+    with ExitStack() as stack:
+        asking = [stack.enter_context(api.connect()) for _ in range(MAX_CONNECTIONS)]
+        for each in asking:
+            each.sendall(EXPECTING_POST)
+            assert status(each.recv(65_536)) == 100
+        with api.connect() as surplus:
+            refused = read_all(surplus)
+
+        assert (status(refused), b"retry-after: 5" in refused) == (503, True)
+        for each in asking:
+            each.sendall(JOB)
+            assert status(each.recv(65_536)) == 202
+
+
+def test_probes_are_answered_while_as_many_connections_are_silent_as_files_are_allowed(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    database = {"RETRIEVER_DATABASE_URL": f"sqlite:///{tmp_path / 'retriever.db'}"}
+    environment = clean_environment() | database | {"RETRIEVER_API_PORT": str(port)}
+    python = f"{sys.executable} -m producer"
+    command = f"{python} migrate && ulimit -n 1024 && exec {python} api"
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+    )
+
+    async def is_ready() -> bool:
+        async with httpx.AsyncClient(timeout=10) as client:
+            try:
+                return (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+    try:
+        asyncio.run(eventually(is_ready, deadline_seconds=90))
+        with ExitStack() as stack:
+            for _ in range(1_008):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+
+            assert [asyncio.run(is_ready()) for _ in range(3)] == [True, True, True]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:
+    code = (
+        "import resource; from shared.process import prepare_process; from shared.settings import Settings;"
+        "prepare_process(Settings(), process='api'); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    command = f'ulimit -Sn 300; ulimit -Hn 2048; exec {sys.executable} -c "{code}"'
+
+    answer = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=ROOT,
+        env=clean_environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert answer.stdout.split() == ["2048", "2048"]
