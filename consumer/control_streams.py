@@ -47,6 +47,11 @@ class ControlStream(Generic[Order]):
         """Whether every order from before this worker started is known."""
         return self._barrier_read.is_set()
 
+    @property
+    def is_well(self) -> bool:
+        """Whether orders from before the start are known, and new ones are known to arrive."""
+        return self.is_caught_up and self._reader.is_well
+
     async def run(self) -> None:
         """Read until cancelled."""
         await self._reader.run()

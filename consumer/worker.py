@@ -68,8 +68,8 @@ class Worker:
         """The conditions under which it works, by name."""
         return {
             "publisher": lambda: self._publisher.is_ready,
-            "cancellations": lambda: self._cancellations.is_caught_up,
-            "pauses": lambda: self._pauses.is_caught_up,
+            "cancellations": lambda: self._cancellations.is_well,
+            "pauses": lambda: self._pauses.is_well,
             "consumers": lambda: self._subscriber.is_consuming,
         }
 

@@ -2,11 +2,17 @@
 
 import asyncio
 
+from consumer.control_streams import Cancellations
+from deploy.local.broker import Broker
 from shared.broker.outgoing import Outgoing
 from shared.broker.stream import StreamReader
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT, declare_topology
-from shared.kinds.registry import KINDS
+from shared.events import Cancellation
+from shared.identity import new_id
+from shared.kinds.registry import KINDS, Lane
+from shared.messages import JobMessage
 from tests.support.amqp import open_channel, running, running_publisher
+from tests.support.broker_node import end_consuming_channels
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
@@ -53,3 +59,51 @@ async def test_the_first_message_of_a_stream_that_was_made_anew_is_not_skipped(v
             await publisher.publish(message("new"))
 
             assert await take(bodies, 1) == [b"new"]
+
+
+async def test_what_is_published_after_a_channel_ended_in_silence_is_heard(
+    vhost_url: str, broker: Broker, vhost: str
+) -> None:
+    cancellations = Cancellations(vhost_url, name=NAME)
+    cancellations._reader._renew_seconds = 1.0
+    before, meanwhile = (JobMessage(id=new_id(), kind="check", lane=Lane.BULK, args={}) for _ in range(2))
+    async with running_publisher(vhost_url) as publisher, running(cancellations.run()):
+
+        async def cancel(job: JobMessage) -> None:
+            body = Cancellation(job_id=job.id, run=1).encode()
+            await publisher.publish(Outgoing(DEFAULT, CANCELLED_STREAM, body, "cancellation"))
+
+            async def is_heard() -> bool:
+                return cancellations.has(job)
+
+            await eventually(is_heard, deadline_seconds=60)
+
+        await cancel(before)
+        await asyncio.to_thread(end_consuming_channels, broker, vhost)
+
+        await cancel(meanwhile)
+
+
+async def test_a_quiet_reader_proves_that_it_hears_and_reads_nothing_again(vhost_url: str) -> None:
+    bodies: asyncio.Queue[bytes] = asyncio.Queue()
+    reader = StreamReader(
+        vhost_url, name=NAME, stream=CANCELLED_STREAM, take=bodies.put_nowait, renew_seconds=0.2
+    )
+    assert not reader.is_well
+    async with running_publisher(vhost_url) as publisher:
+        for text in ("1", "2"):
+            await publisher.publish(message(text))
+        async with running(reader.run()):
+            assert await take(bodies, 2) == [b"1", b"2"]
+            # Long enough for several subscriptions; each proves itself by the message that was read last.
+            heard_at = reader._heard_at
+
+            async def was_renewed() -> bool:
+                return reader._heard_at > heard_at + 5 * 0.2
+
+            await eventually(was_renewed)
+            assert reader.is_well
+            await publisher.publish(message("3"))
+
+            assert await take(bodies, 1) == [b"3"]
+        assert bodies.empty()
