@@ -17,6 +17,7 @@ from shared.kinds.registry import Lane
 from shared.messages import JobMessage
 
 _BARRIER_AGAIN_SECONDS = 1.0
+_BARRIER_SECONDS = 10.0
 # Some 200 bytes each. The oldest are forgotten first; their messages are long gone.
 _CANCELLATIONS_KEPT = 200_000
 
@@ -63,7 +64,11 @@ class ControlStream(Generic[Order]):
         while not self.is_caught_up:
             try:
                 await publisher.publish(barrier)
-                await self._barrier_read.wait()
+                # A long stream takes its time; one that was made anew has lost the barrier. Any copy will do.
+                async with asyncio.timeout(_BARRIER_SECONDS):
+                    await self._barrier_read.wait()
+            except TimeoutError:
+                logger.info("barrier_not_read", extra={"stream": self._stream})
             except BrokerError as error:
                 logger.debug("barrier_failed", extra={"stream": self._stream, "error": str(error)})
                 await asyncio.sleep(_BARRIER_AGAIN_SECONDS)

@@ -4,7 +4,9 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -46,12 +48,16 @@ class JobWriter:
     def close(self) -> None:
         """Store what waits, then end. Blocks for up to 30 s; call it off the event loop."""
         self._closing = True
-        self._waiting.put(None)
-        self._thread.join(CLOSE_TIMEOUT_SECONDS)
-        # A request that slipped in behind the end must not wait for ever.
-        while not self._waiting.empty():
-            if (late := self._waiting.get_nowait()) is not None:
-                _answer([late], StoreUnavailable("The server is stopping."))
+        ends_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
+        with suppress(queue.Full):
+            # It stays full while the database does not answer.
+            self._waiting.put(None, timeout=CLOSE_TIMEOUT_SECONDS)
+        self._thread.join(max(ends_at - time.monotonic(), 0.0))
+        # A request that slipped in behind the end, or whose turn has not come, must not wait for ever.
+        with suppress(queue.Empty):
+            while True:
+                if (late := self._waiting.get_nowait()) is not None:
+                    _answer([late], StoreUnavailable("The server is stopping."))
 
     async def write(self, job: NewJob) -> SubmissionResult:
         """Return which job answers the submission, once that is committed.

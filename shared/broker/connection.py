@@ -34,6 +34,11 @@ _CONNECT_TIMEOUT_SECONDS = 10.0
 # Limit for each of several hosts: a stopped machine takes connections and says nothing.
 _HOST_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
+REQUEST_SECONDS = 10.0
+"""Limit for a request to the broker, which answers in milliseconds.
+
+A broker with an alarm on reads nothing from a connection that publishes, and so answers nothing for hours.
+"""
 _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 5.0
 # A connection that was of use for so long is well: what ends it is news, and the next pause is short again.
@@ -129,9 +134,11 @@ async def open_channel(connection: AbstractConnection) -> AbstractChannel:
 
     Raises:
         ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
+        TimeoutError: the broker did not answer.
     """
     with teardown_means_lost():
-        return await connection.channel(publisher_confirms=False)
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return await connection.channel(publisher_confirms=False)
 
 
 async def open_publishing_channel(connection: AbstractConnection) -> AbstractChannel:
@@ -139,9 +146,31 @@ async def open_publishing_channel(connection: AbstractConnection) -> AbstractCha
 
     Raises:
         ChannelInvalidStateError: the connection has just closed, and nobody has told yet.
+        TimeoutError: the broker did not answer.
     """
     with teardown_means_lost():
-        return await connection.channel(publisher_confirms=True, on_return_raises=True)
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return await connection.channel(publisher_confirms=True, on_return_raises=True)
+
+
+async def close_channel(channel: AbstractChannel) -> None:
+    """Close a channel within a time limit; one that is lost, or does not answer, ends with its connection."""
+    try:
+        with teardown_means_lost():
+            async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+                await channel.close()
+    except CONNECTION_ERRORS as error:
+        logger.debug("channel_close_failed", extra={"error": words_of(error)})
+
+
+@asynccontextmanager
+async def throw_away_channel(connection: AbstractConnection) -> AsyncIterator[AbstractChannel]:
+    """Yield a channel that is closed at the end, whatever becomes of it inside."""
+    channel = await open_channel(connection)
+    try:
+        yield channel
+    finally:
+        await close_channel(channel)
 
 
 async def underlay_of(channel: AbstractChannel) -> Channel:

@@ -13,7 +13,7 @@ from aiormq.channel import Channel
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
+from shared.broker.connection import CONNECTION_ERRORS, REQUEST_SECONDS, teardown_means_lost
 from shared.broker.fast.frames import mentions
 from shared.broker.topology import is_work_queue
 from shared.errors import DeliveryLost
@@ -252,7 +252,8 @@ class Delivery:
     async def _otherwise(self, sending: Awaitable[None]) -> None:
         try:
             with teardown_means_lost():
-                await sending
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    await sending
         except CONNECTION_ERRORS as error:
             raise DeliveryLost("the channel closed before the message was settled") from error
         else:

@@ -83,7 +83,7 @@ async def count_parked(url: str) -> int:
 
 
 async def _walk(channel: AbstractChannel, choose: Callable[[Sequence[bytes]], Awaitable[Choice]]) -> Walk:
-    queue = await channel.declare_queue(PARKED_QUEUE, passive=True)
+    queue = await _declared(channel)
     length, walk_id = queue.declaration_result.message_count or 0, uuid.uuid4().hex
     waiting = await _consume(channel, queue)
     seen = removed = 0
@@ -95,13 +95,18 @@ async def _walk(channel: AbstractChannel, choose: Callable[[Sequence[bytes]], Aw
         kept = [message for place, message in enumerate(page) if place not in choice.leaving]
         # Every copy is confirmed before any message of the page is acked.
         await asyncio.gather(*(_put_back(channel, message, walk_id) for message in kept))
-        await page[-1].ack(multiple=True)
+        async with asyncio.timeout(_STEP_SECONDS):
+            await page[-1].ack(multiple=True)
         # An ack has no answer; the answer to the request behind it shows that the broker has read it.
-        await channel.declare_queue(PARKED_QUEUE, passive=True)
+        await _declared(channel)
         seen, removed = seen + len(page), removed + len(page) - len(kept)
         if choice.is_last:
             return Walk(seen, removed, complete=seen >= length)
     return Walk(seen, removed, complete=True)
+
+
+async def _declared(channel: AbstractChannel) -> AbstractQueue:
+    return await channel.declare_queue(PARKED_QUEUE, passive=True, timeout=_STEP_SECONDS)
 
 
 async def _consume(
@@ -114,7 +119,7 @@ async def _consume(
     had left were back.
     """
     waiting: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-    await channel.set_qos(prefetch_count=_PAGE_MESSAGES)
+    await channel.set_qos(prefetch_count=_PAGE_MESSAGES, timeout=_STEP_SECONDS)
 
     async def receive(message: AbstractIncomingMessage) -> None:
         waiting.put_nowait(message)

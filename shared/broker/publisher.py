@@ -6,15 +6,21 @@ from collections.abc import Awaitable, Callable
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from shared.broker.connection import (
+    REQUEST_SECONDS,
+    close_channel,
     keep_connected,
     open_channel,
     open_publishing_channel,
     teardown_means_lost,
+    throw_away_channel,
     underlay_of,
 )
 from shared.broker.fast.batched_channel import BatchedChannel
 from shared.broker.outgoing import ConfirmingChannel, Outgoing, StockChannel
 from shared.errors import BrokerUnavailable
+
+# Limit for declaring or verifying the topology: some two hundred requests, which a cluster agrees on.
+_PREPARE_SECONDS = 60.0
 
 
 class Publisher:
@@ -158,13 +164,13 @@ class Publisher:
                 self._ready.clear()
                 sender.give_up()
             if not sender.channel.is_closed:
-                await sender.channel.close()
+                await close_channel(sender.channel)
 
     async def _prepare_topology(self, connection: AbstractConnection) -> None:
         if self._prepare is None:
             return
         # A throw-away channel: a declaration that does not match closes the channel it was made on.
-        async with await open_channel(connection) as channel:
+        async with asyncio.timeout(_PREPARE_SECONDS), throw_away_channel(connection) as channel:
             await self._prepare(channel)
 
 
@@ -178,6 +184,7 @@ async def open_confirming(
 
     Raises:
         ChannelInvalidStateError, ...: the connection has just closed, and nobody has told yet.
+        TimeoutError: the broker did not answer.
     """
     with teardown_means_lost():
         if plain:
@@ -186,5 +193,6 @@ async def open_confirming(
         # We turn on confirms ourselves: aiormq would count publishes that it has not made.
         channel = await open_channel(connection)
         underlay = await underlay_of(channel)
-        await underlay.confirm_delivery()
+        async with asyncio.timeout(REQUEST_SECONDS):
+            await underlay.confirm_delivery()
         return BatchedChannel(channel, underlay, timeout_seconds=timeout_seconds)

@@ -8,7 +8,7 @@ from functools import partial
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from shared.broker.connection import keep_connected, open_channel
+from shared.broker.connection import close_channel, keep_connected, open_channel, throw_away_channel
 from shared.broker.topology import QueueDepth, declare_topology, depth_of, queues
 
 _LOOK_SECONDS = 30.0
@@ -40,7 +40,7 @@ async def _look(connection: AbstractConnection, kinds: Sequence[str]) -> list[Qu
     async with asyncio.timeout(_LOOK_SECONDS):
         try:
             # A throw-away channel: a declaration that does not match closes the one it was made on.
-            async with await open_channel(connection) as channel:
+            async with throw_away_channel(connection) as channel:
                 return await declare_topology(channel, kinds)
         except ChannelPreconditionFailed as error:
             logger.warning("topology_differs", extra={"error": str(error)[:300]})
@@ -56,5 +56,5 @@ async def _count(connection: AbstractConnection, kinds: Iterable[str]) -> list[Q
         except ChannelNotFoundEntity:
             # A missing queue takes its channel with it.
             channel = await open_channel(connection)
-    await channel.close()
+    await close_channel(channel)
     return depths

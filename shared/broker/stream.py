@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from shared.broker.connection import (
-    CONNECTION_ERRORS,
+    REQUEST_SECONDS,
+    close_channel,
     keep_connected,
     open_channel,
-    teardown_means_lost,
     underlay_of,
 )
 
 # A stream delivers only under a prefetch limit, and goes on as messages are acked.
 _PREFETCH = 500
-# Limit for each request to the broker, which answers in milliseconds.
-_REQUEST_SECONDS = 10.0
 # Most streams are silent for hours, and a broker can end a channel without telling. So a reader that has
 # heard nothing for this long subscribes anew, as consumers of queues do (`subscriber`).
 _RENEW_SECONDS = 30.0
@@ -73,13 +71,14 @@ class StreamReader:
         before: _Subscription | None = None
         while True:
             last = before.last if before is not None else None
-            async with asyncio.timeout(_REQUEST_SECONDS):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 subscription = await self._subscribe(connection, last)
             is_another = last is not None and not await subscription.is_proved()
             for ended in [
                 each for each in (before, subscription if is_another else None) if each is not None
             ]:
-                await self._close(ended)
+                # Where the broker has ended the channel, it does not answer, or ends the connection, too.
+                await close_channel(ended.channel)
             if is_another:
                 logger.info("stream_made_anew", extra={"stream": self._stream})
                 before = None
@@ -113,15 +112,6 @@ class StreamReader:
             return False
         return not subscription.lost.is_set()
 
-    async def _close(self, subscription: "_Subscription") -> None:
-        # Where the broker has ended the channel before, it does not answer, or ends the connection, too.
-        try:
-            with teardown_means_lost():
-                async with asyncio.timeout(_REQUEST_SECONDS):
-                    await subscription.channel.close()
-        except CONNECTION_ERRORS as error:
-            logger.debug("stream_channel_lost", extra={"stream": self._stream, "error": repr(error)})
-
     def _take_read(self, body: bytes) -> None:
         self._heard_at = time.monotonic()
         self._take(body)
@@ -150,7 +140,7 @@ class _Subscription:
     async def is_proved(self) -> bool:
         """Return whether the expected message has come, or comes soon."""
         try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 await self.first_came.wait()
         except TimeoutError:
             return False

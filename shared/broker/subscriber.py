@@ -13,6 +13,7 @@ from pamqp.header import ContentHeader
 
 from shared.broker.connection import (
     CONNECTION_ERRORS,
+    REQUEST_SECONDS,
     keep_connected,
     open_channel,
     teardown_means_lost,
@@ -28,8 +29,6 @@ from shared.repeated_warning import RepeatedWarning
 # it has room, is subscribed anew, on a new channel, which takes milliseconds.
 _RENEW_SECONDS = 30.0
 _RESUBSCRIBE_SECONDS = 1.0
-# Limit for each request to the broker, which answers in milliseconds: a half dead channel must not hold us.
-_REQUEST_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +159,10 @@ class QueueConsumer:
     async def flush(self) -> None:
         """Return once the broker has read everything sent so far, acks above all."""
         for consumption in [*([self._consumption] if self._consumption else []), *self._settling]:
-            await consumption.channel.settling.acks.wait_sent()
             try:
                 with teardown_means_lost():
+                    async with asyncio.timeout(REQUEST_SECONDS):
+                        await consumption.channel.settling.acks.wait_sent()
                     await consumption.queue.declare(timeout=_RESUBSCRIBE_SECONDS)
             except CONNECTION_ERRORS as error:
                 logger.debug("flush_failed", extra={"queue": self.queue, "error": repr(error)})
@@ -209,7 +209,7 @@ class QueueConsumer:
         The channel is new each time: an old one may refer to a deleted queue, and keep new consumers deaf.
         """
         lost = asyncio.Event()
-        async with asyncio.timeout(_REQUEST_SECONDS):
+        async with asyncio.timeout(REQUEST_SECONDS):
             channel = await open_consuming(
                 connection, intake, plain=self._plain, on_lost=lambda: self._tell(lost)
             )
@@ -234,7 +234,7 @@ class QueueConsumer:
         self._news.set()
 
     async def _begin(self, channel: "ConsumingChannel", intake: Intake) -> "_Consumption":
-        async with asyncio.timeout(_REQUEST_SECONDS):
+        async with asyncio.timeout(REQUEST_SECONDS):
             queue = await channel.pika.declare_queue(self.queue, passive=True)
             if not self._is_stopping:
                 intake.open()
@@ -280,7 +280,7 @@ class QueueConsumer:
         try:
             await consumption.intake.wait_settled(consumption.channel.settling)
             with teardown_means_lost():
-                async with asyncio.timeout(_REQUEST_SECONDS):
+                async with asyncio.timeout(REQUEST_SECONDS):
                     # An answered request, so that the last ack is read before the channel closes.
                     await consumption.queue.declare()
                     await consumption.channel.pika.close()
@@ -299,7 +299,7 @@ class _Consumption:
     tag: str
     intake: Intake
 
-    async def end(self, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
+    async def end(self, *, timeout_seconds: float = REQUEST_SECONDS) -> None:
         """Cancel the consumer, then give back the messages that were not handed on."""
         self.intake.shut()
         async with asyncio.timeout(timeout_seconds):

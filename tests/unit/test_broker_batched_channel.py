@@ -221,3 +221,27 @@ async def _answer_some(
     for each in together:
         expected.setdefault(each, MessageRefused if error is MessageRefused else None)
         open_numbers.remove(each)
+
+
+async def test_a_channel_that_was_given_up_tries_no_more_to_write() -> None:
+    line = Line(room=1)
+    line.written.put_nowait(cast("ChannelFrame", None))
+    looks = 0
+
+    class Full:
+        def full(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+    cast("Any", line.channel)._underlay.write_queue = Full()
+    answer = line.channel.send(MESSAGE)
+    await asyncio.sleep(0)
+    line.channel.give_up()
+    looked = looks
+    # Several times as long as it waits between two looks.
+    await asyncio.sleep(0.02)
+
+    assert (looked, looks) == (1, 1)
+    with pytest.raises(BrokerUnavailable):
+        await answer

@@ -77,16 +77,19 @@ def test_only_what_is_new_is_told(cancellations: Cancellations) -> None:
 class Loop:
     """A publisher whose messages come back on the stream: the first attempts fail."""
 
-    def __init__(self, stream: Cancellations | CurrentPauses, *, failures: int = 0) -> None:
+    def __init__(self, stream: Cancellations | CurrentPauses, *, failures: int = 0, losses: int = 0) -> None:
         self.published: list[Outgoing] = []
         self.may_come_back = asyncio.Event()
         self._stream = stream
         self._failures = failures
+        self._losses = losses
 
     async def publish(self, message: Outgoing) -> None:
         self.published.append(message)
         if len(self.published) <= self._failures:
             raise BrokerUnavailable("away")
+        if len(self.published) <= self._losses:
+            return
         asyncio.get_running_loop().create_task(self._come_back(message))
 
     async def _come_back(self, message: Outgoing) -> None:
@@ -126,6 +129,19 @@ async def test_a_barrier_is_published_again_until_a_broker_takes_it(
         await cancellations.catch_up(loop)  # type: ignore[arg-type]
 
     assert (len(loop.published), cancellations.is_caught_up) == (3, True)
+
+
+async def test_a_barrier_that_was_lost_with_its_stream_is_published_again(
+    cancellations: Cancellations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_streams, "_BARRIER_SECONDS", 0.01)
+    loop = Loop(cancellations, losses=2)
+    loop.may_come_back.set()
+
+    async with asyncio.timeout(5):
+        await cancellations.catch_up(loop)  # type: ignore[arg-type]
+
+    assert (len(loop.published) >= 3, cancellations.is_caught_up) == (True, True)
 
 
 @pytest.mark.parametrize(

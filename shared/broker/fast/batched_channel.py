@@ -88,6 +88,9 @@ class BatchedChannel:
             _fail(sending, _closed())
 
     def _write(self) -> None:
+        if self._is_given_up:
+            # A channel whose connection is dead never takes anything again.
+            return
         if self._underlay.write_queue.full():
             self._loop.call_later(_RETRY_SECONDS, self._write)
             return
