@@ -16,6 +16,7 @@ from consumer.report_batcher import ReportBatcher
 from consumer.running_attempts import RunningAttempts
 from consumer.settlement import (
     Decision,
+    Park,
     decide,
     publish_until_confirmed,
     redrive_request,
@@ -27,9 +28,9 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD, RESULTS, is_bundle_key
 from shared.clock import utc_now
-from shared.errors import DeliveryLost, MessageUndecodable
+from shared.errors import DeliveryLost, MessageTooLarge, MessageUndecodable
 from shared.messages import MAX_DEFERRALS, RAW_TYPE, REASON_HEADER, JobMessage
-from shared.outcomes import Cancelled, Deferred, Failed, outcome_name
+from shared.outcomes import TOO_LARGE, Cancelled, Deferred, Failed, outcome_name
 from shared.settings import MAX_BUNDLE_JOBS
 
 # How long a settlement under way may hold up a worker that has to stop.
@@ -168,7 +169,10 @@ class DeliveryHandler:
         decision = decide(job, attempt, random=random.random)
         message = settlement_message(job, attempt, decision, worker=self._worker, message=delivery.body)
         publisher = self._reports if message.exchange == RESULTS else self._publisher
-        await publish_until_confirmed(message, publisher)
+        try:
+            await publish_until_confirmed(message, publisher)
+        except MessageTooLarge as error:
+            attempt, decision = await self._park_too_large(delivery, job, attempt, error)
         self._dedupe.settled(attempt_key(job))
         self._note(job, attempt, decision)
         # Confirm before ack: a crash between the two repeats the job, the other order would lose it.
@@ -183,21 +187,38 @@ class DeliveryHandler:
         logger.info("redrive_asked_for", extra={"job_id": str(job.id), "run": job.run})
         delivery.ack()
 
+    async def _park_too_large(
+        self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt, error: MessageTooLarge
+    ) -> tuple[Attempt, Decision]:
+        """Park a job whose outcome the broker does not take; return what is said of its attempt instead."""
+        outcome = Failed(TOO_LARGE, f"What follows the attempt cannot be sent. {error}", transient=False)
+        instead, decision = attempt._replace(outcome=outcome), Park()
+        message = settlement_message(job, instead, decision, worker=self._worker)
+        logger.warning("outcome_too_large", extra={"job_id": str(job.id), "error": str(error)})
+        try:
+            await publish_until_confirmed(message, self._publisher)
+        except MessageTooLarge:
+            # Even the copy alone is. What came in goes out again, byte for byte.
+            await self._publish_raw(delivery, outcome.explanation)
+        return instead, decision
+
     async def _park_raw(self, delivery: Delivery | Part, error: MessageUndecodable) -> None:
         """Park a message that nobody can read, byte for byte, with the reason in a header."""
-        headers = {REASON_HEADER: str(error)[:1_000]}
+        await self._publish_raw(delivery, str(error))
+        logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
+        delivery.ack()
+
+    async def _publish_raw(self, delivery: Delivery | Part, reason: str) -> None:
         raw = Outgoing(
             DEAD,
             delivery.routing_key,
             delivery.body,
             RAW_TYPE,
             delivery.correlation_id,
-            headers,
+            {REASON_HEADER: reason[:1_000]},
             content_type="application/octet-stream",
         )
         await publish_until_confirmed(raw, self._publisher)
-        logger.warning("message_undecodable", extra={"job_id": delivery.correlation_id, "error": str(error)})
-        delivery.ack()
 
     def _note(self, job: JobMessage, attempt: Attempt, decision: Decision) -> None:
         outcome = outcome_name(attempt.outcome)

@@ -20,7 +20,7 @@ from shared.broker.topology import (
     delay_key,
     work_key,
 )
-from shared.errors import BrokerError
+from shared.errors import BrokerError, MessageTooLarge
 from shared.messages import (
     JOB_TYPE,
     MAX_DEFERRALS,
@@ -172,10 +172,15 @@ async def publish_until_confirmed(message: Outgoing, publisher: Publishing) -> N
     """Publish one message, again and again until the broker confirms it.
 
     Its delivery stays unacked meanwhile, so giving up at any point repeats the job and loses nothing.
+
+    Raises:
+        MessageTooLarge: the broker will never take it.
     """
     while True:
         try:
             await publisher.publish(message)
+        except MessageTooLarge:
+            raise
         except BrokerError as error:
             facts = {"job_id": message.job_id, "exchange": message.exchange, "error": str(error)}
             logger.warning("publish_failed", extra=facts)

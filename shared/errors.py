@@ -6,6 +6,7 @@ RetrieverError
 │   ├── BrokerUnavailable      connection lost, blocked, or no confirm in time: publish again later
 │   ├── MessageUnroutable      no queue is bound for it: the topology is not declared or was damaged
 │   ├── MessageRefused         a queue said no (full, or without a majority): back off
+│   ├── MessageTooLarge        the broker takes none of this size: do not publish it again
 │   └── DeliveryLost           its channel is gone: the broker will deliver the message again
 ├── StaysUnready               the process is of no use as it is; start it anew
 ├── MessageUndecodable         the body is not one of our messages; park it raw
@@ -62,6 +63,10 @@ class MessageUnroutable(BrokerError):
 
 class MessageRefused(BrokerError):
     """A queue rejected the message (full, or unavailable); back off and publish it again."""
+
+
+class MessageTooLarge(BrokerError):
+    """The broker takes no message of this size; publishing it again would close the channel for all."""
 
 
 class DeliveryLost(BrokerError):

@@ -23,6 +23,12 @@ REPORTS_TYPE = "reports"
 RAW_TYPE = "raw"
 REASON_HEADER = "x-retriever-reason"
 
+# Beside the largest report, of 8 MiB, a job of this size stays below the 16 MiB that RabbitMQ 4 takes.
+MAX_JOB_BYTES = 4 * 1_048_576
+"""The largest message of a job."""
+MAX_COPY_BYTES = 6 * 1_048_576
+"""The largest copy of a job that carries the report of an attempt; a result has a few hundred KiB at most."""
+
 # Bounded well inside the store's integers: nobody redrives a job a million times.
 MAX_RUN = 1_000_000
 """The last run that a redrive or a discard begins."""
@@ -160,6 +166,23 @@ class JobMessage(Job):
     turn_at: WireTime | None = None
     known: KnownCopy | None = None
     report: Report | None = None
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Return the message of a body.
+
+        Raises:
+            MessageUndecodable: as for every message; or it is so large that what follows an attempt might be
+                more than the broker takes.
+        """
+        size = len(body)
+        # First, because reading it would take seconds.
+        if size > MAX_COPY_BYTES:
+            raise MessageUndecodable(f"body: {size} bytes, and a job has at most {MAX_JOB_BYTES}")
+        job = super().decode(body)
+        if size > MAX_JOB_BYTES and job.report is None:
+            raise MessageUndecodable(f"body: {size} bytes, and a job has at most {MAX_JOB_BYTES}")
+        return job
 
     @property
     def is_parked_copy(self) -> bool:

@@ -11,6 +11,8 @@ from shared.kinds.pages import PageReport
 EXPIRED: Final = "expired"
 # The reason of a job that a worker gave up because workers died with it.
 WORKER_CRASHED: Final = "worker_crashed"
+# The reason of a job of which the broker does not take what follows an attempt.
+TOO_LARGE: Final = "message_too_large"
 # The reasons of jobs whose message the broker took out of its queue: nobody reports on those.
 DELIVERY_LIMIT: Final = "delivery_limit"
 MESSAGE_REJECTED: Final = "message_rejected"

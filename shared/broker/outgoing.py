@@ -1,6 +1,7 @@
 """A message to publish, and a channel that publishes it: the contract, and the stock channel of aiormq."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,15 +9,17 @@ from typing import NamedTuple, Protocol
 
 from aio_pika import DeliveryMode
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import DeliveryError, PublishError
+from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError, PublishError
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 
 from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
-from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
+from shared.errors import BrokerUnavailable, MessageRefused, MessageTooLarge, MessageUnroutable
 
 APP_ID = "retriever"
 
+# "message size 20000000 is larger than configured max size 16777216"
+_SIZES = re.compile(r"message size \d+\b.*\bmax size (\d+)")
 _NO_HEADERS: Mapping[str, str | int] = MappingProxyType({})
 
 
@@ -60,8 +63,8 @@ class ConfirmingChannel(Protocol):
         queue rejected it, and `BrokerUnavailable` when no confirm came: it may have been stored all the same.
         """
 
-    def give_up(self) -> None:
-        """Fail everything on its way: no confirm will come."""
+    def give_up(self, loss: object = None) -> None:
+        """Fail everything on its way: no confirm will come. `loss` is why the channel closed, if known."""
 
 
 class StockChannel:
@@ -87,7 +90,7 @@ class StockChannel:
         task.add_done_callback(self._sending.discard)
         return task
 
-    def give_up(self) -> None:
+    def give_up(self, loss: object = None) -> None:
         """Do nothing: aiormq fails what is on its way."""
 
     async def _publish(self, message: Outgoing) -> None:
@@ -110,6 +113,8 @@ class StockChannel:
             self._was_refused = True
             raise refused(message) from error
         except CONNECTION_ERRORS as error:
+            if too_large := blamed(message, error):
+                raise too_large from error
             raise BrokerUnavailable(f"no confirm from the broker: {type(error).__name__}") from error
 
 
@@ -134,3 +139,26 @@ def unroutable(message: Outgoing) -> MessageUnroutable:
 def refused(message: Outgoing) -> MessageRefused:
     """Return the error of a message that a queue rejected."""
     return MessageRefused(f"a queue of {message.exchange} refused {message.routing_key}")
+
+
+def taken_bytes(loss: object) -> int | None:
+    """Return how large a message may be, if a channel was closed because one was larger: only that tells.
+
+    The broker's words name both sizes (`rabbit_channel:check_msg_size`), on 3.10 and 4.3.
+    """
+    if not isinstance(loss, ChannelPreconditionFailed):
+        return None
+    said = _SIZES.search(str(loss))
+    return int(said[1]) if said else None
+
+
+def blamed(message: Outgoing, loss: object) -> MessageTooLarge | None:
+    """Return the error of the one message for which the broker closed the channel; None for all others."""
+    limit = taken_bytes(loss)
+    return too_large(message, limit) if limit is not None and len(message.body) > limit else None
+
+
+def too_large(message: Outgoing, limit_bytes: int) -> MessageTooLarge:
+    """Return the error of a message that the broker will not take."""
+    size = len(message.body)
+    return MessageTooLarge(f"The message has {size} bytes, and the broker takes {limit_bytes} at most.")

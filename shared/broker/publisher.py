@@ -1,6 +1,8 @@
 """Publishing with confirms: a message counts as sent only when the broker has it on disk."""
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -16,11 +18,13 @@ from shared.broker.connection import (
     underlay_of,
 )
 from shared.broker.fast.batched_channel import BatchedChannel
-from shared.broker.outgoing import ConfirmingChannel, Outgoing, StockChannel
+from shared.broker.outgoing import ConfirmingChannel, Outgoing, StockChannel, taken_bytes, too_large
 from shared.errors import BrokerUnavailable
 
 # Limit for declaring or verifying the topology: some two hundred requests, which a cluster agrees on.
 _PREPARE_SECONDS = 60.0
+# For how long the largest size that the broker takes is believed over all connections.
+_LIMITED_SECONDS = 60.0
 
 
 class Publisher:
@@ -56,6 +60,9 @@ class Publisher:
         self._ready = asyncio.Event()
         self._broken = asyncio.Event()
         self._sender: ConfirmingChannel | None = None
+        # Known once the broker has closed a channel because of a larger message.
+        self._most_bytes: int | None = None
+        self._limited_at = -math.inf
         self._is_reachable = False
         self._reason: str | None = None
         self.connections = 0
@@ -104,6 +111,7 @@ class Publisher:
         Raises:
             MessageUnroutable: no queue is bound for the routing key; nothing was stored.
             MessageRefused: a queue rejected it.
+            MessageTooLarge: the broker takes no message of this size; publish it no more.
             BrokerUnavailable: no confirm came; the message may have been stored all the same.
         """
         if not self._can_send:
@@ -117,8 +125,8 @@ class Publisher:
 
     def begin(self, message: Outgoing) -> asyncio.Future[None]:
         """Publish one message as `publish` does, without a task where none is needed."""
-        if self._can_send and self._sender is not None:
-            return self._sender.send(message)
+        if self._can_send:
+            return self.send(message)
         return asyncio.ensure_future(self.publish(message))
 
     @property
@@ -142,6 +150,10 @@ class Publisher:
         """
         if self._sender is None or not self._ready.is_set():
             raise BrokerUnavailable("no channel is open")
+        if self._most_bytes is not None and len(message.body) > self._most_bytes:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(too_large(message, self._most_bytes))
+            return failed
         return self._sender.send(message)
 
     def _note_attempt(self, is_reachable: bool, reason: str | None) -> None:
@@ -149,20 +161,27 @@ class Publisher:
 
     async def _keep_channel(self, connection: AbstractConnection) -> None:
         self.connections += 1
+        if time.monotonic() - self._limited_at > _LIMITED_SECONDS:
+            # Another broker, or the same one with other settings. Not at once: what others had on their way
+            # when it closed the channel makes it close the connection, too.
+            self._most_bytes = None
         while True:
             await self._prepare_topology(connection)
             sender = await open_confirming(
                 connection, timeout_seconds=self._timeout_seconds, plain=self._plain
             )
-            self._broken = asyncio.Event()
-            sender.channel.close_callbacks.add(lambda *_, broken=self._broken: broken.set())
+            loss = _Loss()
+            self._broken = loss.is_there
+            sender.channel.close_callbacks.add(loss.note)
             self._sender = sender
             self._ready.set()
             try:
                 await self._broken.wait()
             finally:
                 self._ready.clear()
-                sender.give_up()
+                sender.give_up(loss.reason)
+            if (limit := taken_bytes(loss.reason)) is not None:
+                self._most_bytes, self._limited_at = limit, time.monotonic()
             if not sender.channel.is_closed:
                 await close_channel(sender.channel)
 
@@ -172,6 +191,18 @@ class Publisher:
         # A throw-away channel: a declaration that does not match closes the channel it was made on.
         async with asyncio.timeout(_PREPARE_SECONDS), throw_away_channel(connection) as channel:
             await self._prepare(channel)
+
+
+class _Loss:
+    """Whether a channel is lost, and why."""
+
+    def __init__(self) -> None:
+        self.is_there = asyncio.Event()
+        self.reason: object = None
+
+    def note(self, _: object, reason: object = None) -> None:
+        self.reason = reason
+        self.is_there.set()
 
 
 async def open_confirming(

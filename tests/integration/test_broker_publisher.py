@@ -15,10 +15,11 @@ from shared.broker.fast.patches import patch_libraries
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher, open_confirming
 from shared.broker.topology import JOBS, stored_key, work_queue
-from shared.errors import BrokerUnavailable, MessageRefused, MessageUnroutable
+from shared.errors import BrokerUnavailable, MessageRefused, MessageTooLarge, MessageUnroutable
 from shared.kinds.registry import Lane
 from shared.settings import Settings
 from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
+from tests.support.broker_node import taking_at_most
 from tests.support.management import Management
 from tests.support.waiting import eventually
 
@@ -177,3 +178,33 @@ async def test_a_reset_declares_a_deleted_queue_again(vhost_url: str) -> None:
             return True
 
         await eventually(is_routed)
+
+
+async def test_a_message_that_the_broker_does_not_take_fails_alone(vhost_url: str, broker: Broker) -> None:
+    large = ROUTABLE._replace(body=b"x" * 200_000)
+    with taking_at_most(broker, 100_000):
+        async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+
+            async def until_confirmed(message: Outgoing) -> None:
+                # Those beside it may be sent again once: the broker has closed their channel.
+                for _ in range(2):
+                    try:
+                        await publisher.publish(message)
+                    except BrokerUnavailable:
+                        continue
+                    return
+                raise AssertionError("not confirmed")
+
+            others = [asyncio.create_task(until_confirmed(ROUTABLE)) for _ in range(20)]
+            with pytest.raises(MessageTooLarge, match="200000 bytes, and the broker takes 100000"):
+                await publisher.publish(large)
+            await asyncio.gather(*others)
+            # From now on it is not even sent, and closes no channel.
+            await until_confirmed(ROUTABLE)
+            sender = publisher._sender
+            with pytest.raises(MessageTooLarge):
+                await publisher.publish(large)
+            await publisher.publish(ROUTABLE)
+
+            assert publisher._sender is sender
+            assert await message_count(channel, work_queue("check", Lane.BULK)) >= 21

@@ -9,6 +9,7 @@ from aio_pika.abc import AbstractChannel
 from pydantic import BaseModel
 
 from consumer.politeness.host_limiters import FirstPermit
+from deploy.local.broker import Broker
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     CANCELLED_STREAM,
@@ -22,8 +23,9 @@ from shared.broker.topology import (
 from shared.events import PAUSES_TYPE, Cancellation, PausedQueues, PauseSnapshot
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage
-from shared.outcomes import Failed, Outcome
+from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.amqp import get_message, message_count, open_channel, running_publisher
+from tests.support.broker_node import taking_at_most
 from tests.support.management import Management
 from tests.support.waiting import eventually
 from tests.support.worker import Work, final_report, job, working
@@ -371,3 +373,24 @@ async def test_a_settled_job_whose_delayed_copy_was_lost_is_tried_again_when_it_
             await (await channel.declare_queue(delay_queue(step), passive=True)).purge()
 
     assert tries == 2
+
+
+async def test_a_job_whose_next_copy_the_broker_does_not_take_is_parked_and_holds_up_no_other(
+    vhost_url: str, broker: Broker
+) -> None:
+    async def fail_at_length(_: BaseModel, each: JobMessage, __: FirstPermit) -> Outcome:
+        if each.args["url"].endswith("/0"):
+            return Failed("http_503", "The host answered 503.", transient=True, result={"text": "y" * 9_000})
+        return Succeeded({})
+
+    with taking_at_most(broker, 8_000):
+        async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+            async with working(vhost_url, fail_at_length, grace_seconds=10):
+                for number in range(11):
+                    await client.publish(job(number))
+                told = [await get_message(channel, RECORDER_QUEUE) for _ in range(11)]
+            assert await message_count(channel, WORK) == 0
+
+    parked = [JobMessage.decode(each.body).report for each in told if each.exchange == "jobs.dead"]
+    assert [(each.reason, each.attempt) for each in parked if each] == [("message_too_large", 1)]
+    assert [each.exchange for each in told].count("results") == 10

@@ -19,10 +19,10 @@ from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit
 from shared.broker.bundle import bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DEAD, DELAY, RESULTS, WORK_DELIVERY_LIMIT
-from shared.errors import BrokerError, BrokerUnavailable, DeliveryLost
+from shared.errors import BrokerError, BrokerUnavailable, DeliveryLost, MessageTooLarge
 from shared.events import Cancellation
 from shared.kinds.registry import Lane
-from shared.messages import RAW_TYPE, REASON_HEADER, JobMessage, Report
+from shared.messages import MAX_JOB_BYTES, RAW_TYPE, REASON_HEADER, JobMessage, Report
 from shared.outcomes import DeferralReason, Deferred, Failed, Outcome, Succeeded
 
 GRACE_SECONDS = 5.0
@@ -641,3 +641,44 @@ async def test_no_more_settled_attempts_are_remembered_than_a_bound(
     await heart.finish()
 
     assert heart.work.starts == 4
+
+
+async def test_an_outcome_that_the_broker_does_not_take_is_parked_without_it_and_with_the_reason(
+    heart: Heart,
+) -> None:
+    heart.work.outcome = Succeeded({"text": "x" * 5_000})
+    heart.publisher.errors = [
+        MessageTooLarge("The message has 5,100 bytes, and the broker takes 5,000 at most.")
+    ]
+    delivery = heart.take(make_job())
+    await heart.finish()
+
+    (copy,) = heart.copies
+    assert copy.report is not None
+    assert (copy.report.state, copy.report.reason) == ("parked", "message_too_large")
+    assert "5,000 at most" in (copy.report.explanation or "") and copy.report.result is None
+    assert (heart.work.starts, delivery.settled) == (1, ["ack"])
+
+
+async def test_a_job_whose_bare_copy_is_too_large_goes_out_as_it_came_in(heart: Heart) -> None:
+    too_large = MessageTooLarge("The message has 5,100 bytes, and the broker takes 5,000 at most.")
+    heart.publisher.errors = [too_large, too_large]
+    job = make_job()
+    delivery = heart.take(job)
+    await heart.finish()
+
+    raw = heart.publisher.published[-1]
+    assert (raw.exchange, raw.type, raw.body) == (DEAD, RAW_TYPE, job.encode())
+    assert "5,000 at most" in str(raw.headers[REASON_HEADER])
+    assert (len(heart.publisher.published), delivery.settled) == (3, ["ack"])
+
+
+async def test_a_job_that_leaves_no_room_for_a_report_is_not_begun(heart: Heart) -> None:
+    job = make_job().model_copy(update={"args": {"url": "http://example.com/", "junk": "x" * MAX_JOB_BYTES}})
+    delivery = heart.take(job)
+    await heart.finish()
+
+    (raw,) = heart.publisher.published
+    assert (raw.exchange, raw.type, raw.body) == (DEAD, RAW_TYPE, job.encode())
+    assert f"a job has at most {MAX_JOB_BYTES}" in str(raw.headers[REASON_HEADER])
+    assert (heart.work.starts, delivery.settled) == (0, ["ack"])

@@ -15,7 +15,7 @@ from pamqp.commands import Basic
 from shared.broker.delivery import Incoming
 from shared.broker.fast.frame_interceptor import Confirm, FrameInterceptor
 from shared.broker.fast.frames import FrameWriter
-from shared.broker.outgoing import Outgoing, refused, unroutable
+from shared.broker.outgoing import Outgoing, blamed, refused, unroutable
 from shared.errors import BrokerUnavailable
 
 # The size of one write to the socket; what comes meanwhile is the next.
@@ -77,7 +77,7 @@ class BatchedChannel:
             self._timer = self._loop.call_later(self._timeout_seconds, self._expire)
         return answer
 
-    def give_up(self) -> None:
+    def give_up(self, loss: object = None) -> None:
         """Fail everything on its way: no confirm will come."""
         self._is_given_up = True
         if self._timer is not None:
@@ -85,7 +85,7 @@ class BatchedChannel:
         sent, self._sent = self._sent, {}
         waiting, self._waiting = self._waiting, deque()
         for sending in (*sent.values(), *waiting):
-            _fail(sending, _closed())
+            _fail(sending, blamed(sending.message, loss) or _closed())
 
     def _write(self) -> None:
         if self._is_given_up:
