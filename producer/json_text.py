@@ -21,8 +21,6 @@ DUPLICATE_NAME: Final = "The name comes twice in one object"
 BEYOND_64_BITS: Final = "A whole number must be from -9223372036854775808 to 18446744073709551615"
 TOO_DEEP: Final = f"Values are nested more than {MAX_DEPTH} deep"
 
-# What orjson says of more than 1,024 levels.
-_ORJSON_TOO_DEEP = "depth limit"
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 # orjson makes a float of a whole number from here on.
 _LARGE = float(2**63)
@@ -39,7 +37,7 @@ def read_json(text: bytes | str, *, at: str = "") -> Any:
         at: JSON pointer of the text, for the errors.
 
     Raises:
-        orjson.JSONDecodeError: it is not JSON, or a number is infinite as a double.
+        orjson.JSONDecodeError: it is not JSON, a number is infinite as a double, or there are over 1,024 levels.
         JobInvalid: it is nested too deeply.
         AmbiguousJson: a name comes twice in one object, or a whole number has more than 64 bits.
     """
@@ -47,10 +45,6 @@ def read_json(text: bytes | str, *, at: str = "") -> Any:
     try:
         value = orjson.loads(raw)
         names = _count_names([value], MAX_DEPTH + 1)
-    except orjson.JSONDecodeError as error:
-        if _ORJSON_TOO_DEEP not in error.msg:
-            raise
-        raise JobInvalid([FieldError(at, TOO_DEEP)]) from None
     except RecursionError:
         raise JobInvalid([FieldError(at, TOO_DEEP)]) from None
     # As many names came out of it as can have gone in: nearly always, and cheaply, this is the end.
