@@ -37,7 +37,7 @@ def read_json(text: bytes | str, *, at: str = "") -> Any:
         at: JSON pointer of the text, for the errors.
 
     Raises:
-        orjson.JSONDecodeError: it is not JSON, a number is infinite as a double, or there are over 1,024 levels.
+        orjson.JSONDecodeError: it is not JSON, a number is infinite as a double, or it has over 1,024 levels.
         JobInvalid: it is nested too deeply.
         AmbiguousJson: a name comes twice in one object, or a whole number has more than 64 bits.
     """

@@ -107,7 +107,7 @@ def test_a_time_that_does_not_exist_is_said_to_be_none(text: str) -> None:
     ],
 )
 def test_a_time_outside_the_bounds_of_its_field_is_refused(text: str) -> None:
-    # Messages are read leniently; with both bounds a time is read outside Python, where strictness refuses text.
+    # Messages are read leniently; with both bounds strictness would take no text.
     with pytest.raises(
         ValidationError, match=r"Input should be (greater than or equal to 2000|less than .* 2100)"
     ):
