@@ -206,7 +206,7 @@ async def test_a_channel_that_the_broker_ended_without_a_word_is_replaced_also_w
 async def test_a_channel_that_answers_nothing_is_given_up(
     vhost_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriber_module, "_REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(subscriber_module, "REQUEST_SECONDS", 0.5)
     async with running_publisher(vhost_url) as publisher, consuming(vhost_url) as (_, deliveries):
         await publisher.publish(job(1))
         delivery = await take(deliveries)
