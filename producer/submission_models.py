@@ -32,8 +32,8 @@ JobEnd = Literal["succeeded", "parked", "cancelled"]
 BatchEvent = Literal["succeeded", "parked", "cancelled", "batch.completed"]
 
 
-def _once(events: list[T]) -> list[T]:
-    return list(dict.fromkeys(events))
+def _once(events: list[T] | None) -> list[T] | None:
+    return events and list(dict.fromkeys(events))
 
 
 class RetryOverride(RetryPolicy):

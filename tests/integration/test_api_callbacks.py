@@ -55,7 +55,10 @@ def test_the_events_of_a_callback_are_chosen_kept_and_shown(api: RunningApi) -> 
     batch = api.client.post("/batches", json={**BATCH, "callback_url": URL, "callback_events": wanted})
     lines = post_lines(api, callback_url=URL, callback_events=json.dumps(wanted))
 
+    null = api.client.post("/jobs", json={**CHECK, "callback_url": URL, "callback_events": None})
+
     assert job.json()["callback_events"] == ["parked"]
+    assert (null.status_code, null.json()["callback_events"]) == (202, None)
     for answer in (batch, lines):
         assert answer.status_code == 202, answer.text
         assert answer.json()["callback_events"] == wanted

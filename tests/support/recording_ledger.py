@@ -67,15 +67,15 @@ class Ledger:
         async with running(self.recorder.run()):
             yield
 
-    async def job_in(self, job_id: UUID, state: JobState) -> JobRecord:
-        """Return the job once it is in the state."""
+    async def job_in(self, job_id: UUID, *states: JobState) -> JobRecord:
+        """Return the job once it is in one of the states."""
 
         async def look() -> JobRecord | None:
             try:
                 job = self.store.read(queries.get_job, job_id)
             except JobNotFound:
                 return None
-            return job if job.state is state else None
+            return job if job.state in states else None
 
         return await eventually(look)
 
@@ -83,7 +83,8 @@ class Ledger:
         """Return once the recorder has acked all that it was given before."""
         last = make_message()
         await self.publish(last.encode())
-        await self.job_in(last.id, JobState.QUEUED)
+        # A worker, if there is one, may have run it by now.
+        await self.job_in(last.id, JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED)
 
     def submit(self) -> JobMessage:
         """Store a job that is queued, and return the message that the relay has published."""
