@@ -14,7 +14,7 @@ async def test_ten_thousand_urls_in_one_request_all_finish_in_flat_memory(
     run = uuid.uuid4()
     # The first batch pays for caches and pools, and fills the pages of relay and recorder;
     # what comes after must not grow with the number of jobs.
-    warm_up = await client.submit_batch([f"/ok/{run}-warm-{n}" for n in range(3_000)], kind="check")
+    warm_up = await client.submit_batch([f"/ok/{run}-warm-{n}" for n in range(6_000)], kind="check")
     await client.finished_batch(warm_up["id"], deadline_seconds=60)
     before = {process: client.system.memory_bytes(process) for process in ("api", "ledger")}
 

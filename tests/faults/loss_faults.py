@@ -63,14 +63,15 @@ async def take_messages(world: World, rng: random.Random) -> None:
 
     async def load_steadily() -> None:
         while True:
-            kinds = ("slow", "slow", "flaky", "flaky")
+            kinds = ("slow", "slow", "once", "once")
             pages = list(zip(kinds, _keys(rng, len(kinds)), strict=True))
             loaded.append(await submit(world, pages, retry=retry))
             await asyncio.sleep(_STEADY_SECONDS)
 
     loading = asyncio.create_task(load_steadily())
     try:
-        kinds = ("slow", "flaky") * (_VICTIMS // 2)
+        # Pages that fail twice would come back together, and their hosts would be left alone for a while.
+        kinds = ("slow", "once") * (_VICTIMS // 2)
         async with asyncio.TaskGroup() as group:
             for queue in (work_queue("fetch", Lane.BULK), delay_queue(_TAKEN_DELAY_SECONDS)):
                 group.create_task(_take(world, queue))

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-_FAILURES_OF_FLAKY = 2
 # Whoever asks for poison is killed meanwhile; who asks for an endless page is told to stop.
 _SECONDS = {"slow": 0.3, "long": 7.0, "poison": 300.0, "endless": 300.0}
 # Far above what a report may carry without going to the queue for large ones.
 _LARGE_BYTES = 600_000
-_KINDS = ("ok", "slow", "long", "large", "flaky", "busy", "endless", "poison")
+_KINDS = ("ok", "slow", "long", "large", "flaky", "once", "busy", "endless", "poison")
+_FAILURES = {"flaky": 2, "once": 1}
 # Alone, so that no other job waits for it.
 _BUSY_HOST = "127.0.0.99"
 BUSY_SECONDS = 6
@@ -49,8 +49,8 @@ class Target:
         """Return the URL of a page.
 
         Args:
-            kind: `ok`, `slow` (0.3 s), `long` (7 s), `large` (600 kB), `flaky` (fails twice), `busy` (refuses
-                all while it is busy), `endless` or `poison`.
+            kind: `ok`, `slow` (0.3 s), `long` (7 s), `large` (600 kB), `flaky` (fails twice), `once` (fails
+                once), `busy` (refuses all while it is busy), `endless` or `poison`.
             key: By which its effects are counted.
         """
         host = _BUSY_HOST if kind == "busy" else f"127.0.0.{1 + zlib.crc32(key.encode()) % self.hosts}"
@@ -79,8 +79,8 @@ class Target:
             return web.Response(status=429, headers={"Retry-After": str(BUSY_SECONDS)})
         if kind == "large":
             return web.Response(text=key * (_LARGE_BYTES // len(key)))
-        self._flaky[key] += kind == "flaky"
-        is_failing = kind == "flaky" and self._flaky[key] <= _FAILURES_OF_FLAKY
+        self._flaky[key] += 1
+        is_failing = self._flaky[key] <= _FAILURES.get(kind, 0)
         return web.Response(status=503 if is_failing else 200, text=key)
 
     async def take_call(self, request: web.Request) -> web.Response:
