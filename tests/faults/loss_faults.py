@@ -23,7 +23,8 @@ _TAKEN_DELAY_SECONDS = 5
 # So many that a third of them, which one of three consumers gets, is enough.
 _VICTIMS = 420
 _STEADY_SECONDS = 1.0
-_ENDED_AFTER_SECONDS = 120.0
+# Two minutes are what is promised (99 s were seen), and more where every process waits for the processor.
+_ENDED_AFTER_SECONDS = 150.0
 # Shorter and longer than a broker needs to restart.
 _DELAYS_SECONDS = (2, 3, 4, 5, 6, 8, 10, 12)
 _BACK_SECONDS = 60.0
