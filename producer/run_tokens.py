@@ -24,14 +24,16 @@ class RunTokens:
         Args:
             policy: Whether a report without a token proves nothing. A wrong one never proves anything.
         """
-        self._key = key
+        # Each token starts from a copy of it: keying a hash anew would take more than half of the time.
+        self._keyed = blake2b(key=key, digest_size=_TOKEN_BYTES)
         self._is_missing_believed = policy is RunTokenPolicy.OPTIONAL
 
     def of(self, job_id: UUID, run: int) -> str:
-        """Return the token of a run: always the same one, in about a microsecond."""
+        """Return the token of a run: always the same one, in less than a microsecond."""
+        token = self._keyed.copy()
         # The number of the id, because `bytes` of a UUID is computed in Python.
-        said = job_id.int.to_bytes(16) + run.to_bytes(8)
-        return blake2b(said, key=self._key, digest_size=_TOKEN_BYTES).hexdigest()
+        token.update(job_id.int.to_bytes(16) + run.to_bytes(8))
+        return token.hexdigest()
 
     def is_token_of(self, token: str | None, job_id: UUID, run: int) -> bool:
         """Return whether this is the token of a run, whatever the policy is."""

@@ -50,35 +50,18 @@ def record_reports(
     """
     possible = [(place, report) for place, report in enumerate(reports) if _is_possible(report)]
     standing = lock_jobs(connection, (report.job_id for _, report in possible))
-    there = [(place, report) for place, report in possible if report.job_id in standing]
     disbelieved = frozenset(
         place
-        for place, report in there
-        if place in unproven and standing[report.job_id].needs_token(report.run)
+        for place, report in possible
+        if place in unproven and (there := standing.get(report.job_id)) and there.needs_token(report.run)
     )
-    known = [report for place, report in there if place not in disbelieved]
+    known = [report for place, report in possible if report.job_id in standing and place not in disbelieved]
     _write_attempts(connection, [report for report in known if not report.is_untried], now=now)
     _end_attempts(connection, [report for report in known if report.reason == DELIVERY_LIMIT], now=now)
     advances = choose_advances(known, standing)
     # A job is written once, as its last report says, which has the greatest position.
-    reached = record_pages(connection, {report.job_id: report for report in advances}, standing, now=now)
-    moves = _move_jobs(connection, reached, standing, now=now)
-    write_bodies(connection, reached.values())
-    remember_validators(connection, reached.values(), now=now)
+    _write_reached(connection, {report.job_id: report for report in advances}, standing, now=now)
     _write_renewals(connection, [report for report in known if report.is_deferral], now=now)
-    ends = [
-        _end(report, standing[job_id], now) for job_id, report in reached.items() if report.state.is_final
-    ]
-    began_at = {job_id: report.started_at for job_id, report in reached.items()}
-    end_jobs(
-        connection,
-        ends,
-        standing,
-        also=lambda end: {"result": end.result},
-        moves=moves,
-        began_at=began_at,
-        now=now,
-    )
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],
         unknown_job_ids=frozenset(report.job_id for _, report in possible if report.job_id not in standing),
@@ -106,6 +89,29 @@ def choose_attempts(reports: Iterable[Report]) -> list[Report]:
         if key not in chosen or (_is_end(report) and not _is_end(chosen[key])):
             chosen[key] = report
     return [chosen[key] for key in sorted(chosen)]
+
+
+def _write_reached(
+    connection: sa.Connection,
+    advances: Mapping[UUID, Report],
+    standing: Mapping[UUID, Standing],
+    *,
+    now: datetime,
+) -> None:
+    """Write the jobs as far as they have come, and all that follows for their batches, pages and bodies."""
+    reached = record_pages(connection, advances, standing, now=now)
+    moves = _move_jobs(connection, reached, standing, now=now)
+    write_bodies(connection, reached.values())
+    remember_validators(connection, reached.values(), now=now)
+    end_jobs(
+        connection,
+        [_end(report, standing[job_id], now) for job_id, report in reached.items() if report.state.is_final],
+        standing,
+        also=lambda end: {"result": end.result},
+        moves=moves,
+        began_at={job_id: report.started_at for job_id, report in reached.items()},
+        now=now,
+    )
 
 
 def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now: datetime) -> None:
