@@ -67,6 +67,12 @@ class NewJob:
     With a `due_at`, which lies ahead, it is `scheduled`, else `accepted`. Jobs that ask for the same have one
     `unique_key`. With `unique_for_seconds` the job is stored only if no such job is unfinished, or was
     submitted or finished within that time.
+
+    Attributes:
+        ref: Its sender's own name for it.
+        line: The line or item of its batch that it came from, counted from 1.
+        given_url: Its URL as it was handed in, where that is not the one in `args`.
+        same_as: The job of its batch that asks for the same, and whose result answers for it too.
     """
 
     id: UUID
@@ -86,6 +92,10 @@ class NewJob:
     idempotency: IdempotencyKey | None = None
     callback_url: str | None = None
     callback_events: Sequence[str] | None = None
+    ref: str | None = None
+    line: int | None = None
+    given_url: str | None = None
+    same_as: UUID | None = None
 
     @property
     def state(self) -> JobState:
@@ -196,6 +206,10 @@ class JobRecord:
     cancel_requested_at: datetime | None = None
     callback_url: str | None = None
     callback_events: Sequence[str] | None = None
+    ref: str | None = None
+    line: int | None = None
+    given_url: str | None = None
+    same_as: UUID | None = None
     attempts: Sequence[AttemptRecord] = ()
 
 
@@ -297,12 +311,15 @@ class Rejected:
     """A line or an item of a batch that became no job.
 
     `number` counts lines of the body, or items of a JSON document, from 1. `loc` is a JSON pointer. Neither
-    it nor `msg` holds a value that was sent: that may be a secret.
+    it nor `msg` holds a value that was sent: that may be a secret. `given` is the beginning of what was sent,
+    for results alone; `ref` the sender's own name for it.
     """
 
     number: int
     loc: str
     msg: str
+    ref: str | None = None
+    given: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

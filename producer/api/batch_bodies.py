@@ -59,7 +59,8 @@ class BatchSpool:
             self._jobs.write(orjson.dumps((item.document, item.host)) + b"\n")
             return
         self.rejections += 1
-        self._rejected.write(orjson.dumps((item.number, item.loc, item.msg)) + b"\n")
+        kept = (item.number, item.loc, item.msg, item.ref, item.given)
+        self._rejected.write(orjson.dumps(kept) + b"\n")
         if len(self.first) < FIRST_REJECTED:
             self.first.append(item)
 

@@ -27,6 +27,7 @@ from producer.records import (
 from producer.store.rows import (
     ATTEMPT_COLUMNS,
     JOB_COLUMNS,
+    REJECTED_COLUMNS,
     batch_record,
     first_id,
     job_record,
@@ -208,12 +209,12 @@ def _latest_due(connection: sa.Connection, row: sa.RowMapping) -> datetime | Non
 
 def _rejected_lines(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
     query = (
-        sa.select(rejected_lines.c.number, rejected_lines.c.loc, rejected_lines.c.msg)
+        sa.select(*REJECTED_COLUMNS)
         .where(rejected_lines.c.batch_id == batch_id, rejected_lines.c.number > after)
         .order_by(rejected_lines.c.number)
         .limit(limit)
     )
-    return [Rejected(number, loc, msg) for number, loc, msg in connection.execute(query)]
+    return [Rejected(*row) for row in connection.execute(query)]
 
 
 def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]:

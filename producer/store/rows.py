@@ -21,7 +21,7 @@ from producer.records import (
     ProgressPoint,
     Rejected,
 )
-from producer.store.schema import attempts, batches, jobs
+from producer.store.schema import attempts, batches, jobs, rejected_lines
 from producer.store.sql import is_one_of, json_rowset
 from shared.states import JobState, position
 
@@ -39,6 +39,7 @@ def columns_of(record: type[Any], table: sa.Table) -> list[sa.Column[Any]]:
 
 JOB_COLUMNS = columns_of(JobRecord, jobs)
 ATTEMPT_COLUMNS = columns_of(AttemptRecord, attempts)
+REJECTED_COLUMNS = columns_of(Rejected, rejected_lines)
 STANDING_COLUMNS = (
     jobs.c.id,
     jobs.c.kind,

@@ -19,6 +19,7 @@ are only those that a query cannot do without:
 - `(batch_id, id)` and `(batch_id, state, id)`: a batch's exports, and what of it can still be
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
+- `(ref, id)`: lists by a ref. A job without one pays nothing for it.
 
 Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT):
 the table's `fillfactor` sees to it that it has.
@@ -87,7 +88,7 @@ batches = sa.Table(
 # For the reconciler: the unfinished, and those that finished lately.
 sa.Index("ix_batches_finished_at_id", batches.c.finished_at, batches.c.id)
 
-# Lines of a batch that became no job: where and why, never what was sent.
+# Lines of a batch that became no job: where and why, and the beginning of what was handed in.
 rejected_lines = sa.Table(
     "rejected_lines",
     metadata,
@@ -95,6 +96,10 @@ rejected_lines = sa.Table(
     sa.Column("number", sa.BigInteger(), primary_key=True, autoincrement=False),
     sa.Column("loc", PlainText(), nullable=False),
     sa.Column("msg", PlainText(), nullable=False),
+    # The sender's own name for it.
+    sa.Column("ref", PlainText(), nullable=True),
+    # Its text, cut.
+    sa.Column("given", PlainText(), nullable=True),
 )
 
 jobs = sa.Table(
@@ -140,6 +145,14 @@ jobs = sa.Table(
     sa.Column("updated_at", Moment(), nullable=False),
     # The first run whose reports must bring its token. Null in rows of version 0.1.0: the run after this one.
     sa.Column("token_from_run", sa.Integer(), nullable=True),
+    # The sender's own name for it.
+    sa.Column("ref", PlainText(), nullable=True),
+    # The line or item of its batch that it came from, counted from 1.
+    sa.Column("line", sa.Integer(), nullable=True),
+    # Its URL as it was handed in, where that is not the one in `args`.
+    sa.Column("given_url", PlainText(), nullable=True),
+    # The job of its batch that asks for the same, and whose result answers for it too.
+    sa.Column("same_as", sa.Uuid(), nullable=True),
     # Half of each page is left free: a job's row is written again for its lease and for every state, and a
     # lease that finds room beside its row costs PostgreSQL a quarter.
     postgresql_with={"fillfactor": 50},
@@ -182,6 +195,7 @@ _partial_index("ix_jobs_batch_id_state_id", jobs.c.batch_id, jobs.c.state, jobs.
 _WITH_UNIQUE_KEY = jobs.c.unique_key.is_not(None)
 
 _partial_index("ix_jobs_unique_key_id", jobs.c.unique_key, jobs.c.id, where=_WITH_UNIQUE_KEY)
+_partial_index("ix_jobs_ref_id", jobs.c.ref, jobs.c.id, where=jobs.c.ref.is_not(None))
 _partial_index("ix_jobs_scheduled_due_at", jobs.c.due_at, jobs.c.id, where=IS_SCHEDULED)
 _partial_index("ix_jobs_unstarted_deadline_at", jobs.c.deadline_at, jobs.c.id, where=CAN_EXPIRE)
 _partial_index("ix_jobs_schedule_id_id", jobs.c.schedule_id, jobs.c.id, where=jobs.c.schedule_id.is_not(None))

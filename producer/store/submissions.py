@@ -33,15 +33,18 @@ from shared.states import JobState, position
 
 T = TypeVar("T")
 # The columns that a job shares with others of its batch, and its own values, as the driver takes them.
-_Row = tuple[Mapping[str, Any], tuple[str, str, str]]
+_Own = tuple[str, str, str, int | None, str | None, str | None]
+_Row = tuple[Mapping[str, Any], _Own]
 _Keyed = tuple[NewJob, IdempotencyKey]
-_OWN = ("id", "args", "host")
+_OWN = ("id", "args", "host", "line", "ref", "given_url")
 _common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
 # One COPY is one statement, and a statement has a time limit.
 _COPY_JOBS = 20_000
 # One write to the socket: PostgreSQL stores these while the next are put together.
 _WRITE_JOBS = 250
 _CHUNK_LINES = 1_000
+# Two nulls, as COPY writes them.
+_NEITHER = "\\N\t\\N"
 
 
 def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, SubmissionResult]:
@@ -172,7 +175,15 @@ def _insert_rejected(connection: sa.Connection, batch_id: UUID, rejected: Iterab
     remaining, count = iter(rejected), 0
     while chunk := list(islice(remaining, _CHUNK_LINES)):
         rows = [
-            {"batch_id": batch_id, "number": each.number, "loc": each.loc, "msg": each.msg} for each in chunk
+            {
+                "batch_id": batch_id,
+                "number": each.number,
+                "loc": each.loc,
+                "msg": each.msg,
+                "ref": each.ref,
+                "given": each.given,
+            }
+            for each in chunk
         ]
         connection.execute(rejected_lines.insert(), rows)
         count += len(chunk)
@@ -209,16 +220,17 @@ def _rows(
 ) -> Iterator[_Row]:
     common: Mapping[str, Any] = {}
     common_to = None
+    dialect = connection.dialect
     for job in new_jobs:
         if (these := _common_fields(job)) != common_to:
             row = new_job_row(job, batch_id=batch_id)
             common_to = these
-            common = {name: bound_value(row[name], connection.dialect) for name in row if name not in _OWN}
+            common = {name: bound_value(row[name], dialect) for name in row if name not in _OWN}
         counts[job.state.value] += 1
-        yield (
-            common,
-            (job.id.hex, encode_document(job.args), bound_value(stored_host(job.host), connection.dialect)),
-        )
+        host = bound_value(stored_host(job.host), dialect)
+        ref, given_url = job.ref and bound_value(job.ref, dialect), job.given_url
+        given_url = given_url and bound_value(given_url, dialect)
+        yield common, (job.id.hex, encode_document(job.args), host, job.line, ref, given_url)
 
 
 def _copy(connection: sa.Connection, rows: Iterator[_Row]) -> None:
@@ -236,7 +248,10 @@ def _copy_lines(rows: Iterable[_Row]) -> Iterator[str]:
     for common, own in rows:
         if common is not text_of:
             text, text_of = "\t".join(map(_copy_text, common.values())), common
-        yield f"{text}\t{own[0]}\t{_copy_text(own[1])}\t{_copy_text(own[2])}\n"
+        job_id, args, host, line, *given = own
+        number = r"\N" if line is None else line
+        last = "\t".join(map(_copy_text, given)) if any(given) else _NEITHER
+        yield f"{text}\t{job_id}\t{_copy_text(args)}\t{_copy_text(host)}\t{number}\t{last}\n"
 
 
 def _copy_text(value: object) -> str:

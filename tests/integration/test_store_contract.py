@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from producer.records import JobFilter, NewJob, SubmissionResult
+from producer.records import JobFilter, NewJob, Rejected, SubmissionResult
 from producer.store import outbox, queries, recording, submissions
 from producer.store.database import Database
 from shared.errors import BatchNotFound, JobNotFound
@@ -43,6 +43,31 @@ def test_a_stored_job_comes_back_as_it_was_given(store: Database) -> None:
     assert (stored.result, stored.reason, stored.finished_at, stored.attempts) == (None, None, None, [])
     assert stored.created_at == NOON
     assert stored.created_at.utcoffset() == timedelta(0)
+
+
+def test_what_was_handed_in_with_a_job_is_kept_beside_it(store: Database) -> None:
+    batch = make_batch()
+    given = [
+        ("pages.md:7\t\\N\n", 1, "HTTPS://EXAMPLE.com"),
+        (None, 2, None),
+        ("é 😀", 3, None),
+        (None, 4, "x\0"),
+    ]
+    of_batch = [make_job(ref=ref, line=line, given_url=given_url) for ref, line, given_url in given]
+    alone = make_job(ref="é" * 512, given_url="https://EXAMPLE.com/")
+    rejected = [Rejected(5, "/lines/5", "No", "row 5", "htp:/x"), Rejected(6, "/lines/6", "No")]
+
+    store.write(submissions.insert_batch, batch, of_batch, rejected)
+    store.write(submissions.insert_jobs, [alone, make_job()])
+
+    stored = store.read(queries.batch_jobs, batch.id, after=None, limit=10)
+    assert [(job.ref, job.line, job.given_url) for job in stored] == [
+        *given[:-1],
+        (None, 4, "x\N{REPLACEMENT CHARACTER}"),
+    ]
+    found = store.read(queries.get_job, alone.id)
+    assert (found.ref, found.line, found.given_url) == (alone.ref, None, alone.given_url)
+    assert store.read(queries.list_rejected, batch.id, after=0, limit=10) == rejected
 
 
 def test_an_unknown_job_is_not_found(store: Database) -> None:

@@ -44,6 +44,9 @@ def make_job(
     deadline_at: datetime | None = None,
     callback_url: str | None = None,
     callback_events: Sequence[str] | None = None,
+    ref: str | None = None,
+    line: int | None = None,
+    given_url: str | None = None,
 ) -> NewJob:
     """Return a job that is about to be stored."""
     return NewJob(
@@ -60,6 +63,9 @@ def make_job(
         deadline_at=deadline_at,
         callback_url=callback_url,
         callback_events=callback_events,
+        ref=ref,
+        line=line,
+        given_url=given_url,
     )
 
 
