@@ -5,7 +5,9 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema
-from pydantic_core import SchemaValidator, core_schema
+from pydantic_core import PydanticCustomError, SchemaValidator, core_schema
+
+from shared.kinds.url_words import break_in, no_http_url, trimmed
 
 MAX_URL_LENGTH = 8_192
 MAX_HEADERS = 50
@@ -26,23 +28,53 @@ def _normalize_url(text: str) -> str:
     return str(_PARSER.validate_python(text))
 
 
+def _check_length(url: str) -> str:
+    # Workers read what is written here by the same rule: what has grown would be parked.
+    if len(url) > MAX_URL_LENGTH:
+        raise PydanticCustomError(
+            "url_too_long",
+            "The URL has {length} characters once it is written in ASCII, and at most {limit} are taken",
+            {"length": f"{len(url):,}", "limit": f"{MAX_URL_LENGTH:,}"},
+        )
+    return url
+
+
+def _take_url(text: str) -> str:
+    # Nearly all are printable, and hold nothing then that ends a line.
+    if not text.isprintable():
+        text = trimmed(text)
+        if msg := break_in(text):
+            raise PydanticCustomError("url", "{msg}", {"msg": msg})
+    try:
+        url = _normalize_url(text)
+    except ValueError:
+        if msg := no_http_url(text.lstrip()):
+            raise PydanticCustomError("url", "{msg}", {"msg": msg}) from None
+        raise
+    return _check_length(url)
+
+
+_LIMITED = Field(min_length=1, max_length=MAX_URL_LENGTH)
+
 HttpUrl = Annotated[
     str,
-    Field(min_length=1, max_length=MAX_URL_LENGTH),
-    AfterValidator(_normalize_url),
+    _LIMITED,
+    AfterValidator(_take_url),
     WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_LENGTH}),
 ]
 
-_HTTP_URL = TypeAdapter[str](HttpUrl)
+_FOUND_URL = TypeAdapter[str](
+    Annotated[str, _LIMITED, AfterValidator(_normalize_url), AfterValidator(_check_length)]
+)
 
 
 def normalize_url(text: str) -> str:
-    """Return a URL as jobs carry it: absolute, ASCII, one spelling of each host.
+    """Return a URL that a server wrote as jobs carry it: absolute, ASCII, one spelling of each host.
 
     Raises:
         ValueError: it is not an absolute http or https URL, or too long.
     """
-    return _HTTP_URL.validate_python(text)
+    return _FOUND_URL.validate_python(text)
 
 
 def url_host(url: str) -> str:
