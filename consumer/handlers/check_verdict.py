@@ -15,6 +15,7 @@ from consumer.handlers.extract import extract
 from consumer.handlers.html import has_fragment
 from consumer.http.body import bounded_text
 from consumer.http.failures import Failure, bot_wall, failure_of_status, unaccepted_status
+from consumer.http.header_fields import asks_to_wait
 from shared.kinds.acceptance import SUCCESS, accepts_status
 from shared.kinds.check import (
     AssertionResult,
@@ -46,7 +47,9 @@ def failure_of_answer(
         return bot_wall(status, wall)
     if accepts_status(args.statuses, status) or _is_reported(args, status, headers):
         return None
-    failure = failure_of_status(status) or unaccepted_status(status)
+    failure = failure_of_status(status, asks_to_wait=asks_to_wait(status, headers)) or unaccepted_status(
+        status
+    )
     if status == 401 and _had_credentials(args, url):
         return _CREDENTIALS_REFUSED
     return failure

@@ -21,6 +21,7 @@ from consumer.http.failures import (
     timed_out,
     unaccepted_status,
 )
+from consumer.http.header_fields import asks_to_wait
 from consumer.http.redirect_chain import RedirectChain, final_answer
 from shared.bodies import StoredBody, compress_body
 from shared.kinds.acceptance import accepts_media_type, accepts_status
@@ -145,7 +146,8 @@ def _conditions(known: KnownCopy | None) -> Mapping[str, str | None]:
 def _refusal(args: FetchArgs, answer: aiohttp.ClientResponse) -> Failure | None:
     """Return why the body of an answer is not even read."""
     if not accepts_status(args.statuses, answer.status):
-        return failure_of_status(answer.status) or unaccepted_status(answer.status)
+        asked = asks_to_wait(answer.status, answer.headers)
+        return failure_of_status(answer.status, asks_to_wait=asked) or unaccepted_status(answer.status)
     has_no_body = "Content-Type" not in answer.headers and answer.content.at_eof()
     if not args.accept or has_no_body:
         return None

@@ -275,19 +275,24 @@ def egress_denied(denied: EgressDenied) -> Failure:
     )
 
 
-def failure_of_status(status: int) -> Failure | None:
+def failure_of_status(status: int, *, asks_to_wait: bool = False) -> Failure | None:
     """Return what is wrong with an answer of this status; nothing is with 2xx.
 
-    408, 425, 429 and every 5xx may pass. 401, 403, 451 and 999 are shut doors: others may see a page
-    there, so we cannot tell. A 3xx comes here only when it leads nowhere.
+    408, 425, 429 and every 5xx may pass, and so may any that says when to come again. 401, 403, 451 and 999
+    are shut doors: others may see a page there, so we cannot tell. A 3xx comes here only when it leads
+    nowhere.
     """
     if 200 <= status < 300:
         return None
     phrase = f"{status} {HTTPStatus(status).phrase}" if status in _KNOWN_STATUSES else str(status)
-    explanation = f"The host answered {phrase}{_MEANING.get(status, '')}."
+    may_pass = _may_pass(status)
+    meaning = (
+        ": it asks us to come again later" if asks_to_wait and not may_pass else _MEANING.get(status, "")
+    )
+    explanation = f"The host answered {phrase}{meaning}."
     return Failure(
         f"http_{status}",
-        transient=_may_pass(status),
+        transient=may_pass or asks_to_wait,
         explanation=explanation,
         is_blocking=status in _BLOCKING_STATUSES,
     )

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote_from_bytes, urljoin
 
+from shared.clock import utc_now
 from shared.kinds.requests import normalize_url
 
 MAX_SECONDS = 366 * 86_400.0
 """No target means more, and a number below infinity survives JSON."""
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+_MAY_ASK_TO_WAIT = frozenset({403, 408, 409, 413, 425, 429})
 
 _SECONDS = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 # "30s" and "1m30s" are seen in the wild (linkinator issue 713).
@@ -21,8 +24,23 @@ _DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %
 
 
 def honours_retry_after(status: int) -> bool:
-    """Return whether `Retry-After` means anything in an answer of this status."""
-    return status in {429, 503} or 300 <= status < 400
+    """Return whether `Retry-After` means anything in an answer of this status.
+
+    RFC 9110 defines it for any answer, and names 413, 503 and redirects (sections 10.2.3 and 15.5.14); RFC
+    6585 names 429. Hosts that limit us say it with 403 as well, and with 408, 409, 425 and all of 5xx. What
+    is missing or wants credentials does not come by waiting.
+    """
+    return status in _MAY_ASK_TO_WAIT or 500 <= status < 600 or 300 <= status < 400
+
+
+def asks_to_wait(status: int, headers: Mapping[str, str]) -> bool:
+    """Return whether an answer says when to come again, so that the same request may succeed then."""
+    # With a redirect it is the time until the next hop, and says nothing of this request.
+    return (
+        status >= 400
+        and honours_retry_after(status)
+        and retry_after_seconds(headers, now=utc_now()) is not None
+    )
 
 
 def retry_after_seconds(headers: Mapping[str, str], *, now: datetime) -> float | None:

@@ -151,8 +151,8 @@ class HostLimiter:
     def answered(
         self, request: PermitRequest, status: int, *, retry_after_seconds: float | None, now: float
     ) -> None:
-        """Learn from an answer: 429 and 503 slow the host's pace down, success recovers it."""
-        if status in {429, 503}:
+        """Learn from an answer: one that asks for less slows the host's pace down, success recovers it."""
+        if status in {429, 503} or (retry_after_seconds is not None and (status == 403 or status >= 500)):
             self.pace.slow_down(started_at=self._running.get(request, now), now=now)
             pause_seconds = min(retry_after_seconds or 0.0, LONGEST_PAUSE_SECONDS)
             self._paused_until = max(self._paused_until, now + pause_seconds)

@@ -290,11 +290,11 @@ async def test_a_body_on_the_way_is_not_waited_for() -> None:
 
 async def test_the_last_meaningful_retry_after_is_kept() -> None:
     moved = b"HTTP/1.1 302 Found\r\nRetry-After: 7\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
-    down = b"HTTP/1.1 500 Oops\r\nRetry-After: 99\r\nContent-Length: 0\r\n\r\n"
-    async with raw_server(moved, down) as server:
+    gone = b"HTTP/1.1 410 Gone\r\nRetry-After: 99\r\nContent-Length: 0\r\n\r\n"
+    async with raw_server(moved, gone) as server:
         answer, chain = await ask(server.url)
 
-    assert (answer, chain.retry_after_seconds) == (500, 7)
+    assert (answer, chain.retry_after_seconds) == (410, 7)
 
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

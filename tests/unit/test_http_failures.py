@@ -46,6 +46,14 @@ def test_statuses_that_may_pass_are_transient(status: int) -> None:
     assert (failure.reason, failure.transient) == (f"http_{status}", True)
 
 
+def test_a_status_that_stays_may_pass_when_the_host_says_when_to_come_again() -> None:
+    failure = failure_of_status(403, asks_to_wait=True)
+
+    assert failure is not None
+    assert (failure.reason, failure.transient, failure.verdict) == ("http_403", True, "down")
+    assert "come again later" in failure.explanation
+
+
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 403, 404, 405, 410, 418, 451, 499, 600, 999])
 def test_statuses_that_stay_are_permanent(status: int) -> None:
     failure = failure_of_status(status)

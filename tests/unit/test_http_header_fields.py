@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from consumer.http.header_fields import (
     MAX_SECONDS,
     absolute_url,
+    asks_to_wait,
     honours_retry_after,
     next_link,
     retry_after_seconds,
@@ -97,10 +98,15 @@ def test_no_text_is_ever_an_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "honoured"),
-    [(429, True), (503, True), (301, True), (302, True), (200, False), (404, False), (500, False)],
+    [
+        *((status, True) for status in (301, 302, 403, 408, 409, 413, 425, 429, 500, 502, 503, 529)),
+        *((status, False) for status in (200, 202, 400, 401, 404, 405, 410, 451, 600, 999)),
+    ],
 )
-def test_the_field_counts_where_it_is_defined(status: int, honoured: bool) -> None:
+def test_the_field_counts_where_waiting_can_help(status: int, honoured: bool) -> None:
     assert honours_retry_after(status) is honoured
+    assert asks_to_wait(status, {"Retry-After": "5"}) is (honoured and status >= 400)
+    assert not asks_to_wait(status, {"Retry-After": "soon"})
 
 
 @pytest.mark.parametrize(
