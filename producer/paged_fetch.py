@@ -18,11 +18,11 @@ from shared.identity import derived_id
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.pages import PagePlace, PageTask, StopReason
 from shared.kinds.registry import Lane
-from shared.kinds.requests import normalize_url, url_host, url_origin
+from shared.kinds.requests import is_portable_header, normalize_url, url_host, url_origin
 from shared.states import JobState
 
 # What belongs to the first origin; a next URL elsewhere gets none of it.
-_OWN_ARGS = ("headers", "auth", "body")
+_OWN_ARGS = ("auth", "body", "json", "body_base64")
 _KEY_OCTETS = 8
 # A set of so many keys is small beside the array of all.
 _SHARE_KEYS = 200_000
@@ -224,6 +224,13 @@ def _arguments(job: JobRecord, following: PagePlace) -> tuple[dict[str, Any] | N
     if url_origin(url) != url_origin(args["url"]):
         for name in _OWN_ARGS:
             args.pop(name, None)
+        if headers := args.pop("headers", None):
+            # The name of a secret is a dictionary.
+            args["headers"] = {
+                name: value
+                for name, value in headers.items()
+                if is_portable_header(name) and isinstance(value, str)
+            }
     return {**args, "url": url}, url_host(url)
 
 

@@ -54,9 +54,10 @@ class Client:
 
 
 class HttpRequest(NamedTuple):
-    """A request to make, redirects and all. Headers and body go to the URL's own origin only, and to no log.
+    """A request to make, redirects and all. What it may hold of secrets goes to its own origin and to no log.
 
     Attributes:
+        secret_headers: The names of those whose value is a secret.
         allow_downgrade: Whether a redirect may lead from https to http.
         connect_timeout_seconds: For name, connection and TLS of each request of the chain.
         first_byte_timeout_seconds: From there to the header of each answer.
@@ -72,6 +73,7 @@ class HttpRequest(NamedTuple):
     connect_timeout_seconds: float | None = None
     first_byte_timeout_seconds: float | None = None
     robots: Robots = Robots.IGNORE
+    secret_headers: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method!r}, {self.url!r})"
@@ -117,6 +119,7 @@ async def http_request(
         connect_timeout_seconds=args.connect_timeout_seconds,
         first_byte_timeout_seconds=args.first_byte_timeout_seconds,
         robots=args.robots,
+        secret_headers=frozenset(name for name, value in args.headers.items() if isinstance(value, Secret)),
     )
 
 

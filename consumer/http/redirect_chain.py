@@ -37,7 +37,7 @@ from consumer.politeness.host_limiters import Permit
 from shared.clock import utc_now
 from shared.hosts import host_key
 from shared.kinds.check import HopJson
-from shared.kinds.requests import Redirects, Robots
+from shared.kinds.requests import Redirects, Robots, is_portable_header
 
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 
@@ -103,9 +103,10 @@ def final_answer(
 ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Failure]:
     """Give the final answer to a request, its body unread, or why there is none.
 
-    Bodies on the way are not read. The request's headers, body and credentials go to its own origin only,
-    and credentials in a `Location` go nowhere. A redirect from https to http is followed, without them since
-    that is another origin, unless the request forbids it; the chain notes it.
+    Bodies on the way are not read. The request's body, credentials and headers go to its own origin only, but
+    for headers that say what is liked, such as `Accept`; credentials in a `Location` go nowhere. A redirect
+    from https to http is followed, as one to any other origin, unless the request forbids it; the chain notes
+    it.
 
     Args:
         chain: Grows as answers come, so that a time limit loses none.
@@ -181,7 +182,9 @@ async def _follow(
         if isinstance(following, Failure):
             return following
         target, is_own = following, following.origin() == own_target.origin()
-        message = _next_message(message, answer.status, headers=own.headers if is_own else {})
+        message = _next_message(
+            message, answer.status, own=own, headers=own.headers if is_own else _portable_headers(request)
+        )
         if message.body is not None and not is_own:
             return REDIRECT_WITH_BODY
     return too_many_redirects(request.max_redirects)
@@ -315,11 +318,35 @@ def _without_credentials(url: URL) -> tuple[URL, dict[str, str]]:
     return url.with_user(None), {"Authorization": basic_authorization(url.user or "", url.password or "")}
 
 
-def _next_message(message: _Message, status: int, *, headers: Mapping[str, str]) -> _Message:
-    """Return what is sent after a redirect, RFC 9110 section 15.4: 301, 302 and 303 drop the body."""
-    if (status == 303 and message.method != "HEAD") or (status in {301, 302} and message.method == "POST"):
-        return _Message("GET", None, headers)
-    return _Message(message.method, message.body, headers)
+def _next_message(message: _Message, status: int, *, own: _Message, headers: Mapping[str, str]) -> _Message:
+    """Return what is sent after a redirect (RFC 9110 section 15.4): 301, 302 and 303 drop the body.
+
+    With the body goes all that describes it, for the rest of the chain.
+    """
+    method, body = message.method, message.body
+    if (status == 303 and method != "HEAD") or (status in {301, 302} and method == "POST"):
+        method, body = "GET", None
+    if method != own.method:
+        headers = {name: value for name, value in headers.items() if not _describes_body(name.lower())}
+    return _Message(method, body, headers)
+
+
+def _describes_body(name: str) -> bool:
+    # RFC 9110 section 15.4, item 2.1, and RFC 9530; a key names the one request whose repetition it guards.
+    return name.startswith("content-") or name in {
+        "digest",
+        "repr-digest",
+        "last-modified",
+        "idempotency-key",
+    }
+
+
+def _portable_headers(request: HttpRequest) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in request.headers.items()
+        if is_portable_header(name) and name not in request.secret_headers
+    }
 
 
 class PoliteRequest:

@@ -191,6 +191,31 @@ Headers = Annotated[
 ]
 
 
+# What is liked, and not who asks: it opens no door, so any origin may see it. The Fetch Standard lets all but
+# `Authorization` go on to another origin; but a field of a job's own may well be a key.
+_PORTABLE = frozenset(
+    {
+        "accept",
+        "accept-charset",
+        "accept-datetime",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "dnt",
+        "pragma",
+        "prefer",
+        "range",
+        "save-data",
+        "user-agent",
+    }
+)
+
+
+def is_portable_header(name: str) -> bool:
+    """Return whether a field goes on to another origin, with a redirect or a page, unless it is secret."""
+    return name.lower() in _PORTABLE
+
+
 class RequestArgs(BaseModel):
     """The arguments of every kind that sends requests to a host."""
 
@@ -201,7 +226,8 @@ class RequestArgs(BaseModel):
         Headers,
         # A factory, because pydantic copies a default dictionary deeply, for each job.
         Field(
-            description="Sent to the URL's own origin alone; a value may be the name of a secret.",
+            description="Sent to the URL's own origin alone, but for `Accept` and the like; a value may be "
+            "the name of a secret.",
             json_schema_extra={"default": {}},
         ),
     ] = Field(default_factory=dict)

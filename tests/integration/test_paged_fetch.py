@@ -403,14 +403,18 @@ async def test_expressions_that_do_not_fit_park_the_job(
     assert (report.pages.planned, report.pages.done, report.pages.parked, report.complete) == (1, 0, 1, False)
 
 
-async def test_a_next_url_of_another_origin_is_left_unless_it_is_allowed_and_then_gets_no_headers(
+async def test_a_next_url_of_another_origin_is_left_unless_it_is_allowed_and_then_gets_no_secret(
     store: Database, site: PagedSite, client: Client
 ) -> None:
     async with paged_site(30) as other:
         with_links(site, in_body=True, base=f"{other.url}/api")
         with_links(other, in_body=True, base=f"{other.url}/api")
         pages = {"by": "next_url", "next_url": "next", **BODY}
-        args = {"headers": {"X-Key": "secret"}}
+        args = {
+            "headers": {"X-Key": "secret", "Accept-Language": "de"},
+            "method": "POST",
+            "json": {"q": "secret"},
+        }
         refused = submit(store, f"{site.url}/api", pages, args=args)
         allowed = submit(store, f"{site.url}/api", {**pages, "other_origins": True}, args=args)
 
@@ -420,6 +424,9 @@ async def test_a_next_url_of_another_origin_is_left_unless_it_is_allowed_and_the
     assert (told.stopped_by, told.pages.planned, told.complete) == ("other_origin", 1, False)
     assert measured(store, allowed).pages.done == 3
     assert all("X-Key" not in head for head in other.heads) and len(other.heads) == 2
+    assert all(head["Content-Type"] != "application/json" for head in other.heads)
+    assert all(head["Accept-Language"] == "de" for head in other.heads)
+    assert all(head["Content-Type"] == "application/json" for head in site.heads)
     assert all(head["X-Key"] == "secret" for head in site.heads)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +18,8 @@ from consumer.http.client import Client
 from consumer.http.session import open_session
 from consumer.secrets import Secrets
 from shared.settings import Settings
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 CLOSE_AFTER = "close"
@@ -86,6 +89,9 @@ async def _play(
     while True:
         head = await reader.readuntil(b"\r\n\r\n")
         server.heads.append(head.decode("latin-1"))
+        if length := _CONTENT_LENGTH.search(head):
+            # Closing with a body unread would reset the connection.
+            await reader.readexactly(int(length[1]))
         answer = answers[min(len(server.heads), len(answers)) - 1]
         writer.write(answer)
         await writer.drain()
