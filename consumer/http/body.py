@@ -11,10 +11,10 @@ import brotli
 from consumer.http.failures import (
     BODY_CORRUPT,
     BODY_TRUNCATED,
-    UNSUPPORTED_ENCODING,
     Failure,
     body_too_large,
     failure_of_error,
+    unsupported_encoding,
 )
 
 CHUNK_BYTES = 65_536
@@ -153,17 +153,38 @@ def _window_bits(first_octet: int) -> int:
     return zlib.MAX_WBITS if first_octet & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
 
 
+# The IANA registry of content codings, and compressions that are used without being in it.
+_CODINGS = frozenset(
+    (
+        *("aes128gcm", "br", "bzip2", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "lz4", "lzma"),
+        *(
+            "pack200-gzip",
+            "sdch",
+            "snappy",
+            "x-bzip2",
+            "x-compress",
+            "x-gzip",
+            "x-lzma",
+            "x-xz",
+            "xz",
+            "zstd",
+        ),
+    )
+)
+
+
 def _expander(content_encoding: str) -> _Expander | Failure:
+    # Browsers take what is no coding, such as `none`, `UTF-8` and `aws-chunked`, for `identity`.
     codings = [part.strip().lower() for part in content_encoding.split(",")]
-    match [coding for coding in codings if coding not in {"", "identity"}]:
+    match [coding for coding in codings if coding in _CODINGS]:
         case []:
             return _Plain()
         case ["gzip" | "x-gzip" | "deflate"]:
             return _Zlib()
         case ["br"]:
             return _Brotli()
-        case _:
-            return UNSUPPORTED_ENCODING
+        case known:
+            return unsupported_encoding(known)
 
 
 _BYTE_ORDER_MARKS = (

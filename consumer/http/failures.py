@@ -6,7 +6,7 @@ An explanation never repeats what the target sent.
 import errno
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
@@ -30,6 +30,8 @@ from consumer.egress import EgressDenied
 from shared.bodies import MAX_STORED_BYTES
 from shared.kinds.check import Verdict
 from shared.outcomes import Failed
+
+MAX_NAMED_CODINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +170,6 @@ REQUEST_FAILED = _transient("request_failed", "The request failed for an unknown
 # With the body.
 BODY_TRUNCATED = _transient("body_truncated", "The body ended before it was complete.")
 BODY_CORRUPT = _transient("body_corrupt", "The body is not compressed as its Content-Encoding says.")
-UNSUPPORTED_ENCODING = _permanent(
-    "unsupported_encoding", "The body has a Content-Encoding that we did not ask for and cannot expand."
-)
 UNEXPECTED_TYPE = _permanent("unexpected_type", "The answer is of a media type that the job does not accept.")
 BODY_NOT_STORABLE = _permanent(
     "body_too_large",
@@ -263,6 +262,13 @@ def bot_wall(status: int, wall: str) -> Failure:
 def body_too_large(limit_bytes: int) -> Failure:
     """Return the failure of a body beyond its limit."""
     return _permanent("body_too_large", f"The body is larger than {limit_bytes:,} bytes.")
+
+
+def unsupported_encoding(codings: Sequence[str]) -> Failure:
+    """Return the failure of a body in content codings that we know by name alone."""
+    named = ", ".join(codings[:MAX_NAMED_CODINGS])
+    said = f"The body's Content-Encoding is {named}, which we did not ask for and cannot expand."
+    return _permanent("unsupported_encoding", said)
 
 
 def egress_denied(denied: EgressDenied) -> Failure:

@@ -33,6 +33,7 @@ def all_failures() -> list[Failure]:
         failures.secret_missing("x", "y"),
         failures.timed_out(1),
         failures.too_many_redirects(1),
+        failures.unsupported_encoding(["zstd"]),
     ]
     return [failure for failure in (*found, *statuses, *made) if failure is not None]
 

@@ -8,7 +8,7 @@ import brotli
 import pytest
 
 from consumer.http.body import _expander, decode_text
-from consumer.http.failures import UNSUPPORTED_ENCODING, Failure
+from consumer.http.failures import Failure, unsupported_encoding
 
 TEXT = b"All is well. " * 1_000
 
@@ -94,9 +94,34 @@ def test_a_damaged_stream_is_an_error() -> None:
         _expand(bytes(raw), "gzip", chunk_bytes=100_000)
 
 
-@pytest.mark.parametrize("coding", ["zstd", "gzip, gzip", "br, gzip", "rot13"])
-def test_a_coding_that_we_did_not_ask_for_is_refused(coding: str) -> None:
-    assert _expander(coding) is UNSUPPORTED_ENCODING
+@pytest.mark.parametrize(
+    ("coding", "named"),
+    [
+        ("zstd", "zstd"),
+        ("gzip, gzip", "gzip, gzip"),
+        ("br, GZIP", "br, gzip"),
+        ("x-compress", "x-compress"),
+        ("none, zstd", "zstd"),
+    ],
+)
+def test_a_coding_that_we_know_and_did_not_ask_for_is_refused_by_name(coding: str, named: str) -> None:
+    refused = _expander(coding)
+
+    assert refused == unsupported_encoding(named.split(", "))
+    assert f"Content-Encoding is {named}, which" in refused.explanation
+
+
+@pytest.mark.parametrize(
+    "coding",
+    ["", "identity", "none", "None", "UTF-8", "aws-chunked", "binary", "8bit", "rot13", "none, , utf-8"],
+)
+def test_what_is_no_coding_leaves_the_body_as_it_is(coding: str) -> None:
+    assert _expand(TEXT, coding, chunk_bytes=7) == (TEXT, True)
+
+
+@pytest.mark.parametrize("coding", ["gzip, none", "aws-chunked,gzip", "utf-8, x-gzip", "gzip,"])
+def test_what_is_no_coding_does_not_hide_one_that_is(coding: str) -> None:
+    assert _expand(gzip.compress(TEXT), coding, chunk_bytes=7) == (TEXT, True)
 
 
 @pytest.mark.parametrize(
