@@ -16,6 +16,7 @@ from consumer.http.client import Client, http_request
 from consumer.http.failures import BAD_CERTIFICATE, Failure, assertion_failed, timed_out
 from consumer.http.redirect_chain import RedirectChain, final_answer
 from shared.clock import utc_now
+from shared.hosts import host_key
 from shared.kinds.check import (
     AssertionResult,
     Certificate,
@@ -77,7 +78,9 @@ class _Check:
     def _request(self) -> Coroutine[None, None, Failure | None]:
         if self.args.method is not CheckMethod.AUTO:
             return self._request_with(self.args.method)
-        if self.args.needs_body:
+        job = self.client.job
+        # GET has the last word, so a repetition need not go through HEAD: some hosts answer it 429 for ever.
+        if self.args.needs_body or (job is not None and job.attempt > 1):
             return self._request_with(CheckMethod.GET)
         return self._request_head_then_get()
 
@@ -89,14 +92,20 @@ class _Check:
                 failure = await self._request_with(CheckMethod.HEAD)
         except TimeoutError:
             failure = timed_out(limit_seconds, while_doing=self.chain.recording.phase)
-        if failure is None or failure.before_sending or self._asks_us_to_wait():
+        if self._head_settles(failure):
             return failure
-        # Hosts answer HEAD with any wrong status there is, so anything but success is worth a GET.
+        # Hosts answer HEAD with any wrong status and redirect there is, so all else is worth a GET.
         return await self._request_with(CheckMethod.GET)
 
-    def _asks_us_to_wait(self) -> bool:
-        # A GET at once would be the opposite of what the host asks for.
-        return self.chain.status == 429 or bool(self.chain.retry_after_seconds)
+    def _head_settles(self, failure: Failure | None) -> bool:
+        """Return whether what came of HEAD is the result, or else GET is to be asked."""
+        chain = self.chain
+        if failure is None:
+            return len(chain.hops) == 1 or host_key(chain.url) == host_key(self.args.url)
+        if not chain.hops:
+            return failure.before_sending  # GET would fail alike.
+        # A GET at once would be the opposite of what the host asks for, or more work for a worker in trouble.
+        return failure.transient and (failure.is_ours or chain.asks_us_to_wait)
 
     async def _request_with(self, method: CheckMethod) -> Failure | None:
         request = await http_request(

@@ -75,6 +75,14 @@ class RedirectChain:
         return self.hops[-1]["status"] if self.hops else None
 
     @property
+    def asks_us_to_wait(self) -> bool:
+        """Whether the last answer asks for no further request for now; a redirect asks for one."""
+        status = self.status or 0
+        if status < 400 or not honours_retry_after(status):
+            return False
+        return status == 429 or bool(retry_after_seconds(self.headers, now=utc_now()))
+
+    @property
     def total_seconds(self) -> float:
         """How long the attempt has taken so far."""
         return round(time.monotonic() - self.started, 6)
