@@ -26,6 +26,10 @@ class Authority:
         self._ours.configure_trust(context)
         return context
 
+    def root(self) -> bytes:
+        """Return the certificate to trust, as PEM."""
+        return self._ours.cert_pem.bytes()
+
     def good(self, *, days: float = 30, name: str = "127.0.0.1") -> ssl.SSLContext:
         """Return a server with a good certificate for so many days; below 0 it has expired."""
         until = datetime.now(UTC) + timedelta(days=days)
