@@ -52,11 +52,18 @@ def _adopted(kind: Kind, job: Job, now: datetime) -> AdoptedJob:
         host="",
         created_at=now,
         deadline_at=job.expires_at,
+        ref=job.ref,
     )
     try:
         args = valid_args(kind, job.args)
     except JobInvalid:
         # Stored as it came, so that everybody sees what is parked and why.
         return AdoptedJob(new, run=job.run, attempt=job.attempt - 1)
-    valid = replace(new, args=args.document, host=args.host, unique_key=unique_key(job.kind, args.document))
+    valid = replace(
+        new,
+        args=args.document,
+        host=args.host,
+        given_url=args.given_url,
+        unique_key=unique_key(job.kind, args.document),
+    )
     return AdoptedJob(valid, run=job.run, attempt=job.attempt - 1)

@@ -5,13 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from producer.records import Rejected
 from producer.submission import JobTemplate, ValidArgs
 from producer.submission_models import BatchSubmission
 from shared.errors import FieldError, JobInvalid
+from shared.messages import Ref
 
 # How many faults an answer names.
 MAX_ERRORS = 20
+_REF = TypeAdapter[str](Ref)
 
 
 class BatchInvalid(JobInvalid):
@@ -42,12 +46,29 @@ def validate_item(
         return Rejected(item.number, item.document.loc, item.document.msg)
     if not isinstance(item.document, dict):
         return Rejected(item.number, item.at, "It is not an object of arguments")
+    args = {**defaults, **item.document}
+    ref = args.pop("ref", None)
     try:
-        return template.validate({**defaults, **item.document}, at=item.at)
+        if ref is not None:
+            check_ref(ref, at=item.at)
+        valid = template.validate(args, at=item.at)
     except JobInvalid as error:
         # One fault an item: a fault in the defaults would fill the list for every one of them.
         first = error.errors[0]
-        return Rejected(item.number, first.loc, first.msg)
+        return Rejected(item.number, first.loc, first.msg, ref if first.loc != f"{item.at}/ref" else None)
+    return ValidArgs(valid.document, valid.host, valid.given_url, ref, item.number)
+
+
+def check_ref(ref: object, *, at: str) -> None:
+    """Return if this may be the ref of an item.
+
+    Raises:
+        JobInvalid: it is no text, too long, empty, or has control characters.
+    """
+    try:
+        _REF.validate_python(ref, strict=True)
+    except ValidationError as error:
+        raise JobInvalid([FieldError(f"{at}/ref", error.errors()[0]["msg"])]) from None
 
 
 def validate_items(submission: BatchSubmission, template: JobTemplate) -> Iterator[ValidArgs | Rejected]:

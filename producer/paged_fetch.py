@@ -73,7 +73,8 @@ def pages_batch(job: JobRecord, page: Page, *, now: datetime) -> NewBatch:
 def following_jobs(job: JobRecord, page: Page, following: PagePlace, *, now: datetime) -> Iterator[NewJob]:
     """Return the jobs of the pages that follow one, in order; a place beyond the limits has none.
 
-    They take labels, retry policy and arguments of the job, and no deadline: what was to begin has begun.
+    They take ref, labels, retry policy and arguments of the job, and no deadline: what was to begin has
+    begun.
     """
     args, host = _arguments(job, following)
     first, last = following.index, following.last if following.last is not None else following.index
@@ -93,6 +94,7 @@ def following_jobs(job: JobRecord, page: Page, following: PagePlace, *, now: dat
             labels=job.labels,
             batch_id=page.batch_id,
             schedule_id=job.schedule_id,
+            ref=job.ref,
         )
 
 

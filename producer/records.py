@@ -228,6 +228,7 @@ class ClaimedJob:
     run: int
     batch_id: UUID | None
     deadline_at: datetime | None
+    ref: str | None = None
     known: KnownCopy | None = None
 
     @property
@@ -393,6 +394,7 @@ class JobFilter:
     batch_id: UUID | None = None
     host: str | None = None
     schedule_id: UUID | None = None
+    ref: str | None = None
     url: str | None = None
     reason: str | None = None
     labels: Sequence[tuple[str, str]] = ()

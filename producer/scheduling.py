@@ -82,8 +82,9 @@ def _make_run(
     own = JobTemplate.of(submission, now=now, schedule_id=schedule_id)
     template = replace(own, labels={**labels, **own.labels})
     match submission:
-        case JobSubmission(args=args):
-            return ScheduledRun(run_at, [template.job(template.validate(args), job_id=new_id())])
+        case JobSubmission(args=args, ref=ref):
+            job = template.job(template.validate(args), job_id=new_id())
+            return ScheduledRun(run_at, [replace(job, ref=ref)])
         case BatchSubmission():
             batch = template.batch(batch_id=new_id())
             valid, rejected = batch_args(submission, template)

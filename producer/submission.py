@@ -43,6 +43,7 @@ def new_job(submission: JobSubmission, *, job_id: UUID, now: datetime) -> NewJob
         template.job(args, job_id=job_id),
         unique_key=unique_key(submission.kind, args.document),
         unique_for_seconds=submission.unique_for_seconds,
+        ref=submission.ref,
     )
 
 
@@ -61,10 +62,19 @@ def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ValidArgs:
-    """Arguments as they are stored, and the host they lead to; the host is empty when there is none."""
+    """Arguments as they are stored, and the host they lead to; the host is empty when there is none.
+
+    Attributes:
+        given_url: The URL as it was handed in, where that is another text than the one in the document.
+        ref: The sender's own name for the item of a batch.
+        line: The number of the item or line, from 1.
+    """
 
     document: Mapping[str, Any]
     host: str
+    given_url: str | None = None
+    ref: str | None = None
+    line: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,9 @@ class JobTemplate:
             schedule_id=self.schedule_id,
             callback_url=self.callback_url if batch_id is None or events else None,
             callback_events=events,
+            ref=args.ref,
+            line=args.line,
+            given_url=args.given_url,
         )
 
     def batch(self, *, batch_id: UUID) -> NewBatch:
@@ -206,7 +219,10 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
         # PostgreSQL stores no NUL, neither in text nor in JSON.
         raise _invalid(nul_at, "A NUL character cannot be stored")
     url = getattr(model, "url", None)
-    return ValidArgs(document, url_host(url) if url else "")
+    if not url:
+        return ValidArgs(document, "")
+    given_url = args["url"]
+    return ValidArgs(document, url_host(url), None if given_url == url else given_url)
 
 
 def find_kind(name: str) -> Kind:

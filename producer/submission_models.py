@@ -8,6 +8,7 @@ from producer.records import Overlap
 from producer.timetable import CatchUp
 from shared.kinds.registry import Lane
 from shared.kinds.webhook import WebhookUrl
+from shared.messages import Ref
 from shared.retry import RetryPolicy
 from shared.times import Rfc3339Time
 
@@ -106,6 +107,7 @@ class JobSubmission(_Submission):
         ),
     ] = None
     args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
+    ref: Ref | None = None
     lane: Lane = Lane.INTERACTIVE
 
 
@@ -135,7 +137,9 @@ class BatchSubmission(_BatchSubmission):
     items: Annotated[
         list[Any],
         Field(
-            min_length=1, description="The arguments of each job. An invalid item does not affect the others."
+            min_length=1,
+            description="The arguments of each job, and its `ref` if it has one. An invalid item does not "
+            "affect the others.",
         ),
     ]
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.messages import KindName, Run, WireMessage
+from shared.messages import KindName, Ref, Run, WireMessage
 from shared.states import JobState
 from shared.times import WireTime
 
@@ -39,6 +39,7 @@ class JobEnded(WireMessage):
     explanation: str | None = None
     result: dict[str, Any] | None = None
     batch_id: UUID | None = None
+    ref: Ref | None = None
     finished_at: WireTime
 
 

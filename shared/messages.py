@@ -47,6 +47,18 @@ _MOST_WAIT_SECONDS = 10 * 86_400
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
 # Opaque to all but the ledger; room for a longer one of a version to come.
 Token = Annotated[str, Field(max_length=200)]
+MAX_REF_LENGTH = 512
+# Four bytes a character at most: it fits into an entry of an index.
+Ref = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_REF_LENGTH,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+        description="Your own name for it, given back wherever the job is shown: a file and line, the key of "
+        "a row. No control characters.",
+    ),
+]
 # A value that can be sent as a header again.
 FieldValue = Annotated[str, Field(pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$", max_length=1_000)]
 
@@ -94,6 +106,7 @@ class Job(WireMessage):
     batch_id: UUID | None = None
     expires_at: WireTime | None = None
     token: Token | None = None
+    ref: Ref | None = None
 
 
 class Report(WireMessage):

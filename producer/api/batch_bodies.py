@@ -56,11 +56,12 @@ class BatchSpool:
         """Keep a job's arguments, or why a line becomes no job."""
         if isinstance(item, ValidArgs):
             self.valid += 1
-            self._jobs.write(orjson.dumps((item.document, item.host)) + b"\n")
+            kept = (item.document, item.host, item.given_url, item.ref, item.line)
+            self._jobs.write(orjson.dumps(kept) + b"\n")
             return
         self.rejections += 1
-        kept = (item.number, item.loc, item.msg, item.ref, item.given)
-        self._rejected.write(orjson.dumps(kept) + b"\n")
+        why = (item.number, item.loc, item.msg, item.ref, item.given)
+        self._rejected.write(orjson.dumps(why) + b"\n")
         if len(self.first) < FIRST_REJECTED:
             self.first.append(item)
 
@@ -84,8 +85,7 @@ class BatchSpool:
         """Yield the jobs in the order of their lines, read from the file as they are asked for."""
         self._jobs.seek(0)
         for line in self._jobs:
-            document, host = orjson.loads(line)
-            yield template.job(ValidArgs(document, host), job_id=new_id(), batch_id=batch_id)
+            yield template.job(ValidArgs(*orjson.loads(line)), job_id=new_id(), batch_id=batch_id)
 
     def rejected(self) -> Iterator[Rejected]:
         """Yield what became no job, in the order of the lines, read from the file."""

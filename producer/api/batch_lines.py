@@ -338,7 +338,7 @@ def _read_header(kind: Kind, cells: Sequence[str], *, at: str) -> list[Column]:
             name: a body without a header begins with values, and these may be secret.
     """
     schema = kind.args_model.model_json_schema()
-    known: Mapping[str, Any] = schema["properties"]
+    known: Mapping[str, Any] = {**schema["properties"], "ref": {"type": "string"}}
     names = [cell.strip() for cell in cells]
     errors = [
         FieldError(at, msg)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from producer.api.bulk_actions import (
@@ -28,6 +28,7 @@ from producer.api.service import Health, Retention
 from producer.submission_models import BatchSubmission, JobSubmission, RetryOverride, ScheduleSubmission
 from shared.kinds.registry import KINDS, Kind
 from shared.kinds.webhook import WEBHOOK
+from shared.messages import Ref
 from shared.times import MAX_TIME_LENGTH, TIME_PATTERN
 
 PATH = Path(__file__).parent.parent / "openapi.yaml"
@@ -162,10 +163,12 @@ def _answer_schemas() -> dict[str, Schema]:
 
 def _argument_schemas() -> dict[str, Schema]:
     schemas = _schemas_of([kind.args_model for kind in KINDS.values()], "validation")
+    ref = to_openapi(TypeAdapter(Ref | None).json_schema())
     for kind in KINDS.values():
-        # An item leaves out what the batch's defaults say.
+        # An item leaves out what the batch's defaults say, and may have a name of its own.
         partial = copy.deepcopy(schemas[kind.args_model.__name__])
         partial.pop("required", None)
+        partial["properties"]["ref"] = copy.deepcopy(ref)
         schemas[_partial_name(kind)] = partial
     return schemas
 

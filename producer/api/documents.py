@@ -67,6 +67,13 @@ class JobSummary(Document):
     batch_id: UUID | None
     schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     labels: Mapping[str, str]
+    ref: Annotated[str | None, Field(description="Your own name for it, as it was handed in.")]
+    line: Annotated[
+        int | None, Field(description="The line or item of its batch that it came from, counted from 1.")
+    ]
+    given_url: Annotated[
+        str | None, Field(description="Its URL as it was handed in; null when that is the one in `args`.")
+    ]
     due_at: Annotated[
         datetime | None,
         Field(description="When a scheduled job is accepted, or a delayed one is tried again."),
@@ -110,6 +117,7 @@ class RejectedLine(Document):
     ]
     loc: Annotated[str, Field(description="Where: a JSON pointer such as `/lines/7/url` or `/items/6/url`.")]
     msg: Annotated[str, Field(description="Why. What was sent is not repeated.")]
+    ref: Annotated[str | None, Field(description="Your own name for it.")]
 
 
 class Rejections(Document):

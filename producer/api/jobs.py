@@ -94,6 +94,7 @@ class JobHandlers:
             batch_id=query.id("batch_id", formerly="batch"),
             host=query.host(),
             schedule_id=query.id("schedule_id", formerly="schedule"),
+            ref=query.text("ref"),
             url=query.text("url"),
             reason=query.text("reason"),
             labels=query.labels,

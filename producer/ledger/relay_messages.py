@@ -1,5 +1,6 @@
 """The messages that the relays publish: of accepted jobs, alone or several in one, and of events. Pure."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -55,6 +56,7 @@ def job_message(job: ClaimedJob, *, tokens: RunTokens, attempt: int = 1) -> JobM
         batch_id=job.batch_id,
         expires_at=_expires_at(job),
         token=tokens.of(job.id, job.run),
+        ref=job.ref,
         known=job.known,
     )
 
@@ -110,14 +112,15 @@ def _expires_at(job: ClaimedJob) -> datetime | None:
 def _body(job: ClaimedJob, tokens: RunTokens) -> bytes:
     """Return what `job_message` encodes, spliced from the JSON in the store: a tenth of the time.
 
-    Nothing else needs an escape: kinds and lanes are lower case.
+    Nothing else but a ref needs an escape: kinds and lanes are lower case.
     """
     batch = f',"batch_id":"{job.batch_id}"' if job.batch_id else ""
     expires_at = _expires_at(job)
     expiry = f',"expires_at":"{expires_at.isoformat()}"' if expires_at else ""
+    ref = f',"ref":{json.dumps(job.ref)}' if job.ref else ""
     known = f',"known":{job.known.model_dump_json(exclude_none=True)}' if job.known else ""
     return (
         f'{{"version":1,"id":"{job.id}","kind":"{job.kind}","lane":"{job.lane}","args":{job.args_json},'
         f'"retry":{job.retry_json},"run":{job.run},"attempt":1,"deferrals":0,"returns":0,'
-        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{known}}}'
+        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{ref}{known}}}'
     ).encode()

@@ -86,6 +86,7 @@ def end_of(
         reason=reason,
         explanation=explanation,
         batch_id=place.batch_id,
+        ref=place.ref,
         finished_at=now,
     )
 

@@ -50,7 +50,15 @@ Labels = Sequence[tuple[str, str]]
 # A condition on a row, given the columns of its window.
 Scan = Callable[[Any], sa.ColumnElement[bool]]
 # Columns that have an index with the id behind them; those that leave the fewest rows come first.
-_DRIVERS = (("batch_id", "state"), ("batch_id",), ("schedule_id",), ("host",), ("state",), ("kind",))
+_DRIVERS = (
+    ("ref",),
+    ("batch_id", "state"),
+    ("batch_id",),
+    ("schedule_id",),
+    ("host",),
+    ("state",),
+    ("kind",),
+)
 # Only their results are looked into: those of other kinds may have megabytes.
 _KINDS_WITH_VERDICT = [name for name, kind in KINDS.items() if "verdict" in kind.result_model.model_fields]
 
@@ -225,6 +233,7 @@ def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]
 
 def _job_search(asked: JobFilter) -> _Search:
     equal: dict[str, Any] = {
+        "ref": asked.ref,
         "batch_id": asked.batch_id,
         "schedule_id": asked.schedule_id,
         "host": None if asked.host is None else stored_host(asked.host),

@@ -185,6 +185,7 @@ def _end(report: Report, place: Standing, now: datetime) -> JobEnded:
         explanation=report.explanation,
         result=report.result,
         batch_id=place.batch_id,
+        ref=place.ref,
         finished_at=_ended_at(report, now) or now,
     )
 

@@ -51,6 +51,7 @@ STANDING_COLUMNS = (
     jobs.c.callback_url,
     jobs.c.token_from_run,
     jobs.c.callback_events,
+    jobs.c.ref,
 )
 CLAIM_COLUMNS = (
     jobs.c.id,
@@ -61,6 +62,7 @@ CLAIM_COLUMNS = (
     jobs.c.run,
     jobs.c.batch_id,
     jobs.c.deadline_at,
+    jobs.c.ref,
 )
 
 FINAL_STATES = tuple(state for state in JobState if state.is_final)
@@ -86,6 +88,7 @@ class Standing:
     callback_url: str | None = None
     token_from_run: int | None = None
     callback_events: Sequence[str] | None = None
+    ref: str | None = None
 
     def callback_of(self, end: JobState) -> str | None:
         """Return the URL that wants to be told of an end, if there is one."""

@@ -69,6 +69,7 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: Datab
         lane=Lane.INTERACTIVE,
         retry=RetryPolicy(max_attempts=9),
         deadline_at=LATER,
+        ref="row 7",
     )
 
     store.write(recording.record_reports, [page_report(root.id, plan(9_999))], now=LATER)
@@ -88,6 +89,7 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: Datab
     one = jobs[6]
     assert (one.id, one.lane, one.retry.max_attempts) == (derived_id(root.id, 7), Lane.BULK, 9)
     assert (one.labels, one.host, one.deadline_at) == ({"team": "web"}, "example.com", None)
+    assert (one.ref, one.line) == ("row 7", None)
     assert one.args == {
         **root.args,
         "page": {"root": str(root.id), "index": 7, "last": 9_999, "size": 2, "total": 20_000},

@@ -143,6 +143,7 @@ def test_a_search_goes_on_from_window_to_window_without_gap_or_double(store: Dat
         {"kind": "check", "state": JobState.PARKED},
         {"kind": "check", "host": "a.example", "reason": "timeout", "state": JobState.PARKED},
         {"batch_id": UUID(int=1), "host": "a.example"},
+        {"batch_id": UUID(int=1), "ref": "row 7"},
     ],
     ids=str,
 )
@@ -165,6 +166,19 @@ def test_sqlite_reads_a_window_by_its_index_and_sorts_nothing(tmp_path: Path, as
     # One step each, by the same index.
     assert [index_of(step.detail) for step in scanning] == [index_of(step.detail) for step in finding]
     assert len(scanning) == 1
+
+
+def test_a_ref_is_found_by_its_index(store: Database) -> None:
+    with store.reading() as connection:
+        is_sqlite = connection.dialect.name == "sqlite"
+        if not is_sqlite:
+            # The table is empty, and reading it is cheaper than any index.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN QUERY PLAN" if is_sqlite else "EXPLAIN"
+        query = sa.text(f"{explain} SELECT id FROM jobs WHERE ref = :ref ORDER BY id DESC")
+        plan = connection.execute(query, {"ref": "row 7"}).all()
+
+    assert "ix_jobs_ref_id" in str(plan)
 
 
 def test_jobs_made_while_a_search_goes_on_are_not_in_its_way(store: Database) -> None:

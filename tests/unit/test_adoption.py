@@ -18,10 +18,12 @@ def make(**fields: object) -> Job:
 def test_a_job_is_the_same_as_one_that_was_submitted() -> None:
     args, now = {"url": "https://A.example#top", "timeout_seconds": 7.0}, utc_now()
     submitted = new_job(
-        JobSubmission.model_validate({"kind": "check", "args": args}), job_id=new_id(), now=now
+        JobSubmission.model_validate({"kind": "check", "args": args, "ref": "a.md:7"}),
+        job_id=new_id(),
+        now=now,
     )
 
-    (adopted,) = adopt_jobs([make(args=args)], now=now)
+    (adopted,) = adopt_jobs([make(args=args, ref="a.md:7")], now=now)
 
     assert replace(adopted.job, id=submitted.id, retry=submitted.retry) == submitted
 

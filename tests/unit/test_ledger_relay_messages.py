@@ -37,6 +37,7 @@ FULL = ClaimedJob(
     run=1,
     batch_id=new_id(),
     deadline_at=NOON + timedelta(hours=1, microseconds=7),
+    ref='"docs/é.md":7 \\ 😀',
     known=KnownCopy(job_id=new_id(), etag='W/"1"'),
 )
 

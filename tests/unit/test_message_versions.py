@@ -1,7 +1,8 @@
 """Messages as the version before writes them are understood, and those of a version to come are not mistaken.
 
 `tests/data/messages` has what version 0.1.0 writes, and in files of their own what later versions add:
-`job_with_token` since 0.2.0. All stay. `bundles` has messages of several jobs or reports.
+`job_with_token`, `job_with_ref` and `outcome_with_ref` since 0.2.0. All stay. `bundles` has messages of
+several jobs or reports.
 """
 
 import json

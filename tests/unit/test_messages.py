@@ -49,6 +49,15 @@ def test_both_alphabets_of_base64_are_read(encode: Any) -> None:
     assert body is not None and body.content == CONTENT
 
 
+@pytest.mark.parametrize("ref", ["", "a\nb", "x" * 513, 7])
+def test_a_job_whose_ref_cannot_be_kept_is_refused_by_name(ref: object) -> None:
+    job = {"id": REPORT["job_id"], "kind": "check", "args": {}}
+
+    with pytest.raises(MessageUndecodable, match=r"^ref: "):
+        JobMessage.decode(json.dumps({**job, "ref": ref}).encode())
+    assert JobMessage.decode(json.dumps({**job, "ref": "é" * 512}).encode()).ref == "é" * 512
+
+
 @pytest.mark.parametrize(
     "said",
     [
