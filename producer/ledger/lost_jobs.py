@@ -1,11 +1,13 @@
 """The lost-job reconciler: sends jobs again whose message the broker has lost. Only the leader searches.
 
 Nobody announces a queue that was deleted or purged, or a broker that was replaced by an empty one. So a job
-counts as lost when it ought to have been heard of, by one of two rules:
+counts as lost when it ought to have been heard of, by one of three rules:
 
 - its queue is quiet: for a while there was nothing in which its message or a report of it could wait;
 - its queue is busy and has come further: all that had entered before has left it, longer ago than an attempt
-  and its report may take. Queues deliver in order (`watermarks`).
+  and its report may take. Queues deliver in order (`watermarks`);
+- it is silent three times as long as the first rule asks for, and its queue is seen empty once: brokers,
+  ledgers or links may fail so often that nobody watches a queue for long enough.
 
 A crash between sending and noting sends a job once more. What then runs twice is recorded once:
 docs/architecture.md, "Recorded once".
@@ -16,7 +18,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import compress
 from uuid import UUID
@@ -48,6 +50,8 @@ from shared.retry import delay_step_seconds
 from shared.settings import Settings
 from shared.states import UNDER_WAY, JobState
 
+# One look at empty queues is enough for jobs that are silent so many times as long.
+_LONG_SILENT = 3
 # A job is lost after so many searches of the store at least.
 _SEARCHES = 4
 # A search rests three times as long as it took.
@@ -135,14 +139,20 @@ class LostJobReconciler:
         # One moment for the whole search: what it sends fills the queues, and must not end it.
         heard_before = utc_now() - timedelta(seconds=self._lost_after_seconds)
         await self._count(heard_before)
-        if not (chosen := await self._quiet_lanes()):
+        paused = await self._paused_lanes()
+        await self._republish_silent(_lanes_where(self._watch.quiet.are_quiet, paused), heard_before)
+        silent_before = utc_now() - timedelta(seconds=self._lost_after_seconds * _LONG_SILENT)
+        await self._republish_silent(_lanes_where(self._watch.are_drained, paused), silent_before)
+
+    async def _republish_silent(self, lanes: Sequence[tuple[str, Lane]], heard_before: datetime) -> None:
+        if not lanes:
             return
 
         def read(state: JobState, after: UUID | None) -> Awaitable[UnfinishedPage]:
             return self._store.read(
                 unfinished.read_page,
                 state,
-                chosen,
+                lanes,
                 heard_before=heard_before,
                 due_before=heard_before,
                 after=after,
@@ -168,18 +178,6 @@ class LostJobReconciler:
             overdue = await self._store.read(unfinished.count_overdue, state, heard_before=heard_before)
             self._metrics.jobs_overdue.labels(state).set(overdue)
 
-    async def _quiet_lanes(self) -> list[tuple[str, Lane]]:
-        quiet = self._watch.quiet
-        if not quiet.are_quiet(_REPORTS):
-            # The reports of all jobs may be in there.
-            return []
-        paused = await self._paused_lanes()
-        return [
-            (kind, lane)
-            for kind, lane in _LANES
-            if quiet.are_quiet(lane_queues(kind, lane)) and (kind, lane) not in paused
-        ]
-
     async def _paused_lanes(self) -> list[tuple[str, Lane]]:
         pauses = (await self._store.read(queues.read_pauses)).items
         return [(kind, lane) for kind, lane in _LANES if any(pause.covers(kind, lane) for pause in pauses)]
@@ -202,6 +200,15 @@ class LostJobReconciler:
                 after = page.following
                 if after is None:
                     break
+
+
+def _lanes_where(
+    are_empty: Callable[[Iterable[str]], bool], paused: Collection[tuple[str, Lane]]
+) -> list[tuple[str, Lane]]:
+    """Return the lanes whose queues are empty, by one rule or another; none while reports may wait."""
+    if not are_empty(_REPORTS):
+        return []
+    return [lane for lane in _LANES if lane not in paused and are_empty(lane_queues(*lane))]
 
 
 class BusyLanes:

@@ -83,6 +83,15 @@ class QueueWatch:
         self._note_order(began_at or self._wall_clock(), now)
         self._looked.set()
 
+    def are_drained(self, names: Iterable[str]) -> bool:
+        """Return whether the last look saw all of these queues empty, and consumers at each.
+
+        Without consumers, what dead ones had in hand may come back; and a queue whose leader does not answer
+        seems to be empty.
+        """
+        seen = [self.depths.get(name) for name in names]
+        return all(depth is not None and depth.consumers and not depth.ready for depth in seen)
+
     def forget(self) -> None:
         """Begin anew: what was seen before says nothing any more."""
         self.quiet.forget()

@@ -61,10 +61,10 @@ class Ledger:
             clock=lambda: self.seconds,
         )
 
-    async def look(self, ready: Mapping[str, int] | None = None) -> None:
+    async def look(self, ready: Mapping[str, int] | None = None, *, consumers: int = 0) -> None:
         """Let the watch see all queues empty but these, and the reconciler search if it is time to."""
         names = [spec.name for spec in queues(KINDS)]
-        self.watch.note(QueueDepth(name, (ready or {}).get(name, 0), 0) for name in names)
+        self.watch.note(QueueDepth(name, (ready or {}).get(name, 0), consumers) for name in names)
         await self.reconciler.check()
 
     async def see_quiet(self, ready: Mapping[str, int] | None = None) -> None:
@@ -119,6 +119,33 @@ async def test_nothing_is_sent_before_the_queues_were_empty_for_long_enough(ledg
     await ledger.look()
 
     assert (before, await ledger.sent()) == (0, 1)
+
+
+async def test_one_look_is_enough_for_a_job_that_is_silent_for_long(ledger: Ledger) -> None:
+    long_silent, silent = make_job(), make_job()
+    now = utc_now()
+    ledger.store.write(submissions.insert_jobs, [long_silent, silent])
+    for job, factor in ((long_silent, 3.1), (silent, 2.9)):
+        queued_at = now - timedelta(seconds=LOST_AFTER * factor)
+        ledger.store.write(outbox.mark_queued, [(job.id, 1)], now=queued_at)
+
+    await ledger.look(consumers=1)
+
+    assert (await ledger.take()).id == long_silent.id
+    assert await ledger.sent() == 0
+
+
+@pytest.mark.parametrize(
+    ("waiting", "consumers"), [(QUEUE, 1), ("results.recorder", 1), ("results.large", 1), (None, 0)]
+)
+async def test_one_look_shows_nothing_while_a_message_may_wait_or_come_back(
+    ledger: Ledger, waiting: str | None, consumers: int
+) -> None:
+    ledger.store_queued(make_job())
+
+    await ledger.look({waiting: 1} if waiting else {}, consumers=consumers)
+
+    assert await ledger.sent() == 0
 
 
 @pytest.mark.parametrize("waiting", [QUEUE, "results.recorder", "results.large"])
