@@ -7,9 +7,8 @@ from enum import StrEnum
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
-import orjson
-
 from producer.timetable import CatchUp, Timetable
+from shared import exact_json
 from shared.events import EventType
 from shared.kinds.registry import Lane
 from shared.messages import KnownCopy
@@ -234,7 +233,7 @@ class ClaimedJob:
     @property
     def args(self) -> Mapping[str, Any]:
         """Its arguments; read anew each time."""
-        args: dict[str, Any] = orjson.loads(self.args_json)
+        args: dict[str, Any] = exact_json.loads(self.args_json)
         return args
 
     @property
@@ -377,7 +376,7 @@ class ClaimedEvent:
     @property
     def body(self) -> Mapping[str, Any]:
         """Its body; read anew each time."""
-        body: dict[str, Any] = orjson.loads(self.body_json)
+        body: dict[str, Any] = exact_json.loads(self.body_json)
         return body
 
 

@@ -120,19 +120,23 @@ class _Check:
         self._note_answer(answer)
         if failure := failure_of_answer(self.args, answer.status, answer.headers, url=self.chain.url):
             return failure
-        text = None
+        text: str | None = None
+        body: bytes | None = None
         if self.args.needs_body:
-            body = await read_body(answer, max_bytes=self.args.max_body_bytes)
-            if isinstance(body, Failure):
-                return body
+            read = await read_body(answer, max_bytes=self.args.max_body_bytes)
+            if isinstance(read, Failure):
+                return read
+            body = read
             self.chain.end_body()
             self.body_bytes = len(body)
             text, _ = decode_text(body, answer.charset) or (None, None)
         if text is None and self.args.assertions is None:
             return None
-        return await self._assert(answer, text)
+        return await self._assert(answer, body, text)
 
-    async def _assert(self, answer: aiohttp.ClientResponse, text: str | None) -> Failure | None:
+    async def _assert(
+        self, answer: aiohttp.ClientResponse, body: bytes | None, text: str | None
+    ) -> Failure | None:
         if text is not None:
             self.title = await asyncio.to_thread(title_of, text)
         if self.args.assertions is None:
@@ -143,6 +147,8 @@ class _Check:
             certificate=self.certificate,
             fragment=URL(self.chain.url, encoded=True).raw_fragment,
             text=text,
+            body=body,
+            charset=answer.charset,
         )
         if self.args.assertions.on_body:
             self.assertions = await asyncio.to_thread(results_of_assertions, self.args.assertions, checked)

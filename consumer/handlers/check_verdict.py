@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from consumer.handlers.extract import extract
 from consumer.handlers.html import has_fragment
+from consumer.handlers.json_body import read_json_body
 from consumer.http.body import bounded_text
 from consumer.http.failures import Failure, bot_wall, failure_of_status, unaccepted_status
 from consumer.http.header_fields import asks_to_wait
+from shared import exact_json
 from shared.kinds.acceptance import SUCCESS, accepts_status
 from shared.kinds.check import (
     AssertionResult,
@@ -132,6 +133,8 @@ class CheckedAnswer:
         headers: Those of the final answer.
         fragment: The fragment of the final URL, as it stands there.
         text: The body; None when it was not read, or is not text.
+        body: The same in octets; None when it was not read.
+        charset: The charset that was declared.
     """
 
     headers: CIMultiDictProxy[str]
@@ -139,6 +142,8 @@ class CheckedAnswer:
     certificate: Certificate | None
     fragment: str
     text: str | None
+    body: bytes | None = None
+    charset: str | None = None
 
 
 def results_of_assertions(assertions: Assertions, answer: CheckedAnswer) -> list[AssertionResult]:
@@ -146,7 +151,11 @@ def results_of_assertions(assertions: Assertions, answer: CheckedAnswer) -> list
 
     With assertions on the body it may block for seconds: call it in a thread then.
     """
-    return [*_of_body(assertions, answer.text), *_of_answer(assertions, answer)]
+    return [
+        *_of_body(assertions, answer.text),
+        *_of_json(assertions, answer),
+        *_of_answer(assertions, answer),
+    ]
 
 
 def _of_body(assertions: Assertions, text: str | None) -> Iterator[AssertionResult]:
@@ -157,8 +166,15 @@ def _of_body(assertions: Assertions, text: str | None) -> Iterator[AssertionResu
     for pattern in assertions.regex:
         found = None if text is None else compile_pattern(pattern).search(text)
         yield _result("regex", pattern, passed=found is not None, observed=found and found.group())
-    for part_of_json in assertions.json_body:
-        yield _of_json(part_of_json, text)
+
+
+def _of_json(assertions: Assertions, answer: CheckedAnswer) -> Iterator[AssertionResult]:
+    if not assertions.json_body:
+        return
+    read = read_json_body(answer.body or b"", answer.charset)
+    for assertion in assertions.json_body:
+        data = read if isinstance(read, Failure) else extract(read.document, assertion.path)
+        yield _of_data(assertion, data)
 
 
 def _of_answer(assertions: Assertions, answer: CheckedAnswer) -> Iterator[AssertionResult]:
@@ -177,14 +193,13 @@ def _of_answer(assertions: Assertions, answer: CheckedAnswer) -> Iterator[Assert
         yield _result("fragment", f"#{answer.fragment}", passed=passed)
 
 
-def _of_json(assertion: JsonAssertion, text: str | None) -> AssertionResult:
-    data = extract(text, assertion.path)
+def _of_data(assertion: JsonAssertion, data: Any | Failure) -> AssertionResult:
     if assertion.equals is None:
         expected, passed = assertion.path, _is_true(data)
     else:
         expected = f"{assertion.path} equals {_written(assertion.equals)}"
         passed = not isinstance(data, Failure) and _is_same(data, assertion.equals)
-    observed = data.reason if isinstance(data, Failure) else _written(data)
+    observed = data.explanation if isinstance(data, Failure) else _written(data)
     return _result("json", expected, passed=passed, observed=observed)
 
 
@@ -234,4 +249,4 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _written(data: Any) -> str:
-    return orjson.dumps(data).decode()
+    return exact_json.dumps(data).decode()

@@ -5,16 +5,17 @@ such an expression never returns. So every value is weighed as it is made.
 """
 
 import math
+import re
 import time
 from typing import Any
 
 import jmespath
-import orjson
 from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
 
-from consumer.http.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NOT_JSON, Failure
+from consumer.http.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NUMBER_TOO_LARGE, Failure
+from shared import exact_json
 from shared.kinds.fetch import MAX_DATA_BYTES
 
 EXTRACT_SECONDS = 2.0
@@ -26,26 +27,24 @@ MAX_DEPTH = 100
 """The nesting of what is picked out; every JSON library on its way to the reader can take it."""
 
 
-def extract(text: str | None, expression: str) -> Any | Failure:
-    """Return what an expression picks out of a JSON text, as JSON that every store can hold, or a `Failure`.
+def extract(document: Any, expression: str) -> Any | Failure:
+    """Return what an expression picks out of a document, as JSON that every store can hold, or a `Failure`.
 
-    NUL characters, which PostgreSQL refuses, become U+FFFD. Blocks for about `EXTRACT_SECONDS` at
-    most: call it in a thread.
+    NUL characters and lone surrogates, which PostgreSQL refuses, become U+FFFD. Blocks for about
+    `EXTRACT_SECONDS` at most: call it in a thread.
 
     Args:
-        text: The body; None when it was not text.
+        document: JSON, as `read_json_body` gives it.
         expression: A JMESPath expression that compiles.
     """
     try:
-        document = orjson.loads(text or "")
-    except ValueError:
-        return NOT_JSON
-    try:
         parsed = jmespath.compile(expression).parsed
         data = _storable(_BoundedInterpreter(EXTRACT_SECONDS).visit(parsed, document))
-        return data if len(orjson.dumps(data)) <= MAX_DATA_BYTES else EXTRACT_LIMIT
+        return data if len(exact_json.dumps(data)) <= MAX_DATA_BYTES else EXTRACT_LIMIT
     except _LimitReached:
         return EXTRACT_LIMIT
+    except _NotFiniteError:
+        return NUMBER_TOO_LARGE
     # jmespath checks types, and where it does not, Python's own errors come through.
     except (
         JMESPathError,
@@ -61,6 +60,10 @@ def extract(text: str | None, expression: str) -> Any | Failure:
 
 class _LimitReached(Exception):
     """An expression ran for too long or made too much."""
+
+
+class _NotFiniteError(Exception):
+    """A number was picked out that no double can hold."""
 
 
 class _BoundedFunctions(Functions):
@@ -97,7 +100,8 @@ class _BoundedInterpreter(TreeInterpreter):
         if isinstance(value, str):
             return len(value) + 1
         if not isinstance(value, list | dict):
-            return 1
+            # A decimal digit takes over three bits.
+            return 1 + value.bit_length() // 3 if isinstance(value, int) else 1
         if known := self._weights.get(id(value)):
             return known[1]
         self._make(len(value))
@@ -116,22 +120,27 @@ class _BoundedInterpreter(TreeInterpreter):
             raise _LimitReached
 
 
+# What no text of the store may hold.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
 def _storable(value: Any, depth: int = 0) -> Any:
     """Return a copy that is JSON to everybody.
 
     Raises:
         ValueError: it is nested too deep, or holds something that JSON cannot say.
+        _NotFiniteError: it holds an infinity.
     """
     if depth > MAX_DEPTH:
         raise ValueError("nested too deep")
     match value:
-        case None | bool():
+        case None | bool() | int():
             return value
         case str():
-            return value.replace("\0", "\ufffd")
-        case int():
-            return value if abs(value) < 1 << 63 else _storable(float(value))
-        case float() if math.isfinite(value):
+            return _UNSTORABLE.sub("\ufffd", value)
+        case float():
+            if not math.isfinite(value):
+                raise _NotFiniteError
             return value
         case list():
             return [_storable(part, depth + 1) for part in value]

@@ -11,6 +11,7 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from consumer.handlers.extract import extract
+from consumer.handlers.json_body import read_json_body
 from consumer.http.body import decode_text, read_body
 from consumer.http.client import Client, HttpRequest, http_request
 from consumer.http.failures import (
@@ -64,6 +65,7 @@ class _Page:
     etag: str | None = None
     last_modified: str | None = None
     charset: str | None = None
+    has_replacements: bool = False
     body_bytes: int = 0
     sha256: str | None = None
     body: str | None = None
@@ -161,19 +163,29 @@ async def _keep(
     if args.method is FetchMethod.HEAD:
         return None
     page.body_bytes = len(body)
-    text, page.charset = decode_text(body, charset) or (None, None)
     if args.extract is not None:
-        data = await asyncio.to_thread(extract, text, args.extract)
-        if isinstance(data, Failure):
-            return data
-        page.data = data
-    elif len(body) > client.inline_body_bytes:
+        page.sha256 = hashlib.sha256(body).hexdigest()
+        return await asyncio.to_thread(_pick, page, body, charset, args.extract)
+    text, page.charset = decode_text(body, charset) or (None, None)
+    if len(body) > client.inline_body_bytes:
         return await _store(page, body)
-    elif text is None:
+    if text is None:
         page.body_base64 = base64.b64encode(body).decode("ascii")
     else:
         page.body = text
     page.sha256 = hashlib.sha256(body).hexdigest()
+    return None
+
+
+def _pick(page: _Page, body: bytes, label: str | None, expression: str) -> Failure | None:
+    read = read_json_body(body, label)
+    if isinstance(read, Failure):
+        return read
+    page.charset, page.has_replacements = read.charset, not read.is_exact
+    data = extract(read.document, expression)
+    if isinstance(data, Failure):
+        return data
+    page.data = data
     return None
 
 
@@ -218,6 +230,7 @@ def _result(chain: RedirectChain, page: _Page) -> dict[str, Any]:
         total_seconds=chain.total_seconds,
         content_type=page.content_type,
         charset=page.charset,
+        has_replacements=page.has_replacements,
         body_bytes=page.body_bytes,
         sha256=page.sha256,
         body=page.body,

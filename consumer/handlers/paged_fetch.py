@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
 
-import orjson
-
 from consumer.handlers.fetch import fetch
 from consumer.http.client import Client
 from consumer.http.failures import EXTRACT_FAILED, Failure
 from consumer.http.header_fields import absolute_url, next_link
 from consumer.http.redirect_chain import RedirectChain
+from shared import exact_json
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.pages import (
     MAX_CURSOR_LENGTH,
@@ -283,7 +282,7 @@ def digest(value: Any) -> str:
 
 def key_digest(value: Any) -> bytes:
     """Return eight octets that are the same for the same JSON."""
-    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    text = exact_json.dumps(value, sort_keys=True)
     return hashlib.sha256(text).digest()[:_DIGEST_OCTETS]
 
 

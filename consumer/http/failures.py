@@ -175,8 +175,10 @@ BODY_NOT_STORABLE = _permanent(
     "body_too_large",
     f"Even compressed, the body is larger than the {MAX_STORED_BYTES:,} bytes that can be stored.",
 )
-NOT_JSON = _permanent("not_json", "The body is not JSON, so nothing can be picked out of it.")
 EXTRACT_FAILED = _permanent("extract_failed", "The JMESPath expression does not fit the body.")
+NUMBER_TOO_LARGE = _permanent(
+    "extract_failed", "The JMESPath expression picks out a number that no double can hold, such as 1e400."
+)
 EXTRACT_LIMIT = _permanent("extract_limit", "The JMESPath expression takes too long, or makes too much.")
 
 # With the redirects.
@@ -257,6 +259,15 @@ def bot_wall(status: int, wall: str) -> Failure:
     """Return the failure of a request that a bot wall answered instead of the host."""
     said = f"The bot wall of {wall} answered {status} instead of the page."
     return Failure("bot_wall", transient=False, explanation=said, is_blocking=True)
+
+
+def not_json(why: str) -> Failure:
+    """Return the failure of a body that is not JSON.
+
+    Args:
+        why: What is wrong and where, in words that repeat nothing of it.
+    """
+    return _permanent("not_json", f"The body is not JSON: {why}.")
 
 
 def body_too_large(limit_bytes: int) -> Failure:

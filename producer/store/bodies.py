@@ -11,13 +11,13 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-import orjson
 import sqlalchemy as sa
 from pydantic import ValidationError
 
 from producer.records import BodyRecord
 from producer.store.schema import bodies, jobs, validators
 from producer.store.sql import upsert
+from shared import exact_json
 from shared.kinds.fetch import FetchMethod, FetchResult
 from shared.messages import KnownCopy, Report
 from shared.states import JobState
@@ -101,7 +101,7 @@ def copy_key(args: Mapping[str, Any]) -> bytes | None:
         return None
     asked = {name: value for name, value in args.items() if name not in _BESIDE}
     asked["url"] = str(asked.get("url", "")).partition("#")[0]
-    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).digest()[:16]
+    return hashlib.sha256(exact_json.dumps(asked, sort_keys=True)).digest()[:16]
 
 
 def _copy(report: Report) -> KnownCopy | None:

@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Any, Self, TypedDict
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shared import exact_json
 from shared.kinds.acceptance import SUCCESS, Statuses
 from shared.kinds.expressions import MAX_PROGRAM_SIZE, JmesPath, Pattern, program_size
 from shared.kinds.requests import FieldName, RequestArgs
@@ -44,8 +44,8 @@ class JsonAssertion(BaseModel):
     @classmethod
     def _is_json_and_small(cls, equals: Any) -> Any:
         try:
-            written = orjson.dumps(equals)
-        except TypeError:
+            written = exact_json.dumps(equals)
+        except (TypeError, ValueError):
             raise ValueError("a number is too large, or values are nested too deeply") from None
         if len(written) > MAX_TEXT_LENGTH:
             raise ValueError(f"longer than {MAX_TEXT_LENGTH:,} bytes of JSON")

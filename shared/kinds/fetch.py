@@ -5,10 +5,10 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from shared import exact_json
 from shared.bodies import MAX_BODY_BYTES
 from shared.kinds.acceptance import SUCCESS, MediaRange, Statuses
 from shared.kinds.check import Hop
@@ -153,7 +153,7 @@ def _content(name: str, part: Any) -> bytes:
             case "body":
                 content = str(part).encode()
             case "json_body":
-                content = orjson.dumps(part)
+                content = exact_json.dumps(part)
             case _:
                 content = base64.b64decode(part, validate=True)
     except (TypeError, ValueError):
@@ -188,6 +188,9 @@ class FetchResult(BaseModel):
     charset: Annotated[str | None, Field(description="What the body was decoded with, when it is text.")] = (
         None
     )
+    has_replacements: Annotated[
+        bool, Field(description="Whether `data` has U+FFFD for bytes of the JSON that are not UTF-8.")
+    ] = False
     body_bytes: Annotated[int, Field(description="Size of the expanded body.")] = 0
     sha256: Annotated[str | None, Field(description="SHA-256 of the expanded body.")] = None
     body: Annotated[str | None, Field(description="The body as text, when it is text and small.")] = None

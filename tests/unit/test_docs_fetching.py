@@ -26,4 +26,4 @@ def test_the_job_of_the_page_is_valid() -> None:
 
 @pytest.mark.parametrize(("expression", "data"), ROWS)
 def test_an_expression_makes_what_the_page_says(expression: str, data: str) -> None:
-    assert extract(EXAMPLES[1], expression) == json.loads(data)
+    assert extract(json.loads(EXAMPLES[1]), expression) == json.loads(data)

@@ -16,6 +16,7 @@ def passed(assertions: dict[str, Any], *, text: str | None = None, **headers: st
         certificate=None,
         fragment="",
         text=text,
+        body=None if text is None else text.encode(),
     )
     (result,) = results_of_assertions(Assertions.model_validate(assertions), seen)
     return result.passed
@@ -32,6 +33,13 @@ def passed(assertions: dict[str, Any], *, text: str | None = None, **headers: st
         ('{"a": [1]}', "a", [1, 2], False),
         ('{"a": "1"}', "a", 1, False),
         ('{"a": 9007199254740993}', "a", 9007199254740992, False),
+        ('{"a": 9223372036854775809}', "a", 9223372036854775809, True),
+        ('{"a": 9223372036854775809}', "a", 9223372036854775808, False),
+        ('{"a": 18446744073709551617}', "a", 18446744073709551617, True),
+        ('{"a": 18446744073709551617}', "a", 18446744073709551616, False),
+        ('{"a": 18446744073709551617}', "a == `18446744073709551617`", None, True),
+        ('{"a": 18446744073709551617}', "a == `18446744073709551616`", None, False),
+        ('{"a": -9223372036854775809}', "[a]", [-9223372036854775809], True),
         ('{"a": 0}', "a", None, True),
         ('{"a": ""}', "a", None, False),
         ('{"a": false}', "a", None, False),

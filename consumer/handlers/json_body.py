@@ -1,0 +1,96 @@
+"""JSON as hosts send it: decoded, read with every whole number as it is, or told where it is no JSON."""
+
+import json
+from dataclasses import dataclass
+from json import JSONDecodeError
+from typing import Any, NoReturn
+
+import orjson
+import webencodings
+
+from consumer.http.failures import Failure, not_json
+from shared import exact_json
+
+
+@dataclass(frozen=True, slots=True)
+class JsonBody:
+    """The value of a body.
+
+    Attributes:
+        document: What it says. A number that no double can hold is an infinity.
+        charset: What it was decoded with.
+        is_exact: Whether it was decodable; if not, there are lone surrogates for bytes that were not.
+    """
+
+    document: Any
+    charset: str = "utf-8"
+    is_exact: bool = True
+
+
+def read_json_body(body: bytes, label: str | None) -> JsonBody | Failure:
+    """Return the JSON of a body, or where it is none. Blocks for as long as parsing takes.
+
+    JSON is UTF-8 whatever the label says (RFC 8259 section 8.1). Else it is UTF-16 or UTF-32, which a byte
+    order mark or its zeros give away (RFC 4627 section 3); else what the label says; else UTF-8 with
+    replacements, as the Fetch Standard reads JSON.
+
+    Args:
+        body: Its octets.
+        label: The charset that was declared.
+    """
+    try:
+        return JsonBody(exact_json.loads(body))
+    except orjson.JSONDecodeError:
+        text, charset, is_exact = _decode(body, label)
+    try:
+        return JsonBody(_read(text), charset, is_exact)
+    except JSONDecodeError as error:
+        return not_json(_place(error, charset, is_exact=is_exact))
+    except RecursionError:
+        return not_json("it is nested too deeply to be read")
+
+
+def _decode(body: bytes, label: str | None) -> tuple[str, str, bool]:
+    charset = json.detect_encoding(body)
+    encoding = webencodings.lookup(label) if label else None
+    try:
+        return body.decode(charset), charset, True
+    except UnicodeDecodeError:
+        pass
+    if encoding is not None and encoding.name != "utf-8":
+        try:
+            return encoding.codec_info.decode(body, "strict")[0], encoding.name, True
+        except UnicodeError:
+            pass
+    # Without a mark that was detected there is none to lose.
+    return body.decode("utf-8-sig", "surrogateescape"), charset if charset == "utf-8-sig" else "utf-8", False
+
+
+def _read(text: str) -> Any:
+    # Python's own parser also takes halves of surrogate pairs, which truncated texts end with, and 1e400.
+    try:
+        return json.loads(text, parse_int=exact_json.read_whole, parse_constant=_refuse)
+    except _NotJsonError:
+        # orjson says where.
+        return orjson.loads(text.encode("utf-8", "replace"))
+
+
+class _NotJsonError(Exception):
+    """The text has a NaN or an infinity."""
+
+
+def _refuse(_name: str) -> NoReturn:
+    raise _NotJsonError
+
+
+def _place(error: JSONDecodeError, charset: str, *, is_exact: bool) -> str:
+    """Return what is wrong and where, without a character of what was sent; all is counted from 1."""
+    text = error.doc
+    if not text.strip():
+        return "it is empty"
+    what = error.msg[:1].lower() + error.msg[1:].removesuffix(" at").rstrip(": ")
+    before = text[: error.pos].encode(charset, "strict" if is_exact else "surrogateescape")
+    said = f"{what} at line {error.lineno}, column {error.colno} (byte {len(before) + 1})"
+    if text.lstrip().startswith("<"):
+        return f"{said}; it begins as HTML and XML do"
+    return said if is_exact else f"{said}; some of its bytes are not UTF-8"

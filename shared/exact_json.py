@@ -1,0 +1,69 @@
+"""JSON with whole numbers of any length, as strangers write them: none becomes a float on its way.
+
+orjson reads whole numbers of more than 64 bits as floats, without a word, and writes none. It is fast all the
+same, so it does all but those. What decimals and exponents make is a double, as RFC 8259 section 6 foresees.
+"""
+
+import json
+from typing import Any, Final
+
+import orjson
+import re2
+
+MAX_DIGITS: Final = 4_300
+"""A whole number may have so many digits: what Python reads, and pydantic on its way to the store."""
+
+# The shortest that orjson may make a float of: 2^64 has 20 digits, -2^63 has 19.
+_LONG_NUMBER = re2.compile(rb"[0-9]{20}|-[0-9]{19}")
+_MAX_DEPTH = 254
+
+
+def loads(text: bytes | str) -> Any:
+    """Return the value of a JSON text in UTF-8.
+
+    Raises:
+        orjson.JSONDecodeError: it is not JSON, or orjson does not take it: for a number that no double can
+            hold, half of a surrogate pair, or more than 1,024 levels.
+    """
+    octets = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    value = orjson.loads(octets)
+    return json.loads(octets, parse_int=read_whole) if _LONG_NUMBER.search(octets) else value
+
+
+def read_whole(digits: str) -> int | float:
+    """Return a whole number; an infinity when it has too many digits."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
+
+
+def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
+    """Return a value as JSON, compact and in UTF-8.
+
+    Raises:
+        TypeError: it is no JSON, holds half of a surrogate pair, or is nested too deeply.
+        ValueError: a whole number has too many digits.
+    """
+    option = orjson.OPT_SORT_KEYS if sort_keys else 0
+    try:
+        return orjson.dumps(value, option=option)
+    except TypeError:
+        return orjson.dumps(_written(value, _MAX_DEPTH), option=option)
+
+
+def _written(value: Any, levels: int) -> Any:
+    """Return a value with its long numbers as JSON that orjson passes on."""
+    if levels < 0:
+        raise TypeError("nested too deeply")
+    match value:
+        case bool():
+            return value
+        case int() if not -(2**63) <= value < 2**64:
+            return orjson.Fragment(str(value))
+        case dict():
+            return {name: _written(part, levels - 1) for name, part in value.items()}
+        case list() | tuple():
+            return [_written(part, levels - 1) for part in value]
+        case _:
+            return value
