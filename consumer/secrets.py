@@ -40,7 +40,7 @@ class Secrets:
 
         Args:
             name: As `shared.kinds.requests.SecretName` allows it: no path.
-            host: As `shared.kinds.requests.url_host` returns it.
+            host: As `shared.urls.url_host` returns it.
         """
         if self.folder is None or "/" in host or host in {"", ".", ".."}:
             return None

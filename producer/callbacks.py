@@ -8,9 +8,9 @@ from producer.records import CallbackEvent, NewJob
 from shared.events import BatchCompleted, JobEnded
 from shared.identity import new_id
 from shared.kinds.registry import KINDS, Lane
-from shared.kinds.requests import url_host
 from shared.kinds.webhook import WEBHOOK, fits
 from shared.messages import WireMessage
+from shared.urls import url_host
 
 # The label of a webhook job that names what it reports, as `job/<id>` or `batch/<id>`.
 CALLBACK_LABEL = "callback_of"

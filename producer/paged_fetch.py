@@ -18,8 +18,9 @@ from shared.identity import derived_id
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.pages import PagePlace, PageTask, StopReason
 from shared.kinds.registry import Lane
-from shared.kinds.requests import is_portable_header, normalize_url, url_host, url_origin
+from shared.kinds.requests import is_portable_header
 from shared.states import JobState
+from shared.urls import normalize_url, url_host, url_origin
 
 # What belongs to the first origin; a next URL elsewhere gets none of it.
 _OWN_ARGS = ("auth", "body", "json", "body_base64")

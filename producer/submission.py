@@ -21,9 +21,9 @@ from producer.submission_models import (
 from producer.unknown_fields import known_fields, no_such
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
-from shared.kinds.requests import url_host
 from shared.kinds.webhook import WEBHOOK
 from shared.retry import RetryPolicy
+from shared.urls import url_host
 
 MAX_AHEAD = timedelta(seconds=MAX_AHEAD_SECONDS)
 MAX_ECHO_LENGTH = 60

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
-from shared.kinds.requests import MAX_URL_LENGTH, url_origin
+from shared.urls import MAX_URL_LENGTH, url_origin
 
 MAX_CONCURRENCY = 2_000
 MAX_RATE_PER_SECOND = 10_000.0

@@ -5,7 +5,6 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
 import aiohttp
-from yarl import URL
 
 from consumer.deadlines import time_limit
 from consumer.handlers.certificates import peek_certificate, read_certificate
@@ -25,6 +24,7 @@ from shared.kinds.check import (
     Verdict,
 )
 from shared.outcomes import Outcome, Succeeded
+from shared.urls import url_fragment, url_host
 
 MAX_CONTENT_TYPE_LENGTH = 200
 
@@ -145,7 +145,7 @@ class _Check:
             headers=answer.headers,
             latency_seconds=self.chain.latency_seconds,
             certificate=self.certificate,
-            fragment=URL(self.chain.url, encoded=True).raw_fragment,
+            fragment=url_fragment(self.chain.url),
             text=text,
             body=body,
             charset=answer.charset,
@@ -175,9 +175,7 @@ class _Check:
 
     async def _peek_certificate(self) -> None:
         guarded_socket = self.client.session.connector.guarded_socket
-        host = URL(self.chain.url, encoded=True).raw_host
-        if host is None:
-            return
+        host = url_host(self.chain.url)
         try:
             async with asyncio.timeout(PEEK_SECONDS):
                 if await peek_certificate(

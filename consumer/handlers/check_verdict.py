@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from multidict import CIMultiDictProxy
-from yarl import URL
 
 from consumer.handlers.extract import extract
 from consumer.handlers.html import has_fragment
@@ -28,6 +27,7 @@ from shared.kinds.check import (
 )
 from shared.kinds.expressions import compile_pattern
 from shared.kinds.requests import Redirects
+from shared.urls import has_credentials, url_origin
 
 MAX_EXPECTED_LENGTH = 200
 MAX_OBSERVED_LENGTH = 100
@@ -73,9 +73,8 @@ def _is_reported(args: CheckArgs, status: int, headers: Mapping[str, str]) -> bo
 
 
 def _had_credentials(args: CheckArgs, url: str) -> bool:
-    first, last = URL(args.url, encoded=True), URL(url, encoded=True)
-    has_some = args.auth is not None or first.user is not None or first.password is not None
-    return has_some and first.origin() == last.origin()
+    has_some = args.auth is not None or has_credentials(args.url)
+    return has_some and url_origin(args.url) == url_origin(url)
 
 
 @dataclass(frozen=True, slots=True)

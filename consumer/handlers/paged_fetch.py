@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
-from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
+from urllib.parse import quote, unquote_plus
 
 from consumer.handlers.fetch import fetch
 from consumer.http.client import Client
 from consumer.http.failures import EXTRACT_FAILED, Failure
-from consumer.http.header_fields import absolute_url, next_link
+from consumer.http.header_fields import next_link
 from consumer.http.redirect_chain import RedirectChain
 from shared import exact_json
 from shared.kinds.fetch import FetchArgs
@@ -34,8 +34,8 @@ from shared.kinds.pages import (
     Pages,
     StopReason,
 )
-from shared.kinds.requests import url_origin
 from shared.outcomes import Failed, Outcome, Succeeded
+from shared.urls import InvalidReference, join_url, url_origin, url_query, with_query
 
 NO_ITEMS = Failure(
     "no_items", transient=False, explanation="The expression `items` finds no list on the first page."
@@ -135,14 +135,13 @@ def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
 
     All others stay byte for byte: some servers sign or compare them.
     """
-    parts = urlsplit(url)
     kept = [
         pair
-        for pair in parts.query.split("&")
+        for pair in url_query(url).split("&")
         if pair and unquote_plus(pair.partition("=")[0]) not in parameters
     ]
     added = [f"{quote(name, safe='[]')}={quote(value, safe='')}" for name, value in parameters.items()]
-    return urlunsplit(parts._replace(query="&".join([*kept, *added])))
+    return with_query(url, "&".join([*kept, *added]))
 
 
 def _is_behind_the_last(args: FetchArgs, failed: Failed) -> bool:
@@ -231,9 +230,12 @@ def _next_url(
             return None
     if reference is None or reference in ("", False):
         return None
-    # Relative to where the redirects led, RFC 3986 section 5.1.3.
-    url = absolute_url(reference.strip(), base=chain.url) if isinstance(reference, str) else None
-    if url is None:
+    if not isinstance(reference, str):
+        return StopReason.INVALID_NEXT
+    try:
+        # Relative to where the redirects led, RFC 3986 section 5.1.3.
+        url = join_url(reference, base=chain.url)
+    except InvalidReference:
         return StopReason.INVALID_NEXT
     # A target may redirect us to another origin of its own, and link to pages there.
     own = {url_origin(args.url), url_origin(chain.url)}

@@ -11,8 +11,9 @@ from consumer.http.robots import RobotsFiles
 from consumer.http.session import HttpSession
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit, HostLimiters
 from consumer.secrets import Secrets, Signer
-from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret, url_host
+from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
 from shared.messages import JobMessage
+from shared.urls import url_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,12 @@ async def http_request(
 
 
 def basic_authorization(username: str, password: str) -> str:
-    """Return the value of `Authorization` (RFC 7617), in UTF-8, which today's servers expect."""
-    return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
+    """Return the value of `Authorization` (RFC 7617), in UTF-8, which today's servers expect.
+
+    Octets that a URL had and that are no UTF-8 come as surrogates, and go out as they were.
+    """
+    octets = f"{username}:{password}".encode("utf-8", "surrogateescape")
+    return f"Basic {base64.b64encode(octets).decode()}"
 
 
 def _named_secrets(args: RequestArgs) -> set[str]:

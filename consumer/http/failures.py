@@ -183,7 +183,6 @@ EXTRACT_LIMIT = _permanent("extract_limit", "The JMESPath expression takes too l
 
 # With the redirects.
 REDIRECT_LOOP = _permanent("redirect_loop", "The redirects lead back to a URL that was already asked.")
-REDIRECT_INVALID = _permanent("redirect_invalid", "A redirect leads to something that is not an HTTP URL.")
 REDIRECT_REFUSED = _permanent("redirect_refused", "The host redirects, and the job refuses redirects.")
 REDIRECT_DOWNGRADE = _permanent(
     "redirect_downgrade", "A redirect leads from https to http, which the job does not allow."
@@ -224,6 +223,11 @@ def secret_missing(name: str, host: str) -> Failure:
     """Return the failure of a job that names a secret which this worker does not have."""
     said = f"This worker has no readable secret '{name}' for {host}; see RETRIEVER_SECRETS_DIR."
     return _unreached("secret_missing", said, transient=False, is_ours=True)
+
+
+def redirect_invalid(why: str) -> Failure:
+    """Return the failure of a redirect to what cannot be requested; `why` ends the sentence."""
+    return _permanent("redirect_invalid", f"A redirect leads to something that is not an HTTP URL: {why}.")
 
 
 def too_many_redirects(limit: int) -> Failure:

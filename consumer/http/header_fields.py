@@ -1,13 +1,10 @@
 """Header fields of answers, in all their dialects: how long to stay away, and where to go on. Pure."""
 
 import re
-import string
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from urllib.parse import quote_from_bytes, urljoin
 
 from shared.clock import utc_now
-from shared.kinds.requests import normalize_url
 
 MAX_SECONDS = 366 * 86_400.0
 """No target means more, and a number below infinity survives JSON."""
@@ -68,16 +65,6 @@ def retry_after_seconds(headers: Mapping[str, str], *, now: datetime) -> float |
 def leads_on(status: int, headers: Mapping[str, str]) -> bool:
     """Return whether an answer is a redirect that says where to go on."""
     return status in REDIRECTS and "Location" in headers
-
-
-def absolute_url(reference: str, *, base: str) -> str | None:
-    """Return the URL to which a target's reference leads, or None when that is no HTTP URL."""
-    # aiohttp hands over bytes beyond ASCII as surrogates or UTF-8; browsers percent-encode them.
-    octets = reference.encode("utf-8", "surrogateescape")
-    try:
-        return normalize_url(urljoin(base, quote_from_bytes(octets, safe=string.printable)))
-    except ValueError:
-        return None
 
 
 def next_link(fields: Iterable[str]) -> str | None:

@@ -13,14 +13,13 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from consumer.http.client import Client, HttpRequest, basic_authorization
+from consumer.http.client import Client, HttpRequest
 from consumer.http.failures import (
     CONNECT_TIMEOUT,
     DNS_TIMEOUT,
     FIRST_BYTE_TIMEOUT,
     INVALID_URL,
     REDIRECT_DOWNGRADE,
-    REDIRECT_INVALID,
     REDIRECT_LOOP,
     REDIRECT_REFUSED,
     REDIRECT_WITH_BODY,
@@ -30,8 +29,9 @@ from consumer.http.failures import (
     host_without_permit,
     too_many_redirects,
 )
-from consumer.http.header_fields import absolute_url, honours_retry_after, leads_on, retry_after_seconds
+from consumer.http.header_fields import honours_retry_after, leads_on, retry_after_seconds
 from consumer.http.recording import Phase, Recording
+from consumer.http.target import Target, redirect_target, split_credentials, target_of
 from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
 from consumer.politeness.host_limiters import Permit
 from shared.clock import utc_now
@@ -158,7 +158,8 @@ async def _follow(
     client: Client, polite: "PoliteRequest", chain: RedirectChain, request: HttpRequest
 ) -> aiohttp.ClientResponse | Failure:
     try:
-        own_target, credentials = _without_credentials(URL(request.url, encoded=True))
+        url, credentials = split_credentials(request.url)
+        own_target = target_of(url)
     except ValueError:
         return INVALID_URL
     # What `auth` says comes after what the URL says, and wins.
@@ -168,10 +169,10 @@ async def _follow(
     for _ in range(request.max_redirects + 1):
         if requested and _identity(message, target) in requested:
             return REDIRECT_LOOP
-        chain.url = str(target)
+        chain.url = target.url
         refused = None
         if request.robots is Robots.RESPECT:
-            refused = await _robots_denial(client, polite, target)
+            refused = await _robots_denial(client, polite, target.wire)
         if refused is None and not polite.has_first_permit(chain.url):
             refused = await polite.permit(chain.url)
         answer = refused or await _send(
@@ -189,7 +190,7 @@ async def _follow(
         following = _allowed_target(chain, request, target, answer)
         if isinstance(following, Failure):
             return following
-        target, is_own = following, following.origin() == own_target.origin()
+        target, is_own = following, following.wire.origin() == own_target.wire.origin()
         message = _next_message(
             message, answer.status, own=own, headers=own.headers if is_own else _portable_headers(request)
         )
@@ -209,9 +210,9 @@ class _Message(NamedTuple):
         return f"_Message({self.method!r})"
 
 
-def _identity(message: _Message, target: URL) -> tuple[str, URL]:
+def _identity(message: _Message, target: Target) -> tuple[str, URL]:
     # The fragment is never sent, so two URLs that differ in it alone are one (RFC 9110 section 4.2.5).
-    return message.method, target.with_fragment(None)
+    return message.method, target.wire
 
 
 async def _robots_denial(client: Client, polite: "PoliteRequest", target: URL) -> Failure | None:
@@ -233,7 +234,7 @@ async def _send(
     chain: RedirectChain,
     request: HttpRequest,
     *,
-    target: URL,
+    target: Target,
     message: _Message,
 ) -> aiohttp.ClientResponse | Failure:
     # The clock has the limit for connecting; the recording sets it to the next one.
@@ -242,7 +243,7 @@ async def _send(
     chain.begin_request(recording)
     try:
         sending = client.session.send_request(
-            message.method, target, headers=message.headers, body=message.body, recording=recording
+            message.method, target.wire, headers=message.headers, body=message.body, recording=recording
         )
         answer = await (sending if clock is None else _within(clock, sending))
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
@@ -279,8 +280,9 @@ _TOO_LATE: Mapping[Phase, Failure] = MappingProxyType(
 )
 
 
-def _hop(chain: RedirectChain, target: URL, message: _Message, answer: aiohttp.ClientResponse) -> HopJson:
-    following = _target(target, answer.headers) if leads_on(answer.status, answer.headers) else None
+def _hop(chain: RedirectChain, target: Target, message: _Message, answer: aiohttp.ClientResponse) -> HopJson:
+    leads = leads_on(answer.status, answer.headers)
+    following = redirect_target(target, answer.headers["Location"]) if leads else None
     recording = chain.recording
     return {
         "method": message.method,
@@ -289,41 +291,21 @@ def _hop(chain: RedirectChain, target: URL, message: _Message, answer: aiohttp.C
         "seconds": recording.header_seconds,
         "ip": recording.ip,
         "family": recording.family,
-        "location": str(following) if isinstance(following, URL) else None,
+        "location": following.url if isinstance(following, Target) else None,
         "timings": recording.timings,
     }
 
 
 def _allowed_target(
-    chain: RedirectChain, request: HttpRequest, current: URL, answer: aiohttp.ClientResponse
-) -> URL | Failure:
+    chain: RedirectChain, request: HttpRequest, current: Target, answer: aiohttp.ClientResponse
+) -> Target | Failure:
     if request.redirects is Redirects.REFUSE:
         return REDIRECT_REFUSED
-    following = _target(current, answer.headers)
-    if isinstance(following, Failure) or (current.scheme, following.scheme) != ("https", "http"):
+    following = redirect_target(current, answer.headers["Location"])
+    if isinstance(following, Failure) or (current.wire.scheme, following.wire.scheme) != ("https", "http"):
         return following
     chain.redirects_to_http = True
     return following if request.allow_downgrade else REDIRECT_DOWNGRADE
-
-
-def _target(current: URL, headers: Mapping[str, str]) -> URL | Failure:
-    """Return where a redirect leads, without credentials; or that it is no HTTP URL."""
-    location = absolute_url(headers["Location"], base=str(current))
-    try:
-        target, _ = _without_credentials(URL(location or "", encoded=True))
-    except ValueError:
-        return REDIRECT_INVALID
-    if location is None:
-        return REDIRECT_INVALID
-    # A redirect without a fragment inherits the one it came from (RFC 9110 section 10.2.2).
-    return target if target.raw_fragment else target.with_fragment(current.fragment or None)
-
-
-def _without_credentials(url: URL) -> tuple[URL, dict[str, str]]:
-    """Return a URL without its credentials, and the header that they make."""
-    if url.user is None and url.password is None:
-        return url, {}
-    return url.with_user(None), {"Authorization": basic_authorization(url.user or "", url.password or "")}
 
 
 def _next_message(message: _Message, status: int, *, own: _Message, headers: Mapping[str, str]) -> _Message:

@@ -18,7 +18,7 @@ from producer.json_text import read_json
 from producer.records import Rejected
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import Kind
-from shared.kinds.requests import MAX_URL_LENGTH
+from shared.urls import MAX_URL_LENGTH
 
 # All arguments of a job as JSON or CSV.
 MAX_RECORD_BYTES = 65_536

@@ -4,12 +4,10 @@ import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema
-from pydantic_core import PydanticCustomError, SchemaValidator, core_schema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shared.kinds.url_words import break_in, no_http_url, trimmed
+from shared.urls import HttpUrl
 
-MAX_URL_LENGTH = 8_192
 MAX_HEADERS = 50
 MAX_HEADER_VALUE_LENGTH = 4_096
 
@@ -17,79 +15,6 @@ FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")
 """Any field that an answer may have (RFC 9110 section 5.1)."""
 
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
-
-# As pydantic's `AnyHttpUrl`, without a Python object around each URL.
-_PARSER = SchemaValidator(core_schema.url_schema(allowed_schemes=["http", "https"]))
-
-
-def _normalize_url(text: str) -> str:
-    # WHATWG parsing at the border, so that odd spellings of a host (hexadecimal, full-width) are gone before
-    # anything compares, groups or connects by it.
-    return str(_PARSER.validate_python(text))
-
-
-def _check_length(url: str) -> str:
-    # Workers read what is written here by the same rule: what has grown would be parked.
-    if len(url) > MAX_URL_LENGTH:
-        raise PydanticCustomError(
-            "url_too_long",
-            "The URL has {length} characters once it is written in ASCII, and at most {limit} are taken",
-            {"length": f"{len(url):,}", "limit": f"{MAX_URL_LENGTH:,}"},
-        )
-    return url
-
-
-def _take_url(text: str) -> str:
-    # Nearly all are printable, and hold nothing then that ends a line.
-    if not text.isprintable():
-        text = trimmed(text)
-        if msg := break_in(text):
-            raise PydanticCustomError("url", "{msg}", {"msg": msg})
-    try:
-        url = _normalize_url(text)
-    except ValueError:
-        if msg := no_http_url(text.lstrip()):
-            raise PydanticCustomError("url", "{msg}", {"msg": msg}) from None
-        raise
-    return _check_length(url)
-
-
-_LIMITED = Field(min_length=1, max_length=MAX_URL_LENGTH)
-
-HttpUrl = Annotated[
-    str,
-    _LIMITED,
-    AfterValidator(_take_url),
-    WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_LENGTH}),
-]
-
-_FOUND_URL = TypeAdapter[str](
-    Annotated[str, _LIMITED, AfterValidator(_normalize_url), AfterValidator(_check_length)]
-)
-
-
-def normalize_url(text: str) -> str:
-    """Return a URL that a server wrote as jobs carry it: absolute, ASCII, one spelling of each host.
-
-    Raises:
-        ValueError: it is not an absolute http or https URL, or too long.
-    """
-    return _FOUND_URL.validate_python(text)
-
-
-def url_host(url: str) -> str:
-    """Return the host of a normalized URL, lower case, without port or brackets."""
-    return (_PARSER.validate_python(url).host or "").strip("[]")
-
-
-def url_origin(url: str) -> tuple[str, str, int | None]:
-    """Return the origin of a URL (RFC 6454): scheme, host in lower case, port.
-
-    Raises:
-        ValueError: it is not an absolute http or https URL.
-    """
-    parsed = _PARSER.validate_python(url)
-    return parsed.scheme, parsed.host or "", parsed.port
 
 
 class Redirects(StrEnum):

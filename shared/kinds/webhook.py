@@ -6,13 +6,12 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from shared.kinds.requests import MAX_URL_LENGTH, HttpUrl
 from shared.retry import RetryPolicy
 from shared.times import Rfc3339Time
+from shared.urls import MAX_URL_LENGTH, HttpUrl, has_credentials
 
 WEBHOOK: Final = "webhook"
 
@@ -51,7 +50,7 @@ def _check_data(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_no_credentials(url: str) -> str:
-    if "@" in urlsplit(url).netloc:
+    if has_credentials(url):
         raise ValueError("Must be without user and password: a webhook proves itself by its signature")
     return url
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.kinds.requests import MAX_URL_LENGTH
 from shared.settings import Settings
+from shared.urls import MAX_URL_LENGTH
 from tests.support.api import RunningApi, running_api
 
 URL = "https://example.com/"

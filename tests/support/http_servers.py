@@ -42,13 +42,18 @@ class RawServer:
 
 @contextlib.asynccontextmanager
 async def raw_server(
-    *answers: bytes, then: str = CLOSE_AFTER, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    *answers: bytes,
+    then: str = CLOSE_AFTER,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
 ) -> AsyncIterator[RawServer]:
     """Serve answers in turn, one a request; the last is repeated for ever.
 
     Args:
         answers: Bytes as they are written; `b""` hangs up instead of answering.
         then: What happens after an answer.
+        port: Where to listen, when the answers have to name it.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,7 +72,7 @@ async def raw_server(
             del serving[task]
 
     serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-    listener = await asyncio.start_server(serve, host, 0, ssl=tls)
+    listener = await asyncio.start_server(serve, host, port, ssl=tls)
     port = listener.sockets[0].getsockname()[1]
     server = RawServer(f"{'https' if tls else 'http'}://{host}:{port}/", port)
     try:

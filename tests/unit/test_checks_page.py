@@ -29,6 +29,7 @@ def all_failures() -> list[Failure]:
         failures.body_too_large(1),
         failures.bot_wall(403, "x"),
         failures.egress_denied(EgressDenied(AddressClass.PRIVATE)),
+        failures.redirect_invalid("x"),
         failures.secret_missing("x", "y"),
         failures.timed_out(1),
         failures.too_many_redirects(1),

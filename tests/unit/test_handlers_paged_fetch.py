@@ -223,7 +223,7 @@ def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
         ("http://a.example/x?page=1&q=a%20b&page=9", "http://a.example/x?q=a%20b&page=2"),
         ("http://a.example/x?pa%67e=1&Page=3", "http://a.example/x?Page=3&page=2"),
         ("http://a.example/x?a=1;b&&=#top", "http://a.example/x?a=1;b&=&page=2#top"),
-        ("http://[::1]:80/x?", "http://[::1]:80/x?page=2"),
+        ("http://[::1]:8080/x?", "http://[::1]:8080/x?page=2"),
     ],
 )
 def test_a_parameter_takes_the_place_of_its_name_and_leaves_the_rest_as_it_is(

@@ -1,4 +1,4 @@
-"""What a target means by `Retry-After`, `Link` and `Location`, in all their dialects."""
+"""What a target means by `Retry-After` and `Link`, in all their dialects."""
 
 import time
 from datetime import UTC, datetime
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from consumer.http.header_fields import (
     MAX_SECONDS,
-    absolute_url,
     asks_to_wait,
     honours_retry_after,
     next_link,
@@ -151,20 +150,3 @@ def test_a_hostile_link_header_is_read_in_no_time(text: str) -> None:
     next_link([text])
 
     assert time.thread_time() - started < 2
-
-
-@pytest.mark.parametrize(
-    ("reference", "expected"),
-    [
-        ("?page=2", "http://a.example/x?page=2"),
-        ("//b.example/", "http://b.example/"),
-        (" /y ", "http://a.example/y"),
-        ("/\udcc3\udca9", "http://a.example/%C3%A9"),
-        ("ftp://a.example/", None),
-        ("javascript:alert(1)", None),
-        ("http://[", None),
-        ("/" + "a" * 9_000, None),
-    ],
-)
-def test_a_reference_is_read_against_its_page(reference: str, expected: str | None) -> None:
-    assert absolute_url(reference, base="http://a.example/x?page=1") == expected

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from shared.kinds.requests import MAX_URL_LENGTH, HttpUrl, normalize_url, url_host
+from shared.urls import MAX_URL_LENGTH, HttpUrl, normalize_url, url_host
 
 HANDED_IN = TypeAdapter[str](HttpUrl)
 
