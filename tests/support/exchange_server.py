@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -19,6 +20,7 @@ PAUSE_SECONDS = 5.0
 
 NOTHING_HERE = Turn(say="HTTP/1.1 404 Nothing here\r\nContent-Length: 0\r\n\r\n")
 CONNECT = "connect"
+_CONTENT_LENGTH = re.compile(r"\r\nContent-Length: (\d+)\r\n")
 
 Pause = Callable[[int, int], Awaitable[None]]
 """Waits until the client has read so many bytes on the connection that comes from a port."""
@@ -50,6 +52,9 @@ class ExchangeServer:
             is_open = await self._play(self._turn(CONNECT), reader, writer)
             while is_open:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                if length := _CONTENT_LENGTH.search(head):
+                    # Closing a connection with bytes unread resets it.
+                    await reader.readexactly(int(length[1]))
                 self.heads.append(head)
                 is_open = await self._play(self._turn(head) or NOTHING_HERE, reader, writer)
 
