@@ -7,7 +7,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
@@ -27,6 +27,7 @@ from aiohttp import (
 )
 
 from consumer.egress import EgressDenied
+from consumer.http.answers import Fault
 from shared.bodies import MAX_STORED_BYTES
 from shared.kinds.check import Verdict
 from shared.outcomes import Failed
@@ -354,6 +355,8 @@ def failure_of_error(error: Exception) -> Failure:
         return _of_dns(error.os_error)
     if isinstance(error, ClientConnectorCertificateError):
         return bad_certificate(getattr(error.certificate_error, "verify_code", 0))
+    if isinstance(error, ClientResponseError | ClientPayloadError):
+        return _of_unreadable(error)
     for kind, failure in _BY_TYPE:
         if isinstance(error, kind):
             return failure
@@ -366,15 +369,20 @@ _BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
     (ConnectionTimeoutError, CONNECT_TIMEOUT),
     (SocketTimeoutError, READ_TIMEOUT),
     (ServerDisconnectedError, CONNECTION_RESET),
-    # aiohttp follows no redirects here, so it raises this only for what it cannot parse. It makes up the
-    # status 400 then; the server never sent it.
-    (ClientResponseError, PROTOCOL_ERROR),
-    (ClientPayloadError, BODY_TRUNCATED),
     (InvalidURL, INVALID_URL),
     (NonHttpUrlClientError, INVALID_URL),
     # The codec of host names raises it for an empty or too long label.
     (UnicodeError, INVALID_URL),
 )
+
+
+def _of_unreadable(error: ClientResponseError | ClientPayloadError) -> Failure:
+    # aiohttp follows no redirects here, so it raises the first only for what it cannot parse. It makes up the
+    # status 400 then; the server never sent it.
+    said = error.message if isinstance(error, ClientResponseError) else error.args[0] if error.args else ""
+    if isinstance(said, Fault):
+        return replace(PROTOCOL_ERROR, explanation=f"{PROTOCOL_ERROR.explanation} {said}.")
+    return PROTOCOL_ERROR if isinstance(error, ClientResponseError) else BODY_TRUNCATED
 
 
 _BY_ERRNO: Mapping[int | None, Failure] = MappingProxyType(

@@ -12,7 +12,8 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from consumer.http.plain import HEADER_BYTES, HEADER_FIELDS, READ_BUFFER_BYTES, TIMEOUT
+from consumer.http.answers import HEADER_BYTES, HEADER_FIELDS, READ_BUFFER_BYTES
+from consumer.http.plain import TIMEOUT
 from consumer.http.recording import RecordedRequest, Recording
 
 

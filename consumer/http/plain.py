@@ -9,16 +9,11 @@ from collections.abc import Mapping
 import aiohttp
 from yarl import URL
 
+from consumer.http.answers import HEADER_BYTES, HEADER_FIELDS, READ_BUFFER_BYTES
 from consumer.http.recording import RecordedRequest, Recording
 
 CONNECT_SECONDS = 10.0
 """For each address, TLS included: the fourth SYN goes out after 7 s, so waiting longer is in vain."""
-
-HEADER_BYTES = 32_768
-"""One field; Content-Security-Policy and Set-Cookie go beyond aiohttp's 8,190 on the open web."""
-
-HEADER_FIELDS = 256
-READ_BUFFER_BYTES = 65_536
 
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 """Without a limit of the whole, because each handler bounds its attempt."""

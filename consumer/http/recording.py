@@ -8,12 +8,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 from aiohttp.tracing import Trace
 
 from consumer.egress import AddressInfo
+from consumer.http.answers import AnswerProtocol
 from shared.kinds.check import Family, TimingsJson
 
 SocketFactory = Callable[[AddressInfo], Any]
@@ -154,7 +155,8 @@ class RecordingConnector(aiohttp.TCPConnector):
     """A connector that notes in each request's recording what happens.
 
     `connect` is public. `_wrap_create_connection` is not, but it is the same since aiohttp 3.9, and the only
-    place where TCP and TLS can be told apart; a test fails when it is gone.
+    place where TCP and TLS can be told apart, and where a protocol of ours can read the answers; tests fail
+    when it is gone.
     """
 
     def __init__(self, *, socket_factory: SocketFactory, **options: Any) -> None:
@@ -185,7 +187,7 @@ class RecordingConnector(aiohttp.TCPConnector):
         def make_protocol() -> asyncio.Protocol:
             # The event loop asks for the protocol once it has the connected socket, before TLS.
             recording.reach()
-            return cast("asyncio.Protocol", args[0]())
+            return AnswerProtocol(self._loop)
 
         return await super()._wrap_create_connection(make_protocol, *args[1:], **options)
 

@@ -76,11 +76,10 @@ class RedirectChain:
 
     @property
     def asks_us_to_wait(self) -> bool:
-        """Whether the last answer asks for no further request for now; a redirect asks for one."""
+        """Whether the last answer says for how long it wants no further request; a redirect wants one."""
         status = self.status or 0
-        if status < 400 or not honours_retry_after(status):
-            return False
-        return status == 429 or bool(retry_after_seconds(self.headers, now=utc_now()))
+        says_so = status >= 400 and honours_retry_after(status)
+        return says_so and bool(retry_after_seconds(self.headers, now=utc_now()))
 
     @property
     def total_seconds(self) -> float:

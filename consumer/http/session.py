@@ -126,8 +126,9 @@ class HttpSession:
         """Return the answer to one request, its body unread.
 
         A request that was dropped on a kept connection is sent again, once: the host may have closed it just
-        then (RFC 9112 section 9.3.1). On a new connection that would double the load of every host that
-        answers by hanging up (blackbox_exporter issue 1453).
+        then (RFC 9112 section 9.3.1). So is one that no HTTP answers there: it may be what the host sent too
+        much of the answer before. On a new connection that would double the load of every host that answers
+        by hanging up (blackbox_exporter issue 1453).
 
         Raises:
             aiohttp.ClientError: there was none.
@@ -138,7 +139,7 @@ class HttpSession:
             return await send(session, method, url, headers=headers, body=body, recording=recording)
         except aiohttp.ClientConnectorError:
             raise
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError):
             if method not in _IDEMPOTENT or not recording.is_reused:
                 raise
         return await send(session, method, url, headers=headers, body=body, recording=recording)

@@ -166,6 +166,35 @@ async def test_a_new_connection_that_is_dropped_is_not_repeated(client: Client, 
         assert len(server.heads) == 1
 
 
+async def test_no_http_on_a_kept_connection_is_repeated_once_on_a_new_one(
+    client: Client, *, is_plain: bool
+) -> None:
+    late = b"the page of the answer before\r\n"
+    async with raw_server(OK, late, OK, then=KEEP_OPEN) as server:
+        for _ in range(2):
+            assert (await send(client, server.url))[1] == b"ok"
+
+        assert (len(server.heads), server.connections) == (3, 2)
+
+
+async def test_no_http_on_a_new_connection_is_not_repeated(client: Client, *, is_plain: bool) -> None:
+    async with raw_server(b"no HTTP\r\n") as server:
+        with pytest.raises(aiohttp.ClientResponseError):
+            await send(client, server.url)
+
+        assert len(server.heads) == 1
+
+
+async def test_a_connection_with_bytes_behind_an_answer_is_not_used_again(
+    client: Client, *, is_plain: bool
+) -> None:
+    async with raw_server(OK + OK.replace(b"ok", b"no"), OK, then=KEEP_OPEN) as server:
+        for _ in range(2):
+            assert (await send(client, server.url))[1] == b"ok"
+
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_what_may_not_be_sent_twice_is_not_repeated(
     client: Client, method: str, *, is_plain: bool
