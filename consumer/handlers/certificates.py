@@ -10,8 +10,8 @@ import aiohappyeyeballs
 from cryptography import x509
 from cryptography.utils import CryptographyDeprecationWarning
 
-from consumer.http.body import bounded_text
 from consumer.http.recording import Recording, SocketFactory
+from consumer.http.text import bounded_text
 from shared.kinds.check import Certificate
 
 MAX_NAME_LENGTH = 300

@@ -3,18 +3,25 @@
 Pure, but for the time that assertions on a large body take.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from multidict import CIMultiDictProxy
 
 from consumer.handlers.extract import extract
-from consumer.handlers.html import has_fragment
+from consumer.handlers.html import Page, is_for_scripts, is_top
 from consumer.handlers.json_body import read_json_body
-from consumer.http.body import bounded_text
-from consumer.http.failures import Failure, bot_wall, failure_of_status, unaccepted_status
+from consumer.http.failures import (
+    Failure,
+    assertion_failed,
+    body_undecided,
+    bot_wall,
+    failure_of_status,
+    unaccepted_status,
+)
 from consumer.http.header_fields import asks_to_wait
+from consumer.http.text import bounded_text
 from shared import exact_json
 from shared.kinds.acceptance import SUCCESS, accepts_status
 from shared.kinds.check import (
@@ -131,9 +138,11 @@ class CheckedAnswer:
     Attributes:
         headers: Those of the final answer.
         fragment: The fragment of the final URL, as it stands there.
-        text: The body; None when it was not read, or is not text.
-        body: The same in octets; None when it was not read.
+        text: The body, or its beginning; None when it was not read.
+        page: What is in it; None when it was not read, or is no HTML.
+        body: The same as `text` in octets; None when it was not read.
         charset: The charset that was declared.
+        limit_bytes: How much of the body was read, when that is not all of it.
     """
 
     headers: CIMultiDictProxy[str]
@@ -141,8 +150,10 @@ class CheckedAnswer:
     certificate: Certificate | None
     fragment: str
     text: str | None
+    page: Page | None = None
     body: bytes | None = None
     charset: str | None = None
+    limit_bytes: int | None = None
 
 
 def results_of_assertions(assertions: Assertions, answer: CheckedAnswer) -> list[AssertionResult]:
@@ -151,24 +162,77 @@ def results_of_assertions(assertions: Assertions, answer: CheckedAnswer) -> list
     With assertions on the body it may block for seconds: call it in a thread then.
     """
     return [
-        *_of_body(assertions, answer.text),
+        *_of_body(assertions, answer),
         *_of_json(assertions, answer),
         *_of_answer(assertions, answer),
     ]
 
 
-def _of_body(assertions: Assertions, text: str | None) -> Iterator[AssertionResult]:
+def failure_of_assertions(results: Sequence[AssertionResult], *, limit_bytes: int) -> Failure | None:
+    """Return what is wrong when an assertion does not hold, or cannot be decided within the limit.
+
+    A fragment that cannot be judged is nothing wrong: the page is there.
+    """
+    wrong = [result for result in results if result.passed is False]
+    if wrong:
+        return assertion_failed(wrong[0].assertion, wrong[0].expected, others=len(wrong) - 1)
+    for result in results:
+        if result.passed is None and result.assertion != _FRAGMENT:
+            return body_undecided(result.assertion, result.expected, limit_bytes=limit_bytes)
+    return None
+
+
+def explanation_of_success(results: Sequence[AssertionResult]) -> str:
+    """Return the explanation of the verdict `ok`; it says what could not be judged."""
+    said = "The host answered as it should."
+    for result in results:
+        if result.passed is None:
+            said += (
+                f" Whether {result.assertion} {result.expected} holds was not judged: {result.explanation}."
+            )
+    return said
+
+
+_FRAGMENT = "fragment"
+
+
+def _of_body(assertions: Assertions, answer: CheckedAnswer) -> Iterator[AssertionResult]:
+    text = answer.text or ""
     for part in assertions.contains:
-        yield _result("contains", part, passed=text is not None and part in text)
+        yield _of_text("contains", part, answer, passed=part in text, decided=part in text)
     for part in assertions.not_contains:
-        yield _result("not_contains", part, passed=text is not None and part not in text)
+        yield _of_text("not_contains", part, answer, passed=part not in text, decided=part in text)
     for pattern in assertions.regex:
-        found = None if text is None else compile_pattern(pattern).search(text)
-        yield _result("regex", pattern, passed=found is not None, observed=found and found.group())
+        found = compile_pattern(pattern).search(text)
+        observed = found and found.group()
+        yield _of_text("regex", pattern, answer, passed=bool(found), decided=bool(found), observed=observed)
+
+
+def _of_text(
+    name: str,
+    expected: str,
+    answer: CheckedAnswer,
+    *,
+    passed: bool,
+    decided: bool,
+    observed: str | None = None,
+) -> AssertionResult:
+    """Return the result for a body; `decided` is whether its beginning alone says so."""
+    if answer.limit_bytes is None or decided:
+        return _result(name, expected, passed=passed, observed=observed)
+    return _result(name, expected, passed=None, explanation=_beyond(answer.limit_bytes))
+
+
+def _beyond(limit_bytes: int) -> str:
+    return f"only the first {limit_bytes:,} bytes of the body were read"
 
 
 def _of_json(assertions: Assertions, answer: CheckedAnswer) -> Iterator[AssertionResult]:
     if not assertions.json_body:
+        return
+    if answer.limit_bytes is not None:
+        for assertion in assertions.json_body:
+            yield _of_text("json", assertion.path, answer, passed=False, decided=False)
         return
     read = read_json_body(answer.body or b"", answer.charset)
     for assertion in assertions.json_body:
@@ -188,8 +252,29 @@ def _of_answer(assertions: Assertions, answer: CheckedAnswer) -> Iterator[Assert
         passed = left is not None and left >= days
         yield _result("min_certificate_days", f"{days:g}", passed=passed, observed=observed)
     if assertions.fragment:
-        passed = answer.text is not None and has_fragment(answer.text, answer.fragment)
-        yield _result("fragment", f"#{answer.fragment}", passed=passed)
+        yield _of_fragment(answer)
+
+
+def _of_fragment(answer: CheckedAnswer) -> AssertionResult:
+    leads, explanation = _leads_somewhere(answer)
+    return _result(_FRAGMENT, f"#{answer.fragment}", passed=leads, explanation=explanation)
+
+
+def _leads_somewhere(answer: CheckedAnswer) -> tuple[bool | None, str | None]:
+    """Return whether the fragment leads somewhere, or None and why that cannot be told."""
+    if is_top(answer.fragment):
+        return True, None
+    if answer.page is None:
+        declared = answer.headers.get("Content-Type")
+        said = f" but {bounded_text(declared, MAX_OBSERVED_LENGTH)}" if declared else ""
+        return None, f"the answer is no HTML{said}"
+    if answer.fragment in answer.page.fragments:
+        return True, None
+    if answer.limit_bytes is not None:
+        return None, _beyond(answer.limit_bytes)
+    if is_for_scripts(answer.fragment):
+        return None, "only a script of the page can tell where it leads"
+    return False, None
 
 
 def _of_data(assertion: JsonAssertion, data: Any | Failure) -> AssertionResult:
@@ -215,12 +300,20 @@ def _of_header(assertion: HeaderAssertion, headers: CIMultiDictProxy[str]) -> As
     return _result("header", expected, passed=passed, observed=", ".join(values) if values else None)
 
 
-def _result(name: str, expected: str, *, passed: bool, observed: str | None = None) -> AssertionResult:
+def _result(
+    name: str,
+    expected: str,
+    *,
+    passed: bool | None,
+    observed: str | None = None,
+    explanation: str | None = None,
+) -> AssertionResult:
     return AssertionResult(
         assertion=name,
         expected=bounded_text(expected, MAX_EXPECTED_LENGTH),
         passed=passed,
         observed=None if observed is None else bounded_text(observed, MAX_OBSERVED_LENGTH),
+        explanation=explanation,
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from consumer.handlers.extract import extract
 from consumer.handlers.json_body import read_json_body
-from consumer.http.body import decode_text, read_body
+from consumer.http.body import read_body
 from consumer.http.client import Client, HttpRequest, http_request
 from consumer.http.failures import (
     BODY_NOT_STORABLE,
@@ -23,7 +23,9 @@ from consumer.http.failures import (
     unaccepted_status,
 )
 from consumer.http.header_fields import asks_to_wait
+from consumer.http.markup import markup_of
 from consumer.http.redirect_chain import RedirectChain, final_answer
+from consumer.http.text import decode_text
 from shared.bodies import StoredBody, compress_body
 from shared.kinds.acceptance import accepts_media_type, accepts_status
 from shared.kinds.check import Hop
@@ -166,7 +168,7 @@ async def _keep(
     if args.extract is not None:
         page.sha256 = hashlib.sha256(body).hexdigest()
         return await asyncio.to_thread(_pick, page, body, charset, args.extract)
-    text, page.charset = decode_text(body, charset) or (None, None)
+    text, page.charset = decode_text(body, charset, markup_of(page.content_type)) or (None, None)
     if len(body) > client.inline_body_bytes:
         return await _store(page, body)
     if text is None:

@@ -1,9 +1,7 @@
-"""Bodies and texts of strangers: read as they come, expanded, complete or refused, and decoded."""
+"""Bodies of strangers: read as they come, expanded, and complete, cut at a limit or refused."""
 
-import codecs
-import re
 import zlib
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import aiohttp
 import brotli
@@ -22,8 +20,23 @@ RAW_SLACK_BYTES = 65_536
 """How much larger than the limit the compressed form may be, far more than honest gzip adds."""
 
 
+class Beginning(NamedTuple):
+    """As much of an expanded body as was read, and whether that is all of it."""
+
+    content: bytes
+    is_whole: bool
+
+
 async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> bytes | Failure:
-    """Return the expanded body, or why there is none.
+    """Return the expanded body, or why there is none; one beyond the limit is `body_too_large`."""
+    beginning = await read_beginning(response, max_bytes=max_bytes)
+    if isinstance(beginning, Failure):
+        return beginning
+    return beginning.content if beginning.is_whole else body_too_large(max_bytes)
+
+
+async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) -> Beginning | Failure:
+    """Return the expanded body up to a limit, or why there is none.
 
     Both forms are counted as they come, so never more than the limit is held. The session must not expand
     bodies itself: aiohttp takes a gzip stream that stops half-way for a whole one.
@@ -41,35 +54,12 @@ async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> byte
             raw_bytes += len(chunk)
             body += expander.expand(chunk, max_bytes - len(body) + 1)
             if len(body) > max_bytes or raw_bytes > max_bytes + RAW_SLACK_BYTES:
-                return body_too_large(max_bytes)
+                return Beginning(bytes(body[:max_bytes]), is_whole=False)
     except (zlib.error, brotli.error):
         return BODY_CORRUPT
     except (aiohttp.ClientError, OSError) as error:
         return failure_of_error(error)
-    return bytes(body) if expander.is_complete else BODY_TRUNCATED
-
-
-def decode_text(body: bytes, content_type_charset: str | None) -> tuple[str, str] | None:
-    """Return a body as text that every store can hold, and its charset; or None when it is not text.
-
-    A byte order mark wins, then the charset that was declared, then UTF-8. Text with a NUL is not
-    text to us: PostgreSQL refuses it.
-    """
-    charset = _charset(body, content_type_charset)
-    try:
-        text = body.decode(charset)
-    except UnicodeError:
-        return None
-    return None if "\0" in text else (text, charset)
-
-
-def bounded_text(text: str, max_characters: int) -> str:
-    """Return the beginning of a text, without surrogates and controls that stores or readers refuse."""
-    cut = text[:max_characters].encode("utf-8", "replace").decode()
-    return _CONTROLS.sub("\ufffd", cut)
-
-
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+    return Beginning(bytes(body), is_whole=True) if expander.is_complete else BODY_TRUNCATED
 
 
 class _Expander(Protocol):
@@ -185,42 +175,3 @@ def _expander(content_encoding: str) -> _Expander | Failure:
             return _Brotli()
         case known:
             return unsupported_encoding(known)
-
-
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
-# Python also calls `punycode`, `unicode_escape` and the like charsets: slow, or not text at all.
-_CHARSETS = (
-    "utf-8",
-    "utf-16",
-    "utf-32",
-    "ascii",
-    "iso8859",
-    "cp",
-    "koi8",
-    "big5",
-    "gb",
-    "euc",
-    "shift_jis",
-    "iso2022",
-)
-
-# Servers declare the narrower charset and send the wider one, which browsers read (WHATWG Encoding).
-_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-
-
-def _charset(body: bytes, declared: str | None) -> str:
-    for mark, charset in _BYTE_ORDER_MARKS:
-        if body.startswith(mark):
-            return charset
-    try:
-        name = codecs.lookup(declared or "utf-8").name
-    except (LookupError, ValueError):
-        return "utf-8"
-    return _WIDER.get(name, name) if name.startswith(_CHARSETS) else "utf-8"

@@ -287,6 +287,18 @@ def unsupported_encoding(codings: Sequence[str]) -> Failure:
     return _permanent("unsupported_encoding", said)
 
 
+def body_undecided(assertion: str, expected: str, *, limit_bytes: int) -> Failure:
+    """Return the failure of a check whose own limit hides what an assertion is about.
+
+    That says nothing about the URL, so it has no verdict.
+    """
+    said = (
+        f"The body is larger than the {limit_bytes:,} bytes that this check reads, and those do not decide "
+        f"whether {assertion} {expected} holds: raise max_body_bytes."
+    )
+    return Failure("body_too_large", transient=False, explanation=said, is_ours=True)
+
+
 def egress_denied(denied: EgressDenied) -> Failure:
     """Return the failure of a request that our own guard refused."""
     return _unreached(

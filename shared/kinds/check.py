@@ -95,7 +95,11 @@ class Assertions(BaseModel):
         float | None, Field(ge=0, le=36_500, description="How long the certificate must still be valid.")
     ] = None
     fragment: Annotated[
-        bool, Field(description="The fragment of the URL, if it has one, must be an id or name in the page.")
+        bool,
+        Field(
+            description="The fragment of the final URL must be an id in the page, or the name of an `a`. "
+            "It holds if there is none; what is not HTML is not judged."
+        ),
     ] = False
 
     @model_validator(mode="after")
@@ -107,8 +111,13 @@ class Assertions(BaseModel):
 
     @property
     def on_body(self) -> bool:
-        """Whether the body must be read."""
-        return bool(self.contains or self.not_contains or self.regex or self.json_body or self.fragment)
+        """Whether the body may have to be read."""
+        return self.on_text or self.fragment
+
+    @property
+    def on_text(self) -> bool:
+        """Whether the body must be read, whatever it is."""
+        return bool(self.contains or self.not_contains or self.regex or self.json_body)
 
 
 class CheckArgs(RequestArgs):
@@ -125,7 +134,7 @@ class CheckArgs(RequestArgs):
     assertions: Annotated[Assertions | None, Field(description="What else must hold.")] = None
     title: Annotated[bool, Field(description="Read the page's title. Makes `auto` ask with GET.")] = False
     max_body_bytes: Annotated[
-        int, Field(ge=1, le=MAX_BODY_BYTES, description="Limit of the expanded body, when it is read.")
+        int, Field(ge=1, le=MAX_BODY_BYTES, description="How much of the expanded body is read, if it is.")
     ] = DEFAULT_BODY_BYTES
     allow_downgrade: Annotated[bool, Field(description="Whether a redirect may lead from https to http.")] = (
         True
@@ -248,8 +257,11 @@ class AssertionResult(BaseModel):
 
     assertion: Annotated[str, Field(description="Its name in the arguments, such as `contains`.")]
     expected: Annotated[str, Field(description="What the job demands, shortened.")]
-    passed: bool
+    passed: Annotated[
+        bool | None, Field(description="Null: it was not judged; `explanation` says why. That is no failure.")
+    ]
     observed: Annotated[str | None, Field(description="What was there, at most 100 characters.")] = None
+    explanation: Annotated[str | None, Field(description="Why it was not judged.")] = None
 
 
 class CheckResult(BaseModel):
@@ -274,9 +286,9 @@ class CheckResult(BaseModel):
     content_type: str | None = None
     bytes: Annotated[
         int | None,
-        Field(description="Size of the expanded body, if it was read; else as the host declared it."),
+        Field(description="Size of the expanded body, if all of it was read; else as the host declared it."),
     ] = None
-    title: Annotated[str | None, Field(description="Title of the page, when a body was read.")] = None
+    title: Annotated[str | None, Field(description="Title of the page, when one was read.")] = None
     # A factory, because pydantic copies a default list deeply, in Python.
     assertions: Annotated[list[AssertionResult], Field(description="All of them, in the job's order.")] = (
         Field(default_factory=list)

@@ -26,7 +26,7 @@ def all_failures() -> list[Failure]:
     ]
     made = [
         failures.assertion_failed("contains", "x", others=0),
-        failures.body_too_large(1),
+        failures.body_undecided("contains", "x", limit_bytes=1),
         failures.bot_wall(403, "x"),
         failures.egress_denied(EgressDenied(AddressClass.PRIVATE)),
         failures.redirect_invalid("x"),

@@ -1,25 +1,46 @@
 """Assertions against what was seen."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from consumer.handlers.check_verdict import CheckedAnswer, results_of_assertions
-from shared.kinds.check import Assertions
+from consumer.handlers.check_verdict import (
+    CheckedAnswer,
+    explanation_of_success,
+    failure_of_assertions,
+    results_of_assertions,
+)
+from consumer.handlers.html import read_page
+from consumer.http.markup import Markup
+from shared.kinds.check import AssertionResult, Assertions, Verdict
 
 
-def passed(assertions: dict[str, Any], *, text: str | None = None, **headers: str) -> bool:
+def result_of(
+    assertions: dict[str, Any],
+    *,
+    text: str | None = None,
+    fragment: str = "",
+    is_cut: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> AssertionResult:
     seen = CheckedAnswer(
-        headers=CIMultiDictProxy(CIMultiDict(headers)),
+        headers=CIMultiDictProxy(CIMultiDict(headers or {})),
         latency_seconds=0.5,
         certificate=None,
-        fragment="",
+        fragment=fragment,
         text=text,
+        page=None if text is None else read_page(text, Markup.HTML, [fragment]),
         body=None if text is None else text.encode(),
+        limit_bytes=1_000 if is_cut else None,
     )
     (result,) = results_of_assertions(Assertions.model_validate(assertions), seen)
-    return result.passed
+    return result
+
+
+def passed(assertions: dict[str, Any], *, text: str | None = None, **headers: str) -> bool | None:
+    return result_of(assertions, text=text, headers=headers).passed
 
 
 @pytest.mark.parametrize(
@@ -53,9 +74,77 @@ def test_json_is_compared_as_json(document: str, path: str, equals: object, hold
     assert passed({"json": [{"path": path, "equals": equals}]}, text=document) is holds
 
 
-@pytest.mark.parametrize("assertion", [{"contains": ["a"]}, {"not_contains": ["a"]}, {"regex": ["a"]}])
-def test_nothing_holds_of_a_body_that_is_no_text(assertion: dict[str, Any]) -> None:
-    assert not passed(assertion, text=None)
+@pytest.mark.parametrize(
+    ("assertion", "holds"),
+    [
+        ({"contains": ["a"]}, True),
+        ({"contains": ["z"]}, None),
+        ({"not_contains": ["a"]}, False),
+        ({"not_contains": ["z"]}, None),
+        ({"regex": ["^[abc]"]}, True),
+        ({"regex": ["z"]}, None),
+        ({"json": [{"path": "a"}]}, None),
+    ],
+)
+def test_the_beginning_of_a_body_decides_what_it_can(assertion: dict[str, Any], holds: bool | None) -> None:
+    result = result_of(assertion, text="abc", is_cut=True)
+
+    assert result.passed is holds
+    assert (result.explanation is None) is (holds is not None)
+
+
+def test_what_a_cut_body_does_not_decide_is_no_fault_of_the_host() -> None:
+    undecided = result_of({"contains": ["z"]}, text="abc", is_cut=True)
+    failure = failure_of_assertions([undecided], limit_bytes=1_000)
+
+    assert failure is not None
+    assert (failure.reason, failure.verdict, failure.transient) == ("body_too_large", None, False)
+    assert "contains z" in failure.explanation and "max_body_bytes" in failure.explanation
+
+
+def test_what_the_beginning_of_a_body_decides_comes_before_what_it_does_not() -> None:
+    results = [
+        result_of({"contains": ["z"]}, text="abc", is_cut=True),
+        result_of({"not_contains": ["a"]}, text="abc", is_cut=True),
+    ]
+    failure = failure_of_assertions(results, limit_bytes=1_000)
+
+    assert failure is not None
+    assert (failure.reason, failure.verdict) == ("assertion_failed", Verdict.BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("fragment", "text", "is_cut", "holds"),
+    [
+        ("", None, False, True),
+        ("top", None, False, True),
+        (":~:text=b", None, False, True),
+        ("page=3", None, False, None),
+        ("x", "<p id=x>", False, True),
+        ("x", "<p id=x>", True, True),
+        ("y", "<p id=x>", False, False),
+        ("y", "<p id=x>", True, None),
+        ("/y", "<p id=x>", False, None),
+        ("/y", "<p id=/y>", False, True),
+    ],
+)
+def test_a_fragment_is_judged_where_it_can_be(
+    fragment: str, text: str | None, is_cut: bool, holds: bool | None
+) -> None:
+    result = result_of({"fragment": True}, fragment=fragment, text=text, is_cut=is_cut)
+
+    assert result.passed is holds
+    assert (result.explanation is None) is (holds is not None)
+
+
+def test_an_explanation_says_what_was_not_judged_and_why() -> None:
+    result = result_of({"fragment": True}, fragment="page=3", headers={"Content-Type": "application/pdf"})
+
+    assert failure_of_assertions([result], limit_bytes=1_000) is None
+    assert explanation_of_success([result]) == (
+        "The host answered as it should. Whether fragment #page=3 holds was not judged: "
+        "the answer is no HTML but application/pdf."
+    )
 
 
 @pytest.mark.parametrize(

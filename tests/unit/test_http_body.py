@@ -1,13 +1,12 @@
-"""Expanding and decoding bodies."""
+"""Expanding bodies."""
 
-import codecs
 import gzip
 import zlib
 
 import brotli
 import pytest
 
-from consumer.http.body import _expander, decode_text
+from consumer.http.body import _expander
 from consumer.http.failures import Failure, unsupported_encoding
 
 TEXT = b"All is well. " * 1_000
@@ -122,37 +121,3 @@ def test_what_is_no_coding_leaves_the_body_as_it_is(coding: str) -> None:
 @pytest.mark.parametrize("coding", ["gzip, none", "aws-chunked,gzip", "utf-8, x-gzip", "gzip,"])
 def test_what_is_no_coding_does_not_hide_one_that_is(coding: str) -> None:
     assert _expand(gzip.compress(TEXT), coding, chunk_bytes=7) == (TEXT, True)
-
-
-@pytest.mark.parametrize(
-    ("body", "charset", "text"),
-    [
-        (b"", None, ""),
-        ("é".encode(), None, "é"),
-        ("é".encode("latin-1"), "iso-8859-1", "é"),
-        ("é".encode("cp1252"), "windows-1252", "é"),
-        ("語".encode("shift_jis"), "Shift_JIS", "語"),
-        ("語".encode("gb18030"), "gb2312", "語"),
-        (codecs.BOM_UTF8 + "é".encode(), "iso-8859-1", "é"),
-        ("é".encode("utf-16"), None, "é"),
-        ("é".encode("utf-32"), None, "é"),
-        ("é".encode(), "no-such-charset", "é"),
-        (rb"\u0041", "unicode_escape", r"\u0041"),
-        (b"abc", "punycode", "abc"),
-        (b"abc", "hex", "abc"),
-        (b"abc", "a\0b", "abc"),
-    ],
-)
-def test_text_is_decoded_by_mark_then_declaration_then_utf_8(
-    body: bytes, charset: str | None, text: str
-) -> None:
-    decoded = decode_text(body, charset)
-
-    assert decoded is not None and decoded[0] == text
-
-
-@pytest.mark.parametrize(
-    "body", [b"\xff\xfe\xfd", b"\x89PNG\r\n", b"a\0b", "\ud800".encode("utf-16", "surrogatepass")]
-)
-def test_what_is_not_text_is_left_alone(body: bytes) -> None:
-    assert decode_text(body, None) is None
