@@ -9,8 +9,11 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, assert_never
 from urllib.parse import quote, unquote_plus
+
+import jmespath
 
 from consumer.handlers.fetch import fetch
 from consumer.http.client import Client
@@ -40,6 +43,12 @@ from shared.urls import InvalidReference, join_url, url_origin, url_query, with_
 NO_ITEMS = Failure(
     "no_items", transient=False, explanation="The expression `items` finds no list on the first page."
 )
+NO_LIST = Failure(
+    "no_items",
+    transient=False,
+    explanation="The page lacks the list that `items` takes: it may be an error message. If the target leaves"
+    " out a list that is empty, say so with items || `[]`.",
+)
 
 _NUMBER = re.compile(r"\s*\+?([0-9]{1,16})\s*")
 # RFC 9110 section 14.4: `items 0-99/1234`, `items */1234`; a total of `*` is unknown.
@@ -53,6 +62,7 @@ class FetchedPage:
 
     Attributes:
         items: All its items.
+        names: What identifies each item; the items themselves without a key.
         total: How many items there are in all.
         cursor: The cursor of the next page: any JSON.
         next_url: The absolute URL of the next page, or why it cannot be requested; None when there is none.
@@ -64,6 +74,17 @@ class FetchedPage:
     cursor: Any = None
     next_url: str | StopReason | None = None
     here: str = ""
+    names: list[Any] | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """What is the same for a page with the same items; None when there are none.
+
+        With a key their order and all else that they say do not count: some of it changes with each answer.
+        """
+        if not self.items or self.names is None:
+            return digest(self.items) if self.items else None
+        return digest(sorted(map(digest, self.names)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +106,14 @@ async def fetch_or_page(args: FetchArgs, client: Client) -> Outcome:
         return await fetch(args, client)
     chain = RedirectChain(args.url)
     outcome = await fetch(_request(args, args.pages), client, chain)
-    if isinstance(outcome, Failed) and _is_behind_the_last(args, outcome):
-        return _outcome(args, outcome.result or {}, [], None, NextPages(0, StopReason.NOT_FOUND), keys=None)
-    if not isinstance(outcome, Succeeded):
+    if isinstance(outcome, Failed):
+        if _is_behind_the_last(args, outcome):
+            after = NextPages(0, StopReason.NOT_FOUND)
+            return _outcome(args, outcome.result or {}, [], None, after, keys=None)
+        if not _is_without_content(args, outcome):
+            return outcome
+        outcome = Succeeded({**(outcome.result or {}), "data": {"items": []}})
+    elif not isinstance(outcome, Succeeded):
         return outcome
     # Digests of a large page take milliseconds.
     return await asyncio.to_thread(_keep, args, args.pages, outcome.result, chain)
@@ -96,7 +122,7 @@ async def fetch_or_page(args: FetchArgs, client: Client) -> Outcome:
 def _request(args: FetchArgs, pages: Pages) -> FetchArgs:
     """Return the fetch of one page: its URL, and one expression that picks out all that is wanted."""
     # Each part compiles by itself, so none can reach out of its brackets.
-    parts = [f"items: ({pages.items})"]
+    parts = [f"items: ({pages.items})", f"has_list: {_has_list(pages.items)}"]
     if pages.key is not None:
         parts.append(f"keys: map(&({pages.key}), ({pages.items}) || `[]`)")
     if isinstance(pages, PageNumbers | Offsets) and pages.total is not None:
@@ -107,6 +133,32 @@ def _request(args: FetchArgs, pages: Pages) -> FetchArgs:
         parts.append(f"next: ({pages.next_url})")
     changes = {"url": _url(args, pages), "extract": f"{{{', '.join(parts)}}}", "pages": None, "page": None}
     return args.model_copy(update=changes)
+
+
+def _has_list(expression: str) -> str:
+    """Return an expression for whether the document has the list that an expression takes its items from.
+
+    A list that is null is there: so some languages write an empty one. Where it cannot be told it is true.
+    """
+    names = _names(jmespath.compile(expression).parsed)
+    if not names or not all(map(_PLAIN_NAME.fullmatch, names)):
+        return "`true`"
+    parent = ".".join(f'"{name}"' for name in names[:-1]) or "@"
+    return f"type({parent}) == 'object' && contains(keys({parent}), '{names[-1]}')"
+
+
+_PLAIN_NAME = re.compile(r"[\w -]+")
+_TAKES_FROM_ITS_FIRST = frozenset({"projection", "filter_projection", "value_projection", "flatten", "pipe"})
+
+
+def _names(node: Mapping[str, Any]) -> list[str] | None:
+    """Return the names that lead to what an expression begins with; None when these are not all."""
+    if node["type"] == "field":
+        return [node["value"]]
+    if node["type"] == "subexpression":
+        parts = [_names(part) for part in node["children"]]
+        return None if None in parts else [name for part in parts for name in part or ()]
+    return _names(node["children"][0]) if node["type"] in _TAKES_FROM_ITS_FIRST else None
 
 
 def _url(args: FetchArgs, pages: Pages) -> str:
@@ -120,7 +172,7 @@ def _url(args: FetchArgs, pages: Pages) -> str:
             is_planned = place is not None and place.last is not None
             # The size of the pages that the target really gives, so that ranges meet.
             size_here = (place.size if place and is_planned else None) or pages.size
-            offset = index * size_here if is_planned else (place.items_before if place else 0)
+            offset = index * size_here if is_planned else _offset(place)
             return with_parameters(
                 args.url, {pages.parameter: str(offset), pages.size_parameter: str(size_here)}
             )
@@ -128,6 +180,12 @@ def _url(args: FetchArgs, pages: Pages) -> str:
             return with_parameters(args.url, {pages.parameter: place.cursor})
         case _:
             return args.url
+
+
+def _offset(place: PagePlace | None) -> int:
+    if place is None:
+        return 0
+    return place.items_before if place.offset is None else place.offset
 
 
 def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
@@ -146,28 +204,49 @@ def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
 
 def _is_behind_the_last(args: FetchArgs, failed: Failed) -> bool:
     """Return whether the target says in this way that there are no more pages, as many frameworks do."""
-    is_searching = args.page is not None and isinstance(args.pages, PageNumbers | Offsets)
-    return is_searching and failed.reason == "http_404"
+    place, pages = args.page, args.pages
+    if place is None or not isinstance(pages, PageNumbers | Offsets) or failed.reason not in _BEHIND_THE_LAST:
+        return False
+    # A page that the total promises is lost. Pages fuller than planned may be fewer.
+    is_promised = place.last is not None and not place.items_before
+    return not is_promised or place.index * (place.size or 0) >= (place.total or 0)
+
+
+# There is no such page, the number is invalid, the range cannot be satisfied (RFC 9110 section 15.5).
+_BEHIND_THE_LAST = frozenset({"http_404", "http_400", "http_416"})
+
+
+def _is_without_content(args: FetchArgs, failed: Failed) -> bool:
+    """Return whether a page is empty because its answer has no content by its status.
+
+    In the middle of a row it must not be one that says in its body what follows.
+    """
+    status = (failed.result or {}).get("status")
+    has_none = status in {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT} and failed.reason == "not_json"
+    return has_none and (args.page is None or not isinstance(args.pages, Cursors | NextUrls))
 
 
 def _keep(args: FetchArgs, pages: Pages, result: dict[str, Any], chain: RedirectChain) -> Outcome:
     data = result["data"] if isinstance(result["data"], dict) else {}
+    following, url = data.get("next"), _next_url(args, pages, data, chain)
     items = data.get("items")
     if items is None and args.page is not None:
-        # Some targets leave the list out when it is empty.
+        if data.get("has_list") is False and following is None and url is None:
+            return NO_LIST.as_outcome(result={**result, "data": None})
         items = []
     if not isinstance(items, list):
         failure = NO_ITEMS if items is None else EXTRACT_FAILED
         return failure.as_outcome(result={**result, "data": None})
     page = FetchedPage(
         items=items,
+        names=_item_names(pages, data, items),
         total=_total(pages, data, chain),
-        cursor=data.get("next"),
-        next_url=_next_url(args, pages, data, chain),
+        cursor=following,
+        next_url=url,
         here=_here(args, pages),
     )
     after = next_pages(pages, args.page, page)
-    return _outcome(args, result, items, page.total, after, keys=_keys(pages, data, items, after.kept))
+    return _outcome(args, result, items, page.total, after, keys=_keys(page.names, after.kept))
 
 
 def _outcome(
@@ -188,14 +267,18 @@ def _outcome(
     return Succeeded(kept, page=report)
 
 
-def _keys(pages: Pages, data: dict[str, Any], items: list[Any], kept: int) -> str | None:
+def _item_names(pages: Pages, data: dict[str, Any], items: list[Any]) -> list[Any] | None:
+    """Return what identifies each item; one without a key is identified by its whole content."""
     keys = data.get("keys")
     if pages.key is None or (not isinstance(keys, list) and items):
         return None
-    # An item without a key is identified by its whole content.
-    named = zip(keys or [], items, strict=False)
-    digests = [key_digest(item if key is None else key) for key, item in named]
-    return base64.b64encode(b"".join(digests[:kept])).decode("ascii")
+    return [item if key is None else key for key, item in zip(keys or [], items, strict=False)]
+
+
+def _keys(names: list[Any] | None, kept: int) -> str | None:
+    if names is None:
+        return None
+    return base64.b64encode(b"".join(map(key_digest, names[:kept]))).decode("ascii")
 
 
 def _total(pages: Pages, data: dict[str, Any], chain: RedirectChain) -> int | None:
@@ -256,10 +339,8 @@ def next_pages(pages: Pages, place: PagePlace | None, page: FetchedPage) -> Next
         place: Which page it is; None is the first.
         page: What it says.
     """
-    repeats = place is not None and place.previous is not None and place.previous == digest(page.items)
-    if page.items and repeats:
-        # The target ignores our parameters, or repeats its last page.
-        return NextPages(0, StopReason.REPEATED_PAGE)
+    if place is not None and page.items and place.previous == page.digest:
+        return NextPages(0, _reason_of_repetition(pages, place, page))
     if isinstance(pages, PageNumbers | Offsets) and (
         place.last is not None if place else page.total is not None
     ):
@@ -277,6 +358,17 @@ def next_pages(pages: Pages, place: PagePlace | None, page: FetchedPage) -> Next
     return NextPages(kept, following=following)
 
 
+def _reason_of_repetition(pages: Pages, place: PagePlace, page: FetchedPage) -> StopReason:
+    """Return why no page follows one that came twice.
+
+    A short page behind others, and the same again behind it: so some targets answer whatever is behind the
+    last page. Otherwise the target may as well ignore our parameters, or give no page beyond some limit.
+    """
+    is_in_a_row = isinstance(pages, PageNumbers | Offsets) and place.last is None and place.index > 1
+    size = (pages.size if isinstance(pages, PageNumbers | Offsets) else None) or place.size or 0
+    return StopReason.SHORT_PAGE if is_in_a_row and len(page.items) < size else StopReason.REPEATED_PAGE
+
+
 def digest(value: Any) -> str:
     """Return 16 hexadecimal digits that are the same for the same JSON."""
     return key_digest(value).hex()
@@ -289,21 +381,27 @@ def key_digest(value: Any) -> bytes:
 
 
 def _planned(pages: PageNumbers | Offsets, place: PagePlace | None, page: FetchedPage) -> NextPages:
-    """Plan from the total and the real size of the first page; then change the plan as totals change."""
+    """Plan from the total and the size of the first page; then change the plan as totals change.
+
+    The size is what was asked for, or what the first page really has if that is less. What it has beyond
+    that, such as what is pinned there, moves no other page.
+    """
     index, count = place.index if place else 0, len(page.items)
-    size = (place.size if place else count) or 0
+    size = (place.size if place else min(count, pages.size or count)) or 0
+    extra = place.items_before if place else count - size
+    before = index * size + (extra if place else 0)
     total = page.total if page.total is not None else (place.total if place else None) or 0
     limit = pages.max_items or MAX_ITEMS
-    kept = max(0, min(count, limit - index * size))
+    kept = max(0, min(count, limit - before))
     if not size:
         # Without items there is no size to plan with; the report says what is missing from the total.
         return NextPages(0, StopReason.EMPTY_PAGE)
     end = place.last if place and place.last is not None else index
-    needed = max(_pages_of(total, size) - 1, end)
-    if index == end and count >= size and count > total - index * size and needed == end:
+    needed = max(_pages_of(total - extra, size) - 1, end)
+    if index == end == needed and count > max(0, total - before):
         # The page is fuller than the total allows, so more may follow.
         needed = end + 1
-    allowed = min(needed, _pages_of(limit, size) - 1, pages.max_pages - 1)
+    allowed = min(needed, _pages_of(limit - extra, size) - 1, pages.max_pages - 1)
     reason = None
     if allowed < needed and index in (0, end):
         reason = StopReason.MAX_PAGES if allowed == pages.max_pages - 1 else StopReason.MAX_ITEMS
@@ -311,9 +409,14 @@ def _planned(pages: PageNumbers | Offsets, place: PagePlace | None, page: Fetche
         reason = StopReason.MAX_ITEMS
     if allowed <= end:
         return NextPages(kept, reason)
-    previous = place.previous if place else digest(page.items)
-    baseline = place.total if place else page.total
-    following = PagePlace(index=end + 1, last=allowed, size=size, total=baseline, previous=previous)
+    following = PagePlace(
+        index=end + 1,
+        last=allowed,
+        size=size,
+        total=place.total if place else page.total,
+        items_before=extra,
+        previous=place.previous if place else page.digest,
+    )
     return NextPages(kept, reason, following)
 
 
@@ -327,14 +430,17 @@ def _next(pages: Pages, place: PagePlace | None, page: FetchedPage) -> PagePlace
         index=(place.index if place else 0) + 1,
         size=place.size if place else count or None,
         items_before=(place.items_before if place else 0) + count,
-        previous=digest(page.items) if count else None,
+        previous=page.digest,
     )
     match pages:
-        case PageNumbers() | Offsets():
-            if not count:
-                return StopReason.EMPTY_PAGE
-            # Measured by the first page, because a target may give less than was asked for.
-            return StopReason.SHORT_PAGE if count < (base.size or 0) else base
+        # A short page proves nothing: the target may filter what it has paged, or give less than is asked.
+        case PageNumbers():
+            return base if count else StopReason.EMPTY_PAGE
+        case Offsets():
+            # So that nothing is lost: a page may be short, or may have more than was asked for.
+            offset = _offset(place) + min(count, pages.size)
+            moved = {} if offset == base.items_before else {"offset": offset}
+            return base.model_copy(update=moved) if count else StopReason.EMPTY_PAGE
         case Cursors():
             cursor = _cursor(page.cursor)
             if cursor is None or isinstance(cursor, StopReason):

@@ -111,6 +111,9 @@ def _links(text: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield target, parameters
 
 
+_SINGLE_QUOTED = re.compile(r"'([^';,]*)'(?=[ \t]*(?:[;,]|$))")
+
+
 class _Scanner:
     """Reads a text once, from its start to its end."""
 
@@ -140,9 +143,14 @@ class _Scanner:
         if self.skip_blanks() != "=":
             return name, ""
         self._at += 1
-        if self.skip_blanks() != '"':
-            return name, self._take_token(";,")
-        return name, self._take_quoted()
+        mark = self.skip_blanks()
+        if mark == '"':
+            return name, self._take_quoted()
+        # Single quotes are none to RFC 8288, but some hosts send them so.
+        if mark == "'" and (quoted := _SINGLE_QUOTED.match(self._text, self._at)):
+            self._at = quoted.end()
+            return name, quoted[1]
+        return name, self._take_token(";,")
 
     def _take_token(self, ends: str) -> str:
         begin = self._at

@@ -134,16 +134,20 @@ def _sentences(record: PagesRecord, counts: PageCounts) -> list[str]:
         said.append(f"{seen.missing:,} of the {seen.last_total:,} items that the pages promise are missing.")
     if seen.duplicates:
         said.append(f"{seen.duplicates:,} items have the key of another.")
-    if seen.stopped_by is not None and not seen.stopped_by.is_an_end:
+    if seen.stopped_by in _STOPS:
         said.append(_STOPS[seen.stopped_by])
+    elif seen.stopped_by in _SILENT_ENDS and seen.last_total is None:
+        said.append("No total says whether that is all: where nothing more came was taken for the end.")
     return said
 
 
+_SILENT_ENDS = frozenset({StopReason.EMPTY_PAGE, StopReason.SHORT_PAGE, StopReason.NOT_FOUND})
 _STOPS = {
-    StopReason.MAX_PAGES: "It stopped at `max_pages`; there is more.",
+    StopReason.MAX_PAGES: "It stopped at `max_pages`; there may be more.",
     StopReason.MAX_ITEMS: "It stopped at `max_items`; there may be more.",
     StopReason.LOOP: "It stopped where a page led back to one that was read before.",
-    StopReason.REPEATED_PAGE: "It stopped where the same page came twice; the second copy was left out.",
+    StopReason.REPEATED_PAGE: "It stopped where the same page came twice, and left the second copy out: the "
+    "target ignores what was asked for, or has no more; nobody can tell.",
     StopReason.OTHER_ORIGIN: "It stopped where a page led to another origin; `other_origins` allows that.",
     StopReason.INVALID_NEXT: "It stopped where a page led to something that is no valid URL.",
 }

@@ -131,9 +131,10 @@ class PagePlace(BaseModel):
     Attributes:
         index: From 0, the page of the root job itself.
         last: The last page that is planned; None when each page leads to the next.
-        size: How many items the first page had.
+        size: How many items the first page had, and with `last` at most what was asked for.
         total: How many items there are in all, as the first page said.
-        items_before: How many items the pages before have; only when each leads to the next.
+        items_before: How many items the pages before have; with `last` what the first has beyond `size`.
+        offset: The offset to send for it, when that is not `items_before`.
         cursor: The cursor to send for it.
         url: Its URL; the job's own URL is replaced by it.
         previous: Digest of the items of an earlier page; it shows a target that ignores our parameters.
@@ -148,6 +149,7 @@ class PagePlace(BaseModel):
     size: Annotated[int | None, Field(ge=1, le=MAX_PAGE_ITEMS)] = None
     total: Annotated[int | None, Field(ge=0, le=MAX_TOTAL)] = None
     items_before: Annotated[int, Field(ge=0, le=MAX_ITEMS)] = 0
+    offset: Annotated[int | None, Field(ge=0, le=MAX_ITEMS)] = None
     cursor: Annotated[str | None, Field(max_length=MAX_CURSOR_LENGTH)] = None
     url: str | None = None
     previous: Annotated[str | None, Field(max_length=32)] = None

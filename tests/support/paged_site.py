@@ -14,8 +14,10 @@ from consumer.executor import Attempt
 from consumer.handlers.paged_fetch import fetch_or_page
 from consumer.http.client import Client
 from consumer.settlement import decide, settlement_message
+from producer.api.paged_fetches import PagedFetch, paged_fetch
 from producer.records import ClaimedJob, JobRecord
-from producer.store import outbox, queries, recording, submissions
+from producer.store import batches, outbox, queries, recording, submissions
+from producer.store import pages as stored_pages
 from producer.store.database import Database
 from producer.submission import new_job
 from producer.submission_models import JobSubmission
@@ -136,3 +138,21 @@ async def work_all(store: Database, client: Client) -> int:
             done += 1
             assert done < 2_000
     return done
+
+
+def measured(store: Database, root: JobRecord) -> PagedFetch:
+    """Return what the pages of a fetch come to, as the API says it."""
+    record = store.read(stored_pages.get_pages, root.id)
+    if record.batch:
+        assert store.read(batches.wrong_counts, record.batch.id) == {}
+    return paged_fetch(record)
+
+
+def items(store: Database, root: JobRecord) -> list[Any]:
+    """Return the items of all pages, in their order."""
+    found: list[Any] = []
+    after = -1
+    while (page := store.read(stored_pages.next_page_items, root.id, after=after)) is not None:
+        after = page[0]
+        found += page[1]
+    return found

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from consumer.handlers.paged_fetch import FetchedPage, NextPages, next_pages, with_parameters
+from consumer.handlers.extract import extract
+from consumer.handlers.paged_fetch import (
+    FetchedPage,
+    NextPages,
+    _has_list,
+    _offset,
+    next_pages,
+    with_parameters,
+)
 from shared.kinds.pages import PagePlace, Pages, StopReason
 
 PAGES: TypeAdapter[Pages] = TypeAdapter(Pages)
@@ -132,17 +140,113 @@ def walk(pages: Pages, answer: Callable[[int, str], FetchedPage]) -> tuple[int, 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ([3, 3, 2], (3, StopReason.SHORT_PAGE)),
+        ([3, 3, 2, 0], (4, StopReason.EMPTY_PAGE)),
         ([3, 3, 0], (3, StopReason.EMPTY_PAGE)),
         ([0], (1, StopReason.EMPTY_PAGE)),
-        ([3, 4, 2], (3, StopReason.SHORT_PAGE)),
+        ([5, 3, 1, 3, 0], (5, StopReason.EMPTY_PAGE)),
     ],
 )
 @pytest.mark.parametrize("by", ["page", "offset"])
-def test_without_a_total_a_short_or_empty_page_is_the_last(
+def test_without_a_total_an_empty_page_is_behind_the_last_and_a_short_one_proves_nothing(
     by: str, sizes: list[int], expected: tuple[int, StopReason]
 ) -> None:
     assert walk(pages_of(by), lambda n, _: FetchedPage(numbers(sizes[n], start=n * 100))) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        # Short, behind others: so some targets answer whatever is behind their last page.
+        ([3, 3, 2], StopReason.SHORT_PAGE),
+        # It may be that no page is given beyond some limit, or that the parameter is ignored.
+        ([3, 3, 3], StopReason.REPEATED_PAGE),
+        ([3], StopReason.REPEATED_PAGE),
+        ([2], StopReason.REPEATED_PAGE),
+    ],
+)
+def test_a_last_page_that_comes_again_is_the_end_only_when_it_is_short(
+    sizes: list[int], reason: StopReason
+) -> None:
+    def answer(n: int, _: str) -> FetchedPage:
+        last = min(n, len(sizes) - 1)
+        return FetchedPage(numbers(sizes[last], start=last * 100))
+
+    pages = pages_of("page", size=3, size_parameter="size")
+
+    assert walk(pages, answer) == (len(sizes) + 1, reason)
+
+
+def test_a_page_that_comes_again_is_known_by_its_keys() -> None:
+    def answer(n: int, _: str) -> FetchedPage:
+        names = [1, 2, 3] if n % 2 else [3, 1, 2]
+        return FetchedPage([{"id": name, "asked_at": n} for name in names], names=names)
+
+    assert walk(pages_of("page", key="id"), answer) == (2, StopReason.REPEATED_PAGE)
+
+
+@pytest.mark.parametrize(
+    ("counts", "offsets"),
+    [
+        ([10, 10, 5, 0], [0, 10, 20, 25]),
+        # Two items are pinned to the first page.
+        ([12, 10, 10, 5, 0], [0, 10, 20, 30, 35]),
+        # The target gives five, whatever is asked for.
+        ([5, 5, 0], [0, 5, 10]),
+        ([7, 10, 0], [0, 7, 17]),
+    ],
+)
+def test_offsets_leave_no_item_out_whatever_a_page_has(counts: list[int], offsets: list[int]) -> None:
+    pages = pages_of("offset", size=10)
+    asked, here = [], None
+    for index, count in enumerate(counts):
+        asked.append(_offset(here))
+        here = next_pages(pages, here, FetchedPage(numbers(count, start=100 * index))).following
+
+    assert (asked, here) == (offsets, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "total", "last"),
+    [
+        (12, 37, 3),
+        (12, 102, 9),
+        (12, 12, None),
+        # Less than was asked for is what the target gives.
+        (5, 37, 7),
+    ],
+)
+@pytest.mark.parametrize("by", ["page", "offset"])
+def test_pages_are_planned_by_the_size_that_was_asked_for(
+    by: str, first: int, total: int, last: int | None
+) -> None:
+    more = {"size_parameter": "size"} if by == "page" else {}
+    after = next_pages(
+        pages_of(by, size=10, total="t", **more), None, FetchedPage(numbers(first), total=total)
+    )
+
+    assert (after.following and after.following.last) == last
+
+
+def test_pages_that_are_smaller_than_the_first_lead_on_from_the_last_that_was_planned() -> None:
+    # Nothing says how large a page is; the first has two more than the others.
+    plan = next_pages(pages_of(total="t"), None, FetchedPage(numbers(12), total=102)).following
+    assert plan is not None and plan.last == 8
+
+    after = next_pages(
+        pages_of(total="t"), place(8, 8, size=12, total=102), FetchedPage(numbers(10), total=102)
+    )
+
+    assert after.following is not None and after.following.last == 9
+
+
+def test_the_most_items_that_are_wanted_count_those_that_the_first_page_has_beyond_its_size() -> None:
+    pages = pages_of(total="t", max_items=30, size=10, size_parameter="size")
+    plan = next_pages(pages, None, FetchedPage(numbers(12), total=102)).following
+    assert plan is not None and plan.last == 2
+
+    last = plan.model_copy(update={"index": 2})
+
+    assert next_pages(pages, last, FetchedPage(numbers(10), total=102)).kept == 8
 
 
 @pytest.mark.parametrize(
@@ -236,3 +340,28 @@ def test_what_a_cursor_holds_cannot_leave_its_parameter() -> None:
     url = with_parameters("http://a.example/", {"page[after]": "a&b=c#d/é ?%"})
 
     assert url == "http://a.example/?page[after]=a%26b%3Dc%23d%2F%C3%A9%20%3F%25"
+
+
+@pytest.mark.parametrize(
+    ("expression", "document", "expected"),
+    [
+        ("items", {"items": None}, True),
+        ("items", {"items": []}, True),
+        ("items", {"error": "slow down"}, False),
+        ("items", [], False),
+        ("items", None, False),
+        ("data.items[?a].{b: b}", {"data": {"items": None}}, True),
+        ("data.items[]", {"data": {}}, False),
+        ("data.items[]", {"error": 1}, False),
+        ('data."all items" | [0:2]', {"data": {"all items": None}}, True),
+        # What cannot be told is not held against a page.
+        ("items || `[]`", {}, True),
+        ("@", None, True),
+        ("a[0].items", {}, True),
+        ('"it\'s"', {}, True),
+    ],
+)
+def test_a_page_lacks_its_list_only_when_the_name_is_not_there(
+    expression: str, document: Any, expected: bool
+) -> None:
+    assert extract(document, _has_list(expression)) is expected

@@ -118,7 +118,13 @@ def test_the_field_counts_where_waiting_can_help(status: int, honoured: bool) ->
         (['<a>; rel="first prev"', '<b>; rel="last next"'], "b"),
         (['<b>; rel="NEXT"; title="x"'], "b"),
         (['<b>; REL="Next"'], "b"),
-        (["<b>; title=\"a, <c>; rel=next\"; rel='next'"], None),
+        (["<b>; title=\"a, <c>; rel=next\"; rel='next'"], "b"),
+        (["<b>; rel='prev Next' "], "b"),
+        (["<a>; rel='prev', <b>;rel = 'next';title='it's next'"], "b"),
+        (["<b>; title='it's'; rel=next"], "b"),
+        (["<b>; rel='next"], None),
+        (["<b>; rel='nextpage'"], None),
+        (["<b>; title*=UTF-8''n%C3%A4chste; rel=\"next\""], "b"),
         (['<a>; title="a, <c>; rel=next", <b>; rel=next'], "b"),
         (['<a>; title="say \\"next\\" ; rel=next"'], None),
         (["<a,b;c?d=e,f>; rel=next"], "a,b;c?d=e,f"),
@@ -142,7 +148,15 @@ def test_the_next_page_is_found_in_a_link_header(fields: list[str], expected: st
 
 
 @pytest.mark.parametrize(
-    "text", ["<" * 200_000, "<a>;" * 100_000, '<a>;b="' + "\\" * 200_000, "<a>" + " " * 200_000]
+    "text",
+    [
+        "<" * 200_000,
+        "<a>;b='x" * 50_000,
+        "<a>;b='" + " " * 200_000,
+        "<a>;" * 100_000,
+        '<a>;b="' + "\\" * 200_000,
+        "<a>" + " " * 200_000,
+    ],
 )
 def test_a_hostile_link_header_is_read_in_no_time(text: str) -> None:
     started = time.thread_time()
