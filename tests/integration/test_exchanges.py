@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.exchange_server import ExchangeServer, ReadingClients, exchan
 from tests.support.exchanges import Exchange, exchange_files
 from tests.support.http_servers import client_that_reaches_loopback
 from tests.support.paged_exchanges import fetch_pages
+from tests.support.recording_ledger import make_message
 from tests.support.tls import Authority
 
 MAX_SECONDS = 20
@@ -67,7 +69,8 @@ async def test_an_exchange_comes_to_what_is_right(
             plain=is_plain,
         ) as client,
     ):
-        seen = await seen_by(client, exchange, server)
+        worker = replace(client, job=make_message(attempt=exchange.attempt))
+        seen = await seen_by(worker, exchange, server)
 
     right = json.loads(server.filled(json.dumps(exchange.right)))
     assert misses(right, seen) == [], json.dumps(seen, indent=1)

@@ -17,6 +17,7 @@ from tests.support.exchange_server import ExchangeServer, exchange_server
 from tests.support.exchanges import CURL_VERSION, CurlVerdict, Exchange, exchange_files
 from tests.support.tls import Authority
 
+NEW = "new"
 TIMEOUT_SECONDS = 2
 # curl is another process: what it has read cannot be seen, only that it had time to.
 PAUSE_SECONDS = 0.05
@@ -71,7 +72,7 @@ async def renewed(text: str, word: str, authority: Authority, ca_file: Path) -> 
         if not block.startswith("- name:"):
             return block
         exchange = Exchange.model_validate(yaml.load(block, Loader=yaml.CSafeLoader)[0])
-        if word not in exchange.name and not (word == "new" and exchange.curl is None):
+        if not (exchange.curl is None if word == NEW else word in exchange.name):
             return block
         async with hands:
             verdict = await ask(exchange, authority, ca_file)

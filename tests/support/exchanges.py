@@ -123,6 +123,7 @@ class Exchange(_Model):
         server: The first turn that fits a request answers it; nothing that fits is a 404.
         names: The names of hosts that exist; all are this server.
         tls: A sort of certificate (`tests.support.tls`) for a second port, `{tls_port}`.
+        attempt: Which attempt of the job it is.
         right: Part of what must come out; see the README beside the files.
         requests: All requests in order; each the method and target, and lines that it must or must not have.
         curl: Written by `python -m tests.support.curl_verdicts`.
@@ -137,6 +138,7 @@ class Exchange(_Model):
     names: tuple[str, ...] = ()
     tls: str | None = None
     job: Mapping[Literal["check", "fetch"], Mapping[str, Any]]
+    attempt: int = 1
     right: Mapping[str, Any]
     requests: tuple[str | tuple[str, ...], ...] | None = None
     curl: CurlVerdict | None = None
