@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from consumer.http.client import Client, HttpRequest
+from consumer.http.cookies import ChainCookies, with_cookies
 from consumer.http.failures import (
     CONNECT_TIMEOUT,
     DNS_TIMEOUT,
@@ -111,7 +112,8 @@ def final_answer(
     """Give the final answer to a request, its body unread, or why there is none.
 
     Bodies on the way are not read. The request's body, credentials and headers go to its own origin only, but
-    for headers that say what is liked, such as `Accept`; credentials in a `Location` go nowhere. A redirect
+    for headers that say what is liked, such as `Accept`; credentials in a `Location` go nowhere. Cookies that
+    redirects set go back to their hosts, in this chain alone. A redirect
     from https to http is followed, as one to any other origin, unless the request forbids it; the chain notes
     it.
 
@@ -164,7 +166,8 @@ async def _follow(
     # What `auth` says comes after what the URL says, and wins.
     own = _Message(request.method, request.body, {**credentials, **request.headers})
     target, message = own_target, own
-    requested: set[tuple[str, URL]] = set()
+    requested: set[tuple[str, URL, str]] = set()
+    cookies: ChainCookies | None = None
     for _ in range(request.max_redirects + 1):
         if requested and _identity(message, target) in requested:
             return REDIRECT_LOOP
@@ -186,6 +189,7 @@ async def _follow(
         requested.add(_identity(message, target))
         # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
         answer.release()
+        cookies = _noted_cookies(cookies, answer, target)
         following = _allowed_target(chain, request, target, answer)
         if isinstance(following, Failure):
             return following
@@ -195,23 +199,46 @@ async def _follow(
         )
         if message.body is not None and not is_own:
             return REDIRECT_WITH_BODY
+        message = _with_cookies(message, cookies, target)
     return too_many_redirects(request.max_redirects)
 
 
 class _Message(NamedTuple):
-    """What is sent to one target of the chain."""
+    """What is sent to one target of the chain.
+
+    Attributes:
+        cookies: Those in the headers that were set on the way.
+    """
 
     method: str
     body: bytes | None
     headers: Mapping[str, str]
+    cookies: str = ""
 
     def __repr__(self) -> str:
         return f"_Message({self.method!r})"
 
 
-def _identity(message: _Message, target: Target) -> tuple[str, URL]:
+def _identity(message: _Message, target: Target) -> tuple[str, URL, str]:
     # The fragment is never sent, so two URLs that differ in it alone are one (RFC 9110 section 4.2.5).
-    return message.method, target.wire
+    return message.method, target.wire, message.cookies
+
+
+def _noted_cookies(
+    cookies: ChainCookies | None, answer: aiohttp.ClientResponse, target: Target
+) -> ChainCookies | None:
+    if "Set-Cookie" not in answer.headers:
+        return cookies
+    cookies = cookies or ChainCookies()
+    cookies.note(answer.headers, target.wire)
+    return cookies
+
+
+def _with_cookies(message: _Message, cookies: ChainCookies | None, target: Target) -> _Message:
+    sent = cookies.sent_to(target.wire) if cookies else ""
+    if not sent:
+        return message
+    return message._replace(headers=with_cookies(message.headers, sent), cookies=sent)
 
 
 async def _robots_denial(client: Client, polite: "PoliteRequest", target: URL) -> Failure | None:
