@@ -4,6 +4,7 @@ import ada_url
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import AnyHttpUrl
 
 from consumer.http.failures import Failure
 from consumer.http.target import Target, redirect_target, split_credentials, target_of
@@ -217,6 +218,8 @@ def _check_one_reading(text: str) -> None:
     assert url_host(url) == parsed.hostname.strip("[]") == wire.raw_host
     assert url_origin(url)[2] == wire.port == int(parsed.port or {"http": 80, "https": 443}[wire.scheme])
     assert wire.raw_path_qs == url_request_target(url)
+    # Stored URLs, keys of hosts and unique keys are as 0.1.0 wrote them, but for one character in paths.
+    assert url.replace("%5E", "^") == str(AnyHttpUrl(text)).replace("%5E", "^")
 
 
 def url_request_target(url: str) -> str:
