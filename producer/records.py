@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 from uuid import UUID
 
 from producer.timetable import CatchUp, Timetable
@@ -15,6 +15,9 @@ from shared.messages import KnownCopy
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
 from shared.states import JobState
+
+# A repeat that has no answer after so long is looked after: `producer/store/schedules.py`.
+LOOK_AFTER: Final = timedelta(hours=1)
 
 
 class KeyScope(StrEnum):
@@ -71,7 +74,7 @@ class NewJob:
         ref: Its sender's own name for it.
         line: The line or item of its batch that it came from, counted from 1.
         given_url: Its URL as it was handed in, where that is not the one in `args`.
-        same_as: The job of its batch that asks for the same, and whose result answers for it too.
+        same_as: Of a repeat, the job of its batch that asks for it too; of that one, its own id.
     """
 
     id: UUID
@@ -163,6 +166,7 @@ class NewBatch:
     idempotency: IdempotencyKey | None = None
     callback_url: str | None = None
     callback_events: Sequence[str] | None = None
+    repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,16 @@ class JobRecord:
     given_url: str | None = None
     same_as: UUID | None = None
     attempts: Sequence[AttemptRecord] = ()
+
+    @property
+    def original(self) -> UUID | None:
+        """The job of its batch that asks, or has asked, for this one too; None when it asks by itself."""
+        return None if self.same_as == self.id else self.same_as
+
+    @property
+    def is_waiting_repeat(self) -> bool:
+        """Whether it waits for the answer of its original; its time to run is none that anybody asked for."""
+        return self.state is JobState.SCHEDULED and self.original is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +369,7 @@ class BatchRecord:
     current_point: ProgressPoint | None = None
     last_ended_at: datetime | None = None
     latest_due_at: datetime | None = None
+    repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True)

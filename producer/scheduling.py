@@ -8,6 +8,7 @@ from uuid import UUID
 
 from producer.batch_validation import batch_args, located
 from producer.records import NewSchedule, ScheduledRun, ScheduleRecord
+from producer.repeats import RepeatFinder
 from producer.submission import MAX_AHEAD, JobTemplate
 from producer.submission_models import MAX_LABELS, BatchSubmission, JobSubmission, ScheduleSubmission
 from producer.timetable import (
@@ -86,9 +87,11 @@ def _make_run(
             job = template.job(template.validate(args), job_id=new_id())
             return ScheduledRun(run_at, [replace(job, ref=ref)])
         case BatchSubmission():
-            batch = template.batch(batch_id=new_id())
             valid, rejected = batch_args(submission, template)
-            jobs = [template.job(each, job_id=new_id(), batch_id=batch.id) for each in valid]
+            finder = RepeatFinder(template, dedupe=submission.dedupe)
+            found = [(each, finder.find(each.document)) for each in valid]
+            batch = template.batch(batch_id=new_id(), repeats=finder.repeats)
+            jobs = list(finder.jobs(template, found, batch_id=batch.id))
             return ScheduledRun(run_at, jobs, batch, rejected)
         case _:
             assert_never(submission)

@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from producer.records import CallbackEvent, NewBatch, NewJob
+from producer.records import LOOK_AFTER, CallbackEvent, NewBatch, NewJob
 from producer.submission_models import (
     MAX_AHEAD_SECONDS,
     BatchSubmission,
@@ -151,8 +151,17 @@ class JobTemplate:
             raise _invalid(f"{at}/page", "Only the service itself creates jobs for single pages")
         return valid
 
-    def job(self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None) -> NewJob:
-        """Return one job of this template."""
+    def job(
+        self, args: ValidArgs, *, job_id: UUID, batch_id: UUID | None = None, same_as: UUID | None = None
+    ) -> NewJob:
+        """Return one job of this template.
+
+        Args:
+            same_as: The job of its batch that asks for the same; its own id if it is the one that asks.
+        """
+        due_at = self.timing.due_at
+        if same_as not in {None, job_id}:
+            due_at = (due_at or self.created_at) + LOOK_AFTER
         events = self.callback_events
         if batch_id is not None:
             # A batch calls back once, for all its jobs, unless their own ends are asked for.
@@ -167,7 +176,7 @@ class JobTemplate:
             created_at=self.created_at,
             labels=self.labels,
             batch_id=batch_id,
-            due_at=self.timing.due_at,
+            due_at=due_at,
             deadline_at=self.timing.deadline_at,
             schedule_id=self.schedule_id,
             callback_url=self.callback_url if batch_id is None or events else None,
@@ -175,10 +184,11 @@ class JobTemplate:
             ref=args.ref,
             line=args.line,
             given_url=args.given_url,
+            same_as=same_as,
         )
 
-    def batch(self, *, batch_id: UUID) -> NewBatch:
-        """Return a batch for jobs of this template."""
+    def batch(self, *, batch_id: UUID, repeats: int = 0) -> NewBatch:
+        """Return a batch for jobs of this template, of which so many repeat others."""
         return NewBatch(
             id=batch_id,
             kind=self.kind.name,
@@ -187,6 +197,7 @@ class JobTemplate:
             schedule_id=self.schedule_id,
             callback_url=self.callback_url,
             callback_events=self.callback_events,
+            repeats=repeats,
         )
 
 

@@ -129,6 +129,13 @@ class _BatchSubmission(_Submission):
         bool,
         Field(description="Store nothing when an item is invalid, instead of the others."),
     ] = False
+    dedupe: Annotated[
+        bool,
+        Field(
+            description="Ask once for checks that ask the same, the fragment of the URL aside, and answer "
+            "all of them with that."
+        ),
+    ] = True
 
 
 class BatchSubmission(_BatchSubmission):

@@ -29,7 +29,7 @@ from aiohttp import (
 from consumer.egress import EgressDenied
 from consumer.http.answers import Fault
 from shared.bodies import MAX_STORED_BYTES
-from shared.kinds.check import Verdict
+from shared.kinds.check import ASSERTION_FAILED, Verdict, unmet_words
 from shared.outcomes import Failed
 
 MAX_NAMED_CODINGS = 5
@@ -255,9 +255,7 @@ def assertion_failed(assertion: str, expected: str, *, others: int) -> Failure:
         expected: What the job demands, in its own words.
         others: How many more do not hold.
     """
-    more = f", nor do {others} more" if others else ""
-    said = f"An assertion does not hold: {assertion} {expected}".rstrip()
-    return _permanent("assertion_failed", f"{said}{more}.")
+    return _permanent(ASSERTION_FAILED, unmet_words(assertion, expected, others=others))
 
 
 def bot_wall(status: int, wall: str) -> Failure:

@@ -13,11 +13,11 @@ from producer.api.requests import read_document, validate_document
 from producer.batch_validation import check_batch, located, validate_item
 from producer.json_text import AmbiguousJson, read_json
 from producer.records import FIRST_REJECTED, NewJob, Rejected
+from producer.repeats import RepeatFinder
 from producer.submission import JobTemplate, ValidArgs
 from producer.submission_models import BatchSubmission, StreamedBatchSubmission
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid
-from shared.identity import new_id
 
 _SPOOL_MEMORY_BYTES = 1_048_576
 
@@ -25,7 +25,7 @@ _SPOOL_MEMORY_BYTES = 1_048_576
 _AS_JSON = frozenset(
     {"defaults", "labels", "retry", "callback_events", "delay_seconds", "expires_after_seconds"}
 )
-_AS_BOOLEAN = frozenset({"strict"})
+_AS_BOOLEAN = frozenset({"dedupe", "strict"})
 
 
 def _open_spool() -> tempfile.SpooledTemporaryFile[bytes]:
@@ -42,6 +42,7 @@ class BatchSpool:
     valid: int = 0
     rejections: int = 0
     first: list[Rejected] = field(default_factory=list)
+    finder: RepeatFinder = field(default_factory=RepeatFinder)
     _jobs: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
     _rejected: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
 
@@ -57,7 +58,7 @@ class BatchSpool:
         if isinstance(item, ValidArgs):
             self.valid += 1
             kept = (item.document, item.host, item.given_url, item.ref, item.line)
-            self._jobs.write(orjson.dumps(kept) + b"\n")
+            self._jobs.write(orjson.dumps((kept, self.finder.find(item.document))) + b"\n")
             return
         self.rejections += 1
         why = (item.number, item.loc, item.msg, item.ref, item.given)
@@ -83,9 +84,13 @@ class BatchSpool:
 
     def jobs(self, template: JobTemplate, *, batch_id: UUID) -> Iterator[NewJob]:
         """Yield the jobs in the order of their lines, read from the file as they are asked for."""
+        yield from self.finder.jobs(template, self._found(), batch_id=batch_id)
+
+    def _found(self) -> Iterator[tuple[ValidArgs, int | None]]:
         self._jobs.seek(0)
         for line in self._jobs:
-            yield template.job(ValidArgs(*orjson.loads(line)), job_id=new_id(), batch_id=batch_id)
+            args, original = orjson.loads(line)
+            yield ValidArgs(*args), original
 
     def rejected(self) -> Iterator[Rejected]:
         """Yield what became no job, in the order of the lines, read from the file."""
@@ -116,6 +121,7 @@ class Stream:
         submission = read_query(query)
         with located("/query"):
             template = JobTemplate.of(submission, now=utc_now())
+        spool.finder = RepeatFinder(template, dedupe=submission.dedupe)
         return cls(submission, template, open_reader(media_type, template.kind), spool)
 
     def feed(self, chunk: bytes) -> None:

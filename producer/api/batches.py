@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
@@ -20,6 +21,7 @@ from producer.api.requests import Query, read_actor, read_id, read_idempotency_k
 from producer.api.responses import first_page, json_response
 from producer.batch_validation import validate_items
 from producer.records import BatchRecord, KeptAnswer, KeyScope, NewBatch, SubmissionStatus, TakenKey
+from producer.repeats import RepeatFinder
 from producer.store import endings, idempotency, queries, submissions
 from producer.store.database import Connection, Store
 from producer.submission import JobTemplate, timing_of
@@ -73,7 +75,7 @@ class BatchHandlers:
         return used_for if used_for and used_for.answer else None
 
     async def _store_batch(self, taken: _Taken, spool: BatchSpool, key: str | None) -> Response:
-        new = taken.template.batch(batch_id=new_id())
+        new = taken.template.batch(batch_id=new_id(), repeats=spool.finder.repeats)
         batch = await asyncio.to_thread(accepted_document, new, spool, taken.template)
         answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/batches/{new.id}", _json(batch))
         if key is not None:
@@ -126,13 +128,15 @@ class BatchHandlers:
 def accepted_document(new: NewBatch, spool: BatchSpool, template: JobTemplate) -> Batch:
     """Return the document of a batch as it is stored: the answer to its submission."""
     state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
+    # Repeats wait for their originals.
+    counts = Counter({state: spool.valid - new.repeats}) + Counter({JobState.SCHEDULED: new.repeats})
     return batch_document(
         BatchRecord(
             id=new.id,
             kind=new.kind,
             total=spool.valid,
             labels=new.labels,
-            counts={state: spool.valid},
+            counts=counts,
             schedule_id=new.schedule_id,
             created_at=new.created_at,
             finished_at=None,
@@ -140,6 +144,7 @@ def accepted_document(new: NewBatch, spool: BatchSpool, template: JobTemplate) -
             callback_events=new.callback_events,
             rejected=spool.rejections,
             first_rejected=spool.first,
+            repeats=new.repeats,
         )
     )
 
@@ -162,6 +167,7 @@ async def _take_document(request: Request, spool: BatchSpool) -> _Taken:
     body = await _read_document_body(request)
     submission = await asyncio.to_thread(read_batch, body)
     template = JobTemplate.of(submission, now=utc_now())
+    spool.finder = RepeatFinder(template, dedupe=submission.dedupe)
     await asyncio.to_thread(spool.add_all, validate_items(submission, template))
     return _Taken(submission, template, "items", hashlib.sha256(body).digest())
 

@@ -74,6 +74,10 @@ class JobSummary(Document):
     given_url: Annotated[
         str | None, Field(description="Its URL as it was handed in; null when that is the one in `args`.")
     ]
+    same_as: Annotated[
+        UUID | None,
+        Field(description="The job of its batch that asks for this one too, and whose answer this one gets."),
+    ]
     due_at: Annotated[
         datetime | None,
         Field(description="When a scheduled job is accepted, or a delayed one is tried again."),
@@ -140,6 +144,9 @@ class Batch(Document):
     id: UUID
     kind: str
     total: int
+    repeats: Annotated[
+        int, Field(description="How many of its jobs ask what another asks: they have its id as `same_as`.")
+    ]
     counts: Mapping[JobState, int]
     labels: Mapping[str, str]
     schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
@@ -210,6 +217,7 @@ _UNTRIED: Mapping[str, object] = {
     "result": None,
     "finished_at": None,
     "attempts": (),
+    "same_as": None,
     "duplicate_of": None,
 }
 
@@ -222,7 +230,7 @@ def accepted_document(job: NewJob) -> Job:
 
 def job_document(record: JobRecord, known: Circumstances | None = None) -> Job:
     """Return the document of a stored job, with its attempts."""
-    return Job.of(record, explanation=_explanation(record, known), duplicate_of=None)
+    return Job.of(record, **_told(record, known), duplicate_of=None)
 
 
 def job_summary(record: JobRecord, known: Circumstances | None = None) -> JobSummary:
@@ -232,7 +240,7 @@ def job_summary(record: JobRecord, known: Circumstances | None = None) -> JobSum
         record: The job.
         known: The pauses and queues around it; without them its explanation does not mention any.
     """
-    return JobSummary.of(record, explanation=_explanation(record, known))
+    return JobSummary.of(record, **_told(record, known))
 
 
 def batch_document(record: BatchRecord) -> Batch:
@@ -247,5 +255,9 @@ def batch_document(record: BatchRecord) -> Batch:
     )
 
 
-def _explanation(record: JobRecord, known: Circumstances | None) -> str | None:
-    return explain(record, known or Circumstances(utc_now(), is_known=False))
+def _told(record: JobRecord, known: Circumstances | None) -> dict[str, object]:
+    return {
+        "explanation": explain(record, known or Circumstances(utc_now(), is_known=False)),
+        "same_as": record.original,
+        "due_at": None if record.is_waiting_repeat else record.due_at,
+    }

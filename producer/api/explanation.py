@@ -18,6 +18,8 @@ ACCEPTED: Final = "Stored; waiting to be published to the broker."
 def explain(record: JobRecord, known: Circumstances) -> str | None:
     """Return the sentence; None when the job succeeded."""
     match record.state:
+        case JobState.SCHEDULED if record.is_waiting_repeat:
+            return f"Waiting for job {record.original}, which asks for this one too."
         case JobState.SCHEDULED:
             return explain_schedule(record.due_at, known.pause(record.kind, record.lane))
         case JobState.ACCEPTED | JobState.QUEUED | JobState.DELAYED:

@@ -16,6 +16,7 @@ from producer.ledger.pause_publisher import PausePublisher
 from producer.ledger.queue_watch import QueueWatch
 from producer.ledger.recorder import Recorder
 from producer.ledger.relay import EventRelay, Relay
+from producer.ledger.repeats import RepeatAnswerer
 from producer.ledger.restarts import Restarts
 from producer.ledger.scheduler import Scheduler
 from producer.run_tokens import KEY_BYTES, RunTokens
@@ -168,6 +169,7 @@ class _Ledger:
                 "relay": self._relay.run,
                 "event_relay": event_relay.run,
                 "scheduler": Scheduler(store=store, metrics=metrics).run,
+                "repeats": RepeatAnswerer(store=store, metrics=metrics).run,
                 "bulk_operations": BulkOperationRunner(store=store, metrics=metrics).run,
                 "pauses": PausePublisher(store=store, publisher=self._publisher).run,
                 "elector": Elector(lease, self._leader_services(tokens), metrics=metrics).run,

@@ -131,6 +131,8 @@ def redrive_edited(
     old_args = connection.scalar(sa.select(jobs.c.args).where(jobs.c.id == job_id))
     edited = {"args": args, "host": stored_host(host), "unique_key": unique_key}
     connection.execute(jobs.update().where(jobs.c.id == job_id).values(edited))
+    # What it asks now is no other job's question.
+    standing = replace(standing, same_as=None)
     leave_parking(connection, OperationAction.REDRIVE, {job_id: standing}, by=by, now=now)
     edit = {"old_args": old_args, "new_args": args}
     _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, standing, by=by, now=now, more=edit)
@@ -355,6 +357,8 @@ def _start_next_run(connection: sa.Connection, parked: Mapping[UUID, Standing], 
             "run": place.run + 1,
             "attempt": 0,
             "token_from_run": place.first_token_run,
+            # From now on a repeat asks by itself.
+            "same_as": place.same_as if place.same_as == job_id else None,
             "reason": None,
             "explanation": None,
             "result": None,

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from producer.records import (
     FIRST_REJECTED,
+    LOOK_AFTER,
     AttemptRecord,
     BatchRecord,
     Found,
@@ -34,7 +35,7 @@ from producer.store.rows import (
     job_records,
     stored_host,
 )
-from producer.store.schema import attempts, batches, jobs, rejected_lines
+from producer.store.schema import IS_WAITING_REPEAT, attempts, batches, jobs, rejected_lines
 from producer.store.sql import SQLITE
 from shared.errors import BatchNotFound, JobNotFound
 from shared.kinds.check import Verdict
@@ -206,13 +207,15 @@ def _latest_due(connection: sa.Connection, row: sa.RowMapping) -> datetime | Non
     if not waiting:
         return None
     some = (
-        sa.select(jobs.c.due_at)
+        sa.select(jobs.c.due_at, IS_WAITING_REPEAT.label("is_repeat"))
         .where(jobs.c.batch_id == row["id"], jobs.c.state.in_(waiting))
         .limit(_WAITING_JOBS)
         .subquery()
     )
-    latest: datetime | None = connection.scalar(sa.select(sa.func.max(some.c.due_at)))
-    return latest
+    latest = sa.select(some.c.is_repeat, sa.func.max(some.c.due_at)).group_by(some.c.is_repeat)
+    times = [(is_repeat, at) for is_repeat, at in connection.execute(latest) if at is not None]
+    # A repeat is looked after later than its batch was to run.
+    return max((at - LOOK_AFTER if is_repeat else at for is_repeat, at in times), default=None)
 
 
 def _rejected_lines(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:

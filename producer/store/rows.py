@@ -52,6 +52,7 @@ STANDING_COLUMNS = (
     jobs.c.token_from_run,
     jobs.c.callback_events,
     jobs.c.ref,
+    jobs.c.same_as,
 )
 CLAIM_COLUMNS = (
     jobs.c.id,
@@ -89,6 +90,7 @@ class Standing:
     token_from_run: int | None = None
     callback_events: Sequence[str] | None = None
     ref: str | None = None
+    same_as: UUID | None = None
 
     def callback_of(self, end: JobState) -> str | None:
         """Return the URL that wants to be told of an end, if there is one."""

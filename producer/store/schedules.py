@@ -17,6 +17,7 @@ from producer.records import NewSchedule, ScheduledRun, ScheduleRecord, Transiti
 from producer.store.audit import schedule_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
+from producer.store.repeats import look_after
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.submissions import insert_batch, insert_jobs
@@ -272,9 +273,12 @@ def release_due(
     only: UUID | None = None,
     without: Collection[UUID] = (),
 ) -> list[Transition]:
-    """Accept scheduled jobs that are due, the longest due first, and wake the relay; return what changed."""
+    """Accept scheduled jobs that are due, the longest due first, and wake the relay; return what changed.
+
+    Repeats whose original is unfinished go on waiting.
+    """
     which = sa.and_(_is_due(now), *_chosen(only, without))
-    due = _lock(connection, which, by=jobs.c.due_at, limit=limit)
+    due = look_after(connection, _lock(connection, which, by=jobs.c.due_at, limit=limit), now=now)
     write_jobs(connection, [_released_row(job_id, place, now) for job_id, place in due.items()])
     moves = [Move(place.batch_id, place.state, JobState.ACCEPTED) for place in due.values()]
     count_moves(connection, moves, now=now)
@@ -444,5 +448,6 @@ def _released_row(job_id: UUID, place: Standing, now: datetime) -> dict[str, Any
         "position": position(run=place.run, attempt=0, state=JobState.ACCEPTED),
         "state": JobState.ACCEPTED,
         "due_at": None,
+        "same_as": place.same_as if place.same_as == job_id else None,
         "updated_at": now,
     }

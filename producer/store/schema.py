@@ -20,6 +20,7 @@ are only those that a query cannot do without:
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
 - `(ref, id)`: lists by a ref. A job without one pays nothing for it.
+- `(same_as, id)` of the repeats that wait, `(id)` of the originals that have ended: who gets which answer.
 
 Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT):
 the table's `fillfactor` sees to it that it has.
@@ -75,6 +76,8 @@ batches = sa.Table(
     sa.Column("callback_events", sa.JSON(none_as_null=True), nullable=True),
     # How many lines of it became no job; they are in `rejected_lines`.
     sa.Column("rejected", sa.BigInteger(), nullable=False, server_default="0"),
+    # How many of its jobs are repeats of others.
+    sa.Column("repeats", sa.BigInteger(), nullable=False, server_default="0"),
     # How many of its jobs had ended at two recent times, for its rate: `batches.py` moves them.
     sa.Column("previous_mark_at", Moment(), nullable=True),
     sa.Column("previous_mark_ended", sa.BigInteger(), nullable=True),
@@ -151,7 +154,8 @@ jobs = sa.Table(
     sa.Column("line", sa.Integer(), nullable=True),
     # Its URL as it was handed in, where that is not the one in `args`.
     sa.Column("given_url", PlainText(), nullable=True),
-    # The job of its batch that asks for the same, and whose result answers for it too.
+    # Of a repeat: the job of its batch that asks for it too. Of that one: its own id, until all repeats have
+    # its answer.
     sa.Column("same_as", sa.Uuid(), nullable=True),
     # Half of each page is left free: a job's row is written again for its lease and for every state, and a
     # lease that finds room beside its row costs PostgreSQL a quarter.
@@ -167,9 +171,15 @@ def _written(choice: JobState | Lane) -> sa.ColumnElement[str]:
 
 
 IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
+
+
 # In a function, or SQLite takes the index on `state` instead of the partial one, and reads a million jobs
 # where it could read none. `coalesce` changes nothing: a state is never null.
-_state = sa.func.coalesce(jobs.c.state, sa.literal_column("''"))
+def _state_of(table: sa.FromClause) -> sa.ColumnElement[str]:
+    return sa.func.coalesce(table.c.state, sa.literal_column("''"))
+
+
+_state = _state_of(jobs)
 IS_ACCEPTED_INTERACTIVE = sa.and_(
     _state == _written(JobState.ACCEPTED), jobs.c.lane == _written(Lane.INTERACTIVE)
 )
@@ -185,6 +195,22 @@ CAN_EXPIRE = sa.and_(
     ),
 )
 
+
+def is_waiting_repeat(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Return whether a job of a table of jobs, or of an alias of it, waits for the end of its original.
+
+    It is scheduled, so that no relay comes across it.
+    """
+    is_repeat = sa.and_(table.c.same_as.is_not(None), table.c.same_as != table.c.id)
+    return sa.and_(is_repeat, _state_of(table) == _written(JobState.SCHEDULED))
+
+
+IS_WAITING_REPEAT = is_waiting_repeat(jobs)
+# An original whose repeats may still have to get its answer.
+IS_ENDED_ORIGINAL = sa.and_(
+    jobs.c.same_as == jobs.c.id, _state.in_([_written(state) for state in JobState if state.is_final])
+)
+
 sa.Index("ix_jobs_state_id_kind", jobs.c.state, jobs.c.id, jobs.c.kind)
 _partial_index("ix_jobs_accepted_interactive", jobs.c.id, where=IS_ACCEPTED_INTERACTIVE)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
@@ -197,6 +223,8 @@ _WITH_UNIQUE_KEY = jobs.c.unique_key.is_not(None)
 _partial_index("ix_jobs_unique_key_id", jobs.c.unique_key, jobs.c.id, where=_WITH_UNIQUE_KEY)
 _partial_index("ix_jobs_ref_id", jobs.c.ref, jobs.c.id, where=jobs.c.ref.is_not(None))
 _partial_index("ix_jobs_scheduled_due_at", jobs.c.due_at, jobs.c.id, where=IS_SCHEDULED)
+_partial_index("ix_jobs_waiting_repeats", jobs.c.same_as, jobs.c.id, where=IS_WAITING_REPEAT)
+_partial_index("ix_jobs_ended_originals", jobs.c.id, where=IS_ENDED_ORIGINAL)
 _partial_index("ix_jobs_unstarted_deadline_at", jobs.c.deadline_at, jobs.c.id, where=CAN_EXPIRE)
 _partial_index("ix_jobs_schedule_id_id", jobs.c.schedule_id, jobs.c.id, where=jobs.c.schedule_id.is_not(None))
 

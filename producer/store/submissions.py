@@ -6,7 +6,7 @@ A new job is `accepted`, where the relay finds it, or `scheduled`, where the sch
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -33,18 +33,18 @@ from shared.states import JobState, position
 
 T = TypeVar("T")
 # The columns that a job shares with others of its batch, and its own values, as the driver takes them.
-_Own = tuple[str, str, str, int | None, str | None, str | None]
+_Own = tuple[str, str, str, int | None, str | None, str | None, str | None]
 _Row = tuple[Mapping[str, Any], _Own]
 _Keyed = tuple[NewJob, IdempotencyKey]
-_OWN = ("id", "args", "host", "line", "ref", "given_url")
+_OWN = ("id", "args", "host", "line", "ref", "given_url", "same_as")
 _common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
 # One COPY is one statement, and a statement has a time limit.
 _COPY_JOBS = 20_000
 # One write to the socket: PostgreSQL stores these while the next are put together.
 _WRITE_JOBS = 250
 _CHUNK_LINES = 1_000
-# Two nulls, as COPY writes them.
-_NEITHER = "\\N\t\\N"
+# Three nulls, as COPY writes them.
+_NONE_GIVEN = "\\N\t\\N\t\\N"
 
 
 def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, SubmissionResult]:
@@ -112,6 +112,7 @@ def insert_batch(
             total=0,
             labels=batch.labels,
             schedule_id=batch.schedule_id,
+            repeats=batch.repeats,
             callback_url=batch.callback_url,
             callback_events=batch.callback_events,
             created_at=batch.created_at,
@@ -218,19 +219,21 @@ def _adopted_row(adopted: AdoptedJob) -> dict[str, Any]:
 def _rows(
     connection: sa.Connection, new_jobs: Iterable[NewJob], batch_id: UUID, counts: Counter[str]
 ) -> Iterator[_Row]:
-    common: Mapping[str, Any] = {}
-    common_to = None
+    # Those that repeat others are due at another time than these.
+    commons: dict[datetime | None, tuple[Any, Mapping[str, Any]]] = {}
     dialect = connection.dialect
     for job in new_jobs:
+        common_to, common = commons.get(job.due_at, (None, {}))
         if (these := _common_fields(job)) != common_to:
             row = new_job_row(job, batch_id=batch_id)
-            common_to = these
             common = {name: bound_value(row[name], dialect) for name in row if name not in _OWN}
+            commons[job.due_at] = these, common
         counts[job.state.value] += 1
         host = bound_value(stored_host(job.host), dialect)
         ref, given_url = job.ref and bound_value(job.ref, dialect), job.given_url
         given_url = given_url and bound_value(given_url, dialect)
-        yield common, (job.id.hex, encode_document(job.args), host, job.line, ref, given_url)
+        same_as = None if job.same_as is None else job.same_as.hex
+        yield common, (job.id.hex, encode_document(job.args), host, job.line, ref, given_url, same_as)
 
 
 def _copy(connection: sa.Connection, rows: Iterator[_Row]) -> None:
@@ -250,7 +253,7 @@ def _copy_lines(rows: Iterable[_Row]) -> Iterator[str]:
             text, text_of = "\t".join(map(_copy_text, common.values())), common
         job_id, args, host, line, *given = own
         number = r"\N" if line is None else line
-        last = "\t".join(map(_copy_text, given)) if any(given) else _NEITHER
+        last = "\t".join(map(_copy_text, given)) if any(given) else _NONE_GIVEN
         yield f"{text}\t{job_id}\t{_copy_text(args)}\t{_copy_text(host)}\t{number}\t{last}\n"
 
 

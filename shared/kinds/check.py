@@ -14,7 +14,11 @@ DEFAULT_BODY_BYTES = 1_048_576
 MAX_BODY_BYTES = 4_194_304
 MAX_OF_A_KIND = 10
 MAX_TEXT_LENGTH = 1_000
+MAX_FRAGMENTS = 500
+MAX_FRAGMENT_LENGTH = 2_000
+MAX_FRAGMENTS_LENGTH = 50_000
 
+Fragment = Annotated[str, Field(max_length=MAX_FRAGMENT_LENGTH)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LENGTH)]
 
 
@@ -133,6 +137,15 @@ class CheckArgs(RequestArgs):
     ] = Field(default_factory=SUCCESS.copy)
     assertions: Annotated[Assertions | None, Field(description="What else must hold.")] = None
     title: Annotated[bool, Field(description="Read the page's title. Makes `auto` ask with GET.")] = False
+    fragments: Annotated[
+        list[Fragment],
+        Field(
+            max_length=MAX_FRAGMENTS,
+            description="Fragments, without `#`, to look for in the page as `assertions.fragment` looks for "
+            "that of the URL. The result has `fragments`; the verdict does not depend on them. Makes `auto` "
+            f"ask with GET. Together at most {MAX_FRAGMENTS_LENGTH:,} characters.",
+        ),
+    ] = Field(default_factory=list)
     max_body_bytes: Annotated[
         int, Field(ge=1, le=MAX_BODY_BYTES, description="How much of the expanded body is read, if it is.")
     ] = DEFAULT_BODY_BYTES
@@ -143,7 +156,14 @@ class CheckArgs(RequestArgs):
     @property
     def needs_body(self) -> bool:
         """Whether the body must be read."""
-        return self.title or (self.assertions is not None and self.assertions.on_body)
+        return bool(self.title or self.fragments or (self.assertions is not None and self.assertions.on_body))
+
+    @field_validator("fragments")
+    @classmethod
+    def _are_small(cls, fragments: list[str]) -> list[str]:
+        if sum(map(len, fragments)) > MAX_FRAGMENTS_LENGTH:
+            raise ValueError(f"together longer than {MAX_FRAGMENTS_LENGTH:,} characters")
+        return fragments
 
     @model_validator(mode="after")
     def _has_a_body(self) -> Self:
@@ -264,6 +284,16 @@ class AssertionResult(BaseModel):
     explanation: Annotated[str | None, Field(description="Why it was not judged.")] = None
 
 
+ASSERTION_FAILED = "assertion_failed"
+ALL_IS_WELL = "The host answered as it should."
+
+
+def unmet_words(assertion: str, expected: str, *, others: int) -> str:
+    """Return the sentence on the first assertion that does not hold, and how many `others` do not."""
+    more = f", nor do {others} more" if others else ""
+    return f"{f'An assertion does not hold: {assertion} {expected}'.rstrip()}{more}."
+
+
 class CheckResult(BaseModel):
     """What a check found."""
 
@@ -289,6 +319,13 @@ class CheckResult(BaseModel):
         Field(description="Size of the expanded body, if all of it was read; else as the host declared it."),
     ] = None
     title: Annotated[str | None, Field(description="Title of the page, when one was read.")] = None
+    fragments: Annotated[
+        dict[str, AssertionResult] | None,
+        Field(
+            description="What `assertions.fragment` would say of each of the job's `fragments`. Null without "
+            "an accepted answer, and when the job asks for none."
+        ),
+    ] = None
     # A factory, because pydantic copies a default list deeply, in Python.
     assertions: Annotated[list[AssertionResult], Field(description="All of them, in the job's order.")] = (
         Field(default_factory=list)

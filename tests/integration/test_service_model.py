@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from consumer import settlement
 from producer.callbacks import CALLBACK_LABEL
 from producer.parking import NewOperation, OperationAction, ParkedFilter
-from producer.records import AttemptRecord, JobRecord
+from producer.records import LOOK_AFTER, AttemptRecord, JobRecord
 from producer.store import batches, bulk_actions, endings, parking, queries, schedules, submissions
 from producer.store.database import Database
 from producer.store.schema import events, jobs
@@ -54,6 +54,8 @@ DEADLINE_SECONDS = 60.0
 # Of five seconds each: time for every attempt to count as lost once more.
 DRAIN_ROUNDS = 150
 SINGLES = 2
+# How a repeat says whose end it shares.
+_ASKED = r"Job (\S+) asked for this one too\."
 OPEN = [state for state in JobState if not state.is_final]
 
 indexes = st.integers(0, 4)
@@ -78,7 +80,19 @@ class Service(RuleBasedStateMachine):
             make_job(retry=RETRY, deadline_at=deadline_at),
         ]
         self.batch = make_batch(callback_url=callback)
-        together = [make_job(retry=RETRY, lane=Lane.BULK) for _ in range(3)]
+        # Two more ask what the first of them asks.
+        ids = [new_id() for _ in range(5)]
+        together = [
+            make_job(
+                job_id=id_,
+                retry=RETRY,
+                lane=Lane.BULK,
+                due_at=NOON + LOOK_AFTER if number > 2 else None,
+                same_as=ids[0] if number in {0, 3, 4} else None,
+            )
+            for number, id_ in enumerate(ids)
+        ]
+        self.repeats = frozenset(ids[3:])
         self.service.write(submissions.insert_jobs, singles)
         self.service.write(submissions.insert_batch, self.batch, together)
         self.jobs = [*singles, *together]
@@ -150,6 +164,11 @@ class Service(RuleBasedStateMachine):
     def record(self, most: int, is_connection_lost: bool) -> None:
         """The recorder writes some of what was reported."""
         self.service.record(most=most, is_connection_lost=is_connection_lost)
+
+    @rule()
+    def answer_repeats(self) -> None:
+        """The ledger gives repeats the answer of their original."""
+        self.service.answer_repeats()
 
     @rule(outcome=outcomes)
     def serve(self, outcome: str) -> None:
@@ -284,6 +303,9 @@ class Service(RuleBasedStateMachine):
     def _check_end(self, ended: JobEnded) -> None:
         truth = self.service.truth
         starts = truth.starts[ended.job_id, ended.run, ended.attempt]
+        if ended.job_id in self.repeats and not ended.attempt and ended.state is not JobState.CANCELLED:
+            asked_by = self._asked_by(ended)
+            starts = [each for name, more in truth.starts.items() if name[0] == asked_by for each in more]
         match ended.state, ended.reason:
             case JobState.SUCCEEDED, _:
                 assert any(_is(start, Succeeded(ended.result or {})) for start in starts)
@@ -298,9 +320,18 @@ class Service(RuleBasedStateMachine):
                 assert (ended.job_id, ended.run) == (self.jobs[1].id, 1)
                 assert ended.finished_at >= deadline_at
             case JobState.PARKED, reason if reason == WORKER_CRASHED:
-                assert self.service.broker.taken_back[str(ended.job_id)] > WORK_DELIVERY_LIMIT
+                assert self.service.broker.taken_back[str(self._asked_by(ended))] > WORK_DELIVERY_LIMIT
             case _:
-                assert any(_failed(start, ended.reason, ended.explanation) for start in starts)
+                said = _own_words(ended.explanation)
+                assert any(_failed(start, ended.reason, said) for start in starts)
+
+    def _asked_by(self, ended: JobEnded | JobRecord) -> UUID:
+        """Return the job that was asked: a repeat that did not ask itself says which one it was."""
+        job_id = ended.job_id if isinstance(ended, JobEnded) else ended.id
+        if asked := re.search(_ASKED, ended.explanation or ""):
+            return UUID(asked[1])
+        record = self._record(job_id)
+        return job_id if ended.attempt else record.original or job_id
 
     def _check_attempts(self) -> None:
         for job in self._all_jobs():
@@ -315,7 +346,7 @@ class Service(RuleBasedStateMachine):
     def _check_explanation(self, record: JobRecord) -> None:
         explanation = record.explanation or ""
         if died := re.search(r"(\d+) workers died", explanation):
-            assert int(died[1]) <= self.service.broker.taken_back[str(record.id)]
+            assert int(died[1]) <= self.service.broker.taken_back[str(self._asked_by(record))]
         if late := re.search(r"before attempt (\d+) could start", explanation):
             numbers = [attempt.number for attempt in record.attempts if attempt.run == record.run]
             assert all(number < int(late[1]) for number in numbers)
@@ -324,7 +355,7 @@ class Service(RuleBasedStateMachine):
         assert self.service.database.read(batches.wrong_counts, self.batch.id) == {}
         completed = {message.body for message in self.service.broker.outcomes if message.type == "batch"}
         (body,) = completed
-        assert BatchCompleted.decode(body).total == 3
+        assert BatchCompleted.decode(body).total == 5
 
     def _check_callbacks(self) -> None:
         called = Counter[str]()
@@ -344,6 +375,7 @@ class Service(RuleBasedStateMachine):
         self._deliver_all(self.last_worker)
         self._end_all(outcome)
         self.service.record(most=1_000, is_connection_lost=False)
+        self.service.answer_repeats()
         self.service.relay(Publishing.CONFIRMED)
 
     def _deliver_all(self, worker: int) -> None:
@@ -390,6 +422,10 @@ class Service(RuleBasedStateMachine):
         with self.service.database.reading() as connection:
             ids = connection.scalars(sa.select(jobs.c.id).order_by(jobs.c.id)).all()
             return [queries.get_job(connection, job_id) for job_id in ids]
+
+
+def _own_words(explanation: str | None) -> str | None:
+    return explanation and re.sub(f" {_ASKED}", "", explanation)
 
 
 def _is(start: Start, outcome: Outcome) -> bool:

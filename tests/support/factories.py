@@ -47,6 +47,7 @@ def make_job(
     ref: str | None = None,
     line: int | None = None,
     given_url: str | None = None,
+    same_as: UUID | None = None,
 ) -> NewJob:
     """Return a job that is about to be stored."""
     return NewJob(
@@ -66,6 +67,7 @@ def make_job(
         ref=ref,
         line=line,
         given_url=given_url,
+        same_as=same_as,
     )
 
 

@@ -28,6 +28,7 @@ from producer.ledger.queue_watch import QueueWatch
 from producer.ledger.recorder import Recorder
 from producer.ledger.recovery import _send_all, chosen_queues
 from producer.ledger.relay import EventRelay, Relay
+from producer.ledger.repeats import RepeatAnswerer
 from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store.database import Database, RetryingStore
 from producer.store.wakeup import Wakeup
@@ -278,6 +279,10 @@ class ModelService:
         if deliveries:
             self.do(self._recorder._record_batch(deliveries))
 
+    def answer_repeats(self) -> None:
+        """Give a page of repeats the answer of their original, if that has ended."""
+        self.do(self._answerer.tick())
+
     def republish(self) -> None:
         """Send every unfinished job again: `python -m producer republish`."""
         republisher = Republisher(
@@ -337,6 +342,7 @@ class ModelService:
         del publishing["tokens"]
         self._event_relay = EventRelay(**publishing, wakeup=cast("Wakeup", None))
         self._recorder = Recorder(**everywhere)
+        self._answerer = RepeatAnswerer(store=self._store, metrics=self.metrics)
         self._watch = QueueWatch(
             store=self._store, settings=self._settings, clock=clock, wall_clock=lambda: self.now
         )

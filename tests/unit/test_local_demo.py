@@ -54,6 +54,7 @@ def make_finished(
         ref=None,
         line=None,
         given_url=None,
+        same_as=None,
         due_at=None,
         deadline_at=None,
         callback_url=None,
