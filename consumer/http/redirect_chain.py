@@ -230,12 +230,12 @@ def _noted_cookies(
     if "Set-Cookie" not in answer.headers:
         return cookies
     cookies = cookies or ChainCookies()
-    cookies.note(answer.headers, target.wire)
+    cookies.note(answer.headers, URL(target.url, encoded=True))
     return cookies
 
 
 def _with_cookies(message: _Message, cookies: ChainCookies | None, target: Target) -> _Message:
-    sent = cookies.sent_to(target.wire) if cookies else ""
+    sent = cookies.sent_to(URL(target.url, encoded=True)) if cookies else ""
     if not sent:
         return message
     return message._replace(headers=with_cookies(message.headers, sent), cookies=sent)

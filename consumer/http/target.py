@@ -15,7 +15,8 @@ class Target(NamedTuple):
 
     Attributes:
         url: Normalized, with its fragment, without credentials.
-        wire: The same without the fragment, which is never sent; byte for byte what is asked for.
+        wire: The same without the fragment, which is never sent; byte for byte what is asked for. Its path
+            ends in the `?` of an empty query.
     """
 
     url: str

@@ -154,3 +154,11 @@ async def test_a_parameter_leaves_the_rest_of_the_url_as_it_was() -> None:
             await fetch_or_page(args, client)
 
     assert asked(server) == ["/web/http://ex.org//list;v?a=%E9|&b&page=1"]
+
+
+async def test_a_cookie_of_a_path_goes_with_its_empty_query() -> None:
+    wall = b"HTTP/1.1 302 Found\r\nLocation: ?\r\nSet-Cookie: in=1; Path=/x\r\nContent-Length: 0\r\n\r\n"
+    async with raw_server(wall, OK) as server:
+        _, status = await follow(f"{server.url}x?", plain=False)
+
+    assert status == 200 and "Cookie: in=1" in server.heads[1]
