@@ -252,27 +252,28 @@ def _of_answer(assertions: Assertions, answer: CheckedAnswer) -> Iterator[Assert
         passed = left is not None and left >= days
         yield _result("min_certificate_days", f"{days:g}", passed=passed, observed=observed)
     if assertions.fragment:
-        yield _of_fragment(answer)
+        leads, explanation = judge_fragment(answer, answer.fragment)
+        yield _result(_FRAGMENT, f"#{answer.fragment}", passed=leads, explanation=explanation)
 
 
-def _of_fragment(answer: CheckedAnswer) -> AssertionResult:
-    leads, explanation = _leads_somewhere(answer)
-    return _result(_FRAGMENT, f"#{answer.fragment}", passed=leads, explanation=explanation)
+def judge_fragment(answer: CheckedAnswer, fragment: str) -> tuple[bool | None, str | None]:
+    """Return whether a fragment leads somewhere, or None and why that cannot be told.
 
-
-def _leads_somewhere(answer: CheckedAnswer) -> tuple[bool | None, str | None]:
-    """Return whether the fragment leads somewhere, or None and why that cannot be told."""
-    if is_top(answer.fragment):
+    Args:
+        answer: Its page was read with this fragment among those to look for.
+        fragment: As it stands in the URL.
+    """
+    if is_top(fragment):
         return True, None
     if answer.page is None:
         declared = answer.headers.get("Content-Type")
         said = f" but {bounded_text(declared, MAX_OBSERVED_LENGTH)}" if declared else ""
         return None, f"the answer is no HTML{said}"
-    if answer.fragment in answer.page.fragments:
+    if fragment in answer.page.fragments:
         return True, None
     if answer.limit_bytes is not None:
         return None, _beyond(answer.limit_bytes)
-    if is_for_scripts(answer.fragment):
+    if is_for_scripts(fragment):
         return None, "only a script of the page can tell where it leads"
     return False, None
 

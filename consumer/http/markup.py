@@ -2,8 +2,8 @@
 
 libxml2 cuts HTML into tags as the HTML Standard says (since 2.14). Then it closes elements by rules of its
 own: an end tag that fits nothing walks through all that is open, which takes 34 s for 1 MB. So it never hears
-of an element that stays open: `<div id=x>` goes in as `<br t-div id=x>` and `</div>` as `<hr t-div>`, which
-end at once, and they come out as what they were.
+of an element that stays open: `<div id=x>` goes in as `<br z_div id=x>`, which ends at once, and comes out as
+what it was. `<div>` says nothing and goes in as `</z_div>`, which comes out as nothing.
 """
 
 import re
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from lxml import etree
 
 PIECE_CHARACTERS = 65_536
+FIRST_PIECE_CHARACTERS = 1_024
+"""Most titles are in there; pieces double."""
 
 
 class Markup(Enum):
@@ -43,7 +45,7 @@ class Listener(Protocol):
         """
 
     def end(self, name: str) -> None:
-        """Hear of an end tag."""
+        """Hear of an end tag; in HTML only of those of `template` and of elements whose text is no markup."""
 
     def text(self, text: str) -> None:
         """Hear a part of the text, without character references; in HTML it must go through `as_written`."""
@@ -51,10 +53,10 @@ class Listener(Protocol):
 
 def markup_of(content_type: str | None) -> Markup:
     """Return what a `Content-Type` says."""
-    essence = (content_type or "").partition(";")[0].strip().lower()
-    if "/" not in essence or essence in _MEANINGLESS:
+    essence = _ESSENCE.match(content_type or "")
+    if essence is None or essence[1].lower() in _MEANINGLESS:
         return Markup.UNKNOWN
-    return _PAGES.get(essence, Markup.NONE)
+    return _PAGES.get(essence[1].lower(), Markup.NONE)
 
 
 def sniff(body: bytes) -> Markup:
@@ -66,18 +68,20 @@ def read_html(text: str, listener: Listener) -> None:
     """Tell a listener what is in an HTML page; blocks for up to half a second a megabyte."""
     target: Any = _FlatTarget(listener)  # The types of lxml demand what it does not.
     parser = etree.HTMLParser(target=target, huge_tree=True)
-    at = 0
+    at, size = 0, FIRST_PIECE_CHARACTERS
     while at < len(text) and not listener.is_done:
-        piece = _next_piece(text, at)
-        at += len(piece)
-        if piece.startswith(_CDATA) and target.is_in_foreign_data:
+        piece = _next_piece(text, at, size)
+        at, size = at + len(piece), min(2 * size, PIECE_CHARACTERS)
+        if piece == _CDATA and target.foreign_depth and target.text_element is None:
             # Tags in there are text, but only in SVG and MathML, which libxml2 does not know.
             end = text.find("]]>", at)
             at = len(text) if end < 0 else end
         else:
-            parser.feed(_END_TAG.sub("<hr t-", _START_TAG.sub("<br t-", piece)))
+            parser.feed(_flat(piece))
     if text and not listener.is_done:
         parser.close()
+        if target.text_element is not None:
+            listener.end(target.text_element)
 
 
 def read_xhtml(text: str, listener: Listener) -> None:
@@ -101,10 +105,15 @@ def read_xhtml(text: str, listener: Listener) -> None:
 
 def as_written(value: str) -> str:
     """Return a text or the value of an attribute as it stands in the page."""
-    return value.replace("<br t-", "<").replace("<hr t-", "</") if "r t-" in value else value
+    if "z_" not in value:
+        return value
+    value = _FLAT_END_OF_TEXT.sub(r"</\1", value)
+    return value.replace("<br z_", "<").replace("</z_", "<").replace("<hr z_", "</")
 
 
 _PAGES: Mapping[str, Markup] = {"text/html": Markup.HTML, "application/xhtml+xml": Markup.XHTML}
+# Some servers send the field twice, which comes as a list.
+_ESSENCE = re.compile(r"\s*([\w!#$&^.+-]+/[\w!#$&^.+*-]+|\*/\*)\s*(?:[;,]|\Z)", re.ASCII)
 _MEANINGLESS = frozenset({"*/*", "unknown/unknown", "application/unknown"})
 _LIKE_HTML = re.compile(
     rb"(?:\xef\xbb\xbf)?[\t\n\f\r ]*<(?:!doctype html|html|head|script|iframe|h1|div|font|table|a|style|title"
@@ -112,63 +121,75 @@ _LIKE_HTML = re.compile(
     re.IGNORECASE,
 )
 
-# Elements whose text is no markup keep their names: only their own end tag ends that text.
-_TEXT_ELEMENTS = frozenset(
-    {"script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "plaintext"}
+# The text of these is no markup, and only their own end tag ends it, so they keep their names.
+_TEXT_ELEMENTS = "script|style|textarea|title|xmp|iframe|noembed|noframes"
+_FOREIGN = "svg|math"
+_NAME_ENDS = r"(?:[\s/>]|\Z)"
+_FLAGS = re.IGNORECASE | re.ASCII
+_SAYS_NOTHING = re.compile(
+    rf"<(?=[a-z])(?!(?:{_TEXT_ELEMENTS}|plaintext|template|{_FOREIGN})>)([^\s/<>\"'=]+)>", _FLAGS
 )
-_OTHER_NAME = rf"(?=[a-z])(?!(?:{'|'.join(sorted(_TEXT_ELEMENTS))})(?:[\s/>]|\Z))"
-_START_TAG = re.compile(f"<{_OTHER_NAME}", re.IGNORECASE | re.ASCII)
-_END_TAG = re.compile(f"</{_OTHER_NAME}", re.IGNORECASE | re.ASCII)
+_START_TAG = re.compile(rf"<(?=[a-z])(?!(?:{_TEXT_ELEMENTS}|plaintext){_NAME_ENDS})", _FLAGS)
+_END_TAG = re.compile(rf"</(template|{_FOREIGN})(?={_NAME_ENDS})", _FLAGS)
+_END_OF_TEXT = re.compile(rf"</({_TEXT_ELEMENTS})(?={_NAME_ENDS})", _FLAGS)
+_FLAT_END_OF_TEXT = re.compile(r"</(\w++)><hr z_\1")
 _CDATA = "<![CDATA["
-_FOREIGN = frozenset({"svg", "math"})
 _XHTML_NAMESPACE = "{http://www.w3.org/1999/xhtml"
 
 
-def _next_piece(text: str, at: int) -> str:
+def _next_piece(text: str, at: int, size: int) -> str:
     """Return a piece that ends before a tag and before CDATA, whose beginning is a piece of its own."""
     if text.startswith(_CDATA, at):
         return _CDATA
-    end = text.find("<", at + PIECE_CHARACTERS)
+    end = text.find("<", at + size)
     end = len(text) if end < 0 else end
     section = text.find(_CDATA, at, end)
     return text[at : end if section < 0 else section]
 
 
+def _flat(piece: str) -> str:
+    piece = _START_TAG.sub("<br z_", _SAYS_NOTHING.sub(r"</z_\1>", piece))
+    # Behind the end of a text comes a tag that is no text any more, and so tells of it.
+    return _END_OF_TEXT.sub(r"</\1><hr z_\1", _END_TAG.sub(r"<hr z_\1", piece))
+
+
 class _FlatTarget:
-    """What lxml calls for tags that were made flat."""
+    """What lxml calls for tags that were made flat; without a method for their ends, which say nothing.
+
+    Attributes:
+        foreign_depth: How many elements of SVG and MathML are open, as far as `svg` and `math` tell.
+        text_element: The element whose text comes now, if its text is no markup.
+    """
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._foreign_depth = 0
-        self._is_in_text_element = False
-
-    @property
-    def is_in_foreign_data(self) -> bool:
-        return self._foreign_depth > 0 and not self._is_in_text_element
+        self.foreign_depth = 0
+        self.text_element: str | None = None
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        if tag in _TEXT_ELEMENTS:
-            self._is_in_text_element = True
-            self._listener.start(tag, attributes, is_html=self._foreign_depth == 0)
-        elif tag in {"br", "hr"}:
-            name = next(iter(attributes), "t-")[2:]
-            if name in _FOREIGN:
-                self._foreign_depth = max(0, self._foreign_depth + (1 if tag == "br" else -1))
-            if tag == "br":
-                self._listener.start(name, attributes, is_html=self._foreign_depth == 0)
-            else:
-                self._listener.end(name)
-
-    def end(self, tag: str) -> None:
-        if tag in _TEXT_ELEMENTS:
-            self._is_in_text_element = False
-            self._listener.end(tag)
+        self.text_element = None
+        if tag == "br":
+            name = next(iter(attributes), "z_")[2:]
+            if name in {"svg", "math"}:
+                self.foreign_depth += 1
+            self._listener.start(name, attributes, is_html=self.foreign_depth == 0)
+        elif tag == "hr":
+            name = next(iter(attributes), "z_")[2:]
+            if name in {"svg", "math"}:
+                self.foreign_depth = max(0, self.foreign_depth - 1)
+            self._listener.end(name)
+        elif tag not in _IMPLIED:
+            self.text_element = tag
+            self._listener.start(tag, attributes, is_html=self.foreign_depth == 0)
 
     def data(self, text: str) -> None:
         self._listener.text(text)
 
     def close(self) -> None:
         """End, as lxml demands of a target."""
+
+
+_IMPLIED = frozenset({"html", "head", "body", "p"})
 
 
 class _XmlTarget:

@@ -30,6 +30,7 @@ def leads_to(page: str, fragment: str, markup: Markup = Markup.HTML) -> bool:
         ("<template><title>No</title></template><title>Yes</title>", "Yes"),
         ("<p>late<title>Yes</title><title>No</title>", "Yes"),
         ("<title>The <br/> and </p> of <b>HTML</b></title>", "The <br/> and </p> of <b>HTML</b>"),
+        ("<title>The end: </script>, </SVG></title>", "The end: </script>, </SVG>"),
         ("<title></title><title>No</title>", None),
         ("no page", None),
         ("", None),
@@ -182,6 +183,8 @@ def test_the_title_of_xhtml_is_none_of_svg() -> None:
     [
         ("text/html", Markup.HTML),
         (" TEXT/HTML ;charset=x", Markup.HTML),
+        ("text/html, text/html; charset=x", Markup.HTML),
+        ("text/html charset=x", Markup.UNKNOWN),
         ("application/xhtml+xml", Markup.XHTML),
         ("text/plain", Markup.NONE),
         ("application/pdf", Markup.NONE),
