@@ -16,6 +16,7 @@ from consumer.handlers.check_verdict import (
     results_of_assertions,
 )
 from consumer.handlers.html import is_top, read_page
+from consumer.handlers.json_body import text_label
 from consumer.http.body import Beginning, read_beginning
 from consumer.http.client import Client, http_request
 from consumer.http.failures import BAD_CERTIFICATE, Failure, timed_out
@@ -172,7 +173,8 @@ class _Check:
         fragments = [self._fragment] if assertions is not None and assertions.fragment else []
         if body is not None:
             markup = sniff(body.content) if markup is Markup.UNKNOWN else markup
-            text = decode_page(body.content, answer.charset, markup)
+            label = text_label(body.content, self.content_type, answer.charset)
+            text = decode_page(body.content, label, markup)
             if markup is not Markup.NONE:
                 page = read_page(text, markup, fragments)
                 self.title = page.title

@@ -11,7 +11,7 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from consumer.handlers.extract import extract
-from consumer.handlers.json_body import read_json_body
+from consumer.handlers.json_body import read_json_body, text_label
 from consumer.http.body import read_body
 from consumer.http.client import Client, HttpRequest, http_request
 from consumer.http.failures import (
@@ -168,6 +168,7 @@ async def _keep(
     if args.extract is not None:
         page.sha256 = hashlib.sha256(body).hexdigest()
         return await asyncio.to_thread(_pick, page, body, charset, args.extract)
+    charset = text_label(body, page.content_type, charset)
     text, page.charset = decode_text(body, charset, markup_of(page.content_type)) or (None, None)
     if len(body) > client.inline_body_bytes:
         return await _store(page, body)

@@ -50,6 +50,18 @@ def read_json_body(body: bytes, label: str | None) -> JsonBody | Failure:
         return not_json("it is nested too deeply to be read")
 
 
+def text_label(body: bytes, content_type: str | None, label: str | None) -> str | None:
+    """Return the charset to read a body by: the declared one, unless it is JSON and UTF-8 all the same."""
+    essence = (content_type or "").partition(";")[0].strip().lower()
+    if label is None or not essence.endswith(("/json", "+json")) or json.detect_encoding(body) != "utf-8":
+        return label
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return label
+    return "utf-8"
+
+
 def _decode(body: bytes, label: str | None) -> tuple[str, str, bool]:
     charset = json.detect_encoding(body)
     encoding = webencodings.lookup(label) if label else None
