@@ -3,28 +3,14 @@
 import asyncio
 import csv
 import os
-import re
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
-from pydantic import ValidationError
-
-from consumer.handlers.check import check
-from consumer.http.client import Client
-from consumer.politeness.host_limiters import HostLimiters
-from shared.kinds.check import CheckArgs
+from tests.differential.comparison import TIMEOUT_SECONDS, differences, listed_differences, our_verdicts
 from tests.differential.link_site import LINKS, LinkSite, open_link_site
 from tests.support.http_servers import client_that_reaches_loopback, self_signed_tls
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = ROOT / "docs" / "compared-with-linkchecker.md"
-ROW = re.compile(
-    r"^\| `(?P<link>[^`]+)` \| (?P<theirs>\w+) \| (?P<ours>\w+), `(?P<reason>\w+)` \|", re.MULTILINE
-)
-TIMEOUT_SECONDS = 2
 RUN_SECONDS = 120
 
 CONFIGURATION = f"""\
@@ -48,22 +34,7 @@ async def test_every_difference_to_linkchecker_is_listed_and_argued(tmp_path: Pa
         ours = await our_verdicts(site, client)
 
     assert len(site.hrefs) == LINKS
-    assert differences(theirs, ours) == listed_differences()
-
-
-def differences(theirs: Mapping[str, str], ours: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return the links that one calls good and the other does not, with what each says."""
-    return {
-        link: (theirs[link], *ours[link])
-        for link in ours
-        if (theirs[link] == "valid") != (ours[link][0] == "ok")
-    }
-
-
-def listed_differences() -> dict[str, tuple[str, ...]]:
-    """Return the rows of the table in the documents."""
-    rows = ROW.finditer(DOCUMENT.read_text())
-    return {row["link"]: (row["theirs"], row["ours"], row["reason"]) for row in rows}
+    assert differences(theirs, ours) == listed_differences("compared-with-linkchecker.md")
 
 
 async def their_verdicts(site: LinkSite, folder: Path) -> dict[str, str]:
@@ -86,23 +57,3 @@ async def their_verdicts(site: LinkSite, folder: Path) -> dict[str, str]:
         link: names[verdicts.get(href) or verdicts.get(urljoin(site.index, href))]
         for link, href in site.hrefs.items()
     }
-
-
-async def our_verdicts(site: LinkSite, client: Client) -> dict[str, tuple[str, str]]:
-    """Return our verdict and reason for each link, as the API and a worker come to it."""
-    hands = asyncio.Semaphore(50)
-
-    async def judge(href: str) -> tuple[str, str]:
-        url = href if urlsplit(href).scheme else urljoin(site.index, href)
-        try:
-            args = CheckArgs(url=url, timeout_seconds=2 * TIMEOUT_SECONDS)
-        except ValidationError:
-            return "refused", "url"
-        async with hands:
-            # Each as if it were alone on its host: what one says of our pace is not for the others.
-            outcome = await check(args, replace(client, limiters=HostLimiters()))
-        assert outcome.result is not None
-        return outcome.result["verdict"], outcome.result["reason"]
-
-    verdicts = await asyncio.gather(*(judge(href) for href in site.hrefs.values()))
-    return dict(zip(site.hrefs, verdicts, strict=True))
