@@ -21,6 +21,7 @@ from consumer.http.failures import (
     unaccepted_status,
 )
 from consumer.http.header_fields import asks_to_wait
+from consumer.http.markup import essence_of
 from consumer.http.text import bounded_text
 from shared import exact_json
 from shared.kinds.acceptance import SUCCESS, accepts_status
@@ -266,9 +267,8 @@ def judge_fragment(answer: CheckedAnswer, fragment: str) -> tuple[bool | None, s
     if is_top(fragment):
         return True, None
     if answer.page is None:
-        declared = answer.headers.get("Content-Type")
-        said = f" but {bounded_text(declared, MAX_OBSERVED_LENGTH)}" if declared else ""
-        return None, f"the answer is no HTML{said}"
+        essence = essence_of(answer.headers.get("Content-Type"))
+        return None, f"the answer is no HTML{f' but {essence[:MAX_OBSERVED_LENGTH]}' if essence else ''}"
     if fragment in answer.page.fragments:
         return True, None
     if answer.limit_bytes is not None:

@@ -53,10 +53,14 @@ class Listener(Protocol):
 
 def markup_of(content_type: str | None) -> Markup:
     """Return what a `Content-Type` says."""
-    essence = _ESSENCE.match(content_type or "")
-    if essence is None or essence[1].lower() in _MEANINGLESS:
-        return Markup.UNKNOWN
-    return _PAGES.get(essence[1].lower(), Markup.NONE)
+    essence = essence_of(content_type)
+    return Markup.UNKNOWN if essence is None else _PAGES.get(essence, Markup.NONE)
+
+
+def essence_of(content_type: str | None) -> str | None:
+    """Return the media type of a `Content-Type` in small letters, or None when it says none."""
+    found = _ESSENCE.match(content_type or "")
+    return None if found is None or found[1].lower() in _MEANINGLESS else found[1].lower()
 
 
 def sniff(body: bytes) -> Markup:
