@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from consumer.deadlines import time_limit
-from consumer.handlers.certificates import peek_certificate, read_certificate
+from consumer.handlers.certificates import asks_for_certificate, read_certificate
 from consumer.handlers.check_verdict import (
     CheckedAnswer,
     explanation_of_success,
@@ -19,7 +19,14 @@ from consumer.handlers.html import is_top, read_page
 from consumer.handlers.json_body import text_label
 from consumer.http.body import Beginning, read_beginning
 from consumer.http.client import Client, http_request
-from consumer.http.failures import BAD_CERTIFICATE, Failure, timed_out
+from consumer.http.failures import (
+    BAD_CERTIFICATE,
+    CLIENT_CERTIFICATE_REQUIRED,
+    CONNECTION_RESET,
+    TLS_INTERRUPTED,
+    Failure,
+    timed_out,
+)
 from consumer.http.markup import Markup, markup_of, sniff
 from consumer.http.redirect_chain import RedirectChain, final_answer
 from consumer.http.text import bounded_text, decode_page
@@ -40,9 +47,9 @@ MAX_CONTENT_TYPE_LENGTH = 200
 INLINE_BODY_BYTES = 16_384
 """A larger body is looked at in a thread: hostile HTML of this size takes 10 ms, of 4 MB two seconds."""
 
-PEEK_SECONDS = 3.0
-"""For the details of a bad certificate; on top of the attempt's own limit, so that they never cost the
-verdict, and below the executor's overtime."""
+LOOK_SECONDS = 3.0
+"""For why a host hung up during TLS; on top of the attempt's own limit, so that it never costs the verdict,
+and below the executor's overtime."""
 
 
 async def check(args: CheckArgs, client: Client) -> Outcome:
@@ -84,7 +91,9 @@ class _Check:
         except TimeoutError:
             return timed_out(self.args.timeout_seconds, while_doing=self.chain.recording.phase)
         if failure is not None and failure.reason == BAD_CERTIFICATE.reason:
-            await self._peek_certificate()
+            self._note_certificate(trusted=False)
+        if failure is not None and self._may_want_certificate(failure):
+            return await self._look_for_wish(failure)
         return failure
 
     def _request(self) -> Coroutine[None, None, Failure | None]:
@@ -208,17 +217,22 @@ class _Check:
                 recording.certificate, protocol=recording.protocol, trusted=trusted, now=utc_now()
             )
 
-    async def _peek_certificate(self) -> None:
+    def _may_want_certificate(self, failure: Failure) -> bool:
+        """Return whether a host hung up where hosts do that want a client certificate and say nothing."""
+        recording = self.chain.recording
+        is_new = bool(recording.addresses) and not recording.is_reused
+        is_reset = failure.reason == CONNECTION_RESET.reason and self.chain.url.startswith("https:")
+        return is_new and (is_reset or failure.reason == TLS_INTERRUPTED.reason)
+
+    async def _look_for_wish(self, failure: Failure) -> Failure:
+        recording, host = self.chain.recording, url_host(self.chain.url).rstrip(".")
         guarded_socket = self.client.session.connector.guarded_socket
-        host = url_host(self.chain.url)
         try:
-            async with asyncio.timeout(PEEK_SECONDS):
-                if await peek_certificate(
-                    self.chain.recording, host.rstrip("."), guarded_socket=guarded_socket
-                ):
-                    self._note_certificate(trusted=False)
+            async with asyncio.timeout(LOOK_SECONDS):
+                wants = await asks_for_certificate(recording.addresses, host, guarded_socket=guarded_socket)
         except OSError:
-            pass  # What is wrong is known; the details cannot be had this time.
+            return failure  # A time limit, too. The host hung up, and that is all there is to say.
+        return CLIENT_CERTIFICATE_REQUIRED if wants else failure
 
     def result(self, verdict: Verdict, reason: str, explanation: str) -> dict[str, object]:
         """Return all that was seen, as the JSON of a `CheckResult`, without a model in between."""

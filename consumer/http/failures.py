@@ -17,6 +17,7 @@ from aiohttp import (
     ClientConnectorCertificateError,
     ClientConnectorDNSError,
     ClientConnectorError,
+    ClientOSError,
     ClientPayloadError,
     ClientResponseError,
     ConnectionTimeoutError,
@@ -28,6 +29,7 @@ from aiohttp import (
 
 from consumer.egress import EgressDenied
 from consumer.http.answers import Fault
+from consumer.http.handshakes import HandshakeEnd, certificate_fault, end_of_handshake
 from shared.bodies import MAX_STORED_BYTES
 from shared.kinds.check import ASSERTION_FAILED, Verdict, unmet_words
 from shared.outcomes import Failed
@@ -109,31 +111,19 @@ UNREACHABLE = _unreached(
     "unreachable", "The network reports that the host cannot be reached.", transient=True
 )
 CONNECT_FAILED = _unreached("connect_failed", "No connection to the host could be made.", transient=True)
-BAD_CERTIFICATE = _unreached(
-    "bad_certificate",
-    "The host's certificate is expired, is for another name, or was not issued by an authority we trust.",
-    transient=False,
-)
-
-
-def _bad_certificate(explanation: str) -> Failure:
-    return _unreached("bad_certificate", explanation, transient=False)
-
-
-_BAD_CERTIFICATES: Mapping[int, Failure] = MappingProxyType(
-    {
-        9: _bad_certificate("The host's certificate is not valid yet."),
-        10: _bad_certificate("The host's certificate has expired."),
-        18: _bad_certificate("The host's certificate is self-signed: no authority we trust vouches for it."),
-        19: _bad_certificate("The host's certificate was issued by an authority that we do not trust."),
-        20: _bad_certificate("The host's certificate was issued by an authority that we do not trust."),
-        21: _bad_certificate("The host's certificate was issued by an authority that we do not trust."),
-        62: _bad_certificate("The host's certificate is for another name."),
-        64: _bad_certificate("The host's certificate is for another address."),
-    }
-)
+BAD_CERTIFICATE = _unreached("bad_certificate", "The host's certificate cannot be trusted.", transient=False)
 TLS_TIMEOUT = _unreached("tls_timeout", "The host did not finish the TLS handshake in time.", transient=True)
-TLS_FAILED = _unreached("tls_failed", "The TLS handshake with the host failed.", transient=True)
+TLS_FAILED = _unreached("tls_failed", "The host and we cannot agree on TLS.", transient=False)
+TLS_INTERRUPTED = _unreached(
+    "tls_interrupted", "The host hung up in the middle of the TLS handshake.", transient=True
+)
+CLIENT_CERTIFICATE_REQUIRED = Failure(
+    "client_certificate_required",
+    transient=False,
+    explanation="The host asked for a client certificate, and hung up when we had none.",
+    before_sending=True,
+    is_blocking=True,
+)
 
 # This worker's own.
 DNS_UNAVAILABLE = _unreached(
@@ -240,11 +230,6 @@ def timed_out(limit_seconds: float, *, while_doing: str = "") -> Failure:
     """Return the failure of an attempt that reached its time limit, in the phase that it was in."""
     phase = while_doing and f"; the time ran out while {while_doing}"
     return _transient("timeout", f"There was no complete answer within {limit_seconds:g} seconds{phase}.")
-
-
-def bad_certificate(verify_code: int) -> Failure:
-    """Return the failure of a certificate that OpenSSL refused with this code (`X509_V_ERR_...`)."""
-    return _BAD_CERTIFICATES.get(verify_code, BAD_CERTIFICATE)
 
 
 def assertion_failed(assertion: str, expected: str, *, others: int) -> Failure:
@@ -364,9 +349,9 @@ def failure_of_error(error: Exception) -> Failure:
     if isinstance(error, ClientConnectorDNSError):
         return _of_dns(error.os_error)
     if isinstance(error, ClientConnectorCertificateError):
-        return bad_certificate(getattr(error.certificate_error, "verify_code", 0))
-    if isinstance(error, ClientResponseError | ClientPayloadError):
-        return _of_unreadable(error)
+        return _bad_certificate(error.certificate_error)
+    if isinstance(error, ClientResponseError | ClientPayloadError | ServerDisconnectedError):
+        return _of_answer(error)
     for kind, failure in _BY_TYPE:
         if isinstance(error, kind):
             return failure
@@ -378,7 +363,6 @@ def failure_of_error(error: Exception) -> Failure:
 _BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
     (ConnectionTimeoutError, CONNECT_TIMEOUT),
     (SocketTimeoutError, READ_TIMEOUT),
-    (ServerDisconnectedError, CONNECTION_RESET),
     (InvalidURL, INVALID_URL),
     (NonHttpUrlClientError, INVALID_URL),
     # The codec of host names raises it for an empty or too long label.
@@ -386,7 +370,28 @@ _BY_TYPE: tuple[tuple[type[Exception], Failure], ...] = (
 )
 
 
-def _of_unreadable(error: ClientResponseError | ClientPayloadError) -> Failure:
+_CUT_HEAD = replace(
+    CONNECTION_RESET, explanation="The host dropped the connection in the middle of the header of its answer."
+)
+
+
+def _bad_certificate(error: BaseException) -> Failure:
+    return replace(BAD_CERTIFICATE, explanation=certificate_fault(error))
+
+
+_BY_HANDSHAKE_END: Mapping[HandshakeEnd, Failure] = MappingProxyType(
+    {
+        HandshakeEnd.REFUSED: TLS_FAILED,
+        HandshakeEnd.INTERRUPTED: TLS_INTERRUPTED,
+        HandshakeEnd.WANTS_CERTIFICATE: CLIENT_CERTIFICATE_REQUIRED,
+    }
+)
+
+
+def _of_answer(error: ClientResponseError | ClientPayloadError | ServerDisconnectedError) -> Failure:
+    if isinstance(error, ServerDisconnectedError):
+        # aiohttp adds the head of an answer if one had begun.
+        return CONNECTION_RESET if isinstance(error.message, str) else _CUT_HEAD
     # aiohttp follows no redirects here, so it raises the first only for what it cannot parse. It makes up the
     # status 400 then; the server never sent it.
     said = error.message if isinstance(error, ClientResponseError) else error.args[0] if error.args else ""
@@ -419,9 +424,14 @@ def _of_os_error(error: OSError, *, otherwise: Failure) -> Failure:
     if isinstance(error, EgressDenied):
         return egress_denied(error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return bad_certificate(getattr(error, "verify_code", 0))
+        return _bad_certificate(error)
+    if isinstance(error, ssl.SSLError | ClientOSError) and (end := end_of_handshake(error)):
+        # With TLS 1.3 a host refuses a client after the handshake, and aiohttp passes on the words alone.
+        is_sent = isinstance(error, ClientOSError) and end[0] is not HandshakeEnd.WANTS_CERTIFICATE
+        failure = CONNECTION_RESET if is_sent else _BY_HANDSHAKE_END[end[0]]
+        return replace(failure, explanation=end[1])
     if isinstance(error, ssl.SSLError):
-        return TLS_FAILED
+        return TLS_INTERRUPTED
     return _BY_ERRNO.get(error.errno, otherwise)
 
 

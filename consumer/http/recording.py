@@ -15,6 +15,7 @@ from aiohttp.tracing import Trace
 
 from consumer.egress import AddressInfo
 from consumer.http.answers import AnswerProtocol
+from consumer.http.handshakes import WitnessedHandshake
 from shared.kinds.check import Family, TimingsJson
 
 SocketFactory = Callable[[AddressInfo], Any]
@@ -182,7 +183,10 @@ class RecordingConnector(aiohttp.TCPConnector):
         request: RecordedRequest = options["req"]
         recording, addresses = request.recording, options["addr_infos"]
         is_literal = addresses[0][4][0] == request.url.host
-        recording.dial(addresses, is_literal=is_literal, is_tls=options.get("ssl") is not None)
+        context = options.get("ssl")
+        recording.dial(addresses, is_literal=is_literal, is_tls=context is not None)
+        if context is not None:
+            context.sslobject_class = WitnessedHandshake
 
         def make_protocol() -> asyncio.Protocol:
             # The event loop asks for the protocol once it has the connected socket, before TLS.

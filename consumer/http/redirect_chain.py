@@ -16,7 +16,9 @@ from yarl import URL
 from consumer.http.client import Client, HttpRequest
 from consumer.http.cookies import ChainCookies, with_cookies
 from consumer.http.failures import (
+    CONNECT_FAILED,
     CONNECT_TIMEOUT,
+    CONNECTION_RESET,
     DNS_TIMEOUT,
     FIRST_BYTE_TIMEOUT,
     INVALID_URL,
@@ -24,12 +26,14 @@ from consumer.http.failures import (
     REDIRECT_LOOP,
     REDIRECT_REFUSED,
     REDIRECT_WITH_BODY,
+    TLS_INTERRUPTED,
     TLS_TIMEOUT,
     Failure,
     failure_of_error,
     host_without_permit,
     too_many_redirects,
 )
+from consumer.http.handshakes import shown_certificates
 from consumer.http.header_fields import honours_retry_after, leads_on, retry_after_seconds
 from consumer.http.recording import Phase, Recording
 from consumer.http.target import Target, redirect_target, split_credentials, target_of
@@ -278,6 +282,10 @@ async def _send(
         # aiohttp has one limit, and one error, for TCP and TLS.
         is_late = (clock is not None and clock.expired()) or failure is CONNECT_TIMEOUT
         failure = _TOO_LATE.get(recording.phase, failure) if is_late else failure
+        if recording.phase is Phase.TLS and failure in {CONNECT_FAILED, CONNECTION_RESET}:
+            failure = TLS_INTERRUPTED  # To the event loop a host that hangs up then has reset the connection.
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            recording.certificate = next(iter(shown_certificates(error.certificate_error)), None)
         polite.failed(failure)
         return failure
     recording.answer()

@@ -3,6 +3,7 @@
 import errno
 import socket
 import ssl
+from dataclasses import replace
 
 import aiodns.error
 import aiohttp
@@ -83,9 +84,12 @@ def test_statuses_that_stay_are_permanent(status: int) -> None:
         (UnicodeError("label too long"), failures.INVALID_URL),
         (
             aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError("bad")),
-            failures.BAD_CERTIFICATE,
+            replace(
+                failures.BAD_CERTIFICATE,
+                explanation="The host's certificate cannot be verified: no more is known.",
+            ),
         ),
-        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "bad")), failures.TLS_FAILED),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "bad")), failures.TLS_INTERRUPTED),
         (_dns_error(socket.gaierror(socket.EAI_NONAME, "unknown")), failures.DNS_NO_SUCH_NAME),
         (_dns_error(socket.gaierror(socket.EAI_AGAIN, "later")), failures.DNS_FAILED),
         (_dns_error(OSError(None, "x"), aiodns.error.DNSError(4, "not found")), failures.DNS_NO_SUCH_NAME),
@@ -131,3 +135,55 @@ def test_a_made_up_status_400_is_not_reported_as_the_status_of_the_server() -> N
 def test_a_permanent_failure_carries_no_wait() -> None:
     assert failures.REDIRECT_LOOP.as_outcome(retry_after_seconds=30).retry_after_seconds is None
     assert failures.CONNECTION_RESET.as_outcome(retry_after_seconds=30).retry_after_seconds == 30
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "explanation"),
+    [
+        (
+            "TLSV1_ALERT_PROTOCOL_VERSION",
+            "tls_failed",
+            (
+                "The host ended the TLS connection: it accepts no version of TLS that we offer; "
+                "we speak TLS 1.2 and 1.3."
+            ),
+        ),
+        (
+            "UNSUPPORTED_PROTOCOL",
+            "tls_failed",
+            "We ended the TLS connection: the host's version of TLS is too old; we speak TLS 1.2 and 1.3.",
+        ),
+        ("WRONG_VERSION_NUMBER", "tls_failed", "What the host sends on this port is not TLS."),
+        (
+            "TLSV1_ALERT_USER_CANCELLED",
+            "tls_interrupted",
+            "The host ended the TLS connection with the alert user cancelled.",
+        ),
+        (
+            "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+            "tls_interrupted",
+            "We ended the TLS connection: OpenSSL says decryption failed or bad record mac.",
+        ),
+        ("UNEXPECTED_EOF_WHILE_READING", "tls_interrupted", "The host hung up in the middle of TLS."),
+    ],
+)
+def test_an_error_of_tls_says_which_side_ended_it(words: str, reason: str, explanation: str) -> None:
+    error = ssl.SSLError(1, f"[SSL: {words}] whatever (_ssl.c:1006)")
+
+    failure = failure_of_error(aiohttp.ClientConnectorSSLError(KEY, error))
+
+    assert (failure.reason, failure.explanation) == (reason, explanation)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "client_certificate_required"),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", "client_certificate_required"),
+        ("TLSV1_ALERT_INTERNAL_ERROR", "connection_reset"),
+    ],
+)
+def test_an_alert_after_the_handshake_is_read_from_the_words_of_aiohttp(words: str, reason: str) -> None:
+    failure = failure_of_error(aiohttp.ClientOSError(1, f"[SSL: {words}] whatever (_ssl.c:2580)"))
+
+    assert failure.reason == reason
