@@ -1,10 +1,12 @@
 """Which lines and items of a batch become jobs, and whether the rest is stored without the others. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from producer.records import Rejected
@@ -15,6 +17,10 @@ from shared.messages import Ref
 
 # How many faults an answer names.
 MAX_ERRORS = 20
+# So much of a rejected line is kept, for a person to find it by.
+MAX_GIVEN_LENGTH = 200
+# PostgreSQL stores no NUL; the other controls, but for tabs and line ends, spoil what shows them.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _REF = TypeAdapter[str](Ref)
 
 
@@ -30,12 +36,13 @@ class BatchInvalid(JobInvalid):
 class Arguments:
     """The arguments on one line or in one item, with its number from 1 and its JSON pointer.
 
-    The document is a `FieldError` when its JSON was refused.
+    The document is a `FieldError` when its JSON was refused. `line` is the line as it came, if it was one.
     """
 
     number: int
     at: str
     document: object
+    line: bytes | None = None
 
 
 def validate_item(
@@ -45,7 +52,7 @@ def validate_item(
     if isinstance(item.document, FieldError):
         return Rejected(item.number, item.document.loc, item.document.msg)
     if not isinstance(item.document, dict):
-        return Rejected(item.number, item.at, "It is not an object of arguments")
+        return _rejected(item, item.at, 'It is not an object of arguments, such as {"url": "https://..."}')
     args = {**defaults, **item.document}
     ref = args.pop("ref", None)
     try:
@@ -55,8 +62,13 @@ def validate_item(
     except JobInvalid as error:
         # One fault an item: a fault in the defaults would fill the list for every one of them.
         first = error.errors[0]
-        return Rejected(item.number, first.loc, first.msg, ref if first.loc != f"{item.at}/ref" else None)
+        return _rejected(item, first.loc, first.msg, ref=ref if first.loc != f"{item.at}/ref" else None)
     return ValidArgs(valid.document, valid.host, valid.given_url, ref, item.number)
+
+
+def _rejected(item: Arguments, loc: str, msg: str, *, ref: str | None = None) -> Rejected:
+    line = orjson.dumps(item.document) if item.line is None else item.line
+    return Rejected(item.number, loc, msg, ref, given_text(line))
 
 
 def check_ref(ref: object, *, at: str) -> None:
@@ -104,6 +116,16 @@ def check_batch(
         errors = [FieldError(each.loc, each.msg) for each in first[:MAX_ERRORS]]
         summary = f"{rejected:,} of {valid + rejected:,} {noun} are not valid; none was stored"
         raise BatchInvalid(errors, summary)
+
+
+def given_text(line: bytes | None) -> str | None:
+    """Return the beginning of a line as text that can be stored and shown; None, if it is not known."""
+    if line is None:
+        return None
+    # A character has four bytes at most, so what is cut here is cut below too.
+    text = line[: 4 * MAX_GIVEN_LENGTH + 4].decode(errors="replace")
+    shown = text[:MAX_GIVEN_LENGTH] + "…" * (len(text) > MAX_GIVEN_LENGTH)
+    return shown if shown.isprintable() else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", shown)
 
 
 @contextmanager

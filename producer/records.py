@@ -325,8 +325,8 @@ class Rejected:
     """A line or an item of a batch that became no job.
 
     `number` counts lines of the body, or items of a JSON document, from 1. `loc` is a JSON pointer. Neither
-    it nor `msg` holds a value that was sent: that may be a secret. `given` is the beginning of what was sent,
-    for results alone; `ref` the sender's own name for it.
+    it nor `msg` holds a value that was sent, for it may be a secret; but `msg` may suggest a URL, up to its
+    path. `given` is the beginning of what was sent; `ref` the sender's own name for it.
     """
 
     number: int

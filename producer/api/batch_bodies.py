@@ -122,13 +122,14 @@ class Stream:
         with located("/query"):
             template = JobTemplate.of(submission, now=utc_now())
         spool.finder = RepeatFinder(template, dedupe=submission.dedupe)
-        return cls(submission, template, open_reader(media_type, template.kind), spool)
+        reader = open_reader(media_type, template.kind, submission.defaults)
+        return cls(submission, template, reader, spool)
 
     def feed(self, chunk: bytes) -> None:
         """Validate the lines that this chunk completes.
 
         Raises:
-            JobInvalid: no line can be read, because the header of CSV is at fault.
+            JobInvalid: no line can be read, as `LineReader.feed` says.
         """
         self.spool.add_all(self._validated(self.reader.feed(chunk)))
 

@@ -120,8 +120,12 @@ class RejectedLine(Document):
         ),
     ]
     loc: Annotated[str, Field(description="Where: a JSON pointer such as `/lines/7/url` or `/items/6/url`.")]
-    msg: Annotated[str, Field(description="Why. What was sent is not repeated.")]
+    msg: Annotated[str, Field(description="Why.")]
     ref: Annotated[str | None, Field(description="Your own name for it.")]
+    given: Annotated[
+        str | None,
+        Field(description="The beginning of it, as it was handed in; null when that was not kept."),
+    ]
 
 
 class Rejections(Document):

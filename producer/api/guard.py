@@ -16,11 +16,14 @@ from producer.api.routes import Operation, RouteTable
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
 CSV_TYPE = "text/csv"
+TSV_TYPE = "text/tab-separated-values"
 NDJSON_TYPE = "application/x-ndjson"
 # Another name for NDJSON; neither is registered with IANA.
 JSONL_TYPE = "application/jsonl"
-STREAM_TYPES = (TEXT_TYPE, CSV_TYPE, NDJSON_TYPE, JSONL_TYPE)
+STREAM_TYPES = (TEXT_TYPE, CSV_TYPE, TSV_TYPE, NDJSON_TYPE, JSONL_TYPE)
 UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
+# Lines may be UTF-16 too, by their byte order mark.
+STREAM_CHARSETS = UTF8_CHARSETS | {"utf-16"}
 MAX_ECHO_LENGTH = 100
 
 # The caps that differ from the default, by operation and media type.
@@ -183,7 +186,8 @@ class _BodyHeaders:
         media_type = media_type.strip().lower()
         if media_type not in known:
             raise _unsupported(f"'{media_type[:MAX_ECHO_LENGTH]}' is not supported here; send {wanted}.")
-        if any(_names_other_charset(parameter) for parameter in parameters):
+        charsets = STREAM_CHARSETS if media_type in STREAM_TYPES else UTF8_CHARSETS
+        if any(_names_other_charset(parameter, charsets) for parameter in parameters):
             raise _unsupported("The body must be UTF-8.")
         if any(coding.lower() not in {"", "identity"} for coding in self.content_codings):
             raise _unsupported("Compressed bodies are not supported; send it without Content-Encoding.")
@@ -206,9 +210,9 @@ class _BodyHeaders:
                 raise HttpProblem(HTTPStatus.BAD_REQUEST, "Content-Length is not the length of a body.")
 
 
-def _names_other_charset(parameter: str) -> bool:
+def _names_other_charset(parameter: str, charsets: frozenset[str]) -> bool:
     name, _, value = parameter.partition("=")
-    return name.strip().lower() == "charset" and value.strip(" \t\"'").lower() not in UTF8_CHARSETS
+    return name.strip().lower() == "charset" and value.strip(" \t\"'").lower() not in charsets
 
 
 def _with_content_type(scope: Scope, media_type: str) -> Scope:

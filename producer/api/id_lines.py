@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from uuid import UUID
 
-from producer.api.batch_lines import LineSplitter
+from producer.api.batch_splitting import LineSplitter
 from shared.errors import FieldError, JobInvalid
 
 _ID_CHARACTERS = 36

@@ -165,14 +165,18 @@ def _summary(error: RetrieverError) -> str:
     # Tools show only the detail, so it names the first fault.
     match error:
         case BatchInvalid(errors=(first, *_)):
-            return f"{error.summary}. {first.loc}: {first.msg}."
+            return _sentence(f"{error.summary}. {first.loc}: {first.msg}")
         case JobInvalid(errors=(first, *others)):
             more = f", and {len(others)} more" if others else ""
-            return f"{first.loc}: {first.msg}{more}." if first.loc else f"{first.msg}{more}."
+            return _sentence(f"{first.loc}: {first.msg}{more}" if first.loc else f"{first.msg}{more}")
         case StoreUnavailable(reason=reason):
             return reason
         case _:
             return str(error)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _respond(

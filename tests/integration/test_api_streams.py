@@ -98,6 +98,7 @@ def test_a_wrong_header_is_refused_before_the_rest_is_read(api: RunningApi) -> N
     ("headers", "said"),
     [
         ({"Content-Type": "text/csv; charset=latin-1"}, "UTF-8"),
+        ({"Content-Type": "application/xml"}, "text/csv or text/plain or text/tab-separated-values"),
         ({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}, "Compressed"),
         ({"Content-Type": "application/ndjson"}, "application/x-ndjson"),
     ],
@@ -109,6 +110,79 @@ def test_what_is_not_plain_utf8_of_a_known_type_is_unsupported(
 
     assert response.status_code == 415
     assert said in response.json()["detail"]
+
+
+# Type and body, the paths of the URLs of the jobs, and number, place and reason of each rejected line.
+HANDED_IN = [
+    ("text/plain", b"http://a.example/1\rhttp://a.example/2\r", [1, 2], []),
+    ("text/plain", b"http://a.example/1\r\nhttp://a.example/2\rhttp://a.example/3\n", [1, 2, 3], []),
+    ("text/plain", "http://a.example/1\r\nhttp://a.example/2\r\n".encode("utf-16"), [1, 2], []),
+    ("text/plain; charset=utf-16", "\ufeffhttp://a.example/1\n".encode("utf-16-be"), [1], []),
+    (
+        "text/plain",
+        b"http://a.example/1\thttp://a.example/2\nhttp://a.example/3 http://a.example/4\nhttp://a.example/5\n",
+        [5],
+        [(1, "/lines/1", "There is more than one URL"), (2, "/lines/2", "There is more than one URL")],
+    ),
+    (
+        "text/plain",
+        "http://a.example/1\u2028http://a.example/2\nhttp://a.example/3\x85x\nhttp://a.example/4".encode(),
+        [4],
+        [
+            (1, "/lines/1", "a line separator (U+2028) in it"),
+            (2, "/lines/2", "only CR, LF or both end a line"),
+        ],
+    ),
+    (
+        "text/plain",
+        b"# comment\n\n<http://a.example/1>\n- [two](http://a.example/2),\nwww.example.com\nmailto:a@b.example\n",
+        [1, 2],
+        [
+            (5, "/lines/5/url", "did you mean https://www.example.com?"),
+            (6, "/lines/6/url", "Only http and https URLs are taken; its scheme is mailto"),
+        ],
+    ),
+    ("text/csv", b"url,title\rhttp://a.example/1,Home\rhttp://a.example/2,About\r", [1, 2], []),
+    ("text/csv", b'Title;URL\r\n"A, B";http://a.example/1\r\n', [1], []),
+    ("text/csv", b"url\ttitle\nhttp://a.example/1\tHome\n", [1], []),
+    ("text/tab-separated-values", b"loc\tlastmod\nhttp://a.example/1\t2026-01-01\n", [1], []),
+    (
+        "text/csv",
+        b'url,title\n"http://a.example/1\nhttp://a.example/2",x\n"http://a.example/3\n",y\nhttp://a.example/4,z\n',
+        [3, 4],
+        [(2, "/lines/2/url", "There is more than one URL")],
+    ),
+    (
+        "text/csv",
+        b'url\n"http://a.example/1\n/2"\nhttp://a.example/3\n',
+        [3],
+        [(2, "/lines/2/url", "The URL has a line feed in it, at character 19")],
+    ),
+    (
+        "application/x-ndjson",
+        b'{"url": "http://a.example/1"}\r{"url": "http://a.example/2\\nhttp://a.example/3"}\r',
+        [1],
+        [(2, "/lines/2/url", "The URL has a line feed in it, at character 19")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("content_type", "body", "paths", "rejected"), HANDED_IN)
+def test_lines_as_people_hand_them_in_become_one_job_each_or_are_refused_in_words(
+    api: RunningApi,
+    content_type: str,
+    body: bytes,
+    paths: list[int],
+    rejected: list[tuple[int, str, str]],
+) -> None:
+    response = submit(api, body, content_type)
+
+    urls = [job["args"] for job in jobs_of(api, response)]
+    assert urls == [{"url": f"http://a.example/{path}"} for path in paths]
+    errors = response.json()["rejected"]["errors"]
+    assert [(each["number"], each["loc"]) for each in errors] == [each[:2] for each in rejected]
+    assert all(msg in each["msg"] for each, (*_, msg) in zip(errors, rejected, strict=True))
+    assert all(each["given"] for each in errors)
 
 
 def test_all_rejected_lines_are_listed_a_page_at_a_time(api: RunningApi) -> None:
@@ -126,7 +200,8 @@ def test_all_rejected_lines_are_listed_a_page_at_a_time(api: RunningApi) -> None
             break
     assert [each["number"] for each in listed] == list(range(2, 52))
     assert listed[:20] == rejected["errors"]
-    assert "secret" not in str(listed)
+    assert "secret" not in str([(each["loc"], each["msg"]) for each in listed])
+    assert listed[-1]["given"] == "secret"
     assert api.client.get(f"/batches/{'0' * 8}-0000-0000-0000-{'0' * 12}/rejected").status_code == 404
     for query in ({"limit": 1_001}, {"cursor": "x"}):
         assert api.client.get(path, params=query).status_code == 400
@@ -154,6 +229,7 @@ def test_two_hundred_thousand_wrong_lines_are_kept_in_flat_memory(tmp_path: Path
         before = resident_bytes()
 
         chunks = (b"http://a.example/\n" + b"nonsense\n" * 1_000 for _ in range(200))
+        api.client.timeout = httpx.Timeout(180)
         response = submit(api, chunks, "text/plain")
 
         assert response.json()["rejected"]["count"] == 200_000

@@ -19,7 +19,14 @@ from tests.support.factories import NOON, make_report
 PACKAGE = "generated_client"
 URL = "https://example.com/"
 # What it does not know by itself, it takes for bytes: streams of lines, and fetched bodies.
-STREAMS = ("*/*", "application/x-ndjson", "application/jsonl", "text/csv", "text/plain")
+STREAMS = (
+    "*/*",
+    "application/x-ndjson",
+    "application/jsonl",
+    "text/csv",
+    "text/tab-separated-values",
+    "text/plain",
+)
 LIMIT_SECONDS = 300
 
 Use = Callable[[str], Any]
