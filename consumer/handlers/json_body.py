@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import orjson
 import webencodings
 
-from consumer.http.failures import Failure, not_json
+from consumer.http.failures import JSON_TOO_DEEP, Failure, not_json
 from shared import exact_json
 
 
@@ -39,15 +39,16 @@ def read_json_body(body: bytes, label: str | None) -> JsonBody | Failure:
         label: The charset that was declared.
     """
     try:
-        return JsonBody(exact_json.loads(body))
-    except orjson.JSONDecodeError:
-        text, charset, is_exact = _decode(body, label)
-    try:
-        return JsonBody(_read(text), charset, is_exact)
-    except JSONDecodeError as error:
-        return not_json(_place(error, charset, is_exact=is_exact))
+        try:
+            return JsonBody(exact_json.loads(body))
+        except JSONDecodeError:
+            text, charset, is_exact = _decode(body, label)
+        try:
+            return JsonBody(_read(text), charset, is_exact)
+        except JSONDecodeError as error:
+            return not_json(_place(error, charset, is_exact=is_exact))
     except RecursionError:
-        return not_json("it is nested too deeply to be read")
+        return JSON_TOO_DEEP
 
 
 def text_label(body: bytes, content_type: str | None, label: str | None) -> str | None:
@@ -101,8 +102,16 @@ def _place(error: JSONDecodeError, charset: str, *, is_exact: bool) -> str:
     if not text.strip():
         return "it is empty"
     what = error.msg[:1].lower() + error.msg[1:].removesuffix(" at").rstrip(": ")
-    before = text[: error.pos].encode(charset, "strict" if is_exact else "surrogateescape")
+    before = _encode(text[: error.pos], charset, "replace" if is_exact else "surrogateescape")
     said = f"{what} at line {error.lineno}, column {error.colno} (byte {len(before) + 1})"
     if text.lstrip().startswith("<"):
         return f"{said}; it begins as HTML and XML do"
     return said if is_exact else f"{said}; some of its bytes are not UTF-8"
+
+
+def _encode(text: str, charset: str, errors: str) -> bytes:
+    encoding = webencodings.lookup(charset)
+    # Python knows the marks of UTF-8, UTF-16 and UTF-32, and the Standard some names that Python does not.
+    if encoding is None or encoding.name.startswith("utf-"):
+        return text.encode(charset, errors)
+    return encoding.codec_info.encode(text, errors)[0]

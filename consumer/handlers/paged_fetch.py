@@ -54,6 +54,7 @@ _NUMBER = re.compile(r"\s*\+?([0-9]{1,16})\s*")
 # RFC 9110 section 14.4: `items 0-99/1234`, `items */1234`; a total of `*` is unknown.
 _CONTENT_RANGE = re.compile(r"\s*\S+\s+\S+/([0-9]{1,16})\s*")
 _DIGEST_OCTETS = 8
+_MAX_CURSOR_DIGITS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,8 @@ def _is_behind_the_last(args: FetchArgs, failed: Failed) -> bool:
         return False
     # A page that the total promises is lost. Pages fuller than planned may be fewer.
     is_promised = place.last is not None and not place.items_before
-    return not is_promised or place.index * (place.size or 0) >= (place.total or 0)
+    largest = max(place.size or 0, pages.size or 0)
+    return not is_promised or place.index * largest >= (place.total or 0)
 
 
 # There is no such page, the number is invalid, the range cannot be satisfied (RFC 9110 section 15.5).
@@ -365,7 +367,8 @@ def _reason_of_repetition(pages: Pages, place: PagePlace, page: FetchedPage) -> 
     last page. Otherwise the target may as well ignore our parameters, or give no page beyond some limit.
     """
     is_in_a_row = isinstance(pages, PageNumbers | Offsets) and place.last is None and place.index > 1
-    size = (pages.size if isinstance(pages, PageNumbers | Offsets) else None) or place.size or 0
+    first = place.size or 0
+    size = min(first, (pages.size if isinstance(pages, PageNumbers | Offsets) else None) or first)
     return StopReason.SHORT_PAGE if is_in_a_row and len(page.items) < size else StopReason.REPEATED_PAGE
 
 
@@ -463,7 +466,7 @@ def _cursor(value: Any) -> str | StopReason | None:
             return None
         case str() if len(value) <= MAX_CURSOR_LENGTH:
             return value
-        case int() if value is not True:
+        case int() if value is not True and abs(value) < 10**_MAX_CURSOR_DIGITS:
             return str(value)
         case _:
             return StopReason.INVALID_NEXT

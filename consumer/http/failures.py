@@ -166,6 +166,7 @@ BODY_NOT_STORABLE = _permanent(
     "body_too_large",
     f"Even compressed, the body is larger than the {MAX_STORED_BYTES:,} bytes that can be stored.",
 )
+JSON_TOO_DEEP = _permanent("not_json", "The body is nested too deeply to be read as JSON.")
 EXTRACT_FAILED = _permanent("extract_failed", "The JMESPath expression does not fit the body.")
 NUMBER_TOO_LARGE = _permanent(
     "extract_failed", "The JMESPath expression picks out a number that no double can hold, such as 1e400."

@@ -138,6 +138,8 @@ def _sentences(record: PagesRecord, counts: PageCounts) -> list[str]:
         said.append(_STOPS[seen.stopped_by])
     elif seen.stopped_by in _SILENT_ENDS and seen.last_total is None:
         said.append("No total says whether that is all: where nothing more came was taken for the end.")
+    elif seen.stopped_by is StopReason.NO_NEXT and record.planned == 1:
+        said.append("The first page led to no other.")
     return said
 
 

@@ -194,6 +194,32 @@ async def test_no_content_is_an_empty_list_on_the_first_page(
     assert [(report.items, report.complete) for report in reports] == [(0, True)] * 3
 
 
+async def test_pages_fewer_than_the_size_of_the_first_promised_are_not_called_lost(
+    store: Database, site: PagedSite, client: Client
+) -> None:
+    # The first page is filtered, so the plan has more pages than there are.
+    with_pages(site, 5, 10, behind=lambda request: web.Response(status=404), total=20)
+    pages = {"by": "page", "size": 10, "size_parameter": "n", "items": "items", "total": "total"}
+    root = submit(store, f"{site.url}/api", pages)
+
+    await work_all(store, client)
+
+    report = measured(store, root)
+    assert (report.pages.parked, report.items, report.missing, report.complete) == (0, 15, 5, False)
+
+
+async def test_a_fetch_of_one_page_says_that_it_led_to_no_other(
+    store: Database, site: PagedSite, client: Client
+) -> None:
+    # The name of the cursor may be wrong.
+    site.answers["/api"] = lambda request: answer_of({"items": [1], "next": "a"})
+    root = submit(store, f"{site.url}/api", {"by": "cursor", "cursor": "nxt", "items": "items"})
+
+    await work_all(store, client)
+
+    assert "The first page led to no other." in measured(store, root).explanation
+
+
 async def test_no_content_where_a_cursor_led_does_not_say_that_it_is_the_end(
     store: Database, site: PagedSite, client: Client
 ) -> None:

@@ -11,6 +11,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "checks.md").read_text(en
 ROW = re.compile(r"^\| `([a-z0-9_]+)` \| (ok|broken|blocked|down) \|$", re.MULTILINE)
 # These are about what `fetch` makes of a body, or about bodies that a check never sends.
 OF_OTHER_KINDS = {
+    "not_json",
     "extract_failed",
     "extract_limit",
     "redirect_with_body",

@@ -87,11 +87,25 @@ def test_half_of_a_surrogate_pair_is_json() -> None:
             b'["\xff" x]',
             "expecting ',' delimiter at line 1, column 6 (byte 6); some of its bytes are not UTF-8.",
         ),
-        (b"[" * 5_000, "it is nested too deeply to be read."),
     ],
 )
 def test_what_is_not_json_says_where(body: bytes, expected: str) -> None:
     assert said(body) == expected
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 5_000, b"[" * 1_020 + b"18446744073709551617" + b"]" * 1_020, b"[" * 1_020 + b"1e400"]
+)
+def test_what_is_nested_too_deeply_says_so(body: bytes) -> None:
+    failure = read_json_body(body, None)
+
+    assert isinstance(failure, Failure)
+    assert failure.explanation == "The body is nested too deeply to be read as JSON."
+
+
+@pytest.mark.parametrize("label", ["iso-8859-8-i", "x-mac-cyrillic", "shift_jis", "gb18030", "macintosh"])
+def test_the_byte_is_told_in_any_charset(label: str) -> None:
+    assert "(byte 7)" in said(b'["\xa4\xa2" x]', label)
 
 
 def test_of_what_was_sent_nothing_is_repeated() -> None:

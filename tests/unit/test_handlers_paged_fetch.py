@@ -176,6 +176,18 @@ def test_a_last_page_that_comes_again_is_the_end_only_when_it_is_short(
     assert walk(pages, answer) == (len(sizes) + 1, reason)
 
 
+@pytest.mark.parametrize(("size", "counts"), [(100, [20, 20, 20]), (10, [12, 10, 10])])
+def test_a_page_is_short_by_what_others_have_and_not_by_what_was_asked_for_alone(
+    size: int, counts: list[int]
+) -> None:
+    # The target gives 20 at most, or pins two to its first page; and no page beyond some limit.
+    def answer(n: int, _: str) -> FetchedPage:
+        last = min(n, 2)
+        return FetchedPage(numbers(counts[last], start=last * 100))
+
+    assert walk(pages_of("page", size=size, size_parameter="n"), answer) == (4, StopReason.REPEATED_PAGE)
+
+
 def test_a_page_that_comes_again_is_known_by_its_keys() -> None:
     def answer(n: int, _: str) -> FetchedPage:
         names = [1, 2, 3] if n % 2 else [3, 1, 2]
@@ -295,6 +307,7 @@ def test_every_loop_is_found_before_it_was_walked_thrice(by: str, before: int, l
         (True, StopReason.INVALID_NEXT),
         ({"a": 1}, StopReason.INVALID_NEXT),
         (1.5, StopReason.INVALID_NEXT),
+        (10**4_200, StopReason.INVALID_NEXT),
         ("x" * 4_097, StopReason.INVALID_NEXT),
     ],
 )
