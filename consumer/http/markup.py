@@ -128,7 +128,7 @@ _LIKE_HTML = re.compile(
 # The text of these is no markup, and only their own end tag ends it, so they keep their names.
 _TEXT_ELEMENTS = "script|style|textarea|title|xmp|iframe|noembed|noframes"
 _FOREIGN = "svg|math"
-_NAME_ENDS = r"(?:[\s/>]|\Z)"
+_NAME_ENDS = r"[\s/>]"
 _FLAGS = re.IGNORECASE | re.ASCII
 _SAYS_NOTHING = re.compile(
     rf"<(?=[a-z])(?!(?:{_TEXT_ELEMENTS}|plaintext|template|{_FOREIGN})>)([^\s/<>\"'=]+)>", _FLAGS

@@ -1,10 +1,12 @@
 """Titles and fragments of pages, by the rules of the HTML Standard, and pages that are made to be slow."""
 
+import random
 import time
 
 import pytest
 
 from consumer.handlers.html import MAX_TITLE_LENGTH, Page, is_for_scripts, is_top, read_page
+from consumer.http import markup
 from consumer.http.markup import Markup, markup_of, sniff
 
 SECONDS = 5.0
@@ -72,6 +74,7 @@ def test_a_title_is_found_and_fit_to_be_shown(page: str, title: str | None) -> N
         "<textarea></textarea a=b><p id=x>",
         "<title><p id=y></title><p id=x>",
         "<a\0b id=x>",
+        f"{' ' * 1_100}<title<p id=x>",
     ],
 )
 def test_an_id_of_any_element_and_the_name_of_an_a_are_places(page: str) -> None:
@@ -101,6 +104,8 @@ def test_an_id_of_any_element_and_the_name_of_an_a_are_places(page: str) -> None
         "<script><!-- <script> </script> <p id=x> </script>",
         "<svg><![CDATA[ > <p id=x> ]]></svg>",
         "</p id=x>",
+        f"<title>{' ' * 1_100}</title<p id=x></title>",
+        f"<script>{' ' * 1_100}</script<![CDATA[<p id=x>",
         "<p id=x",
         "id=x",
     ],
@@ -273,3 +278,48 @@ def test_entities_within_entities_do_not_fill_the_memory() -> None:
     read_page(page, Markup.XHTML, ["nowhere"])
 
     assert time.process_time() - started < SECONDS
+
+
+WORDS = (
+    *(
+        "<div>",
+        "</div>",
+        "<p id=x>",
+        "<title>",
+        "</title>",
+        "<script>",
+        "</script>",
+        "<!--",
+        "-->",
+        "<svg>",
+        "</svg>",
+    ),
+    *(
+        "<![CDATA[",
+        "]]>",
+        "<template>",
+        "</template>",
+        "'",
+        '"',
+        "=",
+        "/",
+        ">",
+        "<",
+        "a",
+        " ",
+        "&amp;",
+        "<a name='x'>",
+    ),
+)
+
+
+def test_a_page_says_the_same_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = random.Random(15)
+    for _ in range(500):
+        page = "".join(choice.choices(WORDS, k=12))
+        whole = read_page(page, Markup.HTML, ["x"])
+        with monkeypatch.context() as patched:
+            patched.setattr(markup, "FIRST_PIECE_CHARACTERS", 1)
+            patched.setattr(markup, "PIECE_CHARACTERS", 1)
+
+            assert read_page(page, Markup.HTML, ["x"]) == whole, page
