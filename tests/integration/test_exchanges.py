@@ -23,6 +23,7 @@ from tests.support.recording_ledger import make_message
 from tests.support.tls import Authority
 
 MAX_SECONDS = 20
+LINES = {*(f"A{line}" for line in range(1, 11)), *(f"B{line}" for line in range(1, 6))}
 
 EXCHANGES = [
     pytest.param(
@@ -169,3 +170,10 @@ def test_curl_has_judged_every_exchange_and_every_difference_is_argued() -> None
     assert [one.name for one in exchanges if one.curl is None] == [], "python -m tests.support.curl_verdicts"
     differing = [one.name for one in exchanges if one.curl and one.curl.is_good != one.is_good]
     assert [one.name for one in exchanges if one.differs] == differing
+
+
+def test_there_are_exchanges_for_every_line_of_the_issue() -> None:
+    exchanges = [exchange for file in exchange_files() for exchange in file.exchanges]
+
+    assert {exchange.line for exchange in exchanges} >= LINES
+    assert len(exchanges) >= 150
