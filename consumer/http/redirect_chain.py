@@ -53,7 +53,8 @@ class RedirectChain:
 
     Attributes:
         url: The URL that was requested last.
-        retry_after_seconds: What the last answer with a meaningful `Retry-After` asked for.
+        retry_after_seconds: What the answer to the last request asked for with `Retry-After`; what a redirect
+            asks for is over with the next request.
         headers: Those of the last answer.
         redirects_to_http: Whether a redirect led from https to http.
     """
@@ -82,9 +83,7 @@ class RedirectChain:
     @property
     def asks_us_to_wait(self) -> bool:
         """Whether the last answer says for how long it wants no further request; a redirect wants one."""
-        status = self.status or 0
-        says_so = status >= 400 and honours_retry_after(status)
-        return says_so and bool(retry_after_seconds(self.headers, now=utc_now()))
+        return (self.status or 0) >= 400 and bool(self.retry_after_seconds)
 
     @property
     def total_seconds(self) -> float:
@@ -103,6 +102,7 @@ class RedirectChain:
     def begin_request(self, recording: Recording) -> None:
         """Note that a request is made, with this recording."""
         self._recording = recording
+        self.retry_after_seconds = None
 
     def end_body(self) -> None:
         """Note that the body of the last answer is there; its time belongs to the last hop."""
@@ -292,7 +292,7 @@ async def _send(
     chain.headers = answer.headers
     chain.hops.append(_hop(chain, target, message, answer))
     wait = retry_after_seconds(answer.headers, now=utc_now()) if honours_retry_after(answer.status) else None
-    chain.retry_after_seconds = chain.retry_after_seconds if wait is None else wait
+    chain.retry_after_seconds = wait
     polite.answered(answer.status, retry_after_seconds=wait)
     return answer
 

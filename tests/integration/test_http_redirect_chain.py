@@ -291,13 +291,24 @@ async def test_a_body_on_the_way_is_not_waited_for() -> None:
     assert answer == 200
 
 
-async def test_the_last_meaningful_retry_after_is_kept() -> None:
+@pytest.mark.parametrize(("more", "seconds"), [("Retry-After: 9\r\n", 9), ("", None)])
+async def test_a_wait_that_a_redirect_asks_for_is_over_with_the_next_request(
+    more: str, seconds: float | None
+) -> None:
     moved = b"HTTP/1.1 302 Found\r\nRetry-After: 7\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
-    gone = b"HTTP/1.1 410 Gone\r\nRetry-After: 99\r\nContent-Length: 0\r\n\r\n"
-    async with raw_server(moved, gone) as server:
+    down = f"HTTP/1.1 503 Down\r\n{more}Content-Length: 0\r\n\r\n".encode()
+    async with raw_server(moved, down) as server:
         answer, chain = await ask(server.url)
 
-    assert (answer, chain.retry_after_seconds) == (410, 7)
+    assert (answer, chain.retry_after_seconds) == (503, seconds)
+
+
+async def test_a_redirect_decides_no_wait_for_a_target_that_cannot_be_reached(unused_port: int) -> None:
+    moved = f"HTTP/1.1 302 Found\r\nRetry-After: 3600\r\nLocation: http://127.0.0.1:{unused_port}/\r\n\r\n"
+    async with raw_server(moved.encode()) as server:
+        answer, chain = await ask(server.url)
+
+    assert (reason(answer), chain.retry_after_seconds) == ("connection_refused", None)
 
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
