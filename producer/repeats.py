@@ -13,12 +13,13 @@ from producer.records import NewJob
 from producer.submission import JobTemplate, ValidArgs, unique_key
 from shared.identity import new_id
 from shared.kinds.check import (
-    ALL_IS_WELL,
     ASSERTION_FAILED,
     MAX_FRAGMENT_LENGTH,
     MAX_FRAGMENTS,
     MAX_FRAGMENTS_LENGTH,
+    AssertionResult,
     Verdict,
+    success_words,
     unmet_words,
 )
 from shared.urls import url_fragment
@@ -84,8 +85,6 @@ class RepeatFinder:
         own = self._own.get(original)
         fragments = self._fragments.get(original, {} if own is None else {own: None})
         if fragment is not None and fragment not in fragments:
-            # Until workers look for several.
-            return False
             if not self._has_room(fragment, [*fragments, *args.get("fragments", ())]):
                 return False
             fragments[fragment] = None
@@ -125,25 +124,26 @@ def answer_of(result: Mapping[str, Any], *, original: Args, repeat: Args) -> dic
     found: Mapping[str, Any] = answer.pop("fragments", None) or {}
     if found and (own := repeat.get("fragments")):
         answer["fragments"] = {name: found[name] for name in own if name in found}
-    before, after = fragment_of(original), fragment_of(repeat)
-    if before == after:
+    if _end(original) == _end(repeat):
         return answer
-    answer["final_url"] = _moved(answer.get("final_url"), before, after)
+    ends = _end(original), _end(repeat)
+    answer["final_url"] = _moved(answer.get("final_url"), *ends)
     answer["hops"] = [
-        {**hop, **{name: _moved(hop.get(name), before, after) for name in ("url", "location")}}
+        {**hop, **{name: _moved(hop.get(name), *ends) for name in ("url", "location")}}
         for hop in answer.get("hops") or ()
     ]
-    return _judged(answer, found[after]) if _is_searched(repeat) and after in found else answer
+    fragment = fragment_of(repeat)
+    return _judged(answer, found[fragment]) if _is_searched(repeat) and fragment in found else answer
 
 
 def _judged(answer: dict[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a check with the verdict that its assertions give with another fragment."""
     assertions = [fragment if each["assertion"] == "fragment" else each for each in answer["assertions"]]
-    unmet = [each for each in assertions if each["passed"] is False]
-    verdict, reason, words = Verdict.OK, "ok", ALL_IS_WELL
-    if unmet:
+    results = [AssertionResult.model_validate(each) for each in assertions]
+    verdict, reason, words = Verdict.OK, "ok", success_words(results)
+    if unmet := [each for each in results if each.passed is False]:
         verdict, reason = Verdict.BROKEN, ASSERTION_FAILED
-        words = unmet_words(unmet[0]["assertion"], unmet[0]["expected"], others=len(unmet) - 1)
+        words = unmet_words(unmet[0].assertion, unmet[0].expected, others=len(unmet) - 1)
     return {
         **answer,
         "assertions": assertions,
@@ -167,9 +167,14 @@ def _searching(args: Args, fragments: Iterable[str]) -> dict[str, Any]:
     return {**args, "fragments": list(names)} if names else dict(args)
 
 
+def _end(args: Args) -> str:
+    """Return the end of a check's URL, from `#` on; a fragment that is there may be empty."""
+    return "".join(str(args["url"]).partition("#")[1:])
+
+
 def _moved(url: str | None, before: str, after: str) -> str | None:
-    """Return a URL with another fragment, unless a redirect has brought one of its own."""
+    """Return a URL with another end, unless a redirect has brought one of its own."""
     if url is None:
         return None
-    rest, _, fragment = url.partition("#")
-    return url if fragment != before else f"{rest}#{after}" if after else rest
+    rest, mark, fragment = url.partition("#")
+    return rest + after if mark + fragment == before else url

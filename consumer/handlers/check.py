@@ -10,10 +10,10 @@ from consumer.deadlines import time_limit
 from consumer.handlers.certificates import asks_for_certificate, read_certificate
 from consumer.handlers.check_verdict import (
     CheckedAnswer,
-    explanation_of_success,
     failure_of_answer,
     failure_of_assertions,
     results_of_assertions,
+    results_of_fragments,
 )
 from consumer.handlers.html import is_top, read_page
 from consumer.handlers.json_body import text_label
@@ -38,6 +38,7 @@ from shared.kinds.check import (
     CheckArgs,
     CheckMethod,
     Verdict,
+    success_words,
 )
 from shared.outcomes import Outcome, Succeeded
 from shared.urls import url_fragment, url_host
@@ -61,7 +62,7 @@ async def check(args: CheckArgs, client: Client) -> Outcome:
     attempt = _Check(args, client, RedirectChain(args.url))
     failure = await attempt.within_time()
     if failure is None:
-        return Succeeded(attempt.result(Verdict.OK, "ok", explanation_of_success(attempt.assertions)))
+        return Succeeded(attempt.result(Verdict.OK, "ok", success_words(attempt.assertions)))
     if failure.verdict is None:
         return failure.as_outcome()
     result = attempt.result(failure.verdict, failure.reason, failure.explanation)
@@ -82,6 +83,7 @@ class _Check:
     body_bytes: int | None = None
     title: str | None = None
     assertions: list[AssertionResult] = field(default_factory=list)
+    fragments: dict[str, AssertionResult] | None = None
 
     async def within_time(self) -> Failure | None:
         """Return what is wrong with the URL, or None, within the attempt's time."""
@@ -160,12 +162,21 @@ class _Check:
         assertions = self.args.assertions
         if assertions is not None and assertions.on_text:
             return True
-        has_place = assertions is not None and assertions.fragment and not is_top(self._fragment)
-        return (self.args.title or has_place) and markup is not Markup.NONE
+        return (self.args.title or bool(self._sought)) and markup is not Markup.NONE
 
     @property
     def _fragment(self) -> str:
         return url_fragment(self.chain.url)
+
+    @property
+    def _sought(self) -> list[str]:
+        """The fragments that a look at the page is needed for."""
+        assertions = self.args.assertions
+        is_judged = assertions is not None and assertions.fragment
+        sought = [self._fragment] if is_judged or self.args.fragments else []
+        if not self.chain.brings_fragment:
+            sought += self.args.fragments
+        return [fragment for fragment in sought if not is_top(fragment)]
 
     def _takes_long(self, body: Beginning) -> bool:
         # Expressions of strangers take their time with small bodies, too.
@@ -179,15 +190,14 @@ class _Check:
     ) -> Failure | None:
         """Hold the assertions against the answer, and note the title; may block for seconds."""
         text, page, assertions = None, None, self.args.assertions
-        fragments = [self._fragment] if assertions is not None and assertions.fragment else []
         if body is not None:
             markup = sniff(body.content) if markup is Markup.UNKNOWN else markup
             label = text_label(body.content, self.content_type, answer.charset)
             text = decode_page(body.content, label, markup)
             if markup is not Markup.NONE:
-                page = read_page(text, markup, fragments)
+                page = read_page(text, markup, self._sought)
                 self.title = page.title
-        if assertions is None:
+        if assertions is None and not self.args.fragments:
             return None
         checked = CheckedAnswer(
             headers=answer.headers,
@@ -200,6 +210,11 @@ class _Check:
             charset=answer.charset,
             limit_bytes=self.args.max_body_bytes if body is not None and not body.is_whole else None,
         )
+        # A fragment that a redirect names is that of all.
+        own = self._fragment if self.chain.brings_fragment else None
+        self.fragments = results_of_fragments(self.args.fragments, checked, instead=own)
+        if assertions is None:
+            return None
         self.assertions = results_of_assertions(assertions, checked)
         return failure_of_assertions(self.assertions, limit_bytes=self.args.max_body_bytes)
 
@@ -253,5 +268,14 @@ class _Check:
             "content_type": self.content_type,
             "bytes": self.body_bytes,
             "title": self.title,
+            **self._fragments_found(),
             "assertions": [each.model_dump(mode="json") for each in self.assertions],
         }
+
+    def _fragments_found(self) -> dict[str, object]:
+        found = self.fragments or {}
+        return (
+            {"fragments": {name: each.model_dump(mode="json") for name, each in found.items()}}
+            if found
+            else {}
+        )

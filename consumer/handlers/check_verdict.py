@@ -3,7 +3,7 @@
 Pure, but for the time that assertions on a large body take.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +169,19 @@ def results_of_assertions(assertions: Assertions, answer: CheckedAnswer) -> list
     ]
 
 
+def results_of_fragments(
+    fragments: Iterable[str], answer: CheckedAnswer, *, instead: str | None
+) -> dict[str, AssertionResult]:
+    """Return of each fragment what the assertion says of it.
+
+    Args:
+        instead: The fragment that a redirect put in the place of each.
+    """
+    return {
+        fragment: _of_fragment(answer, fragment if instead is None else instead) for fragment in fragments
+    }
+
+
 def failure_of_assertions(results: Sequence[AssertionResult], *, limit_bytes: int) -> Failure | None:
     """Return what is wrong when an assertion does not hold, or cannot be decided within the limit.
 
@@ -181,17 +194,6 @@ def failure_of_assertions(results: Sequence[AssertionResult], *, limit_bytes: in
         if result.passed is None and result.assertion != _FRAGMENT:
             return body_undecided(result.assertion, result.expected, limit_bytes=limit_bytes)
     return None
-
-
-def explanation_of_success(results: Sequence[AssertionResult]) -> str:
-    """Return the explanation of the verdict `ok`; it says what could not be judged."""
-    said = "The host answered as it should."
-    for result in results:
-        if result.passed is None:
-            said += (
-                f" Whether {result.assertion} {result.expected} holds was not judged: {result.explanation}."
-            )
-    return said
 
 
 _FRAGMENT = "fragment"
@@ -253,8 +255,12 @@ def _of_answer(assertions: Assertions, answer: CheckedAnswer) -> Iterator[Assert
         passed = left is not None and left >= days
         yield _result("min_certificate_days", f"{days:g}", passed=passed, observed=observed)
     if assertions.fragment:
-        leads, explanation = judge_fragment(answer, answer.fragment)
-        yield _result(_FRAGMENT, f"#{answer.fragment}", passed=leads, explanation=explanation)
+        yield _of_fragment(answer, answer.fragment)
+
+
+def _of_fragment(answer: CheckedAnswer, fragment: str) -> AssertionResult:
+    leads, explanation = judge_fragment(answer, fragment)
+    return _result(_FRAGMENT, f"#{fragment}", passed=leads, explanation=explanation)
 
 
 def judge_fragment(answer: CheckedAnswer, fragment: str) -> tuple[bool | None, str | None]:

@@ -57,6 +57,7 @@ class RedirectChain:
             asks for is over with the next request.
         headers: Those of the last answer.
         redirects_to_http: Whether a redirect led from https to http.
+        brings_fragment: Whether a redirect named a fragment, which took the place of that of the first URL.
     """
 
     url: str
@@ -65,6 +66,7 @@ class RedirectChain:
     headers: CIMultiDictProxy[str] = field(default_factory=lambda: _NO_HEADERS)
     started: float = field(default_factory=time.monotonic)
     redirects_to_http: bool = False
+    brings_fragment: bool = False
     _recording: Recording | None = None
     _begins_at: int = 0
 
@@ -98,6 +100,7 @@ class RedirectChain:
     def begin(self) -> None:
         """Note that the URL is requested from the start, with another method."""
         self._begins_at = len(self.hops)
+        self.brings_fragment = False
 
     def begin_request(self, recording: Recording) -> None:
         """Note that a request is made, with this recording."""
@@ -197,6 +200,7 @@ async def _follow(
         following = _allowed_target(chain, request, target, answer)
         if isinstance(following, Failure):
             return following
+        chain.brings_fragment |= "#" in answer.headers["Location"]
         target, is_own = following, following.wire.origin() == own_target.wire.origin()
         message = _next_message(
             message, answer.status, own=own, headers=own.headers if is_own else _portable_headers(request)

@@ -1,5 +1,6 @@
 """The `check` kind: is this URL good?"""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Self, TypedDict
 
@@ -285,7 +286,16 @@ class AssertionResult(BaseModel):
 
 
 ASSERTION_FAILED = "assertion_failed"
-ALL_IS_WELL = "The host answered as it should."
+
+
+def success_words(results: Iterable[AssertionResult]) -> str:
+    """Return the explanation of the verdict `ok`; it says which assertions could not be judged."""
+    undecided = (each for each in results if each.passed is None)
+    more = (
+        f" Whether {each.assertion} {each.expected} holds was not judged: {each.explanation}."
+        for each in undecided
+    )
+    return "".join(["The host answered as it should.", *more])
 
 
 def unmet_words(assertion: str, expected: str, *, others: int) -> str:

@@ -107,6 +107,25 @@ def test_only_the_original_is_published(store: Database) -> None:
     assert [read(store, job).original for job in made] == [None, made[0].id, None, made[0].id]
 
 
+def test_repeats_get_the_answer_of_their_original_each_by_itself(store: Database) -> None:
+    batch, made = submit(store, "x#a", "x#b", "x#c", args=SEARCHED)
+    assertion = {"assertion": "fragment", "expected": "#a", "passed": True, "observed": None}
+    others = {"b": {**assertion, "expected": "#b"}, "c": {**assertion, "expected": "#c", "passed": False}}
+    result = found(assertions=[assertion], fragments=others, final_url="http://a.example/x#a")
+    end(store, made[0], result=result)
+
+    assert answer(store) == 2
+
+    ended = [read(store, job) for job in made]
+    assert [job.state for job in ended] == [JobState.SUCCEEDED] * 3
+    assert [job.result and job.result["verdict"] for job in ended] == ["ok", "ok", "broken"]
+    assert [job.result and job.result["final_url"][-2:] for job in ended] == ["#a", "#b", "#c"]
+    assert [(job.attempt, job.due_at, job.attempts) for job in ended[1:]] == [(0, None, [])] * 2
+    assert sorted(each["job_id"] for each in outcomes(store)) == sorted(str(job.id) for job in made)
+    assert store.read(queries.get_batch, batch.id).finished_at is not None
+    assert store.read(batches.wrong_counts, batch.id) == {}
+
+
 def test_repeats_are_answered_in_pages_and_a_crash_between_two_repeats_nothing(store: Database) -> None:
     batch, made = submit(store, *["x"] * 8)
     end(store, made[0], result=found())
@@ -185,6 +204,22 @@ def test_a_job_that_is_redriven_before_its_repeats_were_parked_answers_with_its_
     )
     assert answer(store) == 1
     assert states(store, made) == [JobState.SUCCEEDED] * 2
+
+
+def test_the_next_repeat_asks_when_the_original_is_cancelled_alone(store: Database) -> None:
+    batch, made = submit(store, "x#a", "x#b", "x#c", args=SEARCHED)
+    store.write(endings.cancel_job, made[0].id, now=NOON)
+
+    assert answer(store) == 1
+
+    assert states(store, made) == [JobState.CANCELLED, JobState.ACCEPTED, JobState.SCHEDULED]
+    assert read(store, made[1]).args["fragments"] == ["a", "c"]
+    assert [read(store, job).original for job in made] == [None, None, made[1].id]
+    assert claim(store) == [made[1].id]
+    end(store, made[1], result=found())
+    assert answer(store) == 1
+    assert read(store, made[2]).state is JobState.SUCCEEDED
+    assert store.read(batches.wrong_counts, batch.id) == {}
 
 
 def test_a_successor_in_a_batch_that_waits_for_its_time_waits_for_it_too(store: Database) -> None:

@@ -8,13 +8,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from consumer.handlers.check_verdict import (
     CheckedAnswer,
-    explanation_of_success,
     failure_of_assertions,
     results_of_assertions,
 )
 from consumer.handlers.html import read_page
 from consumer.http.markup import Markup
-from shared.kinds.check import AssertionResult, Assertions, Verdict
+from shared.kinds.check import AssertionResult, Assertions, Verdict, success_words
 
 
 def result_of(
@@ -141,7 +140,7 @@ def test_an_explanation_says_what_was_not_judged_and_why() -> None:
     result = result_of({"fragment": True}, fragment="page=3", headers={"Content-Type": "application/pdf"})
 
     assert failure_of_assertions([result], limit_bytes=1_000) is None
-    assert explanation_of_success([result]) == (
+    assert success_words([result]) == (
         "The host answered as it should. Whether fragment #page=3 holds was not judged: "
         "the answer is no HTML but application/pdf."
     )

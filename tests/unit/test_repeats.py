@@ -10,7 +10,7 @@ from producer.repeats import RepeatFinder, answer_of, successor_args
 from producer.submission import JobTemplate
 from producer.submission_models import BatchSubmission
 from shared.identity import new_id
-from shared.kinds.check import CheckResult
+from shared.kinds.check import MAX_FRAGMENTS, CheckArgs, CheckResult
 from shared.states import JobState
 from tests.support.factories import NOON
 
@@ -97,8 +97,36 @@ def test_without_dedupe_and_for_other_kinds_every_job_asks_by_itself() -> None:
     assert groups(jobs_of(urls("x", "x"), kind="fetch")) == [None, None]
 
 
+def test_an_original_looks_for_the_fragments_of_its_repeats_where_a_page_is_searched() -> None:
+    searched = jobs_of(urls("x#a", "x#b", "x", "x#a", "x#b", **SEARCHED))
+    plain = jobs_of(urls("x#a", "x#b"))
+
+    assert searched[0].args["fragments"] == ["b", ""]
+    assert [job.args.get("fragments") for job in searched[1:]] == [None] * 4
+    assert "fragments" not in plain[0].args
+    CheckArgs.model_validate(dict(searched[0].args))
+
+
 def test_identical_jobs_look_for_nothing_more() -> None:
     assert "fragments" not in jobs_of(urls("x#a", "x#a", **SEARCHED))[0].args
+
+
+def test_what_an_original_looks_for_is_bounded_and_the_next_one_takes_the_rest() -> None:
+    jobs = jobs_of(urls(*(f"x#{n}" for n in range(MAX_FRAGMENTS + 2)), "x#501", "x#0", **SEARCHED))
+
+    found = groups(jobs)
+    assert found[: MAX_FRAGMENTS + 1] == [0] * MAX_FRAGMENTS + [MAX_FRAGMENTS]
+    assert found[MAX_FRAGMENTS + 1 :] == [MAX_FRAGMENTS] * 3
+    for job in jobs:
+        CheckArgs.model_validate(dict(job.args))
+
+
+def test_fragments_too_long_to_be_handed_on_are_asked_for_by_themselves() -> None:
+    long = "a" * 2_001
+
+    assert groups(jobs_of(urls("x", f"x#{long}", f"x#{long}", "x#b", **SEARCHED))) == [0, None, None, 0]
+    # Where nothing is searched for, they make no difference.
+    assert groups(jobs_of(urls("x", f"x#{long}"))) == [0, 0]
 
 
 def test_what_is_remembered_of_a_batch_is_bounded(monkeypatch: Any) -> None:
@@ -183,3 +211,18 @@ def test_a_successor_looks_for_what_its_original_looked_for() -> None:
 
     assert successor_args({**first, "fragments": ["b", "c"]}, second)["fragments"] == ["a", "c"]
     assert successor_args(*urls("x#a", "x#b")) == {"url": "http://a.example/x#b"}
+
+
+def test_an_answer_says_of_a_fragment_why_it_was_not_judged() -> None:
+    unjudged = leads("b", None, "the answer is no HTML")
+
+    answered = answer(result(fragments=unjudged), before="x#a", after="x#b")
+
+    assert answered["verdict"] == "ok"
+    assert answered["explanation"] == (
+        "The host answered as it should. Whether fragment #b holds was not judged: the answer is no HTML."
+    )
+
+
+def test_an_empty_fragment_stays_one() -> None:
+    assert answer(result(), before="x#a", after="x#")["final_url"] == "http://a.example/x#"
