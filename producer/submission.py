@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, ValidationError
 
 from producer.records import LOOK_AFTER, CallbackEvent, NewBatch, NewJob
@@ -19,6 +18,7 @@ from producer.submission_models import (
     TimedSubmission,
 )
 from producer.unknown_fields import known_fields, no_such
+from shared import exact_json
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.webhook import WEBHOOK
@@ -56,7 +56,7 @@ def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
     asked = dict(args)
     if isinstance(url := asked.get("url"), str):
         asked["url"] = url.partition("#")[0]
-    text = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS)
+    text = exact_json.dumps([kind, asked], sort_keys=True)
     return hashlib.sha256(text).digest()[:16]
 
 
@@ -280,8 +280,8 @@ def json_pointer(parts: Iterable[int | str]) -> str:
 
 def _args_text(args: Mapping[str, Any], *, at: str) -> bytes:
     try:
-        return orjson.dumps(args)
-    except TypeError:
+        return exact_json.dumps(args)
+    except (TypeError, ValueError):
         # What comes as JSON was read by `json_text`, so only arguments that were made otherwise end here.
         raise _invalid(at, "A number is too large, or values are nested too deeply") from None
 

@@ -120,8 +120,15 @@ async def http_request(
         connect_timeout_seconds=args.connect_timeout_seconds,
         first_byte_timeout_seconds=args.first_byte_timeout_seconds,
         robots=args.robots,
-        secret_headers=frozenset(name for name, value in args.headers.items() if isinstance(value, Secret)),
+        secret_headers=_secret_headers(args) if args.headers else _NO_HEADERS,
     )
+
+
+_NO_HEADERS: frozenset[str] = frozenset()
+
+
+def _secret_headers(args: RequestArgs) -> frozenset[str]:
+    return frozenset(name for name, value in args.headers.items() if isinstance(value, Secret))
 
 
 def basic_authorization(username: str, password: str) -> str:

@@ -28,6 +28,14 @@ def test_a_job_is_the_same_as_one_that_was_submitted() -> None:
     assert replace(adopted.job, id=submitted.id, retry=submitted.retry) == submitted
 
 
+def test_a_job_with_a_long_number_is_kept_as_it_came() -> None:
+    args = {"url": "https://a.example/", "assertions": {"json": [{"path": "id", "equals": 2**64 + 1}]}}
+
+    (adopted,) = adopt_jobs([make(args=args)], now=utc_now())
+
+    assert (adopted.job.args, adopted.job.host) == (args, "a.example")
+
+
 def test_of_one_id_the_earliest_copy_counts() -> None:
     job = make(run=2, attempt=3)
     copies = [job.model_copy(update={"run": run, "attempt": attempt}) for run, attempt in ((3, 1), (2, 4))]

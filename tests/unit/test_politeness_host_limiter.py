@@ -202,10 +202,26 @@ def test_retry_after_pauses_the_host_for_all_and_sends_those_away_who_wait() -> 
     started(limiter, 31.0, make_request(deferrals=1, promised_at=31.0))
 
 
-def test_a_pause_is_capped_and_only_429_and_503_make_one() -> None:
+@pytest.mark.parametrize("status", [403, 429, 500, 503, 529])
+def test_an_error_that_asks_for_it_pauses_the_host(status: int) -> None:
     limiter = make_limiter(failures_to_open=0)
-    request = started(limiter, 0.0)
-    limiter.answered(request, 200, retry_after_seconds=60.0, now=0.0)
+
+    limiter.answered(started(limiter, 0.0), status, retry_after_seconds=30.0, now=0.0)
+
+    assert refused(limiter, 0.0).reason == DeferralReason.PAUSED
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 409, 413])
+def test_an_answer_that_concerns_one_url_pauses_no_host(status: int) -> None:
+    limiter = make_limiter(failures_to_open=0)
+
+    limiter.answered(started(limiter, 0.0), status, retry_after_seconds=30.0, now=0.0)
+
+    started(limiter, 0.0)
+
+
+def test_a_pause_is_capped() -> None:
+    limiter = make_limiter(failures_to_open=0)
     other = started(limiter, 0.0)
 
     limiter.answered(other, 503, retry_after_seconds=86_400.0, now=0.0)
