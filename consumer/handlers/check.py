@@ -103,7 +103,7 @@ class _Check:
             return self._request_with(self.args.method)
         job = self.client.job
         # GET has the last word, so a repetition need not go through HEAD: some hosts answer it 429 for ever.
-        if self.args.needs_body or (job is not None and job.attempt > 1):
+        if self._needs_body(Markup.UNKNOWN) or (job is not None and job.attempt > 1):
             return self._request_with(CheckMethod.GET)
         return self._request_head_then_get()
 
@@ -124,6 +124,8 @@ class _Check:
         """Return whether what came of HEAD is the result, or else GET is to be asked."""
         chain = self.chain
         if failure is None:
+            if self._needs_body(markup_of(self.content_type)):
+                return False  # A redirect brought a fragment.
             return len(chain.hops) == 1 or host_key(chain.url) == host_key(self.args.url)
         if not chain.hops:
             return failure.before_sending  # GET would fail alike.
@@ -148,15 +150,17 @@ class _Check:
         markup = markup_of(answer.headers.get("Content-Type"))
         if not self._needs_body(markup):
             return self._judge(answer, markup, None)
+        if answer.method == CheckMethod.HEAD:
+            return None  # GET follows.
         body = await read_beginning(answer, max_bytes=self.args.max_body_bytes)
         if isinstance(body, Failure):
             return body
         self.chain.end_body()
         if body.is_whole:
             self.body_bytes = len(body.content)
-        if self._takes_long(body):
-            return await asyncio.to_thread(self._judge, answer, markup, body)
-        return self._judge(answer, markup, body)
+        judgement = (answer, markup, body)
+        takes_long = self._takes_long(body)
+        return await asyncio.to_thread(self._judge, *judgement) if takes_long else self._judge(*judgement)
 
     def _needs_body(self, markup: Markup) -> bool:
         assertions = self.args.assertions
