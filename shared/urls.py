@@ -48,10 +48,9 @@ def _take_url(text: str) -> str:
             raise PydanticCustomError("url", "{msg}", {"msg": msg})
     try:
         url = _normalize_url(text)
-    except ValueError:
-        if msg := no_http_url(text.lstrip()):
-            raise PydanticCustomError("url", "{msg}", {"msg": msg}) from None
-        raise
+    except ValidationError as error:
+        msg = no_http_url(text.lstrip()) or f"The URL cannot be used: {_why(error)}"
+        raise PydanticCustomError("url", "{msg}", {"msg": msg}) from None
     return _check_length(url)
 
 

@@ -11,10 +11,15 @@ from shared.identity import new_id
 AN_ID = "0199aa3e-7b5c-7d4e-9f00-3b1f6c2a9d10"
 
 
-@given(count=st.integers(1, 30), cut=st.integers(1, 200), ending=st.sampled_from(["\n", "\r\n", " \n\n"]))
-def test_a_list_is_the_same_however_it_is_cut(count: int, cut: int, ending: str) -> None:
+@given(
+    count=st.integers(1, 30),
+    cut=st.integers(1, 200),
+    ending=st.sampled_from(["\n", "\r\n", "\r", " \n\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_a_list_is_the_same_however_it_is_cut(count: int, cut: int, ending: str, encoding: str) -> None:
     ids = [new_id() for _ in range(count)]
-    body = ("\ufeff" + ending.join(map(str, ids))).encode()
+    body = ending.join(map(str, ids)).encode(encoding)
 
     with IdSpool() as spool:
         for start in range(0, len(body), cut):
