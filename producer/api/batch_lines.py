@@ -297,13 +297,14 @@ def _document(columns: list[Column], cells: list[str], *, at: str) -> dict[str, 
     while len(cells) > len(columns) and not cells[-1].strip():
         cells.pop()
     if len(cells) != len(columns):
-        raise _invalid(at, f"The record has {len(cells)} cells, the header {len(columns)}")
+        quotes = "; a cell that holds a delimiter stands in quotes" if len(cells) > len(columns) else ""
+        raise _invalid(at, f"The record has {len(cells)} cells, the header {len(columns)}{quotes}")
     pairs = zip(columns, cells, strict=True)
     return {str(column.name): column.read(cell, at=at) for column, cell in pairs if column.takes(cell)}
 
 
 def _likely_delimiters(media_type: str) -> bytes:
-    return b"\t" if media_type == TSV_TYPE else DELIMITERS
+    return b"\t,;|" if media_type == TSV_TYPE else DELIMITERS
 
 
 def _commonest_delimiter(header: str, delimiters: bytes) -> str:

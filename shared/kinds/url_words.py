@@ -23,8 +23,10 @@ INVISIBLE: Final = (
 )
 _AROUND: Final = " \t\n\r\f\u00a0\u2007\u202f\u3000" + INVISIBLE
 
+_RELATIVE = "It is a relative link; the whole URL is needed, with https:// and the host"
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,30}):", re.IGNORECASE)
 _NO_COLON = re.compile(r"https?[;.,]?[/\\]+", re.IGNORECASE)
+_LATER = re.compile(r"(?<!\w)https?://", re.IGNORECASE)
 _HOST = re.compile(
     r"""(?: (?:[\w-]+\.)+ [^\W\d_][\w-]+ \.? | localhost | \d{1,3}(?:\.\d{1,3}){3} | \[[0-9a-f:.]+\] )
         (?: :\d{1,5} )? (?= [/?\#] | $ )""",
@@ -59,11 +61,12 @@ def no_http_url(text: str) -> str | None:
     bare = text.removeprefix("//")
     if _HOST.match(bare):
         return f"There is no scheme: {_suggestion(bare)}"
+    if (later := _LATER.search(text)) and not _SCHEME.match(text):
+        return f"There is something before the URL, which begins at character {later.start() + 1}"
     if scheme := _SCHEME.match(text):
         return f"Only http and https URLs are taken; its scheme is {scheme[1].lower()}"
-    if text.startswith(("/", "./", "../", "?", "#")):
-        return "It is a relative link; the whole URL is needed, with https:// and the host"
-    return "There is no scheme; a URL begins with https:// or http://"
+    is_relative = text.startswith(("/", "./", "../", "?", "#"))
+    return _RELATIVE if is_relative else "There is no scheme; a URL begins with https:// or http://"
 
 
 def _suggestion(text: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.api.batch_lines import Column, CsvReader, Line
+from producer.api.batch_lines import Column, CsvReader, Line, open_reader
 from producer.api.batch_splitting import MAX_RECORD_BYTES, RecordSplitter
 from producer.batch_validation import Arguments
 from producer.records import Rejected
@@ -96,7 +96,11 @@ def test_a_record_is_numbered_by_the_line_that_it_begins_in() -> None:
         (b"http://a/,secret,", "/lines/2/timeout_seconds", "Must be a number such as 2.5"),
         (b"http://a/,,1.5.5", "/lines/2/max_redirects", "Must be a whole number"),
         (b"secret", "/lines/2", "The record has 1 cells, the header 3"),
-        (b"secret,1,2,3", "/lines/2", "The record has 4 cells, the header 3"),
+        (
+            b"secret,1,2,3",
+            "/lines/2",
+            "The record has 4 cells, the header 3; a cell that holds a delimiter stands in quotes",
+        ),
         (b'"secret"x,1,2', "/lines/2", "The record is not CSV (RFC 4180): ',' expected after '\"'"),
         (b"caf\xe9,1,2", "/lines/2", "It is not UTF-8: byte 4 of it is 0xE9; save it as UTF-8"),
         (
@@ -179,6 +183,14 @@ def test_a_table_is_read_whatever_ends_its_lines_and_cells(ending: bytes, delimi
             {"url": "http://c/", "timeout_seconds": 7},
         ]
         assert [each.number for each in said] == [2, 4, 6]
+
+
+def test_a_table_that_is_called_one_of_tabs_may_have_commas() -> None:
+    reader = open_reader("text/tab-separated-values", KINDS["check"], {})
+
+    (said,) = [*reader.feed(b"url,title\nhttp://a/,x\n"), *reader.finish()]
+
+    assert isinstance(said, Arguments) and said.document == {"url": "http://a/"}
 
 
 def test_excel_may_name_the_delimiter_before_the_header() -> None:

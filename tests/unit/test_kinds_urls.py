@@ -124,7 +124,8 @@ def test_a_url_without_a_scheme_is_answered_with_the_one_that_was_meant(text: st
         ("http://exa mple.com/", "The URL cannot be used: its host is not a valid name"),
         ("http://example.com:port/", "The URL cannot be used: its port is not a number up to 65,535"),
         ("nonsense", "There is no scheme; a URL begins with https:// or http://"),
-        ("<https://example.com/>", "There is no scheme; a URL begins with https:// or http://"),
+        ("<https://example.com/>", "There is something before the URL, which begins at character 2"),
+        ("**https://example.com/**", "There is something before the URL, which begins at character 3"),
     ],
 )
 def test_what_is_no_web_address_is_told_so_in_words(text: str, msg: str) -> None:
