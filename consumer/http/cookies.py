@@ -30,7 +30,9 @@ class ChainCookies:
     def sent_to(self, url: URL) -> str:
         """Return the cookies for a request, as `Cookie` has them; empty if there are none."""
         found = self._jar.filter_cookies(url)
-        return "; ".join(f"{cookie.key}={cookie.coded_value}" for cookie in found.values())
+        # The jar would quote anew; hosts compare with what they wrote (RFC 6265 section 5.4, point 4).
+        written = {(cookie.key, cookie.value): cookie.coded_value for cookie in self._jar}
+        return "; ".join(f"{cookie.key}={written[cookie.key, cookie.value]}" for cookie in found.values())
 
 
 def with_cookies(headers: Mapping[str, str], cookies: str) -> Mapping[str, str]:
