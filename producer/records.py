@@ -225,6 +225,16 @@ class JobRecord:
         """Whether it waits for the answer of its original; its time to run is none that anybody asked for."""
         return self.state is JobState.SCHEDULED and self.original is not None
 
+    @property
+    def verdict(self) -> object:
+        """What its result says of a URL; None where it says nothing of the kind."""
+        return (self.result or {}).get("verdict")
+
+    @property
+    def shown_reason(self) -> object:
+        """Why it failed, or the reason that its result gives for a verdict."""
+        return self.reason or (self.result or {}).get("reason")
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
@@ -316,6 +326,8 @@ class BodyRecord:
     sha256: str
 
 
+# The state that results show of a line that became no job.
+REJECTED: Final = "rejected"
 # A batch shows so many of its rejected lines; the whole list is asked for by itself.
 FIRST_REJECTED = 20
 
@@ -373,11 +385,52 @@ class BatchRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictCounts:
-    """How many jobs are in each state, and how many of the succeeded ones have a verdict that is not ok."""
+class ResultFilter:
+    """Which results of a batch to show: of each list that is not empty, one must match, and `ref` exactly.
 
-    by_state: Mapping[JobState, int]
-    not_ok: int
+    Verdicts and reasons are those that the results show. `states` may have `REJECTED`: lines that became no
+    job have neither verdict nor reason.
+    """
+
+    states: Sequence[str] = ()
+    verdicts: Sequence[str] = ()
+    reasons: Sequence[str] = ()
+    ref: str | None = None
+
+    @property
+    def job_states(self) -> list[JobState]:
+        """The states of jobs among them."""
+        return [JobState(state) for state in self.states if state != REJECTED]
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether any job may match."""
+        return not self.states or bool(self.job_states)
+
+    @property
+    def has_rejected(self) -> bool:
+        """Whether any line that became no job may match."""
+        return (not self.states or REJECTED in self.states) and not self.verdicts and not self.reasons
+
+    def is_met_by(self, job: JobRecord) -> bool:
+        """Return whether the verdict and the reason of a job match."""
+        return (not self.verdicts or job.verdict in self.verdicts) and (
+            not self.reasons or job.shown_reason in self.reasons
+        )
+
+
+EVERY_RESULT = ResultFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultCounts:
+    """How many results of a batch match: jobs by state and verdict, and lines that became no job.
+
+    A verdict is None where there is none, and one that is unknown is told as `broken`.
+    """
+
+    jobs: Mapping[tuple[JobState, str | None], int]
+    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)

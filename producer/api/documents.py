@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from producer.api.explanation import ACCEPTED, explain, explain_schedule
 from producer.pausing import Circumstances
 from producer.progress import progress_of
-from producer.records import BatchRecord, JobRecord, NewJob
+from producer.records import REJECTED, BatchRecord, JobRecord, NewJob
 from shared.clock import utc_now
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
@@ -126,6 +126,17 @@ class RejectedLine(Document):
         str | None,
         Field(description="The beginning of it, as it was handed in; null when that was not kept."),
     ]
+
+
+class RejectedResult(Document):
+    """A line or an item of a batch that became no job, as its results show it."""
+
+    state: Literal["rejected"] = REJECTED
+    line: Annotated[int, Field(validation_alias="number")]
+    ref: str | None
+    given: Annotated[str | None, Field(description="The beginning of what was handed in.")]
+    loc: str
+    explanation: Annotated[str, Field(validation_alias="msg")]
 
 
 class Rejections(Document):
@@ -259,9 +270,14 @@ def batch_document(record: BatchRecord) -> Batch:
     )
 
 
+def job_explanation(record: JobRecord, known: Circumstances | None = None) -> str | None:
+    """Return why a job is not finished, or why it is parked; None when it succeeded."""
+    return explain(record, known or Circumstances(utc_now(), is_known=False))
+
+
 def _told(record: JobRecord, known: Circumstances | None) -> dict[str, object]:
     return {
-        "explanation": explain(record, known or Circumstances(utc_now(), is_known=False)),
+        "explanation": job_explanation(record, known),
         "same_as": record.original,
         "due_at": None if record.is_waiting_repeat else record.due_at,
     }

@@ -1,32 +1,30 @@
-"""The export of a batch: its jobs as NDJSON, CSV or JUnit XML, streamed page by page, in flat memory."""
+"""The export of a batch: its results as NDJSON, CSV or JUnit XML, streamed page by page, in flat memory."""
 
 import csv
 import io
-import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from typing import assert_never
 from uuid import UUID
-from xml.sax.saxutils import quoteattr
 
 from starlette.requests import Request
 from starlette.responses import Response
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from producer.api.documents import job_summary
+from producer.api.documents import RejectedResult, job_explanation, job_summary
 from producer.api.guard import CSV_TYPE, JSONL_TYPE, NDJSON_TYPE
+from producer.api.junit import JUNIT_TAIL, Junit
 from producer.api.problems import HttpProblem
 from producer.api.requests import Query, read_id
 from producer.api.responses import StreamedResponse, attachment
-from producer.records import BatchRecord, JobRecord, VerdictCounts
-from producer.store import queries
+from producer.records import REJECTED, JobRecord, Rejected, ResultFilter
+from producer.store import queries, results
 from producer.store.database import Connection, Store
 from shared.errors import BatchNotFound
-from shared.kinds.check import Verdict
 from shared.states import JobState
 
 PAGE_JOBS = 500
@@ -42,16 +40,19 @@ COLUMNS = (
     "attempts",
     "created_at",
     "finished_at",
+    "line",
+    "ref",
+    "given_url",
+    "final_url",
+    "explanation",
+    "title",
+    "same_as",
 )
 # A cell that begins with one of these is a formula to a spreadsheet (OWASP, CSV injection).
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-JUNIT_TAIL = b"</testsuite>\n"
-# Whatever XML 1.0 (section 2.2) has no place for, not even as a reference.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 
 Encode = Callable[[Connection, Sequence[JobRecord]], bytes]
+EncodeRejected = Callable[[Sequence[Rejected]], bytes]
 
 
 class ExportFormat(StrEnum):
@@ -80,6 +81,7 @@ class _Export:
     media_type: str
     extension: str
     encode: Encode
+    encode_rejected: EncodeRejected
     head: bytes = b""
     tail: bytes = b""
 
@@ -91,23 +93,35 @@ class ExportHandlers:
         self._store = store
 
     async def export_results(self, request: Request) -> Response:
-        """Answer with all jobs of a batch, oldest first; a job that changes meanwhile appears once."""
-        batch_id = read_id(request, "batch_id", BatchNotFound)
+        """Answer with the results of a batch that match, jobs oldest first; each job appears once."""
+        batch_id, query = read_id(request, "batch_id", BatchNotFound), Query(request)
+        wanted = ResultFilter(
+            query.texts("state"), query.texts("verdict"), query.texts("reason"), query.text("ref")
+        )
+        junit = Junit(query.texts("junit_fail_on"))
         async with self._store.long_calls:
-            export = await self._store.read(_open_export, batch_id, _chosen_format(request))
+            export = await self._store.read(_open_export, batch_id, _chosen_format(request), wanted, junit)
         headers = {**attachment(f"{batch_id}.{export.extension}"), "Vary": "Accept"}
-        return StreamedResponse(self._pages(batch_id, export), headers, export.media_type)
+        return StreamedResponse(self._pages(batch_id, export, wanted), headers, export.media_type)
 
-    async def _pages(self, batch_id: UUID, export: _Export) -> AsyncIterator[bytes]:
+    async def _pages(self, batch_id: UUID, export: _Export, wanted: ResultFilter) -> AsyncIterator[bytes]:
         if export.head:
             yield export.head
         after: UUID | None = None
-        while True:
-            page, after = await self._store.read(_read_page, batch_id, after, export.encode)
+        is_open = wanted.has_jobs
+        while is_open:
+            page, after = await self._store.read(_read_page, batch_id, after, export.encode, wanted)
             if page:
                 yield page
-            if after is None:
-                break
+            is_open = after is not None
+        number, is_open = 0, wanted.has_rejected
+        while is_open:
+            lines = await self._store.read(
+                queries.list_rejected, batch_id, after=number, limit=PAGE_JOBS, ref=wanted.ref
+            )
+            if lines and (page := export.encode_rejected(lines)):
+                yield page
+            number, is_open = lines[-1].number if lines else 0, len(lines) == PAGE_JOBS
         if export.tail:
             yield export.tail
 
@@ -141,6 +155,11 @@ def encode_ndjson(records: Iterable[JobRecord]) -> bytes:
     return b"".join(job_summary(record).model_dump_json().encode() + b"\n" for record in records)
 
 
+def encode_rejected_ndjson(lines: Iterable[Rejected]) -> bytes:
+    """Return one JSON document a line that became no job."""
+    return b"".join(RejectedResult.of(line).model_dump_json().encode() + b"\n" for line in lines)
+
+
 def csv_header() -> bytes:
     """Return the row of column names."""
     return _rows([COLUMNS])
@@ -148,28 +167,12 @@ def csv_header() -> bytes:
 
 def encode_csv(records: Iterable[JobRecord]) -> bytes:
     """Return one row a job (RFC 4180), safe to open in a spreadsheet."""
-    return _rows(_cells(record) for record in records)
+    return _rows(map(_cells, records))
 
 
-def junit_head(batch: BatchRecord, counts: VerdictCounts) -> bytes:
-    """Return the beginning of a JUnit test suite: how many test cases there are, and how they ended."""
-    ended = (JobState.SUCCEEDED, JobState.PARKED)
-    attributes = _attributes(
-        {
-            "name": f"batch {batch.id}",
-            "timestamp": batch.created_at.isoformat(),
-            "tests": sum(counts.by_state.values()),
-            "failures": counts.not_ok,
-            "errors": counts.by_state.get(JobState.PARKED, 0),
-            "skipped": sum(number for state, number in counts.by_state.items() if state not in ended),
-        }
-    )
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuite{attributes}>\n'.encode()
-
-
-def junit_cases(records: Iterable[JobRecord], first_starts: Mapping[UUID, datetime]) -> bytes:
-    """Return a test case for each job."""
-    return "".join(_case(record, first_starts.get(record.id)) for record in records).encode()
+def encode_rejected_csv(lines: Iterable[Rejected], *, kind: str) -> bytes:
+    """Return one row a line that became no job."""
+    return _rows(_rejected_cells(line, kind) for line in lines)
 
 
 def _chosen_format(request: Request) -> ExportFormat:
@@ -178,93 +181,89 @@ def _chosen_format(request: Request) -> ExportFormat:
     return accepted_format(", ".join(request.headers.getlist("accept")))
 
 
-def _open_export(connection: Connection, batch_id: UUID, chosen: ExportFormat) -> _Export:
+def _open_export(
+    connection: Connection, batch_id: UUID, chosen: ExportFormat, wanted: ResultFilter, junit: Junit
+) -> _Export:
     batch = queries.get_batch(connection, batch_id)
     match chosen:
         case ExportFormat.NDJSON:
-            return _Export(NDJSON_TYPE, "ndjson", lambda _, records: encode_ndjson(records))
+            # Every line is a job to those who do not ask for others.
+            lines = encode_rejected_ndjson if REJECTED in wanted.states else lambda _: b""
+            return _Export(NDJSON_TYPE, "ndjson", lambda _, records: encode_ndjson(records), lines)
         case ExportFormat.CSV:
-            media_type = "text/csv; charset=utf-8"
-            return _Export(media_type, "csv", lambda _, records: encode_csv(records), head=csv_header())
+            return _Export(
+                "text/csv; charset=utf-8",
+                "csv",
+                lambda _, records: encode_csv(records),
+                partial(encode_rejected_csv, kind=batch.kind),
+                csv_header(),
+            )
         case ExportFormat.JUNIT:
             # Its counts come first, so they are those of now; jobs that end meanwhile are not in them.
-            head = junit_head(batch, queries.count_verdicts(connection, batch_id))
-            return _Export("application/xml", "xml", _encode_cases, head, JUNIT_TAIL)
+            head = junit.head(batch, results.count_results(connection, batch_id, wanted))
+            rejected = partial(junit.rejected_cases, kind=batch.kind)
+            return _Export(
+                "application/xml", "xml", partial(_encode_cases, junit), rejected, head, JUNIT_TAIL
+            )
         case _:
             assert_never(chosen)
 
 
 def _read_page(
-    connection: Connection, batch_id: UUID, after: UUID | None, encode: Encode
+    connection: Connection, batch_id: UUID, after: UUID | None, encode: Encode, wanted: ResultFilter
 ) -> tuple[bytes, UUID | None]:
-    records = queries.batch_jobs(connection, batch_id, after=after, limit=PAGE_JOBS)
-    return encode(connection, records), records[-1].id if len(records) == PAGE_JOBS else None
+    found = results.batch_jobs(connection, batch_id, after=after, limit=PAGE_JOBS, wanted=wanted)
+    return encode(connection, found.records), found.following
 
 
-def _encode_cases(connection: Connection, records: Sequence[JobRecord]) -> bytes:
-    return junit_cases(records, queries.first_starts(connection, (record.id for record in records)))
+def _encode_cases(junit: Junit, connection: Connection, records: Sequence[JobRecord]) -> bytes:
+    return junit.cases(records, results.first_starts(connection, (record.id for record in records)))
 
 
 def _cells(record: JobRecord) -> Sequence[object]:
     result = record.result or {}
+    url = record.args.get("url")
+    is_answered = record.state is JobState.SUCCEEDED
     return (
         record.id,
         record.kind,
-        record.args.get("url"),
+        url,
         record.state,
-        result.get("verdict"),
+        record.verdict,
         result.get("status"),
-        record.reason or result.get("reason"),
+        record.shown_reason,
         record.attempt,
         record.created_at.isoformat(),
         record.finished_at.isoformat() if record.finished_at else None,
+        record.line,
+        record.ref,
+        record.given_url or url,
+        result.get("final_url"),
+        result.get("explanation") if is_answered else job_explanation(record),
+        result.get("title"),
+        record.original,
     )
+
+
+def _rejected_cells(line: Rejected, kind: str) -> Sequence[object]:
+    known = {
+        "kind": kind,
+        "state": REJECTED,
+        "line": line.number,
+        "ref": line.ref,
+        "given_url": line.given,
+        "explanation": f"{line.loc}: {line.msg}",
+    }
+    return [known.get(name) for name in COLUMNS]
 
 
 def _rows(rows: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerows([_safe(cell) for cell in row] for row in rows)
-    return text.getvalue().encode()
+    # A stranger's result may hold a lone surrogate.
+    return text.getvalue().encode(errors="replace")
 
 
 def _safe(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
-
-
-def _case(record: JobRecord, started_at: datetime | None) -> str:
-    attributes = {
-        "name": record.args.get("url") or str(record.id),
-        "classname": f"{record.kind}.{record.host}" if record.host else record.kind,
-    }
-    if started_at and record.finished_at:
-        seconds = max(0.0, (record.finished_at - started_at).total_seconds())
-        attributes["time"] = f"{seconds:.3f}"
-    return f"<testcase{_attributes(attributes)}>{_ending(record)}</testcase>\n"
-
-
-def _ending(record: JobRecord) -> str:
-    match record.state:
-        case JobState.PARKED:
-            return _element("error", record.reason, record.explanation)
-        case JobState.SUCCEEDED:
-            result = record.result or {}
-            # The same as `count_verdicts` counts.
-            if result.get("verdict", Verdict.OK) == Verdict.OK:
-                return ""
-            return _element("failure", result.get("reason"), result.get("explanation"))
-        case state:
-            return _element("skipped", None, record.explanation or state.value)
-
-
-def _element(name: str, kind: object, message: object) -> str:
-    attributes = {"type": kind, "message": message}
-    return f"<{name}{_attributes({key: value for key, value in attributes.items() if value})}/>"
-
-
-def _attributes(values: Mapping[str, object]) -> str:
-    return "".join(f" {name}={_quoted(str(value))}" for name, value in values.items())
-
-
-def _quoted(text: str) -> str:
-    return quoteattr(_FORBIDDEN.sub(_REPLACEMENT, text))

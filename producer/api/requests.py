@@ -58,6 +58,10 @@ class Query:
         """Return a parameter as it was sent, or None without it."""
         return self._params.get(name)
 
+    def texts(self, name: str) -> list[str]:
+        """Return the values of a parameter that may be repeated."""
+        return self._params.getlist(name)
+
     def flag(self, name: str) -> bool:
         """Return whether a boolean parameter is true; false without it."""
         return self._params.get(name) == "true"

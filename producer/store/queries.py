@@ -6,7 +6,7 @@ the hits of a window are a page.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,6 @@ from producer.records import (
     JobFilter,
     JobRecord,
     Rejected,
-    VerdictCounts,
 )
 from producer.store.rows import (
     ATTEMPT_COLUMNS,
@@ -38,8 +37,6 @@ from producer.store.rows import (
 from producer.store.schema import IS_WAITING_REPEAT, attempts, batches, jobs, rejected_lines
 from producer.store.sql import SQLITE
 from shared.errors import BatchNotFound, JobNotFound
-from shared.kinds.check import Verdict
-from shared.kinds.registry import KINDS
 from shared.states import JobState
 
 # States that still need work, time or a person.
@@ -60,8 +57,6 @@ _DRIVERS = (
     ("state",),
     ("kind",),
 )
-# Only their results are looked into: those of other kinds may have megabytes.
-_KINDS_WITH_VERDICT = [name for name, kind in KINDS.items() if "verdict" in kind.result_model.model_fields]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +95,30 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
     return batch_record(row, first_rejected=first, latest_due_at=_latest_due(connection, row))
 
 
-def batch_jobs(
-    connection: sa.Connection, batch_id: UUID, *, after: UUID | None, limit: int
-) -> list[JobRecord]:
-    """Return a page of the batch's jobs, oldest first, from above the id `after`.
-
-    Raises:
-        BatchNotFound: no batch has this id.
-    """
-    query = sa.select(*JOB_COLUMNS).where(jobs.c.batch_id == batch_id).order_by(jobs.c.id).limit(limit)
-    if after is not None:
-        query = query.where(jobs.c.id > after)
-    page = job_records(connection, query)
-    if not page and not connection.scalar(sa.select(sa.exists().where(batches.c.id == batch_id))):
-        raise BatchNotFound(f"no batch has the id {batch_id}")
-    return page
-
-
-def list_rejected(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
+def list_rejected(
+    connection: sa.Connection, batch_id: UUID, *, after: int, limit: int, ref: str | None = None
+) -> list[Rejected]:
     """Return a page of a batch's rejected lines in their order, from above the number `after`.
 
+    Args:
+        ref: Only those with exactly this ref.
+
     Raises:
-        BatchNotFound: no batch has this id.
+        BatchNotFound: no row has this id.
     """
-    _check_batch(connection, batch_id)
-    return _rejected_lines(connection, batch_id, after=after, limit=limit)
+    check_batch(connection, batch_id)
+    return _rejected_lines(connection, batch_id, after=after, limit=limit, ref=ref)
+
+
+def check_batch(connection: sa.Connection, batch_id: UUID) -> None:
+    """Do nothing if there is such a batch.
+
+    Raises:
+        BatchNotFound: no row has this id.
+    """
+    here = sa.exists().where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
+    if not connection.scalar(sa.select(here)):
+        raise BatchNotFound(f"no batch has the id {batch_id}")
 
 
 def search_jobs(
@@ -166,41 +160,6 @@ def count_unfinished(connection: sa.Connection) -> Mapping[JobState, int]:
     return dict(connection.execute(query.group_by(jobs.c.state)).all())
 
 
-def count_verdicts(connection: sa.Connection, batch_id: UUID) -> VerdictCounts:
-    """Count the jobs of a batch by state and verdict."""
-    judged = sa.select(jobs.c.state, _is_not_ok().label("not_ok")).where(jobs.c.batch_id == batch_id)
-    each = judged.subquery()
-    query = sa.select(each.c.state, each.c.not_ok, sa.func.count()).group_by(each.c.state, each.c.not_ok)
-    by_state: dict[JobState, int] = {}
-    failures = 0
-    for state, not_ok, number in connection.execute(query):
-        by_state[state] = by_state.get(state, 0) + number
-        failures += number if not_ok else 0
-    return VerdictCounts(by_state, failures)
-
-
-def first_starts(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, datetime]:
-    """Return when the first attempt of each job's present run began."""
-    query = (
-        sa.select(attempts.c.job_id, sa.func.min(attempts.c.started_at).label("began_at"))
-        .join(jobs, sa.and_(jobs.c.id == attempts.c.job_id, jobs.c.run == attempts.c.run))
-        .where(attempts.c.job_id.in_(list(job_ids)))
-        .group_by(attempts.c.job_id)
-    )
-    return {row.job_id: row.began_at for row in connection.execute(query)}
-
-
-def _check_batch(connection: sa.Connection, batch_id: UUID) -> None:
-    """Do nothing if there is such a batch.
-
-    Raises:
-        BatchNotFound: no row has this id.
-    """
-    here = sa.exists().where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
-    if not connection.scalar(sa.select(here)):
-        raise BatchNotFound(f"no batch has the id {batch_id}")
-
-
 def _latest_due(connection: sa.Connection, row: sa.RowMapping) -> datetime | None:
     """Return the last time that a job of a batch waits for, as some of those that wait tell it."""
     waiting = [state for state in (JobState.DELAYED, JobState.SCHEDULED) if row[state.value]]
@@ -218,13 +177,17 @@ def _latest_due(connection: sa.Connection, row: sa.RowMapping) -> datetime | Non
     return max((at - LOOK_AFTER if is_repeat else at for is_repeat, at in times), default=None)
 
 
-def _rejected_lines(connection: sa.Connection, batch_id: UUID, *, after: int, limit: int) -> list[Rejected]:
+def _rejected_lines(
+    connection: sa.Connection, batch_id: UUID, *, after: int, limit: int, ref: str | None = None
+) -> list[Rejected]:
     query = (
         sa.select(*REJECTED_COLUMNS)
         .where(rejected_lines.c.batch_id == batch_id, rejected_lines.c.number > after)
         .order_by(rejected_lines.c.number)
         .limit(limit)
     )
+    if ref is not None:
+        query = query.where(rejected_lines.c.ref == ref)
     return [Rejected(*row) for row in connection.execute(query)]
 
 
@@ -315,14 +278,3 @@ def _is_meant(record: JobRecord, asked: JobFilter) -> bool:
 def _are_labels(labels: Mapping[str, str], asked: Labels) -> bool:
     # SQLite's LIKE knows no case.
     return all(labels.get(name) == value for name, value in asked)
-
-
-def _is_not_ok() -> sa.Case[int]:
-    # As text: PostgreSQL's operators on JSON fail on the escaped NUL that a stranger's result may hold.
-    text = sa.cast(jobs.c.result, sa.Text)
-    has_verdict = sa.and_(
-        jobs.c.state == JobState.SUCCEEDED,
-        jobs.c.kind.in_(_KINDS_WITH_VERDICT),
-        text.like('%"verdict":"%'),
-    )
-    return sa.case((sa.and_(has_verdict, text.not_like(f'%"verdict":"{Verdict.OK}"%')), 1), else_=0)

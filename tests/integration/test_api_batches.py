@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from producer.records import JobFilter
-from producer.store import queries, recording
+from producer.store import queries, recording, results
 from shared.states import JobState
 from tests.support.api import RunningApi
 from tests.support.factories import NOON, make_report
@@ -209,7 +209,9 @@ def test_an_unknown_batch_is_not_found(api: RunningApi) -> None:
 
 def test_a_batch_is_exported_as_junit(api: RunningApi) -> None:
     batch = submit_lines(api, b"http://a.example/?a=1&b=2\nhttp://b.example/\nhttp://c.example/\n").json()
-    ids = [job.id for job in api.store.read(queries.batch_jobs, UUID(batch["id"]), after=None, limit=10)]
+    ids = [
+        job.id for job in api.store.read(results.batch_jobs, UUID(batch["id"]), after=None, limit=10).records
+    ]
     broken = {"verdict": "broken", "reason": "http_404", "explanation": "\0 & gone"}
     reports = [
         make_report(ids[0], JobState.SUCCEEDED, result=broken),

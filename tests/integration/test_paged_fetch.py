@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from consumer.http.client import Client
-from producer.store import endings, parking, queries, recording
+from producer.store import endings, parking, queries, recording, results
 from producer.store import events as store_events
 from producer.store import pages as store_pages
 from producer.store.database import Database
@@ -320,7 +320,11 @@ async def test_a_page_that_is_parked_is_missed_and_a_redrive_mends_it(
 
     before = measured(store, root)
     (parked,) = (
-        [job for job in store.read(queries.batch_jobs, before.batch_id, after=None, limit=100) if job.reason]
+        [
+            job
+            for job in store.read(results.batch_jobs, before.batch_id, after=None, limit=100).records
+            if job.reason
+        ]
         if (before.batch_id)
         else []
     )
@@ -345,7 +349,9 @@ async def test_a_row_of_pages_goes_on_from_the_one_that_was_parked(
     assert before.batch_id is not None
 
     (parked,) = [
-        job for job in store.read(queries.batch_jobs, before.batch_id, after=None, limit=100) if job.reason
+        job
+        for job in store.read(results.batch_jobs, before.batch_id, after=None, limit=100).records
+        if job.reason
     ]
     store.write(parking.redrive, parked.id, now=utc_now())
     await work_all(store, client)
@@ -416,7 +422,7 @@ async def test_a_next_url_inside_is_refused_by_the_guard(store: Database, site: 
 
     record = store.read(store_pages.get_pages, root.id)
     assert record.batch is not None
-    (page,) = store.read(queries.batch_jobs, record.batch.id, after=None, limit=9)
+    (page,) = store.read(results.batch_jobs, record.batch.id, after=None, limit=9).records
     assert (page.state, page.reason, page.host) == (JobState.PARKED, "egress_denied", "127.0.0.2")
 
 

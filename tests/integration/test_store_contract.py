@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from producer.records import JobFilter, NewJob, Rejected, SubmissionResult
-from producer.store import outbox, queries, recording, submissions
+from producer.store import outbox, queries, recording, results, submissions
 from producer.store.database import Database
 from shared.errors import BatchNotFound, JobNotFound
 from shared.identity import new_id
@@ -60,7 +60,7 @@ def test_what_was_handed_in_with_a_job_is_kept_beside_it(store: Database) -> Non
     store.write(submissions.insert_batch, batch, of_batch, rejected)
     store.write(submissions.insert_jobs, [alone, make_job()])
 
-    stored = store.read(queries.batch_jobs, batch.id, after=None, limit=10)
+    stored = store.read(results.batch_jobs, batch.id, after=None, limit=10).records
     assert [(job.ref, job.line, job.given_url) for job in stored] == [
         *given[:-1],
         (None, 4, "x\N{REPLACEMENT CHARACTER}"),
@@ -209,14 +209,14 @@ def test_an_empty_batch_is_finished_when_it_is_made(store: Database) -> None:
     assert store.write(submissions.insert_batch, batch, []) == SubmissionResult(batch.id)
 
     assert store.read(queries.get_batch, batch.id).finished_at == NOON
-    assert store.read(queries.batch_jobs, batch.id, after=None, limit=10) == []
+    assert store.read(results.batch_jobs, batch.id, after=None, limit=10).records == []
 
 
 def test_an_unknown_batch_is_not_found(store: Database) -> None:
     with pytest.raises(BatchNotFound):
         store.read(queries.get_batch, new_id())
     with pytest.raises(BatchNotFound):
-        store.read(queries.batch_jobs, new_id(), after=None, limit=10)
+        store.read(results.batch_jobs, new_id(), after=None, limit=10)
 
 
 def test_a_batch_whose_upload_breaks_off_leaves_nothing(store: Database) -> None:
@@ -240,11 +240,11 @@ def test_a_batch_is_exported_oldest_first_each_job_once(store: Database) -> None
     store.write(submissions.insert_batch, batch, reversed(jobs))
     store.write(submissions.insert_jobs, [make_job()])
 
-    exported: list[UUID] = []
-    while page := store.read(
-        queries.batch_jobs, batch.id, after=exported[-1] if exported else None, limit=60
-    ):
-        exported.extend(job.id for job in page)
+    page = store.read(results.batch_jobs, batch.id, after=None, limit=60)
+    exported = [job.id for job in page.records]
+    while page.following:
+        page = store.read(results.batch_jobs, batch.id, after=page.following, limit=60)
+        exported.extend(job.id for job in page.records)
 
     assert exported == sorted(job.id for job in jobs)
 

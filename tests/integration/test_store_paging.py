@@ -10,7 +10,17 @@ from uuid import UUID
 import pytest
 
 from producer.records import NewJob, ScheduledRun
-from producer.store import batches, endings, parking, queries, recording, retention, schedules, submissions
+from producer.store import (
+    batches,
+    endings,
+    parking,
+    queries,
+    recording,
+    results,
+    retention,
+    schedules,
+    submissions,
+)
 from producer.store import events as store_events
 from producer.store import pages as store_pages
 from producer.store.database import Database
@@ -84,7 +94,7 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: Datab
     )
     assert (dict(record.batch.counts), record.batch.labels) == ({JobState.ACCEPTED: 2_500}, {"team": "web"})
     assert store.read(batches.wrong_counts, record.batch.id) == {}
-    jobs = store.read(queries.batch_jobs, record.batch.id, after=None, limit=3_000)
+    jobs = store.read(results.batch_jobs, record.batch.id, after=None, limit=3_000).records
     assert [job.args["page"]["index"] for job in jobs] == list(range(1, 2_501))
     one = jobs[6]
     assert (one.id, one.lane, one.retry.max_attempts) == (derived_id(root.id, 7), Lane.BULK, 9)

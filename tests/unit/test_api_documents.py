@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from producer.api.batches import first_document
 from producer.api.documents import JobSummary, accepted_document, job_document, job_summary
-from producer.api.exports import COLUMNS, csv_header, encode_csv
-from producer.records import BatchRecord
+from producer.api.exports import COLUMNS, csv_header, encode_csv, encode_rejected_csv
+from producer.records import BatchRecord, Rejected
 from producer.submission_models import BatchSubmission
 from shared.identity import new_id
 from shared.states import JobState
@@ -53,13 +53,43 @@ def test_the_first_answer_to_a_batch_does_not_depend_on_when_it_is_given() -> No
 
 
 def test_cells_are_no_formulas() -> None:
-    result = {"verdict": "=HYPERLINK(1)", "status": 200}
+    result = {"verdict": "=HYPERLINK(1)", "status": 200, "title": "\n=1", "final_url": "＋1"}  # noqa: RUF001
     record = replace(
-        RECORD, args={"url": "@SUM(1)"}, reason="-1+1", result=result, attempt=3, finished_at=NOW
+        RECORD,
+        args={"url": "@SUM(1)"},
+        reason="-1+1",
+        result=result,
+        attempt=3,
+        finished_at=NOW,
+        ref="=cmd|' /C calc'!A0",
     )
 
     [row] = csv.DictReader(io.StringIO((csv_header() + encode_csv([record])).decode()))
 
     assert tuple(row) == COLUMNS
     assert (row["url"], row["verdict"], row["reason"]) == ("'@SUM(1)", "'=HYPERLINK(1)", "'-1+1")
+    assert (row["title"], row["final_url"]) == ("'\n=1", "'＋1")  # noqa: RUF001
+    assert (row["ref"], row["given_url"]) == ("'=cmd|' /C calc'!A0", "'@SUM(1)")
     assert (row["status"], row["attempts"], row["finished_at"]) == ("200", "3", "2025-01-01T00:00:00+00:00")
+
+
+def test_cells_of_a_rejected_line_are_no_formulas() -> None:
+    line = Rejected(3, "/lines/3", "No", ref="-1", given="@SUM(1)")
+
+    text = (csv_header() + encode_rejected_csv([line], kind="check")).decode()
+
+    [row] = csv.DictReader(io.StringIO(text))
+    assert {name: cell for name, cell in row.items() if cell} == {
+        "kind": "check",
+        "state": "rejected",
+        "line": "3",
+        "ref": "'-1",
+        "given_url": "'@SUM(1)",
+        "explanation": "/lines/3: No",
+    }
+
+
+def test_a_lone_surrogate_of_a_stranger_does_not_break_a_table_off() -> None:
+    record = replace(RECORD, state=JobState.SUCCEEDED, result={"verdict": "ok", "title": "a\ud800"})
+
+    assert b"a?" in encode_csv([record])

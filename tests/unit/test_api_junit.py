@@ -1,5 +1,6 @@
 """A batch as JUnit XML: what is counted is what is listed, and every text is XML."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.api.exports import JUNIT_TAIL, junit_cases, junit_head
-from producer.records import BatchRecord, JobRecord, VerdictCounts
+from producer.api.junit import JUNIT_TAIL, Junit
+from producer.records import BatchRecord, JobRecord, Rejected, ResultCounts
 from shared.identity import new_id
 from shared.kinds.registry import Lane
 from shared.retry import RetryPolicy
@@ -42,10 +43,22 @@ def make_record(state: JobState = JobState.SUCCEEDED, **fields: Any) -> JobRecor
     return JobRecord(**(values | fields))
 
 
-def parse(records: list[JobRecord], counts: VerdictCounts | None = None, **starts: Any) -> ET.Element:
+def parse(
+    records: list[JobRecord],
+    counts: ResultCounts | None = None,
+    *,
+    also_failing: Sequence[str] = (),
+    rejected: Sequence[Rejected] = (),
+    **starts: Any,
+) -> ET.Element:
     batch = BatchRecord(new_id(), "check", len(records), {}, {}, None, NOON, None)
-    head = junit_head(batch, counts or VerdictCounts({}, 0))
-    return ET.fromstring(head + junit_cases(records, starts.get("starts", {})) + JUNIT_TAIL)  # noqa: S314
+    junit = Junit(also_failing)
+    cases = junit.cases(records, starts.get("starts", {})) + junit.rejected_cases(rejected, kind="check")
+    return ET.fromstring(junit.head(batch, counts or ResultCounts({})) + cases + JUNIT_TAIL)  # noqa: S314
+
+
+def endings(suite: ET.Element) -> list[str | None]:
+    return [next((each.tag for each in case if each.tag != "properties"), None) for case in suite]
 
 
 def test_each_state_has_its_element() -> None:
@@ -62,26 +75,58 @@ def test_each_state_has_its_element() -> None:
 
     suite = parse(records)
 
-    endings = [[(each.tag, dict(each.attrib)) for each in case] for case in suite]
-    assert endings[:3] == [
+    said = [[(each.tag, dict(each.attrib)) for each in case] for case in suite]
+    assert said[:3] == [
         [],
         [("failure", {"type": "http_404", "message": "Gone & <lost>."})],
         [("error", {"type": "http_503", "message": "Down."})],
     ]
-    assert [[tag for tag, _ in ending] for ending in endings[3:]] == [["skipped"], ["skipped"], []]
+    assert [[tag for tag, _ in ending] for ending in said[3:]] == [["skipped"], ["skipped"], []]
     assert suite[0].attrib == {"name": "https://example.com/", "classname": "check.example.com"}
     assert suite[5].attrib["classname"] == "fetch"
 
 
-def test_the_suite_says_how_many_ended_how() -> None:
-    counts = VerdictCounts(
-        {JobState.SUCCEEDED: 5, JobState.PARKED: 2, JobState.CANCELLED: 3, JobState.RUNNING: 1}, not_ok=4
-    )
+def test_a_case_that_nobody_can_judge_is_skipped_with_its_reason_unless_asked() -> None:
+    blocked = {"verdict": "blocked", "reason": "bot_wall", "explanation": "Cloudflare answered."}
+    records = [make_record(result=blocked), make_record(result={"verdict": "broken"})]
 
-    suite = parse([], counts)
+    suite, strict = parse(records), parse(records, also_failing=["blocked"])
 
-    said = {name: suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")}
-    assert said == {"tests": "11", "failures": "4", "errors": "2", "skipped": "4"}
+    assert endings(suite) == ["skipped", "failure"]
+    assert suite[0][0].attrib == {"type": "bot_wall", "message": "Cloudflare answered."}
+    assert endings(strict) == ["failure", "failure"]
+
+
+@pytest.mark.parametrize("also_failing", [[], ["blocked"], ["broken", "down"]])
+def test_the_suite_counts_what_it_lists(also_failing: list[str]) -> None:
+    verdicts = [None, "ok", "broken", "blocked", "down"]
+    records = [
+        make_record(state, result={"verdict": verdict} if verdict else None)
+        for state in JobState
+        for verdict in verdicts
+    ]
+    counts = ResultCounts({(state, verdict): 1 for state in JobState for verdict in verdicts}, rejected=2)
+    rejected = [Rejected(7, "/lines/7/url", "No", "row 7", "htp:/x"), Rejected(9, "/lines/9", "No")]
+
+    suite = parse(records, counts, also_failing=also_failing, rejected=rejected)
+
+    listed = endings(suite)
+    assert [int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")] == [
+        len(listed),
+        *(listed.count(ending) for ending in ("failure", "error", "skipped")),
+    ]
+
+
+def test_a_line_that_became_no_job_is_an_error_where_it_was_written() -> None:
+    rejected = [Rejected(7, "/lines/7/url", "No <URL>", "row 7", "htp:/x"), Rejected(9, "/lines/9", "No")]
+
+    suite = parse([make_record(line=3, ref='a "b"')], rejected=rejected)
+
+    assert [case.get("name") for case in suite] == ["https://example.com/", "htp:/x", "/lines/9"]
+    assert [case.get("line") for case in suite] == ["3", "7", "9"]
+    assert [each.get("value") for each in suite.iter("property")] == ['a "b"', "row 7"]
+    told = [(each.get("type"), each.get("message")) for each in suite.iter("error")]
+    assert told == [("rejected", "/lines/7/url: No <URL>"), ("rejected", "/lines/9: No")]
 
 
 def test_a_case_took_from_its_first_start_to_its_end() -> None:
@@ -95,12 +140,15 @@ def test_a_case_took_from_its_first_start_to_its_end() -> None:
     "nasty", ["\0", "\x1b[0m", "\ud800", "\ufffe", "]]>", "\"'<&>", "a\r\nb\tc", "\N{PILE OF POO}"]
 )
 def test_no_text_breaks_the_document(nasty: str) -> None:
-    record = make_record(JobState.PARKED, args={"url": nasty}, host=nasty, reason=nasty, explanation=nasty)
+    fields = {"host": nasty, "reason": nasty, "explanation": nasty, "ref": nasty}
+    record = make_record(JobState.PARKED, args={"url": nasty}, **fields)
+    rejected = Rejected(2, nasty, nasty, nasty, nasty)
 
-    (case,) = parse([record])
+    case, line = parse([record], rejected=[rejected])
 
     kept = "".join("\ufffd" if char in "\0\x1b\ud800\ufffe" else char for char in nasty)
-    assert (case.attrib["name"], case[0].attrib["message"]) == (kept, kept)
+    assert (case.attrib["name"], case[0][0].attrib["value"], case[1].attrib["message"]) == (kept,) * 3
+    assert (line.attrib["name"], line[1].attrib["message"]) == (kept, f"{kept}: {kept}")
 
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=()), min_size=1))
