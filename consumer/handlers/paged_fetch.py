@@ -123,7 +123,7 @@ async def fetch_or_page(args: FetchArgs, client: Client) -> Outcome:
 def _request(args: FetchArgs, pages: Pages) -> FetchArgs:
     """Return the fetch of one page: its URL, and one expression that picks out all that is wanted."""
     # Each part compiles by itself, so none can reach out of its brackets.
-    parts = [f"items: ({pages.items})", f"has_list: {_has_list(pages.items)}"]
+    parts = [f"items: ({pages.items})", f"is_null: {_is_null(pages.items)}"]
     if pages.key is not None:
         parts.append(f"keys: map(&({pages.key}), ({pages.items}) || `[]`)")
     if isinstance(pages, PageNumbers | Offsets) and pages.total is not None:
@@ -136,16 +136,17 @@ def _request(args: FetchArgs, pages: Pages) -> FetchArgs:
     return args.model_copy(update=changes)
 
 
-def _has_list(expression: str) -> str:
-    """Return an expression for whether the document has the list that an expression takes its items from.
+def _is_null(expression: str) -> str:
+    """Return an expression for whether what an expression takes its items from is there, and is null.
 
-    A list that is null is there: so some languages write an empty one. Where it cannot be told it is true.
+    So some languages write an empty list. Where it cannot be told it is null.
     """
     names = _names(jmespath.compile(expression).parsed)
     if not names or not all(map(_PLAIN_NAME.fullmatch, names)):
-        return "`true`"
-    parent = ".".join(f'"{name}"' for name in names[:-1]) or "@"
-    return f"type({parent}) == 'object' && contains(keys({parent}), '{names[-1]}')"
+        return "`null`"
+    *parents, name = [f'"{name}"' for name in names]
+    parent = ".".join(parents) or "@"
+    return f"type({parent}) == 'object' && contains(keys({parent}), `{name}`) && {parent}.{name} == `null`"
 
 
 _PLAIN_NAME = re.compile(r"[\w -]+")
@@ -232,8 +233,10 @@ def _keep(args: FetchArgs, pages: Pages, result: dict[str, Any], chain: Redirect
     data = result["data"] if isinstance(result["data"], dict) else {}
     following, url = data.get("next"), _next_url(args, pages, data, chain)
     items = data.get("items")
+    if items is None and data.get("is_null") is True:
+        items = []
     if items is None and args.page is not None:
-        if data.get("has_list") is False and following is None and url is None:
+        if data.get("is_null") is False and following is None and url is None:
             return NO_LIST.as_outcome(result={**result, "data": None})
         items = []
     if not isinstance(items, list):

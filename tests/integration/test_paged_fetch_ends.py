@@ -260,6 +260,18 @@ async def test_an_error_message_with_200_is_no_empty_page(
     assert (report.items, report.pages.parked, report.complete) == (2, 1, False)
 
 
+async def test_a_first_list_that_is_null_is_an_empty_one(
+    store: Database, site: PagedSite, client: Client
+) -> None:
+    site.answers["/api"] = lambda request: answer_of({"items": None})
+    root = submit(store, f"{site.url}/api", {"by": "page", "items": "items"})
+
+    await work_all(store, client)
+
+    report = measured(store, root)
+    assert (report.items, report.stopped_by, report.complete) == (0, "empty_page", True)
+
+
 async def test_a_list_that_is_null_is_an_empty_one(store: Database, site: PagedSite, client: Client) -> None:
     # Go writes an empty slice so.
     with_pages(site, 10, 4, behind=lambda request: answer_of({"items": None}))

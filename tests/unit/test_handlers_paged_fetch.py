@@ -10,7 +10,7 @@ from consumer.handlers.extract import extract
 from consumer.handlers.paged_fetch import (
     FetchedPage,
     NextPages,
-    _has_list,
+    _is_null,
     _offset,
     next_pages,
     with_parameters,
@@ -359,7 +359,8 @@ def test_what_a_cursor_holds_cannot_leave_its_parameter() -> None:
     ("expression", "document", "expected"),
     [
         ("items", {"items": None}, True),
-        ("items", {"items": []}, True),
+        ("items", {"items": []}, False),
+        ("items[]", {"items": "none"}, False),
         ("items", {"error": "slow down"}, False),
         ("items", [], False),
         ("items", None, False),
@@ -367,14 +368,14 @@ def test_what_a_cursor_holds_cannot_leave_its_parameter() -> None:
         ("data.items[]", {"data": {}}, False),
         ("data.items[]", {"error": 1}, False),
         ('data."all items" | [0:2]', {"data": {"all items": None}}, True),
-        # What cannot be told is not held against a page.
-        ("items || `[]`", {}, True),
-        ("@", None, True),
-        ("a[0].items", {}, True),
-        ('"it\'s"', {}, True),
+        # There it cannot be told.
+        ("items || `[]`", {}, None),
+        ("@", None, None),
+        ("a[0].items", {}, None),
+        ('"it\'s"', {}, None),
     ],
 )
-def test_a_page_lacks_its_list_only_when_the_name_is_not_there(
-    expression: str, document: Any, expected: bool
+def test_a_list_that_is_null_is_told_from_one_that_is_not_there(
+    expression: str, document: Any, expected: bool | None
 ) -> None:
-    assert extract(document, _has_list(expression)) is expected
+    assert extract(document, _is_null(expression)) is expected
