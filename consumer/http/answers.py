@@ -12,6 +12,7 @@ from typing import Any, cast
 from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, HttpResponseParser, RawResponseMessage
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
 HEADER_BYTES = 32_768
@@ -34,6 +35,12 @@ _NOTHING: Parsed = ((), False, b"")
 
 class Fault(str):
     """Where an answer is no HTTP and why, in words of ours; aiohttp carries it as an error's message."""
+
+    __slots__ = ()
+
+
+class TooLarge(Fault):
+    """A head that is HTTP, but larger than we take."""
 
     __slots__ = ()
 
@@ -125,6 +132,8 @@ class AnswerParser:
     def _answered(self, parsed: Parsed) -> Parsed:
         messages = parsed[0]
         for at, (message, body) in enumerate(messages, 1):
+            if message.code < 100:
+                raise HttpProcessingError(code=400, message=Fault("Status line: the status is below 100"))
             if message.code >= 200 or message.code == 101:
                 self._body, self._is_chunked, self._seen = body, message.chunked, b""
                 if at == len(messages):
@@ -146,11 +155,17 @@ class AnswerParser:
             has_more = bool(self._parser.feed_data(data)[0])
         except HttpProcessingError as error:
             has_more = True
-            if not body.is_eof():
-                said = f"Body, after {body.total_bytes:,} bytes: {_words(error)}"
-                body.set_exception(ClientPayloadError(Fault(said)), error)
+            self._end_body(body, error)
         if has_more:
             self._protocol.end()
+
+    def _end_body(self, body: StreamReader, error: HttpProcessingError) -> None:
+        said = _words(error)
+        if self._is_chunked and "chunk" not in said.lower():
+            body.feed_eof()  # It is about the trailer, so the last chunk is there.
+        if not body.is_eof():
+            fault = Fault(f"Body, after {body.total_bytes:,} bytes: {said}")
+            body.set_exception(ClientPayloadError(fault), error)
 
     def _mended(self, error: HttpProcessingError) -> Parsed:
         """Read the head again, mended; return nothing if it may still become one.
@@ -186,13 +201,15 @@ class AnswerParser:
                 parser.feed_data(line)
             except HttpProcessingError as found:
                 said = _words(found)
+                if too_large := _too_large(found):
+                    return too_large
                 # aiohttp looks at a whole field when the next one begins.
-                is_late = said in _NOTED_LATE
+                is_late = said == _NOTED_LATE
                 byte = _nul_byte(lines[number - 1]) if is_late else self._bad_byte(lines[:number], line)
                 place = f"Header field {field - is_late}" if field else "Status line"
                 return HttpProcessingError(code=400, message=Fault(f"{place}{byte}: {said}"))
             field = field + 1 if line.strip() else 0
-        return HttpProcessingError(code=400, message=Fault(_words(error)))
+        return _too_large(error) or HttpProcessingError(code=400, message=Fault(_words(error)))
 
     def _bad_byte(self, before: list[bytes], line: bytes) -> str:
         if len(line) > MAX_LOCATED_BYTES:
@@ -278,7 +295,10 @@ def _mended_fields(lines: list[bytes]) -> Iterator[bytes]:
     codings = [value.lower() for name, value in fields if name.lower() == _CODING]
     is_coded = any(value not in {b"", b"identity"} for value in codings)
     lengths = [
-        part.strip() for name, value in fields if name.lower() == _LENGTH for part in value.split(b",")
+        part.strip().lstrip(b"0") or part.strip()[:1]
+        for name, value in fields
+        if name.lower() == _LENGTH
+        for part in value.split(b",")
     ]
     # A coding goes before a length (RFC 9112 section 6.3). The same length said twice is said once (RFC 9110
     # section 8.6); different ones stay, and are refused.
@@ -315,10 +335,20 @@ def _words(error: HttpProcessingError) -> str:
     return said if _PLAIN_WORDS.fullmatch(said) else "not valid"
 
 
+def _too_large(error: HttpProcessingError) -> HttpProcessingError | None:
+    if isinstance(error, LineTooLong):
+        said = TooLarge(f"a line of more than {HEADER_BYTES:,} bytes")
+    elif _words(error) == "Too many headers received":
+        said = TooLarge(f"more than {HEADER_FIELDS} fields")
+    else:
+        return None
+    return HttpProcessingError(code=400, message=said)
+
+
 def _nul_byte(line: bytes) -> str:
     at = line.find(b"\0")
     return f", byte {at + 1} (0x00)" if at >= 0 else ""
 
 
-_NOTED_LATE = frozenset({"Invalid HTTP header", "Too many headers received"})
-_PLAIN_WORDS = re.compile(r"[A-Za-z0-9 ,/`-]{1,80}")
+_NOTED_LATE = "Invalid HTTP header"
+_PLAIN_WORDS = re.compile(r"(?:[A-Za-z0-9 ,/`-]|n't\b){1,80}")

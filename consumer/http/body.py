@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 import brotli
+from multidict import CIMultiDictProxy
 
 from consumer.http.failures import (
     BODY_CORRUPT,
@@ -44,7 +45,7 @@ async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) ->
     Args:
         max_bytes: Limit of the expanded body.
     """
-    expander = _expander(response.headers.get("Content-Encoding", ""))
+    expander = _expander(content_codings(response.headers))
     if isinstance(expander, Failure):
         return expander
     body = bytearray()
@@ -163,10 +164,19 @@ _CODINGS = frozenset(
 )
 
 
-def _expander(content_encoding: str) -> _Expander | Failure:
-    # Browsers take what is no coding, such as `none`, `UTF-8` and `aws-chunked`, for `identity`.
-    codings = [part.strip().lower() for part in content_encoding.split(",")]
-    match [coding for coding in codings if coding in _CODINGS]:
+def content_codings(headers: CIMultiDictProxy[str]) -> list[str]:
+    """Return the codings of a body, in small letters.
+
+    Browsers take what is no coding, such as `none`, `UTF-8` and `aws-chunked`, for `identity`. The same field
+    twice is the mark of two layers of a server, of which one has compressed.
+    """
+    fields = dict.fromkeys(headers.getall("Content-Encoding", ()))
+    named = [part.partition(";")[0].strip(' \t"').lower() for field in fields for part in field.split(",")]
+    return [coding for coding in named if coding in _CODINGS]
+
+
+def _expander(codings: list[str]) -> _Expander | Failure:
+    match codings:
         case []:
             return _Plain()
         case ["gzip" | "x-gzip" | "deflate"]:

@@ -28,7 +28,7 @@ from aiohttp import (
 )
 
 from consumer.egress import EgressDenied
-from consumer.http.answers import Fault
+from consumer.http.answers import Fault, TooLarge
 from consumer.http.handshakes import HandshakeEnd, certificate_fault, end_of_handshake
 from shared.bodies import MAX_STORED_BYTES
 from shared.kinds.check import ASSERTION_FAILED, Verdict, unmet_words
@@ -156,6 +156,7 @@ FIRST_BYTE_TIMEOUT = _transient("first_byte_timeout", "The host did not begin it
 READ_TIMEOUT = _transient("read_timeout", "The host went silent in the middle of an answer.")
 CONNECTION_RESET = _transient("connection_reset", "The host dropped the connection without an answer.")
 PROTOCOL_ERROR = _transient("protocol_error", "The host answered with something that is not valid HTTP/1.1.")
+HEADER_TOO_LARGE = _permanent("header_too_large", "The header of the answer is larger than we take.")
 REQUEST_FAILED = _transient("request_failed", "The request failed for an unknown reason.")
 
 # With the body.
@@ -396,6 +397,8 @@ def _of_answer(error: ClientResponseError | ClientPayloadError | ServerDisconnec
     # aiohttp follows no redirects here, so it raises the first only for what it cannot parse. It makes up the
     # status 400 then; the server never sent it.
     said = error.message if isinstance(error, ClientResponseError) else error.args[0] if error.args else ""
+    if isinstance(said, TooLarge):
+        return replace(HEADER_TOO_LARGE, explanation=f"The header of the answer has {said}.")
     if isinstance(said, Fault):
         return replace(PROTOCOL_ERROR, explanation=f"{PROTOCOL_ERROR.explanation} {said}.")
     return PROTOCOL_ERROR if isinstance(error, ClientResponseError) else BODY_TRUNCATED

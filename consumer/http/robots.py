@@ -14,7 +14,7 @@ import aiohttp
 from protego import Protego
 from yarl import URL
 
-from consumer.http.body import read_body
+from consumer.http.body import content_codings, read_body
 from consumer.http.failures import ROBOTS_DENIED, ROBOTS_UNREACHABLE, Failure, failure_of_error
 from consumer.politeness.host_limiters import HostLimiters
 from shared.hosts import MIN_RATE_PER_SECOND, host_key
@@ -102,7 +102,7 @@ def _keep_crawl_delay(rules: "RobotsRules", origin: str, limiters: HostLimiters)
 
 
 async def _text(answer: aiohttp.ClientResponse) -> str | Failure:
-    if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if content_codings(answer.headers):
         # A compressed file that is larger than the limit is not read at all.
         body = await read_body(answer, max_bytes=MAX_FILE_BYTES)
         return body if isinstance(body, Failure) else body.decode("utf-8-sig", "replace")

@@ -14,6 +14,7 @@ from consumer.http.answers import (
     READ_BUFFER_BYTES,
     AnswerProtocol,
     Fault,
+    TooLarge,
 )
 
 Cut = Callable[[bytes], list[bytes]]
@@ -91,6 +92,7 @@ class Transport(asyncio.Transport):
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n", {}),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n", {}),
         ("HTTP/1.1 200 OK\r\nContent-Length:\r\nContent-Length : 2\r\n", {}),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 002\r\nContent-Length: 2\r\n", {}),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: identity\r\n", {}),
         ("HTTP/1.1 200 OK\r\r\nServer: x\r\r\nContent-Length: 2\r\n", {"Server": "x"}),
         ("HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n", {"X": "a b"}),
@@ -166,9 +168,13 @@ async def test_one_connection_gives_one_answer_after_the_other() -> None:
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-async def test_the_last_chunk_completes_a_body(cut: Cut) -> None:
+@pytest.mark.parametrize(
+    "trailer", [b"", b"junk\r\n\r\n", b"X : y\r\n\r\n", b"Content-Length: 2\r\n\r\n", b"X: " + b"a" * 40_000]
+)
+async def test_the_last_chunk_completes_a_body_whatever_follows(cut: Cut, trailer: bytes) -> None:
     connection = Connection()
-    connection.feed(*cut(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"))
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.feed(*cut(head + b"2\r\nok\r\n0\r\n" + trailer))
 
     connection.end()
 
@@ -204,6 +210,7 @@ async def test_two_bytes_that_are_missing_are_not_made_up() -> None:
     [
         (b"SSH-2.0-OpenSSH\r\n", "Status line, byte 1 (0x53): Expected HTTP/"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "Status line, byte 1 (0x15): Expected HTTP/"),
+        (b"HTTP/1.1 099 OK\r\n\r\n", "Status line: the status is below 100"),
         (b"HTTP/1.1 2000 OK\r\n\r\n", "Status line, byte 13 (0x30): Invalid response status"),
         (
             b"HTTP/1.1 200 OK\r\nA: b\r\nX: a\x00b\r\n\r\n",
@@ -240,8 +247,8 @@ async def test_what_is_no_http_is_refused_and_located(cut: Cut, octets: bytes, f
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        (b"X: " + b"a" * 40_000 + b"\r\n", "Header field 1: Got more than 32768 bytes when reading"),
-        (b"X: y\r\n" * 300, "Header field 257: Too many headers received"),
+        (b"X: " + b"a" * 40_000 + b"\r\n", "a line of more than 32,768 bytes"),
+        (b"X: y\r\n" * 300, "more than 256 fields"),
     ],
 )
 async def test_a_head_beyond_our_limits_is_refused_and_located(head: bytes, fault: str) -> None:
@@ -252,6 +259,7 @@ async def test_a_head_beyond_our_limits_is_refused_and_located(head: bytes, faul
     with pytest.raises(HttpProcessingError) as caught:
         await connection.answer()
     assert caught.value.message == fault
+    assert isinstance(caught.value.message, TooLarge)
 
 
 @pytest.mark.parametrize("piece", [b"a", b"a\n", b"a" * 1_000])

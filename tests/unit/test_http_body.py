@@ -5,15 +5,21 @@ import zlib
 
 import brotli
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from consumer.http.body import _expander
+from consumer.http.body import _expander, content_codings
 from consumer.http.failures import Failure, unsupported_encoding
 
 TEXT = b"All is well. " * 1_000
 
 
+def codings(*fields: str) -> list[str]:
+    headers = CIMultiDict([("Content-Encoding", field) for field in fields])
+    return content_codings(CIMultiDictProxy(headers))
+
+
 def _expand(raw: bytes, coding: str, *, chunk_bytes: int, max_bytes: int = 1_000_000) -> tuple[bytes, bool]:
-    expander = _expander(coding)
+    expander = _expander(codings(coding))
     assert not isinstance(expander, Failure)
     content = b""
     for at in range(0, len(raw), chunk_bytes):
@@ -63,7 +69,7 @@ def test_a_truncated_brotli_stream_is_not_complete(missing_bytes: int, chunk_byt
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
 def test_an_empty_body_is_complete_whatever_it_claims_to_be(coding: str) -> None:
-    expander = _expander(coding)
+    expander = _expander(codings(coding))
 
     assert not isinstance(expander, Failure) and expander.is_complete
 
@@ -104,10 +110,20 @@ def test_a_damaged_stream_is_an_error() -> None:
     ],
 )
 def test_a_coding_that_we_know_and_did_not_ask_for_is_refused_by_name(coding: str, named: str) -> None:
-    refused = _expander(coding)
+    refused = _expander(codings(coding))
 
     assert refused == unsupported_encoding(named.split(", "))
     assert f"Content-Encoding is {named}, which" in refused.explanation
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [(["none", "gzip"], ["gzip"]), (["gzip", "gzip"], ["gzip"]), (["gzip", "br"], ["gzip", "br"]), ([], [])],
+)
+def test_codings_of_several_fields_are_one_list_and_the_same_field_is_one(
+    fields: list[str], found: list[str]
+) -> None:
+    assert codings(*fields) == found
 
 
 @pytest.mark.parametrize(
@@ -118,6 +134,8 @@ def test_what_is_no_coding_leaves_the_body_as_it_is(coding: str) -> None:
     assert _expand(TEXT, coding, chunk_bytes=7) == (TEXT, True)
 
 
-@pytest.mark.parametrize("coding", ["gzip, none", "aws-chunked,gzip", "utf-8, x-gzip", "gzip,"])
+@pytest.mark.parametrize(
+    "coding", ["gzip, none", "aws-chunked,gzip", "utf-8, x-gzip", "gzip,", '"gzip"', "gzip;q=1"]
+)
 def test_what_is_no_coding_does_not_hide_one_that_is(coding: str) -> None:
     assert _expand(gzip.compress(TEXT), coding, chunk_bytes=7) == (TEXT, True)
