@@ -124,7 +124,7 @@ class _Check:
         """Return whether what came of HEAD is the result, or else GET is to be asked."""
         chain = self.chain
         if failure is None:
-            if self._needs_body(markup_of(self.content_type)):
+            if self.args.needs_body and self._needs_body(markup_of(self.content_type)):
                 return False  # A redirect brought a fragment.
             return len(chain.hops) == 1 or host_key(chain.url) == host_key(self.args.url)
         if not chain.hops:

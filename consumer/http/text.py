@@ -127,11 +127,8 @@ def _guessed(body: bytes) -> str:
         return body.decode("utf-8")
     except UnicodeDecodeError:
         text = body.decode("utf-8", "replace")
-        characters = len(_NOT_ASCII.findall(text))
+        characters = len(text) - len(text.encode("ascii", "ignore"))
         return text if 2 * text.count("\ufffd") < characters else body.decode("cp1252", "replace")
-
-
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 class _MetaReader:
