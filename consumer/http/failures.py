@@ -31,7 +31,7 @@ from consumer.egress import EgressDenied
 from consumer.http.answers import Fault, TooLarge
 from consumer.http.handshakes import HandshakeEnd, certificate_fault, end_of_handshake
 from shared.bodies import MAX_STORED_BYTES
-from shared.kinds.check import ASSERTION_FAILED, Verdict, unmet_words
+from shared.kinds.check import ASSERTION_FAILED, MAX_BODY_BYTES, Verdict, unmet_words
 from shared.outcomes import Failed
 
 MAX_NAMED_CODINGS = 5
@@ -279,8 +279,9 @@ def body_undecided(assertion: str, expected: str, *, limit_bytes: int) -> Failur
     """
     said = (
         f"The body is larger than the {limit_bytes:,} bytes that this check reads, and those do not decide "
-        f"whether {assertion} {expected} holds: raise max_body_bytes."
+        f"whether {assertion} {expected} holds"
     )
+    said += ": raise max_body_bytes." if limit_bytes < MAX_BODY_BYTES else "; no check reads more."
     return Failure("body_too_large", transient=False, explanation=said, is_ours=True)
 
 

@@ -13,7 +13,7 @@ from consumer.handlers.check_verdict import (
 )
 from consumer.handlers.html import read_page
 from consumer.http.markup import Markup
-from shared.kinds.check import AssertionResult, Assertions, Verdict, success_words
+from shared.kinds.check import MAX_BODY_BYTES, AssertionResult, Assertions, Verdict, success_words
 
 
 def result_of(
@@ -99,6 +99,13 @@ def test_what_a_cut_body_does_not_decide_is_no_fault_of_the_host() -> None:
     assert failure is not None
     assert (failure.reason, failure.verdict, failure.transient) == ("body_too_large", None, False)
     assert "contains z" in failure.explanation and "max_body_bytes" in failure.explanation
+
+
+def test_nobody_is_told_to_raise_the_greatest_limit() -> None:
+    undecided = result_of({"contains": ["z"]}, text="abc", is_cut=True)
+    failure = failure_of_assertions([undecided], limit_bytes=MAX_BODY_BYTES)
+
+    assert failure is not None and failure.explanation.endswith("contains z holds; no check reads more.")
 
 
 def test_what_the_beginning_of_a_body_decides_comes_before_what_it_does_not() -> None:
