@@ -24,6 +24,7 @@ _PAGES = (*PAGES, *PAGES, "long")
 
 async def soak(world: World, *, broker: str, seed: int, minutes: float) -> Verdict:
     """Return what came of all jobs that were acknowledged while faults happened for so many minutes."""
+    world.timeline.note(f"SEED={seed}")
     rng = random.Random(seed)
     # RabbitMQ forgets a queue that was declared a moment before it is killed: let all of them reach the disk.
     await restart(world, rng)
