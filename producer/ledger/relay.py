@@ -85,7 +85,8 @@ class OutboxRelay(ABC, Generic[C]):
         self._bundle_jobs = settings.bundle_jobs
         self._page_rows = settings.relay_page_jobs
         self._lease_seconds = settings.relay_lease_seconds
-        self._window = settings.publish_window
+        # Of all pages together, so that a slow broker is not owed more than the setting says.
+        self._window = max(settings.publish_window // _PAGES_AT_ONCE, 1)
         self._free_pages = asyncio.Semaphore(_PAGES_AT_ONCE)
         self._moved_at = time.monotonic()
         # The pause between pages, or one publish, passes between two steps; twice that on a busy machine.

@@ -79,7 +79,7 @@ async def _publish_all_along(world: World, kept: list[Json], rng: random.Random)
 
 
 def _is_ours(job: Json) -> bool:
-    """Return whether we published a job: nobody has a token of what third parties publish on the bulk lane."""
+    """Return whether we published a job; what third parties publish, on the bulk lane, has no token."""
     return bool(job["batch_id"]) or job["lane"] == "interactive"
 
 
