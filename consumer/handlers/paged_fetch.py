@@ -5,33 +5,28 @@ A job fetches one page only. The recorder makes the jobs of the pages that follo
 
 import asyncio
 import base64
-import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, assert_never
+from typing import Any
 from urllib.parse import quote, unquote_plus
 
 import jmespath
 
 from consumer.handlers.fetch import fetch
+from consumer.handlers.next_pages import FetchedPage, NextPages, key_digest, next_pages, offset_of
 from consumer.http.client import Client
 from consumer.http.failures import EXTRACT_FAILED, Failure
 from consumer.http.header_fields import next_link
 from consumer.http.redirect_chain import RedirectChain
-from shared import exact_json
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.pages import (
-    MAX_CURSOR_LENGTH,
-    MAX_ITEMS,
     MAX_TOTAL,
     Cursors,
     Links,
     NextUrls,
     Offsets,
     PageNumbers,
-    PagePlace,
     PageReport,
     PageResult,
     Pages,
@@ -53,52 +48,6 @@ NO_LIST = Failure(
 _NUMBER = re.compile(r"\s*\+?([0-9]{1,16})\s*")
 # RFC 9110 section 14.4: `items 0-99/1234`, `items */1234`; a total of `*` is unknown.
 _CONTENT_RANGE = re.compile(r"\s*\S+\s+\S+/([0-9]{1,16})\s*")
-_DIGEST_OCTETS = 8
-_MAX_CURSOR_DIGITS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedPage:
-    """What a page says.
-
-    Attributes:
-        items: All its items.
-        names: What identifies each item; the items themselves without a key.
-        total: How many items there are in all.
-        cursor: The cursor of the next page: any JSON.
-        next_url: The absolute URL of the next page, or why it cannot be requested; None when there is none.
-        here: The cursor or URL with which this page was requested; the first page has the empty cursor.
-    """
-
-    items: list[Any]
-    total: int | None = None
-    cursor: Any = None
-    next_url: str | StopReason | None = None
-    here: str = ""
-    names: list[Any] | None = None
-
-    @property
-    def digest(self) -> str | None:
-        """What is the same for a page with the same items; None when there are none.
-
-        With a key their order and all else that they say do not count: some of it changes with each answer.
-        """
-        if not self.items or self.names is None:
-            return digest(self.items) if self.items else None
-        return digest(sorted(map(digest, self.names)))
-
-
-@dataclass(frozen=True, slots=True)
-class NextPages:
-    """How many items of a page are kept, and which pages follow.
-
-    Attributes:
-        stopped_by: Why no page follows; None when one does, or when this was planned to be the last.
-    """
-
-    kept: int
-    stopped_by: StopReason | None = None
-    following: PagePlace | None = None
 
 
 async def fetch_or_page(args: FetchArgs, client: Client) -> Outcome:
@@ -174,7 +123,7 @@ def _url(args: FetchArgs, pages: Pages) -> str:
             is_planned = place is not None and place.last is not None
             # The size of the pages that the target really gives, so that ranges meet.
             size_here = (place.size if place and is_planned else None) or pages.size
-            offset = index * size_here if is_planned else _offset(place)
+            offset = index * size_here if is_planned else offset_of(place)
             return with_parameters(
                 args.url, {pages.parameter: str(offset), pages.size_parameter: str(size_here)}
             )
@@ -182,12 +131,6 @@ def _url(args: FetchArgs, pages: Pages) -> str:
             return with_parameters(args.url, {pages.parameter: place.cursor})
         case _:
             return args.url
-
-
-def _offset(place: PagePlace | None) -> int:
-    if place is None:
-        return 0
-    return place.items_before if place.offset is None else place.offset
 
 
 def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
@@ -251,7 +194,7 @@ def _keep(args: FetchArgs, pages: Pages, result: dict[str, Any], chain: Redirect
         here=_here(args, pages),
     )
     after = next_pages(pages, args.page, page)
-    return _outcome(args, result, items, page.total, after, keys=_keys(page.names, after.kept))
+    return _outcome(args, result, items, page.total, after, keys=_keys(page.names, after))
 
 
 def _outcome(
@@ -268,7 +211,7 @@ def _outcome(
     report = PageReport(
         items=after.kept, total=total, stopped_by=after.stopped_by, keys=keys, following=after.following
     )
-    kept = {**result, "data": items[: after.kept], "page": page.model_dump(mode="json")}
+    kept = {**result, "data": after.of(items), "page": page.model_dump(mode="json")}
     return Succeeded(kept, page=report)
 
 
@@ -280,10 +223,10 @@ def _item_names(pages: Pages, data: dict[str, Any], items: list[Any]) -> list[An
     return [item if key is None else key for key, item in zip(keys or [], items, strict=False)]
 
 
-def _keys(names: list[Any] | None, kept: int) -> str | None:
+def _keys(names: list[Any] | None, after: NextPages) -> str | None:
     if names is None:
         return None
-    return base64.b64encode(b"".join(map(key_digest, names[:kept]))).decode("ascii")
+    return base64.b64encode(b"".join(map(key_digest, after.of(names)))).decode("ascii")
 
 
 def _total(pages: Pages, data: dict[str, Any], chain: RedirectChain) -> int | None:
@@ -334,159 +277,3 @@ def _here(args: FetchArgs, pages: Pages) -> str:
     if isinstance(pages, Cursors):
         return (args.page.cursor if args.page else None) or ""
     return args.url
-
-
-def next_pages(pages: Pages, place: PagePlace | None, page: FetchedPage) -> NextPages:
-    """Return which pages follow a page.
-
-    Args:
-        pages: What the job wants.
-        place: Which page it is; None is the first.
-        page: What it says.
-    """
-    if place is not None and page.items and place.previous == page.digest:
-        return NextPages(0, _reason_of_repetition(pages, place, page))
-    if isinstance(pages, PageNumbers | Offsets) and (
-        place.last is not None if place else page.total is not None
-    ):
-        return _planned(pages, place, page)
-    before = place.items_before if place else 0
-    kept = min(len(page.items), (pages.max_items or MAX_ITEMS) - before)
-    following = _next(pages, place, page)
-    if isinstance(following, StopReason):
-        reason = StopReason.MAX_ITEMS if kept < len(page.items) else following
-        return NextPages(kept, reason)
-    if before + kept >= (pages.max_items or MAX_ITEMS):
-        return NextPages(kept, StopReason.MAX_ITEMS)
-    if following.index >= pages.max_pages:
-        return NextPages(kept, StopReason.MAX_PAGES)
-    return NextPages(kept, following=following)
-
-
-def _reason_of_repetition(pages: Pages, place: PagePlace, page: FetchedPage) -> StopReason:
-    """Return why no page follows one that came twice.
-
-    A short page behind others, and the same again behind it: so some targets answer whatever is behind the
-    last page. Otherwise the target may as well ignore our parameters, or give no page beyond some limit.
-    """
-    is_in_a_row = isinstance(pages, PageNumbers | Offsets) and place.last is None and place.index > 1
-    first = place.size or 0
-    size = min(first, (pages.size if isinstance(pages, PageNumbers | Offsets) else None) or first)
-    return StopReason.SHORT_PAGE if is_in_a_row and len(page.items) < size else StopReason.REPEATED_PAGE
-
-
-def digest(value: Any) -> str:
-    """Return 16 hexadecimal digits that are the same for the same JSON."""
-    return key_digest(value).hex()
-
-
-def key_digest(value: Any) -> bytes:
-    """Return eight octets that are the same for the same JSON."""
-    text = exact_json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text).digest()[:_DIGEST_OCTETS]
-
-
-def _planned(pages: PageNumbers | Offsets, place: PagePlace | None, page: FetchedPage) -> NextPages:
-    """Plan from the total and the size of the first page; then change the plan as totals change.
-
-    The size is what was asked for, or what the first page really has if that is less. What it has beyond
-    that, such as what is pinned there, moves no other page.
-    """
-    index, count = place.index if place else 0, len(page.items)
-    size = (place.size if place else min(count, pages.size or count)) or 0
-    extra = place.items_before if place else count - size
-    before = index * size + (extra if place else 0)
-    total = page.total if page.total is not None else (place.total if place else None) or 0
-    limit = pages.max_items or MAX_ITEMS
-    kept = max(0, min(count, limit - before))
-    if not size:
-        # Without items there is no size to plan with; the report says what is missing from the total.
-        return NextPages(0, StopReason.EMPTY_PAGE)
-    end = place.last if place and place.last is not None else index
-    needed = max(_pages_of(total - extra, size) - 1, end)
-    if index == end == needed and count > max(0, total - before):
-        # The page is fuller than the total allows, so more may follow.
-        needed = end + 1
-    allowed = min(needed, _pages_of(limit - extra, size) - 1, pages.max_pages - 1)
-    reason = None
-    if allowed < needed and index in (0, end):
-        reason = StopReason.MAX_PAGES if allowed == pages.max_pages - 1 else StopReason.MAX_ITEMS
-    elif kept < count:
-        reason = StopReason.MAX_ITEMS
-    if allowed <= end:
-        return NextPages(kept, reason)
-    following = PagePlace(
-        index=end + 1,
-        last=allowed,
-        size=size,
-        total=place.total if place else page.total,
-        items_before=extra,
-        previous=place.previous if place else page.digest,
-    )
-    return NextPages(kept, reason, following)
-
-
-def _pages_of(items: int, size: int) -> int:
-    return -(-items // size)
-
-
-def _next(pages: Pages, place: PagePlace | None, page: FetchedPage) -> PagePlace | StopReason:
-    count = len(page.items)
-    base = PagePlace.model_construct(
-        index=(place.index if place else 0) + 1,
-        size=place.size if place else count or None,
-        items_before=(place.items_before if place else 0) + count,
-        previous=page.digest,
-    )
-    match pages:
-        # A short page proves nothing: the target may filter what it has paged, or give less than is asked.
-        case PageNumbers():
-            return base if count else StopReason.EMPTY_PAGE
-        case Offsets():
-            # So that nothing is lost: a page may be short, or may have more than was asked for.
-            offset = _offset(place) + min(count, pages.size)
-            moved = {} if offset == base.items_before else {"offset": offset}
-            return base.model_copy(update=moved) if count else StopReason.EMPTY_PAGE
-        case Cursors():
-            cursor = _cursor(page.cursor)
-            if cursor is None or isinstance(cursor, StopReason):
-                return cursor or StopReason.NO_NEXT
-            return _unless_loop(
-                base.model_copy(update={"cursor": cursor}), place, here=page.here, there=cursor
-            )
-        case Links() | NextUrls():
-            url = page.next_url
-            if url is None or isinstance(url, StopReason):
-                return url or StopReason.NO_NEXT
-            return _unless_loop(base.model_copy(update={"url": url}), place, here=page.here, there=url)
-        case _ as never:
-            assert_never(never)
-
-
-def _cursor(value: Any) -> str | StopReason | None:
-    match value:
-        case None | False | "":
-            return None
-        case str() if len(value) <= MAX_CURSOR_LENGTH:
-            return value
-        case int() if value is not True and abs(value) < 10**_MAX_CURSOR_DIGITS:
-            return str(value)
-        case _:
-            return StopReason.INVALID_NEXT
-
-
-def _unless_loop(
-    following: PagePlace, place: PagePlace | None, *, here: str, there: str
-) -> PagePlace | StopReason:
-    """Return the place with its marks, unless its cursor or URL was met before.
-
-    Brent's cycle detection: constant memory, and a loop of n pages is found before it was walked thrice.
-    """
-    mark, power, steps = (place.mark, place.power, place.steps) if place else (None, 1, 1)
-    mark = mark or digest(here)
-    token = digest(there)
-    if token == mark or there == here:
-        return StopReason.LOOP
-    if steps == power:
-        mark, power, steps = token, power * 2, 0
-    return following.model_copy(update={"mark": mark, "power": power, "steps": steps + 1})

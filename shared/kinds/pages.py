@@ -135,6 +135,7 @@ class PagePlace(BaseModel):
         total: How many items there are in all, as the first page said.
         items_before: How many items the pages before have; with `last` what the first has beyond `size`.
         offset: The offset to send for it, when that is not `items_before`.
+        surplus: How many items the page before has from that offset on; `surplus_digest` is theirs.
         cursor: The cursor to send for it.
         url: Its URL; the job's own URL is replaced by it.
         previous: Digest of the items of an earlier page; it shows a target that ignores our parameters.
@@ -150,6 +151,8 @@ class PagePlace(BaseModel):
     total: Annotated[int | None, Field(ge=0, le=MAX_TOTAL)] = None
     items_before: Annotated[int, Field(ge=0, le=MAX_ITEMS)] = 0
     offset: Annotated[int | None, Field(ge=0, le=MAX_ITEMS)] = None
+    surplus: Annotated[int, Field(ge=0, le=MAX_PAGE_ITEMS)] = 0
+    surplus_digest: Annotated[str | None, Field(max_length=32)] = None
     cursor: Annotated[str | None, Field(max_length=MAX_CURSOR_LENGTH)] = None
     url: str | None = None
     previous: Annotated[str | None, Field(max_length=32)] = None

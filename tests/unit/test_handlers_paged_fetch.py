@@ -7,14 +7,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from consumer.handlers.extract import extract
-from consumer.handlers.paged_fetch import (
-    FetchedPage,
-    NextPages,
-    _is_null,
-    _offset,
-    next_pages,
-    with_parameters,
-)
+from consumer.handlers.next_pages import FetchedPage, NextPages, next_pages, offset_of
+from consumer.handlers.paged_fetch import _is_null, with_parameters
 from shared.kinds.pages import PagePlace, Pages, StopReason
 
 PAGES: TypeAdapter[Pages] = TypeAdapter(Pages)
@@ -211,10 +205,44 @@ def test_offsets_leave_no_item_out_whatever_a_page_has(counts: list[int], offset
     pages = pages_of("offset", size=10)
     asked, here = [], None
     for index, count in enumerate(counts):
-        asked.append(_offset(here))
+        asked.append(offset_of(here))
         here = next_pages(pages, here, FetchedPage(numbers(count, start=100 * index))).following
 
     assert (asked, here) == (offsets, None)
+
+
+@pytest.mark.parametrize("total", [None, 137])
+@pytest.mark.parametrize("count", [9, 10, 11, 12, 19, 24, 25, 36, 137])
+@pytest.mark.parametrize(
+    ("pinned", "large"), [*((0, large) for large in (1, 7, 10, 11, 12, 25, 60)), (2, 10), (15, 10), (2, 25)]
+)
+def test_every_item_comes_once_whatever_the_target_makes_of_the_limit(
+    pinned: int, large: int, count: int, total: int | None
+) -> None:
+    """Its pages have `large` items, whatever is asked for, and `pinned` more on the first."""
+    pages = pages_of("offset", size=10, total="t")
+    pins = [f"pinned {number}" for number in range(pinned)]
+    kept: list[Any] = []
+    here = None
+    for _ in range(200):
+        offset = offset_of(here) if here is None or here.last is None else here.index * (here.size or 0)
+        found = [*(pins if offset == 0 else []), *numbers(count)[offset : offset + large]]
+        after = next_pages(pages, here, FetchedPage(found, total=total and count + pinned))
+        kept += after.of(found)
+        if after.following is not None and after.following.last is not None:
+            here = after.following
+        elif here is not None and here.last is not None and here.index < here.last:
+            here = here.model_copy(update={"index": here.index + 1})
+        else:
+            here = after.following
+        if here is None:
+            break
+
+    if pinned and large > 10:
+        # What is pinned hides where a page begins: some come twice, and none is lost.
+        assert set(kept) == {*pins, *numbers(count)}
+    else:
+        assert kept == [*pins, *numbers(count)]
 
 
 @pytest.mark.parametrize(
@@ -223,18 +251,15 @@ def test_offsets_leave_no_item_out_whatever_a_page_has(counts: list[int], offset
         (12, 37, 3),
         (12, 102, 9),
         (12, 12, None),
+        (10, 37, 3),
         # Less than was asked for is what the target gives.
         (5, 37, 7),
     ],
 )
-@pytest.mark.parametrize("by", ["page", "offset"])
-def test_pages_are_planned_by_the_size_that_was_asked_for(
-    by: str, first: int, total: int, last: int | None
-) -> None:
-    more = {"size_parameter": "size"} if by == "page" else {}
-    after = next_pages(
-        pages_of(by, size=10, total="t", **more), None, FetchedPage(numbers(first), total=total)
-    )
+def test_pages_are_planned_by_the_size_that_was_asked_for(first: int, total: int, last: int | None) -> None:
+    pages = pages_of(size=10, total="t", size_parameter="size")
+
+    after = next_pages(pages, None, FetchedPage(numbers(first), total=total))
 
     assert (after.following and after.following.last) == last
 
