@@ -24,6 +24,7 @@ DNS_CACHE_NAMES = 10_000
 ACCEPT_ENCODING = "gzip, deflate, br"
 """What `consumer.http.body` can expand to the last byte."""
 
+_IDLE_TOO_LONG = 408
 # RFC 9110 section 9.2.2.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
@@ -127,8 +128,9 @@ class HttpSession:
 
         A request that was dropped on a kept connection is sent again, once: the host may have closed it just
         then (RFC 9112 section 9.3.1). So is one that no HTTP answers there: it may be what the host sent too
-        much of the answer before. On a new connection that would double the load of every host that answers
-        by hanging up (blackbox_exporter issue 1453).
+        much of the answer before. A 408 is what load balancers say to an idle connection, and browsers repeat
+        the request too (RFC 9110 section 15.5.9). On a new connection that would double the load of every
+        host that answers by hanging up (blackbox_exporter issue 1453).
 
         Raises:
             aiohttp.ClientError: there was none.
@@ -136,7 +138,10 @@ class HttpSession:
         """
         session, send = self._session, self._send
         try:
-            return await send(session, method, url, headers=headers, body=body, recording=recording)
+            answer = await send(session, method, url, headers=headers, body=body, recording=recording)
+            if answer.status != _IDLE_TOO_LONG or method not in _IDEMPOTENT or not recording.is_reused:
+                return answer
+            answer.close()
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError):
