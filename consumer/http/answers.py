@@ -7,7 +7,7 @@ connection with it.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
@@ -50,7 +50,8 @@ class AnswerProtocol(ResponseHandler):
 
     def _drain_tail(self) -> None:
         # The last that aiohttp does when a request is about to be sent; the parser is the request's.
-        self._parser = cast("HttpResponseParser", AnswerParser(self, self._parser))
+        parser: Any = AnswerParser(self, self._parser)
+        self._parser = parser
         if self._tail:
             super()._drain_tail()
 
@@ -110,7 +111,12 @@ class AnswerParser:
             parsed: Parsed = self._parser.feed_data(data)
         except HttpProcessingError as error:
             return self._mended(error)
-        return self._answered(parsed)
+        messages = parsed[0]
+        if len(messages) != 1 or messages[0][0].code < 200:
+            return self._answered(parsed)
+        # Nearly always: without a further call, since every request passes here.
+        self._is_chunked, self._body, self._seen = messages[0][0].chunked, messages[0][1], None
+        return parsed
 
     def feed_eof(self) -> RawResponseMessage | None:
         """Note the end of the connection, and return a head that it cut, if aiohttp can."""
