@@ -160,7 +160,7 @@ class JobTemplate:
             same_as: The job of its batch that asks for the same; its own id if it is the one that asks.
         """
         due_at = self.timing.due_at
-        if same_as not in {None, job_id}:
+        if same_as is not None and same_as != job_id:
             due_at = (due_at or self.created_at) + LOOK_AFTER
         events = self.callback_events
         if batch_id is not None:
