@@ -11,7 +11,7 @@ from producer.store.database import RetryingStore
 from shared.clock import utc_now
 
 _POLL_SECONDS = 0.5
-_PAGE_ORIGINALS = 100
+_PAGE_ORIGINALS = 250
 
 logger = logging.getLogger(__name__)
 

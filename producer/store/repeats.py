@@ -29,8 +29,8 @@ _PAGE_BYTES = 8 * 1_048_576
 
 
 def ended_originals(connection: sa.Connection, *, limit: int, without: Collection[UUID] = ()) -> list[UUID]:
-    """Return jobs that have ended, and whose repeats may still wait, oldest first. Locks nothing."""
-    query = sa.select(jobs.c.id).where(IS_ENDED_ORIGINAL).order_by(jobs.c.id).limit(limit)
+    """Return some jobs that have ended, and whose repeats may still wait. Locks nothing."""
+    query = sa.select(jobs.c.id).where(IS_ENDED_ORIGINAL).limit(limit)
     if without:
         query = query.where(jobs.c.id.not_in(list(without)))
     return list(connection.scalars(query))

@@ -175,11 +175,7 @@ IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
 
 # In a function, or SQLite takes the index on `state` instead of the partial one, and reads a million jobs
 # where it could read none. `coalesce` changes nothing: a state is never null.
-def _state_of(table: sa.FromClause) -> sa.ColumnElement[str]:
-    return sa.func.coalesce(table.c.state, sa.literal_column("''"))
-
-
-_state = _state_of(jobs)
+_state = sa.func.coalesce(jobs.c.state, sa.literal_column("''"))
 IS_ACCEPTED_INTERACTIVE = sa.and_(
     _state == _written(JobState.ACCEPTED), jobs.c.lane == _written(Lane.INTERACTIVE)
 )
@@ -201,8 +197,10 @@ def is_waiting_repeat(table: sa.FromClause) -> sa.ColumnElement[bool]:
 
     It is scheduled, so that no relay comes across it.
     """
+    # Not in the words of `IS_SCHEDULED`, or PostgreSQL reads all the scheduled by the index of those.
+    state = sa.func.coalesce(table.c.state, sa.literal_column("'-'"))
     is_repeat = sa.and_(table.c.same_as.is_not(None), table.c.same_as != table.c.id)
-    return sa.and_(is_repeat, _state_of(table) == _written(JobState.SCHEDULED))
+    return sa.and_(is_repeat, state == _written(JobState.SCHEDULED))
 
 
 IS_WAITING_REPEAT = is_waiting_repeat(jobs)

@@ -22,7 +22,7 @@ def upgrade() -> None:
     _index(
         "ix_jobs_waiting_repeats",
         ["same_as", "id"],
-        where="same_as IS NOT NULL AND same_as != id AND coalesce(state, '') = 'scheduled'",
+        where="same_as IS NOT NULL AND same_as != id AND coalesce(state, '-') = 'scheduled'",
     )
     _index(
         "ix_jobs_ended_originals",
