@@ -46,7 +46,7 @@ from shared.urls import url_fragment, url_host
 MAX_CONTENT_TYPE_LENGTH = 200
 
 INLINE_BODY_BYTES = 16_384
-"""A larger body is looked at in a thread: hostile HTML of this size takes 10 ms, of 4 MB two seconds."""
+"""A larger body is looked at in a thread, as every page is: hostile HTML of 4 MB takes two seconds."""
 
 LOOK_SECONDS = 3.0
 """For why a host hung up during TLS; on top of the attempt's own limit, so that it never costs the verdict,
@@ -159,7 +159,7 @@ class _Check:
         if body.is_whole:
             self.body_bytes = len(body.content)
         judgement = (answer, markup, body)
-        takes_long = self._takes_long(body)
+        takes_long = markup is not Markup.NONE or self._takes_long(body)
         return await asyncio.to_thread(self._judge, *judgement) if takes_long else self._judge(*judgement)
 
     def _needs_body(self, markup: Markup) -> bool:

@@ -7,7 +7,8 @@ what it was. `<div>` says nothing and goes in as `</z_div>`, which comes out as 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -70,6 +71,30 @@ def sniff(body: bytes) -> Markup:
 
 def read_html(text: str, listener: Listener) -> None:
     """Tell a listener what is in an HTML page; blocks for up to half a second a megabyte."""
+    _in_own_thread(_read_html, text, listener)
+
+
+def read_xhtml(text: str, listener: Listener) -> None:
+    """Tell a listener what is in an XHTML page, as far as it is XML."""
+    _in_own_thread(_read_xhtml, text, listener)
+
+
+def as_written(value: str) -> str:
+    """Return a text or the value of an attribute as it stands in the page."""
+    if "z_" not in value:
+        return value
+    value = _FLAT_END_OF_TEXT.sub(r"</\1", value)
+    return value.replace("<br z_", "<").replace("</z_", "<").replace("<hr z_", "</")
+
+
+def _in_own_thread(read: Callable[[str, Listener], None], text: str, listener: Listener) -> None:
+    # lxml keeps every name of an element or attribute for as long as the thread lives, and strangers never
+    # run out of names: those of a page of 4 MB took 20 MB for good.
+    with ThreadPoolExecutor(1, "page") as thread:
+        thread.submit(read, text, listener).result()
+
+
+def _read_html(text: str, listener: Listener) -> None:
     target: Any = _FlatTarget(listener)  # The types of lxml demand what it does not.
     parser = etree.HTMLParser(target=target, huge_tree=True)
     at, size = 0, FIRST_PIECE_CHARACTERS
@@ -88,11 +113,8 @@ def read_html(text: str, listener: Listener) -> None:
             listener.end(target.text_element)
 
 
-def read_xhtml(text: str, listener: Listener) -> None:
-    """Tell a listener what is in an XHTML page, as far as it is XML.
-
-    libxml2 bounds what entities expand to as long as `huge_tree` is false.
-    """
+def _read_xhtml(text: str, listener: Listener) -> None:
+    # libxml2 bounds what entities expand to as long as `huge_tree` is false.
     target: Any = _XmlTarget(listener)
     parser = etree.XMLParser(
         target=target, recover=True, resolve_entities=False, no_network=True, load_dtd=False
@@ -105,14 +127,6 @@ def read_xhtml(text: str, listener: Listener) -> None:
         parser.close()
     except etree.LxmlError:
         pass  # The rest is no XML; the listener has heard what comes before.
-
-
-def as_written(value: str) -> str:
-    """Return a text or the value of an attribute as it stands in the page."""
-    if "z_" not in value:
-        return value
-    value = _FLAT_END_OF_TEXT.sub(r"</\1", value)
-    return value.replace("<br z_", "<").replace("</z_", "<").replace("<hr z_", "</")
 
 
 _PAGES: Mapping[str, Markup] = {"text/html": Markup.HTML, "application/xhtml+xml": Markup.XHTML}

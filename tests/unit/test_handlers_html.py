@@ -1,7 +1,9 @@
 """Titles and fragments of pages, by the rules of the HTML Standard, and pages that are made to be slow."""
 
 import random
+import threading
 import time
+from collections.abc import Mapping
 
 import pytest
 
@@ -217,6 +219,24 @@ def test_the_type_says_what_a_page_is(declared: str | None, markup: Markup) -> N
 )
 def test_a_body_without_a_type_is_a_page_when_it_begins_like_one(body: bytes, markup: Markup) -> None:
     assert sniff(body) is markup
+
+
+def test_the_names_in_a_page_are_forgotten_with_the_thread_that_read_it() -> None:
+    class Witness:
+        is_done = False
+        thread = threading.current_thread()
+
+        def start(self, name: str, attributes: Mapping[str, str], *, is_html: bool) -> None:
+            self.thread = threading.current_thread()
+
+        def end(self, name: str) -> None: ...
+        def text(self, text: str) -> None: ...
+
+    for read in (markup.read_html, markup.read_xhtml):
+        witness = Witness()
+        read('<p id="x"/>', witness)
+
+        assert not witness.thread.is_alive()
 
 
 MEGABYTE = 1_000_000
