@@ -151,7 +151,7 @@ _STOPS = {
     StopReason.REPEATED_PAGE: "It stopped where the same page came twice, and left the second copy out: the "
     "target ignores what was asked for, or has no more; nobody can tell.",
     StopReason.OTHER_ORIGIN: "It stopped where a page led to another origin; `other_origins` allows that.",
-    StopReason.INVALID_NEXT: "It stopped where a page led to something that is no valid URL.",
+    StopReason.INVALID_NEXT: "It stopped where a page named as the next one what is no valid URL or cursor.",
 }
 
 
