@@ -155,10 +155,9 @@ class Column:
 
     def takes(self, cell: str) -> bool:
         """Return whether a cell gives an argument."""
-        if not cell or self.name is None:
-            return False
         # Tables of links have the titles of pages in a column of this name.
-        return self.name != "title" or "boolean" not in self.types or cell.strip().lower() in _BOOLEANS
+        is_title = self.name == "title" and "boolean" in self.types
+        return self.name is not None and (not is_title or cell.strip().lower() in _BOOLEANS)
 
     def read(self, cell: str, *, at: str) -> Any:
         """Return the value of a cell: text as it is, for an argument that takes text; anything else as JSON.
@@ -166,22 +165,21 @@ class Column:
         Raises:
             JobInvalid: it is not one URL where one is wanted, not JSON, or not as `read_json` wants it.
         """
-        place = f"{at}/{self.name}"
         if self.name == "url":
             try:
                 return url_in_cell(cell)
             except ValueError as error:
-                raise _invalid(place, str(error)) from None
+                raise _invalid(f"{at}/url", str(error)) from None
         if "string" in self.types:
             return cell
         text = cell.strip()
         # Spreadsheets write TRUE.
         text = text.lower() if text.lower() in _BOOLEANS else text
         try:
-            return read_json(text, at=place)
+            return read_json(text, at=f"{at}/{self.name}")
         except orjson.JSONDecodeError:
             msg = next((_WANTED[name] for name in sorted(self.types) if name in _WANTED), "Must be JSON")
-            raise _invalid(place, msg) from None
+            raise _invalid(f"{at}/{self.name}", msg) from None
 
 
 @dataclass(slots=True)
@@ -300,7 +298,9 @@ def _document(columns: list[Column], cells: list[str], *, at: str) -> dict[str, 
         quotes = "; a cell that holds a delimiter stands in quotes" if len(cells) > len(columns) else ""
         raise _invalid(at, f"The record has {len(cells)} cells, the header {len(columns)}{quotes}")
     pairs = zip(columns, cells, strict=True)
-    return {str(column.name): column.read(cell, at=at) for column, cell in pairs if column.takes(cell)}
+    return {
+        str(column.name): column.read(cell, at=at) for column, cell in pairs if cell and column.takes(cell)
+    }
 
 
 def _likely_delimiters(media_type: str) -> bytes:

@@ -123,9 +123,12 @@ class LineSplitter:
 
     def _end_line(self, line: bytes) -> tuple[int, bytes | None]:
         self._number += 1
-        is_too_long = self._is_dropping or len(line.rstrip(_LINE_ENDS)) > self.max_line_bytes
-        self._is_dropping = False
-        return self._number, None if is_too_long else line.strip(_BLANKS)
+        if self._is_dropping or len(line) > self.max_line_bytes:
+            is_too_long = self._is_dropping or len(line.rstrip(_LINE_ENDS)) > self.max_line_bytes
+            self._is_dropping = False
+            if is_too_long:
+                return self._number, None
+        return self._number, line.strip(_BLANKS)
 
 
 class _In(Enum):
