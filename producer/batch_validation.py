@@ -118,6 +118,15 @@ def check_batch(
         raise BatchInvalid(errors, summary)
 
 
+def is_ref(text: str) -> bool:
+    """Return whether a text may be the ref of an item."""
+    try:
+        check_ref(text, at="")
+    except JobInvalid:
+        return False
+    return True
+
+
 def given_text(line: bytes | None) -> str | None:
     """Return the beginning of a line as text that can be stored and shown; None, if it is not known."""
     if line is None:

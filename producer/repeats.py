@@ -5,7 +5,6 @@ but for its fragment, which no server sees (RFC 9110 section 4.2.5), with all ot
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -80,7 +79,7 @@ class RepeatFinder:
                 same_as = ids[original]
             elif (fragments := self._fragments.get(number)) is not None:
                 same_as = ids[number] = job_id
-                asked = replace(args, document=_searching(args.document, fragments))
+                asked = args._replace(document=_searching(args.document, fragments))
             yield template.job(asked, job_id=job_id, batch_id=batch_id, same_as=same_as)
 
     def _join(self, original: int, fragment: str | None, args: Args) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -60,9 +60,10 @@ def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text).digest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class ValidArgs:
+class ValidArgs(NamedTuple):
     """Arguments as they are stored, and the host they lead to; the host is empty when there is none.
+
+    A tuple, which is made in a quarter of the time: a batch makes three a line.
 
     Attributes:
         given_url: The URL as it was handed in, where that is another text than the one in the document.
@@ -163,9 +164,9 @@ class JobTemplate:
         if same_as is not None and same_as != job_id:
             due_at = (due_at or self.created_at) + LOOK_AFTER
         events = self.callback_events
-        if batch_id is not None:
+        if batch_id is not None and events is not None:
             # A batch calls back once, for all its jobs, unless their own ends are asked for.
-            events = [event for event in events or () if event != CallbackEvent.BATCH_COMPLETED] or None
+            events = [event for event in events if event != CallbackEvent.BATCH_COMPLETED] or None
         return NewJob(
             id=job_id,
             kind=self.kind.name,

@@ -57,8 +57,7 @@ class BatchSpool:
         """Keep a job's arguments, or why a line becomes no job."""
         if isinstance(item, ValidArgs):
             self.valid += 1
-            kept = (item.document, item.host, item.given_url, item.ref, item.line)
-            self._jobs.write(orjson.dumps((kept, self.finder.find(item.document))) + b"\n")
+            self._jobs.write(orjson.dumps((tuple(item), self.finder.find(item.document))) + b"\n")
             return
         self.rejections += 1
         why = (item.number, item.loc, item.msg, item.ref, item.given)

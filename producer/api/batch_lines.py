@@ -15,7 +15,7 @@ import orjson
 
 from producer.api.batch_splitting import DELIMITERS, MAX_RECORD_BYTES, LineSplitter, RecordSplitter
 from producer.api.guard import CSV_TYPE, TEXT_TYPE, TSV_TYPE
-from producer.batch_validation import Arguments, given_text
+from producer.batch_validation import Arguments, given_text, is_ref
 from producer.json_text import read_json
 from producer.listed_urls import (
     TAKEN,
@@ -216,18 +216,20 @@ class CsvReader:
             yield from self._read(number, record)
 
     def _read(self, number: int, record: bytes | None) -> Iterator[Line]:
-        at = _pointer(number)
+        at, cells = _pointer(number), list[str]()
         try:
             if not (text := _record_text(record, at)):
                 return
             if self._columns is None:
                 self._begin(text, at)
                 return
-            document = _document(self._columns, _cells(text, self._delimiter or ",", at), at=at)
+            cells = _cells(text, self._delimiter or ",", at)
+            document = _document(self._columns, cells, at=at)
         except JobInvalid as error:
             if self._columns is None:
                 raise
-            yield Rejected(number, error.errors[0].loc, error.errors[0].msg, given=given_text(record))
+            ref = _ref_of(self._columns, cells)
+            yield Rejected(number, error.errors[0].loc, error.errors[0].msg, ref, given_text(record))
         else:
             yield Arguments(number, at, document, record)
 
@@ -301,6 +303,14 @@ def _document(columns: list[Column], cells: list[str], *, at: str) -> dict[str, 
     return {
         str(column.name): column.read(cell, at=at) for column, cell in pairs if cell and column.takes(cell)
     }
+
+
+def _ref_of(columns: list[Column], cells: list[str]) -> str | None:
+    """Return the ref of a record that is rejected; None without one, and where it is not sure which it is."""
+    if len(cells) != len(columns):
+        return None
+    pairs = zip(columns, cells, strict=True)
+    return next((cell for column, cell in pairs if column.name == "ref" and is_ref(cell)), None)
 
 
 def _likely_delimiters(media_type: str) -> bytes:

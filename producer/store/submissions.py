@@ -230,8 +230,8 @@ def _rows(
             commons[job.due_at] = these, common
         counts[job.state.value] += 1
         host = bound_value(stored_host(job.host), dialect)
-        ref, given_url = job.ref and bound_value(job.ref, dialect), job.given_url
-        given_url = given_url and bound_value(given_url, dialect)
+        ref = None if job.ref is None else bound_value(job.ref, dialect)
+        given_url = None if job.given_url is None else bound_value(job.given_url, dialect)
         same_as = None if job.same_as is None else job.same_as.hex
         yield common, (job.id.hex, encode_document(job.args), host, job.line, ref, given_url, same_as)
 

@@ -125,6 +125,20 @@ def test_a_rejected_item_is_known_by_its_ref(api: RunningApi) -> None:
     assert [each["ref"] for each in listed] == ["row 2", None]
 
 
+def test_a_record_whose_cells_cannot_be_read_is_known_by_its_ref_where_that_is_sure(api: RunningApi) -> None:
+    records = ["x,5,row 2", "x,never,row 3", "x,never,\x07", "x,never", f"{URL},5,row 6"]
+    table = "\n".join(["url,timeout_seconds,ref", *records])
+
+    rejected = post_lines(api, "text/csv", table).json()["rejected"]["errors"]
+
+    assert [(each["number"], each["ref"]) for each in rejected] == [
+        (2, "row 2"),
+        (3, "row 3"),
+        (4, None),
+        (5, None),
+    ]
+
+
 def test_a_replay_answers_with_the_ref_and_another_ref_is_another_request(api: RunningApi) -> None:
     key = {"Idempotency-Key": "a"}
     first = api.client.post("/jobs", json={**CHECK, "ref": "row 1"}, headers=key)

@@ -102,6 +102,7 @@ def test_a_table_says_of_each_line_what_was_handed_in_and_what_came_of_it(api: R
     assert unfinished["explanation"].startswith("Stored; waiting")
     assert (nonsense["state"], nonsense["ref"], nonsense["id"]) == ("rejected", "a.md:3", "")
     assert nonsense["explanation"].startswith("/lines/4/url: ")
+    assert (nonsense["given_url"], never["given_url"]) == ("a.md:3,nonsense,", ",http://late.example/,never")
     assert never["explanation"] == "/lines/8/timeout_seconds: Must be a number such as 2.5"
 
 
