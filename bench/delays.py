@@ -111,6 +111,7 @@ async def _submit(api_url: str, target_url: str, waiting: Waiting) -> None:
             batch = {
                 "kind": "check",
                 "items": [item] * min(JOBS_A_BATCH, waiting.jobs - first),
+                "dedupe": False,
                 "run_at": datetime.fromtimestamp(due_seconds, UTC).isoformat(),
             }
             (await http.post("/batches", json=batch)).raise_for_status()
