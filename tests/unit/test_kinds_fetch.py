@@ -30,7 +30,6 @@ def document(**said: Any) -> Any:
         ({"method": "POST", "json": "x" * 262_143}, "/args/json", "larger than"),
         ({"method": "POST", "body": "a\0b"}, "/args/body", "NUL"),
         ({"method": "POST", "json": {"a": ["\0"]}}, "/args/json/a/0", "NUL"),
-        ({"method": "POST", "json": 1 << 70}, "/args", "too large"),
         ({"method": "POST", "json_body": 1}, "/args/json_body", "no such field"),
         ({"method": "POST", "body_base64": "a_-="}, "/args/body_base64", "not base64"),
         ({"method": "POST", "body_base64": "é"}, "/args/body_base64", "not base64"),
