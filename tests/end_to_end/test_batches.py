@@ -55,7 +55,7 @@ async def test_a_page_with_eighty_fragments_and_a_url_a_hundred_times_are_two_re
 
 async def test_ten_thousand_lines_of_one_url_are_asked_once_in_flat_memory(client: Client) -> None:
     # The first pages pay for caches and pools.
-    warm_up = await client.submit_batch([f"/ok/{uuid.uuid4()}"] * 2_000, kind="check")
+    warm_up = await client.submit_batch([f"/ok/{uuid.uuid4()}"] * 6_000, kind="check")
     await client.finished_batch(warm_up["id"], deadline_seconds=60)
     path = f"/ok/{uuid.uuid4()}"
     before = {process: client.system.memory_bytes(process) for process in ("api", "ledger")}
