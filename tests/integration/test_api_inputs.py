@@ -176,6 +176,7 @@ def test_a_number_in_a_query_is_a_number_of_json(api: RunningApi, value: str) ->
         ("/jobs", "kind=check"),
         ("/jobs", "host=a"),
         ("/jobs", "url=a"),
+        ("/jobs", "ref=a"),
         ("/jobs", "created_after=2026-12-01T12:00:00Z"),
         ("/jobs", "cursor=019e5b9b-0000-7000-8000-000000000000"),
         ("/batches", "limit=5"),
