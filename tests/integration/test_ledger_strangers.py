@@ -167,7 +167,7 @@ async def test_a_stranger_who_begins_a_job_far_on_its_way_is_not_adopted(ledger:
 
 
 async def test_a_job_of_a_third_party_needs_no_token_until_it_is_redriven(ledger: Ledger) -> None:
-    third_party = make_message()
+    third_party = make_message().model_copy(update={"ref": "a.md:7"})
     async with ledger.recording():
         await ledger.publish(third_party.encode())
         await ledger.settle(third_party, GONE)
@@ -182,7 +182,7 @@ async def test_a_job_of_a_third_party_needs_no_token_until_it_is_redriven(ledger
         done = await ledger.job_in(third_party.id, JobState.SUCCEEDED)
 
     assert (redriven.state, redriven.run) == (JobState.ACCEPTED, 2)
-    assert (done.run, done.result) == (2, {"verdict": "ok"})
+    assert (done.run, done.result, done.ref) == (2, {"verdict": "ok"}, "a.md:7")
 
 
 async def test_a_job_of_the_version_before_ends_without_a_token_and_no_later_run_of_it_does(
