@@ -227,13 +227,14 @@ def _arguments(job: JobRecord, following: PagePlace) -> tuple[dict[str, Any] | N
     if url_origin(url) != url_origin(args["url"]):
         for name in _OWN_ARGS:
             args.pop(name, None)
-        if headers := args.pop("headers", None):
-            # The name of a secret is a dictionary.
-            args["headers"] = {
-                name: value
-                for name, value in headers.items()
-                if is_portable_header(name) and isinstance(value, str)
-            }
+        # The name of a secret is a dictionary.
+        headers = {
+            name: value
+            for name, value in (args.pop("headers", None) or {}).items()
+            if is_portable_header(name) and isinstance(value, str)
+        }
+        if headers:
+            args["headers"] = headers
     return {**args, "url": url}, url_host(url)
 
 

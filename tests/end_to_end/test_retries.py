@@ -2,7 +2,7 @@
 
 import uuid
 
-from shared.broker.topology import delay_queue
+from shared.broker.topology import WORK_DELIVERY_LIMIT, delay_queue
 from tests.support.client import QUICK_RETRY, Client
 from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
@@ -75,12 +75,15 @@ async def test_a_target_that_asks_to_wait_is_not_asked_earlier(client: Client) -
 
 
 @on_one_store
-async def test_forty_retries_in_a_row_lose_nothing(client: Client) -> None:
+async def test_more_retries_in_a_row_than_a_queue_allows_deliveries_lose_nothing(client: Client) -> None:
+    attempts = WORK_DELIVERY_LIMIT + 4
     page = f"/flaky/{uuid.uuid4()}"
-    job = await client.submit("fetch", f"{page}?fail=40", retry={**QUICK_RETRY, "max_attempts": 41})
+    job = await client.submit(
+        "fetch", f"{page}?fail={attempts - 1}", retry={**QUICK_RETRY, "max_attempts": attempts}
+    )
 
     done = await client.job_in(job["id"], "succeeded", "parked", deadline_seconds=150)
 
     assert done["state"] == "succeeded"
-    assert [each["number"] for each in done["attempts"]] == list(range(1, 42))
-    assert (await client.hits())[page] == 41
+    assert [each["number"] for each in done["attempts"]] == list(range(1, attempts + 1))
+    assert (await client.hits())[page] == attempts

@@ -189,7 +189,7 @@ async def test_wrong_credentials_are_broken_and_missing_ones_blocked(bin_url: st
     ("head", "verdict"),
     [
         ("403 No\r\ncf-mitigated: challenge", Verdict.BLOCKED),
-        ("503 No\r\ncf-mitigated: challenge\r\nRetry-After: 5", Verdict.BLOCKED),
+        ("503 No\r\ncf-mitigated: challenge\r\nRetry-After: 1", Verdict.BLOCKED),
         ("202 Wait\r\nx-amzn-waf-action: challenge", Verdict.BLOCKED),
         ("405 No\r\nx-amzn-waf-action: captcha", Verdict.BLOCKED),
         ("999 No", Verdict.BLOCKED),
