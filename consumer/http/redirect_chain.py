@@ -179,19 +179,10 @@ async def _follow(
         if requested and _identity(message, target) in requested:
             return REDIRECT_LOOP
         chain.url = target.url
-        refused = None
-        if request.robots is Robots.RESPECT:
-            refused = await _robots_denial(client, polite, target.wire)
-        if refused is None and not polite.has_first_permit(chain.url):
-            refused = await polite.permit(chain.url)
-        answer = refused or await _send(
+        answer = await _refusal(client, polite, request, target) or await _send(
             client, polite, chain, target=target, message=message, request=request
         )
-        if (
-            isinstance(answer, Failure)
-            or not leads_on(answer.status, answer.headers)
-            or request.redirects is Redirects.REPORT
-        ):
+        if isinstance(answer, Failure) or _ends_here(answer, request):
             return answer
         requested.add(_identity(message, target))
         # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
@@ -209,6 +200,19 @@ async def _follow(
             return REDIRECT_WITH_BODY
         message = _with_cookies(message, cookies, target)
     return too_many_redirects(request.max_redirects)
+
+
+async def _refusal(
+    client: Client, polite: "PoliteRequest", request: HttpRequest, target: Target
+) -> Failure | None:
+    """Return why a target may not be asked now, after waiting for a permit; None when it may."""
+    if request.robots is Robots.RESPECT and (denied := await _robots_denial(client, polite, target.wire)):
+        return denied
+    return None if polite.has_first_permit(target.url) else await polite.permit(target.url)
+
+
+def _ends_here(answer: aiohttp.ClientResponse, request: HttpRequest) -> bool:
+    return request.redirects is Redirects.REPORT or not leads_on(answer.status, answer.headers)
 
 
 class _Message(NamedTuple):
