@@ -33,13 +33,13 @@ class Call:
 class SiteState:
     """What the site remembers between requests.
 
-    `flaky` and `limited` count by method and key, so that a check (HEAD, then GET) and a fetch see
-    the same number of failures in as many attempts.
+    `flaky` counts by method and key, so that a check (HEAD, then GET) and a fetch see the same number of
+    failures in as many attempts. `limited` counts whoever asks, as hosts do.
     """
 
     hits: Counter[str] = field(default_factory=Counter)
     flaky: Counter[tuple[str, str]] = field(default_factory=Counter)
-    limited: set[tuple[str, str]] = field(default_factory=set)
+    limited: set[str] = field(default_factory=set)
     mended: set[str] = field(default_factory=set)
     open_gates: set[str] = field(default_factory=set)
     hooks: dict[str, list[Call]] = field(default_factory=dict)
@@ -187,8 +187,7 @@ async def _flaky(request: web.Request) -> web.Response:
 
 
 async def _limited(request: web.Request) -> web.Response:
-    key = (request.method, request.match_info["key"])
-    state = request.app[STATE]
+    key, state = request.match_info["key"], request.app[STATE]
     if key not in state.limited:
         state.limited.add(key)
         raise web.HTTPTooManyRequests(headers={"Retry-After": str(LIMITED_SECONDS)})

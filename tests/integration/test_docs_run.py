@@ -120,6 +120,21 @@ def test_a_document_shows_what_its_blocks_do(document: Path, service: Service) -
     assert not wrong, "\n\n".join(wrong)
 
 
+def test_the_demo_ends_as_it_says() -> None:
+    demo = subprocess.run(
+        [sys.executable, "-m", "deploy.local.demo"],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+
+    assert (demo.returncode, demo.stderr) == (0, ""), demo.stdout
+    assert "Every job ended as it must" in demo.stdout
+
+
 @contextmanager
 def _started(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
     with log.open("wb") as output:
