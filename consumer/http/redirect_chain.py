@@ -58,6 +58,7 @@ class RedirectChain:
         headers: Those of the last answer.
         redirects_to_http: Whether a redirect led from https to http.
         brings_fragment: Whether a redirect named a fragment, which took the place of that of the first URL.
+        following: Where the last answer leads, or why it leads nowhere; None when it is no redirect.
     """
 
     url: str
@@ -67,6 +68,7 @@ class RedirectChain:
     started: float = field(default_factory=time.monotonic)
     redirects_to_http: bool = False
     brings_fragment: bool = False
+    following: Target | Failure | None = None
     _recording: Recording | None = None
     _begins_at: int = 0
 
@@ -182,13 +184,13 @@ async def _follow(
         answer = await _refusal(client, polite, request, target) or await _send(
             client, polite, chain, target=target, message=message, request=request
         )
-        if isinstance(answer, Failure) or _ends_here(answer, request):
+        if isinstance(answer, Failure) or chain.following is None or request.redirects is Redirects.REPORT:
             return answer
         requested.add(_identity(message, target))
         # Unread: a body that has not fully arrived costs the connection, and nothing is waited for.
         answer.release()
         cookies = _noted_cookies(cookies, answer, target)
-        following = _allowed_target(chain, request, target, answer)
+        following = _allowed_target(chain, request, target, chain.following)
         if isinstance(following, Failure):
             return following
         chain.brings_fragment |= "#" in answer.headers["Location"]
@@ -209,10 +211,6 @@ async def _refusal(
     if request.robots is Robots.RESPECT and (denied := await _robots_denial(client, polite, target.wire)):
         return denied
     return None if polite.has_first_permit(target.url) else await polite.permit(target.url)
-
-
-def _ends_here(answer: aiohttp.ClientResponse, request: HttpRequest) -> bool:
-    return request.redirects is Redirects.REPORT or not leads_on(answer.status, answer.headers)
 
 
 class _Message(NamedTuple):
@@ -298,7 +296,9 @@ async def _send(
         return failure
     recording.answer()
     chain.headers = answer.headers
-    chain.hops.append(_hop(chain, target, message, answer))
+    leads = leads_on(answer.status, answer.headers)
+    chain.following = redirect_target(target, answer.headers["Location"]) if leads else None
+    chain.hops.append(_hop(chain, message, answer.status))
     wait = retry_after_seconds(answer.headers, now=utc_now()) if honours_retry_after(answer.status) else None
     chain.retry_after_seconds = wait
     polite.answered(answer.status, retry_after_seconds=wait)
@@ -322,14 +322,12 @@ _TOO_LATE: Mapping[Phase, Failure] = MappingProxyType(
 )
 
 
-def _hop(chain: RedirectChain, target: Target, message: _Message, answer: aiohttp.ClientResponse) -> HopJson:
-    leads = leads_on(answer.status, answer.headers)
-    following = redirect_target(target, answer.headers["Location"]) if leads else None
-    recording = chain.recording
+def _hop(chain: RedirectChain, message: _Message, status: int) -> HopJson:
+    recording, following = chain.recording, chain.following
     return {
         "method": message.method,
         "url": chain.url,
-        "status": answer.status,
+        "status": status,
         "seconds": recording.header_seconds,
         "ip": recording.ip,
         "family": recording.family,
@@ -339,11 +337,10 @@ def _hop(chain: RedirectChain, target: Target, message: _Message, answer: aiohtt
 
 
 def _allowed_target(
-    chain: RedirectChain, request: HttpRequest, current: Target, answer: aiohttp.ClientResponse
+    chain: RedirectChain, request: HttpRequest, current: Target, following: Target | Failure
 ) -> Target | Failure:
     if request.redirects is Redirects.REFUSE:
         return REDIRECT_REFUSED
-    following = redirect_target(current, answer.headers["Location"])
     if isinstance(following, Failure) or (current.wire.scheme, following.wire.scheme) != ("https", "http"):
         return following
     chain.redirects_to_http = True
