@@ -33,7 +33,7 @@ from bench.wrk import Load, post_for
 from deploy.local.errors import LocalError
 from shared.broker.bundle import bodies_of
 from shared.broker.topology import bundle_queue, declare_topology
-from shared.kinds.registry import KINDS
+from shared.kinds.registry import BROKERED_KINDS
 from shared.settings import Settings
 
 CONNECTIONS = (1, 16, 64)
@@ -85,7 +85,7 @@ async def _measure_batch(system: System, lines: int) -> Json:
         connection.channel() as channel,
     ):
         # The ledger would declare it, too late for a queue that is to be watched from the start.
-        await declare_topology(channel, KINDS)
+        await declare_topology(channel, BROKERED_KINDS)
         rounds = [await _measure_round(system, http, channel, lines) for _ in range(ROUNDS)]
     middle = {name: median(each[name] for each in rounds) for name in rounds[0]}
     relayed, bare = middle["relayed_per_second"], middle["bare_aio_pika_per_second"]

@@ -30,7 +30,7 @@ from bench.summary import Run, rotated, summarize, table
 from bench.works import Place, Work
 from deploy.local.errors import ControlFailed, LocalError
 from shared.broker.topology import declare_topology
-from shared.kinds.registry import KINDS
+from shared.kinds.registry import BROKERED_KINDS
 
 # Twice what any contender takes at once, so that all are in their stride when the clock starts.
 WARM_UP_JOBS = 400
@@ -73,7 +73,7 @@ async def _measure_all(
     runs = []
     connection = await aio_pika.connect(rig.amqp_url)
     async with connection, connection.channel() as channel:
-        await declare_topology(channel, KINDS)
+        await declare_topology(channel, BROKERED_KINDS)
         for number in range(1, rounds + 1):
             for work in works:
                 for contender in rotated(contenders, number - 1):

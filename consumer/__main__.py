@@ -9,10 +9,12 @@ import uvloop
 from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
 from shared.errors import RetrieverError, SettingsInvalid, StaysUnready
-from shared.kinds.registry import KINDS
 from shared.process import prepare_process, stop_event
 from shared.settings import Settings, read_settings
 from shared.watchdog import EXIT_STATUS
+
+# Not commands: nobody serves those by accident.
+_DEFAULT_KINDS = "check,fetch,webhook"
 
 
 @click.group()
@@ -21,7 +23,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--kinds", default=",".join(KINDS), show_default=True, help="Kinds of jobs to work on.")
+@click.option("--kinds", default=_DEFAULT_KINDS, show_default=True, help="Kinds of jobs to work on.")
 def worker(kinds: str) -> None:
     """Work on jobs until stopped; then let those in hand end, within the grace period."""
     settings = read_settings()

@@ -13,7 +13,7 @@ from producer.store import unfinished
 from producer.store.database import Database
 from producer.store.migrate import migrate as migrate_store
 from shared.errors import RetrieverError, StaysUnready
-from shared.kinds.registry import KINDS, Lane
+from shared.kinds.registry import BROKERED_KINDS, Lane
 from shared.process import prepare_process, stop_event
 from shared.settings import Settings, read_settings
 from shared.states import UNDER_WAY, JobState
@@ -62,7 +62,7 @@ def migrate(settings: Settings) -> None:
 
 
 @main.command()
-@click.option("--kind", type=click.Choice(list(KINDS)), help="Only jobs of this kind.")
+@click.option("--kind", type=click.Choice(list(BROKERED_KINDS)), help="Only jobs of this kind.")
 @click.option("--lane", type=click.Choice([lane.value for lane in Lane]), help="Only jobs of this lane.")
 @click.option("--dry-run", is_flag=True, help="Only say how many there are.")
 @click.pass_obj

@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from shared.broker.topology import JOBS, OUTCOMES
 from shared.events import BatchCompleted, EventType, JobEnded
-from shared.kinds.registry import KINDS, Lane
+from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane
 from shared.messages import JOB_TYPE, JobMessage
 from shared.states import JobState
 
@@ -130,7 +130,7 @@ def _broker() -> Json:
 
 
 def _channels() -> Json:
-    kind = {"description": "What the job does.", "enum": list(KINDS)}
+    kind = {"description": "What the job does.", "enum": list(BROKERED_KINDS)}
     lane = {"description": "Which of its kind's two queues.", "enum": [lane.value for lane in Lane]}
     final = [state.value for state in JobState if state.is_final]
     return {

@@ -18,7 +18,7 @@ from yarl import URL
 
 from producer.ledger.metrics import LedgerMetrics
 from shared.broker.topology import queues
-from shared.kinds.registry import KINDS
+from shared.kinds.registry import BROKERED_KINDS
 from shared.settings import Settings
 
 STUCK_AFTER_SECONDS: Final = 60.0
@@ -27,8 +27,10 @@ _EVERY_SECONDS = 15.0
 _TIMEOUT_SECONDS = 10.0
 _COLUMNS = "name,messages,messages_ready,messages_unacknowledged"
 
-_QUEUES = frozenset(spec.name for spec in queues(KINDS) if spec.type == "quorum")
-_DEAD_LETTERING = frozenset(spec.name for spec in queues(KINDS) if "x-dead-letter-exchange" in spec.arguments)
+_QUEUES = frozenset(spec.name for spec in queues(BROKERED_KINDS) if spec.type == "quorum")
+_DEAD_LETTERING = frozenset(
+    spec.name for spec in queues(BROKERED_KINDS) if "x-dead-letter-exchange" in spec.arguments
+)
 
 logger = logging.getLogger(__name__)
 

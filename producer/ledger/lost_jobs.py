@@ -44,7 +44,7 @@ from shared.broker.topology import (
 )
 from shared.clock import utc_now
 from shared.errors import BrokerError, MessageUnroutable
-from shared.kinds.registry import KINDS, Lane, attempt_seconds
+from shared.kinds.registry import BROKERED_KINDS, Lane, attempt_seconds
 from shared.messages import JOB_TYPE
 from shared.retry import delay_step_seconds
 from shared.settings import Settings
@@ -65,7 +65,7 @@ _CLOCKS_APART_SHARE = 1 / 24
 _COMPLETE_EVERY = 12
 _REPORTS = (RECORDER_QUEUE, LARGE_RESULTS_QUEUE)
 
-_LANES = [(kind, lane) for kind in KINDS for lane in Lane]
+_LANES = [(kind, lane) for kind in BROKERED_KINDS for lane in Lane]
 _WORK_QUEUES = [name for kind, lane in _LANES for name in lane_queues(kind, lane)]
 
 logger = logging.getLogger(__name__)

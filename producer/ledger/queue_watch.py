@@ -17,7 +17,7 @@ from producer.store.database import RetryingStore
 from shared.broker.queue_depths import Look, keep_looking
 from shared.broker.topology import QueueDepth, lane_queues, queues, work_queue
 from shared.clock import utc_now
-from shared.kinds.registry import KINDS, Lane
+from shared.kinds.registry import BROKERED_KINDS, Lane
 from shared.settings import Settings
 
 # Workers of a queue that was deleted wait for it. A look is some hundred requests, each answered from memory.
@@ -29,9 +29,9 @@ LONGEST_GAP_SECONDS = 30.0
 # After a larger step of the wall clock, times from before it and after it cannot be compared.
 _CLOCK_STEP_SECONDS = 1.0
 
-_LANES = {name: (kind, lane) for kind in KINDS for lane in Lane for name in lane_queues(kind, lane)}
+_LANES = {name: (kind, lane) for kind in BROKERED_KINDS for lane in Lane for name in lane_queues(kind, lane)}
 # Streams tell workers what they must not do; they are not consumed, and no job waits in one.
-_JOB_QUEUES = [spec.name for spec in queues(KINDS) if spec.type == "quorum"]
+_JOB_QUEUES = [spec.name for spec in queues(BROKERED_KINDS) if spec.type == "quorum"]
 
 
 class QueueWatch:
@@ -62,7 +62,9 @@ class QueueWatch:
 
     async def run(self) -> None:
         """Look until cancelled. While the broker is away nothing is written."""
-        await keep_looking(self._amqp_url, name="retriever ledger watch", kinds=KINDS, use=self._watch)
+        await keep_looking(
+            self._amqp_url, name="retriever ledger watch", kinds=BROKERED_KINDS, use=self._watch
+        )
 
     async def next_look(self) -> None:
         """Return right after the next look, or when that has not come after `LONGEST_GAP_SECONDS`.

@@ -27,7 +27,7 @@ from shared.broker.topology import declare_topology
 from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable
 from shared.events import EVERY
-from shared.kinds.registry import KINDS, Lane
+from shared.kinds.registry import BROKERED_KINDS, Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.settings import Settings
@@ -87,7 +87,9 @@ async def republish_all(
 
 def chosen_queues(kind: str | None, lane: Lane | None) -> list[tuple[str, Lane]]:
     """Return the kinds and lanes that are meant; None stands for all."""
-    return [(one, each) for one in KINDS for each in Lane if kind in {None, one} and lane in {None, each}]
+    return [
+        (one, each) for one in BROKERED_KINDS for each in Lane if kind in {None, one} and lane in {None, each}
+    ]
 
 
 async def adopt_parked(settings: Settings, database: Database) -> tuple[int, int]:
@@ -134,7 +136,7 @@ async def _connected(settings: Settings) -> AsyncIterator[Publisher]:
         name="retriever republish",
         timeout_seconds=settings.publish_timeout_seconds,
         plain=settings.amqp_plain,
-        prepare=lambda channel: declare_topology(channel, KINDS),
+        prepare=lambda channel: declare_topology(channel, BROKERED_KINDS),
     )
     running = asyncio.create_task(publisher.run())
     try:

@@ -27,7 +27,7 @@ from producer.store_probe import StoreProbe
 from shared.broker.publisher import Publisher
 from shared.broker.topology import OUTCOMES, declare_topology
 from shared.health import Probe, Reason, serve_health
-from shared.kinds.registry import KINDS
+from shared.kinds.registry import BROKERED_KINDS
 from shared.settings import Settings
 from shared.watchdog import watched
 
@@ -224,5 +224,5 @@ class _Ledger:
             name=f"retriever ledger {name}",
             timeout_seconds=self._settings.publish_timeout_seconds,
             plain=self._settings.amqp_plain,
-            prepare=(lambda channel: declare_topology(channel, KINDS)) if declares else None,
+            prepare=(lambda channel: declare_topology(channel, BROKERED_KINDS)) if declares else None,
         )

@@ -20,6 +20,8 @@ are only those that a query cannot do without:
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
 - `(ref, id)`: lists by a ref. A job without one pays nothing for it.
+- `(queue, id)` of the tasks that agents may pick, `(due_at, id)` of those that wait for another attempt,
+  `(claimed_until, id)` of those that agents hold: all three partial.
 - `(same_as, id)` of the repeats that wait, `(id)` of the originals that have ended: who gets which answer.
 
 Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT):
@@ -37,6 +39,7 @@ from producer.timetable import CatchUp
 from shared.events import EventType
 from shared.kinds.pages import StopReason
 from shared.kinds.registry import Lane
+from shared.kinds.task import TASK
 from shared.outcomes import OutcomeName
 from shared.states import JobState
 
@@ -157,6 +160,11 @@ jobs = sa.Table(
     # Of a repeat: the job of its batch that asks for it too. Of that one: its own id, until all repeats have
     # its answer.
     sa.Column("same_as", sa.Uuid(), nullable=True),
+    # Of a task: the queue that agents ask for, as its arguments say; the token of its last lease, which is
+    # held until `claimed_until`; and since when its wait for the next attempt is over, null while it is not.
+    sa.Column("queue", PlainText(), nullable=True),
+    sa.Column("lease", PlainText(), nullable=True),
+    sa.Column("ready_at", Moment(), nullable=True),
     # Half of each page is left free: a job's row is written again for its lease and for every state, and a
     # lease that finds room beside its row costs PostgreSQL a quarter.
     postgresql_with={"fillfactor": 50},
@@ -226,6 +234,20 @@ _partial_index("ix_jobs_ended_originals", jobs.c.id, where=IS_ENDED_ORIGINAL)
 _partial_index("ix_jobs_unstarted_deadline_at", jobs.c.deadline_at, jobs.c.id, where=CAN_EXPIRE)
 _partial_index("ix_jobs_schedule_id_id", jobs.c.schedule_id, jobs.c.id, where=jobs.c.schedule_id.is_not(None))
 
+_is_task = jobs.c.kind == sa.literal_column(f"'{TASK}'")
+_is_delayed_task = sa.and_(_is_task, _state == _written(JobState.DELAYED))
+# What an agent may be given.
+IS_PICKABLE = sa.and_(
+    _is_task,
+    sa.or_(_state == _written(JobState.QUEUED), sa.and_(_is_delayed_task, jobs.c.ready_at.is_not(None))),
+)
+IS_UNREADY_TASK = sa.and_(_is_delayed_task, jobs.c.ready_at.is_(None))
+IS_LEASED_TASK = sa.and_(_is_task, _state == _written(JobState.RUNNING))
+
+_partial_index("ix_jobs_pickable", jobs.c.queue, jobs.c.id, where=IS_PICKABLE)
+_partial_index("ix_jobs_unready_tasks", jobs.c.due_at, jobs.c.id, where=IS_UNREADY_TASK)
+_partial_index("ix_jobs_leased_tasks", jobs.c.claimed_until, jobs.c.id, where=IS_LEASED_TASK)
+
 attempts = sa.Table(
     "attempts",
     metadata,
@@ -239,6 +261,19 @@ attempts = sa.Table(
     sa.Column("explanation", PlainText(), nullable=True),
     sa.Column("wait_seconds", sa.Double(), nullable=True),
     sa.Column("worker", PlainText(), nullable=False),
+)
+
+# What the running attempts of commands and tasks have written so far: the last snapshot of each.
+outputs = sa.Table(
+    "outputs",
+    metadata,
+    sa.Column("job_id", sa.Uuid(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("run", sa.Integer(), nullable=False),
+    sa.Column("attempt", sa.Integer(), nullable=False),
+    sa.Column("sequence", sa.Integer(), nullable=False),
+    # `shared.kinds.command.OutputSnapshot`.
+    sa.Column("output", sa.JSON(), nullable=False),
+    sa.Column("updated_at", Moment(), nullable=False),
 )
 
 # Fetched bodies that are too large for `jobs.result`, as gzip; a job has one at most.

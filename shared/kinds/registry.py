@@ -9,9 +9,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from shared.kinds.check import CheckArgs, CheckResult
+from shared.kinds.command import COMMAND, CommandArgs, CommandResult
 from shared.kinds.fetch import FetchArgs, FetchResult
+from shared.kinds.task import TASK, TaskArgs, TaskResult
 from shared.kinds.webhook import WEBHOOK, WEBHOOK_RETRY, WebhookArgs, WebhookResult
 from shared.retry import RetryPolicy
+from shared.states import JobState
 
 OVERTIME_SECONDS = 5.0
 """How much later than their own limit, `timeout_seconds`, handlers are stopped from outside."""
@@ -34,6 +37,8 @@ class Kind:
 
     When it `is_bundled`, several jobs of its bulk lane may travel in one message. A crash then repeats all
     jobs of the message, even those that were done: only for kinds that change nothing in the world.
+
+    When it `is_pulled`, its jobs wait in the store, and agents pull them over HTTP: no message asks for one.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Kind:
     result_model: type[BaseModel]
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     is_bundled: bool = False
+    is_pulled: bool = False
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -50,10 +56,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         for kind in (
             Kind("check", "Is this URL good?", CheckArgs, CheckResult, is_bundled=True),
             Kind("fetch", "Ask a page or an API, keep the answer, pick out data.", FetchArgs, FetchResult),
+            Kind(COMMAND, "Run a program, judge it by its exit code.", CommandArgs, CommandResult),
+            Kind(TASK, "Work for agents that pull it over HTTP.", TaskArgs, TaskResult, is_pulled=True),
             Kind(WEBHOOK, "Tell a URL what has happened, signed.", WebhookArgs, WebhookResult, WEBHOOK_RETRY),
         )
     }
 )
+
+
+BROKERED_KINDS: tuple[str, ...] = tuple(kind.name for kind in KINDS.values() if not kind.is_pulled)
+"""The kinds whose jobs travel through RabbitMQ, to workers."""
+
+
+def waiting_state(kind: str) -> JobState:
+    """Return the state of a new job that is to run now: `accepted` for the relay, or at once `queued`."""
+    return JobState.QUEUED if kind in KINDS and KINDS[kind].is_pulled else JobState.ACCEPTED
 
 
 def is_bundled(kind: str, lane: Lane) -> bool:

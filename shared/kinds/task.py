@@ -1,0 +1,49 @@
+"""The `task` kind: work for agents that pull it over HTTP; Retriever leases it and records its end."""
+
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared.kinds.command import CommandArgs, OutputText
+
+TASK: Final = "task"
+DEFAULT_QUEUE: Final = "default"
+MAX_QUEUE_LENGTH = 100
+
+# A part of metric labels and of what PostgreSQL notifies.
+QueueName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=MAX_QUEUE_LENGTH,
+        description="Agents ask for the tasks of a queue. A queue is there as soon as a task names it.",
+    ),
+]
+
+
+class TaskArgs(BaseModel):
+    """A command for an agent to run, or any JSON that its agents understand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue: QueueName = DEFAULT_QUEUE
+    command: CommandArgs | None = None
+    payload: Annotated[Any, Field(description="Any JSON but null.")] = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.command is None) == (self.payload is None):
+            raise ValueError("Send either command or payload")
+        return self
+
+
+class TaskResult(BaseModel):
+    """What the agent reported."""
+
+    model_config = ConfigDict(frozen=True)
+
+    output: Annotated[Any, Field(description="Any JSON that the agent sent.")] = None
+    exit_code: Annotated[int | None, Field(description="Of a command.")] = None
+    stdout: OutputText | None = None
+    stderr: OutputText | None = None
+    agent: Annotated[str, Field(description="Who did it.")]
