@@ -1,4 +1,4 @@
-"""How the relay learns of new jobs at once: `NOTIFY` on PostgreSQL, a short poll on SQLite."""
+"""How relays learn of new jobs at once, and the API of tasks: `NOTIFY` on PostgreSQL, a poll on SQLite."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ from producer.store.sql import POSTGRESQL, SQLITE
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "retriever_jobs"
+TASK_CHANNEL: Final = "retriever_tasks"
 
 
 def announce_jobs(connection: sa.Connection) -> None:
@@ -23,27 +24,32 @@ def announce_jobs(connection: sa.Connection) -> None:
 
 
 class Wakeup(Protocol):
-    """Tells one relay when it is worth looking for accepted jobs."""
+    """Tells one listener when it is worth looking for jobs."""
 
-    async def wait(self, timeout_seconds: float) -> None:
-        """Return when there may be new jobs, at the latest after the timeout. Raises no database error."""
+    async def wait(self, timeout_seconds: float) -> frozenset[str]:
+        """Return when there may be new jobs, at the latest after the timeout. Raises no database error.
+
+        Returns:
+            What was said of them: of tasks the names of their queues. Nothing when nobody told.
+        """
 
     async def aclose(self) -> None:
         """Close what is open."""
 
 
-def open_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
+def open_wakeup(database_url: str, poll_seconds: float, *, channel: str = CHANNEL) -> Wakeup:
     """Return the wakeup of the database; connects only when first waited on.
 
     Args:
         database_url: As for `open_engine`.
         poll_seconds: How often to look where nobody tells: on SQLite.
+        channel: What to listen to: `CHANNEL` or `TASK_CHANNEL`.
 
     Raises:
         SettingsInvalid: the URL cannot be read or names another database.
     """
     url = read_url(database_url)
-    return PollWakeup(poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url)
+    return PollWakeup(poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url, channel)
 
 
 class PollWakeup:
@@ -52,9 +58,10 @@ class PollWakeup:
     def __init__(self, poll_seconds: float) -> None:
         self._poll_seconds = poll_seconds
 
-    async def wait(self, timeout_seconds: float) -> None:
+    async def wait(self, timeout_seconds: float) -> frozenset[str]:
         """Return after the poll interval, or after the timeout if that is shorter."""
         await asyncio.sleep(min(self._poll_seconds, timeout_seconds))
+        return frozenset()
 
     async def aclose(self) -> None:
         """Do nothing: nothing is open."""
@@ -63,30 +70,31 @@ class PollWakeup:
 class NotifyWakeup:
     """Returns at once when a transaction with new jobs has committed since the last wait.
 
-    One connection of its own, outside the pool, for one relay. It comes back by itself; while the
+    One connection of its own, outside the pool, for one listener. It comes back by itself; while the
     database is down, `wait` takes its whole time.
     """
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, channel: str = CHANNEL) -> None:
+        self._channel = channel
         _, self._conninfo = url.get_dialect()().create_connect_args(url)
         self._conninfo.update(postgresql_arguments(url))
         self._connection: psycopg.AsyncConnection[Any] | None = None
 
-    async def wait(self, timeout_seconds: float) -> None:
+    async def wait(self, timeout_seconds: float) -> frozenset[str]:
         """Return when jobs were announced, or after the timeout; at once after each new connection.
 
-        What was announced while nobody listened is lost, so the relay has to look then.
+        What was announced while nobody listened is lost, so the listener has to look then.
         """
         deadline = time.monotonic() + timeout_seconds
         try:
-            if self._connection is None:
-                self._connection = await self._listen(timeout_seconds)
-                return
-            await _next_announcement(self._connection, timeout_seconds)
+            if self._connection is not None:
+                return await _next_announcements(self._connection, timeout_seconds)
+            self._connection = await self._listen(timeout_seconds)
         except (psycopg.Error, OSError, TimeoutError) as error:
             logger.warning("wakeup_lost", extra={"error": type(error).__name__})
             await self.aclose()
             await asyncio.sleep(max(0.0, deadline - time.monotonic()))
+        return frozenset()
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -98,16 +106,17 @@ class NotifyWakeup:
         async with asyncio.timeout(timeout_seconds):
             connection = await psycopg.AsyncConnection.connect(**self._conninfo, autocommit=True)
             try:
-                await connection.execute(f"LISTEN {CHANNEL}")
+                await connection.execute(f"LISTEN {self._channel}")
             except BaseException:
                 await connection.close()
                 raise
         return connection
 
 
-async def _next_announcement(connection: psycopg.AsyncConnection[Any], timeout_seconds: float) -> None:
-    async for _ in connection.notifies(timeout=timeout_seconds, stop_after=1):
-        pass
+async def _next_announcements(
+    connection: psycopg.AsyncConnection[Any], timeout_seconds: float
+) -> frozenset[str]:
+    said = {each.payload async for each in connection.notifies(timeout=timeout_seconds, stop_after=1)}
     # Take what else has arrived: a hundred announcements are one reason to look, not a hundred.
-    async for _ in connection.notifies(timeout=0):
-        pass
+    said |= {each.payload async for each in connection.notifies(timeout=0)}
+    return frozenset(said)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from producer.store import parking, recording, submissions
 from producer.store.database import Database
 from producer.store.engine import open_engine
-from producer.store.wakeup import NotifyWakeup, PollWakeup, Wakeup, open_wakeup
+from producer.store.wakeup import TASK_CHANNEL, NotifyWakeup, PollWakeup, Wakeup, open_wakeup
 from shared.states import JobState
 from tests.support.factories import NOON, make_batch, make_job, make_report
 
@@ -132,3 +132,23 @@ def _cut_every_connection(postgres_url: str) -> None:
             )
         )
     engine.dispose()
+
+
+async def test_what_is_announced_of_tasks_names_their_queues(store: Database, postgres_url: str) -> None:
+    wakeup = open_wakeup(postgres_url, poll_seconds=60, channel=TASK_CHANNEL)
+    assert await wakeup.wait(60) == frozenset()
+
+    def announce(*queues: str) -> None:
+        with store.writing() as connection:
+            for queue in queues:
+                connection.execute(sa.select(sa.func.pg_notify(TASK_CHANNEL, queue)))
+
+    await asyncio.to_thread(announce, "mail", "films", "mail")
+    async with asyncio.timeout(5):
+        told = await wakeup.wait(60)
+        while len(told) < 2:
+            told |= await wakeup.wait(60)
+
+    assert told == {"mail", "films"}
+    assert await wakeup.wait(0.01) == frozenset()
+    await wakeup.aclose()

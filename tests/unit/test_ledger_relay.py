@@ -145,9 +145,10 @@ class Table(OutboxRelay[Row]):
         running.cancel()
         await asyncio.wait([running])
 
-    async def wait(self, timeout_seconds: float) -> None:
+    async def wait(self, timeout_seconds: float) -> frozenset[str]:
         self.waits += 1
         await asyncio.sleep(timeout_seconds)
+        return frozenset()
 
     async def aclose(self) -> None:
         """Hold nothing open."""

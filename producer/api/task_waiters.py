@@ -1,0 +1,199 @@
+"""Agents that wait for tasks: one line a queue, in which who has waited longest looks first.
+
+A look is a pick, a transaction. Whoever comes while nobody waits looks at once, and joins the line when there
+was nothing. Each announcement of a task calls one agent out of the line, not all of them; an agent that found
+something calls the next, for there may be more. So a hundred agents that wait cost nothing, and none of them
+looks in vain because another was faster. Knows nothing of HTTP and, but for its absence, of the store.
+"""
+
+import asyncio
+import logging
+from bisect import insort
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
+
+from producer.store.wakeup import Wakeup
+from shared.errors import StoreUnavailable
+from shared.repeated_warning import RepeatedWarning
+
+# How often to look where nobody tells: of what came while the connection was lost, or of a pause that ended.
+LOOK_SECONDS = 5.0
+# Agents come and go between two tasks; when none has waited for so long, nobody listens any more.
+_REST_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
+
+
+class TaskWaiters:
+    """All agents that wait in this process."""
+
+    def __init__(
+        self, wakeup: Wakeup, find_ready: Callable[[Sequence[str]], Awaitable[Collection[str]]]
+    ) -> None:
+        """Make lines that nobody waits in.
+
+        Args:
+            wakeup: Tells the names of queues that got a task; none when it does not know.
+            find_ready: Returns which of some queues have a task to pick; asked when nobody tells.
+        """
+        self._wakeup = wakeup
+        self._find_ready = find_ready
+        self._lines: dict[str, _Line] = {}
+        self._tickets = count()
+        self._has_joined = asyncio.Event()
+        self._left_at = 0.0
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        """Return how many agents wait."""
+        return sum(len(line.waiting) for line in self._lines.values())
+
+    async def run(self) -> None:
+        """Call agents when there are tasks for them, until cancelled. Listens only while there are agents."""
+        warning = RepeatedWarning(logger)
+        try:
+            while True:
+                await self._has_joined.wait()
+                try:
+                    await self._call_next()
+                    warning = RepeatedWarning(logger)
+                except StoreUnavailable as error:
+                    warning.tell("tasks_not_looked_for", {"error": str(error)[:300]})
+                except Exception:
+                    # A service loop, one of the three edges: without it agents would wait in vain.
+                    logger.exception("task_waiters_failed")
+                    await asyncio.sleep(LOOK_SECONDS)
+                await self._rest()
+        finally:
+            await self._wakeup.aclose()
+
+    async def take(
+        self,
+        queue: str,
+        look: Callable[[], Awaitable[Sequence[Found]]],
+        *,
+        wait_seconds: float,
+        gone: "asyncio.Future[None]",
+    ) -> Sequence[Found]:
+        """Return what a look finds; nothing when there was nothing for so long, or the lines were closed.
+
+        Args:
+            queue: Whose line to wait in.
+            look: Picks; called when there may be something, and never once `gone` is done.
+            wait_seconds: 0 looks once.
+            gone: Done when the agent has left.
+        """
+        line = self._lines.setdefault(queue, _Line())
+        line.agents += 1
+        self._has_joined.set()
+        try:
+            return await self._take(line, look, wait_seconds, gone)
+        finally:
+            line.agents -= 1
+            if not line.agents:
+                del self._lines[queue]
+            self._left_at = asyncio.get_running_loop().time()
+
+    def close(self) -> None:
+        """Let all who wait go at once, with nothing; whoever comes later looks once."""
+        self._is_closed = True
+        for line in self._lines.values():
+            line.dismiss()
+
+    async def _take(
+        self,
+        line: "_Line",
+        look: Callable[[], Awaitable[Sequence[Found]]],
+        wait_seconds: float,
+        gone: "asyncio.Future[None]",
+    ) -> Sequence[Found]:
+        clock = asyncio.get_running_loop().time
+        ticket, ends_at = next(self._tickets), clock() + wait_seconds
+        # While others wait there is nothing; and if there is by now, they were called and come first.
+        is_called = not line.waiting or not wait_seconds
+        while True:
+            calls_before = line.calls
+            if is_called and (found := await line.look(look)):
+                return found
+            seconds = ends_at - clock()
+            if gone.done() or self._is_closed or seconds <= 0:
+                return ()
+            # A task that was announced during the look may have come too late for it.
+            is_late = is_called and line.calls != calls_before
+            is_called = is_late or await line.wait(ticket, seconds, gone)
+
+    async def _call_next(self) -> None:
+        told = await self._wakeup.wait(LOOK_SECONDS)
+        if not told and (waited_for := [name for name, line in self._lines.items() if line.waiting]):
+            told = frozenset(await self._find_ready(waited_for))
+        for name in told:
+            if name in self._lines:
+                self._lines[name].call()
+
+    async def _rest(self) -> None:
+        if not self._lines and asyncio.get_running_loop().time() - self._left_at > _REST_SECONDS:
+            self._has_joined.clear()
+            await self._wakeup.aclose()
+
+
+@dataclass(slots=True, order=True)
+class _Turn:
+    """The place of an agent in a line; `called` has whether it shall look, or else go."""
+
+    ticket: int
+    called: "asyncio.Future[bool]" = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Line:
+    """The agents of one queue: those who wait, the longest first, and those who look."""
+
+    waiting: list[_Turn] = field(default_factory=list)
+    agents: int = 0
+    calls: int = 0
+
+    async def wait(self, ticket: int, seconds: float, gone: "asyncio.Future[None]") -> bool:
+        """Return whether the agent was called and shall look; a call that it cannot follow goes on."""
+        turn = _Turn(ticket, asyncio.get_running_loop().create_future())
+        insort(self.waiting, turn)
+        follows = False
+        try:
+            await asyncio.wait((turn.called, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            follows = turn.called.done() and turn.called.result() and not gone.done()
+            return follows
+        finally:
+            if turn in self.waiting:
+                self.waiting.remove(turn)
+            elif not follows:
+                self.call_first()
+
+    async def look(self, look: Callable[[], Awaitable[Sequence[Found]]]) -> Sequence[Found]:
+        """Return what a look finds. Unless that is nothing, the next agent is called: there may be more."""
+        found_nothing = False
+        try:
+            found = await look()
+            found_nothing = not found
+            return found
+        finally:
+            if not found_nothing:
+                self.call_first()
+
+    def call(self) -> None:
+        """Let one agent look, because there is a task."""
+        self.calls += 1
+        self.call_first()
+
+    def call_first(self) -> None:
+        """Call who has waited longest, if anybody waits."""
+        if self.waiting:
+            self.waiting.pop(0).called.set_result(True)
+
+    def dismiss(self) -> None:
+        """Let all who wait go."""
+        for turn in self.waiting:
+            turn.called.set_result(False)
+        self.waiting.clear()
