@@ -8,9 +8,10 @@ from bench.latency import latency
 from bench.pipeline import pipeline
 from bench.store import store
 from bench.submission import submission
+from bench.tasks import tasks
 from bench.throughput import throughput
 
-PARTS = (throughput, submission, latency, delays, pipeline, store, memory)
+PARTS = (throughput, submission, latency, delays, pipeline, tasks, store, memory)
 
 
 @click.group()
