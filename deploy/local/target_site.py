@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 ITEMS_TOTAL = 60
 PER_PAGE = 25
 MAX_PER_PAGE = 100
+POSTS_TOTAL = 100
 LIMITED_SECONDS = 2
 SHUTDOWN_SECONDS = 2.0
 
@@ -105,6 +106,7 @@ def build_site() -> web.Application:
             web.get("/limited/{key}", _limited),
             web.get("/mendable/{key}", _mendable),
             web.get("/api/items", _items),
+            web.get(r"/api/posts/{id:\d{1,9}}", _post),
             web.get("/slow", _slow),
             web.get("/hang", _hang),
             web.get("/drip", _drip),
@@ -211,6 +213,14 @@ async def _items(request: web.Request) -> web.Response:
         "items": [{"id": n, "name": f"item {n}", "price": n * 100} for n in numbers],
     }
     return web.json_response(body, headers={"X-Total-Count": str(ITEMS_TOTAL)})
+
+
+async def _post(request: web.Request) -> web.Response:
+    number = int(request.match_info["id"])
+    if not 1 <= number <= POSTS_TOTAL:
+        raise web.HTTPNotFound
+    title = f"Post {number}, {'very ' * (number % 5)}short"
+    return web.json_response({"id": number, "title": title, "body": "It was a fine day."})
 
 
 async def _slow(request: web.Request) -> web.Response:

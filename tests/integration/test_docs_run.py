@@ -1,4 +1,4 @@
-"""The documents are run: each block of README.md and docs/ against `make run` and the web site of the demo.
+"""The documents are run: README.md, docs/ and examples/, each block against `make run` and the demo's site.
 
 One service is shared by all of them, the README first: what a document shows must not depend on the others.
 """
@@ -18,7 +18,15 @@ import pytest
 
 from deploy.local.broker import Broker
 from deploy.local.ports import free_ports
-from tests.support.documents import DOCUMENTS, ROOT, Block, blocks, differences, with_real_names
+from tests.support.documents import (
+    DOCUMENTS,
+    ROOT,
+    Block,
+    blocks,
+    differences,
+    examples_with_real_names,
+    with_real_names,
+)
 from tests.support.environment import clean_environment
 from tests.support.management import Management
 
@@ -87,6 +95,7 @@ def service(
         "127.0.0.1:8090": f"127.0.0.1:{site_port}",
         "amqp://guest:guest@127.0.0.1:5672/": amqp_url,
     }
+    names["examples/"] = f"{examples_with_real_names(folder, names)}/"
     management.create_vhost(vhost)
     log = folder / "make-run.log"
     try:

@@ -143,3 +143,20 @@ async def test_the_command_stops_cleanly_at_sigterm_with_a_request_in_hand(unuse
         _, errors = await process.communicate()
 
     assert (process.returncode, errors) == (0, b"")
+
+
+async def test_there_are_a_hundred_posts_with_titles_of_different_lengths(
+    target: TargetSite, client: aiohttp.ClientSession
+) -> None:
+    lengths = set()
+    for number in (1, 2, 100):
+        async with client.get(f"{target.url}/api/posts/{number}") as answer:
+            post = await answer.json()
+        assert post["id"] == number
+        lengths.add(len(post["title"]))
+
+    assert len(lengths) == 3
+    assert [
+        *await statuses(client, f"{target.url}/api/posts/0", "GET"),
+        *await statuses(client, f"{target.url}/api/posts/101", "GET"),
+    ] == [404, 404]

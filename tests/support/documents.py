@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+DOCUMENTS = sorted(
+    path.relative_to(ROOT)
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*/README.md"))
+)
 
 RUN_LANGUAGES = frozenset({"sh", "python"})
 # Why a block may stay out of the test; anything else is run.
@@ -116,6 +119,18 @@ def with_real_names(text: str, names: Mapping[str, str]) -> str:
     for name, real in names.items():
         text = text.replace(name, real)
     return text
+
+
+def examples_with_real_names(folder: Path, names: Mapping[str, str]) -> Path:
+    """Copy the folder `examples` into another one, with real addresses in every file; return the copy."""
+    copy = folder / "examples"
+    for path in (ROOT / "examples").rglob("*"):
+        if path.is_file() and path.parent.name != "__pycache__":
+            fresh = copy / path.relative_to(ROOT / "examples")
+            fresh.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(with_real_names(path.read_text(encoding="utf-8"), names), encoding="utf-8")
+            fresh.chmod(path.stat().st_mode)
+    return copy
 
 
 def _parts(text: str) -> list[str]:
