@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run unit test check e2e faults soak reliability bench bench-peers asyncapi lock lock-peers clean
+.PHONY: help setup demo run up down down-prune-db logs scale-workers unit test check e2e faults soak \
+  reliability bench bench-peers asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -15,9 +16,14 @@ ARGS ?=
 # How many processes run the tests, each with a broker of its own: as many as a small machine has cores. With
 # three, brokers and services there are slow enough for jobs to count as lost, and faults repeat what they may not.
 PROCESSES ?= 2
+# The stack of docker-compose.yml with all that may run in it: what is to end must be named, also if it is off by default.
+ALL_OF_COMPOSE := docker compose
+NEED_DOCKER = docker info >/dev/null 2>&1 || { echo "make $@ needs a Docker engine: \`docker info\` fails. Start one." >&2; exit 1; }
+# A variable of the command line is in the environment, so that its text is never read as shell.
+NEED_NUM = [[ "$${num:-}" =~ ^[0-9]+$$ ]] || { echo "make $@ needs to know how many: make $@ num=3" >&2; exit 2; }
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make the virtual environment .venv from Pipfile.lock
 	@echo "setup: .venv is up to date"
@@ -31,6 +37,29 @@ demo: $(READY) ## Show the service at work on a flaky local site, in half a minu
 run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at /ui/
 	@$(PYTHON_IN_VENV) -m deploy.local.run --with-parent
 
+up: ## Start the compose stack in the background: API on :8080, RabbitMQ console on :15672
+	@$(NEED_DOCKER)
+	@docker compose up --build --detach --wait
+
+down: ## Stop the compose stack and remove its containers; jobs, messages and passwords stay
+	@$(NEED_DOCKER)
+	@$(ALL_OF_COMPOSE) down --remove-orphans
+	@echo 'down: the data stay: `make up` goes on with them, `make down-prune-db` removes them'
+
+down-prune-db: ## The same and, without asking, remove the stack's volumes: its jobs, messages and passwords
+	@$(NEED_DOCKER)
+	@$(ALL_OF_COMPOSE) down --remove-orphans --volumes
+	@echo 'down-prune-db: the volumes named above are removed, and with them all data of this stack'
+
+logs: ## Follow what the compose stack logs, from its last 100 lines on (ARGS="api ledger": of these alone)
+	@$(NEED_DOCKER)
+	@$(ALL_OF_COMPOSE) logs --follow --tail 100 $(ARGS)
+
+scale-workers: ## Run so many workers in the compose stack: make scale-workers num=3
+	@$(NEED_NUM)
+	@$(NEED_DOCKER)
+	@docker compose up --detach --no-recreate --wait --scale worker="$$num" worker
+
 unit: $(READY) ## Run the unit tests, in half a minute: no broker, no database, no network
 	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder tests/unit $(ARGS)
 
@@ -40,7 +69,7 @@ test: $(READY) ## Run all tests with a private broker and database (TEST_BROKER=
 check: $(READY) ## Check style, types and imports
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
-	@.venv/bin/mypy --strict producer consumer shared deploy bench tests
+	@.venv/bin/mypy --strict producer consumer shared deploy bench tests examples
 	@.venv/bin/lint-imports
 
 e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end tests against it, remove it
