@@ -10,6 +10,7 @@ from uuid import UUID
 from producer.timetable import CatchUp, Timetable
 from shared import exact_json
 from shared.events import EventType
+from shared.kinds.command import OutputText
 from shared.kinds.registry import Lane
 from shared.messages import KnownCopy
 from shared.outcomes import OutcomeName
@@ -324,6 +325,18 @@ class BodyRecord:
     charset: str | None
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    """What an attempt has written; `updated_at` is when that was last heard of, None when nothing was."""
+
+    run: int
+    attempt: int
+    is_running: bool
+    updated_at: datetime | None = None
+    stdout: OutputText = field(default_factory=OutputText)
+    stderr: OutputText = field(default_factory=OutputText)
 
 
 # The state that results show of a line that became no job.

@@ -20,6 +20,7 @@ RetrieverError
 ├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound
 │                              no row has this id
 ├── BodyNotFound               a job has no body, or it is gone
+├── OutputNotFound             a job is of a kind that writes no output
 ├── JobNotParked               only a parked job can be redriven or discarded
 ├── JobNotPaged                the job fetches one page, or is one of the pages of another
 ├── RunsExhausted              a job is in the last run that it may have, so nothing begins the next
@@ -140,6 +141,10 @@ class OperationNotFound(RetrieverError):
 
 class BodyNotFound(RetrieverError):
     """The job has no body: it fetched none, extracted data instead, or the job that had it is deleted."""
+
+
+class OutputNotFound(RetrieverError):
+    """The job is of a kind whose attempts write no output; the message says so."""
 
 
 class JobNotParked(RetrieverError):

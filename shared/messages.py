@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.bodies import StoredBody
 from shared.errors import MessageUndecodable
+from shared.kinds.command import OutputSnapshot
 from shared.kinds.pages import PageReport
 from shared.kinds.registry import Lane
 from shared.outcomes import UNTRIED, OutcomeName
@@ -113,7 +114,8 @@ class Report(WireMessage):
     """What became of one attempt of a job; the recorder writes it down.
 
     `state` is the job's new state; `attempt` the attempt it belongs to. A report of state
-    `running` has no end and no outcome yet; an attempt that was cancelled before it started has no start.
+    `running` has no end and no outcome yet, and may say what the attempt has written so far, its `output`; an
+    attempt that was cancelled before it started has no start.
     A deferral, of state `delayed`, is no attempt: it has no start and no outcome, and `attempt` is the last
     that was made, 0 before the first.
     One of state `accepted` reports on no attempt: somebody has moved a parked message to a work queue.
@@ -135,6 +137,7 @@ class Report(WireMessage):
     result: dict[str, Any] | None = None
     body: StoredBody | None = None
     page: PageReport | None = None
+    output: OutputSnapshot | None = None
     worker: Annotated[str, Field(max_length=1_000)]
     job: Job | None = None
 

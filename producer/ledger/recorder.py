@@ -151,7 +151,7 @@ class Recorder:
                 unknown - ids | again.unknown_job_ids,
                 recorded.disbelieved | again.disbelieved,
             )
-        self._note(recorded, len(told))
+        self._note(recorded, [report for _, _, report in told])
         return disbelieved | {place: _disbelieved(parsed[place]) for place in recorded.disbelieved}
 
     async def _write(self, told: Sequence[_Told]) -> Recorded:
@@ -205,11 +205,14 @@ class Recorder:
             if not self._tokens.prove(each.token, report.job_id, report.run)
         )
 
-    def _note(self, recorded: Recorded, reports: int) -> None:
-        known = reports - len(recorded.unknown_job_ids) - len(recorded.disbelieved)
+    def _note(self, recorded: Recorded, reports: Sequence[Report]) -> None:
+        known = len(reports) - len(recorded.unknown_job_ids) - len(recorded.disbelieved)
+        # One that tells of more output moves its job only where it is the first to say that it runs.
+        outputs = sum(report.output is not None for report in reports)
         self._metrics.reports.labels("changed").inc(len(recorded.transitions))
         self._metrics.reports.labels("unknown_job").inc(len(recorded.unknown_job_ids))
-        self._metrics.reports.labels("late").inc(max(known - len(recorded.transitions), 0))
+        self._metrics.reports.labels("output").inc(outputs)
+        self._metrics.reports.labels("late").inc(max(known - len(recorded.transitions) - outputs, 0))
         self._metrics.note_transitions(recorded.transitions)
         for job_id in recorded.unknown_job_ids:
             logger.warning("report_for_unknown_job", extra={"job_id": str(job_id)})

@@ -12,6 +12,7 @@ from producer.records import Recorded, Transition
 from producer.store.batches import Move
 from producer.store.bodies import remember_validators, write_bodies
 from producer.store.endings import end_jobs
+from producer.store.outputs import HAVE_OUTPUT, forget_outputs, keep_output
 from producer.store.pages import record_pages
 from producer.store.rows import Standing, lock_jobs, write_jobs
 from producer.store.schema import attempts, jobs
@@ -59,6 +60,8 @@ def record_reports(
     _write_attempts(connection, [report for report in known if not report.is_untried], now=now)
     _end_attempts(connection, [report for report in known if report.reason == DELIVERY_LIMIT], now=now)
     advances = choose_advances(known, standing)
+    # Before their ends, which bring all of it.
+    _keep_outputs(connection, known, standing, now=now)
     # A job is written once, as its last report says, which has the greatest position.
     _write_reached(connection, {report.job_id: report for report in advances}, standing, now=now)
     _write_renewals(connection, [report for report in known if report.is_deferral], now=now)
@@ -103,6 +106,10 @@ def _write_reached(
     moves = _move_jobs(connection, reached, standing, now=now)
     write_bodies(connection, reached.values())
     remember_validators(connection, reached.values(), now=now)
+    forget_outputs(
+        connection,
+        {job_id: report.result for job_id, report in reached.items() if standing[job_id].kind in HAVE_OUTPUT},
+    )
     end_jobs(
         connection,
         [_end(report, standing[job_id], now) for job_id, report in reached.items() if report.state.is_final],
@@ -130,6 +137,22 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
         where=lambda new: sa.and_(attempts.c.ended_at.is_(None), new.ended_at.is_not(None)),
     )
     connection.execute(first_end.from_select(list(rows[0]), every))
+
+
+def _keep_outputs(
+    connection: sa.Connection, reports: Sequence[Report], standing: Mapping[UUID, Standing], *, now: datetime
+) -> None:
+    """Keep what attempts have written that run; what is told of one that has ended comes too late."""
+    if not any(report.output for report in reports):
+        return
+    reached = {job_id: place.position for job_id, place in standing.items()}
+    for report in reports:
+        is_late = _position(report) < reached[report.job_id]
+        reached[report.job_id] = max(_position(report), reached[report.job_id])
+        if report.output is None or report.state is not JobState.RUNNING or is_late:
+            continue
+        if standing[report.job_id].kind in HAVE_OUTPUT:
+            keep_output(connection, report.job_id, report.run, report.attempt, report.output, now=now)
 
 
 def _end_attempts(connection: sa.Connection, given_up: Sequence[Report], *, now: datetime) -> None:

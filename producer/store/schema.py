@@ -270,7 +270,7 @@ outputs = sa.Table(
     sa.Column("job_id", sa.Uuid(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("run", sa.Integer(), nullable=False),
     sa.Column("attempt", sa.Integer(), nullable=False),
-    sa.Column("sequence", sa.Integer(), nullable=False),
+    sa.Column("sequence", sa.BigInteger(), nullable=False),
     # `shared.kinds.command.OutputSnapshot`.
     sa.Column("output", sa.JSON(), nullable=False),
     sa.Column("updated_at", Moment(), nullable=False),

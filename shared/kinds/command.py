@@ -129,8 +129,10 @@ class OutputText(BaseModel):
 
     text: Annotated[str, Field(max_length=MAX_OUTPUT_BYTES)] = ""
     tail: Annotated[str, Field(max_length=MAX_OUTPUT_BYTES)] = ""
-    bytes: Annotated[int, Field(ge=0, description="How much was written in all.")] = 0
-    omitted_bytes: Annotated[int, Field(ge=0, description="How much between beginning and end is lost.")] = 0
+    bytes: Annotated[int, Field(ge=0, le=2**53, description="How much was written in all.")] = 0
+    omitted_bytes: Annotated[
+        int, Field(ge=0, le=2**53, description="How much between beginning and end is lost.")
+    ] = 0
 
 
 class OutputSnapshot(BaseModel):
@@ -138,7 +140,8 @@ class OutputSnapshot(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    sequence: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    # Milliseconds since 1970 where it must grow beyond a worker that has died.
+    sequence: Annotated[int, Field(ge=0, le=2**53)]
     stdout: OutputText = OutputText()
     stderr: OutputText = OutputText()
 

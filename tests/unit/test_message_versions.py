@@ -1,8 +1,8 @@
 """Messages as the version before writes them are understood, and those of a version to come are not mistaken.
 
 `tests/data/messages` has what version 0.1.0 writes, and in files of their own what later versions add:
-`job_with_token`, `job_with_ref` and `outcome_with_ref` since 0.2.0. All stay. `bundles` has messages of
-several jobs or reports.
+`job_with_token`, `job_with_ref`, `outcome_with_ref` and `running_with_output` since 0.2.0. All stay.
+`bundles` has messages of several jobs or reports.
 """
 
 import json
@@ -98,6 +98,7 @@ def test_all_that_a_message_of_the_version_before_says_is_understood(name: str) 
         ("deferred", "delayed", 1, 1),
         ("parked", "parked", 4, 4),
         ("running", "running", 1, 1),
+        ("running_with_output", "running", 1, 1),
         ("succeeded", "succeeded", 2, 2),
         ("cancelled", "cancelled", 1, 1),
         ("large", "succeeded", 1, 1),
@@ -115,6 +116,7 @@ def test_the_recorder_hears_what_a_worker_of_the_version_before_says(
     assert (job.id, job.lane, job.attempt, job.batch_id) == (JOB_ID, Lane.BULK, asks_for, BATCH_ID)
     assert report.is_deferral is (name == "deferred")
     assert (report.body is not None, report.page is not None) == (name == "large", name == "page")
+    assert (report.output is not None) == (name == "running_with_output")
 
 
 @pytest.mark.parametrize("name", ["jobs", "reports"])

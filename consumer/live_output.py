@@ -1,0 +1,116 @@
+"""What running attempts have written so far, told to the recorder; knows nothing of how they are run."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from consumer.settlement import report_message
+from shared.broker.publisher import Publisher
+from shared.clock import utc_now
+from shared.errors import BrokerError, MessageTooLarge
+from shared.kinds.command import OutputSnapshot
+from shared.messages import JobMessage, Report
+from shared.states import JobState
+
+# A snapshot that the broker did not take is tried again, unless a newer one has come.
+_RETRY_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+OnOutput = Callable[[OutputSnapshot], None]
+
+
+class LiveOutput:
+    """Publishes what attempts of one worker write while they run, best effort: the end brings all of it."""
+
+    def __init__(self, publisher: Publisher, *, worker: str) -> None:
+        """Make one; `worker` is the name that reports carry."""
+        self._publisher = publisher
+        self._worker = worker
+
+    @contextmanager
+    def of(self, job: JobMessage) -> Iterator[OnOutput]:
+        """Yield what takes the snapshots of an attempt that begins now; after the block it takes no more.
+
+        Call it on the event loop, as often as there is something new. One snapshot of an attempt is on its
+        way at a time; of those that come meanwhile, only the newest follows.
+        """
+        telling = _Telling(job, self._publisher, worker=self._worker)
+        try:
+            yield telling.tell
+        finally:
+            telling.end()
+
+
+class _Telling:
+    """What is told of one attempt."""
+
+    def __init__(self, job: JobMessage, publisher: Publisher, *, worker: str) -> None:
+        self._job = job
+        self._publisher = publisher
+        self._worker = worker
+        self._started_at: datetime = utc_now()
+        self._sequence = 0
+        self._waiting: OutputSnapshot | None = None
+        self._is_sending = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_ended = False
+
+    def tell(self, snapshot: OutputSnapshot) -> None:
+        """Publish a snapshot, as soon as the one before is confirmed."""
+        if self._has_ended:
+            return
+        self._waiting = snapshot
+        if not self._is_sending and self._timer is None:
+            self._send()
+
+    def end(self) -> None:
+        """Publish nothing more; what is on its way stays so."""
+        self._has_ended, self._waiting = True, None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _send(self) -> None:
+        self._timer = None
+        snapshot, self._waiting = self._waiting, None
+        if snapshot is None:
+            return
+        message = report_message(self._job, self._report(snapshot))
+        try:
+            sending = self._publisher.send(message)
+        except BrokerError as error:
+            self._send_later(snapshot, error)
+            return
+        self._is_sending = True
+        sending.add_done_callback(lambda sent: self._note_sent(snapshot, sent))
+
+    def _note_sent(self, snapshot: OutputSnapshot, sent: asyncio.Future[None]) -> None:
+        self._is_sending = False
+        error = None if sent.cancelled() else sent.exception()
+        if isinstance(error, BrokerError) and not isinstance(error, MessageTooLarge):
+            self._send_later(snapshot, error)
+        else:
+            self._send()
+
+    def _send_later(self, snapshot: OutputSnapshot, error: BrokerError) -> None:
+        logger.debug("output_not_told", extra={"job_id": str(self._job.id), "error": str(error)})
+        if not self._has_ended:
+            self._waiting = self._waiting or snapshot
+            self._timer = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send)
+
+    def _report(self, snapshot: OutputSnapshot) -> Report:
+        # Of the time, because the attempt may be another worker's next, when this one has died with it.
+        self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
+        return Report(
+            job_id=self._job.id,
+            kind=self._job.kind,
+            run=self._job.run,
+            attempt=self._job.attempt,
+            state=JobState.RUNNING,
+            started_at=self._started_at,
+            worker=self._worker,
+            output=snapshot.model_copy(update={"sequence": self._sequence}),
+        )
