@@ -1,44 +1,64 @@
-"""Group commit: the jobs of concurrent requests are stored by one thread, many in one transaction."""
+"""Group commit: what concurrent requests change is written by one thread, many changes in one transaction."""
 
 import asyncio
 import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from uuid import UUID
+from typing import Generic, TypeVar
 
 from producer.records import NewJob, SubmissionResult
 from producer.store import submissions
-from producer.store.database import Database
-from shared.errors import StoreRefused, StoreUnavailable
+from producer.store.database import Connection, Database
+from shared.errors import RetrieverError, StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
+Change = TypeVar("Change")
+Answer = TypeVar("Answer")
+
 MAX_WAITING_JOBS = 5_000
-MAX_GROUP_JOBS = 500
+MAX_GROUP = 500
 CLOSE_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A job that waits for its transaction, and the future that its request awaits."""
+class _Waiting(Generic[Change, Answer]):
+    """A change that waits for its transaction, and the future that its request awaits."""
 
-    job: NewJob
-    answer: asyncio.Future[SubmissionResult]
+    change: Change
+    answer: asyncio.Future[Answer]
     loop: asyncio.AbstractEventLoop
 
 
-class JobWriter:
-    """Stores single jobs. Each request awaits its own; those that wait meanwhile share the next commit."""
+class GroupWriter(Generic[Change, Answer]):
+    """Writes changes. Each request awaits its own; those that wait meanwhile share the next commit."""
 
-    def __init__(self, database: Database, *, max_waiting_jobs: int = MAX_WAITING_JOBS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        make: Callable[[Connection, Sequence[Change]], Sequence[Answer | RetrieverError]],
+        *,
+        of: str,
+        max_waiting: int,
+    ) -> None:
+        """Prepare a writer; its thread is not started yet.
+
+        Args:
+            make: Makes changes, and returns for each in their order what it came to. An error among these is
+                the answer of one change that changes nothing; an error that is raised undoes all of them.
+            of: What is changed, in the plural, for its thread's name and for what it says.
+            max_waiting: How many changes may wait for their transaction.
+        """
         self._database = database
-        # None ends the thread, after it has stored whatever came before.
-        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting_jobs)
-        self._thread = threading.Thread(target=self._run, name="job-writer", daemon=True)
+        self._make = make
+        self._of = of
+        # None ends the thread, after it has written whatever came before.
+        self._waiting: queue.Queue[_Waiting[Change, Answer] | None] = queue.Queue(max_waiting)
+        self._thread = threading.Thread(target=self._run, name=f"writer of {of}", daemon=True)
         self._closing = False
 
     def start(self) -> None:
@@ -46,7 +66,7 @@ class JobWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """Store what waits, then end. Blocks for up to 30 s; call it off the event loop."""
+        """Write what waits, then end. Blocks for up to 30 s; call it off the event loop."""
         self._closing = True
         ends_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         with suppress(queue.Full):
@@ -57,42 +77,43 @@ class JobWriter:
         with suppress(queue.Empty):
             while True:
                 if (late := self._waiting.get_nowait()) is not None:
-                    _answer([late], StoreUnavailable("The server is stopping."))
+                    _answer([late], [StoreUnavailable("The server is stopping.")])
 
-    async def write(self, job: NewJob) -> SubmissionResult:
-        """Return which job answers the submission, once that is committed.
+    async def write(self, change: Change) -> Answer:
+        """Return what the change came to, once that is committed.
 
         Raises:
-            StoreUnavailable: the database did not answer, too many jobs wait, or the server is stopping.
-            StoreRefused: the database will not take this job.
+            StoreUnavailable: the database did not answer, too many wait, or the server is stopping.
+            StoreRefused: the database will not take this.
+            RetrieverError: the change came to it.
         """
         if self._closing:
             raise StoreUnavailable("The server is stopping.")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(job, loop.create_future(), loop)
+        waiting: _Waiting[Change, Answer] = _Waiting(change, loop.create_future(), loop)
         try:
             self._waiting.put_nowait(waiting)
         except queue.Full:
-            raise StoreUnavailable(f"{self._waiting.maxsize} jobs already wait to be stored.") from None
+            raise StoreUnavailable(f"{self._waiting.maxsize} {self._of} already wait to be stored.") from None
         return await waiting.answer
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
             group, ended = self._gather(first)
             try:
-                self._store_group(group)
+                self._write_group(group)
             except StoreUnavailable as error:
-                _answer(group, error)
+                _answer(group, [error] * len(group))
             except Exception as error:
                 # A service loop, one of the three edges: without its thread all requests would wait for ever.
-                logger.exception("job_writer_failed", extra={"jobs": len(group)})
-                _answer(group, error)
+                logger.exception("writer_failed", extra={"of": self._of, "changes": len(group)})
+                _answer(group, [error] * len(group))
             if ended:
                 return
 
-    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+    def _gather(self, first: _Waiting[Change, Answer]) -> tuple[list[_Waiting[Change, Answer]], bool]:
         group = [first]
-        while len(group) < MAX_GROUP_JOBS:
+        while len(group) < MAX_GROUP:
             try:
                 waiting = self._waiting.get_nowait()
             except queue.Empty:
@@ -102,41 +123,55 @@ class JobWriter:
             group.append(waiting)
         return group, False
 
-    def _store_group(self, group: Sequence[_Waiting]) -> None:
-        """Store the jobs in one transaction, or each in its own when one is refused, and answer for each.
+    def _write_group(self, group: Sequence[_Waiting[Change, Answer]]) -> None:
+        """Make the changes in one transaction, or each in its own when one is refused, and answer for each.
 
         Whatever it raises ends the group: the requests that are not answered yet get the error.
         """
         try:
-            result = self._database.write(submissions.admit_jobs, [waiting.job for waiting in group])
+            answers = self._database.write(self._make, [waiting.change for waiting in group])
         except StoreRefused as error:
             if len(group) == 1:
-                _answer(group, error)
+                _answer(group, [error])
                 return
-            logger.warning("job_group_refused", extra={"jobs": len(group), "error": str(error)[:200]})
+            told = {"of": self._of, "changes": len(group), "error": str(error)[:200]}
+            logger.warning("group_refused", extra=told)
             for waiting in group:
-                self._store_group([waiting])
+                self._write_group([waiting])
         else:
-            _answer(group, result)
+            _answer(group, answers)
 
 
-def _answer(group: Sequence[_Waiting], outcome: Mapping[UUID, SubmissionResult] | Exception) -> None:
+class JobWriter(GroupWriter[NewJob, SubmissionResult]):
+    """Stores single jobs, and says which job answers each submission."""
+
+    def __init__(self, database: Database, *, max_waiting_jobs: int = MAX_WAITING_JOBS) -> None:
+        super().__init__(database, _admit, of="jobs", max_waiting=max_waiting_jobs)
+
+
+def _admit(connection: Connection, jobs: Sequence[NewJob]) -> list[SubmissionResult]:
+    results = submissions.admit_jobs(connection, jobs)
+    return [results[job.id] for job in jobs]
+
+
+def _answer(group: Sequence[_Waiting[Change, Answer]], answers: Sequence[Answer | Exception]) -> None:
     """Wake the requests of a group: one call into each event loop, not one a request."""
+    answered = list(zip(group, answers, strict=True))
     for loop in {waiting.loop for waiting in group}:
-        here = [waiting for waiting in group if waiting.loop is loop]
+        here = [each for each in answered if each[0].loop is loop]
         try:
-            loop.call_soon_threadsafe(_settle, here, outcome)
+            loop.call_soon_threadsafe(_settle, here)
         except RuntimeError:
-            # The loop has closed, so nobody waits any more; the jobs keep the state that they have.
-            logger.warning("job_writer_without_listener", extra={"jobs": len(here)})
+            # The loop has closed, so nobody waits any more; what is committed stays.
+            logger.warning("writer_without_listener", extra={"changes": len(here)})
 
 
-def _settle(group: Sequence[_Waiting], outcome: Mapping[UUID, SubmissionResult] | Exception) -> None:
-    for waiting in group:
+def _settle(answered: Sequence[tuple[_Waiting[Change, Answer], Answer | Exception]]) -> None:
+    for waiting, answer in answered:
         if waiting.answer.done():
             # The request was cancelled, or it was answered before the rest of its group failed.
             continue
-        if isinstance(outcome, Exception):
-            waiting.answer.set_exception(outcome)
+        if isinstance(answer, Exception):
+            waiting.answer.set_exception(answer)
         else:
-            waiting.answer.set_result(outcome[waiting.job.id])
+            waiting.answer.set_result(answer)

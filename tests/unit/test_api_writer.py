@@ -1,16 +1,17 @@
-"""How the writer of jobs ends when the database does not answer."""
+"""What the writers of groups answer, and how they end when the database does not."""
 
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
 from producer.api import writer as writers
-from producer.api.writer import JobWriter
-from producer.store.database import Database
-from shared.errors import StoreUnavailable
+from producer.api.writer import GroupWriter, JobWriter
+from producer.store.database import Connection, Database
+from shared.errors import JobNotFound, RetrieverError, StoreUnavailable
 from tests.support.factories import make_job
 
 
@@ -49,3 +50,37 @@ async def test_closing_ends_in_time_although_the_queue_is_full_and_the_database_
     database.let_go.set()
     with pytest.raises(StoreUnavailable, match="away"):
         await first
+
+
+class Direct:
+    """A database that only calls, and not before it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def write(self, change: Any, *args: object) -> Any:
+        self.let_go.wait(30)
+        return change(None, *args)
+
+
+async def test_changes_that_wait_share_a_transaction_and_an_error_answers_only_the_one_that_came_to_it() -> (
+    None
+):
+    groups: list[Sequence[int]] = []
+
+    def halve(_connection: Connection, numbers: Sequence[int]) -> list[int | RetrieverError]:
+        groups.append(numbers)
+        return [JobNotFound(f"{number} is odd") if number % 2 else number // 2 for number in numbers]
+
+    database = Direct()
+    writer = GroupWriter[int, int](cast("Database", database), halve, of="numbers", max_waiting=10)
+    requests = [asyncio.create_task(writer.write(number)) for number in (2, 3, 4)]
+    await asyncio.sleep(0)
+    writer.start()
+    database.let_go.set()
+
+    answers = await asyncio.gather(*requests, return_exceptions=True)
+
+    assert groups == [[2, 3, 4]]
+    assert (answers[0], str(answers[1]), answers[2]) == (1, "3 is odd", 2)
+    await asyncio.to_thread(writer.close)
