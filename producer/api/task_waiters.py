@@ -46,6 +46,7 @@ class TaskWaiters:
         self._tickets = count()
         self._has_joined = asyncio.Event()
         self._left_at = 0.0
+        self._looked_at = 0.0
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -128,8 +129,12 @@ class TaskWaiters:
 
     async def _call_next(self) -> None:
         told = await self._wakeup.wait(LOOK_SECONDS)
-        if not told and (waited_for := [name for name, line in self._lines.items() if line.waiting]):
-            told = frozenset(await self._find_ready(waited_for))
+        clock = asyncio.get_running_loop().time
+        # Also while other queues are told of all the time: nobody tells of the end of a pause.
+        if not told or clock() - self._looked_at >= LOOK_SECONDS:
+            waited_for = [name for name, line in self._lines.items() if line.waiting]
+            told |= frozenset(await self._find_ready(waited_for)) if waited_for else frozenset()
+            self._looked_at = clock()
         for name in told:
             if name in self._lines:
                 self._lines[name].call()

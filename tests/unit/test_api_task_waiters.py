@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from producer.api import task_waiters
 from producer.api.task_waiters import TaskWaiters
 from shared.errors import StoreUnavailable
 
@@ -219,6 +220,20 @@ async def test_where_nobody_tells_the_store_is_asked_once_for_all_who_wait() -> 
         assert await bob.answer() == ["a"]
         assert store.asked == [["mail", "films"]]
         assert not (ann.is_answered or cem.is_answered)
+
+
+async def test_the_store_is_asked_now_and_then_although_other_queues_are_told_of_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(task_waiters, "LOOK_SECONDS", 0.0)
+    store = FakeStore()
+    async with waiters_on(store) as waiters:
+        [ann] = await agents(waiters, store, "ann")
+        store.add("films", "a", is_announced=False)
+
+        store.announced.put_nowait("books")
+
+        assert await ann.answer() == ["a"]
 
 
 async def test_nobody_is_asked_for_before_an_agent_comes() -> None:
