@@ -11,7 +11,8 @@ from producer.timetable import CatchUp, Timetable
 from shared import exact_json
 from shared.events import EventType
 from shared.kinds.command import OutputText
-from shared.kinds.registry import Lane
+from shared.kinds.registry import Lane, waiting_state
+from shared.kinds.task import queue_of
 from shared.messages import KnownCopy
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
@@ -67,9 +68,9 @@ class CallbackEvent(StrEnum):
 class NewJob:
     """A validated job that is about to be stored in run 1, attempt 0.
 
-    With a `due_at`, which lies ahead, it is `scheduled`, else `accepted`. Jobs that ask for the same have one
-    `unique_key`. With `unique_for_seconds` the job is stored only if no such job is unfinished, or was
-    submitted or finished within that time.
+    With a `due_at`, which lies ahead, it is `scheduled`, else as its kind waits: `accepted` or `queued`.
+    Jobs that ask for the same have one `unique_key`. With `unique_for_seconds` the job is stored only if no
+    such job is unfinished, or was submitted or finished within that time.
 
     Attributes:
         ref: Its sender's own name for it.
@@ -103,7 +104,12 @@ class NewJob:
     @property
     def state(self) -> JobState:
         """The state it is stored in."""
-        return JobState.SCHEDULED if self.due_at else JobState.ACCEPTED
+        return JobState.SCHEDULED if self.due_at else waiting_state(self.kind)
+
+    @property
+    def queue(self) -> str | None:
+        """The queue that agents ask for, if it is a task."""
+        return queue_of(self.kind, self.args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +192,10 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A stored job. `attempts` is filled by `get_job` only, oldest first."""
+    """A stored job. `attempts` is filled by `get_job` only, oldest first.
+
+    Of a task, `queue` is the one that agents ask for; while it runs, its lease is held until `claimed_until`.
+    """
 
     id: UUID
     kind: str
@@ -214,6 +223,8 @@ class JobRecord:
     line: int | None = None
     given_url: str | None = None
     same_as: UUID | None = None
+    queue: str | None = None
+    claimed_until: datetime | None = None
     attempts: Sequence[AttemptRecord] = ()
 
     @property

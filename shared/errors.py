@@ -25,6 +25,8 @@ RetrieverError
 ├── JobNotPaged                the job fetches one page, or is one of the pages of another
 ├── RunsExhausted              a job is in the last run that it may have, so nothing begins the next
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
+├── NotATask                   the job is of a kind that agents do not pull
+├── LeaseLost                  an agent's token is not, or no longer, that of the lease on its task
 ├── OperationFinished          only a running operation can be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
 
@@ -161,6 +163,14 @@ class JobNotPaged(RetrieverError):
 
 class JobEndedAlready(RetrieverError):
     """The job has succeeded or is parked, so there is nothing to cancel."""
+
+
+class NotATask(RetrieverError):
+    """The job is of another kind than `task`, so no agent holds it."""
+
+
+class LeaseLost(RetrieverError):
+    """The token proves no lease that is held on the task now; the message says why. Nothing changed."""
 
 
 class OperationFinished(RetrieverError):

@@ -8,13 +8,12 @@ from producer.parking import DISCARDED, OperationAction, OperationPage, Operatio
 from producer.store import bulk_actions
 from producer.store.database import RetryingStore
 from shared.clock import utc_now
+from shared.kinds.registry import waiting_state
 from shared.states import JobState
 
 _POLL_SECONDS = 0.5
 # As many as a page has at the highest rate.
 _SINGLY = 500
-
-_STATES = {OperationAction.REDRIVE: JobState.ACCEPTED, OperationAction.DISCARD: JobState.CANCELLED}
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +68,10 @@ class BulkOperationRunner:
 
     def _note(self, page: OperationPage) -> None:
         operation = page.operation
-        state = _STATES[operation.action]
-        reason = DISCARDED if state is JobState.CANCELLED else None
+        is_redrive = operation.action is OperationAction.REDRIVE
+        reason = None if is_redrive else DISCARDED
         for job in page.moved:
+            state = waiting_state(job.kind) if is_redrive else JobState.CANCELLED
             self._metrics.transitions.labels(job.kind, state).inc()
             facts = {"job_id": str(job.id), "run": job.run, "attempt": 0}
             logger.info("job_state_changed", extra={**facts, "state": state.value, "reason": reason})

@@ -15,7 +15,8 @@ from producer.store.bodies import FETCH, copy_key, find_copies
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, lock_jobs
 from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
 from producer.store.sql import is_free, is_one_of, read_in_order
-from shared.kinds.registry import KINDS, Lane, is_bundled
+from producer.store.wakeup import announce_waiting
+from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane, is_bundled
 from shared.states import JobState, position
 
 _ACCEPTED = JobState.ACCEPTED
@@ -50,6 +51,10 @@ def claim_accepted(
         if (room := limit - len(claimed)) > 0:
             free = accepted.where(is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now)).limit(room)
             claimed += _lease(connection, free, until=until)
+    if pulled := [job for job in claimed if job.kind not in BROKERED_KINDS and job.kind in KINDS]:
+        # Code of version 0.1.0 has redriven them, or accepted them at their time.
+        _hand_to_agents(connection, pulled, now=now)
+        claimed = [job for job in claimed if job not in pulled]
     return with_copies(connection, claimed)
 
 
@@ -100,6 +105,12 @@ def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[Cl
         return claimed
     copies = find_copies(connection, asking)
     return [replace(job, known=copies[job.id]) if job.id in copies else job for job in claimed]
+
+
+def _hand_to_agents(connection: sa.Connection, pulled: Sequence[ClaimedJob], *, now: datetime) -> None:
+    """Let agents find jobs that no message asks for."""
+    mark_queued(connection, [(job.id, job.run) for job in pulled], now=now)
+    announce_waiting(connection, {job.id: job.kind for job in pulled})
 
 
 def _copy_key(job: ClaimedJob) -> bytes | None:

@@ -31,9 +31,11 @@ from producer.store.queries import get_job
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, lock_jobs, stored_host, write_jobs
 from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs, redrives
 from producer.store.sql import PlainText
-from producer.store.wakeup import announce_jobs
+from producer.store.wakeup import announce_waiting
 from shared.broker.topology import PARKED_QUEUE
 from shared.errors import JobNotFound, JobNotParked, RunsExhausted
+from shared.kinds.registry import waiting_state
+from shared.kinds.task import queue_of
 from shared.messages import MAX_RUN, Report
 from shared.states import JobState, position
 
@@ -99,7 +101,7 @@ def parked_page(
 
 
 def redrive(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
-    """Start a parked job's next run and return the job: accepted, with fresh attempts beside the old ones.
+    """Start a parked job's next run and return the job, which waits with fresh attempts beside the old ones.
 
     Raises:
         JobNotFound: no row has this id.
@@ -129,7 +131,12 @@ def redrive_edited(
     """
     standing = _lock_parked(connection, job_id)
     old_args = connection.scalar(sa.select(jobs.c.args).where(jobs.c.id == job_id))
-    edited = {"args": args, "host": stored_host(host), "unique_key": unique_key}
+    edited = {
+        "args": args,
+        "host": stored_host(host),
+        "queue": queue_of(standing.kind, args),
+        "unique_key": unique_key,
+    }
     connection.execute(jobs.update().where(jobs.c.id == job_id).values(edited))
     # What it asks now is no other job's question.
     standing = replace(standing, same_as=None)
@@ -171,7 +178,7 @@ def redrive_moved(
     moved = leave_parking(connection, OperationAction.REDRIVE, parked, by=PARKED_QUEUE, now=now)
     for job_id, where in sorted(parked.items()):
         _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, where, by=PARKED_QUEUE, now=now)
-    transitions = [Transition(job.id, job.kind, job.run, 0, JobState.ACCEPTED, None) for job in moved]
+    transitions = [Transition(job.id, job.kind, job.run, 0, waiting_state(job.kind), None) for job in moved]
     unknown = frozenset(report.job_id for report in asked if report.job_id not in standing)
     return Recorded(transitions, unknown, disbelieved)
 
@@ -352,8 +359,8 @@ def _start_next_run(connection: sa.Connection, parked: Mapping[UUID, Standing], 
     rows = [
         {
             "id": job_id,
-            "position": position(run=place.run + 1, attempt=0, state=JobState.ACCEPTED),
-            "state": JobState.ACCEPTED,
+            "position": position(run=place.run + 1, attempt=0, state=waiting_state(place.kind)),
+            "state": waiting_state(place.kind),
             "run": place.run + 1,
             "attempt": 0,
             "token_from_run": place.first_token_run,
@@ -371,9 +378,9 @@ def _start_next_run(connection: sa.Connection, parked: Mapping[UUID, Standing], 
         for job_id, place in parked.items()
     ]
     write_jobs(connection, rows)
-    moves = [Move(place.batch_id, place.state, JobState.ACCEPTED) for place in parked.values()]
+    moves = [Move(place.batch_id, place.state, waiting_state(place.kind)) for place in parked.values()]
     count_moves(connection, moves, now=now)
-    announce_jobs(connection)
+    announce_waiting(connection, {job_id: place.kind for job_id, place in parked.items()})
 
 
 def _end_in_next_run(

@@ -11,6 +11,7 @@ from producer.pausing import Circumstances, Pause, PauseList, QueueObservation, 
 from producer.store.audit import queue_target, write_audit
 from producer.store.schema import pauses, queues, revisions
 from producer.store.sql import upsert
+from shared.kinds.registry import Lane
 
 _REVISION = "pauses"
 
@@ -29,6 +30,12 @@ def read_pauses(connection: sa.Connection) -> PauseList:
     """
     revision = connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == _REVISION))
     return PauseList(revision or 0, _list_pauses(connection))
+
+
+def open_lanes(connection: sa.Connection, kind: str) -> list[Lane]:
+    """Return the lanes in which a kind is not paused."""
+    items = _list_pauses(connection)
+    return [lane for lane in Lane if not any(pause.covers(kind, lane) for pause in items)]
 
 
 def pause(

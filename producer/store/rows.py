@@ -72,7 +72,8 @@ OPEN_STATES = tuple(state for state in JobState if not state.is_final)
 _NEW_NAMES = [column.name for column in columns_of(NewJob, jobs)]
 _BATCH_NAMES = [column.name for column in columns_of(BatchRecord, batches)]
 _FIRST_POSITIONS = {
-    state: position(run=1, attempt=0, state=state) for state in (JobState.SCHEDULED, JobState.ACCEPTED)
+    state: position(run=1, attempt=0, state=state)
+    for state in (JobState.SCHEDULED, JobState.ACCEPTED, JobState.QUEUED)
 }
 
 
@@ -109,12 +110,13 @@ class Standing:
 
 
 def new_job_row(job: NewJob, *, batch_id: UUID | None) -> dict[str, Any]:
-    """Return the row of a job that is accepted or scheduled: run 1, attempt 0."""
+    """Return the row of a job that is scheduled, or waits to run: run 1, attempt 0."""
     return {
         **{name: getattr(job, name) for name in _NEW_NAMES},
         # Every field, not only what differs: the defaults of a later version must not change this job.
         "retry": job.retry.model_dump(mode="json"),
         "host": stored_host(job.host),
+        "queue": job.queue,
         "batch_id": batch_id,
         "state": job.state,
         "position": _FIRST_POSITIONS[job.state],

@@ -21,9 +21,10 @@ from producer.store.repeats import look_after
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.submissions import insert_batch, insert_jobs
-from producer.store.wakeup import announce_jobs
+from producer.store.wakeup import announce_waiting
 from producer.timetable import Cron, Every, Timetable
 from shared.errors import ScheduleNotFound
+from shared.kinds.registry import waiting_state
 from shared.outcomes import EXPIRED
 from shared.states import JobState, position
 
@@ -273,19 +274,18 @@ def release_due(
     only: UUID | None = None,
     without: Collection[UUID] = (),
 ) -> list[Transition]:
-    """Accept scheduled jobs that are due, the longest due first, and wake the relay; return what changed.
+    """Let scheduled jobs that are due wait to run, the longest due first; return what changed.
 
     Repeats whose original is unfinished go on waiting.
     """
     which = sa.and_(_is_due(now), *_chosen(only, without))
     due = look_after(connection, _lock(connection, which, by=jobs.c.due_at, limit=limit), now=now)
     write_jobs(connection, [_released_row(job_id, place, now) for job_id, place in due.items()])
-    moves = [Move(place.batch_id, place.state, JobState.ACCEPTED) for place in due.values()]
+    moves = [Move(place.batch_id, place.state, waiting_state(place.kind)) for place in due.values()]
     count_moves(connection, moves, now=now)
-    if due:
-        announce_jobs(connection)
+    announce_waiting(connection, {job_id: place.kind for job_id, place in due.items()})
     return [
-        Transition(job_id, place.kind, place.run, place.attempt, JobState.ACCEPTED, None)
+        Transition(job_id, place.kind, place.run, place.attempt, waiting_state(place.kind), None)
         for job_id, place in due.items()
     ]
 
@@ -445,8 +445,8 @@ def _lock(
 def _released_row(job_id: UUID, place: Standing, now: datetime) -> dict[str, Any]:
     return {
         "id": job_id,
-        "position": position(run=place.run, attempt=0, state=JobState.ACCEPTED),
-        "state": JobState.ACCEPTED,
+        "position": position(run=place.run, attempt=0, state=waiting_state(place.kind)),
+        "state": waiting_state(place.kind),
         "due_at": None,
         "same_as": place.same_as if place.same_as == job_id else None,
         "updated_at": now,

@@ -1,6 +1,7 @@
 """Store what is submitted: single jobs, batches, and jobs that came over the broker.
 
-A new job is `accepted`, where the relay finds it, or `scheduled`, where the scheduler does.
+A new job is `accepted`, where the relay finds it, `scheduled`, where the scheduler does, or, if it is a task,
+`queued`, where agents do.
 """
 
 from collections import Counter
@@ -28,23 +29,24 @@ from producer.store.idempotency import point_key, read_key, take_key
 from producer.store.rows import FINAL_STATES, new_job_row, stored_host
 from producer.store.schema import batches, jobs, rejected_lines
 from producer.store.sql import POSTGRESQL, bound_value, encode_document, insert_absent
-from producer.store.wakeup import announce_jobs
+from producer.store.wakeup import announce_jobs, announce_tasks, announce_tasks_where
+from shared.kinds.registry import waiting_state
 from shared.states import JobState, position
 
 T = TypeVar("T")
 # The columns that a job shares with others of its batch, and its own values, as the driver takes them.
-_Own = tuple[str, str, str, int | None, str | None, str | None, str | None]
+_Own = tuple[str, str, str, int | None, str | None, str | None, str | None, str | None]
 _Row = tuple[Mapping[str, Any], _Own]
 _Keyed = tuple[NewJob, IdempotencyKey]
-_OWN = ("id", "args", "host", "line", "ref", "given_url", "same_as")
+_OWN = ("id", "args", "host", "line", "ref", "given_url", "same_as", "queue")
 _common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
 # One COPY is one statement, and a statement has a time limit.
 _COPY_JOBS = 20_000
 # One write to the socket: PostgreSQL stores these while the next are put together.
 _WRITE_JOBS = 250
 _CHUNK_LINES = 1_000
-# Three nulls, as COPY writes them.
-_NONE_GIVEN = "\\N\t\\N\t\\N"
+# Four nulls, as COPY writes them.
+_NONE_GIVEN = "\\N\t\\N\t\\N\t\\N"
 
 
 def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, SubmissionResult]:
@@ -87,7 +89,9 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
         return
     rows = [new_job_row(job, batch_id=job.batch_id) for job in new_jobs]
     connection.execute(insert_absent(connection, jobs), rows)
-    announce_jobs(connection)
+    announce_tasks(connection, (job.queue for job in new_jobs if job.state is JobState.QUEUED and job.queue))
+    if any(job.queue is None for job in new_jobs):
+        announce_jobs(connection)
 
 
 def insert_batch(
@@ -128,7 +132,10 @@ def insert_batch(
         .where(batches.c.id == batch.id)
         .values(total=counts.total(), rejected=rejections, finished_at=finished_at, **counts)
     )
-    announce_jobs(connection)
+    if waiting_state(batch.kind) is JobState.QUEUED:
+        announce_tasks_where(connection, jobs.c.batch_id == batch.id)
+    else:
+        announce_jobs(connection)
     return SubmissionResult(batch.id)
 
 
@@ -228,12 +235,13 @@ def _rows(
             row = new_job_row(job, batch_id=batch_id)
             common = {name: bound_value(row[name], dialect) for name in row if name not in _OWN}
             commons[job.due_at] = these, common
-        counts[job.state.value] += 1
+        counts[common["state"]] += 1
         host = bound_value(stored_host(job.host), dialect)
         ref = None if job.ref is None else bound_value(job.ref, dialect)
         given_url = None if job.given_url is None else bound_value(job.given_url, dialect)
         same_as = None if job.same_as is None else job.same_as.hex
-        yield common, (job.id.hex, encode_document(job.args), host, job.line, ref, given_url, same_as)
+        queue = job.queue
+        yield common, (job.id.hex, encode_document(job.args), host, job.line, ref, given_url, same_as, queue)
 
 
 def _copy(connection: sa.Connection, rows: Iterator[_Row]) -> None:

@@ -3,24 +3,58 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
 
 from producer.store.engine import postgresql_arguments, read_url
-from producer.store.sql import POSTGRESQL, SQLITE
+from producer.store.schema import IS_PICKABLE, jobs
+from producer.store.sql import POSTGRESQL, SQLITE, is_one_of
+from shared.kinds.registry import waiting_state
+from shared.states import JobState
 
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "retriever_jobs"
 TASK_CHANNEL: Final = "retriever_tasks"
+_MOST_QUEUES = 1_000
 
 
 def announce_jobs(connection: sa.Connection) -> None:
     """Wake the relays when this transaction commits; does nothing on SQLite."""
     if connection.dialect.name == POSTGRESQL:
         connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+
+
+def announce_tasks(connection: sa.Connection, queues: Iterable[str]) -> None:
+    """Wake the agents that wait for tasks of these queues when this transaction commits; not on SQLite.
+
+    Once for each queue, however many of its tasks became pickable. What is announced while nobody listens is
+    lost.
+    """
+    if connection.dialect.name == POSTGRESQL:
+        for queue in sorted(set(queues)):
+            connection.execute(sa.select(sa.func.pg_notify(TASK_CHANNEL, queue)))
+
+
+def announce_tasks_where(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Wake the agents for those of some stored tasks that they may pick now, as `announce_tasks` does."""
+    if connection.dialect.name == POSTGRESQL:
+        # Of very many queues, those that are left out are looked at when an agent asks for them anew.
+        query = sa.select(jobs.c.queue).where(IS_PICKABLE, which).distinct().limit(_MOST_QUEUES)
+        announce_tasks(connection, [queue for queue in connection.scalars(query) if queue is not None])
+
+
+def announce_waiting(connection: sa.Connection, kinds: Mapping[UUID, str]) -> None:
+    """Wake relays, and agents, for stored jobs that wait for them from now on, by their ids."""
+    tasks = [job_id for job_id, kind in kinds.items() if waiting_state(kind) is JobState.QUEUED]
+    if tasks:
+        announce_tasks_where(connection, is_one_of(connection, jobs.c.id, tasks))
+    if len(tasks) < len(kinds):
+        announce_jobs(connection)
 
 
 class Wakeup(Protocol):

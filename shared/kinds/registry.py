@@ -68,9 +68,14 @@ BROKERED_KINDS: tuple[str, ...] = tuple(kind.name for kind in KINDS.values() if 
 """The kinds whose jobs travel through RabbitMQ, to workers."""
 
 
+_WAITING_STATES = {
+    kind.name: JobState.QUEUED if kind.is_pulled else JobState.ACCEPTED for kind in KINDS.values()
+}
+
+
 def waiting_state(kind: str) -> JobState:
     """Return the state of a new job that is to run now: `accepted` for the relay, or at once `queued`."""
-    return JobState.QUEUED if kind in KINDS and KINDS[kind].is_pulled else JobState.ACCEPTED
+    return _WAITING_STATES.get(kind, JobState.ACCEPTED)
 
 
 def is_bundled(kind: str, lane: Lane) -> bool:

@@ -1,5 +1,6 @@
 """The `task` kind: work for agents that pull it over HTTP; Retriever leases it and records its end."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -47,3 +48,11 @@ class TaskResult(BaseModel):
     stdout: OutputText | None = None
     stderr: OutputText | None = None
     agent: Annotated[str, Field(description="Who did it.")]
+
+
+def queue_of(kind: str, args: Mapping[str, Any]) -> str | None:
+    """Return the queue of a job by its stored arguments, which need not be valid; None if it is no task."""
+    if kind != TASK:
+        return None
+    queue = args.get("queue", DEFAULT_QUEUE)
+    return queue[:MAX_QUEUE_LENGTH] if isinstance(queue, str) else DEFAULT_QUEUE

@@ -71,6 +71,36 @@ def make_job(
     )
 
 
+def make_task(
+    *,
+    queue: str = "default",
+    retry: RetryPolicy | None = None,
+    lane: Lane = Lane.INTERACTIVE,
+    created_at: datetime = NOON,
+    batch_id: UUID | None = None,
+    due_at: datetime | None = None,
+    deadline_at: datetime | None = None,
+    callback_url: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    ref: str | None = None,
+) -> NewJob:
+    """Return a task that is about to be stored; its arguments are as short as they are stored."""
+    return make_job(
+        kind="task",
+        args={"payload": {"film": 4}, **({} if queue == "default" else {"queue": queue})},
+        host="",
+        retry=retry,
+        lane=lane,
+        created_at=created_at,
+        batch_id=batch_id,
+        due_at=due_at,
+        deadline_at=deadline_at,
+        callback_url=callback_url,
+        labels=labels,
+        ref=ref,
+    )
+
+
 def make_batch(
     *,
     kind: str = "check",

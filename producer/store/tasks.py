@@ -1,0 +1,358 @@
+"""Tasks in the store: agents lease them, extend and end the lease; leases run out. One transaction each.
+
+The store is the queue of tasks. A task is pickable while it is `queued`, or `delayed` and ready; picking it
+makes it `running` until `claimed_until`, in its next attempt, with a new token. All ends go the way of every
+report, through `recording.record_reports`.
+
+Rows are locked in any order only by those who skip what others have locked, so nobody waits for anybody who
+waits. The order of picks is that of the ids. A UUIDv7 begins with the time at which an API process took the
+task in, to the millisecond, and the ids of one process always grow; so do those of a batch, line by line.
+Tasks of two API processes, within one millisecond or by clocks that differ, have no order.
+"""
+
+import random
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from producer.records import JobRecord
+from producer.store.batches import Move, count_moves
+from producer.store.queries import get_job
+from producer.store.queues import open_lanes
+from producer.store.recording import record_reports
+from producer.store.rows import JOB_COLUMNS, job_record, write_jobs
+from producer.store.schema import IS_LEASED_TASK, IS_PICKABLE, IS_UNREADY_TASK, attempts, jobs
+from producer.store.sql import is_one_of, read_in_order, upsert
+from producer.store.wakeup import announce_tasks
+from producer.tasks import (
+    MAX_LEASE_SECONDS,
+    Lease,
+    LeaseEnd,
+    PickedTask,
+    PickOrder,
+    PickRequest,
+    QueueLength,
+    TaskEnd,
+    TaskStanding,
+    ended_report,
+    expired_report,
+)
+from shared.errors import JobNotFound, LeaseLost, NotATask
+from shared.kinds.registry import Lane
+from shared.kinds.task import TASK
+from shared.states import JobState, position
+
+# A row of `_TASK_COLUMNS`.
+_Row = Any
+
+_TOKEN_BYTES = 16
+# A lease that ends later than any taken now is from before the clock was set back, and its agent may be long
+# dead. Twice, because the clocks of two machines differ.
+_LONGEST_LEASE = timedelta(seconds=2 * MAX_LEASE_SECONDS)
+_TASK_COLUMNS = (
+    jobs.c.id,
+    jobs.c.kind,
+    jobs.c.state,
+    jobs.c.run,
+    jobs.c.attempt,
+    jobs.c.retry,
+    jobs.c.queue,
+    jobs.c.lease,
+    jobs.c.claimed_until,
+    jobs.c.cancel_requested_at,
+)
+_LAST_ATTEMPTS = sa.select(
+    attempts.c.job_id, attempts.c.worker, attempts.c.started_at, attempts.c.outcome, attempts.c.reason
+).join_from(
+    attempts,
+    jobs,
+    sa.and_(
+        attempts.c.job_id == jobs.c.id, attempts.c.run == jobs.c.run, attempts.c.number == jobs.c.attempt
+    ),
+)
+_NO_ATTEMPT = (None, None, None, None)
+
+
+def pick(connection: sa.Connection, asked: PickRequest, *, now: datetime) -> list[PickedTask]:
+    """Lease tasks of a queue to an agent, in the order asked for; none while all their lanes are paused.
+
+    A task that another agent is picking at this moment is passed over, and one whose deadline has passed.
+    """
+    lanes = open_lanes(connection, TASK)
+    if not lanes:
+        return []
+    found = _lock_pickable(connection, asked, lanes, now=now)
+    if not found:
+        return []
+    token, leased_until = secrets.token_urlsafe(_TOKEN_BYTES), now + timedelta(seconds=asked.lease_seconds)
+    picked = [_leased(record, leased_until) for record in found]
+    write_jobs(connection, [_picked_row(record, token, now) for record in picked])
+    # Replaced, not inserted: an agent must not be refused because a row is there that nobody knows of.
+    started = [_attempt_row(record, asked.agent, now) for record in picked]
+    connection.execute(upsert(connection, attempts), started)
+    moves = (Move(before.batch_id, before.state, JobState.RUNNING) for before in found)
+    count_moves(connection, moves, now=now)
+    return [PickedTask(record, token, leased_until) for record in picked]
+
+
+def extend(
+    connection: sa.Connection, job_id: UUID, token: str, *, lease_seconds: float, now: datetime
+) -> Lease:
+    """Let a lease run for so long from now, and return it.
+
+    Raises:
+        JobNotFound: no row has this id.
+        NotATask: the job is of another kind.
+        LeaseLost: the token is not that of a lease that is held now.
+    """
+    task = _lock_task(connection, job_id)
+    if not task.is_held_by(token, now):
+        raise LeaseLost(task.refusal(token, now))
+    leased_until = now + timedelta(seconds=lease_seconds)
+    connection.execute(
+        jobs.update().where(jobs.c.id == job_id).values(claimed_until=leased_until, updated_at=now)
+    )
+    return Lease(leased_until, cancel_requested=task.cancel_requested_at is not None)
+
+
+def finish(connection: sa.Connection, job_id: UUID, token: str, end: TaskEnd, *, now: datetime) -> JobRecord:
+    """End an attempt as its agent says, and return the task; the same once more changes nothing.
+
+    Raises:
+        JobNotFound: no row has this id.
+        NotATask: the job is of another kind.
+        LeaseLost: the token is not that of a lease that is held now, and has not ended the attempt so before.
+    """
+    task = _lock_task(connection, job_id)
+    if task.is_held_by(token, now):
+        report = ended_report(task, end, now=now, random=random.random)
+        record_reports(connection, [report], now=now)
+    elif not task.is_ended_by(token, end):
+        raise LeaseLost(task.refusal(token, now))
+    return get_job(connection, job_id)
+
+
+def expire_leases(
+    connection: sa.Connection,
+    *,
+    limit: int,
+    now: datetime,
+    only: UUID | None = None,
+    without: Collection[UUID] = (),
+) -> list[LeaseEnd]:
+    """End up to `limit` leases that have run out, the longest first; return what became of their tasks."""
+    ended = _lock_expired(connection, limit=limit, now=now, only=only, without=without)
+    if not ended:
+        return []
+    recorded = record_reports(connection, [expired_report(task, now=now) for task in ended], now=now)
+    ids = [task.id for task in ended]
+    connection.execute(jobs.update().where(is_one_of(connection, jobs.c.id, ids)).values(lease=None))
+    again = [each.job_id for each in recorded.transitions if each.state is JobState.DELAYED]
+    connection.execute(jobs.update().where(is_one_of(connection, jobs.c.id, again)).values(ready_at=now))
+    queues = {task.id: task.queue or "" for task in ended}
+    announce_tasks(connection, (queues[job_id] for job_id in again))
+    return [LeaseEnd(each, queues[each.job_id]) for each in recorded.transitions]
+
+
+def expired_tasks(
+    connection: sa.Connection, *, limit: int, now: datetime, without: Collection[UUID] = ()
+) -> list[UUID]:
+    """Return the ids of tasks whose lease has run out. Locks nothing."""
+    found: list[UUID] = []
+    for which in _has_expired(now):
+        query = (
+            sa.select(jobs.c.id).where(which, *_are_not(without)).order_by(jobs.c.claimed_until, jobs.c.id)
+        )
+        found += connection.scalars(query.limit(limit - len(found)))
+    return found
+
+
+def make_ready(connection: sa.Connection, *, limit: int, now: datetime) -> list[str]:
+    """Let up to `limit` delayed tasks that are due be picked; return the queue of each."""
+    read_in_order(connection)
+    due = (
+        sa.select(jobs.c.id)
+        .where(IS_UNREADY_TASK, jobs.c.due_at <= now)
+        .order_by(jobs.c.due_at, jobs.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+        .cte("due")
+    )
+    ready = jobs.update().where(jobs.c.id.in_(sa.select(due.c.id))).values(ready_at=now)
+    queues = [queue or "" for queue in connection.scalars(ready.returning(jobs.c.queue))]
+    announce_tasks(connection, queues)
+    return queues
+
+
+def next_due_at(connection: sa.Connection) -> datetime | None:
+    """Return when a delayed task is due next, or a lease runs out; None when there is neither."""
+    times: list[datetime | None] = [
+        connection.scalar(sa.select(sa.func.min(jobs.c.due_at)).where(IS_UNREADY_TASK)),
+        connection.scalar(sa.select(sa.func.min(jobs.c.claimed_until)).where(IS_LEASED_TASK)),
+    ]
+    return min((at for at in times if at is not None), default=None)
+
+
+def waiting_queues(connection: sa.Connection, queues: Iterable[str], *, now: datetime) -> frozenset[str]:
+    """Return which of these queues have a task that a pick would give: one look into an index for each."""
+    lanes = open_lanes(connection, TASK)
+    if not lanes:
+        return frozenset()
+    return frozenset(
+        queue
+        for queue in queues
+        if connection.scalar(sa.select(jobs.c.id).where(*_is_given(queue, lanes, now)).limit(1)) is not None
+    )
+
+
+def queue_lengths(connection: sa.Connection, *, limit: int) -> list[QueueLength]:
+    """Return how long the queues are that have unfinished tasks, by name; counts all of those.
+
+    Args:
+        limit: How many queues at most, those with the most tasks.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for name, which in (("ready", IS_PICKABLE), ("delayed", IS_UNREADY_TASK), ("running", IS_LEASED_TASK)):
+        query = sa.select(jobs.c.queue, sa.func.count()).where(which).group_by(jobs.c.queue)
+        for queue, number in connection.execute(query):
+            counts.setdefault(queue or "", {})[name] = number
+    longest = sorted(counts, key=lambda queue: (-sum(counts[queue].values()), queue))[:limit]
+    return [
+        QueueLength(queue, **counts[queue], oldest_ready_at=_oldest_ready_at(connection, queue))
+        for queue in sorted(longest)
+    ]
+
+
+def _lock_pickable(
+    connection: sa.Connection, asked: PickRequest, lanes: Collection[Lane], *, now: datetime
+) -> list[JobRecord]:
+    read_in_order(connection)
+    newest_first = asked.order is PickOrder.NEWEST
+    # The queue too, though it is one: no other index then promises the order.
+    order = [column.desc() if newest_first else column.asc() for column in (jobs.c.queue, jobs.c.id)]
+    query = (
+        sa.select(*JOB_COLUMNS)
+        .where(*_is_given(asked.queue, lanes, now))
+        .order_by(*order)
+        .limit(asked.limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    return [job_record(row) for row in connection.execute(query).mappings()]
+
+
+def _is_given(queue: str, lanes: Collection[Lane], now: datetime) -> list[sa.ColumnElement[bool]]:
+    given = [
+        IS_PICKABLE,
+        jobs.c.queue.between(queue, queue),
+        sa.or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > now),
+    ]
+    return given if len(lanes) == len(Lane) else [*given, jobs.c.lane.in_(lanes)]
+
+
+def _leased(before: JobRecord, leased_until: datetime) -> JobRecord:
+    return replace(
+        before,
+        state=JobState.RUNNING,
+        attempt=before.attempt + 1,
+        reason=None,
+        explanation=None,
+        result=None,
+        due_at=None,
+        claimed_until=leased_until,
+    )
+
+
+def _picked_row(picked: JobRecord, token: str, now: datetime) -> dict[str, Any]:
+    return {
+        "id": picked.id,
+        "position": position(run=picked.run, attempt=picked.attempt, state=picked.state),
+        "state": picked.state,
+        "attempt": picked.attempt,
+        "reason": None,
+        "explanation": None,
+        "result": None,
+        "due_at": None,
+        "ready_at": None,
+        "lease": token,
+        "claimed_until": picked.claimed_until,
+        "updated_at": now,
+    }
+
+
+def _attempt_row(picked: JobRecord, agent: str, now: datetime) -> dict[str, Any]:
+    return {
+        "job_id": picked.id,
+        "run": picked.run,
+        "number": picked.attempt,
+        "started_at": now,
+        "ended_at": None,
+        "outcome": None,
+        "reason": None,
+        "explanation": None,
+        "wait_seconds": None,
+        "worker": agent,
+    }
+
+
+def _lock_task(connection: sa.Connection, job_id: UUID) -> TaskStanding:
+    query = sa.select(*_TASK_COLUMNS).where(jobs.c.id == job_id).with_for_update(key_share=True)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise JobNotFound(f"no job has the id {job_id}")
+    if row.kind != TASK:
+        raise NotATask(f"job {job_id} is of the kind {row.kind}, which no agent picks")
+    return _standing(connection, [row])[0]
+
+
+def _lock_expired(
+    connection: sa.Connection, *, limit: int, now: datetime, only: UUID | None, without: Collection[UUID]
+) -> list[TaskStanding]:
+    read_in_order(connection)
+    chosen = [*([] if only is None else [jobs.c.id == only]), *_are_not(without)]
+    rows: list[_Row] = []
+    for which in _has_expired(now):
+        query = (
+            sa.select(*_TASK_COLUMNS)
+            .where(which, *chosen)
+            .order_by(jobs.c.claimed_until, jobs.c.id)
+            .limit(limit - len(rows))
+            .with_for_update(skip_locked=True, key_share=True)
+        )
+        rows += connection.execute(query)
+    return _standing(connection, rows)
+
+
+def _has_expired(now: datetime) -> Iterator[sa.ColumnElement[bool]]:
+    yield sa.and_(IS_LEASED_TASK, jobs.c.claimed_until <= now)
+    yield sa.and_(IS_LEASED_TASK, jobs.c.claimed_until > now + _LONGEST_LEASE)
+    # Nothing of ours leaves a running task without a lease.
+    yield sa.and_(IS_LEASED_TASK, jobs.c.claimed_until.is_(None))
+
+
+def _standing(connection: sa.Connection, locked: Sequence[_Row]) -> list[TaskStanding]:
+    """Return where locked tasks are, with their last attempts.
+
+    By a statement of its own: one that waits for a lock joins what it read before it waited.
+    """
+    if not locked:
+        return []
+    ids = [row.id for row in locked]
+    query = _LAST_ATTEMPTS.where(is_one_of(connection, jobs.c.id, ids))
+    last = {job_id: attempt for job_id, *attempt in connection.execute(query)}
+    return [TaskStanding(*row, *last.get(row.id, _NO_ATTEMPT)) for row in locked]
+
+
+def _oldest_ready_at(connection: sa.Connection, queue: str) -> datetime | None:
+    here = sa.and_(IS_PICKABLE, jobs.c.queue.between(queue, queue))
+    query = sa.select(jobs.c.created_at).where(here).order_by(jobs.c.queue, jobs.c.id).limit(1)
+    created_at: datetime | None = connection.scalar(query)
+    return created_at
+
+
+def _are_not(without: Collection[UUID]) -> list[sa.ColumnElement[bool]]:
+    return [jobs.c.id.not_in(list(without))] if without else []
