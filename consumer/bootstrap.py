@@ -9,13 +9,16 @@ from collections.abc import Awaitable, Sequence
 
 from pydantic import BaseModel
 
+from consumer.commands.policy import CommandPolicy
 from consumer.control_streams import Cancellations, CurrentPauses
 from consumer.delivery_handler import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
+from consumer.handlers.command import command_handler
 from consumer.handlers.registry import HANDLERS, Handler
 from consumer.http.client import Client
 from consumer.http.robots import RobotsFiles
 from consumer.http.session import HttpSession, open_session
+from consumer.live_output import LiveOutput
 from consumer.metrics import WorkerMetrics
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiters import FirstPermit, HostLimiters
@@ -26,6 +29,7 @@ from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
 from shared.health import serve_health
 from shared.hosts import HostLimit
+from shared.kinds.command import COMMAND
 from shared.messages import JobMessage
 from shared.outcomes import Outcome
 from shared.settings import Settings
@@ -91,8 +95,12 @@ def _build_worker(
         inline_body_bytes=settings.inline_body_bytes,
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
+    handlers = {kind: _bind(HANDLERS[kind], client) for kind in kinds if kind != COMMAND}
+    if COMMAND in kinds:
+        live_output = LiveOutput(publisher, worker=name)
+        handlers[COMMAND] = command_handler(CommandPolicy.of(settings), live_output)
     handler = DeliveryHandler(
-        executor=Executor({kind: _bind(HANDLERS[kind], client) for kind in kinds}),
+        executor=Executor(handlers),
         admission=Admission(limiters, prefetch_by_lane=prefetch_by_lane(settings)),
         publisher=publisher,
         reports=ReportBatcher(publisher) if settings.bundle_jobs > 1 else None,

@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -24,6 +25,15 @@ def _check_name_server(value: str) -> str:
         raise ValueError("must be IP addresses with commas between, each with :port if it is not 53")
     ip_address(matched[1] or matched[3] or matched[5])
     return value
+
+
+def _check_absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_check_absolute)]
 
 
 NameServer = Annotated[str, AfterValidator(_check_name_server)]

@@ -13,8 +13,10 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from shared.broker.addresses import split_hosts
 from shared.errors import SettingsInvalid
 from shared.hosts import MAX_CONCURRENCY, NamedLimit
+from shared.kinds.command import VariableName
 from shared.setting_values import (
     BAD_PORTS,
+    AbsolutePath,
     ContactUrl,
     HostRate,
     ManagementUrl,
@@ -92,6 +94,20 @@ class Settings(BaseSettings):
     host_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     secrets_dir: Path | None = None
 
+    # Nothing is allowed until the operator names it.
+    command_programs: Annotated[tuple[str, ...], NoDecode] = ()
+    command_shell: bool = False
+    command_env: Annotated[tuple[VariableName, ...], NoDecode] = ()
+    command_read: Annotated[tuple[AbsolutePath, ...], NoDecode] = ()
+    command_network: bool = False
+    command_user: str = ""
+    command_folder: AbsolutePath | None = None
+    command_max_cpu_seconds: Annotated[int, Field(ge=1, le=86_400)] = 3_600
+    command_max_memory_bytes: Annotated[int, Field(ge=16_777_216, le=1_099_511_627_776)] = 4_294_967_296
+    command_max_file_bytes: Annotated[int, Field(ge=0, le=1_099_511_627_776)] = 1_073_741_824
+    command_max_processes: Annotated[int, Field(ge=1, le=10_000)] = 256
+    command_max_open_files: Annotated[int, Field(ge=8, le=1_048_576)] = 1_024
+
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     # The newest first. A secret never shows its value when it is printed or logged.
     webhook_secrets: Annotated[WebhookSecrets, NoDecode] = ()
@@ -107,7 +123,16 @@ class Settings(BaseSettings):
         """What a worker calls itself: its name, and where to complain of it."""
         return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
 
-    @field_validator("egress_allow", "egress_deny_ports", "dns_servers", "webhook_secrets", mode="before")
+    @field_validator(
+        "command_programs",
+        "command_env",
+        "command_read",
+        "egress_allow",
+        "egress_deny_ports",
+        "dns_servers",
+        "webhook_secrets",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         # Commas in a variable, lines in a file.
@@ -120,7 +145,7 @@ class Settings(BaseSettings):
             return value
         return tuple(NamedLimit.parse(entry) for entry in value.split(",") if entry.strip())
 
-    @field_validator("secrets_dir", "management_url", mode="before")
+    @field_validator("command_folder", "secrets_dir", "management_url", mode="before")
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
         # Path("") would be the current folder.

@@ -13,6 +13,7 @@ from consumer.handlers.webhook import send_webhook
 from consumer.http.client import Client
 from shared.errors import SettingsInvalid
 from shared.kinds.check import CheckArgs
+from shared.kinds.command import COMMAND, CommandArgs
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.registry import KINDS
 from shared.kinds.webhook import WEBHOOK, WebhookArgs
@@ -63,13 +64,15 @@ def check_handlers(kinds: Iterable[str]) -> None:
     Raises:
         SettingsInvalid: a kind is unknown, has no handler here, or has one for other arguments.
     """
+    # Commands ask no host anything: `consumer.handlers.command` has no client.
+    args_models = {COMMAND: CommandArgs, **{name: handler.args_model for name, handler in HANDLERS.items()}}
     for name in kinds:
-        kind, handler = KINDS.get(name), HANDLERS.get(name)
+        kind, args_model = KINDS.get(name), args_models.get(name)
         if kind is None:
             raise SettingsInvalid(f"--kinds: no kind is named {name!r}; known are {', '.join(KINDS)}")
-        if handler is None:
+        if args_model is None:
             raise SettingsInvalid(f"--kinds: this worker has no handler for kind {name!r}")
-        if handler.args_model is not kind.args_model:
+        if args_model is not kind.args_model:
             raise SettingsInvalid(
                 f"--kinds: the handler for kind {name!r} takes other arguments than the kind has"
             )
