@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 _FILES = ("docker-compose.yml", "tests/end_to_end/docker-compose.e2e.yml")
 
@@ -22,6 +23,7 @@ class ComposeSystem:
         self.site_url = os.environ["E2E_TARGET_URL"]
         self.control_url = os.environ["E2E_CONTROL_URL"]
         self.management_url = os.environ["RETRIEVER_MANAGEMENT_URL"]
+        self.amqp_url = os.environ["RETRIEVER_AMQP_URL"]
         self.webhook_secrets: tuple[str, ...] = tuple(os.environ["E2E_WEBHOOK_SECRETS"].split())
 
     def kill_workers(self) -> None:
@@ -65,6 +67,22 @@ class ComposeSystem:
             yield self.api_url
         finally:
             _compose(*scale, "ledger=1", "ledger")
+
+    @contextmanager
+    def third_worker(self) -> Iterator[None]:
+        """Run a third worker while inside."""
+        scale = ("up", "--detach", "--no-recreate", "--wait", "--scale")
+        _compose(*scale, "worker=3", "worker")
+        try:
+            yield
+        finally:
+            _compose(*scale, "worker=2", "worker")
+
+    def run_python(self, script: Path, *arguments: str) -> str:
+        """Run a script in a container of its own beside the others; return what it printed."""
+        folder = f"{script.parent}:/script:ro"
+        run = ("run", "--rm", "--no-TTY", "--no-deps", "--volume", folder, "worker")
+        return _compose(*run, "python", f"/script/{script.name}", *arguments)
 
     def _containers(self, service: str) -> list[str]:
         return _compose("ps", "--quiet", service).split()

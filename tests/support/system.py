@@ -31,6 +31,8 @@ class System(Protocol):
     """The flaky site as the tests reach it."""
     management_url: str
     vhost: str
+    amqp_url: str
+    """The broker as the service's own processes reach it."""
     webhook_secrets: tuple[str, ...]
     """The secrets that sign webhooks, the newest first."""
     seen_after_seconds: int
@@ -60,6 +62,12 @@ class System(Protocol):
     def second_pair(self) -> AbstractContextManager[str]:
         """Run a second api and a second ledger while inside; yield the address of an API."""
 
+    def third_worker(self) -> AbstractContextManager[None]:
+        """Run a third worker while inside."""
+
+    def run_python(self, script: Path, *arguments: str) -> str:
+        """Run a script where the service's own processes run; return what it printed."""
+
 
 class LocalSystem:
     """API, ledger and two workers as processes on this machine."""
@@ -85,6 +93,7 @@ class LocalSystem:
         # The folder whose code a process runs, where that is not ours.
         self._roots: dict[str, Path] = {}
         self.vhost = vhost
+        self.amqp_url = amqp_url
         self.management_url = str(broker.management_url)
         ports = {"api": free_port(), "ledger": free_port(), "site": free_port()}
         self.api_url = f"http://127.0.0.1:{ports['api']}"
@@ -177,6 +186,30 @@ class LocalSystem:
         finally:
             self._end("api-2", signal.SIGTERM)
             self._end("ledger-2", signal.SIGTERM)
+
+    @contextmanager
+    def third_worker(self) -> Iterator[None]:
+        """Run a third worker while inside."""
+        port = free_port()
+        self._start("worker-3", "consumer", "worker", health_port=port)
+        try:
+            wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), what="worker-3")
+            yield
+        finally:
+            self._end("worker-3", signal.SIGTERM)
+
+    def run_python(self, script: Path, *arguments: str) -> str:
+        """Run a script with our Python; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def _worker_urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in self._worker_ports.values()]

@@ -1,0 +1,146 @@
+"""The recipes of examples/, as a person copies them: with other addresses, on each store and in compose."""
+
+import asyncio
+import csv
+import json
+import re
+import subprocess
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from shared.broker.topology import OUTCOMES, RESULTS
+from tests.support.client import Client, Json
+from tests.support.documents import examples_with_real_names
+from tests.support.environment import clean_environment
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def examples(client: Client, tmp_path: Path) -> Path:
+    """Return a copy of examples/ with the addresses of the running service."""
+    names = {
+        "localhost:8080": urlsplit(client.system.api_url).netloc,
+        "127.0.0.1:8090": urlsplit(client.system.site_url).netloc,
+        "amqp://guest:guest@127.0.0.1:5672/": client.system.amqp_url,
+    }
+    return examples_with_real_names(tmp_path, names)
+
+
+async def run(command: Path | str, *arguments: str, status: int = 0, **environment: str) -> str:
+    """Run a program of a recipe, or a line of shell; return what it printed."""
+    shell = ["sh", "-c", command] if isinstance(command, str) else [str(command), *arguments]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        shell,
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, f"{command}: {done.stdout}{done.stderr}"
+    return str(done.stdout)
+
+
+async def test_the_deck_asks_for_each_post_once_and_publishes_each_card_once(
+    client: Client, examples: Path
+) -> None:
+    listen, hand_in = examples / "deck" / "listen.py", examples / "deck" / "hand-in"
+    hits_before = await client.hits()
+    with client.system.third_worker():
+        await asyncio.to_thread(client.system.run_python, listen, "0")
+        witness = client.management.bind_queue(client.system.vhost, OUTCOMES, "fetch.*")
+        reports = client.management.bind_queue(client.system.vhost, RESULTS, "fetch.*.succeeded")
+
+        first, second = await run(hand_in), await run(hand_in)
+        printed = await asyncio.to_thread(client.system.run_python, listen, "20")
+
+    assert [line.split()[-1] for line in (first + second).splitlines()] == ["202"] * 20 + ["200"] * 20
+    cards = [json.loads(line)["data"] for line in printed.splitlines()]
+    assert sorted(card["id"] for card in cards) == list(range(1, 21))
+    assert {card["id"]: card["title_length"] for card in cards}[20] == len("Post 20, short")
+    hits = await client.hits() - hits_before
+    assert {path: count for path, count in hits.items() if "/api/posts/" in path} == {
+        f"/api/posts/{number}": 1 for number in range(1, 21)
+    }
+    outcomes = [told for told in lines_of(client, witness) if told.get("ref", "").startswith("deck/")]
+    assert sorted(told["ref"] for told in outcomes) == sorted(f"deck/{number}" for number in range(1, 21))
+    ids = {told["job_id"] for told in outcomes}
+    assert len({told["worker"] for told in lines_of(client, reports) if told["job_id"] in ids}) == 3
+
+
+async def test_the_pages_are_fetched_when_their_schedule_runs(client: Client, examples: Path) -> None:
+    schedule = json.loads((examples / "planned-pages" / "schedule.json").read_text())
+    made = await client.http.post("/schedules", json=schedule)
+    assert made.status_code == 201, made.text
+    ran = await client.http.post(f"/schedules/{made.json()['id']}/run")
+
+    job_id = ran.json()["last_run"]["job_id"]
+
+    assert await items(client, job_id) == [{"id": n, "cents": 100 * n} for n in range(1, 61)]
+
+
+async def test_the_line_of_the_crontab_hands_in_one_fetch_a_day_however_often_it_runs(
+    client: Client, examples: Path
+) -> None:
+    crontab = (examples / "planned-pages" / "crontab").read_text()
+    (line,) = [line for line in crontab.splitlines() if not line.startswith("#")]
+    # Five fields, then the command, in which cron reads \% as a per cent sign.
+    command = line.split(maxsplit=5)[5].replace(r"\%", "%")
+    # Another day for each run of this test: the service may be older than it.
+    command = command.replace("items-", f"{uuid.uuid4()}-")
+    assert "%" not in re.sub(r"\\%", "", line)
+    command = command.replace("$HOME/retriever/examples", str(examples))
+
+    first, second = [json.loads(await run(command)) for _ in range(2)]
+
+    assert first["id"] == second["id"]
+    assert len(await items(client, first["id"])) == 60
+
+
+async def test_the_checker_writes_what_is_bad_in_a_file_of_urls_and_ends_with_1(
+    client: Client, examples: Path, tmp_path: Path
+) -> None:
+    recipe = examples / "url-checker"
+
+    printed = await run(recipe / "check_urls.py", str(recipe / "urls.txt"), str(tmp_path), status=1)
+
+    with (tmp_path / "broken.csv").open(newline="") as file:
+        bad = [(row["line"], row["verdict"], row["status"]) for row in csv.DictReader(file)]
+    assert printed == "8 lines, 3 bad\n"
+    assert bad == [("7", "broken", "404"), ("8", "down", "500"), ("9", "", "")]
+    junit = ET.fromstring((tmp_path / "junit.xml").read_text())  # noqa: S314 - our own output
+    assert len(junit.findall(".//testcase")) == 8
+    assert len(junit.findall(".//failure")) + len(junit.findall(".//error")) == 3
+
+
+async def test_the_checker_ends_with_0_when_all_is_well(
+    client: Client, examples: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "good.txt").write_text(client.site("/ok/1"))
+
+    printed = await run(examples / "url-checker" / "check_urls.py", str(tmp_path / "good.txt"), str(tmp_path))
+
+    assert printed == "1 lines, 0 bad\n"
+
+
+async def items(client: Client, job_id: str) -> list[Json]:
+    """Return the items of a paged fetch once all of its pages are done."""
+
+    async def look() -> bool:
+        measure = (await client.http.get(f"/jobs/{job_id}/pages")).json()
+        return bool(measure["complete"])
+
+    await eventually(look)
+    answer = await client.http.get(f"/jobs/{job_id}/items")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def lines_of(client: Client, queue: str) -> list[Json]:
+    """Return the outcomes or reports in a queue; a message may hold several reports, one a line."""
+    messages = client.management.messages(client.system.vhost, queue)
+    return [json.loads(line) for message in messages for line in message["payload"].splitlines()]
