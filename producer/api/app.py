@@ -39,6 +39,7 @@ from producer.api.http_protocol import api_protocol
 from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
 from producer.api.metrics import ApiMetrics, MeteredApp
+from producer.api.output import OutputHandlers
 from producer.api.paged_fetches import PagedFetchHandlers
 from producer.api.parameters import NoCheck, Parameters
 from producer.api.parked_jobs import ParkedJobHandlers
@@ -102,6 +103,7 @@ def build_app(database: Database, settings: Settings) -> ASGIApp:
         BatchHandlers(store),
         ExportHandlers(store),
         BodyHandlers(store),
+        OutputHandlers(store),
         PagedFetchHandlers(store),
         ParkedJobHandlers(store),
         BulkActionHandlers(store),

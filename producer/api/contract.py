@@ -21,6 +21,7 @@ from producer.api.bulk_actions import (
 )
 from producer.api.documents import Batch, BatchPage, Job, JobPage, Problem, RejectedPage
 from producer.api.kinds import KindList, KindPauseRequest, LanePauseRequest, QueueList
+from producer.api.output import Output
 from producer.api.paged_fetches import PagedFetch
 from producer.api.parked_jobs import ParkedGroupList, RedriveRequest
 from producer.api.schedules import Schedule, SchedulePage
@@ -34,7 +35,19 @@ from shared.times import MAX_TIME_LENGTH, TIME_PATTERN
 PATH = Path(__file__).parent.parent / "openapi.yaml"
 
 _ANSWERS: tuple[type[BaseModel], ...] = (
-    *(Job, JobPage, PagedFetch, Batch, BatchPage, RejectedPage, Schedule, SchedulePage, KindList, QueueList),
+    *(
+        Job,
+        JobPage,
+        Output,
+        PagedFetch,
+        Batch,
+        BatchPage,
+        RejectedPage,
+        Schedule,
+        SchedulePage,
+        KindList,
+        QueueList,
+    ),
     *(
         ParkedGroupList,
         DryRun,

@@ -23,6 +23,7 @@ from shared.errors import (
     JobNotParked,
     OperationFinished,
     OperationNotFound,
+    OutputNotFound,
     RetrieverError,
     RunsExhausted,
     ScheduleNotFound,
@@ -77,6 +78,7 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         "No body",
         "The job fetched none or extracted data instead, or the job that had the body is deleted.",
     ),
+    OutputNotFound: _Entry(HTTPStatus.NOT_FOUND, "output-not-found", "No output"),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),
     ScheduleNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "schedule-not-found", "No such schedule", "No schedule has this id."
