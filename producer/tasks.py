@@ -7,13 +7,12 @@ counts any more, because whoever picks the task next gets another token.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from hmac import compare_digest
 from typing import Final
 from uuid import UUID
 
 from producer.records import JobRecord, Transition
-from shared.kinds.task import TASK
+from shared.kinds.task import TASK, PickOrder
 from shared.messages import MAX_EXPLANATION_LENGTH, MAX_REASON_LENGTH, Report
 from shared.outcomes import Cancelled, Failed, OutcomeName, Succeeded, outcome_name
 from shared.retry import RetryPolicy, can_retry, wait_seconds
@@ -24,13 +23,6 @@ LEASE_EXPIRED: Final = "lease_expired"
 MAX_LEASE_SECONDS: Final = 86_400
 
 _CANCELLED = "cancelled"
-
-
-class PickOrder(StrEnum):
-    """Which tasks of a queue come first, by when they were created."""
-
-    OLDEST = "oldest"
-    NEWEST = "newest"
 
 
 @dataclass(frozen=True, slots=True)

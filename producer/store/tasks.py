@@ -34,7 +34,6 @@ from producer.tasks import (
     Lease,
     LeaseEnd,
     PickedTask,
-    PickOrder,
     PickRequest,
     QueueLength,
     TaskEnd,
@@ -44,7 +43,7 @@ from producer.tasks import (
 )
 from shared.errors import JobNotFound, LeaseLost, NotATask
 from shared.kinds.registry import Lane
-from shared.kinds.task import TASK
+from shared.kinds.task import TASK, PickOrder
 from shared.states import JobState, position
 
 # A row of `_TASK_COLUMNS`.

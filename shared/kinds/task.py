@@ -1,6 +1,7 @@
 """The `task` kind: work for agents that pull it over HTTP; Retriever leases it and records its end."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,6 +21,13 @@ QueueName = Annotated[
         description="Agents ask for the tasks of a queue. A queue is there as soon as a task names it.",
     ),
 ]
+
+
+class PickOrder(StrEnum):
+    """Which tasks of a queue come first, by when they were created."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
 
 
 class TaskArgs(BaseModel):

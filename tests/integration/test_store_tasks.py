@@ -9,10 +9,11 @@ import pytest
 from producer.records import JobRecord, NewJob
 from producer.store import endings, queries, queues, recording, schedules, submissions, tasks
 from producer.store.database import Database
-from producer.tasks import PickedTask, PickOrder, PickRequest, QueueLength
+from producer.tasks import PickedTask, PickRequest, QueueLength
 from shared.errors import JobNotFound, LeaseLost, NotATask
 from shared.identity import new_id
 from shared.kinds.registry import Lane
+from shared.kinds.task import PickOrder
 from shared.outcomes import Cancelled, Failed, OutcomeName, Succeeded
 from shared.retry import RetryPolicy
 from shared.states import JobState
