@@ -76,6 +76,15 @@ TaskEnd = Succeeded | Failed | Cancelled
 
 
 @dataclass(frozen=True, slots=True)
+class FinishRequest:
+    """An agent ends the task that it holds with a token, as it says."""
+
+    job_id: UUID
+    token: str
+    end: TaskEnd
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStanding:
     """Where a locked task is; `agent`, `started_at`, `outcome`, `attempt_reason` are of its last attempt."""
 

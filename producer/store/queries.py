@@ -6,7 +6,7 @@ the hits of a window are a page.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,7 +35,7 @@ from producer.store.rows import (
     stored_host,
 )
 from producer.store.schema import IS_WAITING_REPEAT, attempts, batches, jobs, rejected_lines
-from producer.store.sql import SQLITE
+from producer.store.sql import SQLITE, is_one_of
 from shared.errors import BatchNotFound, JobNotFound
 from shared.states import JobState
 
@@ -75,10 +75,22 @@ def get_job(connection: sa.Connection, job_id: UUID) -> JobRecord:
     Raises:
         JobNotFound: no row has this id.
     """
-    row = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == job_id)).mappings().one_or_none()
-    if row is None:
+    found = get_jobs(connection, [job_id])
+    if job_id not in found:
         raise JobNotFound(f"no job has the id {job_id}")
-    return job_record(row, attempts=_attempts_of(connection, job_id))
+    return found[job_id]
+
+
+def get_jobs(connection: sa.Connection, job_ids: Collection[UUID]) -> dict[UUID, JobRecord]:
+    """Return those jobs that are there, each with every attempt, oldest first."""
+    if not job_ids:
+        return {}
+    query = sa.select(*JOB_COLUMNS).where(is_one_of(connection, jobs.c.id, job_ids))
+    rows = connection.execute(query).mappings().all()
+    made: dict[UUID, list[AttemptRecord]] = {row["id"]: [] for row in rows}
+    for job_id, attempt in _attempts_of(connection, job_ids):
+        made[job_id].append(attempt)
+    return {row["id"]: job_record(row, attempts=made[row["id"]]) for row in rows}
 
 
 def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
@@ -191,10 +203,16 @@ def _rejected_lines(
     return [Rejected(*row) for row in connection.execute(query)]
 
 
-def _attempts_of(connection: sa.Connection, job_id: UUID) -> list[AttemptRecord]:
-    query = sa.select(*ATTEMPT_COLUMNS).where(attempts.c.job_id == job_id)
-    rows = connection.execute(query.order_by(attempts.c.run, attempts.c.number)).mappings()
-    return [AttemptRecord(**row) for row in rows]
+def _attempts_of(
+    connection: sa.Connection, job_ids: Collection[UUID]
+) -> Iterator[tuple[UUID, AttemptRecord]]:
+    query = sa.select(attempts.c.job_id, *ATTEMPT_COLUMNS).where(
+        is_one_of(connection, attempts.c.job_id, job_ids)
+    )
+    in_order = query.order_by(attempts.c.job_id, attempts.c.run, attempts.c.number)
+    for row in connection.execute(in_order).mappings():
+        facts = dict(row)
+        yield facts.pop("job_id"), AttemptRecord(**facts)
 
 
 def _job_search(asked: JobFilter) -> _Search:

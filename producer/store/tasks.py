@@ -12,9 +12,10 @@ Tasks of two API processes, within one millisecond or by clocks that differ, hav
 
 import random
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -22,15 +23,16 @@ import sqlalchemy as sa
 
 from producer.records import JobRecord
 from producer.store.batches import Move, count_moves
-from producer.store.queries import get_job
+from producer.store.queries import get_jobs
 from producer.store.queues import open_lanes
 from producer.store.recording import record_reports
 from producer.store.rows import JOB_COLUMNS, job_record, write_jobs
 from producer.store.schema import IS_LEASED_TASK, IS_PICKABLE, IS_UNREADY_TASK, attempts, jobs
-from producer.store.sql import is_one_of, read_in_order, upsert
+from producer.store.sql import is_one_of, json_rowset, read_in_order, upsert
 from producer.store.wakeup import announce_tasks
 from producer.tasks import (
     MAX_LEASE_SECONDS,
+    FinishRequest,
     Lease,
     LeaseEnd,
     PickedTask,
@@ -41,7 +43,7 @@ from producer.tasks import (
     ended_report,
     expired_report,
 )
-from shared.errors import JobNotFound, LeaseLost, NotATask
+from shared.errors import JobNotFound, LeaseLost, NotATask, RetrieverError
 from shared.kinds.registry import Lane
 from shared.kinds.task import TASK, PickOrder
 from shared.states import JobState, position
@@ -82,21 +84,33 @@ def pick(connection: sa.Connection, asked: PickRequest, *, now: datetime) -> lis
 
     A task that another agent is picking at this moment is passed over, and one whose deadline has passed.
     """
-    lanes = open_lanes(connection, TASK)
-    if not lanes:
-        return []
-    found = _lock_pickable(connection, asked, lanes, now=now)
-    if not found:
-        return []
-    token, leased_until = secrets.token_urlsafe(_TOKEN_BYTES), now + timedelta(seconds=asked.lease_seconds)
-    picked = [_leased(record, leased_until) for record in found]
-    write_jobs(connection, [_picked_row(record, token, now) for record in picked])
-    # Replaced, not inserted: an agent must not be refused because a row is there that nobody knows of.
-    started = [_attempt_row(record, asked.agent, now) for record in picked]
-    connection.execute(upsert(connection, attempts), started)
-    moves = (Move(before.batch_id, before.state, JobState.RUNNING) for before in found)
+    return pick_all(connection, [asked], now=now)[0]
+
+
+def pick_all(
+    connection: sa.Connection, asked: Sequence[PickRequest], *, now: datetime
+) -> list[list[PickedTask]]:
+    """Lease tasks to agents, and return what each got: what it would have got alone, one after the other.
+
+    Those that want the same queue in the same order come one after the other, and cost little more than one.
+    """
+    picked: list[list[PickedTask]] = [[] for _ in asked]
+    moves: list[Move] = []
+    if lanes := open_lanes(connection, TASK):
+        for places in _alike(asked):
+            limit = sum(asked[place].limit for place in places)
+            found = _lock_pickable(connection, asked[places[0]], lanes, limit=limit, now=now)
+            rest = iter(found)
+            for place in places:
+                picked[place] = _lease_out(islice(rest, asked[place].limit), asked[place], now)
+            # Before the next look, which does not pass over what this transaction has locked itself.
+            _write_picked(
+                connection, [(each, asked[place].agent) for place in places for each in picked[place]], now
+            )
+            moves += (Move(before.batch_id, before.state, JobState.RUNNING) for before in found)
+    # At the end, so that rows of batches are locked in their order.
     count_moves(connection, moves, now=now)
-    return [PickedTask(record, token, leased_until) for record in picked]
+    return picked
 
 
 def extend(
@@ -127,13 +141,29 @@ def finish(connection: sa.Connection, job_id: UUID, token: str, end: TaskEnd, *,
         NotATask: the job is of another kind.
         LeaseLost: the token is not that of a lease that is held now, and has not ended the attempt so before.
     """
-    task = _lock_task(connection, job_id)
-    if task.is_held_by(token, now):
-        report = ended_report(task, end, now=now, random=random.random)
-        record_reports(connection, [report], now=now)
-    elif not task.is_ended_by(token, end):
-        raise LeaseLost(task.refusal(token, now))
-    return get_job(connection, job_id)
+    (ended,) = finish_all(connection, [FinishRequest(job_id, token, end)], now=now)
+    if isinstance(ended, RetrieverError):
+        raise ended
+    return ended
+
+
+def finish_all(
+    connection: sa.Connection, asked: Sequence[FinishRequest], *, now: datetime
+) -> list[JobRecord | RetrieverError]:
+    """End attempts as their agents say, each as if it had come alone, in this order.
+
+    Returns:
+        For each its task, or the error that `finish` raises; that changes nothing.
+    """
+    refused: dict[int, RetrieverError] = {}
+    left = list(range(len(asked)))
+    while left:
+        # The second word on a task is weighed when the first is written.
+        first = {asked[place].job_id: place for place in reversed(left)}
+        refused |= _finish_each(connection, {place: asked[place] for place in first.values()}, now=now)
+        left = [place for place in left if first[asked[place].job_id] != place]
+    ended = get_jobs(connection, {each.job_id for place, each in enumerate(asked) if place not in refused})
+    return [refused.get(place) or ended[each.job_id] for place, each in enumerate(asked)]
 
 
 def expire_leases(
@@ -227,8 +257,16 @@ def queue_lengths(connection: sa.Connection, *, limit: int) -> list[QueueLength]
     ]
 
 
+def _alike(asked: Sequence[PickRequest]) -> list[list[int]]:
+    """Return the places of the requests, together those for the same queue in the same order."""
+    alike: dict[tuple[str, PickOrder], list[int]] = {}
+    for place, each in enumerate(asked):
+        alike.setdefault((each.queue, each.order), []).append(place)
+    return list(alike.values())
+
+
 def _lock_pickable(
-    connection: sa.Connection, asked: PickRequest, lanes: Collection[Lane], *, now: datetime
+    connection: sa.Connection, asked: PickRequest, lanes: Collection[Lane], *, limit: int, now: datetime
 ) -> list[JobRecord]:
     read_in_order(connection)
     newest_first = asked.order is PickOrder.NEWEST
@@ -238,7 +276,7 @@ def _lock_pickable(
         sa.select(*JOB_COLUMNS)
         .where(*_is_given(asked.queue, lanes, now))
         .order_by(*order)
-        .limit(asked.limit)
+        .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
     return [job_record(row) for row in connection.execute(query).mappings()]
@@ -251,6 +289,25 @@ def _is_given(queue: str, lanes: Collection[Lane], now: datetime) -> list[sa.Col
         sa.or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > now),
     ]
     return given if len(lanes) == len(Lane) else [*given, jobs.c.lane.in_(lanes)]
+
+
+def _lease_out(found: Iterable[JobRecord], asked: PickRequest, now: datetime) -> list[PickedTask]:
+    """Return tasks as they are once an agent holds them, with the token of this pick."""
+    token, leased_until = secrets.token_urlsafe(_TOKEN_BYTES), now + timedelta(seconds=asked.lease_seconds)
+    return [PickedTask(_leased(before, leased_until), token, leased_until) for before in found]
+
+
+def _write_picked(connection: sa.Connection, picked: Sequence[tuple[PickedTask, str]], now: datetime) -> None:
+    """Write tasks that were picked, each with the name of its agent, and the start of their attempts."""
+    if not picked:
+        return
+    write_jobs(connection, [_picked_row(each, now) for each, _ in picked])
+    rows = [_attempt_row(each.job, agent, now) for each, agent in picked]
+    given = json_rowset(connection, rows, {name: attempts.c[name] for name in rows[0]})
+    # Replaced, not inserted: an agent must not be refused because a row is there that nobody knows of. With
+    # a condition, or SQLite takes the ON of the conflict for that of a join.
+    started = upsert(connection, attempts).from_select(list(rows[0]), sa.select(given).where(sa.true()))
+    connection.execute(started)
 
 
 def _leased(before: JobRecord, leased_until: datetime) -> JobRecord:
@@ -266,19 +323,20 @@ def _leased(before: JobRecord, leased_until: datetime) -> JobRecord:
     )
 
 
-def _picked_row(picked: JobRecord, token: str, now: datetime) -> dict[str, Any]:
+def _picked_row(picked: PickedTask, now: datetime) -> dict[str, Any]:
+    job = picked.job
     return {
-        "id": picked.id,
-        "position": position(run=picked.run, attempt=picked.attempt, state=picked.state),
-        "state": picked.state,
-        "attempt": picked.attempt,
+        "id": job.id,
+        "position": position(run=job.run, attempt=job.attempt, state=job.state),
+        "state": job.state,
+        "attempt": job.attempt,
         "reason": None,
         "explanation": None,
         "result": None,
         "due_at": None,
         "ready_at": None,
-        "lease": token,
-        "claimed_until": picked.claimed_until,
+        "lease": picked.token,
+        "claimed_until": picked.leased_until,
         "updated_at": now,
     }
 
@@ -298,14 +356,52 @@ def _attempt_row(picked: JobRecord, agent: str, now: datetime) -> dict[str, Any]
     }
 
 
+def _finish_each(
+    connection: sa.Connection, asked: Mapping[int, FinishRequest], *, now: datetime
+) -> dict[int, RetrieverError]:
+    """End attempts of different tasks; return the errors of those that are refused, by their places."""
+    tasks = _lock_tasks(connection, {each.job_id for each in asked.values()})
+    refused: dict[int, RetrieverError] = {}
+    reports = []
+    for place, each in asked.items():
+        task = tasks[each.job_id]
+        if isinstance(task, RetrieverError):
+            refused[place] = task
+        elif task.is_held_by(each.token, now):
+            reports.append(ended_report(task, each.end, now=now, random=random.random))
+        elif not task.is_ended_by(each.token, each.end):
+            refused[place] = LeaseLost(task.refusal(each.token, now))
+    if reports:
+        record_reports(connection, reports, now=now)
+    return refused
+
+
 def _lock_task(connection: sa.Connection, job_id: UUID) -> TaskStanding:
-    query = sa.select(*_TASK_COLUMNS).where(jobs.c.id == job_id).with_for_update(key_share=True)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise JobNotFound(f"no job has the id {job_id}")
-    if row.kind != TASK:
-        raise NotATask(f"job {job_id} is of the kind {row.kind}, which no agent picks")
-    return _standing(connection, [row])[0]
+    task = _lock_tasks(connection, {job_id})[job_id]
+    if isinstance(task, RetrieverError):
+        raise task
+    return task
+
+
+def _lock_tasks(
+    connection: sa.Connection, job_ids: Collection[UUID]
+) -> dict[UUID, TaskStanding | RetrieverError]:
+    """Lock tasks in the order of their ids; return where each is, or why it is none."""
+    query = (
+        sa.select(*_TASK_COLUMNS)
+        .where(is_one_of(connection, jobs.c.id, job_ids))
+        .order_by(jobs.c.id)
+        .with_for_update(key_share=True)
+    )
+    found: dict[UUID, TaskStanding | RetrieverError] = {
+        job_id: JobNotFound(f"no job has the id {job_id}") for job_id in job_ids
+    }
+    for task in _standing(connection, connection.execute(query).all()):
+        is_task = task.kind == TASK
+        found[task.id] = (
+            task if is_task else NotATask(f"job {task.id} is of the kind {task.kind}, which no agent picks")
+        )
+    return found
 
 
 def _lock_expired(

@@ -9,7 +9,7 @@ import pytest
 from producer.records import JobRecord, NewJob
 from producer.store import endings, queries, queues, recording, schedules, submissions, tasks
 from producer.store.database import Database
-from producer.tasks import PickedTask, PickRequest, QueueLength
+from producer.tasks import FinishRequest, PickedTask, PickRequest, QueueLength
 from shared.errors import JobNotFound, LeaseLost, NotATask
 from shared.identity import new_id
 from shared.kinds.registry import Lane
@@ -215,6 +215,60 @@ def test_another_end_by_the_same_token_is_refused(store: Database) -> None:
 
     assert words == "With this token attempt 1 ended as succeeded; the task is succeeded."
     assert get(store, task.id) == first
+
+
+def test_agents_that_pick_together_get_what_each_would_have_got_alone(store: Database) -> None:
+    old, middle, new = make_task(), make_task(), make_task()
+    mail = make_task(queue="mail")
+    insert(store, old, middle, new, mail)
+    asked = [
+        PickRequest("default", "ann", limit=1, lease_seconds=60),
+        PickRequest("default", "bob", limit=3, lease_seconds=60, order=PickOrder.NEWEST),
+        PickRequest("mail", "cid", limit=5, lease_seconds=120),
+        PickRequest("default", "dan", limit=1, lease_seconds=60),
+    ]
+
+    ann, bob, cid, dan = store.write(tasks.pick_all, asked, now=NOON)
+    (nothing,) = store.write(tasks.pick_all, asked[:1], now=NOON)
+
+    # Those that ask for the same come one after the other.
+    picked = [[each.job.id for each in got] for got in (ann, dan, bob, cid, nothing)]
+    assert picked == [[old.id], [middle.id], [new.id], [mail.id], []]
+    held = [get(store, task.id) for task in (old, middle, new, mail)]
+    assert [record.attempts[0].worker for record in held] == ["ann", "dan", "bob", "cid"]
+    assert [record.claimed_until for record in held] == [NOON + MINUTE] * 3 + [NOON + 2 * MINUTE]
+    assert len({got[0].token for got in (ann, bob, cid, dan)}) == 4
+
+
+def test_ends_that_are_told_together_come_to_what_each_would_have_come_to_alone(store: Database) -> None:
+    batch = make_batch()
+    lines = [make_task(batch_id=batch.id) for _ in range(3)]
+    store.write(submissions.insert_batch, batch, lines)
+    check = make_job()
+    insert(store, check)
+    first, second, third = pick(store, limit=3)
+    nobody = new_id()
+    asked = [
+        FinishRequest(third.job.id, third.token, DONE),
+        FinishRequest(first.job.id, first.token, PERMANENT),
+        FinishRequest(third.job.id, third.token, DONE),
+        FinishRequest(third.job.id, third.token, PERMANENT),
+        FinishRequest(second.job.id, "another", DONE),
+        FinishRequest(check.id, "another", DONE),
+        FinishRequest(nobody, "another", DONE),
+    ]
+
+    ended = store.write(tasks.finish_all, asked, now=NOON + SECOND)
+
+    assert [type(each).__name__ for each in ended] == [
+        *("JobRecord", "JobRecord", "JobRecord", "LeaseLost", "LeaseLost", "NotATask", "JobNotFound")
+    ]
+    assert ended[0] == ended[2] == get(store, third.job.id)
+    assert get(store, third.job.id).state is JobState.SUCCEEDED
+    assert get(store, first.job.id).state is JobState.PARKED
+    assert get(store, second.job.id).state is JobState.RUNNING
+    counts = store.read(queries.get_batch, batch.id).counts
+    assert counts == {JobState.SUCCEEDED: 1, JobState.PARKED: 1, JobState.RUNNING: 1}
 
 
 def test_a_lease_that_is_extended_runs_on_from_then(store: Database) -> None:
