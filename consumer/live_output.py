@@ -36,7 +36,7 @@ class LiveOutput:
         """Yield what takes the snapshots of an attempt that begins now; after the block it takes no more.
 
         Call it on the event loop, as often as there is something new. One snapshot of an attempt is on its
-        way at a time; of those that come meanwhile, only the newest follows.
+        way at a time; of those that come meanwhile, only the newest follows, at the end of the block at once.
         """
         telling = _Telling(job, self._publisher, worker=self._worker)
         try:
@@ -68,10 +68,11 @@ class _Telling:
             self._send()
 
     def end(self) -> None:
-        """Publish nothing more; what is on its way stays so."""
-        self._has_ended, self._waiting = True, None
+        """Publish what waits at once, for no result tells of what was cancelled; and nothing more."""
+        self._has_ended = True
         if self._timer is not None:
             self._timer.cancel()
+        self._send()
 
     def _send(self) -> None:
         self._timer = None

@@ -1,4 +1,4 @@
-"""What is paused, and how the work queues looked last. Plain values and pure rules."""
+"""What is paused, and how the queues looked last. Plain values and pure rules."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +10,8 @@ from shared.kinds.registry import Lane
 
 # A ledger looks every few seconds; an older observation means that none reaches the broker.
 FRESH_SECONDS: Final = 30
+# Waiting tasks are counted no further, so that an explanation costs the same however many there are.
+MOST_COUNTED: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,26 @@ class QueueObservation:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskQueueObservation:
+    """A task queue: how many wait for agents, and which agent asked for them last, None for nobody lately.
+
+    Attributes:
+        waiting: As far as they were counted: `MOST_COUNTED` stands for that many or more.
+    """
+
+    waiting: int
+    asked_at: datetime | None = None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Circumstances:
     """What is known around a job at a moment; `is_known` is false when nobody asked the store."""
 
     now: datetime
     queues: Mapping[tuple[str, str], QueueObservation] = field(default_factory=dict)
     pauses: Sequence[Pause] = ()
+    task_queues: Mapping[str, TaskQueueObservation] = field(default_factory=dict)
     is_known: bool = True
 
     def queue(self, kind: str, lane: str) -> QueueObservation | None:

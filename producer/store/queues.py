@@ -1,25 +1,41 @@
-"""What is paused, in rows; and the work queues as a ledger last saw them."""
+"""What is paused, in rows; the work queues as a ledger last saw them; and whether agents ask for tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from producer.parking import AuditAction
-from producer.pausing import Circumstances, Pause, PauseList, QueueObservation, paused, resumed
+from producer.pausing import (
+    MOST_COUNTED,
+    Circumstances,
+    Pause,
+    PauseList,
+    QueueObservation,
+    TaskQueueObservation,
+    paused,
+    resumed,
+)
 from producer.store.audit import queue_target, write_audit
-from producer.store.schema import pauses, queues, revisions
-from producer.store.sql import upsert
+from producer.store.schema import IS_PICKABLE, jobs, pauses, queues, revisions, task_queues
+from producer.store.sql import insert_absent, upsert
 from shared.kinds.registry import Lane
 
 _REVISION = "pauses"
+# Task queues that nobody has asked for lately are forgotten; so are the first of them where somebody asks for
+# ever new names.
+_ASKED_LATELY = timedelta(days=7)
+_MOST_TASK_QUEUES = 10_000
 
 
-def circumstances(connection: sa.Connection, *, now: datetime) -> Circumstances:
-    """Return what is known of all queues, and what is paused: some ten rows."""
+def circumstances(
+    connection: sa.Connection, *, now: datetime, task_queues: Iterable[str | None] = ()
+) -> Circumstances:
+    """Return what is known of all work queues and of these task queues, and what is paused: some ten rows."""
     seen = {(queue.kind, queue.lane): queue for queue in _list_queues(connection)}
-    return Circumstances(now, seen, _list_pauses(connection))
+    names = {name for name in task_queues if name is not None}
+    return Circumstances(now, seen, _list_pauses(connection), _look_at(connection, names))
 
 
 def read_pauses(connection: sa.Connection) -> PauseList:
@@ -58,6 +74,35 @@ def record_queues(connection: sa.Connection, seen: Sequence[QueueObservation]) -
     """Keep these queues as they were seen now, in the place of what was seen of them before."""
     if seen:
         connection.execute(upsert(connection, queues), [asdict(each) for each in seen])
+
+
+def note_asked(connection: sa.Connection, name: str, *, agent: str, now: datetime) -> None:
+    """Note that an agent asks for the tasks of a queue; those that nobody asks for any more are forgotten."""
+    known = task_queues.update().where(task_queues.c.name == name).values(asked_at=now, agent=agent)
+    if connection.execute(known).rowcount:
+        return
+    newest_first = sa.select(task_queues.c.name).order_by(task_queues.c.asked_at.desc())
+    too_many = newest_first.offset(_MOST_TASK_QUEUES - 1).limit(1_000)
+    forgotten = sa.or_(task_queues.c.asked_at < now - _ASKED_LATELY, task_queues.c.name.in_(too_many))
+    connection.execute(task_queues.delete().where(forgotten))
+    row = {"name": name, "asked_at": now, "agent": agent}
+    connection.execute(insert_absent(connection, task_queues), row)
+
+
+def _look_at(connection: sa.Connection, names: Collection[str]) -> dict[str, TaskQueueObservation]:
+    if not names:
+        return {}
+    query = sa.select(task_queues.c.name, task_queues.c.asked_at, task_queues.c.agent)
+    asked = {name: said for name, *said in connection.execute(query.where(task_queues.c.name.in_(names)))}
+    return {
+        name: TaskQueueObservation(_count_waiting(connection, name), *asked.get(name, ()))
+        for name in sorted(names)
+    }
+
+
+def _count_waiting(connection: sa.Connection, name: str) -> int:
+    some = sa.select(jobs.c.id).where(IS_PICKABLE, jobs.c.queue.between(name, name)).limit(MOST_COUNTED)
+    return connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
 
 
 def _list_pauses(connection: sa.Connection) -> list[Pause]:

@@ -276,6 +276,15 @@ outputs = sa.Table(
     sa.Column("updated_at", Moment(), nullable=False),
 )
 
+# When an agent asked for tasks of a queue last, and which, to about ten seconds: whether anybody serves it.
+task_queues = sa.Table(
+    "task_queues",
+    metadata,
+    sa.Column("name", PlainText(), primary_key=True),
+    sa.Column("asked_at", Moment(), nullable=False),
+    sa.Column("agent", PlainText(), nullable=False),
+)
+
 # Fetched bodies that are too large for `jobs.result`, as gzip; a job has one at most.
 bodies = sa.Table(
     "bodies",

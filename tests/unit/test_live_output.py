@@ -100,15 +100,33 @@ async def test_of_the_snapshots_that_come_before_a_confirm_only_the_newest_follo
     assert publisher.texts == ["a", "abcd", "abcde"]
 
 
-async def test_nothing_is_told_once_the_attempt_has_ended(publisher: FakePublisher, live: LiveOutput) -> None:
+async def test_the_last_snapshot_is_told_when_the_attempt_ends_and_nothing_after_it(
+    publisher: FakePublisher, live: LiveOutput
+) -> None:
     with live.of(JOB) as on_output:
         on_output(snapshot("a"))
         on_output(snapshot("ab"))
-    on_output(snapshot("abc"))
+        on_output(snapshot("abc"))
+    on_output(snapshot("abcd"))
+    assert publisher.texts == ["a", "abc"]
+    await publisher.answer(BrokerUnavailable("lost"))
+    publisher.sent.pop()
     await publisher.answer(BrokerUnavailable("lost"))
     await asyncio.sleep(0.03)
 
     assert publisher.texts == ["a"]
+
+
+async def test_an_attempt_that_ends_while_the_broker_is_away_tells_nothing_later(
+    publisher: FakePublisher, live: LiveOutput
+) -> None:
+    publisher.is_away = True
+    with live.of(JOB) as on_output:
+        on_output(snapshot("a"))
+    publisher.is_away = False
+    await asyncio.sleep(0.03)
+
+    assert publisher.texts == []
 
 
 async def test_what_a_broker_that_was_away_did_not_take_is_told_when_it_is_back(

@@ -44,10 +44,18 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_outputs_job_id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name="pk_outputs"),
     )
+    op.create_table(
+        "task_queues",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("asked_at", _moment(), nullable=False),
+        sa.Column("agent", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_task_queues"),
+    )
 
 
 def downgrade() -> None:
     """Take the change back."""
+    op.drop_table("task_queues")
     op.drop_table("outputs")
     for name in _INDEXES:
         op.drop_index(name, "jobs")
