@@ -9,6 +9,8 @@ RetrieverError
 │   ├── MessageTooLarge        the broker takes none of this size: do not publish it again
 │   └── DeliveryLost           its channel is gone: the broker will deliver the message again
 ├── StaysUnready               the process is of no use as it is; start it anew
+├── ApiUnavailable, RequestRefused
+│                              what an agent hears of the API (consumer.agent.task_api)
 ├── MessageUndecodable         the body is not one of our messages; park it raw
 ├── ReportDisbelieved          it speaks for a job without the token of its run; leave the job as it is
 ├── ReportFailed               recording it failed in a way that nobody foresaw; put it aside

@@ -78,6 +78,18 @@ def _check_management_url(secret: SecretStr) -> SecretStr:
 ManagementUrl = Annotated[SecretStr, AfterValidator(_check_management_url)]
 
 
+def _check_api_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must look like http://host:8080")
+    if parts.username is not None:
+        raise ValueError("must be without a user and password: it is shown in logs")
+    return value
+
+
+ApiUrl = Annotated[str, AfterValidator(_check_api_url)]
+
+
 def _not_too_slow(rate: float) -> float:
     if 0 < rate < MIN_RATE_PER_SECOND:
         raise ValueError(f"must be 0 or at least {MIN_RATE_PER_SECOND:g}")

@@ -14,9 +14,11 @@ from shared.broker.addresses import split_hosts
 from shared.errors import SettingsInvalid
 from shared.hosts import MAX_CONCURRENCY, NamedLimit
 from shared.kinds.command import VariableName
+from shared.kinds.task import DEFAULT_QUEUE, PickOrder, QueueName
 from shared.setting_values import (
     BAD_PORTS,
     AbsolutePath,
+    ApiUrl,
     ContactUrl,
     HostRate,
     ManagementUrl,
@@ -115,6 +117,16 @@ class Settings(BaseSettings):
     dns_servers: Annotated[tuple[NameServer, ...], NoDecode] = ()
     egress_deny_ports: Annotated[tuple[Annotated[int, Field(ge=0, le=65_535)], ...], NoDecode] = BAD_PORTS
 
+    agent_api_url: ApiUrl = "http://127.0.0.1:8080"
+    agent_name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._:@/-]*)?$", max_length=100)] = ""
+    agent_queue: QueueName = DEFAULT_QUEUE
+    agent_order: PickOrder = PickOrder.OLDEST
+    agent_max_tasks: Annotated[int, Field(ge=1, le=100)] = 1
+    agent_lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    agent_wait_seconds: Annotated[float, Field(ge=0, le=60)] = 20.0
+    agent_poll_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 5.0
+    agent_handler: str = ""
+
     log_format: LogFormat = LogFormat.JSON
     log_level: str = "INFO"
 
@@ -177,14 +189,14 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _NamedFiles(settings_cls)
 
 
-def read_settings() -> Settings:
-    """Return the settings of this process.
+def read_settings(**given: object) -> Settings:
+    """Return the settings of this process; what was `given` on its command line goes before its variables.
 
     Raises:
         SettingsInvalid: a value is wrong or a named file cannot be read; names the variable, not the value.
     """
     try:
-        return Settings()
+        return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         wrong = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False))
         raise SettingsInvalid("; ".join(wrong)) from None

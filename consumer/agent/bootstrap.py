@@ -1,0 +1,69 @@
+"""Builds an agent from settings: the one place where its parts meet."""
+
+import asyncio
+import logging
+import os
+import socket
+
+import aiohttp
+
+from consumer.agent.agent import Agent, Pace
+from consumer.agent.metrics import AgentMetrics
+from consumer.agent.task_api import TaskApi
+from consumer.agent.work import TaskWork
+from shared.health import serve_health
+from shared.settings import Settings
+from shared.watchdog import watched
+
+logger = logging.getLogger(__name__)
+
+
+async def run_agent(settings: Settings, stop: asyncio.Event, *, is_draining: bool) -> None:
+    """Run an agent until `stop` is set, or until there are no more tasks when it drains.
+
+    Raises:
+        SettingsInvalid: what it is to run cannot be run here.
+        StaysUnready: it was to drain, and the API gave no answer.
+    """
+    name = settings.agent_name or f"{socket.gethostname()}-{os.getpid()}"
+    work, metrics = TaskWork.of(settings), AgentMetrics()
+    # Each task in hand has one request at a time, and there is one pick.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        agent = Agent(
+            name=name,
+            pace=_pace(settings, is_draining=is_draining),
+            api=TaskApi(session, settings.agent_api_url),
+            work=work,
+            metrics=metrics,
+        )
+        async with (
+            serve_health(
+                host=settings.health_host,
+                port=settings.health_port,
+                probes=agent.probes,
+                registry=metrics.registry,
+                reasons={"api": lambda: agent.problem},
+            ),
+            watched(
+                probes=agent.probes,
+                is_waiting=lambda: True,  # Unready is who waits for the API, and that may last.
+                limit_seconds=settings.watchdog_seconds,
+                stop=stop,
+            ),
+        ):
+            logger.info("agent_started", extra={"agent": name, "queue": settings.agent_queue})
+            await agent.run(stop)
+    logger.info("agent_stopped", extra={"agent": name})
+
+
+def _pace(settings: Settings, *, is_draining: bool) -> Pace:
+    return Pace(
+        queue=settings.agent_queue,
+        order=settings.agent_order,
+        limit=settings.agent_max_tasks,
+        lease_seconds=settings.agent_lease_seconds,
+        wait_seconds=settings.agent_wait_seconds,
+        poll_seconds=settings.agent_poll_seconds,
+        grace_seconds=settings.worker_grace_seconds,
+        is_draining=is_draining,
+    )
