@@ -7,10 +7,16 @@ from producer.pausing import Circumstances, Pause, QueueObservation
 from producer.records import JobRecord
 from shared.broker.topology import lane_queues
 from shared.events import EVERY
+from shared.kinds.command import COMMAND
 from shared.outcomes import DeferralReason
 from shared.states import JobState
 
 _DEFERRALS = frozenset(DeferralReason)
+
+# No worker serves it unless it was started for it.
+_HOW_TO_SERVE = {
+    COMMAND: "; start one with python -m consumer worker --kinds command, or in compose the profile commands"
+}
 
 ACCEPTED: Final = "Stored; waiting to be published to the broker."
 
@@ -102,7 +108,8 @@ def _queue_words(record: JobRecord, known: Circumstances) -> str:
     seen = f"(seen {queue.age_seconds(known.now):.0f} s ago)"
     if not queue.consumers:
         where = f"for {record.kind} in lane {record.lane} is connected"
-        return f"no worker {where}; {_waiting(queue, what)} in {place} {seen}"
+        how = _HOW_TO_SERVE.get(record.kind, "")
+        return f"no worker {where}; {_waiting(queue, what)} in {place} {seen}{how}"
     return f"in {place}: {_ready(queue, what)}, {_workers(queue)} from {them} {seen}"
 
 

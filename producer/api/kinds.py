@@ -18,7 +18,7 @@ from producer.store.database import Connection, Store
 from shared.broker.topology import work_queue
 from shared.clock import utc_now
 from shared.events import EVERY
-from shared.kinds.registry import KINDS, Kind, Lane
+from shared.kinds.registry import BROKERED_KINDS, KINDS, Kind, Lane
 from shared.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,13 @@ class PauseDocument(Document):
 class QueueDocument(Document):
     """The queue of a kind and lane, as a ledger last saw it; the figures are null when none has yet."""
 
-    name: str
+    name: Annotated[
+        str | None,
+        Field(
+            description="Null for `task`, and so are the figures: tasks wait in the store, in queues that "
+            "their senders name."
+        ),
+    ]
     kind: str
     lane: Lane
     ready: Annotated[
@@ -178,7 +184,7 @@ def _queues(known: Circumstances, kinds: Iterable[str], lanes: Iterable[Lane]) -
 def _queue_document(known: Circumstances, kind: str, lane: Lane) -> QueueDocument:
     queue, pause = known.queue(kind, lane), known.pause(kind, lane)
     return QueueDocument(
-        name=work_queue(kind, lane),
+        name=work_queue(kind, lane) if kind in BROKERED_KINDS else None,
         kind=kind,
         lane=lane,
         ready=queue.ready if queue else None,

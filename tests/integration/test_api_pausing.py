@@ -7,15 +7,16 @@ import pytest
 from producer.pausing import QueueObservation
 from producer.store import queues as store_queues
 from shared.clock import utc_now
+from shared.kinds.registry import KINDS
 from tests.support.api import RunningApi
 
 ANN = {"Retriever-Actor": "ann"}
 
 
 def queues(api: RunningApi) -> dict[str, dict[str, Any]]:
-    """Return every queue of every kind, by its name."""
+    """Return every queue of every kind, by kind and lane."""
     kinds = api.client.get("/kinds").json()["items"]
-    return {queue["name"]: queue for kind in kinds for queue in kind["queues"]}
+    return {f"{queue['kind']}.{queue['lane']}": queue for kind in kinds for queue in kind["queues"]}
 
 
 def paused(api: RunningApi) -> set[str]:
@@ -23,7 +24,7 @@ def paused(api: RunningApi) -> set[str]:
 
 
 def test_a_queue_that_was_never_seen_has_no_figures(api: RunningApi) -> None:
-    assert queues(api)["jobs.check.bulk"] == {
+    assert queues(api)["check.bulk"] == {
         "name": "jobs.check.bulk",
         "kind": "check",
         "lane": "bulk",
@@ -32,6 +33,14 @@ def test_a_queue_that_was_never_seen_has_no_figures(api: RunningApi) -> None:
         "observed_at": None,
         "paused": None,
     }
+
+
+def test_tasks_are_paused_although_no_queue_of_the_broker_holds_them(api: RunningApi) -> None:
+    (queue,) = api.client.post("/kinds/task/pause", json={"lane": "bulk"}, headers=ANN).json()["items"]
+
+    assert (queue["name"], queue["ready"], queue["consumers"]) == (None, None, None)
+    assert (queue["kind"], queue["lane"], queue["paused"]["by"]) == ("task", "bulk", "ann")
+    assert paused(api) == {"task.bulk"}
 
 
 def test_a_kind_is_paused_in_a_lane_and_resumed(api: RunningApi) -> None:
@@ -51,7 +60,7 @@ def test_a_kind_is_paused_in_a_lane_and_resumed(api: RunningApi) -> None:
     assert (queue["name"], queue["ready"], queue["consumers"]) == ("jobs.check.bulk", 7, 2)
     since = queue["paused"].pop("since")
     assert queue["paused"] == {"kind": "check", "lane": "bulk", "by": "ann", "note": "the target is down"}
-    assert paused(api) == {"jobs.check.bulk"}
+    assert paused(api) == {"check.bulk"}
     said = api.client.get(f"/jobs/{job['id']}").json()["explanation"]
     assert said == f"Kind check is paused in lane bulk since {since[:19]}+00:00 by ann: the target is down."
     assert api.client.get("/jobs").json()["items"][0]["explanation"] == said
@@ -69,8 +78,8 @@ def test_a_kind_is_paused_in_a_lane_and_resumed(api: RunningApi) -> None:
 def test_a_lane_is_paused_over_all_kinds_and_apart_from_them(api: RunningApi) -> None:
     api.client.post("/lanes/bulk/pause", headers=ANN)
     api.client.post("/kinds/check/pause")
-    bulk = {"jobs.check.bulk", "jobs.fetch.bulk", "jobs.webhook.bulk"}
-    assert paused(api) == bulk | {"jobs.check.interactive"}
+    bulk = {f"{kind}.bulk" for kind in KINDS}
+    assert paused(api) == bulk | {"check.interactive"}
 
     answer = api.client.post("/kinds/check/resume").json()
 

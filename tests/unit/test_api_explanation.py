@@ -50,6 +50,10 @@ IN = f"In {QUEUES}"
 # Its receiver would see what a crash repeats, so each job is a message of its own.
 WEBHOOK = replace(QUEUED, kind="webhook")
 SEEN_WEBHOOKS = Circumstances(NOW, {("webhook", "bulk"): replace(SEEN.queues["check", "bulk"], ready=1)})
+COMMAND = replace(QUEUED, kind="command")
+NOBODY_RUNS_COMMANDS = Circumstances(
+    NOW, {("command", "bulk"): replace(SEEN.queues["check", "bulk"], ready=1, consumers=0)}
+)
 
 SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
     (ACCEPTED, SEEN, "Stored; waiting to be published to the broker."),
@@ -100,6 +104,15 @@ SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
         WEBHOOK,
         SEEN_WEBHOOKS,
         "In queue jobs.webhook.bulk: 1 job is ready, 2 workers take from it (seen 3 s ago).",
+    ),
+    (
+        COMMAND,
+        NOBODY_RUNS_COMMANDS,
+        (
+            "No worker for command in lane bulk is connected; 1 job waits in queue jobs.command.bulk "
+            "(seen 3 s ago); start one with python -m consumer worker --kinds command, or in compose the "
+            "profile commands."
+        ),
     ),
     (RUNNING, SEEN, "Attempt 2 is running."),
     (
