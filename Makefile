@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down down-prune-db logs scale-workers unit test check e2e faults soak \
+.PHONY: help setup demo run drain up down down-prune-db logs scale-workers unit test check e2e faults soak \
   reliability bench bench-peers asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
@@ -36,6 +36,9 @@ demo: $(READY) ## Show the service at work on a flaky local site, in half a minu
 
 run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at /ui/
 	@$(PYTHON_IN_VENV) -m deploy.local.run --with-parent
+
+drain: $(READY) ## Work until the queues are empty, then end, with the settings in .env (ARGS="--kinds fetch")
+	@$(if $(wildcard .env),.venv/bin/dotenv run --no-override --) $(PYTHON_IN_VENV) -m consumer worker --drain $(ARGS)
 
 up: ## Start the compose stack in the background: API on :8080, RabbitMQ console on :15672
 	@$(NEED_DOCKER)

@@ -1,22 +1,26 @@
 """`python -m consumer worker --kinds check,fetch,webhook` and `python -m consumer agent --api URL`."""
 
 import sys
-from collections.abc import Sequence
 
 import click
 import durationpy
 import uvloop
 
 from consumer.agent.bootstrap import run_agent
+from consumer.backlog import Order
 from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
-from shared.errors import RetrieverError, SettingsInvalid, StaysUnready
+from consumer.plan import NEWEST_AT_ONCE, Plan
+from shared.errors import DrainGivenUp, DrainStopped, RetrieverError, SettingsInvalid, StaysUnready
 from shared.process import prepare_process, stop_event
 from shared.settings import Settings, read_settings
 from shared.watchdog import EXIT_STATUS
 
 # Not commands: nobody serves those by accident.
 _DEFAULT_KINDS = "check,fetch,webhook"
+_SHORTEST_CADENCE_SECONDS, _LONGEST_CADENCE_SECONDS = 1.0, 7 * 86_400.0
+# EX_TEMPFAIL of sysexits.h: try again later; and what a shell says of a process that SIGTERM has ended.
+_EXIT_STATUS_BY_ERROR = {StaysUnready: EXIT_STATUS, DrainGivenUp: 75, DrainStopped: 143}
 
 
 @click.group()
@@ -32,7 +36,7 @@ class _Duration(click.ParamType[float]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             return float(durationpy.from_str(str(value)).total_seconds())
-        except durationpy.DurationError:
+        except (durationpy.DurationError, OverflowError):
             self.fail(f"{value!r} is no time such as 5s, 10m or 1h30m", param, ctx)
 
 
@@ -41,20 +45,58 @@ _DURATION = _Duration()
 
 @main.command()
 @click.option("--kinds", default=_DEFAULT_KINDS, show_default=True, help="Kinds of jobs to work on.")
-def worker(kinds: str) -> None:
+@click.option(
+    "--order",
+    type=click.Choice([order.value for order in Order]),
+    default=Order.OLDEST.value,
+    show_default=True,
+    help="Which job runs next, of those in hand. newest has as many as the prefetch settings say, and "
+    f"runs {NEWEST_AT_ONCE} at once unless --concurrency says otherwise. It knows nothing of jobs that the "
+    "broker still has, or another worker. The interactive lane goes first, and a job that was in hand for 10 "
+    "minutes before all others.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 2_000),
+    help="How many jobs run at once, over all kinds and lanes. Without it as many as the prefetch settings "
+    "say, and of commands RETRIEVER_COMMAND_CONCURRENCY.",
+)
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Work until the queues of the kinds are empty and nothing is in hand, then end with status 0. It "
+    "waits for no job that is delayed, paused, or in another worker's hand. Status 75: the broker could not "
+    "be used for 30 s. Status 143: it was told to stop before.",
+)
+@click.option(
+    "--every",
+    type=_DURATION,
+    help="Stay, and drain again and again: from one start to the next takes so long, 10m for example. What "
+    "a long one misses is left out.",
+)
+def worker(kinds: str, order: str, concurrency: int | None, drain: bool, every: float | None) -> None:
     """Work on jobs until stopped; then let those in hand end, within the grace period."""
     settings = read_settings()
     # Hundreds of jobs in hand make hardly any cycles.
     prepare_process(settings, process="worker", collect_every=50_000)
-    chosen = list(dict.fromkeys(kind.strip() for kind in kinds.split(",") if kind.strip()))
+    if every is not None and not _SHORTEST_CADENCE_SECONDS <= every <= _LONGEST_CADENCE_SECONDS:
+        raise SettingsInvalid("--every: give a time from 1s to 168h")
+    chosen = tuple(dict.fromkeys(kind.strip() for kind in kinds.split(",") if kind.strip()))
     if not chosen:
         raise SettingsInvalid("--kinds: name at least one kind")
     check_handlers(chosen)
-    uvloop.run(_run_worker(settings, chosen))
+    plan = Plan(
+        chosen,
+        order=Order(order),
+        concurrency=concurrency,
+        drains=drain and every is None,
+        every_seconds=every,
+    )
+    uvloop.run(_run_worker(settings, plan))
 
 
-async def _run_worker(settings: Settings, kinds: Sequence[str]) -> None:
-    await run_worker(settings, kinds, stop_event())
+async def _run_worker(settings: Settings, plan: Plan) -> None:
+    await run_worker(settings, plan, stop_event())
 
 
 @main.command()
@@ -91,4 +133,4 @@ if __name__ == "__main__":
         main()
     except RetrieverError as error:
         click.echo(f"retriever: {error}", err=True)
-        sys.exit(EXIT_STATUS if isinstance(error, StaysUnready) else 2)
+        sys.exit(_EXIT_STATUS_BY_ERROR.get(type(error), 2))

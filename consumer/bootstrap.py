@@ -5,10 +5,11 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 
 from pydantic import BaseModel
 
+from consumer.backlog import SlotAdmission
 from consumer.commands.policy import CommandPolicy
 from consumer.control_streams import Cancellations, CurrentPauses
 from consumer.delivery_handler import DeliveryHandler
@@ -20,11 +21,13 @@ from consumer.http.robots import RobotsFiles
 from consumer.http.session import HttpSession, open_session
 from consumer.live_output import LiveOutput
 from consumer.metrics import WorkerMetrics
+from consumer.plan import Plan
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiters import FirstPermit, HostLimiters
 from consumer.report_batcher import ReportBatcher
+from consumer.rounds import Rounds
 from consumer.secrets import Secrets, Signer
-from consumer.worker import Worker, prefetch_by_lane
+from consumer.worker import Worker
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
 from shared.health import serve_health
@@ -38,10 +41,12 @@ from shared.watchdog import watched
 logger = logging.getLogger(__name__)
 
 
-async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Event) -> None:
-    """Run a worker for some kinds until `stop` is set and it has drained.
+async def run_worker(settings: Settings, plan: Plan, stop: asyncio.Event) -> None:
+    """Run a worker as planned, until `stop` is set, or its only round is over, and it has drained.
 
     Raises:
+        DrainGivenUp: it was to end with its queues empty, and could not use the broker for too long.
+        DrainStopped: it was to end with its queues empty, and `stop` was set before.
         StaysUnready: it drained because it could reach the broker and was of no use for too long.
     """
     name = f"{socket.gethostname()}-{os.getpid()}"
@@ -51,11 +56,12 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
         settings.amqp_url,
         name=f"retriever worker {name} publish",
         timeout_seconds=settings.publish_timeout_seconds,
-        prepare=lambda channel: verify_topology(channel, kinds),
+        prepare=lambda channel: verify_topology(channel, plan.kinds),
         plain=settings.amqp_plain,
     )
+    rounds = Rounds(every_seconds=plan.every_seconds, reason=lambda: publisher.reason)
     async with open_session(settings) as session:
-        worker = _build_worker(settings, kinds, session, publisher, metrics, name=name)
+        worker = _build_worker(settings, plan, session, publisher, metrics, rounds=rounds, name=name)
         async with (
             serve_health(
                 host=settings.health_host,
@@ -71,18 +77,21 @@ async def run_worker(settings: Settings, kinds: Sequence[str], stop: asyncio.Eve
                 stop=stop,
             ),
         ):
-            logger.info("worker_started", extra={"worker": name, "kinds": list(kinds)})
+            logger.info("worker_started", extra={"worker": name, "kinds": list(plan.kinds)})
             await worker.run(stop)
     logger.info("worker_stopped", extra={"worker": name})
+    if plan.drains:
+        rounds.check()
 
 
 def _build_worker(
     settings: Settings,
-    kinds: Sequence[str],
+    plan: Plan,
     session: HttpSession,
     publisher: Publisher,
     metrics: WorkerMetrics,
     *,
+    rounds: Rounds,
     name: str,
 ) -> Worker:
     limiters = _host_limiters(settings)
@@ -95,13 +104,13 @@ def _build_worker(
         inline_body_bytes=settings.inline_body_bytes,
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
-    handlers = {kind: _bind(HANDLERS[kind], client) for kind in kinds if kind != COMMAND}
-    if COMMAND in kinds:
-        live_output = LiveOutput(publisher, worker=name)
-        handlers[COMMAND] = command_handler(CommandPolicy.of(settings), live_output)
+    pauses = CurrentPauses(settings.amqp_url, name=f"retriever worker {name} pauses")
+    slots_by_kind = plan.slots_by_kind(settings, is_paused=pauses.cover)
+    admission = Admission(limiters, prefetch_by_lane=plan.running_by_lane(settings))
+    handlers = _handlers(settings, plan, client, publisher, name=name)
     handler = DeliveryHandler(
         executor=Executor(handlers),
-        admission=Admission(limiters, prefetch_by_lane=prefetch_by_lane(settings)),
+        admission=SlotAdmission(admission, slots_by_kind) if slots_by_kind else admission,
         publisher=publisher,
         reports=ReportBatcher(publisher) if settings.bundle_jobs > 1 else None,
         cancellations=cancellations,
@@ -110,14 +119,26 @@ def _build_worker(
     )
     return Worker(
         settings=settings,
-        kinds=kinds,
+        plan=plan,
         handler=handler,
         publisher=publisher,
         cancellations=cancellations,
-        pauses=CurrentPauses(settings.amqp_url, name=f"retriever worker {name} pauses"),
+        pauses=pauses,
         metrics=metrics,
         name=f"retriever worker {name}",
+        slots_by_kind=slots_by_kind,
+        rounds=rounds if plan.has_rounds else None,
     )
+
+
+def _handlers(
+    settings: Settings, plan: Plan, client: Client, publisher: Publisher, *, name: str
+) -> dict[str, BoundHandler]:
+    handlers = {kind: _bind(HANDLERS[kind], client) for kind in plan.kinds if kind != COMMAND}
+    if COMMAND in plan.kinds:
+        live_output = LiveOutput(publisher, worker=name)
+        handlers[COMMAND] = command_handler(CommandPolicy.of(settings), live_output)
+    return handlers
 
 
 def _host_limiters(settings: Settings) -> HostLimiters:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager
 
+from consumer.backlog import SlotAdmission
 from consumer.control_streams import Cancellations
 from consumer.executor import Attempt, Executor
 from consumer.metrics import WorkerMetrics
@@ -50,7 +51,7 @@ class DeliveryHandler:
         self,
         *,
         executor: Executor,
-        admission: Admission,
+        admission: Admission | SlotAdmission,
         publisher: Publisher,
         reports: ReportBatcher | None = None,
         cancellations: Cancellations,
@@ -150,18 +151,18 @@ class DeliveryHandler:
         return Attempt(now if isinstance(outcome, Failed) else None, now, outcome)
 
     async def _run(self, delivery: Delivery | Part, job: JobMessage, task: asyncio.Task[None]) -> Attempt:
-        started_at, running = utc_now(), self._running.attempt(job, task)
+        running = self._running.attempt(job, task)
         try:
             with running:
                 permit = await self._admission.admit(job)
                 if isinstance(permit, Deferred):
                     return Attempt(None, utc_now(), permit)
-                self._running.start(running, started_at)
+                self._running.start(running, utc_now())
                 with permit:
                     return await self._executor.execute(job, permit)
         except asyncio.CancelledError:
             if running.was_cancelled():
-                return Attempt(started_at, utc_now(), Cancelled())
+                return Attempt(running.started_at, utc_now(), Cancelled())
             await _give_back(delivery, job)
             raise
 

@@ -31,8 +31,8 @@ from shared.messages import (
     Report,
 )
 from shared.outcomes import (
+    HOST_DEFERRALS,
     Cancelled,
-    DeferralReason,
     Deferred,
     Failed,
     OutcomeName,
@@ -238,8 +238,8 @@ def _delayed_copy(
 
 
 def _turn_at(attempt: Attempt) -> datetime | None:
-    # The host has promised no turn to a job in quarantine.
-    if not isinstance(attempt.outcome, Deferred) or attempt.outcome.reason is DeferralReason.RETURNED:
+    # Only a host promises a turn.
+    if not isinstance(attempt.outcome, Deferred) or attempt.outcome.reason not in HOST_DEFERRALS:
         return None
     return attempt.ended_at + timedelta(seconds=attempt.outcome.seconds)
 

@@ -11,6 +11,8 @@ RetrieverError
 ├── StaysUnready               the process is of no use as it is; start it anew
 ├── ApiUnavailable, RequestRefused
 │                              what an agent hears of the API (consumer.agent.task_api)
+├── DrainGivenUp               the broker could not be used for too long, and its queues may not be empty
+├── DrainStopped               it was told to stop before its queues were empty
 ├── MessageUndecodable         the body is not one of our messages; park it raw
 ├── ReportDisbelieved          it speaks for a job without the token of its run; leave the job as it is
 ├── ReportFailed               recording it failed in a way that nobody foresaw; put it aside
@@ -49,6 +51,14 @@ class SettingsInvalid(RetrieverError):
 
 class StaysUnready(RetrieverError):
     """The process could reach all it needs and did not become ready; the message names what fails."""
+
+
+class DrainGivenUp(RetrieverError):
+    """A worker that was to empty its queues could not use the broker for too long; run it again."""
+
+
+class DrainStopped(RetrieverError):
+    """A worker that was to empty its queues was told to stop before they were empty."""
 
 
 class BrokerError(RetrieverError):

@@ -71,16 +71,22 @@ class DeferralReason(StrEnum):
     PAUSED = "host_paused"
     OPEN = "host_open"
     RETURNED = "worker_lost"
+    WORKER_BUSY = "worker_busy"
+    QUEUE_PAUSED = "queue_paused"
+
+
+HOST_DEFERRALS: Final = frozenset({DeferralReason.BUSY, DeferralReason.PAUSED, DeferralReason.OPEN})
+"""Those where a host has promised a turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Nothing was tried, because the host had no permit for the job, or workers die with it: it comes back.
+    """Nothing was tried, because host or worker had no room for the job, or workers die with it.
 
-    No attempt is counted.
+    It comes back. No attempt is counted.
 
     Attributes:
-        seconds: When its permit is foreseen, from now.
+        seconds: When its permit is foreseen, or a new try is due, from now.
         reason: Why there was no attempt.
         explanation: One sentence for a person.
     """

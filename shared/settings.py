@@ -86,6 +86,7 @@ class Settings(BaseSettings):
 
     worker_interactive_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 20
     worker_bulk_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 100
+    command_concurrency: Annotated[int, Field(ge=1, le=2_000)] = 1
     worker_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     inline_body_bytes: Annotated[int, Field(ge=0, le=1_048_576)] = 65_536
     user_agent: UserAgent = "Retriever/0.1"

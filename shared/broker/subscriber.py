@@ -29,6 +29,9 @@ from shared.repeated_warning import RepeatedWarning
 # it has room, is subscribed anew, on a new channel, which takes milliseconds.
 _RENEW_SECONDS = 30.0
 _RESUBSCRIBE_SECONDS = 1.0
+# A message that left its queue just before the first answer arrives before the second, and in plain mode
+# a moment later.
+_LOOKS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +85,17 @@ class Subscriber:
         """
         for consumer in self._consumers:
             consumer.hold(is_held=consumer.queue in queues)
+
+    async def is_empty(self) -> bool:
+        """Return whether the broker has nothing for us, in any queue that is not held.
+
+        False while that is not known: the broker is away, say, or a consumer is only just being made.
+        """
+        for _ in range(_LOOKS):
+            for consumer in self._consumers:
+                if not await consumer.is_empty():
+                    return False
+        return True
 
     async def run(self) -> None:
         """Consume until cancelled, then close the connection: the broker requeues what was not settled."""
@@ -143,6 +157,22 @@ class QueueConsumer:
         """Consume no more, or again. Deliveries in hand can be settled either way."""
         self._is_held = is_held
         self._news.set()
+
+    async def is_empty(self) -> bool:
+        """Return whether the queue is held, or nothing of it is ready, in hand, or acked but not told."""
+        if self._is_held:
+            return True
+        consumption = self._consumption
+        if consumption is None or consumption.intake.in_hand or self._settling:
+            return False
+        try:
+            with teardown_means_lost():
+                # On the consumer's own channel, so that the answer comes after what was delivered before.
+                declared = await consumption.queue.declare(timeout=REQUEST_SECONDS)
+        except CONNECTION_ERRORS as error:
+            logger.debug("look_failed", extra={"queue": self.queue, "error": words_of(error)})
+            return False
+        return not declared.message_count
 
     async def stop_taking(self) -> None:
         """Take no more deliveries, for good; those in hand can still be settled."""

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from consumer.bootstrap import run_worker
+from consumer.plan import Plan
 from producer.ledger.service import run_ledger
 from producer.store.database import Database
 from shared.settings import Settings
@@ -30,7 +31,7 @@ async def service(settings: Settings, store: Database) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(run_ledger(settings, store, stop))
-        group.create_task(run_worker(settings, ["fetch"], stop))
+        group.create_task(run_worker(settings, Plan(("fetch",)), stop))
         try:
             yield
         finally:

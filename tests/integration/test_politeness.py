@@ -12,6 +12,7 @@ from uuid import UUID
 from aiohttp import web
 
 from consumer.bootstrap import run_worker
+from consumer.plan import Plan
 from producer.ledger.reports import parse_delivery
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
@@ -101,7 +102,7 @@ class Listener:
 @asynccontextmanager
 async def working(settings: Settings) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    worker = asyncio.create_task(run_worker(settings, ["check"], stop))
+    worker = asyncio.create_task(run_worker(settings, Plan(("check",)), stop))
     try:
         yield
     finally:

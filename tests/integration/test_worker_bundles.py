@@ -1,13 +1,10 @@
 """Several jobs in one message, at a worker on a real broker: jobs by themselves, settled together."""
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 
 from aio_pika.abc import AbstractChannel
-from pydantic import BaseModel
 
-from consumer.politeness.host_limiters import FirstPermit
 from shared.broker.bundle import NDJSON, bodies_of, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
@@ -23,39 +20,12 @@ from shared.broker.topology import (
 from shared.events import PAUSES_TYPE, PausedQueues, PauseSnapshot
 from shared.kinds.registry import Lane
 from shared.messages import JOBS_TYPE, RAW_TYPE, REPORTS_TYPE, JobMessage, Report
-from shared.outcomes import Outcome, Succeeded
 from tests.support.amqp import get_message, message_count, open_channel, running_publisher
 from tests.support.management import Management
 from tests.support.waiting import eventually
-from tests.support.worker import final_report, working
+from tests.support.worker import Gated, final_report, working
 
 BUNDLES = bundle_queue("check")
-
-
-class Gated:
-    """A handler that notes what it starts; each job ends when its URL is let through."""
-
-    def __init__(self, *open_urls: str) -> None:
-        self.starts: list[str] = []
-        self._open = set(open_urls)
-        self._opened = asyncio.Condition()
-
-    async def __call__(self, _: BaseModel, job: JobMessage, __: FirstPermit) -> Outcome:
-        url = job.args["url"]
-        async with self._opened:
-            self.starts.append(url)
-            self._opened.notify_all()
-            await self._opened.wait_for(lambda: url in self._open)
-        return Succeeded({"url": url})
-
-    async def let(self, *urls: str) -> None:
-        async with self._opened:
-            self._open.update(urls)
-            self._opened.notify_all()
-
-    async def until_started(self, count: int) -> None:
-        async with asyncio.timeout(20), self._opened:
-            await self._opened.wait_for(lambda: len(self.starts) >= count)
 
 
 def urls(count: int) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from consumer import delivery_handler, settlement
+from consumer.backlog import SlotAdmission, Slots
 from consumer.control_streams import Cancellations
 from consumer.delivery_handler import DeliveryHandler
 from consumer.executor import Executor
@@ -682,3 +683,62 @@ async def test_a_job_that_leaves_no_room_for_a_report_is_not_begun(heart: Heart)
     assert (raw.exchange, raw.type, raw.body) == (DEAD, RAW_TYPE, job.encode())
     assert f"a job has at most {MAX_JOB_BYTES}" in str(raw.headers[REASON_HEADER])
     assert (heart.work.starts, delivery.settled) == (0, ["ack"])
+
+
+def give_slots(heart: Heart, slots: Slots) -> None:
+    """Let the handler run no more at once than there are slots."""
+    heart.handler._admission = SlotAdmission(heart.admission, {"check": slots})  # type: ignore[arg-type]
+
+
+async def test_a_job_that_waits_for_a_slot_is_given_back_at_once_when_the_worker_stops(heart: Heart) -> None:
+    slots = Slots(1)
+    give_slots(heart, slots)
+    heart.work.may_end.clear()
+    running = heart.take(make_job())
+    await heart.work.started.wait()
+    alone, bundle = heart.take(make_job()), heart.take_bundle([make_job(), make_job()])
+    await turn_loop()
+
+    slots.shut()
+    await turn_loop()
+
+    assert (running.settled, alone.settled, bundle.settled) == ([], ["requeue"], ["requeue"])
+    heart.work.may_end.set()
+    await heart.finish()
+    assert (running.settled, heart.work.starts) == (["ack"], 1)
+
+
+async def test_a_job_that_waits_for_a_slot_and_is_cancelled_is_settled_at_once_and_was_not_started(
+    heart: Heart,
+) -> None:
+    give_slots(heart, Slots(1))
+    heart.work.may_end.clear()
+    heart.take(make_job())
+    await heart.work.started.wait()
+    job = make_job()
+    delivery = heart.take(job)
+    await turn_loop()
+
+    heart.cancel(job)
+    await turn_loop()
+
+    (report,) = heart.reports
+    assert (report.job_id, report.state, report.started_at) == (job.id, "cancelled", None)
+    assert (delivery.settled, heart.work.starts) == (["ack"], 1)
+
+
+async def test_a_redelivery_of_a_job_that_waits_for_a_slot_waits_for_it(heart: Heart) -> None:
+    give_slots(heart, Slots(1))
+    heart.work.may_end.clear()
+    heart.take(make_job())
+    await heart.work.started.wait()
+    job = make_job()
+    first = heart.take(job)
+    await turn_loop()
+    again = heart.take(job, is_redelivered=True)
+    await turn_loop()
+
+    heart.work.may_end.set()
+    await heart.finish()
+
+    assert (heart.work.starts, first.settled, again.settled) == (2, ["ack"], ["ack"])
