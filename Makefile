@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run drain up down down-prune-db logs scale-workers unit test check e2e faults soak \
+.PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak \
   reliability bench bench-peers asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
@@ -17,7 +17,7 @@ ARGS ?=
 # three, brokers and services there are slow enough for jobs to count as lost, and faults repeat what they may not.
 PROCESSES ?= 2
 # The stack of docker-compose.yml with all that may run in it: what is to end must be named, also if it is off by default.
-ALL_OF_COMPOSE := docker compose
+ALL_OF_COMPOSE := docker compose --profile commands --profile agents
 NEED_DOCKER = docker info >/dev/null 2>&1 || { echo "make $@ needs a Docker engine: \`docker info\` fails. Start one." >&2; exit 1; }
 # A variable of the command line is in the environment, so that its text is never read as shell.
 NEED_NUM = [[ "$${num:-}" =~ ^[0-9]+$$ ]] || { echo "make $@ needs to know how many: make $@ num=3" >&2; exit 2; }
@@ -62,6 +62,11 @@ scale-workers: ## Run so many workers in the compose stack: make scale-workers n
 	@$(NEED_NUM)
 	@$(NEED_DOCKER)
 	@docker compose up --detach --no-recreate --wait --scale worker="$$num" worker
+
+scale-agents: ## Run so many agents, which pull tasks over HTTP, in the compose stack: make scale-agents num=3
+	@$(NEED_NUM)
+	@$(NEED_DOCKER)
+	@docker compose --profile agents up --detach --no-recreate --wait --scale agent="$$num" agent
 
 unit: $(READY) ## Run the unit tests, in half a minute: no broker, no database, no network
 	@$(PYTHON_IN_VENV) -m pytest -n 2 --no-loadscope-reorder tests/unit $(ARGS)

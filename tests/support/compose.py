@@ -3,10 +3,13 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+PROJECT = "retriever-e2e"
+_PROFILES = ("--profile", "commands", "--profile", "agents")
 _FILES = ("docker-compose.yml", "tests/end_to_end/docker-compose.e2e.yml")
 
 
@@ -69,6 +72,48 @@ class ComposeSystem:
             _compose(*scale, "ledger=1", "ledger")
 
     @contextmanager
+    def executor(self) -> Iterator[None]:
+        """Run the worker of the kind `command` while inside."""
+        _compose("--profile", "commands", "up", "--detach", "--no-recreate", "--wait", "executor")
+        try:
+            yield
+        finally:
+            _compose("--profile", "commands", "rm", "--force", "--stop", "executor")
+
+    @contextmanager
+    def three_agents(self) -> Iterator[None]:
+        """Run three agents while inside, as `make` starts them."""
+        self.make("scale-agents", "num=3")
+        try:
+            yield
+        finally:
+            _compose("--profile", "agents", "rm", "--force", "--stop", "agent")
+
+    def drain_tasks(self, *arguments: str) -> None:
+        """Run an agent that ends when there is no task."""
+        run = ("--profile", "agents", "run", "--rm", "--no-TTY", "--no-deps", "agent")
+        agent = ("python", "-m", "consumer", "agent", "--api", "http://agent-api:8081")
+        _compose(*run, *agent, *arguments)
+
+    def make(self, *arguments: str) -> str:
+        """Run a command of `make` on the stack; return what it printed."""
+        stack = {"COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_FILE": ":".join(_FILES)}
+        return _run(["make", "--no-print-directory", *arguments], environment=stack)
+
+    def execute(self, service: str, *command: str) -> str:
+        """Run a command in the container of a service; return what it printed."""
+        return _compose(*_PROFILES, "exec", "--no-TTY", service, *command)
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """Return what Docker says of the container of a service."""
+        (container,) = _compose(*_PROFILES, "ps", "--quiet", service).split()
+        return dict(json.loads(_docker("inspect", container))[0])
+
+    def count(self, service: str) -> int:
+        """Return how many containers of a service run."""
+        return len(_compose(*_PROFILES, "ps", "--quiet", service).split())
+
+    @contextmanager
     def third_worker(self) -> Iterator[None]:
         """Run a third worker while inside."""
         scale = ("up", "--detach", "--no-recreate", "--wait", "--scale")
@@ -90,14 +135,21 @@ class ComposeSystem:
 
 def _compose(*arguments: str) -> str:
     files = [part for name in _FILES for part in ("--file", name)]
-    return _run(["docker", "compose", "--project-name", "retriever-e2e", *files, *arguments])
+    return _run(["docker", "compose", "--project-name", PROJECT, *files, *arguments])
 
 
 def _docker(*arguments: str) -> str:
     return _run(["docker", *arguments])
 
 
-def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def _run(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, f"{json.dumps(command)}: {done.stderr[-500:]}"
     return done.stdout

@@ -13,7 +13,7 @@ DOCKER = """#!/bin/sh
 echo "$*" >> "$ASKED"
 exit "$DOCKER_ENDS_WITH"
 """
-ALL = "compose"
+ALL = "compose --profile commands --profile agents"
 
 
 def make(folder: Path, *arguments: str, docker_ends_with: int = 0) -> tuple[int, str, list[str]]:
@@ -53,6 +53,10 @@ def make(folder: Path, *arguments: str, docker_ends_with: int = 0) -> tuple[int,
             ["scale-workers", "num=3"],
             "compose up --detach --no-recreate --wait --scale worker=3 worker",
         ),
+        (
+            ["scale-agents", "num=12"],
+            "compose --profile agents up --detach --no-recreate --wait --scale agent=12 agent",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -60,7 +64,7 @@ def test_a_command_asks_docker_for_what_it_says(tmp_path: Path, arguments: list[
     assert make(tmp_path, *arguments) == (0, "", [asked])
 
 
-@pytest.mark.parametrize("target", ["scale-workers"])
+@pytest.mark.parametrize("target", ["scale-workers", "scale-agents"])
 @pytest.mark.parametrize("num", ["", "num=", "num=-1", "num=three", "num=3 api", 'num=3"; touch made; "'])
 def test_a_number_that_is_none_is_asked_for_and_changes_nothing(
     tmp_path: Path, target: str, num: str
@@ -72,7 +76,7 @@ def test_a_number_that_is_none_is_asked_for_and_changes_nothing(
     assert not (ROOT / "made").exists()
 
 
-@pytest.mark.parametrize("target", ["up", "down", "down-prune-db", "logs", "scale-workers"])
+@pytest.mark.parametrize("target", ["up", "down", "down-prune-db", "logs", "scale-workers", "scale-agents"])
 def test_without_an_engine_a_command_says_so_and_does_nothing(tmp_path: Path, target: str) -> None:
     status, complaint, asked = make(tmp_path, target, "num=3", docker_ends_with=1)
 

@@ -24,7 +24,7 @@ def test_a_script_runs_the_command_of_its_name(name: str, script: str) -> None:
 
 
 def test_all_parts_of_the_service_have_a_script() -> None:
-    assert {"api", "ledger", "worker", "migrate", "demo"} <= SCRIPTS.keys()
+    assert {"api", "ledger", "worker", "agent", "migrate", "demo"} <= SCRIPTS.keys()
 
 
 def _main_of(module: str) -> str:
