@@ -42,6 +42,11 @@ class LedgerMetrics:
         self.jobs_republished = self._counter(
             "jobs_republished", "Unfinished jobs sent again, because their message was lost.", "why"
         )
+        self.leases_expired = self._counter(
+            "task_leases_expired",
+            "Leases of tasks that ran out before their agent ended them; of a hundred queues by name.",
+            "queue",
+        )
         self._register_leader()
 
     def note_transitions(self, changes: Iterable[Transition]) -> None:

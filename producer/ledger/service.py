@@ -19,6 +19,7 @@ from producer.ledger.relay import EventRelay, Relay
 from producer.ledger.repeats import RepeatAnswerer
 from producer.ledger.restarts import Restarts
 from producer.ledger.scheduler import Scheduler
+from producer.ledger.task_keeper import TaskKeeper
 from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store.database import Database, RetryingStore, Store
 from producer.store.secret_keys import RUN_TOKENS, keep_key
@@ -169,6 +170,7 @@ class _Ledger:
                 "relay": self._relay.run,
                 "event_relay": event_relay.run,
                 "scheduler": Scheduler(store=store, metrics=metrics).run,
+                "tasks": TaskKeeper(store=store, metrics=metrics).run,
                 "repeats": RepeatAnswerer(store=store, metrics=metrics).run,
                 "bulk_operations": BulkOperationRunner(store=store, metrics=metrics).run,
                 "pauses": PausePublisher(store=store, publisher=self._publisher).run,

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from producer.records import JobRecord
 from producer.store.batches import Move, count_moves
+from producer.store.outputs import keep_output
 from producer.store.queries import get_jobs
 from producer.store.queues import open_lanes
 from producer.store.recording import record_reports
@@ -44,6 +45,7 @@ from producer.tasks import (
     expired_report,
 )
 from shared.errors import JobNotFound, LeaseLost, NotATask, RetrieverError
+from shared.kinds.command import OutputSnapshot
 from shared.kinds.registry import Lane
 from shared.kinds.task import TASK, PickOrder
 from shared.states import JobState, position
@@ -114,9 +116,15 @@ def pick_all(
 
 
 def extend(
-    connection: sa.Connection, job_id: UUID, token: str, *, lease_seconds: float, now: datetime
+    connection: sa.Connection,
+    job_id: UUID,
+    token: str,
+    *,
+    lease_seconds: float,
+    output: OutputSnapshot | None = None,
+    now: datetime,
 ) -> Lease:
-    """Let a lease run for so long from now, and return it.
+    """Let a lease run for so long from now, and return it; keep what the task has written so far.
 
     Raises:
         JobNotFound: no row has this id.
@@ -130,6 +138,8 @@ def extend(
     connection.execute(
         jobs.update().where(jobs.c.id == job_id).values(claimed_until=leased_until, updated_at=now)
     )
+    if output is not None:
+        keep_output(connection, job_id, task.run, task.attempt, output, now=now)
     return Lease(leased_until, cancel_requested=task.cancel_requested_at is not None)
 
 
@@ -191,13 +201,12 @@ def expire_leases(
 def expired_tasks(
     connection: sa.Connection, *, limit: int, now: datetime, without: Collection[UUID] = ()
 ) -> list[UUID]:
-    """Return the ids of tasks whose lease has run out. Locks nothing."""
+    """Return the ids of up to `limit` tasks whose lease has run out. Locks nothing."""
     found: list[UUID] = []
     for which in _has_expired(now):
-        query = (
-            sa.select(jobs.c.id).where(which, *_are_not(without)).order_by(jobs.c.claimed_until, jobs.c.id)
-        )
-        found += connection.scalars(query.limit(limit - len(found)))
+        query = sa.select(jobs.c.id).where(which, *_are_not(without))
+        query = query.order_by(jobs.c.claimed_until, jobs.c.id).limit(limit - len(found))
+        found += connection.scalars(query)
     return found
 
 
@@ -218,11 +227,20 @@ def make_ready(connection: sa.Connection, *, limit: int, now: datetime) -> list[
     return queues
 
 
-def next_due_at(connection: sa.Connection) -> datetime | None:
-    """Return when a delayed task is due next, or a lease runs out; None when there is neither."""
+def next_due_at(
+    connection: sa.Connection, *, now: datetime, without: Collection[UUID] = ()
+) -> datetime | None:
+    """Return when a delayed task is due next, or a lease runs out; None when there is neither.
+
+    Args:
+        without: Tasks that do not count.
+    """
+    if expired_tasks(connection, limit=1, now=now, without=without):
+        return now
+    others = _are_not(without)
     times: list[datetime | None] = [
-        connection.scalar(sa.select(sa.func.min(jobs.c.due_at)).where(IS_UNREADY_TASK)),
-        connection.scalar(sa.select(sa.func.min(jobs.c.claimed_until)).where(IS_LEASED_TASK)),
+        connection.scalar(sa.select(sa.func.min(jobs.c.due_at)).where(IS_UNREADY_TASK, *others)),
+        connection.scalar(sa.select(sa.func.min(jobs.c.claimed_until)).where(IS_LEASED_TASK, *others)),
     ]
     return min((at for at in times if at is not None), default=None)
 

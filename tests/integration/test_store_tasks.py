@@ -7,11 +7,12 @@ from uuid import UUID
 import pytest
 
 from producer.records import JobRecord, NewJob
-from producer.store import endings, queries, queues, recording, schedules, submissions, tasks
+from producer.store import endings, outputs, queries, queues, recording, schedules, submissions, tasks
 from producer.store.database import Database
 from producer.tasks import FinishRequest, PickedTask, PickRequest, QueueLength
 from shared.errors import JobNotFound, LeaseLost, NotATask
 from shared.identity import new_id
+from shared.kinds.command import OutputSnapshot, OutputText
 from shared.kinds.registry import Lane
 from shared.kinds.task import PickOrder
 from shared.outcomes import Cancelled, Failed, OutcomeName, Succeeded
@@ -166,7 +167,7 @@ def test_a_task_that_failed_is_picked_again_after_its_wait_and_then_parked(store
         "agent_failed",
         NOON + 30 * SECOND,
     )
-    assert store.read(tasks.next_due_at) == NOON + 30 * SECOND
+    assert store.read(tasks.next_due_at, now=NOON) == NOON + 30 * SECOND
     assert store.write(tasks.make_ready, limit=9, now=NOON + 29 * SECOND) == []
     assert pick(store, now=NOON + MINUTE) == []
     assert store.write(tasks.make_ready, limit=9, now=NOON + 30 * SECOND) == ["default"]
@@ -283,6 +284,23 @@ def test_a_lease_that_is_extended_runs_on_from_then(store: Database) -> None:
     assert finished.state is JobState.SUCCEEDED
 
 
+def test_what_a_task_has_written_is_kept_while_its_lease_is_held(store: Database) -> None:
+    insert(store, make_task())
+    picked = pick_one(store)
+    said = OutputSnapshot(sequence=1, stdout=OutputText(text="half done", bytes=9))
+
+    store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=60, output=said, now=NOON + SECOND)
+    late = said.model_copy(update={"sequence": 2, "stdout": OutputText(text="too late", bytes=8)})
+    refused(
+        lambda: store.write(
+            tasks.extend, picked.job.id, picked.token, lease_seconds=60, output=late, now=NOON + 2 * MINUTE
+        )
+    )
+
+    output = store.read(outputs.find_output, picked.job.id)
+    assert (output.stdout.text, output.attempt, output.is_running) == ("half done", 1, True)
+
+
 def test_a_lease_that_ran_out_is_worth_nothing_even_before_anybody_has_looked(store: Database) -> None:
     insert(store, make_task())
     picked = pick_one(store)
@@ -304,7 +322,7 @@ def test_a_lease_that_runs_out_gives_its_task_to_the_next_agent_at_once(store: D
     task = make_task(retry=SURE, queue="films")
     insert(store, task)
     (first,) = pick(store, queue="films", agent="frozen")
-    assert store.read(tasks.next_due_at) == NOON + MINUTE
+    assert store.read(tasks.next_due_at, now=NOON) == NOON + MINUTE
     assert expire(store, NOON + MINUTE - SECOND) == []
 
     assert expire(store, NOON + MINUTE) == [("films", JobState.DELAYED)]
