@@ -1,6 +1,6 @@
 """From a job that came over the broker to one that can be stored as if it had been submitted. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -8,14 +8,16 @@ from uuid import UUID
 from producer.records import AdoptedJob, NewJob
 from producer.submission import unique_key, valid_args
 from shared.errors import JobInvalid
-from shared.kinds.registry import KINDS, Kind
+from shared.kinds.registry import BROKERED_KINDS, KINDS, Kind
 from shared.messages import Job
 from shared.retry import MAX_ATTEMPTS
 
 MAX_ADOPTED_RUN = 10_000
 
 
-def adopt_jobs(jobs: Iterable[Job], *, now: datetime) -> list[AdoptedJob]:
+def adopt_jobs(
+    jobs: Iterable[Job], *, now: datetime, kinds: Collection[str] = BROKERED_KINDS
+) -> list[AdoptedJob]:
     """Return the jobs as they are stored, each id once, without those that may not be stored.
 
     Where an id comes twice, the copy that is earliest on the job's way counts: what is further on is for
@@ -23,22 +25,24 @@ def adopt_jobs(jobs: Iterable[Job], *, now: datetime) -> list[AdoptedJob]:
 
     Args:
         now: When they are taken to be created; a message does not say it.
+        kinds: Those of other kinds are left out. No message makes a task: agents would pick what the store
+            never had.
     """
     earliest: dict[UUID, Job] = {}
     for job in jobs:
         known = earliest.setdefault(job.id, job)
         if (job.run, job.attempt) < (known.run, known.attempt):
             earliest[job.id] = job
-    return [_adopted(KINDS[job.kind], job, now) for job in earliest.values() if is_adoptable(job)]
+    return [_adopted(KINDS[job.kind], job, now) for job in earliest.values() if is_adoptable(job, kinds)]
 
 
-def is_adoptable(job: Job) -> bool:
+def is_adoptable(job: Job, kinds: Collection[str] = BROKERED_KINDS) -> bool:
     """Return whether a job of somebody else may be stored.
 
     One of a kind that nobody knows could be redriven to no queue; one that comes with a high run would leave
     none for redrives. Jobs of ours that come back after a store was lost are far below.
     """
-    return job.kind in KINDS and job.run <= MAX_ADOPTED_RUN and job.attempt <= MAX_ATTEMPTS
+    return job.kind in kinds and job.run <= MAX_ADOPTED_RUN and job.attempt <= MAX_ATTEMPTS
 
 
 def _adopted(kind: Kind, job: Job, now: datetime) -> AdoptedJob:

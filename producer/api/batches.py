@@ -29,6 +29,7 @@ from producer.submission_models import BatchSubmission, StreamedBatchSubmission
 from shared.clock import utc_now
 from shared.errors import BatchNotFound
 from shared.identity import new_id
+from shared.kinds.registry import waiting_state
 from shared.states import JobState
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class BatchHandlers:
 
 def accepted_document(new: NewBatch, spool: BatchSpool, template: JobTemplate) -> Batch:
     """Return the document of a batch as it is stored: the answer to its submission."""
-    state = JobState.SCHEDULED if template.timing.due_at else JobState.ACCEPTED
+    state = JobState.SCHEDULED if template.timing.due_at else waiting_state(new.kind)
     # Repeats wait for their originals.
     counts = Counter({state: spool.valid - new.repeats}) + Counter({JobState.SCHEDULED: new.repeats})
     return batch_document(
@@ -152,9 +153,10 @@ def accepted_document(new: NewBatch, spool: BatchSpool, template: JobTemplate) -
 def first_document(record: BatchRecord, submission: BatchSubmission | StreamedBatchSubmission) -> Batch:
     """Return what the submission of a stored batch was answered, made anew."""
     is_scheduled = timing_of(submission, now=record.created_at).due_at is not None
+    state = JobState.SCHEDULED if is_scheduled else waiting_state(record.kind)
     first = replace(
         record,
-        counts={JobState.SCHEDULED if is_scheduled else JobState.ACCEPTED: record.total},
+        counts={state: record.total},
         finished_at=None,
         cancelled_at=None,
         previous_point=None,

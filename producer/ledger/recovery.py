@@ -27,7 +27,7 @@ from shared.broker.topology import declare_topology
 from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable
 from shared.events import EVERY
-from shared.kinds.registry import BROKERED_KINDS, Lane
+from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.settings import Settings
@@ -154,10 +154,13 @@ async def _connected(settings: Settings) -> AsyncIterator[Publisher]:
 
 
 def _adopt(database: Database, jobs: Sequence[JobMessage]) -> int:
-    new = database.write(submissions.insert_adopted, adopt_jobs(jobs, now=utc_now()))
-    # Dying between the two leaves jobs that are queued: the lost-job reconciler runs them once more.
-    reports = [_report(job) for job in jobs if job.id in new]
-    database.write(recording.record_reports, reports, now=utc_now())
+    now = utc_now()
+    adopted = adopt_jobs(jobs, now=now, kinds=KINDS)
+    # Together: an agent must not pick a task that is parked a moment later.
+    with database.writing() as connection:
+        new = submissions.insert_adopted(connection, adopted)
+        reports = [_report(job) for job in jobs if job.id in new]
+        recording.record_reports(connection, reports, now=now)
     return len(new)
 
 

@@ -12,7 +12,7 @@ from producer.records import UnreadableJob
 from shared.broker.bundle import MAX_REPORTS, bodies_of, count_bodies
 from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
 from shared.errors import MessageUndecodable
-from shared.kinds.registry import KINDS
+from shared.kinds.registry import BROKERED_KINDS
 from shared.messages import JOBS_TYPE, MAX_RUN, RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
 from shared.outcomes import (
     DEAD_LETTERED,
@@ -48,7 +48,9 @@ _UNREADABLE = "The worker that took its message could not read it."
 _EXPLANATION_CHARACTERS = 1_000
 # A job of ours has far less; nobody's megabytes are parsed for nothing.
 _MOST_LENIENT_BYTES = 2_097_152
-_NO_QUEUE = "When its delay was over there was no queue for its kind, which this version does not know."
+_NO_QUEUE = (
+    "When its delay was over there was no queue for its kind: no worker of this version takes such jobs."
+)
 
 REPORTS_ONLY = frozenset({RESULTS, LARGE_RESULTS})
 """The exchanges whose messages are reports and in no other queue of ours."""
@@ -159,7 +161,7 @@ def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport
 
 
 def _returned(job: JobMessage, now: datetime) -> ParsedReport:
-    if job.kind in KINDS:
+    if job.kind in BROKERED_KINDS:
         # Somebody has deleted its queue. It is declared again, and the lost-job reconciler sends the job.
         return ParsedReport(job=job)
     return _report_of(_broker_report(job, now, reason=NO_QUEUE, explanation=_NO_QUEUE), job)

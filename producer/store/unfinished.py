@@ -18,7 +18,7 @@ from producer.store.outbox import with_copies
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, columns_of, first_id
 from producer.store.schema import jobs
 from producer.store.sql import Moment, is_one_of
-from shared.kinds.registry import Lane
+from shared.kinds.registry import KINDS, Lane
 from shared.states import UNDER_WAY, JobState
 
 WINDOW_JOBS = 5_000
@@ -26,8 +26,11 @@ PAGE_JOBS = 500
 # Counting stops at so many overdue jobs, and looks at the oldest `_COUNTED_JOBS` of a state alone.
 MOST_OVERDUE = 10_000
 _COUNTED_JOBS = 20_000
-# So many of the newest jobs of a state are looked through for some that wait.
+# So many of the newest jobs of a state are looked at, and so many looked through for those of workers.
 _NEWEST_JOBS = 500
+_NEWEST_ENTRIES = 20_000
+# Tasks wait in the store, for as long as it takes: the broker has nothing of them.
+_IS_BROKERED = jobs.c.kind.not_in([kind.name for kind in KINDS.values() if kind.is_pulled])
 _MILLISECOND = timedelta(milliseconds=1)
 Columns = sa.sql.base.ReadOnlyColumnCollection[str, Any]
 # Sent again, a job is alone in its message.
@@ -101,16 +104,22 @@ def read_silent(
 
 
 def newest_waiting(connection: sa.Connection, *, now: datetime) -> list[WaitingJob]:
-    """Return which of the newest jobs under way wait in work queues, the newest first of each state."""
+    """Return which of the newest jobs under way wait in work queues, the newest first of each state.
+
+    Looks through a bounded number of tasks that are newer.
+    """
     found: list[WaitingJob] = []
     for state in (JobState.QUEUED, JobState.DELAYED):
-        newest = (
-            sa.select(jobs.c.id)
+        entries = (
+            sa.select(jobs.c.id, _IS_BROKERED.label("is_brokered"))
             # The ids of third parties may be of any time to come, and hide all others.
             .where(jobs.c.state == state, jobs.c.id < first_id(now + _MILLISECOND))
             .order_by(jobs.c.id.desc())
-            .limit(_NEWEST_JOBS)
+            .limit(_NEWEST_ENTRIES)
+            .subquery()
         )
+        newest = sa.select(entries.c.id).where(entries.c.is_brokered).order_by(entries.c.id.desc())
+        newest = newest.limit(_NEWEST_JOBS)
         query = sa.select(*_WAITING_COLUMNS).where(jobs.c.id.in_(newest)).order_by(jobs.c.id.desc())
         waiting = (WaitingJob(*row) for row in connection.execute(query).all())
         found += (job for job in waiting if job.due_at is None or job.due_at <= now)
@@ -134,7 +143,7 @@ def count_overdue(connection: sa.Connection, state: JobState, *, heard_before: d
     """Return how many of the oldest jobs of a state are overdue; at most `MOST_OVERDUE`."""
     oldest = (
         sa.select(jobs.c.updated_at, jobs.c.due_at)
-        .where(jobs.c.state == state)
+        .where(jobs.c.state == state, _IS_BROKERED)
         .order_by(jobs.c.id)
         .limit(_COUNTED_JOBS)
         .subquery()

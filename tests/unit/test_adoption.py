@@ -7,6 +7,7 @@ from producer.submission import new_job
 from producer.submission_models import JobSubmission
 from shared.clock import utc_now
 from shared.identity import new_id
+from shared.kinds.registry import KINDS
 from shared.messages import Job
 
 
@@ -48,3 +49,13 @@ def test_of_one_id_the_earliest_copy_counts() -> None:
 
 def test_a_kind_that_nobody_knows_is_left_out() -> None:
     assert adopt_jobs([make(kind="brew")], now=utc_now()) == []
+
+
+def test_no_message_makes_a_task_that_agents_would_pick_but_a_parked_one_comes_back_from_its_message() -> (
+    None
+):
+    task = make(kind="task", args={"payload": 1, "queue": "films"})
+
+    assert adopt_jobs([task], now=utc_now()) == []
+    (adopted,) = adopt_jobs([task], now=utc_now(), kinds=KINDS)
+    assert adopted.job.queue == "films"
