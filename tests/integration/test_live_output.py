@@ -1,6 +1,11 @@
 """Output of a running attempt on its way: from the worker, over RabbitMQ, to the store; on both stores."""
 
-from collections.abc import AsyncIterator
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -10,10 +15,15 @@ from consumer.settlement import report_message
 from producer.records import JobOutput
 from producer.store import outbox, outputs, submissions
 from producer.store.database import Database
+from shared.broker.outgoing import Outgoing
+from shared.broker.topology import CANCELLED_STREAM, DEFAULT, JOBS, stored_key
+from shared.events import Cancellation
 from shared.kinds.command import MAX_OUTPUT_BYTES, OutputSnapshot, OutputText
-from shared.messages import JobMessage
+from shared.kinds.registry import Lane
+from shared.messages import JOB_TYPE, JobMessage
 from shared.outcomes import Cancelled, Failed, Outcome, Succeeded
 from shared.states import JobState
+from tests.support.environment import clean_environment
 from tests.support.factories import NOON, TOKENS, make_job, make_report
 from tests.support.recording_ledger import Ledger, open_ledger
 from tests.support.waiting import eventually
@@ -31,9 +41,28 @@ def live(ledger: Ledger) -> LiveOutput:
     return LiveOutput(ledger.publisher, worker="w")
 
 
-def queued(ledger: Ledger) -> JobMessage:
+@contextmanager
+def worker_of_commands(amqp_url: str, port: int, log: Path) -> Iterator[None]:
+    """Run a worker in a process of its own while inside."""
+    environment = {
+        **clean_environment(),
+        "RETRIEVER_AMQP_URL": amqp_url,
+        "RETRIEVER_HEALTH_PORT": str(port),
+        "RETRIEVER_COMMAND_SHELL": "true",
+        "RETRIEVER_WORKER_GRACE_SECONDS": "0",
+    }
+    command = [sys.executable, "-m", "consumer", "worker", "--kinds", "command"]
+    with log.open("wb") as file, subprocess.Popen(command, env=environment, stderr=file) as worker:
+        try:
+            yield
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(30)
+
+
+def queued(ledger: Ledger, *, shell: str = "make") -> JobMessage:
     """Store a command that is queued, and return the message that the relay has published."""
-    job = make_job(kind="command", args={"argv": ["make"]}, host="")
+    job = make_job(kind="command", args={"shell": shell}, host="")
     ledger.store.write(submissions.insert_jobs, [job])
     ledger.store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
     return JobMessage(id=job.id, kind=job.kind, args=dict(job.args), token=TOKENS.of(job.id, 1))
@@ -54,7 +83,8 @@ async def written(ledger: Ledger, job_id: UUID, said: str) -> JobOutput:
         found = output(ledger, job_id)
         return found if found.stdout.text == said else None
 
-    return await eventually(look)
+    # A worker has to start, beside all else that this machine does.
+    return await eventually(look, deadline_seconds=60.0)
 
 
 async def test_what_a_command_writes_is_seen_while_it_runs_and_the_end_has_all_of_it(
@@ -74,6 +104,24 @@ async def test_what_a_command_writes_is_seen_while_it_runs_and_the_end_has_all_o
 
     found = await written(ledger, job.id, whole.text)
     assert (found.is_running, ledger.job(job.id).state) == (False, JobState.SUCCEEDED)
+
+
+async def test_a_worker_tells_of_a_command_while_it_runs_and_of_its_last_words_when_it_is_cancelled(
+    ledger: Ledger, vhost_url: str, unused_port: int, tmp_path: Path
+) -> None:
+    shell = "trap 'echo sorry; exit 1' TERM; echo one; while :; do sleep 0.1; done"
+    job = queued(ledger, shell=shell)
+    key = stored_key("command", Lane.INTERACTIVE)
+    await ledger.publisher.publish(Outgoing(JOBS, key, job.encode(), JOB_TYPE, str(job.id)))
+
+    with worker_of_commands(vhost_url, unused_port, tmp_path / "worker.log"):
+        assert (await written(ledger, job.id, "one\n")).is_running
+        order = Cancellation(job_id=job.id, run=1).encode()
+        await ledger.publisher.publish(Outgoing(DEFAULT, CANCELLED_STREAM, order, "cancellation"))
+        await ledger.job_in(job.id, JobState.CANCELLED)
+
+    found = output(ledger, job.id)
+    assert (found.stdout.text, found.is_running) == ("one\nsorry\n", False)
 
 
 async def test_a_large_snapshot_arrives_and_changes_nothing_behind_the_end(
