@@ -17,6 +17,8 @@ from shared.states import JobState
 
 # A snapshot that the broker did not take is tried again, unless a newer one has come.
 _RETRY_SECONDS = 2.0
+# What one attempt costs the broker at most. A report brings its job along, which may have megabytes.
+_BYTES_PER_SECOND = 262_144
 
 logger = logging.getLogger(__name__)
 
@@ -83,24 +85,28 @@ class _Telling:
         try:
             sending = self._publisher.send(message)
         except BrokerError as error:
-            self._send_later(snapshot, error)
+            self._send_again(snapshot, error)
             return
         self._is_sending = True
-        sending.add_done_callback(lambda sent: self._note_sent(snapshot, sent))
+        pause_seconds = len(message.body) / _BYTES_PER_SECOND
+        sending.add_done_callback(lambda sent: self._note_sent(snapshot, sent, pause_seconds))
 
-    def _note_sent(self, snapshot: OutputSnapshot, sent: asyncio.Future[None]) -> None:
+    def _note_sent(self, snapshot: OutputSnapshot, sent: asyncio.Future[None], pause_seconds: float) -> None:
         self._is_sending = False
         error = None if sent.cancelled() else sent.exception()
         if isinstance(error, BrokerError) and not isinstance(error, MessageTooLarge):
-            self._send_later(snapshot, error)
+            self._send_again(snapshot, error)
         else:
-            self._send()
+            self._send_after(pause_seconds)
 
-    def _send_later(self, snapshot: OutputSnapshot, error: BrokerError) -> None:
+    def _send_again(self, snapshot: OutputSnapshot, error: BrokerError) -> None:
         logger.debug("output_not_told", extra={"job_id": str(self._job.id), "error": str(error)})
+        self._waiting = self._waiting or snapshot
+        self._send_after(_RETRY_SECONDS)
+
+    def _send_after(self, pause_seconds: float) -> None:
         if not self._has_ended:
-            self._waiting = self._waiting or snapshot
-            self._timer = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send)
+            self._timer = asyncio.get_running_loop().call_later(pause_seconds, self._send)
 
     def _report(self, snapshot: OutputSnapshot) -> Report:
         # Of the time, because the attempt may be another worker's next, when this one has died with it.

@@ -43,7 +43,8 @@ class FakePublisher:
             answer.set_result(None)
         else:
             answer.set_exception(error)
-        await asyncio.sleep(0)
+        # The pause behind a short message is over in a moment.
+        await asyncio.sleep(0.02)
 
 
 JOB = JobMessage(id=uuid.uuid4(), kind="command", args={"argv": ["ls"]}, run=2, attempt=3, token="of-run-2")
@@ -98,6 +99,22 @@ async def test_of_the_snapshots_that_come_before_a_confirm_only_the_newest_follo
         on_output(snapshot("abcde"))
 
     assert publisher.texts == ["a", "abcd", "abcde"]
+
+
+async def test_the_larger_a_report_is_the_longer_the_next_one_waits(
+    publisher: FakePublisher, live: LiveOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = JOB.model_copy(update={"args": {"argv": ["cat"], "stdin": "x" * 200_000}})
+    monkeypatch.setattr(live_output, "_BYTES_PER_SECOND", 1_000)
+    with live.of(large) as on_output:
+        on_output(snapshot("a"))
+        await publisher.answer()
+        on_output(snapshot("ab"))
+        await asyncio.sleep(0.05)
+        assert publisher.texts == ["a"]
+
+    # At the end it comes all the same.
+    assert publisher.texts == ["a", "ab"]
 
 
 async def test_the_last_snapshot_is_told_when_the_attempt_ends_and_nothing_after_it(
