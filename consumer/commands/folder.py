@@ -20,7 +20,10 @@ _PAGE_ENTRIES = 1_000
 
 @contextmanager
 def working_folder(path: str, owner: tuple[int, int] | None) -> Iterator[None]:
-    """Make a folder for its owner alone; remove it at the end."""
+    """Make a folder for its owner alone; remove it at the end.
+
+    What cannot be removed is left to `remove_stale_folders`.
+    """
     os.mkdir(path, _OWNER_ONLY)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -33,7 +36,8 @@ def working_folder(path: str, owner: tuple[int, int] | None) -> Iterator[None]:
         finally:
             os.close(handle)
     finally:
-        remove_folder(path)
+        with suppress(OSError):
+            remove_folder(path)
 
 
 def measure_folder(path: str, *, most_entries: int) -> tuple[int, int]:

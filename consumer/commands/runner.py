@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -50,8 +50,8 @@ _ROOT = str(Path(consumer.__file__).resolve().parents[1])
 # Without site-packages, whatever the environment says: it starts quickly, and has nothing to hide.
 _SUPERVISOR = f"import sys; sys.path.append({_ROOT!r}); from consumer.commands.supervisor import main; main()"
 
-# The supervisors that run, all other processes below us have lost theirs.
-_supervisors: set[int] = set()
+# The supervisors that run, by their numbers. All other processes of other sessions below us have lost theirs.
+_supervisors: dict[int, subprocess.Popen[bytes]] = {}
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class _Running:
                 for _, write in pipes:
                     os.close(write)
             if_failing.pop_all()
-        _supervisors.add(self._process.pid)
+        _supervisors[self._process.pid] = self._process
         loop = asyncio.get_running_loop()
         for (read, _), output in zip(pipes, outputs, strict=True):
             output.read_from(read, loop)
@@ -193,11 +193,10 @@ class _Running:
         if not isinstance(ending, Ending):
             # Killed by its own command, or stopped: what it would have done is ours to do.
             self._process.kill()
-        await asyncio.to_thread(self._process.wait)
-        _supervisors.discard(self._process.pid)
+        await _begin(functools.partial(_wait_for, self._process))
         if not isinstance(ending, Ending):
             await _kill_adopted()
-            await asyncio.to_thread(remove_folder, self._order.folder)
+            await _begin(functools.partial(remove_folder, self._order.folder))
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 for output in self._outputs:
@@ -211,6 +210,21 @@ class _Running:
             while not answer.endswith(b"\n") and (data := await loop.sock_recv(self._control, 4_096)):
                 answer += data
         return Ending.decode(answer) if answer.endswith(b"\n") else None
+
+
+async def _begin(work: Callable[[], object]) -> None:
+    """Do work in a thread; return after a second even if it takes longer, as removing many folders does."""
+    # A folder that cannot be removed is left to the next start.
+    with suppress(TimeoutError, OSError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await asyncio.shield(asyncio.to_thread(work))
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    # Its number may belong to the next one by now.
+    if _supervisors.get(process.pid) is process:
+        del _supervisors[process.pid]
 
 
 async def _kill_adopted() -> None:

@@ -33,7 +33,7 @@ from consumer.commands.folder import measure_folder, working_folder
 GRACE_SECONDS = 1.0
 """How long a command may go on after SIGTERM; its worker promises that a cancelled one is gone within 3 s."""
 
-MOST_ENTRIES = 50_000
+MOST_ENTRIES = 10_000
 """How many files and folders a working folder may have."""
 
 TIMEOUT, STOPPED = "timeout", "stopped"
@@ -148,9 +148,7 @@ def main() -> None:
     with control, control.makefile("rb") as orders:
         line = orders.readline()
         if line.endswith(b"\n"):
-            ending = _run(Order.decode(line), control, outputs, worker)
-            with suppress(OSError):
-                control.sendall(ending.encode())
+            _run(Order.decode(line), control, outputs, worker)
 
 
 def _protect() -> None:
@@ -165,17 +163,25 @@ def _protect() -> None:
     kernel.hide_process()
 
 
-def _run(order: Order, control: socket.socket, outputs: tuple[int, int], worker: int) -> Ending:
+def _run(order: Order, control: socket.socket, outputs: tuple[int, int], worker: int) -> None:
     try:
         with working_folder(order.folder, order.user):
             try:
-                return _Command(order, control, worker).run(outputs)
+                ending = _Command(order, control, worker).run(outputs)
+            except _Unfit as error:
+                ending = Ending(error=error.errno, is_unfit=True)
             finally:
                 kill_all_children()
-    except _Unfit as error:
-        return Ending(error=error.errno, is_unfit=True)
+            # Before the folder is removed: that takes a while when it has thousands of others in it.
+            _answer(control, ending)
     except OSError as error:
-        return Ending(error=error.errno or errno.EIO)
+        _answer(control, Ending(error=error.errno or errno.EIO))
+
+
+def _answer(control: socket.socket, ending: Ending) -> None:
+    # A worker that is gone hears nothing more.
+    with suppress(OSError):
+        control.sendall(ending.encode())
 
 
 class _Unfit(OSError):
