@@ -486,6 +486,7 @@ class JobFilter:
     host: str | None = None
     schedule_id: UUID | None = None
     ref: str | None = None
+    queue: str | None = None
     url: str | None = None
     reason: str | None = None
     labels: Sequence[tuple[str, str]] = ()

@@ -15,6 +15,7 @@ from producer.submission_models import (
     BatchSubmission,
     JobSubmission,
     StreamedBatchSubmission,
+    TaskSubmission,
     TimedSubmission,
 )
 from producer.unknown_fields import known_fields, no_such
@@ -31,14 +32,14 @@ MAX_ECHO_LENGTH = 60
 _UNKNOWN_FIELD = "extra_forbidden"
 
 
-def new_job(submission: JobSubmission, *, job_id: UUID, now: datetime) -> NewJob:
+def new_job(submission: JobSubmission | TaskSubmission, *, job_id: UUID, now: datetime) -> NewJob:
     """Return the job that a submission asks for, ready to be stored.
 
     Raises:
         JobInvalid: the kind is unknown or its arguments break a rule; every field is named.
     """
     template = JobTemplate.of(submission, now=now)
-    args = template.validate(submission.args)
+    args = template.validate(submission.args, at=submission.ARGS_AT)
     return replace(
         template.job(args, job_id=job_id),
         unique_key=unique_key(submission.kind, args.document),
@@ -106,7 +107,7 @@ class JobTemplate:
     @classmethod
     def of(
         cls,
-        submission: JobSubmission | BatchSubmission | StreamedBatchSubmission,
+        submission: JobSubmission | TaskSubmission | BatchSubmission | StreamedBatchSubmission,
         *,
         now: datetime,
         schedule_id: UUID | None = None,
@@ -227,14 +228,23 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
     model = _validate_args(kind, text, at=at)
     document = args_document(model)
     # A backslash before it may be escaped, so this only says where it is worth to look.
-    if b"\\u0000" in text and (nul_at := next(_nul_pointers(document, at), None)):
-        # PostgreSQL stores no NUL, neither in text nor in JSON.
-        raise _invalid(nul_at, "A NUL character cannot be stored")
+    if b"\\u0000" in text:
+        check_storable(document, at=at)
     url = getattr(model, "url", None)
     if not url:
         return ValidArgs(document, "")
     given_url = args["url"]
     return ValidArgs(document, url_host(url), None if given_url == url else given_url)
+
+
+def check_storable(document: object, *, at: str) -> None:
+    """Do nothing if a JSON value can be stored.
+
+    Raises:
+        JobInvalid: it has a NUL, which PostgreSQL stores neither in text nor in JSON.
+    """
+    if (nul_at := next(_nul_pointers(document, at), None)) is not None:
+        raise _invalid(nul_at, "A NUL character cannot be stored")
 
 
 def find_kind(name: str) -> Kind:

@@ -1,12 +1,13 @@
 """The documents that clients submit: jobs, batches, schedules. The contract takes their schemas from here."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from producer.records import Overlap
 from producer.timetable import CatchUp
 from shared.kinds.registry import Lane
+from shared.kinds.task import DEFAULT_QUEUE, TASK, QueueName
 from shared.kinds.webhook import WebhookUrl
 from shared.messages import Ref
 from shared.retry import RetryPolicy
@@ -80,7 +81,6 @@ class TimedSubmission(BaseModel):
 class _Submission(TimedSubmission):
     """What jobs and batches have in common."""
 
-    kind: KindName
     callback_url: Annotated[
         WebhookUrl | None,
         Field(description="The URL that gets a signed webhook at the end. Not for webhook jobs."),
@@ -89,8 +89,8 @@ class _Submission(TimedSubmission):
     labels: Labels = {}
 
 
-class JobSubmission(_Submission):
-    """One job to accept."""
+class _SingleSubmission(_Submission):
+    """What every single job has."""
 
     callback_events: Annotated[
         list[JobEnd] | None,
@@ -106,12 +106,55 @@ class JobSubmission(_Submission):
             "within this time, or is unfinished. Jobs of batches do not count.",
         ),
     ] = None
-    args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
     ref: Ref | None = None
     lane: Lane = Lane.INTERACTIVE
 
 
+class JobSubmission(_SingleSubmission):
+    """One job to accept."""
+
+    ARGS_AT: ClassVar = "/args"
+
+    kind: KindName
+    args: Annotated[dict[str, Any], Field(description="As the kind's arguments say.")]
+
+
+class TaskSubmission(_SingleSubmission):
+    """One task to accept, for agents to pick: a job of kind `task`, whose arguments are not nested."""
+
+    ARGS_AT: ClassVar = ""
+
+    queue: QueueName = DEFAULT_QUEUE
+    # Validated as an argument of the kind, which names the places of errors.
+    command: Annotated[
+        Any,
+        Field(
+            description="What the agent runs: a line for its shell, where its operator allows one; a program "
+            "with its arguments; or all that a job of kind `command` may say."
+        ),
+    ] = None
+    payload: Annotated[Any, Field(description="Any JSON but null, in place of `command`.")] = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of the job."""
+        return TASK
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments of the job."""
+        match self.command:
+            case str() as line:
+                command: Any = {"shell": line}
+            case list() as argv:
+                command = {"argv": argv}
+            case other:
+                command = other
+        return {"queue": self.queue, "command": command, "payload": self.payload}
+
+
 class _BatchSubmission(_Submission):
+    kind: KindName
     callback_events: Annotated[
         list[BatchEvent] | None,
         Field(

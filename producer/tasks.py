@@ -219,6 +219,8 @@ def _report(
     explanation: str | None = None,
     result: dict[str, object] | None = None,
 ) -> Report:
+    # No row tells of an attempt after a hand in the database.
+    agent = task.agent or "unknown"
     return Report(
         job_id=task.id,
         kind=TASK,
@@ -230,8 +232,8 @@ def _report(
         outcome=outcome,
         reason=reason,
         explanation=explanation,
-        result=result,
-        worker=task.agent or "unknown",
+        result=None if result is None else {**result, "agent": agent},
+        worker=agent,
     )
 
 

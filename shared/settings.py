@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     api_header_seconds: Annotated[float, Field(gt=0)] = 15.0
     api_max_connections: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
 
+    agent_host: str = "127.0.0.1"
+    agent_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
 

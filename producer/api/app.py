@@ -2,6 +2,7 @@
 
 ApiProtocol         reads it from its connection
 MeteredApp          counts and times it
+ListenerGate        keeps what is for agents on their own port, if they have one
 BodyGuard           refuses a body that is too large, too slow, cut short or of an unsupported type
 FixedResponses      the contract, redirects, OPTIONS, 405, and 404 for whatever is no path of ours
 connexion.FlaskApp  routes by the contract, turns errors into problem+json
@@ -12,8 +13,9 @@ WsgiBridge, Flask   pages for people, in threads
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
 
 from producer.api.batches import MAX_JSON_BYTES, BatchHandlers
 from producer.api.bodies import BodyHandlers
@@ -38,6 +41,8 @@ from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, Bo
 from producer.api.http_protocol import api_protocol
 from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
+from producer.api.leases import EndWriter, LeaseHandlers
+from producer.api.listeners import ApiServer, ListenerGate, check_ports
 from producer.api.metrics import ApiMetrics, MeteredApp
 from producer.api.output import OutputHandlers
 from producer.api.paged_fetches import PagedFetchHandlers
@@ -47,19 +52,27 @@ from producer.api.problems import PROBLEM_TYPE, problem_response
 from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleHandlers
 from producer.api.service import ServiceHandlers
+from producer.api.task_waiters import TaskWaiters
+from producer.api.tasks import TaskHandlers
 from producer.api.web_pages import WsgiBridge, add_pages
 from producer.api.writer import JobWriter
+from producer.store import tasks
 from producer.store.database import Database, Store
+from producer.store.wakeup import TASK_CHANNEL, open_wakeup
 from producer.store_probe import StoreProbe
 from shared.asyncapi import asyncapi_document
+from shared.clock import utc_now
 from shared.errors import RetrieverError
-from shared.listening import check_port
 from shared.process import descriptor_limit
 from shared.settings import Settings
 from shared.watchdog import loop_watched
 
 # Requests that run when the server is told to stop may take this long; then their connections are closed.
 GRACE_SECONDS = 10
+# Threads for what agents ask of the store.
+_AGENT_THREADS = 4
+# How often SQLite is asked for tasks while agents wait: it tells nobody.
+_TASK_POLL_SECONDS = 0.2
 # File descriptors that connections of clients leave to everything else.
 _KEPT_DESCRIPTORS = 256
 
@@ -73,33 +86,54 @@ def serve(settings: Settings) -> None:
     Raises:
         SettingsInvalid: the port is taken, or the database cannot be used as it was named.
     """
-    check_port(settings.api_host, settings.api_port, variable="RETRIEVER_API_PORT")
+    check_ports(settings)
     database = Database.open(settings.database_url)
     try:
         database.check_settings()
-        uvicorn.run(
-            build_app(database, settings),
-            host=settings.api_host,
-            port=settings.api_port,
-            loop="uvloop",
-            http=api_protocol(settings, max_connections=_max_connections(settings)),
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+        server = build_server(database, settings)
+        with suppress(KeyboardInterrupt):
+            server.run()
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)
     finally:
         database.close()
 
 
-def build_app(database: Database, settings: Settings) -> ASGIApp:
-    """Return a fresh application on an open database. Its lifespan ends its threads, not the database."""
-    store, writer, probe = Store(database), JobWriter(database), StoreProbe(database)
-    metrics = ApiMetrics(store)
+def build_server(
+    database: Database, settings: Settings, *, grace_seconds: int = GRACE_SECONDS
+) -> uvicorn.Server:
+    """Return a server of a fresh application on an open database, which it does not close."""
+    # Agents that finish by the hundred must not keep everybody else from a thread.
+    agents_store = Store(database, threads=_AGENT_THREADS)
+    wakeup = open_wakeup(settings.database_url, _TASK_POLL_SECONDS, channel=TASK_CHANNEL)
+    waiters = TaskWaiters(
+        wakeup, lambda queues: agents_store.read(tasks.waiting_queues, queues, now=utc_now())
+    )
+    config = uvicorn.Config(
+        _build_app(database, settings, agents_store, waiters),
+        host=settings.api_host,
+        port=settings.api_port,
+        loop="uvloop",
+        http=api_protocol(settings, max_connections=_max_connections(settings)),
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    return ApiServer(config, settings, on_stop=waiters.close)
+
+
+def _build_app(database: Database, settings: Settings, agents_store: Store, waiters: TaskWaiters) -> ASGIApp:
+    """Return a fresh application. Its lifespan ends its threads, and leaves the database open."""
+    store, probe = Store(database), StoreProbe(database)
+    writer, ends = JobWriter(database), EndWriter(database)
+    metrics = ApiMetrics(store, waiters.__len__)
     operations = _operations(
         JobHandlers(store, writer),
+        TaskHandlers(store, writer),
+        LeaseHandlers(agents_store, ends, waiters, metrics.tasks),
         BatchHandlers(store),
         ExportHandlers(store),
         BodyHandlers(store),
@@ -113,9 +147,11 @@ def build_app(database: Database, settings: Settings) -> ASGIApp:
     )
     contract = load_contract()
     routes = RouteTable.of(contract)
-    app = _connexion_app(contract, operations, _lifespan(store, writer, probe, settings))
+    lifespan = _lifespan((writer, ends), waiters, (store, agents_store, probe), settings)
+    app = _connexion_app(contract, operations, lifespan)
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings))
+    app = ListenerGate(app, routes=routes, settings=settings)
     return MeteredApp(app, routes=routes, metrics=metrics)
 
 
@@ -154,16 +190,25 @@ def _operations(*handlers: object) -> dict[str, Operation]:
     }
 
 
-def _lifespan(store: Store, writer: JobWriter, probe: StoreProbe, settings: Settings) -> Lifespan:
+def _lifespan(
+    writers: Sequence[JobWriter | EndWriter],
+    waiters: TaskWaiters,
+    parts: Sequence[Store | StoreProbe],
+    settings: Settings,
+) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
-        writer.start()
+        for writer in writers:
+            writer.start()
+        calling = asyncio.create_task(waiters.run())
         with loop_watched(settings.watchdog_seconds):
             try:
                 yield
             finally:
+                calling.cancel()
+                await asyncio.gather(calling, return_exceptions=True)
                 # The last requests have been answered; what they left behind ends off the event loop.
-                for part in (writer, store, probe):
+                for part in (*writers, *parts):
                     await asyncio.to_thread(part.close)
 
     return lifespan

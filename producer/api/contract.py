@@ -21,12 +21,21 @@ from producer.api.bulk_actions import (
 )
 from producer.api.documents import Batch, BatchPage, Job, JobPage, Problem, RejectedPage
 from producer.api.kinds import KindList, KindPauseRequest, LanePauseRequest, QueueList
+from producer.api.leases import ExtendLease, Extension, FailTask, FinishTask, LeasedTasks, PickTasks
 from producer.api.output import Output
 from producer.api.paged_fetches import PagedFetch
 from producer.api.parked_jobs import ParkedGroupList, RedriveRequest
 from producer.api.schedules import Schedule, SchedulePage
 from producer.api.service import Health, Retention
-from producer.submission_models import BatchSubmission, JobSubmission, RetryOverride, ScheduleSubmission
+from producer.api.tasks import Task, TaskPage
+from producer.submission_models import (
+    BatchSubmission,
+    JobSubmission,
+    RetryOverride,
+    ScheduleSubmission,
+    TaskSubmission,
+)
+from shared.kinds.command import CommandArgs
 from shared.kinds.registry import KINDS, Kind
 from shared.kinds.webhook import WEBHOOK
 from shared.messages import Ref
@@ -35,6 +44,8 @@ from shared.times import MAX_TIME_LENGTH, TIME_PATTERN
 PATH = Path(__file__).parent.parent / "openapi.yaml"
 
 _ANSWERS: tuple[type[BaseModel], ...] = (
+    *(Job, JobPage, PagedFetch, Batch, BatchPage, RejectedPage, Schedule, SchedulePage, KindList, QueueList),
+    *(Task, TaskPage, LeasedTasks, Extension),
     *(
         Job,
         JobPage,
@@ -60,7 +71,8 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     ),
 )
 _REQUESTS: tuple[type[BaseModel], ...] = (
-    *(JobSubmission, BatchSubmission, ScheduleSubmission),
+    *(JobSubmission, BatchSubmission, ScheduleSubmission, TaskSubmission),
+    *(PickTasks, ExtendLease, FinishTask, FailTask),
     *(RedriveRequest, OperationRequest, KindPauseRequest, LanePauseRequest),
 )
 
@@ -190,6 +202,13 @@ def _submission_schemas() -> dict[str, Schema]:
     schemas = _schemas_of(_REQUESTS, "validation")
     for field in schemas[RetryOverride.__name__]["properties"].values():
         field.pop("default", None)
+    command = schemas[TaskSubmission.__name__]["properties"]["command"]
+    command["anyOf"] = [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        _ref(CommandArgs.__name__),
+        _NULL,
+    ]
     schemas["Time"] = {
         "type": "string",
         "format": "date-time",

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer.api.explanation import ACCEPTED, explain, explain_schedule
+from producer.api.explanation import explain, explain_new
 from producer.pausing import Circumstances
 from producer.progress import progress_of
 from producer.records import REJECTED, BatchRecord, JobRecord, NewJob
@@ -239,8 +239,7 @@ _UNTRIED: Mapping[str, object] = {
 
 def accepted_document(job: NewJob) -> Job:
     """Return the document of a job as it is stored: the answer to its submission and to each replay."""
-    explanation = explain_schedule(job.due_at) if job.due_at else ACCEPTED
-    return Job.of(job, explanation=explanation, **_UNTRIED)
+    return Job.of(job, explanation=explain_new(job), **_UNTRIED)
 
 
 def job_document(record: JobRecord, known: Circumstances | None = None) -> Job:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from producer.pausing import Circumstances, Pause, QueueObservation
-from producer.records import JobRecord
+from producer.records import JobRecord, NewJob
 from shared.broker.topology import lane_queues
 from shared.events import EVERY
 from shared.kinds.command import COMMAND
@@ -19,6 +19,13 @@ _HOW_TO_SERVE = {
 }
 
 ACCEPTED: Final = "Stored; waiting to be published to the broker."
+
+
+def explain_new(job: NewJob) -> str:
+    """Return what a job waits for that was stored just now."""
+    if job.due_at:
+        return explain_schedule(job.due_at)
+    return ACCEPTED if job.queue is None else f"{_capital(_task_queue_words(job.queue))}."
 
 
 def explain(record: JobRecord, known: Circumstances) -> str | None:
@@ -56,8 +63,8 @@ def _explain_waiting(record: JobRecord, known: Circumstances) -> str:
         return _explain_accepted(known)
     if record.state is JobState.DELAYED and record.due_at:
         due = f"{_capital(_next_attempt(record))} has been due since {_time(record.due_at)}"
-        return f"{due}; {_queue_words(record, known)}."
-    return f"{_capital(_queue_words(record, known))}."
+        return f"{due}; {_place_words(record, known)}."
+    return f"{_capital(_place_words(record, known))}."
 
 
 def _explain_accepted(known: Circumstances) -> str:
@@ -75,13 +82,23 @@ def _explain_accepted(known: Circumstances) -> str:
 
 def _explain_running(record: JobRecord) -> str:
     if record.cancel_requested_at:
-        return f"Attempt {record.attempt} is running; its worker has been told to cancel it."
+        told = "its worker has been told to cancel it"
+        if record.queue is not None:
+            told = "its agent is told to cancel it when it next extends its lease"
+        return f"Attempt {record.attempt} is running; {told}{_lease_words(record)}."
     current = (record.run, record.attempt)
     for attempt in record.attempts:
         if (attempt.run, attempt.number) == current and attempt.worker:
             since = _time(attempt.started_at)
-            return f"Attempt {record.attempt} has been running since {since} on {attempt.worker}."
-    return f"Attempt {record.attempt} is running."
+            on = f"since {since} on {attempt.worker}"
+            return f"Attempt {record.attempt} has been running {on}{_lease_words(record)}."
+    return f"Attempt {record.attempt} is running{_lease_words(record)}."
+
+
+def _lease_words(record: JobRecord) -> str:
+    if record.queue is None or record.claimed_until is None:
+        return ""
+    return f"; its lease ends at {_time(record.claimed_until)}"
 
 
 def _pause_words(pause: Pause) -> str:
@@ -91,6 +108,14 @@ def _pause_words(pause: Pause) -> str:
         what = f"kind {pause.kind} is paused{'' if pause.lane == EVERY else f' in lane {pause.lane}'}"
     note = f": {pause.note.rstrip('. ')}" if pause.note else ""
     return f"{what} since {_time(pause.since)} by {pause.by}{note}"
+
+
+def _place_words(record: JobRecord, known: Circumstances) -> str:
+    return _queue_words(record, known) if record.queue is None else _task_queue_words(record.queue)
+
+
+def _task_queue_words(queue: str) -> str:
+    return f"waiting in task queue {queue} for an agent to pick it"
 
 
 def _queue_words(record: JobRecord, known: Circumstances) -> str:

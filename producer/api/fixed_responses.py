@@ -43,7 +43,7 @@ class FixedResponses:
         if _is_ambiguous(path, scope["raw_path"]):
             return _nothing_at(path, method)
         if (route := self._routes.find(path)) is not None:
-            return None if route.operation(method) else _method_refused(method, route.allow)
+            return None if route.operation(method) else _method_refused(method, route.allow, route.refusal)
         if path.endswith("/") and self._routes.find(path[:-1]) is not None:
             return _redirect(path[:-1], scope["query_string"])
         return None if path.startswith(PAGES) else _nothing_at(path, method)
@@ -66,13 +66,11 @@ def _nothing_at(path: str, method: str) -> Response:
     return problem_response(HttpProblem(HTTPStatus.NOT_FOUND, NO_PAGE))
 
 
-def _method_refused(method: str, allow: str) -> Response:
+def _method_refused(method: str, allow: str, why: str = "") -> Response:
     if method == "OPTIONS":
         return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": allow})
-    problem = HttpProblem(
-        HTTPStatus.METHOD_NOT_ALLOWED, f"This path answers to {allow}.", headers={"Allow": allow}
-    )
-    return problem_response(problem)
+    detail = f"This path answers to {allow}. {why}".rstrip()
+    return problem_response(HttpProblem(HTTPStatus.METHOD_NOT_ALLOWED, detail, headers={"Allow": allow}))
 
 
 def _redirect(path: str, query: bytes) -> Response:

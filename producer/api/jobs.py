@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from uuid import UUID
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +19,7 @@ from producer.api.writer import JobWriter
 from producer.records import (
     IdempotencyKey,
     JobFilter,
+    JobRecord,
     KeptAnswer,
     KeyScope,
     NewJob,
@@ -26,13 +29,36 @@ from producer.records import (
 from producer.store import endings, idempotency, queries, queues
 from producer.store.database import Connection, Store
 from producer.submission import new_job
-from producer.submission_models import JobSubmission
+from producer.submission_models import JobSubmission, TaskSubmission
 from shared.clock import utc_now
 from shared.errors import JobInvalid, JobNotFound
 from shared.identity import new_id
 from shared.states import JobState
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a job is handed in, and how it is shown to those who hand in such.
+
+    Attributes:
+        path: Below which it is found by its id.
+        accepted: The document of a job as it is stored.
+        duplicate: The document of a job that was there before.
+    """
+
+    path: str
+    model: type[JobSubmission | TaskSubmission]
+    accepted: Callable[[NewJob], BaseModel]
+    duplicate: Callable[[JobRecord], BaseModel]
+
+
+def _duplicate_document(record: JobRecord) -> Job:
+    return job_document(record).model_copy(update={"duplicate_of": record.id})
+
+
+_AS_JOB = Form("/jobs", JobSubmission, accepted_document, _duplicate_document)
 
 
 class JobHandlers:
@@ -44,41 +70,7 @@ class JobHandlers:
 
     async def submit_job(self, request: Request) -> Response:
         """Store one job, to run now or at its time, then answer 202: from then on it is never lost."""
-        body = await request.body()
-        key = request_key(request, KeyScope.JOB, body)
-        try:
-            submission, job = await _read_job(body)
-        except JobInvalid:
-            # Not before: a request without a key, or with a new one, pays nothing for it.
-            if again := await find_replay(self._store, key):
-                return again
-            raise
-        answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/jobs/{job.id}", _json(accepted_document(job)))
-        if key:
-            job = replace(job, idempotency=replace(key, answer=answer))
-        result = await self._writer.write(job)
-        if result.status is not SubmissionStatus.STORED:
-            return replay(result) or await self._answer_with(result, submission, key)
-        facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
-        logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
-        return respond(answer)
-
-    async def _answer_with(
-        self, result: SubmissionResult, submission: JobSubmission, key: IdempotencyKey | None
-    ) -> Response:
-        """Answer with a job that was there before, where no answer is kept."""
-        match result.status:
-            case SubmissionStatus.REPLAYED:
-                # Version 0.1.0 took the key. The stored job may have another time or other arguments by now.
-                record = await self._store.read(queries.get_job, result.id)
-                first = new_job(submission, job_id=record.id, now=record.created_at)
-                body, status = _json(accepted_document(first)), HTTPStatus.ACCEPTED
-                return respond(KeptAnswer(status, f"/jobs/{record.id}", body), is_replay=True)
-            case SubmissionStatus.DUPLICATE | SubmissionStatus.DUPLICATE_REPLAYED if key:
-                answer = await self._store.write(_keep_duplicate, result.id, key)
-            case _:
-                answer = await self._store.read(_duplicate, result.id)
-        return respond(answer, is_replay=result.status is SubmissionStatus.DUPLICATE_REPLAYED)
+        return await submit(self._store, self._writer, request, _AS_JOB)
 
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
@@ -113,28 +105,71 @@ class JobHandlers:
         return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))
 
 
-async def _read_job(body: bytes) -> tuple[JobSubmission, NewJob]:
+async def submit(store: Store, writer: JobWriter, request: Request, form: Form) -> Response:
+    """Store the one job that a request hands in, and answer with it, or with one that was there before."""
+    body = await request.body()
+    key = request_key(request, KeyScope.JOB, body)
+    try:
+        submission, job = await _read_job(body, form)
+    except JobInvalid:
+        # Not before: a request without a key, or with a new one, pays nothing for it.
+        if again := await find_replay(store, key):
+            return again
+        raise
+    answer = _answer(HTTPStatus.ACCEPTED, form, job.id, form.accepted(job))
+    if key:
+        job = replace(job, idempotency=replace(key, answer=answer))
+    result = await writer.write(job)
+    if result.status is not SubmissionStatus.STORED:
+        return replay(result) or await _answer_with(store, result, submission, key, form)
+    facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
+    logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
+    return respond(answer)
+
+
+async def _answer_with(
+    store: Store,
+    result: SubmissionResult,
+    submission: JobSubmission | TaskSubmission,
+    key: IdempotencyKey | None,
+    form: Form,
+) -> Response:
+    """Answer with a job that was there before, where no answer is kept."""
+    match result.status:
+        case SubmissionStatus.REPLAYED:
+            # Version 0.1.0 took the key. The stored job may have another time or other arguments by now.
+            record = await store.read(queries.get_job, result.id)
+            first = new_job(submission, job_id=record.id, now=record.created_at)
+            answer = _answer(HTTPStatus.ACCEPTED, form, record.id, form.accepted(first))
+            return respond(answer, is_replay=True)
+        case SubmissionStatus.DUPLICATE | SubmissionStatus.DUPLICATE_REPLAYED if key:
+            answer = await store.write(_keep_duplicate, result.id, key, form)
+        case _:
+            answer = await store.read(_duplicate, result.id, form)
+    return respond(answer, is_replay=result.status is SubmissionStatus.DUPLICATE_REPLAYED)
+
+
+async def _read_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob]:
     if len(body) > LARGE_BODY_BYTES:
-        return await asyncio.to_thread(_parse_job, body)
-    return _parse_job(body)
+        return await asyncio.to_thread(_parse_job, body, form)
+    return _parse_job(body, form)
 
 
-def _parse_job(body: bytes) -> tuple[JobSubmission, NewJob]:
-    submission = read_document(JobSubmission, body)
+def _parse_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob]:
+    submission = read_document(form.model, body)
     return submission, new_job(submission, job_id=new_id(), now=utc_now())
 
 
-def _duplicate(connection: Connection, job_id: UUID) -> KeptAnswer:
-    document = job_document(queries.get_job(connection, job_id)).model_copy(update={"duplicate_of": job_id})
-    return KeptAnswer(HTTPStatus.OK, f"/jobs/{job_id}", _json(document))
+def _duplicate(connection: Connection, job_id: UUID, form: Form) -> KeptAnswer:
+    return _answer(HTTPStatus.OK, form, job_id, form.duplicate(queries.get_job(connection, job_id)))
 
 
-def _keep_duplicate(connection: Connection, job_id: UUID, key: IdempotencyKey) -> KeptAnswer:
-    return idempotency.keep_answer(connection, key, _duplicate(connection, job_id))
+def _keep_duplicate(connection: Connection, job_id: UUID, key: IdempotencyKey, form: Form) -> KeptAnswer:
+    return idempotency.keep_answer(connection, key, _duplicate(connection, job_id, form))
 
 
-def _json(document: Job) -> bytes:
-    return document.model_dump_json().encode()
+def _answer(status: HTTPStatus, form: Form, job_id: UUID, document: BaseModel) -> KeptAnswer:
+    return KeptAnswer(status, f"{form.path}/{job_id}", document.model_dump_json().encode())
 
 
 def _look_up(connection: Connection, job_id: UUID) -> Job:

@@ -1,9 +1,9 @@
-"""The metrics for Prometheus: requests by operation, and unfinished jobs by state."""
+"""The metrics for Prometheus: requests by operation, unfinished jobs by state, and those of tasks."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -11,14 +11,19 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.api.routes import RouteTable
+from producer.api.task_metrics import TaskMetrics
 from producer.store import queries
-from producer.store.database import Store
+from producer.store.database import Connection, Store
+from producer.store.tasks import queue_lengths
+from producer.tasks import QueueLength
 from shared.errors import StoreUnavailable
 from shared.states import JobState
 
 logger = logging.getLogger(__name__)
 
 COUNTS_KEPT_SECONDS = 5.0
+# Those beyond the names that are told apart add up to one.
+_COUNTED_QUEUES = 1_000
 # A request that nobody answered: the client left first.
 NO_STATUS = 499
 # Parked jobs count as unfinished: somebody has to decide on them.
@@ -29,7 +34,7 @@ KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPT
 class ApiMetrics:
     """The metrics of one application, in a registry of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, count_waiters: Callable[[], int]) -> None:
         self._store = store
         self._unfinished = _UnfinishedJobs()
         self._counted_at = float("-inf")
@@ -47,6 +52,7 @@ class ApiMetrics:
             ("operation",),
             registry=self._registry,
         )
+        self.tasks = TaskMetrics(self._registry, count_waiters)
 
     def observe(self, operation: str, *, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -57,13 +63,20 @@ class ApiMetrics:
         """Return all metrics in Prometheus' text format; asks the store at most every few seconds."""
         if time.monotonic() - self._counted_at > COUNTS_KEPT_SECONDS:
             try:
-                self._unfinished.counts = await self._store.read(queries.count_unfinished)
+                self._unfinished.counts, lengths = await self._store.read(_count)
+                self.tasks.show_lengths(lengths)
                 self._counted_at = time.monotonic()
             except StoreUnavailable as error:
                 # A gauge that is gone is honest; a stale or zero one would look like an empty queue.
                 logger.warning("jobs_not_counted", extra={"error": str(error)[:200]})
                 self._unfinished.counts = None
+                self.tasks.show_lengths(None)
         return await asyncio.to_thread(generate_latest, self._registry)
+
+
+def _count(connection: Connection) -> tuple[Mapping[JobState, int], list[QueueLength]]:
+    counts = queries.count_unfinished(connection)
+    return counts, queue_lengths(connection, limit=_COUNTED_QUEUES)
 
 
 class _UnfinishedJobs(Collector):

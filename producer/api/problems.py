@@ -21,6 +21,8 @@ from shared.errors import (
     JobNotFound,
     JobNotPaged,
     JobNotParked,
+    LeaseLost,
+    NotATask,
     OperationFinished,
     OperationNotFound,
     OutputNotFound,
@@ -100,6 +102,8 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         "The operation is done",
         "The operation has done all its jobs; only a running operation can be cancelled.",
     ),
+    NotATask: _Entry(HTTPStatus.NOT_FOUND, "not-a-task", "The job is no task"),
+    LeaseLost: _Entry(HTTPStatus.CONFLICT, "lease-lost", "The lease is not held"),
     IdempotencyConflict: _Entry(
         HTTPStatus.CONFLICT,
         "idempotency-conflict",

@@ -19,9 +19,16 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path of the contract."""
+    """One path of the contract.
+
+    Attributes:
+        is_internal: Whether it is for agents alone: `x-internal`, which tools for contracts know too.
+        refusal: What to say to other methods than its own, beside which those are; empty for nothing.
+    """
 
     operations: Mapping[str, Operation]
+    is_internal: bool = False
+    refusal: str = ""
 
     @property
     def allow(self) -> str:
@@ -67,7 +74,9 @@ def _route(item: Mapping[str, Any]) -> Route:
             )
             for method in METHODS
             if method in item
-        }
+        },
+        item.get("x-internal", False),
+        item.get("x-refusal", ""),
     )
 
 

@@ -223,6 +223,7 @@ def _job_search(asked: JobFilter) -> _Search:
         "host": None if asked.host is None else stored_host(asked.host),
         "state": asked.state,
         "kind": asked.kind,
+        "queue": asked.queue,
         "reason": asked.reason,
     }
     equal = {name: value for name, value in equal.items() if value is not None}

@@ -53,6 +53,10 @@ class TaskResult(BaseModel):
 
     output: Annotated[Any, Field(description="Any JSON that the agent sent.")] = None
     exit_code: Annotated[int | None, Field(description="Of a command.")] = None
+    signal: Annotated[str | None, Field(description="The signal that ended a command.")] = None
+    limit: Annotated[str | None, Field(description="The limit that a command was ended for.")] = None
+    timed_out: bool | None = None
+    seconds: Annotated[float | None, Field(description="How long a command ran.")] = None
     stdout: OutputText | None = None
     stderr: OutputText | None = None
     agent: Annotated[str, Field(description="Who did it.")]

@@ -12,10 +12,8 @@ from typing import Any
 
 import httptools
 import httpx
-import uvicorn
 
-from producer.api.app import build_app
-from producer.api.http_protocol import api_protocol
+from producer.api.app import build_server
 from producer.store.database import Database
 from producer.store.migrate import migrate
 from shared.settings import Settings
@@ -92,16 +90,7 @@ def running_api(settings: Settings, *, migrated: bool = True) -> Iterator[Runnin
     store = Database.open(settings.database_url)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    config = uvicorn.Config(
-        build_app(store, settings),
-        loop="asyncio",
-        http=api_protocol(settings, max_connections=settings.api_max_connections),
-        ws="none",
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=5,
-    )
-    server = uvicorn.Server(config)
+    server = build_server(store, settings, grace_seconds=5)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
     try:
