@@ -234,7 +234,8 @@ _partial_index("ix_jobs_ended_originals", jobs.c.id, where=IS_ENDED_ORIGINAL)
 _partial_index("ix_jobs_unstarted_deadline_at", jobs.c.deadline_at, jobs.c.id, where=CAN_EXPIRE)
 _partial_index("ix_jobs_schedule_id_id", jobs.c.schedule_id, jobs.c.id, where=jobs.c.schedule_id.is_not(None))
 
-_is_task = jobs.c.kind == sa.literal_column(f"'{TASK}'")
+# In a function as `_state` is, or SQLite reads all tasks by the index on `kind`.
+_is_task = sa.func.coalesce(jobs.c.kind, sa.literal_column("''")) == sa.literal_column(f"'{TASK}'")
 _is_delayed_task = sa.and_(_is_task, _state == _written(JobState.DELAYED))
 # What an agent may be given.
 IS_PICKABLE = sa.and_(

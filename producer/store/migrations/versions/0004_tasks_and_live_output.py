@@ -11,7 +11,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-_IS_TASK = "kind = 'task'"
+_IS_TASK = "coalesce(kind, '') = 'task'"
 _IS_DELAYED = f"{_IS_TASK} AND coalesce(state, '') = 'delayed'"
 _INDEXES = {
     "ix_jobs_pickable": (
