@@ -1,10 +1,11 @@
 """The jobs in hand that have not begun, where a worker runs fewer at once than it holds.
 
 Each attempt needs a slot before it asks its host for a permit. What waits for a slot is the backlog: it is
-unacked, is not reported as running, and goes back when the worker stops.
+unacked, is reported as put off and not as running, and goes back when the worker stops.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from enum import StrEnum
 
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiters import FirstPermit, Permit
+from consumer.settlement import put_off_report
+from shared.broker.publisher import Publisher
 from shared.clock import utc_now
+from shared.errors import BrokerError
 from shared.kinds.registry import Lane, attempt_seconds
 from shared.messages import JobMessage
 from shared.outcomes import DeferralReason, Deferred
@@ -28,12 +32,19 @@ RabbitMQ takes a message back when it is not settled 30 minutes after it was del
 """
 
 _SHORTEST_WAIT_SECONDS = 30.0
+# A job that left its queue 20 s ago, and was not heard of since, may count as lost: docs/architecture.md.
+_TELL_AFTER_SECONDS = 5.0
+_TELL_AGAIN_SECONDS = 30.0
+# Until when the ledger waits for a job that it was told of, and so for one of a worker that has died.
+_TOLD_SECONDS = 60
 # How soon a job that found no slot is back in its queue, where another worker may take it.
 _BACK_SECONDS = 1.0
 # What a broker delivers to a worker that had nothing comes within milliseconds, the oldest first.
 _GATHER_SECONDS = 0.05
 _UUID_VERSION_BY_TIME = 7
 _BITS_BELOW_MILLISECONDS = 80
+
+logger = logging.getLogger(__name__)
 
 
 class Order(StrEnum):
@@ -43,6 +54,9 @@ class Order(StrEnum):
     NEWEST = "newest"
 
 
+Tell = Callable[[JobMessage, Deferred], None]
+
+
 @dataclass(eq=False, slots=True)
 class Waiting:
     """A job that waits for a slot; the lowest rank is the next, unless another is overdue."""
@@ -50,6 +64,7 @@ class Waiting:
     job: JobMessage
     rank: tuple[bool, int]
     since: float
+    tell_at: float
     answer: asyncio.Future[Deferred | None]
     has_slot: bool = field(default=False)
 
@@ -114,6 +129,7 @@ class Slots:
         order: Order = Order.OLDEST,
         max_wait_seconds: float = LONGEST_WAIT_SECONDS,
         is_paused: Callable[[str, Lane], bool] = lambda *_: False,
+        tell: Tell = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make some.
@@ -122,15 +138,18 @@ class Slots:
             limit: How many attempts run at once.
             max_wait_seconds: A job that has waited for so long goes back, so that another worker may take it.
             is_paused: Whether the jobs of a kind and lane shall not begin now.
+            tell: Called for each job that waits for some seconds, and again while it does.
         """
         self._limit = limit
         self._order = order
         self._max_wait_seconds = max_wait_seconds
         self._is_paused = is_paused
+        self._tell = tell
         self._clock = clock
         self._running = 0
         self._backlog = Backlog()
         self._gathering: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
         self._is_shut = False
 
     @property
@@ -183,15 +202,34 @@ class Slots:
     def shut(self) -> None:
         """Cancel all that waits, and whatever comes: the worker stops, and each is given back."""
         self._is_shut = True
+        for timer in (self._gathering, self._telling):
+            if timer is not None:
+                timer.cancel()
         for waiting in self._backlog:
             self._backlog.discard(waiting)
             waiting.answer.cancel()
 
     def _add(self, job: JobMessage) -> Waiting:
+        loop, now = asyncio.get_running_loop(), self._clock()
         by_rank = rank(job, self._order, came_at_seconds=utc_now().timestamp())
-        waiting = Waiting(job, by_rank, self._clock(), asyncio.get_running_loop().create_future())
+        waiting = Waiting(job, by_rank, now, now + _TELL_AFTER_SECONDS, loop.create_future())
         self._backlog.add(waiting)
+        if self._telling is None:
+            self._telling = loop.call_later(_TELL_AFTER_SECONDS, self._tell_due, loop)
         return waiting
+
+    def _tell_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        now, self._telling = self._clock(), None
+        for waiting in self._backlog:
+            if waiting.tell_at <= now:
+                waiting.tell_at = now + _TELL_AGAIN_SECONDS
+                self._tell(waiting.job, self._put_off())
+        if self._backlog:
+            self._telling = loop.call_later(_TELL_AFTER_SECONDS, self._tell_due, loop)
+
+    def _put_off(self) -> Deferred:
+        said = f"In a worker's hand that runs {self._limit} at once, and waits there for the end of another."
+        return Deferred(_TOLD_SECONDS, DeferralReason.WORKER_BUSY, said)
 
     def _begin_soon(self) -> None:
         if self._order is not Order.NEWEST or self._running:
@@ -269,3 +307,26 @@ class _SlotPermit(FirstPermit):
 def _paused(job: JobMessage) -> Deferred:
     said = f"Put back into its queue, because {job.kind} is paused in lane {job.lane}."
     return Deferred(_BACK_SECONDS, DeferralReason.QUEUE_PAUSED, said)
+
+
+class PutOffs:
+    """Tells the recorder of jobs that wait in hand, if the broker takes that: they are not lost."""
+
+    def __init__(self, publisher: Publisher, *, worker: str) -> None:
+        """Make one; `worker` is the name that reports carry."""
+        self._publisher = publisher
+        self._worker = worker
+
+    def tell(self, job: JobMessage, put_off: Deferred) -> None:
+        """Publish a report that the job does not begin yet."""
+        try:
+            sending = self._publisher.send(put_off_report(job, put_off, worker=self._worker))
+        except BrokerError as error:
+            logger.debug("put_off_report_failed", extra={"job_id": str(job.id), "error": str(error)})
+        else:
+            sending.add_done_callback(_note_sent)
+
+
+def _note_sent(sending: asyncio.Future[None]) -> None:
+    if not sending.cancelled() and (error := sending.exception()):
+        logger.debug("put_off_report_failed", extra={"error": str(error)})

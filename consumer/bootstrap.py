@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 from pydantic import BaseModel
 
-from consumer.backlog import SlotAdmission
+from consumer.backlog import PutOffs, SlotAdmission
 from consumer.commands.policy import CommandPolicy
 from consumer.control_streams import Cancellations, CurrentPauses
 from consumer.delivery_handler import DeliveryHandler
@@ -105,7 +105,9 @@ def _build_worker(
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")
     pauses = CurrentPauses(settings.amqp_url, name=f"retriever worker {name} pauses")
-    slots_by_kind = plan.slots_by_kind(settings, is_paused=pauses.cover)
+    slots_by_kind = plan.slots_by_kind(
+        settings, is_paused=pauses.cover, tell=PutOffs(publisher, worker=name).tell
+    )
     admission = Admission(limiters, prefetch_by_lane=plan.running_by_lane(settings))
     handlers = _handlers(settings, plan, client, publisher, name=name)
     handler = DeliveryHandler(

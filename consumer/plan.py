@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consumer.backlog import LONGEST_WAIT_SECONDS, Order, Slots
+from consumer.backlog import LONGEST_WAIT_SECONDS, Order, Slots, Tell
 from shared.kinds.command import COMMAND
 from shared.kinds.registry import Lane
 from shared.settings import Settings
@@ -66,21 +66,23 @@ class Plan:
         return max(1, self.prefetch(kind, Lane.BULK, settings) // settings.bundle_jobs)
 
     def slots_by_kind(
-        self, settings: Settings, *, is_paused: Callable[[str, Lane], bool]
+        self, settings: Settings, *, is_paused: Callable[[str, Lane], bool], tell: Tell = lambda *_: None
     ) -> dict[str, Slots]:
         """Return the slots of the kinds that need one: all share them, but commands."""
         slots = {}
         if self._at_once is not None:
-            slots = dict.fromkeys(self.kinds, self._slots(self._at_once, is_paused))
+            slots = dict.fromkeys(self.kinds, self._slots(self._at_once, is_paused, tell))
         if COMMAND in self.kinds and self.concurrency is None:
-            slots[COMMAND] = self._slots(settings.command_concurrency, is_paused)
+            slots[COMMAND] = self._slots(settings.command_concurrency, is_paused, tell)
         return slots
 
-    def _slots(self, limit: int, is_paused: Callable[[str, Lane], bool]) -> Slots:
+    def _slots(self, limit: int, is_paused: Callable[[str, Lane], bool], tell: Tell) -> Slots:
         # With a choice or an end to reach it keeps what it has for as long as it may.
         keeps = self.order is Order.NEWEST or self.has_rounds
         max_wait_seconds = LONGEST_WAIT_SECONDS if keeps else _PATIENCE_SECONDS
-        return Slots(limit, order=self.order, max_wait_seconds=max_wait_seconds, is_paused=is_paused)
+        return Slots(
+            limit, order=self.order, max_wait_seconds=max_wait_seconds, is_paused=is_paused, tell=tell
+        )
 
 
 def _prefetch_by_lane(settings: Settings) -> dict[Lane, int]:

@@ -20,6 +20,7 @@ from shared.broker.topology import (
     delay_key,
     work_key,
 )
+from shared.clock import utc_now
 from shared.errors import BrokerError, MessageTooLarge
 from shared.messages import (
     JOB_TYPE,
@@ -148,6 +149,12 @@ def redrive_request(job: JobMessage, *, worker: str) -> Outgoing:
         worker=worker,
     )
     return report_message(job, report)
+
+
+def put_off_report(job: JobMessage, put_off: Deferred, *, worker: str) -> Outgoing:
+    """Return what says that a job in hand does not begin yet: a deferral's report, and no copy with it."""
+    attempt, decision = Attempt(None, utc_now(), put_off), Defer(deferral_step_seconds(put_off.seconds))
+    return report_message(job, _report(job, attempt, decision, worker))
 
 
 def report_message(job: JobMessage, report: Report) -> Outgoing:

@@ -53,10 +53,7 @@ def explain_schedule(due_at: datetime | None, pause: Pause | None = None) -> str
 
 def _explain_waiting(record: JobRecord, known: Circumstances) -> str:
     if record.state is JobState.DELAYED and record.due_at and record.due_at > known.now:
-        if record.reason in _DEFERRALS:
-            # No attempt was made, and the explanation of the deferral names the host.
-            return f"{record.explanation or record.reason} Back in its queue from {_time(record.due_at)} on."
-        return f"Waiting until {_time(record.due_at)} for {_next_attempt(record)}."
+        return _explain_delay(record, record.due_at)
     if pause := known.pause(record.kind, record.lane):
         return f"{_capital(_pause_words(pause))}."
     if record.state is JobState.ACCEPTED:
@@ -65,6 +62,19 @@ def _explain_waiting(record: JobRecord, known: Circumstances) -> str:
         due = f"{_capital(_next_attempt(record))} has been due since {_time(record.due_at)}"
         return f"{due}; {_place_words(record, known)}."
     return f"{_capital(_place_words(record, known))}."
+
+
+def _explain_delay(record: JobRecord, due_at: datetime) -> str:
+    if record.reason not in _DEFERRALS:
+        return f"Waiting until {_time(due_at)} for {_next_attempt(record)}."
+    # No attempt was made, and the explanation of the deferral names the host, or the worker's limit.
+    said = record.explanation or str(record.reason)
+    # What a worker keeps in hand need not come back at all.
+    return (
+        said
+        if record.reason == DeferralReason.WORKER_BUSY
+        else f"{said} Back in its queue from {_time(due_at)} on."
+    )
 
 
 def _explain_accepted(known: Circumstances) -> str:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
+from consumer import backlog
 from consumer.backlog import Order
 from consumer.plan import Plan
 from consumer.worker import Worker
@@ -22,6 +24,7 @@ from shared.broker.topology import (
     stored_key,
     work_queue,
 )
+from shared.clock import utc_now
 from shared.events import PAUSES_TYPE, Cancellation, PausedQueues, PauseSnapshot
 from shared.identity import new_id
 from shared.kinds.command import COMMAND
@@ -145,6 +148,28 @@ async def test_one_command_runs_at_a_time_and_those_of_the_interactive_lane_firs
 
     assert held.work.starts == ["first", "b", "c", "d", "a"]
     assert {report.outcome for report in reports} == {"succeeded"}
+
+
+async def test_jobs_that_wait_in_hand_are_reported_as_put_off_so_that_nobody_takes_them_for_lost(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "_TELL_AFTER_SECONDS", 0.01)
+    async with holding(vhost_url) as held:
+        waiting = message("a")
+        await held.take(waiting)
+        while (report := await next_report(held)).job_id != waiting.id:
+            pass
+
+        assert (report.state, report.reason) == ("delayed", "worker_busy")
+        assert report.is_deferral and report.due_at is not None and report.due_at > utc_now()
+        await held.work.let("first", "a")
+        while (end := await next_report(held)).state != "succeeded" or end.job_id != waiting.id:
+            pass
+        assert end.attempt == 1
+
+
+async def next_report(held: Held) -> Report:
+    return Report.decode((await get_message(held.channel, RECORDER_QUEUE)).body)
 
 
 async def test_a_worker_that_stops_gives_back_at_once_what_has_not_begun(vhost_url: str) -> None:

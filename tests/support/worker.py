@@ -10,7 +10,7 @@ from uuid import UUID
 from aio_pika.abc import AbstractChannel
 from pydantic import BaseModel
 
-from consumer.backlog import SlotAdmission
+from consumer.backlog import PutOffs, SlotAdmission
 from consumer.control_streams import Cancellations, CurrentPauses
 from consumer.delivery_handler import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
@@ -111,7 +111,9 @@ def build_worker(
     metrics = WorkerMetrics()
     cancellations = Cancellations(url, name=f"{name} cancellations")
     pauses = CurrentPauses(url, name=f"{name} pauses")
-    slots_by_kind = plan.slots_by_kind(settings, is_paused=pauses.cover)
+    slots_by_kind = plan.slots_by_kind(
+        settings, is_paused=pauses.cover, tell=PutOffs(publisher, worker="w").tell
+    )
     admission = Admission(HostLimiters(), prefetch_by_lane=plan.running_by_lane(settings))
     return Worker(
         settings=settings,

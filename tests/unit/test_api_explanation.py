@@ -137,6 +137,11 @@ SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
         SEEN,
         "Deferred, because a.example is busy. Back in its queue from 2026-01-02T13:00:00+00:00 on.",
     ),
+    (
+        replace(DELAYED, attempt=0, reason="worker_busy", explanation="In a worker's hand, which waits."),
+        SEEN,
+        "In a worker's hand, which waits.",
+    ),
     (DELAYED, around(pause=KIND), "Waiting until 2026-01-02T13:00:00+00:00 for attempt 2 after http_503."),
     (
         OVERDUE,

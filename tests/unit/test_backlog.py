@@ -232,6 +232,24 @@ async def test_the_newest_of_those_that_come_together_is_first_at_an_idle_worker
     assert work.began == [third, second, first]
 
 
+async def test_a_job_that_waits_is_told_of_again_and_again_and_one_that_runs_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backlog, "_TELL_AFTER_SECONDS", 0.001)
+    monkeypatch.setattr(backlog, "_TELL_AGAIN_SECONDS", 0.001)
+    told: asyncio.Queue[tuple[UUID, Deferred]] = asyncio.Queue()
+    work = Jobs(Slots(1, tell=lambda each, deferred: told.put_nowait((each.id, deferred))))
+    running, waiting = job(), job()
+    await work.come(running, waiting)
+
+    async with asyncio.timeout(20):
+        seen = [await told.get() for _ in range(2)]
+
+    assert {each for each, _ in seen} == {waiting.id}
+    assert {(each.reason, each.seconds) for _, each in seen} == {(DeferralReason.WORKER_BUSY, 60)}
+    await work.end_all()
+
+
 def admission(*, slots: int, host_concurrency: int = 8) -> SlotAdmission:
     inner = Admission(HostLimiters(HostLimit(host_concurrency, 0.0)), prefetch_by_lane=dict.fromkeys(Lane, 2))
     return SlotAdmission(inner, {"check": Slots(slots)})

@@ -14,6 +14,7 @@ from consumer.settlement import (
     Finish,
     Park,
     decide,
+    put_off_report,
     settlement_message,
 )
 from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES, StoredBody, compress_body
@@ -114,6 +115,19 @@ def test_a_deferral_asks_for_the_same_attempt_again_and_is_none_itself() -> None
     assert report is not None and report.is_deferral
     assert (report.attempt, report.state, report.reason) == (1, "delayed", "host_busy")
     assert (report.outcome, report.started_at, report.due_at) == (None, None, at + timedelta(seconds=6))
+
+
+def test_a_job_that_waits_in_hand_is_reported_as_deferred_without_a_copy() -> None:
+    job = make_job(attempt=2).model_copy(update={"token": "t" * 32})
+    before = datetime.now(UTC)
+
+    message = put_off_report(job, Deferred(60, DeferralReason.WORKER_BUSY, "It waits."), worker="w")
+
+    report = Report.decode(message.body)
+    assert (message.exchange, report.job and report.job.token) == ("results", job.token)
+    assert report.is_deferral and (report.state, report.attempt) == ("delayed", 1)
+    assert (report.reason, report.explanation, report.wait_seconds) == ("worker_busy", "It waits.", 60)
+    assert report.due_at is not None and report.due_at >= before + timedelta(seconds=60)
 
 
 def test_a_retry_forgets_the_deferrals_before_it() -> None:
