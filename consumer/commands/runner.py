@@ -41,6 +41,7 @@ T = TypeVar("T")
 # With the supervisor's own grace time, and what ending a process takes: whoever cancels waits 3 s at most.
 _STOP_SECONDS = 2.0
 _CLOSE_SECONDS = 1.0
+_KILL_SECONDS = 10.0
 _REST_SECONDS = 0.01
 _FIRST_SNAPSHOT_SECONDS, _LAST_SNAPSHOT_SECONDS = 1.0, 10.0
 # A command of ten minutes is looked at every ten seconds.
@@ -107,8 +108,10 @@ def prepare_commands(policy: CommandPolicy) -> None:
     Logs once what of the sandbox this system does not have. Removes working folders that a crash left over.
 
     Raises:
-        SettingsInvalid: working folders cannot be made where the operator wants them.
+        SettingsInvalid: working folders cannot be made where the operator wants them, or the system is not
+            Linux 5.3 or later, or hides processes.
     """
+    _check_system()
     _make_root(policy.folder, is_shared=policy.user is not None)
     kernel.become_subreaper()
     kernel.hide_process()
@@ -228,8 +231,16 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 
 
 async def _kill_adopted() -> None:
-    """Kill all that has outlived its supervisor, and so become ours; return when nothing is left."""
+    """Kill all that has outlived its supervisor, and so become ours; return when nothing is left.
+
+    One that the kernel cannot end, because a disk does not answer it, say, is left to it, and logged.
+    """
+    loop = asyncio.get_running_loop()
+    gives_up_at = loop.time() + _KILL_SECONDS
     while orphans := adopted(list_processes(), known=_supervisors):
+        if loop.time() > gives_up_at:
+            logger.error("command_processes_left", extra={"pids": [orphan.pid for orphan in orphans]})
+            return
         kill_descendants(and_these=orphans)
         for orphan in orphans:
             with suppress(ChildProcessError):
@@ -265,6 +276,21 @@ def _order(args: CommandArgs, policy: CommandPolicy, program: str) -> Order:
         readable=list(policy.readable),
         has_network=policy.has_network,
     )
+
+
+def _check_system() -> None:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        raise SettingsInvalid("commands need Linux 5.3 or later, with pidfd_open") from error
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    hides = any(" /proc proc " in mount and "hidepid=" in mount for mount in mounts)
+    if hides and os.geteuid() != 0:
+        # What cannot be seen cannot be ended.
+        raise SettingsInvalid(
+            "commands need a /proc that shows the processes of their user: mount it without hidepid "
+            "(systemd: ProtectProc=default)"
+        )
 
 
 def _make_root(folder: Path, *, is_shared: bool) -> None:

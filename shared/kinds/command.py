@@ -49,12 +49,22 @@ class CommandLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpu_seconds: Annotated[int, Field(ge=1, le=86_400, description="Of each process.")] = 300
+    cpu_seconds: Annotated[int, Field(ge=1, le=86_400, description="Of all processes together.")] = 300
     memory_bytes: Annotated[
-        int, Field(ge=16_777_216, le=1_099_511_627_776, description="Address space of each process.")
+        int,
+        Field(
+            ge=16_777_216,
+            le=1_099_511_627_776,
+            description="What each process may have of its own, and what all of them hold together.",
+        ),
     ] = 1_073_741_824
     file_bytes: Annotated[
-        int, Field(ge=0, le=1_099_511_627_776, description="Of each file, and of the working folder.")
+        int,
+        Field(
+            ge=0,
+            le=1_099_511_627_776,
+            description="Of each file, and of the working folder with all that is in it.",
+        ),
     ] = 268_435_456
     processes: Annotated[int, Field(ge=1, le=10_000, description="Processes and threads at once.")] = 64
     open_files: Annotated[int, Field(ge=8, le=1_048_576, description="Of each process.")] = 256
