@@ -41,7 +41,7 @@ from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, Bo
 from producer.api.http_protocol import api_protocol
 from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
-from producer.api.leases import EndWriter, LeaseHandlers
+from producer.api.leases import EndWriter, LeaseHandlers, PickWriter
 from producer.api.listeners import ApiServer, ListenerGate, check_ports
 from producer.api.metrics import ApiMetrics, MeteredApp
 from producer.api.output import OutputHandlers
@@ -103,7 +103,7 @@ def build_server(
     database: Database, settings: Settings, *, grace_seconds: int = GRACE_SECONDS
 ) -> uvicorn.Server:
     """Return a server of a fresh application on an open database, which it does not close."""
-    # Agents that finish by the hundred must not keep everybody else from a thread.
+    # Agents that extend leases by the hundred must not keep everybody else from a thread.
     agents_store = Store(database, threads=_AGENT_THREADS)
     wakeup = open_wakeup(settings.database_url, _TASK_POLL_SECONDS, channel=TASK_CHANNEL)
     waiters = TaskWaiters(
@@ -128,12 +128,12 @@ def build_server(
 def _build_app(database: Database, settings: Settings, agents_store: Store, waiters: TaskWaiters) -> ASGIApp:
     """Return a fresh application. Its lifespan ends its threads, and leaves the database open."""
     store, probe = Store(database), StoreProbe(database)
-    writer, ends = JobWriter(database), EndWriter(database)
+    writer, picks, ends = JobWriter(database), PickWriter(database), EndWriter(database)
     metrics = ApiMetrics(store, waiters.__len__)
     operations = _operations(
         JobHandlers(store, writer),
         TaskHandlers(store, writer),
-        LeaseHandlers(agents_store, ends, waiters, metrics.tasks),
+        LeaseHandlers(agents_store, picks, ends, waiters, metrics.tasks),
         BatchHandlers(store),
         ExportHandlers(store),
         BodyHandlers(store),
@@ -147,7 +147,7 @@ def _build_app(database: Database, settings: Settings, agents_store: Store, wait
     )
     contract = load_contract()
     routes = RouteTable.of(contract)
-    lifespan = _lifespan((writer, ends), waiters, (store, agents_store, probe), settings)
+    lifespan = _lifespan((writer, picks, ends), waiters, (store, agents_store, probe), settings)
     app = _connexion_app(contract, operations, lifespan)
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings))
@@ -191,7 +191,7 @@ def _operations(*handlers: object) -> dict[str, Operation]:
 
 
 def _lifespan(
-    writers: Sequence[JobWriter | EndWriter],
+    writers: Sequence[JobWriter | PickWriter | EndWriter],
     waiters: TaskWaiters,
     parts: Sequence[Store | StoreProbe],
     settings: Settings,

@@ -44,7 +44,9 @@ DEFAULT_LEASE_SECONDS: Final = 60.0
 AGENT_FAILED: Final = "agent_failed"
 """The reason of a failure to which its agent gave none."""
 
-_MAX_WAITING_ENDS = 5_000
+_MAX_WAITING = 5_000
+# Each may be about a hundred tasks, or bring a large result.
+_MAX_GROUP = 50
 _MAX_SEQUENCE = 2**31 - 1
 _RESULT_FIELDS = set(TaskResult.model_fields) - {"agent"}
 _NUL, _REPLACEMENT = "\0", "\N{REPLACEMENT CHARACTER}"
@@ -240,18 +242,30 @@ class Extension(Document):
     ]
 
 
+class PickWriter(GroupWriter[PickRequest, list[PickedTask]]):
+    """Leases tasks to agents, and returns what each got."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, _pick, of="picks of tasks", max_waiting=_MAX_WAITING, max_group=_MAX_GROUP)
+
+
 class EndWriter(GroupWriter[FinishRequest, tuple[JobRecord, datetime]]):
     """Writes how tasks ended, and returns each with the time at which it was written, or found written."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database, _finish, of="ends of tasks", max_waiting=_MAX_WAITING_ENDS)
+        super().__init__(
+            database, _finish, of="ends of tasks", max_waiting=_MAX_WAITING, max_group=_MAX_GROUP
+        )
 
 
 class LeaseHandlers:
     """Gives tasks to agents, and hears from them."""
 
-    def __init__(self, store: Store, ends: EndWriter, waiters: TaskWaiters, metrics: TaskMetrics) -> None:
+    def __init__(
+        self, store: Store, picks: PickWriter, ends: EndWriter, waiters: TaskWaiters, metrics: TaskMetrics
+    ) -> None:
         self._store = store
+        self._picks = picks
         self._ends = ends
         self._waiters = waiters
         self._metrics = metrics
@@ -263,7 +277,7 @@ class LeaseHandlers:
         async with _departure(request) as gone:
             picked = await self._waiters.take(
                 asked.queue,
-                lambda: self._store.write(_pick, pick),
+                lambda: self._picks.write(pick),
                 wait_seconds=asked.wait_seconds,
                 gone=gone,
             )
@@ -301,8 +315,8 @@ class LeaseHandlers:
         return json_response(task_summary(record))
 
 
-def _pick(connection: Connection, asked: PickRequest) -> list[PickedTask]:
-    return tasks.pick(connection, asked, now=utc_now())
+def _pick(connection: Connection, asked: Sequence[PickRequest]) -> list[list[PickedTask]]:
+    return tasks.pick_all(connection, asked, now=utc_now())
 
 
 def _extend(connection: Connection, task_id: UUID, asked: ExtendLease) -> Lease:

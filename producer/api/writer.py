@@ -44,6 +44,7 @@ class GroupWriter(Generic[Change, Answer]):
         *,
         of: str,
         max_waiting: int,
+        max_group: int = MAX_GROUP,
     ) -> None:
         """Prepare a writer; its thread is not started yet.
 
@@ -52,9 +53,11 @@ class GroupWriter(Generic[Change, Answer]):
                 the answer of one change that changes nothing; an error that is raised undoes all of them.
             of: What is changed, in the plural, for its thread's name and for what it says.
             max_waiting: How many changes may wait for their transaction.
+            max_group: How many changes share a transaction at most.
         """
         self._database = database
         self._make = make
+        self._max_group = max_group
         self._of = of
         # None ends the thread, after it has written whatever came before.
         self._waiting: queue.Queue[_Waiting[Change, Answer] | None] = queue.Queue(max_waiting)
@@ -113,7 +116,7 @@ class GroupWriter(Generic[Change, Answer]):
 
     def _gather(self, first: _Waiting[Change, Answer]) -> tuple[list[_Waiting[Change, Answer]], bool]:
         group = [first]
-        while len(group) < MAX_GROUP:
+        while len(group) < self._max_group:
             try:
                 waiting = self._waiting.get_nowait()
             except queue.Empty:
