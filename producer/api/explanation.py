@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Final
 
-from producer.pausing import Circumstances, Pause, QueueObservation
+from producer.pausing import MOST_COUNTED, Circumstances, Pause, QueueObservation, TaskQueueObservation
 from producer.records import JobRecord, NewJob
 from shared.broker.topology import lane_queues
 from shared.events import EVERY
@@ -17,6 +17,8 @@ _DEFERRALS = frozenset(DeferralReason)
 _HOW_TO_SERVE = {
     COMMAND: "; start one with python -m consumer worker --kinds command, or in compose the profile commands"
 }
+# An agent may wait for a minute until it asks again, and not each time is written down.
+_SERVED_SECONDS = 90.0
 
 ACCEPTED: Final = "Stored; waiting to be published to the broker."
 
@@ -25,7 +27,7 @@ def explain_new(job: NewJob) -> str:
     """Return what a job waits for that was stored just now."""
     if job.due_at:
         return explain_schedule(job.due_at)
-    return ACCEPTED if job.queue is None else f"{_capital(_task_queue_words(job.queue))}."
+    return ACCEPTED if job.queue is None else f"{_capital(_unseen_words(job.queue))}."
 
 
 def explain(record: JobRecord, known: Circumstances) -> str | None:
@@ -121,11 +123,25 @@ def _pause_words(pause: Pause) -> str:
 
 
 def _place_words(record: JobRecord, known: Circumstances) -> str:
-    return _queue_words(record, known) if record.queue is None else _task_queue_words(record.queue)
+    if record.queue is None:
+        return _queue_words(record, known)
+    seen = known.task_queues.get(record.queue)
+    return _unseen_words(record.queue) if seen is None else _task_queue_words(record.queue, seen, known.now)
 
 
-def _task_queue_words(queue: str) -> str:
+def _unseen_words(queue: str) -> str:
     return f"waiting in task queue {queue} for an agent to pick it"
+
+
+def _task_queue_words(queue: str, seen: TaskQueueObservation, now: datetime) -> str:
+    more = " or more" if seen.waiting >= MOST_COUNTED else ""
+    tasks = "1 task waits" if seen.waiting == 1 else f"{seen.waiting:,}{more} tasks wait"
+    place = f"in task queue {queue}, where {tasks} for agents"
+    if seen.asked_at is not None and (age := (now - seen.asked_at).total_seconds()) <= _SERVED_SECONDS:
+        return f"{place}; {seen.agent} asked for tasks {max(age, 0):.0f} s ago"
+    since = f"since {_time(seen.asked_at)}" if seen.asked_at else "lately"
+    start = f"python -m consumer agent --api URL --queue {queue}"
+    return f"{place}; none has asked for tasks {since}; start one with {start}, or ask with POST /tasks/pick"
 
 
 def _queue_words(record: JobRecord, known: Circumstances) -> str:

@@ -177,12 +177,12 @@ def _look_up(connection: Connection, job_id: UUID) -> Job:
     if record.state.is_final:
         # Pauses and queues no longer matter to it.
         return job_document(record)
-    return job_document(record, queues.circumstances(connection, now=utc_now()))
+    return job_document(record, queues.circumstances(connection, now=utc_now(), around=[record]))
 
 
 def _job_page(connection: Connection, job_filter: JobFilter, *, limit: int, after: UUID | None) -> bytes:
     found = queries.search_jobs(connection, job_filter, limit=limit, after=after)
-    known = queues.circumstances(connection, now=utc_now())
+    known = queues.circumstances(connection, now=utc_now(), around=found.records)
     document = JobPage(
         items=[job_summary(record, known) for record in found.records],
         next=str(found.following) if found.following else None,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer.api.asked_queues import AskedQueues
 from producer.api.documents import Document
 from producer.api.requests import LARGE_BODY_BYTES, read_document
 from producer.api.responses import json_response
@@ -269,11 +270,13 @@ class LeaseHandlers:
         self._ends = ends
         self._waiters = waiters
         self._metrics = metrics
+        self._asked = AskedQueues(store)
 
     async def pick_tasks(self, request: Request) -> Response:
         """Lease tasks to an agent, the moment there are any; none when there were none for so long."""
         asked = await _read(request, PickTasks) or PickTasks()
         pick = PickRequest(asked.queue, asked.agent, asked.max, asked.lease_seconds, asked.order)
+        await self._asked.note(asked.queue, asked.agent)
         async with _departure(request) as gone:
             picked = await self._waiters.take(
                 asked.queue,

@@ -236,7 +236,7 @@ def _look_up(connection: Connection, task_id: UUID) -> Task:
     if record.state.is_final:
         # Pauses no longer matter to it.
         return task_document(record)
-    return task_document(record, queues.circumstances(connection, now=utc_now()))
+    return task_document(record, queues.circumstances(connection, now=utc_now(), around=[record]))
 
 
 def _get_task(connection: Connection, task_id: UUID) -> JobRecord:
@@ -253,7 +253,7 @@ def _abort(connection: Connection, task_id: UUID, *, by: str) -> JobRecord:
 
 def _task_page(connection: Connection, asked: JobFilter, *, limit: int, after: UUID | None) -> bytes:
     found = queries.search_jobs(connection, asked, limit=limit, after=after)
-    known = queues.circumstances(connection, now=utc_now())
+    known = queues.circumstances(connection, now=utc_now(), around=found.records)
     document = TaskPage(
         items=[task_summary(record, known) for record in found.records],
         next=str(found.following) if found.following else None,

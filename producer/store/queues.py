@@ -17,6 +17,7 @@ from producer.pausing import (
     paused,
     resumed,
 )
+from producer.records import JobRecord
 from producer.store.audit import queue_target, write_audit
 from producer.store.schema import IS_PICKABLE, jobs, pauses, queues, revisions, task_queues
 from producer.store.sql import insert_absent, upsert
@@ -30,11 +31,11 @@ _MOST_TASK_QUEUES = 10_000
 
 
 def circumstances(
-    connection: sa.Connection, *, now: datetime, task_queues: Iterable[str | None] = ()
+    connection: sa.Connection, *, now: datetime, around: Iterable[JobRecord] = ()
 ) -> Circumstances:
-    """Return what is known of all work queues and of these task queues, and what is paused: some ten rows."""
+    """Return what is paused, and what is known of all work queues and of the task queues of some jobs."""
     seen = {(queue.kind, queue.lane): queue for queue in _list_queues(connection)}
-    names = {name for name in task_queues if name is not None}
+    names = {job.queue for job in around if job.queue is not None and not job.state.is_final}
     return Circumstances(now, seen, _list_pauses(connection), _look_at(connection, names))
 
 

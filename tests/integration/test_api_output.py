@@ -1,5 +1,7 @@
 """Output over HTTP, on both stores: as a document, as plain text, unchanged, of jobs that have none."""
 
+import uuid
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -126,3 +128,39 @@ def test_head_says_what_get_would(api: RunningApi) -> None:
     answer = api.client.head(f"/jobs/{job_id}/output?stream=stdout")
 
     assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", "4")
+
+
+def test_a_task_shows_what_its_agent_tells_while_it_works(api: RunningApi) -> None:
+    queue = uuid.uuid4().hex
+    task = api.client.post("/tasks", json={"queue": queue, "command": ["make"]}).json()
+    url = f"/jobs/{task['id']}/output"
+    (picked,) = api.client.post("/tasks/pick", json={"queue": queue, "agent": "a"}).json()["tasks"]
+    token = {"token": picked["lease"]["token"]}
+
+    shown: dict[str, Any] = {}
+    for said in ("one\n", "one\ntwo\n"):
+        extension = {**token, "output": {"stdout": said}}
+        assert api.client.post(f"/tasks/{task['id']}/extend", json=extension).status_code == 200
+        shown = api.client.get(url).json()
+        assert (shown["stdout"]["text"], shown["is_running"], shown["attempt"]) == (said, True, 1)
+    late = {"token": "somebody's", "output": {"stdout": "one\ntwo\nthree\n"}}
+    assert api.client.post(f"/tasks/{task['id']}/extend", json=late).status_code == 409
+    assert api.client.get(url).json() == shown
+    ended = {**token, "exit_code": 0, "stdout": "one\ntwo\nthree\n"}
+    assert api.client.post(f"/tasks/{task['id']}/finish", json=ended).status_code == 200
+
+    shown = api.client.get(url).json()
+    assert (shown["stdout"]["text"], shown["is_running"]) == ("one\ntwo\nthree\n", False)
+
+
+def test_a_task_whose_agent_tells_no_output_at_the_end_keeps_what_it_told_before(api: RunningApi) -> None:
+    queue = uuid.uuid4().hex
+    task = api.client.post("/tasks", json={"queue": queue, "payload": 1}).json()
+    (picked,) = api.client.post("/tasks/pick", json={"queue": queue, "agent": "a"}).json()["tasks"]
+    token = {"token": picked["lease"]["token"]}
+
+    api.client.post(f"/tasks/{task['id']}/extend", json={**token, "output": {"stderr": "half"}})
+    api.client.post(f"/tasks/{task['id']}/finish", json={**token, "outcome": "succeeded"})
+
+    shown = api.client.get(f"/jobs/{task['id']}/output").json()
+    assert (shown["stderr"]["text"], shown["is_running"], shown["attempt"]) == ("half", False, 1)

@@ -45,9 +45,13 @@ def test_a_task_waits_for_agents_from_its_submission_on(api: RunningApi) -> None
     assert task["queue"] == "films"
     assert task["command"] == {"shell": "printf hi"}
     assert task["explanation"] == "Waiting in task queue films for an agent to pick it."
-    assert look_up(api, task) == task
+    found = look_up(api, task)
+    assert found["explanation"].startswith(
+        "In task queue films, where 1 task waits for agents; none has asked "
+    )
+    assert {**found, "explanation": task["explanation"]} == task
     job = api.client.get(f"/jobs/{task['id']}").json()
-    assert (job["kind"], job["state"], job["explanation"]) == ("task", "queued", task["explanation"])
+    assert (job["kind"], job["state"], job["explanation"]) == ("task", "queued", found["explanation"])
     assert job["args"] == {"queue": "films", "command": {"shell": "printf hi"}}
     assert (task["labels"], task["ref"]) == ({"team": "a"}, "film 7")
 

@@ -1,5 +1,6 @@
 """Which task queues agents ask for, and how many tasks wait there, on both stores."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -7,13 +8,15 @@ import pytest
 from producer.pausing import TaskQueueObservation
 from producer.store import queues, submissions
 from producer.store.database import Database
-from tests.support.factories import NOON, make_job
+from shared.states import JobState
+from tests.support.factories import NOON, make_job, make_record
 
 LATER = NOON + timedelta(minutes=1)
 
 
 def look(store: Database, *names: str | None) -> dict[str, TaskQueueObservation]:
-    return dict(store.read(queues.circumstances, now=LATER, task_queues=names).task_queues)
+    around = [replace(make_record(state=JobState.QUEUED), queue=name) for name in names]
+    return dict(store.read(queues.circumstances, now=LATER, around=around).task_queues)
 
 
 def submit(store: Database, queue: str, *, number: int) -> None:

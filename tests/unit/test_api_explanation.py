@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from producer.api.explanation import explain
-from producer.pausing import FRESH_SECONDS, Circumstances, Pause, QueueObservation
+from producer.pausing import (
+    FRESH_SECONDS,
+    MOST_COUNTED,
+    Circumstances,
+    Pause,
+    QueueObservation,
+    TaskQueueObservation,
+)
 from producer.records import AttemptRecord, JobRecord
 from shared.kinds.registry import Lane
 from shared.states import JobState
@@ -54,6 +61,17 @@ COMMAND = replace(QUEUED, kind="command")
 NOBODY_RUNS_COMMANDS = Circumstances(
     NOW, {("command", "bulk"): replace(SEEN.queues["check", "bulk"], ready=1, consumers=0)}
 )
+TASK = replace(QUEUED, kind="task", queue="builds")
+
+
+def asked(waiting: int, *, seconds_ago: float | None = None) -> Circumstances:
+    """Return what is known when an agent has asked for the task's queue so long ago, or none has."""
+    at = None if seconds_ago is None else NOW - timedelta(seconds=seconds_ago)
+    seen = TaskQueueObservation(waiting, at, None if at is None else "ci-7")
+    return Circumstances(NOW, task_queues={"builds": seen})
+
+
+SERVE_BUILDS = "python -m consumer agent --api URL --queue builds, or ask with POST /tasks/pick"
 
 SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
     (ACCEPTED, SEEN, "Stored; waiting to be published to the broker."),
@@ -112,6 +130,42 @@ SENTENCES: list[tuple[JobRecord, Circumstances, str | None]] = [
             "No worker for command in lane bulk is connected; 1 job waits in queue jobs.command.bulk "
             "(seen 3 s ago); start one with python -m consumer worker --kinds command, or in compose the "
             "profile commands."
+        ),
+    ),
+    (TASK, UNASKED, "Waiting in task queue builds for an agent to pick it."),
+    (
+        TASK,
+        asked(3, seconds_ago=4.4),
+        "In task queue builds, where 3 tasks wait for agents; ci-7 asked for tasks 4 s ago.",
+    ),
+    # The clock of the API process that wrote it down is ahead of ours.
+    (
+        TASK,
+        asked(1, seconds_ago=-2),
+        "In task queue builds, where 1 task waits for agents; ci-7 asked for tasks 0 s ago.",
+    ),
+    (
+        TASK,
+        asked(MOST_COUNTED, seconds_ago=3_600),
+        (
+            "In task queue builds, where 1,000 or more tasks wait for agents; none has asked for tasks since "
+            f"{HOUR_AGO}; start one with {SERVE_BUILDS}."
+        ),
+    ),
+    (
+        TASK,
+        asked(2),
+        (
+            "In task queue builds, where 2 tasks wait for agents; none has asked for tasks lately; "
+            f"start one with {SERVE_BUILDS}."
+        ),
+    ),
+    (
+        replace(OVERDUE, kind="task", queue="builds"),
+        asked(1, seconds_ago=1),
+        (
+            f"Attempt 2 after http_503 has been due since {HOUR_AGO}; in task queue builds, where 1 task "
+            "waits for agents; ci-7 asked for tasks 1 s ago."
         ),
     ),
     (RUNNING, SEEN, "Attempt 2 is running."),
