@@ -6,10 +6,25 @@ from uuid import UUID
 
 import pytest
 
-from producer.records import JobRecord, NewJob
-from producer.store import endings, outputs, queries, queues, recording, schedules, submissions, tasks
+from producer.records import JobFilter, JobRecord, NewJob, SubmissionStatus
+from producer.scheduling import scheduled_run
+from producer.store import (
+    endings,
+    events,
+    outputs,
+    queries,
+    queues,
+    recording,
+    retention,
+    schedules,
+    submissions,
+    tasks,
+)
 from producer.store.database import Database
+from producer.submission import new_job
+from producer.submission_models import JobSubmission
 from producer.tasks import FinishRequest, PickedTask, PickRequest, QueueLength
+from shared.clock import utc_now
 from shared.errors import JobNotFound, LeaseLost, NotATask
 from shared.identity import new_id
 from shared.kinds.command import OutputSnapshot, OutputText
@@ -18,7 +33,7 @@ from shared.kinds.task import PickOrder
 from shared.outcomes import Cancelled, Failed, OutcomeName, Succeeded
 from shared.retry import RetryPolicy
 from shared.states import JobState
-from tests.support.factories import NOON, make_batch, make_job, make_report, make_task
+from tests.support.factories import NOON, make_batch, make_job, make_report, make_schedule, make_task
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 DONE = Succeeded({"output": {"title": "Alien"}, "agent": "agent-1"})
@@ -495,3 +510,82 @@ def test_a_lease_from_before_the_clock_was_set_back_by_a_year_runs_out(store: Da
     pick_one(store, now=NOON + timedelta(days=365))
 
     assert expire(store, NOON) == [("default", JobState.DELAYED)]
+
+
+def test_the_end_of_a_task_is_told_as_that_of_every_job(store: Database) -> None:
+    task = make_task(callback_url="https://hooks.example.com/", ref="row 4")
+    insert(store, task)
+    store.write(tasks.finish, task.id, pick_one(store).token, DONE, now=NOON)
+
+    (event,) = store.write(events.claim_events, limit=9, lease_seconds=60, now=NOON)
+    (webhook,) = store.read(queries.search_jobs, JobFilter(kind="webhook"), limit=9, after=None).records
+
+    assert {**event.body, "version": 1} == {
+        "version": 1,
+        "job_id": str(task.id),
+        "kind": "task",
+        "run": 1,
+        "state": "succeeded",
+        "attempt": 1,
+        "result": DONE.result,
+        "ref": "row 4",
+        "finished_at": "2026-01-02T12:00:00.123456Z",
+    }
+    assert webhook.args["type"] == "job.succeeded" and webhook.state is JobState.ACCEPTED
+
+
+def test_a_task_is_found_by_all_that_jobs_are_found_by(store: Database) -> None:
+    task = make_task(labels={"team": "web"}, ref="row 4")
+    insert(store, task, make_task(), make_job())
+
+    for asked in (
+        JobFilter(kind="task", labels=[("team", "web")]),
+        JobFilter(ref="row 4"),
+        JobFilter(state=JobState.QUEUED, kind="task", ref="row 4"),
+    ):
+        found = store.read(queries.search_jobs, asked, limit=9, after=None).records
+        assert [job.id for job in found] == [task.id]
+
+
+def test_a_task_is_asked_for_once_in_the_time_in_which_it_is_unique(store: Database) -> None:
+    submission = JobSubmission.model_validate(
+        {"kind": "task", "args": {"queue": "films", "payload": 4}, "unique_for_seconds": 60}
+    )
+    first, second = (new_job(submission, job_id=new_id(), now=NOON) for _ in range(2))
+
+    assert store.write(submissions.admit_jobs, [first])[first.id].status is SubmissionStatus.STORED
+    assert store.write(submissions.admit_jobs, [second])[second.id].id == first.id
+    assert [each.job.id for each in pick(store, queue="films", limit=9)] == [first.id]
+
+
+def test_a_schedule_makes_tasks_that_are_picked(store: Database) -> None:
+    schedule = make_schedule(template={"job": {"kind": "task", "args": {"queue": "films", "payload": 4}}})
+    store.write(schedules.insert_schedule, schedule)
+    stored = store.read(schedules.get_schedule, schedule.id)
+
+    run = scheduled_run(stored, run_at=NOON, now=NOON)
+    assert store.write(schedules.make_run, stored, run, next_run_at=None, now=NOON)
+
+    assert [each.job.schedule_id for each in pick(store, queue="films", limit=9)] == [schedule.id]
+    assert store.read(schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id))
+
+
+def test_old_tasks_are_deleted_with_their_attempts_and_output(store: Database) -> None:
+    # Retention goes by the time in the ids.
+    insert(store, make_task())
+    picked = pick_one(store)
+    said = OutputSnapshot(sequence=1, stdout=OutputText(text="half done", bytes=9))
+    store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=60, output=said, now=NOON)
+    store.write(tasks.finish, picked.job.id, picked.token, DONE, now=NOON)
+
+    page = store.write(
+        retention.delete_single_jobs,
+        JobState.SUCCEEDED,
+        before=utc_now() + timedelta(days=1),
+        after=None,
+        limit=9,
+    )
+
+    assert page.deleted == 1
+    with pytest.raises(JobNotFound):
+        get(store, picked.job.id)

@@ -4,17 +4,22 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from producer.store import parking, recording, submissions
+from producer.records import NewJob
+from producer.store import outbox, parking, recording, schedules, submissions, tasks
 from producer.store.database import Database
 from producer.store.engine import open_engine
+from producer.store.schema import jobs
 from producer.store.wakeup import TASK_CHANNEL, NotifyWakeup, PollWakeup, Wakeup, open_wakeup
-from shared.states import JobState
-from tests.support.factories import NOON, make_batch, make_job, make_report
+from producer.tasks import PickRequest
+from shared.outcomes import Failed
+from shared.states import JobState, position
+from tests.support.factories import NOON, make_batch, make_job, make_report, make_task
 
 
 @pytest.fixture
@@ -152,3 +157,48 @@ async def test_what_is_announced_of_tasks_names_their_queues(store: Database, po
     assert told == {"mail", "films"}
     assert await wakeup.wait(0.01) == frozenset()
     await wakeup.aclose()
+
+
+async def test_whatever_makes_a_task_pickable_tells_its_queue(store: Database, postgres_url: str) -> None:
+    due = make_task(queue="due", due_at=NOON)
+    parked, failed, held = make_task(queue="parked"), make_task(queue="failed"), make_task(queue="held")
+    store.write(submissions.insert_jobs, [due, parked, failed, held, make_task(queue="old")])
+    _end(store, parked, Failed("agent_failed", "No.", transient=False))
+    _end(store, failed, Failed("agent_failed", "Not now.", transient=True))
+    store.write(tasks.pick, PickRequest("held", "agent-1"), now=NOON)
+    accepted = {"state": JobState.ACCEPTED, "position": position(run=1, attempt=0, state=JobState.ACCEPTED)}
+    with store.writing() as connection:
+        # As version 0.1.0 leaves one that was due.
+        connection.execute(jobs.update().where(jobs.c.queue == "old").values(accepted))
+    later = NOON + timedelta(hours=1)
+    batch = [make_task(queue="mail"), make_task(queue="films"), make_task(queue="mail")]
+    changes: dict[frozenset[str], Callable[[], object]] = {
+        frozenset({"new"}): lambda: store.write(
+            submissions.insert_jobs, [make_task(queue="new"), make_job()]
+        ),
+        frozenset({"mail", "films"}): lambda: store.write(
+            submissions.insert_batch, make_batch(kind="task"), iter(batch)
+        ),
+        frozenset({"due"}): lambda: store.write(schedules.release_due, limit=9, now=NOON),
+        frozenset({"parked"}): lambda: store.write(parking.redrive, parked.id, now=NOON),
+        frozenset({"failed"}): lambda: store.write(tasks.make_ready, limit=9, now=later),
+        frozenset({"held"}): lambda: store.write(tasks.expire_leases, limit=9, now=later),
+        frozenset({"old"}): lambda: store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON),
+    }
+    wakeup = open_wakeup(postgres_url, poll_seconds=60, channel=TASK_CHANNEL)
+    assert await wakeup.wait(60) == frozenset()
+
+    for queues, change in changes.items():
+        await asyncio.to_thread(change)
+        async with asyncio.timeout(5):
+            told = await wakeup.wait(60)
+            while len(told) < len(queues):
+                told |= await wakeup.wait(60)
+        assert told == queues
+
+    await wakeup.aclose()
+
+
+def _end(store: Database, task: NewJob, end: Failed) -> None:
+    (picked,) = store.write(tasks.pick, PickRequest(task.queue or "", "agent-1"), now=NOON)
+    store.write(tasks.finish, task.id, picked.token, end, now=NOON)
