@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -62,8 +62,29 @@ Reason = Annotated[
     Field(pattern=r"^[!-~]+$", max_length=100, description="A stable code, by which failures are grouped."),
 ]
 Explanation = Annotated[str, Field(max_length=2_000, description="One sentence for a person.")]
+
+
+def _read_stream(said: object) -> object:
+    """Return a text as it is stored: of a long one beginning and end."""
+    if not isinstance(said, str):
+        return said
+    size, half = len(said.encode()), MAX_OUTPUT_BYTES // 2
+    if len(said) <= MAX_OUTPUT_BYTES:
+        return OutputText(text=said, bytes=size)
+    omitted = len(said[half:-half].encode())
+    return OutputText(text=said[:half], tail=said[-half:], bytes=size, omitted_bytes=omitted)
+
+
+def _without_nul(said: OutputText) -> OutputText:
+    """Return a stream as any store takes it."""
+    text, tail = said.text.replace(_NUL, _REPLACEMENT), said.tail.replace(_NUL, _REPLACEMENT)
+    return said.model_copy(update={"text": text, "tail": tail})
+
+
+# No union, of which errors would name both sides.
 Stream = Annotated[
-    OutputText | str | None,
+    Annotated[OutputText, AfterValidator(_without_nul)] | None,
+    BeforeValidator(_read_stream, json_schema_input_type=OutputText | str | None),
     Field(description="What was written; of a long text beginning and end are kept."),
 ]
 
@@ -107,8 +128,7 @@ class LiveOutput(_AgentRequest):
 
     def snapshot(self) -> OutputSnapshot:
         """Return it as it is stored; without a sequence, how much was written tells which is later."""
-        stdout = _output_text(self.stdout) or OutputText()
-        stderr = _output_text(self.stderr) or OutputText()
+        stdout, stderr = self.stdout or OutputText(), self.stderr or OutputText()
         written = min(stdout.bytes + stderr.bytes, _MAX_SEQUENCE)
         sequence = written if self.sequence is None else self.sequence
         return OutputSnapshot(sequence=sequence, stdout=stdout, stderr=stderr)
@@ -150,9 +170,7 @@ class _EndedWork(_AgentRequest):
             JobInvalid: the output cannot be stored.
         """
         check_storable(self.output, at="/output")
-        bounded = {"stdout": _output_text(self.stdout), "stderr": _output_text(self.stderr)}
-        kept = self.model_copy(update=bounded)
-        return kept.model_dump(mode="json", include=_RESULT_FIELDS, exclude_none=True)
+        return self.model_dump(mode="json", include=_RESULT_FIELDS, exclude_none=True)
 
 
 class FinishTask(_EndedWork):
@@ -369,22 +387,6 @@ def _failed(
         retry_after_seconds=retry_after_seconds,
         result=work.result() or None,
     )
-
-
-def _output_text(said: OutputText | str | None) -> OutputText | None:
-    """Return a stream as it is stored: bounded, and without NUL, which no store of ours takes."""
-    match said:
-        case None:
-            return None
-        case OutputText():
-            text, tail = said.text.replace(_NUL, _REPLACEMENT), said.tail.replace(_NUL, _REPLACEMENT)
-            return said.model_copy(update={"text": text, "tail": tail})
-        case str():
-            text, size, half = said.replace(_NUL, _REPLACEMENT), len(said.encode()), MAX_OUTPUT_BYTES // 2
-            if len(text) <= MAX_OUTPUT_BYTES:
-                return OutputText(text=text, bytes=size)
-            omitted = len(text[half:-half].encode())
-            return OutputText(text=text[:half], tail=text[-half:], bytes=size, omitted_bytes=omitted)
 
 
 async def _read(request: Request, model: type[Body]) -> Body | None:

@@ -253,6 +253,35 @@ def test_what_an_agent_says_wrongly_is_refused_by_field(
     assert look_up(api, task)["state"] == "running"
 
 
+@pytest.mark.parametrize(
+    ("stdout", "place"),
+    [
+        pytest.param(5, "/stdout", id="number"),
+        pytest.param(["a"], "/stdout", id="list"),
+        pytest.param({"text": "a", "bytes": -1}, "/stdout/bytes", id="negative"),
+        pytest.param({"text": "a" * 131_073}, "/stdout/text", id="long"),
+    ],
+)
+def test_output_that_is_none_is_refused_by_field(api: RunningApi, stdout: object, place: str) -> None:
+    submit(api)
+    (task,) = pick(api)
+
+    assert faults(post(api, task, "finish", stdout=stdout)) == [place]
+    assert faults(post(api, task, "extend", output={"stdout": stdout})) == [f"/output{place}"]
+
+
+def test_nul_counts_as_the_byte_that_it_was(api: RunningApi) -> None:
+    submit(api)
+    (task,) = pick(api)
+
+    post(api, task, "finish", stdout="\0" * 150_000, stderr={"text": "a\0", "bytes": 2})
+
+    found = look_up(api, task)
+    assert found["stdout"]["text"] == found["stdout"]["tail"] == "\N{REPLACEMENT CHARACTER}" * 65_536
+    assert (found["stdout"]["bytes"], found["stdout"]["omitted_bytes"]) == (150_000, 150_000 - 131_072)
+    assert found["stderr"]["text"] == "a\N{REPLACEMENT CHARACTER}"
+
+
 def test_of_a_long_output_beginning_and_end_are_kept(api: RunningApi) -> None:
     submit(api)
     (task,) = pick(api)
