@@ -60,7 +60,7 @@ def hide_process() -> None:
     _call(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
-def die_with_parent(number: int) -> None:
+def signal_when_orphaned(number: int) -> None:
     """Send this process a signal when the thread that made it ends. A change of the user takes that back."""
     _call(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
 

@@ -44,7 +44,8 @@ _FIRST_TICK_SECONDS, _LAST_TICK_SECONDS = 0.02, 0.25
 _MEASURE_SHARE = 10
 # The kernel's own limits come later than ours, which say what they are.
 _MORE_CPU_SECONDS = 2
-_MORE_THREADS = 16
+# Other commands of the same user count, too.
+_MORE_THREADS = 512
 # The kernel ends a command before a worker when it runs out of memory. 1000 would be before everything else.
 _OOM_SCORE = b"500"
 _EXEC_FAILED = 127
@@ -161,6 +162,8 @@ def _protect() -> None:
         os.close(descriptor)
     kernel.become_subreaper()
     kernel.hide_process()
+    # Its command may have stopped it. Once it runs, it sees for itself that its worker is gone.
+    kernel.signal_when_orphaned(signal.SIGCONT)
 
 
 def _run(order: Order, control: socket.socket, outputs: tuple[int, int], worker: int) -> None:
@@ -185,7 +188,15 @@ def _answer(control: socket.socket, ending: Ending) -> None:
 
 
 class _Unfit(OSError):
-    """The system does not execute the program."""
+    """The system will never execute the program: see execve(2)."""
+
+
+_UNFIT = frozenset(
+    {
+        *(errno.E2BIG, errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+        *(errno.ENOENT, errno.ENOEXEC, errno.ENOTDIR, errno.EPERM),
+    }
+)
 
 
 class _Command:
@@ -314,7 +325,8 @@ def _start(order: Order, outputs: tuple[int, int]) -> int:
     os.close(errors)
     if said:
         step, number = said.split()
-        raise (_Unfit if step == b"execute" else OSError)(int(number), "not started")
+        is_unfit = step == b"execute" and int(number) in _UNFIT
+        raise (_Unfit if is_unfit else OSError)(int(number), "not started")
     return pid
 
 
@@ -332,7 +344,7 @@ def _become_command(
             os.setgroups([])
             os.setresgid(order.user[1], order.user[1], order.user[1])
             os.setresuid(order.user[0], order.user[0], order.user[0])
-        kernel.die_with_parent(signal.SIGKILL)
+        kernel.signal_when_orphaned(signal.SIGKILL)
         kernel.gain_no_privileges()
         _limit_resources(order.limits, most_threads)
         os.umask(0o022)

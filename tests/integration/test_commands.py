@@ -28,6 +28,12 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[CommandHost]:
             yield running
 
 
+def make_script(path: Path, text: str) -> None:
+    path.parent.mkdir()
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 async def test_a_command_succeeds_with_what_it_wrote(host: CommandHost) -> None:
     ended = await host.run("printf", "hi")
 
@@ -83,6 +89,32 @@ async def test_a_command_is_ended_by_a_signal_of_its_own(host: CommandHost) -> N
     ended = await host.run(line="kill -SEGV $$")
 
     assert (ended["reason"], ended["result"]["signal"]) == ("killed_by_sigsegv", "SIGSEGV")
+
+
+async def test_a_program_of_the_operators_can_be_run_and_its_neighbour_not_be_read(place: Path) -> None:
+    tools, other = place.with_name("tools"), place.with_name("other")
+    for folder in (tools, other):
+        make_script(folder / "run", f"#!/bin/sh\ncat {tools}/run {other}/run >/dev/null; echo $?\n")
+    settings = {"command_programs": str(tools / "run"), "command_read": str(tools), "command_shell": "false"}
+
+    async with command_host(place, user=USERS[-1], **settings) as host:
+        ended = await host.run(str(tools / "run"))
+        refused = await host.run(str(other / "run"))
+
+    assert ended["result"]["stdout"]["text"] == "1\n"
+    assert ended["result"]["stderr"]["text"] == f"cat: {other}/run: Permission denied\n"
+    assert (refused["reason"], refused["transient"]) == ("not_allowed", False)
+
+
+async def test_a_script_without_its_interpreter_fails_for_good(place: Path) -> None:
+    script = place.with_name("tools") / "run"
+    make_script(script, "#!/no/such/interpreter\n")
+
+    async with command_host(place) as host:
+        ended = await host.run(str(script))
+
+    assert (ended["reason"], ended["transient"]) == ("program_unfit", False)
+    assert ended["explanation"] == f"The system does not run {script}: No such file or directory."
 
 
 async def test_sockets_are_denied_unless_the_operator_allows_them(host: CommandHost, place: Path) -> None:

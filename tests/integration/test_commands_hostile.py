@@ -278,7 +278,8 @@ async def test_a_command_whose_supervisor_was_stopped_can_be_cancelled(host: Com
 
 
 @pytest.mark.parametrize("user", USERS, ids=str)
-async def test_no_orphan_survives_a_worker_that_is_killed(user: int | None) -> None:
+@pytest.mark.parametrize("stops_supervisor", [False, True], ids=["", "stopped-supervisor"])
+async def test_no_orphan_survives_a_worker_that_is_killed(user: int | None, stops_supervisor: bool) -> None:
     script = f"{DAEMON}\nprint('ready', flush=True)\ntime.sleep(600)"
     with folder_for_all() as folder:
         async with command_host(folder / "folders", user=user) as host:
@@ -288,6 +289,8 @@ async def test_no_orphan_survives_a_worker_that_is_killed(user: int | None) -> N
             # The command and its daemon.
             assert len(left) == 2
 
+            if stops_supervisor:
+                os.kill(await host.supervisor(), signal.SIGSTOP)
             host.process.kill()
 
             async def are_gone() -> bool:
