@@ -28,6 +28,11 @@ class WorkerMetrics:
             "Jobs in hand: a delivery brings one job, or a bundle of several.",
             registry=self.registry,
         )
+        self.backlog = Gauge(
+            "retriever_backlog_jobs",
+            "Jobs in hand that wait for a slot, where fewer run at once than are in hand.",
+            registry=self.registry,
+        )
 
     def count_attempt(self, kind: str, outcome: str, seconds: float) -> None:
         """Count a settled attempt of a kind, which took so many seconds."""

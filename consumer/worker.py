@@ -60,6 +60,7 @@ class Worker:
         )
         pauses.on_change(self._obey_pauses)
         metrics.in_hand.set_function(lambda: handler.in_hand)
+        metrics.backlog.set_function(lambda: sum(slots.waiting for slots in self._slots))
 
     @property
     def probes(self) -> Mapping[str, Probe]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -67,14 +69,24 @@ async def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 async def test_a_drain_of_empty_queues_ends_with_0_within_five_seconds(vhost_url: str) -> None:
     async with running_publisher(vhost_url):
-        seconds: list[float] = []
-        # The machine may be busy with something else, for once or twice.
-        while len(seconds) < 3 and min(seconds, default=5.0) >= 5.0:
-            began_at = time.monotonic()
-            assert await ended(start_drain(vhost_url, "--drain")) == (0, "")
-            seconds.append(time.monotonic() - began_at)
+        process = start_drain(vhost_url, "--drain")
+        status, usage, connected_seconds = await asyncio.to_thread(measured, process)
 
-    assert min(seconds) < 5.0
+    # However busy the machine is: what it computes, most of it imports, and what it waits for.
+    assert status == 0
+    assert usage.ru_utime + usage.ru_stime + connected_seconds < 5.0
+
+
+def measured(process: subprocess.Popen[str]) -> tuple[int, resource.struct_rusage, float]:
+    """Return how a process ended, what it used, and how long it took from its first words on."""
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        began_at = time.monotonic()
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, usage, time.monotonic() - began_at
 
 
 async def test_a_drain_ends_after_the_last_of_all_jobs_and_loses_none(vhost_url: str) -> None:

@@ -9,6 +9,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from consumer import backlog
 from consumer.backlog import Order
+from consumer.metrics import WorkerMetrics
 from consumer.plan import Plan
 from consumer.worker import Worker
 from shared.broker.bundle import NDJSON, bundled
@@ -52,11 +53,14 @@ def sent(job: JobMessage) -> Outgoing:
 class Held:
     """A worker with one job running, `first`, and others in hand."""
 
-    def __init__(self, worker: Worker, work: Gated, client: Publisher, channel: AbstractChannel) -> None:
+    def __init__(
+        self, worker: Worker, work: Gated, client: Publisher, channel: AbstractChannel, metrics: WorkerMetrics
+    ) -> None:
         self.work = work
         self.stop = asyncio.Event()
         self.client = client
         self.channel = channel
+        self.metrics = metrics
         self._worker = worker
 
     async def take(self, *jobs: JobMessage) -> None:
@@ -85,9 +89,10 @@ class Held:
 async def holding(url: str, *, plan: Plan = NEWEST, grace_seconds: float = 0.0) -> AsyncIterator[Held]:
     """Run a worker whose only slot is taken while inside."""
     work = Gated()
-    worker = build_worker(url, work, plan=plan, grace_seconds=grace_seconds)
+    metrics = WorkerMetrics()
+    worker = build_worker(url, work, plan=plan, grace_seconds=grace_seconds, metrics=metrics)
     async with running_publisher(url) as client, open_channel(url) as channel:
-        held = Held(worker, work, client, channel)
+        held = Held(worker, work, client, channel, metrics)
         await client.publish(sent(message("first", kind=plan.kinds[0])))
         running = asyncio.create_task(worker.run(held.stop))
         try:
@@ -108,6 +113,7 @@ async def test_the_newest_of_the_jobs_in_hand_is_the_next(vhost_url: str) -> Non
         for each in (jobs[0], *jobs[3:]):
             await held.client.publish(sent(each))
         await held.until_in_hand(6)
+        assert held.metrics.registry.get_sample_value("retriever_backlog_jobs") == 5
 
         await held.work.let("first", "a", "b", "c", "d", "e")
         reports = await held.reports(6)
@@ -142,8 +148,11 @@ async def test_one_command_runs_at_a_time_and_those_of_the_interactive_lane_firs
         assert (running.state, running.kind) == ("running", COMMAND)
         assert held.work.starts == ["first"]
 
-        for name in ("first", "b", "c", "d", "a"):
-            await held.work.let(name)
+        await held.work.let("first", "b")
+        await held.work.until_started(3)
+        # The last of the interactive lane has taken the place of the one that ended.
+        await held.until_in_hand(3)
+        await held.work.let("c", "d", "a")
         reports = await held.reports(5)
 
     assert held.work.starts == ["first", "b", "c", "d", "a"]

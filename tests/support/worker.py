@@ -104,11 +104,12 @@ def build_worker(
     gathers: bool = False,
     plan: Plan = CHECKS,
     name: str = "test worker",
+    metrics: WorkerMetrics | None = None,
 ) -> Worker:
     """Return a worker that is not connected yet, with one handler for all its kinds."""
     settings = Settings(amqp_url=url, worker_grace_seconds=grace_seconds)
     publisher = Publisher(url, name=f"{name} publish", timeout_seconds=10)
-    metrics = WorkerMetrics()
+    metrics = metrics or WorkerMetrics()
     cancellations = Cancellations(url, name=f"{name} cancellations")
     pauses = CurrentPauses(url, name=f"{name} pauses")
     slots_by_kind = plan.slots_by_kind(
