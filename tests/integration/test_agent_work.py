@@ -134,4 +134,4 @@ def test_a_handler_that_is_not_there_is_named_at_the_start() -> None:
 
 def test_an_agent_that_may_run_nothing_does_not_start() -> None:
     with pytest.raises(SettingsInvalid, match="RETRIEVER_COMMAND_PROGRAMS"):
-        TaskWork.of(Settings())
+        TaskWork.of(Settings(command_programs=()))

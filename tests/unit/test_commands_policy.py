@@ -17,9 +17,16 @@ def refusal(args: Mapping[str, Any], **settings: Any) -> str | None:
     return CommandPolicy.of(Settings(**values)).refusal(CommandArgs.model_validate(args))
 
 
+def test_every_program_may_be_run_until_the_operator_names_some_but_no_line_for_the_shell() -> None:
+    policy = CommandPolicy.of(Settings())
+
+    assert policy.refusal(CommandArgs(argv=["ls"])) is None
+    assert "RETRIEVER_COMMAND_SHELL" in str(policy.refusal(CommandArgs(shell="ls")))
+
+
 def test_a_process_that_may_run_nothing_does_not_start() -> None:
     with pytest.raises(SettingsInvalid, match="RETRIEVER_COMMAND_PROGRAMS: name the programs"):
-        CommandPolicy.of(Settings())
+        CommandPolicy.of(Settings(command_programs=()))
 
 
 @pytest.mark.parametrize("program", ["printf", "/usr/bin/printf"])
