@@ -21,7 +21,7 @@ def test_every_program_may_be_run_until_the_operator_names_some_but_no_line_for_
     policy = CommandPolicy.of(Settings())
 
     assert policy.refusal(CommandArgs(argv=["ls"])) is None
-    assert "RETRIEVER_COMMAND_SHELL" in str(policy.refusal(CommandArgs(shell="ls")))
+    assert "RETRIEVER_COMMAND_SHELL" in str(policy.refusal(CommandArgs.model_validate({"shell": "ls"})))
 
 
 def test_a_process_that_may_run_nothing_does_not_start() -> None:
