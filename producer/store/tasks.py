@@ -15,10 +15,12 @@ import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
 
 from producer.records import JobRecord
@@ -29,7 +31,7 @@ from producer.store.queues import open_lanes
 from producer.store.recording import record_reports
 from producer.store.rows import JOB_COLUMNS, job_record, write_jobs
 from producer.store.schema import IS_LEASED_TASK, IS_PICKABLE, IS_UNREADY_TASK, attempts, jobs
-from producer.store.sql import is_one_of, json_rowset, read_in_order, upsert
+from producer.store.sql import POSTGRESQL, is_one_of, json_rowset, read_in_order, upsert
 from producer.store.wakeup import announce_tasks
 from producer.tasks import (
     MAX_LEASE_SECONDS,
@@ -247,14 +249,11 @@ def next_due_at(
 
 def waiting_queues(connection: sa.Connection, queues: Iterable[str], *, now: datetime) -> frozenset[str]:
     """Return which of these queues have a task that a pick would give: one look into an index for each."""
-    lanes = open_lanes(connection, TASK)
-    if not lanes:
-        return frozenset()
-    return frozenset(
-        queue
-        for queue in queues
-        if connection.scalar(sa.select(jobs.c.id).where(*_is_given(queue, lanes, now)).limit(1)) is not None
-    )
+    found = _have_tasks(connection, frozenset(queues), list(Lane), now)
+    # Mostly there is nothing, and then nobody need know what is paused.
+    if not found or len(lanes := open_lanes(connection, TASK)) == len(Lane):
+        return found
+    return _have_tasks(connection, found, lanes, now) if lanes else frozenset()
 
 
 def queue_lengths(connection: sa.Connection, *, limit: int) -> list[QueueLength]:
@@ -300,7 +299,30 @@ def _lock_pickable(
     return [job_record(row) for row in connection.execute(query).mappings()]
 
 
-def _is_given(queue: str, lanes: Collection[Lane], now: datetime) -> list[sa.ColumnElement[bool]]:
+def _have_tasks(
+    connection: sa.Connection, queues: Collection[str], lanes: Collection[Lane], now: datetime
+) -> frozenset[str]:
+    query = _queues_with_tasks(connection.dialect.name, frozenset(lanes))
+    asked = {"asked": orjson.dumps(list(queues)).decode(), "now": now}
+    return frozenset(connection.scalars(query, asked))
+
+
+@cache
+def _queues_with_tasks(dialect: str, lanes: frozenset[Lane]) -> sa.Select[str]:
+    """Return the query for those of the queues `asked` for that have a task. Made once: it is put often."""
+    asked = sa.bindparam("asked", type_=sa.Text())
+    if dialect == POSTGRESQL:
+        names = sa.func.json_array_elements_text(sa.cast(asked, sa.JSON))
+    else:
+        names = sa.func.json_each(asked)
+    queue = names.table_valued(sa.column("value", sa.Text()), name="names").c.value
+    now = sa.bindparam("now", type_=jobs.c.deadline_at.type)
+    return sa.select(queue).where(sa.exists().where(*_is_given(queue, lanes, now)))
+
+
+def _is_given(
+    queue: str | sa.ColumnElement[str], lanes: Collection[Lane], now: datetime | sa.ColumnElement[datetime]
+) -> list[sa.ColumnElement[bool]]:
     given = [
         IS_PICKABLE,
         jobs.c.queue.between(queue, queue),
