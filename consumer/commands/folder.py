@@ -41,10 +41,7 @@ def working_folder(path: str, owner: tuple[int, int] | None) -> Iterator[None]:
 
 
 def measure_folder(path: str, *, most_entries: int) -> tuple[int, int]:
-    """Return how many bytes and entries a folder has on disk; counting ends above `most_entries`.
-
-    What cannot be read is made readable: a program may not hide what it wrote.
-    """
+    """Return how many bytes and entries a folder has on disk; counting ends above `most_entries`."""
     size = entries = 0
     # By paths, which have an end: what lies deeper than a path can say is counted as too many.
     left = [path]
@@ -53,7 +50,8 @@ def measure_folder(path: str, *, most_entries: int) -> tuple[int, int]:
         try:
             # One more than can still be counted, however many there are.
             listed = _scan(folder, most=most_entries + 1 - entries)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            # Gone since it was listed.
             continue
         except OSError:
             return size, most_entries + 1
@@ -73,7 +71,7 @@ def remove_folder(path: str) -> None:
     limit to reach. A second removal does nothing.
     """
     with suppress(FileNotFoundError):
-        os.chmod(path, _OWNER_ONLY, follow_symlinks=True)
+        _open_up(path)
         top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             names = (f".{number}.removed" for number in itertools.count())
@@ -109,11 +107,21 @@ def _scan(folder: str, *, most: int) -> list[os.DirEntry[str]]:
     try:
         entries = os.scandir(folder)
     except PermissionError:
-        # Root needs no such thing, and the program's own user gains nothing, wherever a link leads it.
-        os.chmod(folder, _OWNER_ONLY)
+        # A program may not hide what it wrote.
+        _open_up(folder)
         entries = os.scandir(folder)
     with entries:
         return list(itertools.islice(entries, most))
+
+
+def _open_up(folder: str, *, within: int | None = None) -> None:
+    """Make a folder readable and writable for us, its owner.
+
+    By its name, in whose place a program may have put a link by now: our own user gains nothing there that
+    the program had not. Root, who could be led anywhere, needs no permission and leaves it as it is.
+    """
+    if os.geteuid() != 0:
+        os.chmod(folder, _OWNER_ONLY, dir_fd=within)
 
 
 def _listing(folder: int) -> list[tuple[str, bool]]:
@@ -126,14 +134,14 @@ def _listing(folder: int) -> list[tuple[str, bool]]:
 
 def _dissolve(name: str, top: int, names: Iterator[str]) -> None:
     """Remove a folder; those in it become folders of `top`."""
-    os.chmod(name, _OWNER_ONLY, dir_fd=top)
+    _open_up(name, within=top)
     folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
     try:
         while listed := _listing(folder):
             for inner, is_folder in listed:
                 if is_folder:
                     # A folder that moves must be writable itself.
-                    os.chmod(inner, _OWNER_ONLY, dir_fd=folder)
+                    _open_up(inner, within=folder)
                     os.rename(inner, _free_name(top, names), src_dir_fd=folder, dst_dir_fd=top)
                 else:
                     os.unlink(inner, dir_fd=folder)

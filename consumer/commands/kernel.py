@@ -4,6 +4,7 @@ Nothing but the standard library is imported: the supervisor runs without site-p
 """
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Iterable
@@ -38,9 +39,16 @@ RUN = READ | _EXECUTE
 USE = _READ_FILE | _WRITE_FILE | _IOCTL_DEV
 ALL = ~0
 
-# AUDIT_ARCH of include/uapi/linux/audit.h, and the number of `socket`.
-_SOCKET_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198), "riscv64": (0xC00000F3, 198)}
+# AUDIT_ARCH of include/uapi/linux/audit.h, and the numbers of `socket` and `prlimit64`.
+_FILTERED = {
+    "x86_64": (0xC000003E, 41, 302),
+    "aarch64": (0xC00000B7, 198, 261),
+    "riscv64": (0xC00000F3, 198, 261),
+}
 _IO_URING_SETUP = 425
+_NO_CALL = 0xFFFFFFFF
+# In struct seccomp_data. Of the first argument, the lower half: what is asked about is an int.
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_AT = 0, 4, 16
 # The numbers of the x32 ABI begin here, and would be a way around.
 _X32 = 0x40000000
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
@@ -109,28 +117,34 @@ def enforce_ruleset(ruleset: int) -> None:
     _call(_libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0))
 
 
-def can_deny_sockets() -> bool:
-    """Return whether `deny_sockets` knows this machine's system calls."""
-    return os.uname().machine in _SOCKET_CALLS
+def can_filter_calls() -> bool:
+    """Return whether `filter_calls` knows this machine's system calls."""
+    return os.uname().machine in _FILTERED
 
 
-def deny_sockets() -> None:
-    """Let this process, and all that it will start, open no socket of any family: `socket` fails.
+def filter_calls(*, has_network: bool) -> None:
+    """Deny some system calls to this process and all that it will start; it must not gain privileges.
 
-    A pair of connected ones (`socketpair`) is no way out. It must not gain privileges.
+    Without network no socket can be opened, of any family; a pair of connected ones is no way out. The limits
+    of other processes cannot be changed: with those of its worker a program could end it.
     """
-    architecture, number = _SOCKET_CALLS[os.uname().machine]
-    # Offsets in struct seccomp_data: the number at 0, the architecture at 4. Jumps count from the next line.
+    architecture, socket, prlimit = _FILTERED[os.uname().machine]
+    # io_uring opens sockets without `socket`.
+    denied = (_NO_CALL, _NO_CALL) if has_network else (socket, _IO_URING_SETUP)
+    # Jumps count from the next line.
     program = b"".join(
         struct.pack("=HBBI", code, if_true, if_false, value)
         for code, if_true, if_false, value in (
-            (_LOAD, 0, 0, 4),
-            (_IF_EQUAL, 0, 4, architecture),
-            (_LOAD, 0, 0, 0),
-            (_IF_AT_LEAST, 2, 0, _X32),
-            (_IF_EQUAL, 1, 0, number),
-            (_IF_EQUAL, 0, 1, _IO_URING_SETUP),
-            (_RETURN, 0, 0, _FAIL | 13),
+            (_LOAD, 0, 0, _ARCHITECTURE_AT),
+            (_IF_EQUAL, 0, 7, architecture),
+            (_LOAD, 0, 0, _NUMBER_AT),
+            (_IF_AT_LEAST, 5, 0, _X32),
+            (_IF_EQUAL, 4, 0, denied[0]),
+            (_IF_EQUAL, 3, 0, denied[1]),
+            (_IF_EQUAL, 0, 3, prlimit),
+            (_LOAD, 0, 0, _ARGUMENT_AT),
+            (_IF_EQUAL, 1, 0, 0),
+            (_RETURN, 0, 0, _FAIL | errno.EACCES),
             (_RETURN, 0, 0, _ALLOW),
         )
     )

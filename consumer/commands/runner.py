@@ -115,9 +115,8 @@ def prepare_commands(policy: CommandPolicy) -> None:
     _make_root(policy.folder, is_shared=policy.user is not None)
     kernel.become_subreaper()
     kernel.hide_process()
-    missing = [] if kernel.landlock_version() else ["landlock"]
-    if not policy.has_network and not kernel.can_deny_sockets():
-        missing.append("seccomp")
+    has = {"landlock": kernel.landlock_version() > 0, "seccomp": kernel.can_filter_calls()}
+    missing = [part for part, is_here in has.items() if not is_here]
     if missing:
         logger.warning("command_sandbox_incomplete", extra={"missing": missing})
     if removed := remove_stale_folders(policy.folder):

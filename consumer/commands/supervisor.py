@@ -353,8 +353,8 @@ def _become_command(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if ruleset is not None:
             kernel.enforce_ruleset(ruleset)
-        if not order.has_network and kernel.can_deny_sockets():
-            kernel.deny_sockets()
+        if kernel.can_filter_calls():
+            kernel.filter_calls(has_network=order.has_network)
         step = "execute"
         os.execve(order.program, order.argv, order.environment)  # noqa: S606 - no shell is what we want
     except OSError as error:

@@ -213,7 +213,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 
 async def test_the_worker_is_out_of_reach(host: CommandHost) -> None:
     script = f"""
-import os, signal, ctypes
+import os, resource, signal, ctypes
 supervisor = os.getppid()
 for pid in (supervisor, {host.pid}):
     for number in (signal.SIGSTOP, signal.SIGKILL):
@@ -222,6 +222,11 @@ for pid in (supervisor, {host.pid}):
         except PermissionError:
             print("denied")
     print(ctypes.CDLL(None).ptrace(16, pid, 0, 0))
+    try:
+        resource.prlimit(pid, resource.RLIMIT_CPU, (0, 0))
+    except PermissionError:
+        print("denied")
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
 for path in ("/proc/sys/kernel/core_pattern", "/proc/self/oom_score_adj", "/etc/x", "/tmp/x", "../x"):
     try:
         open(path, "w")
@@ -231,7 +236,9 @@ for path in ("/proc/sys/kernel/core_pattern", "/proc/self/oom_score_adj", "/etc/
     ended = await run_python(host, script)
 
     said = ended["result"]["stdout"]["text"].split()
-    assert said == ["denied", "denied", "-1", "denied", "denied", "-1", *["denied"] * 5]
+    out_of_reach = ["denied", "denied", "-1", "denied"]
+    assert ended["reason"] is None
+    assert said == [*out_of_reach, *out_of_reach, *["denied"] * 5]
 
 
 async def test_cancelling_ends_all_of_a_command_within_three_seconds(host: CommandHost) -> None:
