@@ -58,7 +58,7 @@ from producer.api.web_pages import WsgiBridge, add_pages
 from producer.api.writer import JobWriter
 from producer.store import tasks
 from producer.store.database import Database, Store
-from producer.store.wakeup import TASK_CHANNEL, open_wakeup
+from producer.store.wakeup import open_task_wakeup
 from producer.store_probe import StoreProbe
 from shared.asyncapi import asyncapi_document
 from shared.clock import utc_now
@@ -71,8 +71,8 @@ from shared.watchdog import loop_watched
 GRACE_SECONDS = 10
 # Threads for what agents ask of the store.
 _AGENT_THREADS = 4
-# How often SQLite is asked for tasks while agents wait: it tells nobody.
-_TASK_POLL_SECONDS = 0.2
+# How often SQLite is asked whether anything has changed while agents wait: it tells nobody.
+_TASK_POLL_SECONDS = 0.1
 # File descriptors that connections of clients leave to everything else.
 _KEPT_DESCRIPTORS = 256
 
@@ -105,7 +105,7 @@ def build_server(
     """Return a server of a fresh application on an open database, which it does not close."""
     # Agents that extend leases by the hundred must not keep everybody else from a thread.
     agents_store = Store(database, threads=_AGENT_THREADS)
-    wakeup = open_wakeup(settings.database_url, _TASK_POLL_SECONDS, channel=TASK_CHANNEL)
+    wakeup = open_task_wakeup(settings.database_url, _TASK_POLL_SECONDS)
     waiters = TaskWaiters(
         wakeup, lambda queues: agents_store.read(tasks.waiting_queues, queues, now=utc_now())
     )

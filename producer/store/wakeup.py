@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 from uuid import UUID
 
 import psycopg
@@ -71,19 +73,24 @@ class Wakeup(Protocol):
         """Close what is open."""
 
 
-def open_wakeup(database_url: str, poll_seconds: float, *, channel: str = CHANNEL) -> Wakeup:
-    """Return the wakeup of the database; connects only when first waited on.
+def open_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
+    """Return the wakeup of the database for a relay; connects only when first waited on.
 
     Args:
         database_url: As for `open_engine`.
         poll_seconds: How often to look where nobody tells: on SQLite.
-        channel: What to listen to: `CHANNEL` or `TASK_CHANNEL`.
 
     Raises:
         SettingsInvalid: the URL cannot be read or names another database.
     """
     url = read_url(database_url)
-    return PollWakeup(poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url, channel)
+    return PollWakeup(poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url, CHANNEL)
+
+
+def open_task_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
+    """Return the wakeup of the database for agents that wait for tasks, as `open_wakeup` does for a relay."""
+    url = read_url(database_url)
+    return ChangeWakeup(url, poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url, TASK_CHANNEL)
 
 
 class PollWakeup:
@@ -101,6 +108,46 @@ class PollWakeup:
         """Do nothing: nothing is open."""
 
 
+class ChangeWakeup:
+    """Returns when anything was committed to a SQLite file since the last wait.
+
+    Agents may wait for hours, and a query costs a hundred times what SQLite's own counter of changes does.
+    """
+
+    def __init__(self, url: sa.URL, poll_seconds: float) -> None:
+        # Not to be made here: it may be gone.
+        self._file = f"file:{quote(url.database or '')}?mode=rw"
+        self._poll_seconds = poll_seconds
+        self._connection: sqlite3.Connection | None = None
+        self._seen: object = None
+
+    async def wait(self, timeout_seconds: float) -> frozenset[str]:
+        """Return when something has changed, or nobody knows, at the latest after the timeout."""
+        ends_at = time.monotonic() + timeout_seconds
+        while (left_seconds := ends_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(self._poll_seconds, left_seconds))
+            if await asyncio.to_thread(self._has_changed):
+                break
+        return frozenset()
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            await asyncio.to_thread(self._connection.close)
+            self._connection = None
+
+    def _has_changed(self) -> bool:
+        seen = self._seen
+        try:
+            if self._connection is None:
+                self._connection = sqlite3.connect(self._file, uri=True, check_same_thread=False)
+            self._seen = self._connection.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error:
+            # Whoever looks will hear why.
+            self._seen = None
+        return self._seen is None or self._seen != seen
+
+
 class NotifyWakeup:
     """Returns at once when a transaction with new jobs has committed since the last wait.
 
@@ -108,7 +155,7 @@ class NotifyWakeup:
     database is down, `wait` takes its whole time.
     """
 
-    def __init__(self, url: sa.URL, channel: str = CHANNEL) -> None:
+    def __init__(self, url: sa.URL, channel: str) -> None:
         self._channel = channel
         _, self._conninfo = url.get_dialect()().create_connect_args(url)
         self._conninfo.update(postgresql_arguments(url))

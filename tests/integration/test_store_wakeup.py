@@ -1,6 +1,7 @@
 """How the relay is woken: by `NOTIFY` on PostgreSQL, by a poll on SQLite."""
 
 import asyncio
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -15,7 +16,14 @@ from producer.store import outbox, parking, recording, schedules, submissions, t
 from producer.store.database import Database
 from producer.store.engine import open_engine
 from producer.store.schema import jobs
-from producer.store.wakeup import TASK_CHANNEL, NotifyWakeup, PollWakeup, Wakeup, open_wakeup
+from producer.store.wakeup import (
+    TASK_CHANNEL,
+    NotifyWakeup,
+    PollWakeup,
+    Wakeup,
+    open_task_wakeup,
+    open_wakeup,
+)
 from producer.tasks import PickRequest
 from shared.outcomes import Failed
 from shared.states import JobState, position
@@ -140,7 +148,7 @@ def _cut_every_connection(postgres_url: str) -> None:
 
 
 async def test_what_is_announced_of_tasks_names_their_queues(store: Database, postgres_url: str) -> None:
-    wakeup = open_wakeup(postgres_url, poll_seconds=60, channel=TASK_CHANNEL)
+    wakeup = open_task_wakeup(postgres_url, poll_seconds=60)
     assert await wakeup.wait(60) == frozenset()
 
     def announce(*queues: str) -> None:
@@ -185,7 +193,7 @@ async def test_whatever_makes_a_task_pickable_tells_its_queue(store: Database, p
         frozenset({"held"}): lambda: store.write(tasks.expire_leases, limit=9, now=later),
         frozenset({"old"}): lambda: store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON),
     }
-    wakeup = open_wakeup(postgres_url, poll_seconds=60, channel=TASK_CHANNEL)
+    wakeup = open_task_wakeup(postgres_url, poll_seconds=60)
     assert await wakeup.wait(60) == frozenset()
 
     for queues, change in changes.items():
@@ -202,3 +210,34 @@ async def test_whatever_makes_a_task_pickable_tells_its_queue(store: Database, p
 def _end(store: Database, task: NewJob, end: Failed) -> None:
     (picked,) = store.write(tasks.pick, PickRequest(task.queue or "", "agent-1"), now=NOON)
     store.write(tasks.finish, task.id, picked.token, end, now=NOON)
+
+
+async def test_a_sqlite_file_that_is_changed_wakes_whoever_waits_for_tasks(migrated_file: Path) -> None:
+    url = f"sqlite:///{migrated_file.parent / 'changed.db'}"
+    shutil.copyfile(migrated_file, migrated_file.parent / "changed.db")
+    wakeup = open_task_wakeup(url, poll_seconds=0.01)
+    store = Database.open(url)
+    # Nobody knows what was before.
+    assert await is_woken(wakeup, timeout_seconds=60)
+
+    assert not await is_woken(wakeup, timeout_seconds=0.1)
+    store.write(submissions.insert_jobs, [make_job()])
+    assert await is_woken(wakeup, timeout_seconds=60)
+    assert not await is_woken(wakeup, timeout_seconds=0.1)
+
+    await wakeup.aclose()
+    store.close()
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def test_a_sqlite_file_that_is_not_there_is_not_made_and_wakes_whoever_waits(tmp_path: Path) -> None:
+    wakeup = open_task_wakeup(f"sqlite:///{tmp_path / 'none.db'}", poll_seconds=0.01)
+
+    assert await is_woken(wakeup, timeout_seconds=60)
+    assert await is_woken(wakeup, timeout_seconds=60)
+
+    assert not files(tmp_path)
+    await wakeup.aclose()
