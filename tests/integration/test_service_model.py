@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,13 +23,16 @@ from consumer import settlement
 from producer.callbacks import CALLBACK_LABEL
 from producer.parking import NewOperation, OperationAction, ParkedFilter
 from producer.records import LOOK_AFTER, AttemptRecord, JobRecord
-from producer.store import batches, bulk_actions, endings, parking, queries, schedules, submissions
+from producer.store import batches, bulk_actions, endings, parking, queries, schedules, submissions, tasks
 from producer.store.database import Database
 from producer.store.schema import events, jobs
+from producer.tasks import LEASE_EXPIRED, PickedTask, PickRequest
 from shared.broker.topology import RECORDER_QUEUE, WORK_DELIVERY_LIMIT
+from shared.errors import LeaseLost
 from shared.events import BatchCompleted, JobEnded
 from shared.identity import new_id
 from shared.kinds.registry import Lane
+from shared.kinds.task import TASK, PickOrder
 from shared.outcomes import (
     EXPIRED,
     WORKER_CRASHED,
@@ -42,7 +46,7 @@ from shared.outcomes import (
 )
 from shared.retry import RetryPolicy
 from shared.states import UNDER_WAY, JobState
-from tests.support.factories import NOON, make_batch, make_job
+from tests.support.factories import NOON, make_batch, make_job, make_task
 from tests.support.model_broker import Message
 from tests.support.model_service import ModelService, ModelWorker, Publishing, Start, stop_clocks
 from tests.support.virtual_time import VirtualTimeLoop
@@ -53,7 +57,8 @@ RETRY = RetryPolicy(max_attempts=3, first_delay_seconds=2.0, jitter=False)
 DEADLINE_SECONDS = 60.0
 # Of five seconds each: time for every attempt to count as lost once more.
 DRAIN_ROUNDS = 150
-SINGLES = 2
+SINGLES = 4
+LEASE_SECONDS = 20.0
 # How a repeat says whose end it shares.
 _ASKED = r"Job (\S+) asked for this one too\."
 OPEN = [state for state in JobState if not state.is_final]
@@ -78,7 +83,11 @@ class Service(RuleBasedStateMachine):
         singles = [
             make_job(retry=RETRY, callback_url=callback),
             make_job(retry=RETRY, deadline_at=deadline_at),
+            make_task(retry=RETRY),
+            make_task(retry=RETRY),
         ]
+        # What agents believe to hold, the lost ones too.
+        self.leases: list[tuple[PickedTask, Start]] = []
         self.batch = make_batch(callback_url=callback)
         # Two more ask what the first of them asks.
         ids = [new_id() for _ in range(5)]
@@ -170,6 +179,31 @@ class Service(RuleBasedStateMachine):
         """The ledger gives repeats the answer of their original."""
         self.service.answer_repeats()
 
+    @rule(order=st.sampled_from(PickOrder), most=st.sampled_from([1, 9]))
+    def pick(self, order: PickOrder, most: int) -> None:
+        """An agent picks tasks."""
+        self._pick(order, most)
+
+    @precondition(lambda self: self.leases)
+    @rule(index=indexes, outcome=outcomes, is_repeated=st.booleans())
+    def end_task(self, index: int, outcome: str, is_repeated: bool) -> None:
+        """An agent says how a task ended, in time or not, and again when it heard no answer."""
+        lease = self.leases[index % len(self.leases)]
+        self._end_task(lease, outcome)
+        if is_repeated:
+            self._end_task(lease, outcome)
+
+    @precondition(lambda self: self.leases)
+    @rule(index=indexes)
+    def extend(self, index: int) -> None:
+        """An agent asks for more time."""
+        picked, _ = self.leases[index % len(self.leases)]
+        with suppress(LeaseLost):
+            now = self.service.now
+            self.service.write(
+                tasks.extend, picked.job.id, picked.token, lease_seconds=LEASE_SECONDS, now=now
+            )
+
     @rule(outcome=outcomes)
     def serve(self, outcome: str) -> None:
         """For a moment all goes well."""
@@ -204,9 +238,10 @@ class Service(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 10.0, 45.0]))
     def wait(self, seconds: float) -> None:
-        """Time passes, and the scheduler parks what has expired."""
+        """Time passes; the scheduler parks what has expired, and leases run out."""
         self.service.pass_time(seconds)
         self.service.write(schedules.expire_jobs, limit=100, now=self.service.now)
+        self._keep_tasks()
 
     @precondition(lambda self: self._in(*OPEN))
     @rule(index=indexes)
@@ -308,7 +343,9 @@ class Service(RuleBasedStateMachine):
             starts = [each for name, more in truth.starts.items() if name[0] == asked_by for each in more]
         match ended.state, ended.reason:
             case JobState.SUCCEEDED, _:
-                assert any(_is(start, Succeeded(ended.result or {})) for start in starts)
+                # The result of a task names its agent, too.
+                told = {name: value for name, value in (ended.result or {}).items() if name != "agent"}
+                assert any(_is(start, Succeeded(told)) for start in starts)
             case JobState.CANCELLED, "discarded":
                 assert ended.job_id in truth.discarded_jobs
             case JobState.CANCELLED, _:
@@ -340,6 +377,8 @@ class Service(RuleBasedStateMachine):
                 assert attempt.number <= record.retry.max_attempts
                 starts = self.service.truth.starts[job.id, attempt.run, attempt.number]
                 assert any(_made(start, attempt) for start in starts), (attempt, starts)
+                # One agent holds a task.
+                assert record.kind != TASK or len(starts) == 1
             assert len({(attempt.run, attempt.number) for attempt in record.attempts}) == len(record.attempts)
             self._check_explanation(record)
 
@@ -374,9 +413,39 @@ class Service(RuleBasedStateMachine):
         self.service.do()
         self._deliver_all(self.last_worker)
         self._end_all(outcome)
+        self._keep_tasks()
+        self._pick(PickOrder.OLDEST, 9)
+        for lease in list(self.leases):
+            self._end_task(lease, outcome)
         self.service.record(most=1_000, is_connection_lost=False)
         self.service.answer_repeats()
         self.service.relay(Publishing.CONFIRMED)
+
+    def _keep_tasks(self) -> None:
+        self.service.write(tasks.make_ready, limit=100, now=self.service.now)
+        self.service.write(tasks.expire_leases, limit=100, now=self.service.now)
+
+    def _pick(self, order: PickOrder, most: int) -> None:
+        agent = f"agent {self.service.changes}"
+        asked = PickRequest("default", agent, most, LEASE_SECONDS, order)
+        for picked in self.service.write(tasks.pick, asked, now=self.service.now):
+            name = picked.job.id, picked.job.run, picked.job.attempt
+            start = Start(name, agent, self.service.promise())
+            self.service.truth.starts[name].append(start)
+            self.leases.append((picked, start))
+
+    def _end_task(self, lease: tuple[PickedTask, Start], outcome: str) -> None:
+        picked, start = lease
+        value = self._outcome(start, outcome)
+        try:
+            self.service.write(tasks.finish, picked.job.id, picked.token, value, now=self.service.now)
+        except LeaseLost:
+            # Nothing of it counts, unless it was told before.
+            return
+        finally:
+            if lease in self.leases:
+                self.leases.remove(lease)
+        start.outcome = start.outcome or value
 
     def _deliver_all(self, worker: int) -> None:
         # When all that is left to do is done, it is by the worker that did most of this: it may remember.
@@ -390,15 +459,17 @@ class Service(RuleBasedStateMachine):
             self._end(start, outcome)
 
     def _end(self, start: Start, outcome: str) -> None:
+        if not start.may_end.done():
+            start.may_end.set_result(self._outcome(start, outcome))
+        self.service.do()
+
+    def _outcome(self, start: Start, outcome: str) -> Succeeded | Failed:
         # Told apart, so that nobody else's outcome is taken for it.
         which = f"{start.name[1:]} of {start.worker}, {self.service.now}"
-        value: Outcome = Succeeded({"by": which})
-        if outcome != "succeeds":
-            is_transient = outcome == "fails for now"
-            value = Failed("http_503" if is_transient else "http_404", which, transient=is_transient)
-        if not start.may_end.done():
-            start.may_end.set_result(value)
-        self.service.do()
+        if outcome == "succeeds":
+            return Succeeded({"by": which})
+        is_transient = outcome == "fails for now"
+        return Failed("http_503" if is_transient else "http_404", which, transient=is_transient)
 
     @property
     def _running(self) -> list[tuple[ModelWorker, Start]]:
@@ -433,7 +504,7 @@ def _is(start: Start, outcome: Outcome) -> bool:
 
 
 def _failed(start: Start, reason: str | None, explanation: str | None) -> bool:
-    if reason == "time_limit":
+    if reason in {"time_limit", LEASE_EXPIRED}:
         return start.outcome is None
     outcome = start.outcome
     return isinstance(outcome, Failed) and (outcome.reason, outcome.explanation) == (reason, explanation)
@@ -445,7 +516,7 @@ def _made(start: Start, attempt: AttemptRecord) -> bool:
         return False
     if attempt.outcome is None:
         return True
-    if attempt.outcome is OutcomeName.CANCELLED or attempt.reason == "time_limit":
+    if attempt.outcome is OutcomeName.CANCELLED or attempt.reason in {"time_limit", LEASE_EXPIRED}:
         return start.outcome is None
     if start.outcome is None:
         return False

@@ -258,6 +258,10 @@ class ModelService:
         """How often the store was called; while it stays, nothing in the store has changed."""
         return self._store.changes
 
+    def promise(self) -> "asyncio.Future[Outcome]":
+        """Return what nobody waits for."""
+        return self._loop.create_future()
+
     def relay(self, fate: Publishing) -> None:
         """Publish what waits in the store: jobs, then events."""
         for relay in (self._relay, self._event_relay):
