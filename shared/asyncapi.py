@@ -131,6 +131,8 @@ def _broker() -> Json:
 
 def _channels() -> Json:
     kind = {"description": "What the job does.", "enum": list(BROKERED_KINDS)}
+    # The ends of tasks are told too, though no message asks for one.
+    any_kind = {**kind, "enum": list(KINDS)}
     lane = {"description": "Which of its kind's two queues.", "enum": [lane.value for lane in Lane]}
     final = [state.value for state in JobState if state.is_final]
     return {
@@ -144,7 +146,7 @@ def _channels() -> Json:
         "outcomes": {
             "address": "{kind}.{state}",
             "description": _HOW_TO_HEAR_OF_JOBS,
-            "parameters": {"kind": kind, "state": {"description": "How the job ended.", "enum": final}},
+            "parameters": {"kind": any_kind, "state": {"description": "How the job ended.", "enum": final}},
             "messages": {"jobEnded": _message_ref("jobEnded")},
             "bindings": _exchange(OUTCOMES),
         },
@@ -180,7 +182,7 @@ def _messages() -> Json:
 
 def _schemas() -> Json:
     models: list[type[BaseModel]] = [JobMessage, JobEnded, BatchCompleted]
-    models += [kind.args_model for kind in KINDS.values()]
+    models += [KINDS[kind].args_model for kind in BROKERED_KINDS]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
     )
@@ -221,10 +223,10 @@ def _published_job(schema: Mapping[str, Any]) -> Json:
         del published["properties"][name]
     published["allOf"] = [
         {
-            "if": {"properties": {"kind": {"const": kind.name}}},
-            "then": {"properties": {"args": {"$ref": _SCHEMAS + kind.args_model.__name__}}},
+            "if": {"properties": {"kind": {"const": kind}}},
+            "then": {"properties": {"args": {"$ref": _SCHEMAS + KINDS[kind].args_model.__name__}}},
         }
-        for kind in KINDS.values()
+        for kind in BROKERED_KINDS
     ]
     return published
 

@@ -14,6 +14,7 @@ from shared.broker.topology import JOBS, OUTCOMES, work_key
 from shared.events import BatchCompleted, JobEnded
 from shared.identity import new_id
 from shared.kinds.registry import BROKERED_KINDS, Lane
+from shared.kinds.task import TASK
 from shared.messages import JobMessage, WireMessage
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "asyncapi.yaml"
@@ -71,6 +72,14 @@ def test_the_keys_of_jobs_are_those_of_the_topology() -> None:
     keys = {f"{kind}.{lane}" for kind in parameters["kind"]["enum"] for lane in parameters["lane"]["enum"]}
 
     assert keys == {work_key(kind, lane) for kind in BROKERED_KINDS for lane in Lane}
+
+
+def test_a_task_is_told_of_when_it_has_ended_but_cannot_be_published() -> None:
+    channels = DOCUMENT["channels"]
+
+    assert TASK in channels["outcomes"]["parameters"]["kind"]["enum"]
+    assert TASK not in channels["jobs"]["parameters"]["kind"]["enum"]
+    assert "TaskArgs" not in DOCUMENT["components"]["schemas"]
 
 
 @pytest.mark.parametrize("message", MODELS)
