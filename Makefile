@@ -43,6 +43,8 @@ drain: $(READY) ## Work until the queues are empty, then end, with the settings 
 up: ## Start the compose stack in the background: API on :8080, RabbitMQ console on :15672
 	@$(NEED_DOCKER)
 	@docker compose up --build --detach --wait
+	@echo "up: API at http://$$(docker compose port api 8080), Swagger UI at /ui/ there;" \
+	  "RabbitMQ console at http://$$(docker compose port rabbitmq 15672); \`make logs\` follows what they log"
 
 down: ## Stop the compose stack and remove its containers; jobs, messages and passwords stay
 	@$(NEED_DOCKER)

@@ -16,8 +16,9 @@ from tests.support.stores import IS_COMPOSE, STORES
 from tests.support.system import LocalSystem, System
 
 # They need a server on the loopback of the workers, which those in containers have to themselves, or
-# processes of two versions; `make test` runs them.
-collect_ignore = ["test_guard.py", "test_paged_fetch.py", "test_upgrade.py"] if IS_COMPOSE else []
+# processes of two versions; `make test` runs them. The last one is about containers.
+_LOCAL_ONLY = ["test_guard.py", "test_paged_fetch.py", "test_upgrade.py"]
+collect_ignore = _LOCAL_ONLY if IS_COMPOSE else ["test_compose.py"]
 
 
 @pytest.fixture(scope="session", params=STORES)

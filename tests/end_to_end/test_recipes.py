@@ -128,6 +128,55 @@ async def test_the_checker_ends_with_0_when_all_is_well(
     assert printed == "1 lines, 0 bad\n"
 
 
+async def test_three_agents_do_the_tasks_of_a_file_and_one_is_aborted(client: Client, examples: Path) -> None:
+    recipe = examples / "task-executor"
+    with client.system.three_agents():
+        printed = await run(recipe / "hand_in.py", str(recipe / "commands.txt"))
+        ids = [line.split()[0] for line in printed.splitlines()]
+        tasks = [await task_in(client, task_id, "succeeded", "parked") for task_id in ids]
+        long = (await client.http.post("/tasks", json={"command": "echo begun; sleep 600"})).json()["id"]
+        await task_in(client, long, "running")
+        await client.http.post(f"/tasks/{long}/abort")
+        aborted = await task_in(client, long, "cancelled")
+
+    assert [(task["state"], task["exit_code"]) for task in tasks] == [
+        ("succeeded", 0),
+        ("succeeded", 0),
+        ("parked", 3),
+        ("succeeded", 0),
+        ("succeeded", 0),
+    ]
+    assert tasks[0]["stdout"]["text"] == "worked on Linux\n"
+    assert tasks[2]["stderr"]["text"] == "cannot be done\n"
+    assert len({task["agent"] for task in tasks}) >= 2
+    assert aborted["attempt"] == 1
+
+
+async def test_a_drained_stack_is_done_from_its_top(client: Client, examples: Path) -> None:
+    recipe = examples / "lifo"
+    (line,) = [line for line in (recipe / "crontab").read_text().splitlines() if line.startswith("*")]
+    arguments = line.partition("--api ")[2].split()[1:]
+    await run(recipe / "hand-in")
+
+    await asyncio.to_thread(client.system.drain_tasks, *arguments)
+
+    tasks = (await client.http.get("/tasks", params={"queue": "lifo"})).json()["items"]
+    done = sorted(tasks, key=lambda task: task["finished_at"] or "")
+    assert [(task["ref"], task["state"]) for task in done] == [
+        (f"task {number}", "succeeded") for number in (5, 4, 3, 2, 1)
+    ]
+
+
+async def task_in(client: Client, task_id: str, *states: str) -> Json:
+    """Return a task once it is in one of the states."""
+
+    async def look() -> Json | None:
+        task = (await client.http.get(f"/tasks/{task_id}")).json()
+        return task if task["state"] in states else None
+
+    return await eventually(look, deadline_seconds=60)
+
+
 async def items(client: Client, job_id: str) -> list[Json]:
     """Return the items of a paged fetch once all of its pages are done."""
 

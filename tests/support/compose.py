@@ -105,8 +105,8 @@ class ComposeSystem:
         return _compose(*_PROFILES, "exec", "--no-TTY", service, *command)
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """Return what Docker says of the container of a service."""
-        (container,) = _compose(*_PROFILES, "ps", "--quiet", service).split()
+        """Return what Docker says of a container of a service."""
+        container, *_ = _compose(*_PROFILES, "ps", "--quiet", service).split()
         return dict(json.loads(_docker("inspect", container))[0])
 
     def count(self, service: str) -> int:

@@ -65,6 +65,12 @@ class System(Protocol):
     def third_worker(self) -> AbstractContextManager[None]:
         """Run a third worker while inside."""
 
+    def three_agents(self) -> AbstractContextManager[None]:
+        """Run three agents of the queue `default` while inside, which may use the shell."""
+
+    def drain_tasks(self, *arguments: str) -> None:
+        """Run an agent that ends when there is no task."""
+
     def run_python(self, script: Path, *arguments: str) -> str:
         """Run a script where the service's own processes run; return what it printed."""
 
@@ -108,6 +114,9 @@ class LocalSystem:
             "RETRIEVER_API_PORT": str(ports["api"]),
             "RETRIEVER_EGRESS_ALLOW": "127.0.0.0/8",
             "RETRIEVER_WORKER_GRACE_SECONDS": "1",
+            "RETRIEVER_COMMAND_SHELL": "true",
+            # An agent is told of an abort within a third of it.
+            "RETRIEVER_AGENT_LEASE_SECONDS": "9",
             "RETRIEVER_WEBHOOK_SECRETS": ",".join(self.webhook_secrets),
             # One local site stands for all hosts there are.
             "RETRIEVER_HOST_CONCURRENCY": "2000",
@@ -197,6 +206,25 @@ class LocalSystem:
             yield
         finally:
             self._end("worker-3", signal.SIGTERM)
+
+    @contextmanager
+    def three_agents(self) -> Iterator[None]:
+        """Run three agents of the queue `default` while inside, which may use the shell."""
+        ports = {f"agent-{number}": free_port() for number in range(1, 4)}
+        for name, port in ports.items():
+            self._start(name, "consumer", "agent", "--api", self.api_url, health_port=port)
+        try:
+            for name, port in ports.items():
+                wait_until(lambda port=port: is_ready(f"http://127.0.0.1:{port}"), what=name)  # type: ignore[misc]
+            yield
+        finally:
+            for name in ports:
+                self._end(name, signal.SIGTERM)
+
+    def drain_tasks(self, *arguments: str) -> None:
+        """Run an agent that ends when there is no task."""
+        self._start("drain", "consumer", "agent", "--api", self.api_url, *arguments)
+        assert self._processes.pop("drain").wait(timeout=60) == 0
 
     def run_python(self, script: Path, *arguments: str) -> str:
         """Run a script with our Python; return what it printed."""

@@ -44,7 +44,6 @@ def make(folder: Path, *arguments: str, docker_ends_with: int = 0) -> tuple[int,
 @pytest.mark.parametrize(
     ("arguments", "asked"),
     [
-        (["up"], "compose up --build --detach --wait"),
         (["down"], f"{ALL} down --remove-orphans"),
         (["down-prune-db"], f"{ALL} down --remove-orphans --volumes"),
         (["logs"], f"{ALL} logs --follow --tail 100"),
@@ -62,6 +61,13 @@ def make(folder: Path, *arguments: str, docker_ends_with: int = 0) -> tuple[int,
 )
 def test_a_command_asks_docker_for_what_it_says(tmp_path: Path, arguments: list[str], asked: str) -> None:
     assert make(tmp_path, *arguments) == (0, "", [asked])
+
+
+def test_up_starts_the_stack_and_says_where_it_is(tmp_path: Path) -> None:
+    status, _, asked = make(tmp_path, "up")
+
+    assert (status, asked[0]) == (0, "compose up --build --detach --wait")
+    assert sorted(asked[1:]) == ["compose port api 8080", "compose port rabbitmq 15672"]
 
 
 @pytest.mark.parametrize("target", ["scale-workers", "scale-agents"])

@@ -1,0 +1,160 @@
+"""What only the compose stack has: services that run programs, shut in, and the commands of `make` for it."""
+
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.compose import ComposeSystem
+from tests.support.documents import ROOT
+
+# Says of each address whether it takes a connection.
+PROBE = """
+import json, socket, sys
+def is_open(address):
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+print(json.dumps([address for address in sys.argv[1:] if is_open(address)]))
+"""
+ADDRESSES = (
+    *("rabbitmq:5672", "postgres:5432", "target:8099", "ledger:9100"),
+    *("api:8080", "public-api:8080", "agent-api:8080", "agent-api:8081"),
+    # On the internet, by address and by name.
+    *("1.1.1.1:443", "8.8.8.8:53", "example.com:443"),
+)
+SMALL_STACK = """
+services:
+  sleeper:
+    image: retriever:local
+    command: ["sleep", "600"]
+    stop_grace_period: 0s
+    volumes: ["kept:/tmp/kept"]
+  agent:
+    image: retriever:local
+    command: ["sleep", "600"]
+    stop_grace_period: 0s
+    profiles: [agents]
+volumes:
+  kept:
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(system: ComposeSystem) -> Iterator[ComposeSystem]:
+    """Yield the stack with a service for commands and three agents."""
+    with system.executor(), system.three_agents():
+        yield system
+
+
+@pytest.fixture
+def small_stack(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Yield the environment that leads `make` to a stack of its own, which is removed afterwards."""
+    (tmp_path / "compose.yml").write_text(SMALL_STACK)
+    environment = {
+        **os.environ,
+        "COMPOSE_PROJECT_NAME": f"retriever-{uuid.uuid4().hex[:8]}",
+        "COMPOSE_FILE": str(tmp_path / "compose.yml"),
+    }
+    docker(["compose", "--profile", "agents", "up", "--detach"], environment)
+    yield environment
+    docker(["compose", "--profile", "agents", "down", "--volumes"], environment)
+
+
+@pytest.mark.parametrize(
+    ("service", "reached"), [("executor", ["rabbitmq:5672"]), ("agent", ["agent-api:8081"])]
+)
+def test_what_runs_programs_reaches_one_port_and_nothing_else(
+    stack: ComposeSystem, service: str, reached: list[str]
+) -> None:
+    assert json.loads(stack.execute(service, "python", "-c", PROBE, *ADDRESSES)) == reached
+
+
+@pytest.mark.parametrize("service", ["executor", "agent"])
+def test_what_runs_programs_is_shut_in(stack: ComposeSystem, service: str) -> None:
+    told = stack.inspect(service)
+    limits: dict[str, Any] = told["HostConfig"]
+
+    assert told["Config"]["User"] == "10001:10001"
+    assert limits["ReadonlyRootfs"] and limits["CapDrop"] == ["ALL"] and not limits["CapAdd"]
+    assert "no-new-privileges:true" in limits["SecurityOpt"]
+    assert 0 < limits["PidsLimit"] <= 256 and 0 < limits["Memory"] <= 2**30
+    assert [mount["Destination"] for mount in told["Mounts"]] == (
+        ["/run/secrets/amqp_url"] if service == "executor" else []
+    )
+    assert [word for word in told["Config"]["Env"] if "://" in word] == []
+
+
+async def test_a_command_runs_and_finds_no_secret(client: Client, stack: ComposeSystem) -> None:
+    async def run(*argv: str) -> tuple[str, str, str]:
+        submission = {"kind": "command", "args": {"argv": list(argv)}}
+        answer = await client.http.post("/jobs", json=submission)
+        assert answer.status_code == 202, answer.text
+        done = await client.job_in(answer.json()["id"], "succeeded", "parked")
+        result = done["result"]
+        return done["state"], result["stdout"]["text"], result["stderr"]["text"]
+
+    assert stack.execute("executor", "cat", "/run/secrets/amqp_url/url").startswith("amqp://")
+    assert await run("printf", "hi") == ("succeeded", "hi", "")
+    state, printed, complaint = await run("cat", "/run/secrets/amqp_url/url", "/proc/1/environ")
+    assert (state, printed) == ("parked", "")
+    assert complaint.count("Permission denied") == 2
+
+
+async def test_a_pick_on_the_public_port_is_told_where_it_belongs(client: Client) -> None:
+    answer = await client.http.post("/tasks/pick", json={"queue": "default", "agent": "stranger"})
+
+    assert answer.status_code == 404
+    assert "port 8081" in answer.json()["detail"]
+
+
+def test_make_scales_workers_and_agents(stack: ComposeSystem) -> None:
+    before = stack.count("worker"), stack.count("agent")
+    stack.make("scale-workers", "num=3")
+    stack.make("scale-agents", "num=1")
+    scaled = stack.count("worker"), stack.count("agent")
+
+    stack.make("scale-workers", "num=2")
+    stack.make("scale-agents", "num=0")
+
+    assert (before, scaled) == ((2, 3), (3, 1))
+    assert (stack.count("worker"), stack.count("agent")) == (2, 0)
+
+
+def test_down_keeps_the_data_and_down_prune_db_removes_them(small_stack: dict[str, str]) -> None:
+    volume = f"{small_stack['COMPOSE_PROJECT_NAME']}_kept"
+    running = docker(["compose", "--profile", "agents", "ps", "--quiet"], small_stack).split()
+
+    make("down", small_stack)
+    left = docker(["compose", "--profile", "agents", "ps", "--all", "--quiet"], small_stack)
+    kept = docker(["volume", "ls", "--quiet", "--filter", f"name={volume}"], small_stack)
+    said = make("down-prune-db", small_stack)
+    gone = docker(["volume", "ls", "--quiet", "--filter", f"name={volume}"], small_stack)
+
+    assert (len(running), left, kept.strip(), gone) == (2, "", volume, "")
+    assert f"Volume {volume}  Removed" in said
+
+
+def make(target: str, environment: dict[str, str]) -> str:
+    return _run(["make", "--no-print-directory", target], environment)
+
+
+def docker(arguments: list[str], environment: dict[str, str]) -> str:
+    return _run(["docker", *arguments], environment)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout if command[0] == "docker" else done.stdout + done.stderr
