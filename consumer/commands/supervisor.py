@@ -48,6 +48,8 @@ _MORE_CPU_SECONDS = 2
 _MORE_THREADS = 512
 # The kernel ends a command before a worker when it runs out of memory. 1000 would be before everything else.
 _OOM_SCORE = b"500"
+# Of the processor its worker and supervisor come first, or a fork bomb would keep them from ending it.
+_LESS_IMPORTANT = 10
 _EXEC_FAILED = 127
 # Ignored by Python, and by all that an ignoring process starts.
 _SIGNALS = (
@@ -347,6 +349,7 @@ def _become_command(
         kernel.signal_when_orphaned(signal.SIGKILL)
         kernel.gain_no_privileges()
         _limit_resources(order.limits, most_threads)
+        os.nice(_LESS_IMPORTANT)
         os.umask(0o022)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)

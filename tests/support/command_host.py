@@ -202,7 +202,7 @@ async def _main() -> None:
     prepare_commands(policy)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 24)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     running: asyncio.Task[None] | None = None
     _say({"ready": True})
     while line := await reader.readline():
@@ -211,6 +211,7 @@ async def _main() -> None:
             running = asyncio.create_task(_run(CommandArgs.model_validate(order["run"]), policy))
         elif running is not None:
             running.cancel()
+    transport.close()
 
 
 async def _run(args: CommandArgs, policy: CommandPolicy) -> None:
