@@ -290,6 +290,8 @@ class _SlotPermit(FirstPermit):
 
     __slots__ = ("_first", "_slots", "_waiting")
 
+    has_waited = True
+
     def __init__(self, first: FirstPermit, slots: Slots, waiting: Waiting) -> None:
         super().__init__(max_wait_seconds=first.max_wait_seconds)
         self._first = first

@@ -105,6 +105,8 @@ class DeliveryHandler:
         assert task is not None
         try:
             await self._handle(delivery, task)
+        except DeliveryLost:
+            logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
         except Exception:  # One of the three edges, the service loop of a worker.
             logger.exception("delivery_crashed", extra={"job_id": delivery.correlation_id})
             await _refuse(delivery)
@@ -157,6 +159,9 @@ class DeliveryHandler:
                 permit = await self._admission.admit(job)
                 if isinstance(permit, Deferred):
                     return Attempt(None, utc_now(), permit)
+                if permit.has_waited and delivery.is_lost:
+                    with permit:
+                        raise DeliveryLost("its channel closed while it waited: it is another delivery's")
                 self._running.start(running, utc_now())
                 with permit:
                     return await self._executor.execute(job, permit)

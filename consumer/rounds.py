@@ -97,10 +97,10 @@ class Rounds:
             await _wait(stop, _LOOK_AGAIN_SECONDS)
 
     def _words(self, failing: list[str]) -> str:
-        why = self._reason() or "no answer"
+        why = self._reason() or "Something does not answer."
         return (
-            f"the broker could not be used for {_PATIENCE_SECONDS:g} s: {why}; what fails: "
-            f"{', '.join(failing)}. The queues may not be empty."
+            f"the broker could not be used for {_PATIENCE_SECONDS:g} s, and the queues may not be empty. "
+            f"{why} What fails: {', '.join(failing)}."
         )
 
 

@@ -62,9 +62,12 @@ class FirstPermit:
 
     Attributes:
         max_wait_seconds: How long a further request of the attempt may wait for its permit.
+        has_waited: Whether the job may have been in hand for long before it was given.
     """
 
     __slots__ = ("_permit", "max_wait_seconds")
+
+    has_waited = False
 
     def __init__(self, permit: Permit | None = None, *, max_wait_seconds: float = MAX_WAIT_SECONDS) -> None:
         """Keep a permit; None for an attempt that needs none before it begins."""

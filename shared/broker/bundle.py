@@ -68,6 +68,11 @@ class Part:
         return self._bundle.delivery.is_redelivered
 
     @property
+    def is_lost(self) -> bool:
+        """Whether its channel is gone."""
+        return self._bundle.delivery.is_lost
+
+    @property
     def returns(self) -> int:
         """How often the broker took its message back."""
         return self._bundle.delivery.returns

@@ -188,6 +188,11 @@ class Delivery:
         return self._message.is_redelivered
 
     @property
+    def is_lost(self) -> bool:
+        """Whether its channel is gone, so that the broker delivers the message again."""
+        return self._channel.aiormq.is_closed
+
+    @property
     def returns(self) -> int:
         """How often the broker took the message back from consumers that died with it, lost or refused it."""
         if not self._message.is_redelivered:

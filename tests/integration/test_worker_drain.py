@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     DEFAULT,
     JOBS,
+    PARKED_QUEUE,
     PAUSED_STREAM,
     RECORDER_QUEUE,
     bundle_key,
@@ -117,6 +119,22 @@ async def test_a_drain_ends_after_the_last_of_all_jobs_and_loses_none(vhost_url:
             assert await message_count(channel, queue) == 0
         # Nothing that was acked lacks its report, and nothing comes again.
         assert await message_count(channel, RECORDER_QUEUE) == 301
+
+
+async def test_a_process_that_drains_ends_with_0_after_all_its_jobs(vhost_url: str) -> None:
+    # Workers visit no address of this machine: each job is parked at once. And each host has its own limit.
+    urls = [f"http://127.0.1.{number}/" for number in range(150)]
+    jobs = [JobMessage(id=uuid.uuid4(), kind="check", lane=Lane.BULK, args={"url": url}) for url in urls]
+    key = stored_key("check", Lane.BULK)
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        for each in jobs:
+            await client.publish(Outgoing(JOBS, key, each.encode(), "job", str(each.id)))
+
+        options = ("--drain", "--order", "newest", "--concurrency", "3")
+        assert await ended(start_drain(vhost_url, *options)) == (0, "")
+
+        counts = [await message_count(channel, queue) for queue in (WORK, PARKED_QUEUE, RECORDER_QUEUE)]
+        assert counts == [0, 150, 150]
 
 
 async def is_in_hand(management: Management, vhost: str, *, count: int) -> None:

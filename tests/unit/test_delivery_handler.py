@@ -43,7 +43,7 @@ class FakeDelivery:
         self.returns = returns
         self.is_redelivered = is_redelivered or returns > 0
         self.settled: list[str] = []
-        self._is_lost = is_lost
+        self.is_lost = is_lost
 
     def ack(self) -> None:
         self.settled.append("ack")
@@ -55,7 +55,7 @@ class FakeDelivery:
         await self._otherwise("refuse")
 
     async def _otherwise(self, how: str) -> None:
-        if self._is_lost:
+        if self.is_lost:
             raise DeliveryLost("the channel is gone")
         self.settled.append(how)
 
@@ -742,3 +742,25 @@ async def test_a_redelivery_of_a_job_that_waits_for_a_slot_waits_for_it(heart: H
     await heart.finish()
 
     assert (heart.work.starts, first.settled, again.settled) == (2, ["ack"], ["ack"])
+
+
+async def test_a_job_whose_channel_is_lost_while_it_waits_is_not_run_for_that_delivery(heart: Heart) -> None:
+    give_slots(heart, Slots(1))
+    heart.work.may_end.clear()
+    heart.take(make_job())
+    await heart.work.started.wait()
+    job = make_job()
+    lost = heart.take(job)
+    await turn_loop()
+    lost.is_lost = True
+    again = heart.take(job, is_redelivered=True)
+    elsewhere = heart.take(make_job())
+    elsewhere.is_lost = True
+    await turn_loop()
+
+    heart.work.may_end.set()
+    await heart.finish()
+
+    # Another worker has the third.
+    assert (heart.work.starts, len(heart.reports)) == (2, 2)
+    assert (lost.settled, again.settled, elsewhere.settled) == ([], ["ack"], [])
