@@ -1,6 +1,5 @@
 """The operation on output: what a command or a task has written, while it runs and after."""
 
-import hashlib
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
@@ -12,10 +11,12 @@ from starlette.responses import Response
 
 from producer.api.bodies import names_etag
 from producer.api.documents import Document
-from producer.api.guard import JSON_TYPE, TEXT_TYPE
+from producer.api.guard import TEXT_TYPE
 from producer.api.requests import Query, read_id
+from producer.api.responses import json_response
+from producer.records import JobOutput
 from producer.store import outputs
-from producer.store.database import Store
+from producer.store.database import Connection, Store
 from shared.errors import JobNotFound
 from shared.kinds.command import OutputText
 
@@ -48,24 +49,30 @@ class OutputHandlers:
 
     async def get_output(self, request: Request) -> Response:
         """Answer with the output of a job's attempt: both streams in a document, or one as plain text."""
-        job_id = read_id(request, "job_id", JobNotFound)
-        document = Output.of(await self._store.read(outputs.find_output, job_id), job_id=job_id)
-        match Query(request).text("stream"):
-            case None:
-                body, media_type = document.model_dump_json().encode(), JSON_TYPE
-            case name:
-                body, media_type = _plain(getattr(document, name)).encode(), TEXT_TYPE
-        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        job_id, stream = read_id(request, "job_id", JobNotFound), Query(request).text("stream")
+        # Several fields are one list (RFC 9110 section 5.3).
+        had = ", ".join(request.headers.getlist("if-none-match"))
+        etag, output = await self._store.read(_look_up, job_id, stream, had)
         headers = {
             "Cache-Control": "private, no-cache",
             "Content-Security-Policy": "sandbox; default-src 'none'",
             "ETag": etag,
             "X-Content-Type-Options": "nosniff",
         }
-        # Several fields are one list (RFC 9110 section 5.3).
-        if names_etag(", ".join(request.headers.getlist("if-none-match")), etag):
+        if output is None:
             return Response(None, HTTPStatus.NOT_MODIFIED, headers)
-        return Response(body, headers=headers, media_type=media_type)
+        if stream is None:
+            return json_response(Output.of(output, job_id=job_id), headers=headers)
+        return Response(_plain(getattr(output, stream)), headers=headers, media_type=TEXT_TYPE)
+
+
+def _look_up(
+    connection: Connection, job_id: UUID, stream: str | None, had: str
+) -> tuple[str, JobOutput | None]:
+    """Return the ETag of an output, and the output unless the client has it."""
+    # The version first: of an output that changes in between, the client then asks again.
+    etag = f'"{outputs.output_version(connection, job_id)}.{stream or "both"}"'
+    return etag, None if names_etag(had, etag) else outputs.find_output(connection, job_id)
 
 
 def _plain(stream: OutputText) -> str:

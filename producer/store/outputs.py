@@ -22,6 +22,8 @@ HAVE_OUTPUT: Final = frozenset(
 )
 """The kinds whose attempts write output."""
 
+# Of two snapshots of a job, the later has the greater of these.
+_ORDER = (outputs.c.run, outputs.c.attempt, outputs.c.sequence)
 _COLUMNS = (
     *(jobs.c[name] for name in ("kind", "state", "run", "attempt", "result", "updated_at")),
     *(outputs.c[name].label(f"live_{name}") for name in ("run", "attempt", "output", "updated_at")),
@@ -50,9 +52,11 @@ def keep_output(
         "output": snapshot.model_dump(mode="json", exclude={"sequence"}, exclude_defaults=True),
         "updated_at": now,
     }
-    order = ("run", "attempt", "sequence")
-    kept = sa.tuple_(*(outputs.c[name] for name in order))
-    later = upsert(connection, outputs, where=lambda new: kept < sa.tuple_(*(new[name] for name in order)))
+    later = upsert(
+        connection,
+        outputs,
+        where=lambda new: sa.tuple_(*_ORDER) < sa.tuple_(*(new[column.name] for column in _ORDER)),
+    )
     connection.execute(later, row)
 
 
@@ -64,6 +68,22 @@ def forget_outputs(connection: sa.Connection, ended: Mapping[UUID, Mapping[str, 
     told = [job_id for job_id, result in ended.items() if _has_output(result)]
     if told:
         connection.execute(outputs.delete().where(outputs.c.job_id.in_(told)))
+
+
+def output_version(connection: sa.Connection, job_id: UUID) -> str:
+    """Return a text that is another one as soon as the output is, and read none of that.
+
+    Raises:
+        JobNotFound: no row has this id.
+        OutputNotFound: jobs of its kind write none.
+    """
+    columns = (jobs.c.kind, jobs.c.state, jobs.c.run, jobs.c.attempt, *_ORDER)
+    found = jobs.outerjoin(outputs, outputs.c.job_id == jobs.c.id)
+    row = connection.execute(sa.select(*columns).select_from(found).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise JobNotFound(f"no job has the id {job_id}")
+    _check_kind(row.kind)
+    return ".".join(map(str, row[1:]))
 
 
 def find_output(connection: sa.Connection, job_id: UUID) -> JobOutput:
@@ -81,9 +101,13 @@ def find_output(connection: sa.Connection, job_id: UUID) -> JobOutput:
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise JobNotFound(f"no job has the id {job_id}")
-    if row["kind"] not in HAVE_OUTPUT:
-        raise OutputNotFound(f"Jobs of kind {row['kind']} write no output; see the job's result.")
+    _check_kind(row["kind"])
     return _output_of(row)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in HAVE_OUTPUT:
+        raise OutputNotFound(f"Jobs of kind {kind} write no output; see the job's result.")
 
 
 def _output_of(row: sa.RowMapping) -> JobOutput:

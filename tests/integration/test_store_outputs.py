@@ -236,3 +236,36 @@ def test_reports_of_other_kinds_cost_no_further_statement(store: Database) -> No
         recording.record_reports(connection, reports, now=LATER)
 
     assert statements and not any("outputs" in statement for statement in statements)
+
+
+def test_the_version_of_an_output_is_another_one_whenever_the_output_is(store: Database) -> None:
+    job_id = queued(store)
+    seen: list[tuple[str, JobOutput]] = []
+
+    def look() -> None:
+        seen.append((store.read(outputs.output_version, job_id), output(store, job_id)))
+
+    look()
+    for report in (
+        make_report(job_id, JobState.RUNNING, kind="command"),
+        written(job_id, "half", sequence=1),
+        written(job_id, "half", sequence=1),
+        written(job_id, "more", sequence=2),
+        ended(job_id, JobState.DELAYED, "whole"),
+        make_report(job_id, JobState.RUNNING, kind="command", attempt=2),
+        written(job_id, "half", attempt=2, sequence=2),
+        ended(job_id, JobState.PARKED, None, attempt=2),
+    ):
+        record(store, report)
+        look()
+    store.write(parking.redrive, job_id, by="ann", now=LATER)
+    look()
+
+    for version, shown in seen:
+        assert [each == shown for each_version, each in seen if each_version == version].count(False) == 0
+    # What comes twice changes neither.
+    assert seen[2] == seen[3]
+    with pytest.raises(OutputNotFound):
+        store.read(outputs.output_version, queued(store, "check"))
+    with pytest.raises(JobNotFound):
+        store.read(outputs.output_version, new_id())
