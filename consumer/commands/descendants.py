@@ -51,6 +51,22 @@ def descendants(of: Iterable[int], processes: dict[int, Process]) -> list[Proces
     return found
 
 
+def glimpse_descendants(of: int) -> list[Process]:
+    """Return what `descendants` does at a fraction of the cost; one that moves meanwhile may be missed."""
+    if not os.path.exists(f"/proc/{of}/task/{of}/children"):
+        # A kernel without CONFIG_PROC_CHILDREN.
+        return descendants([of], list_processes())
+    found: dict[int, Process] = {}
+    parents = [of]
+    while parents:
+        for pid in _children(parents.pop()):
+            process = None if pid in found else _read(pid)
+            if process is not None:
+                found[pid] = process
+                parents.append(pid)
+    return list(found.values())
+
+
 def adopted(processes: dict[int, Process], *, known: Collection[int]) -> list[Process]:
     """Return the children of this process that it did not make itself: their own parents have died.
 
@@ -135,6 +151,15 @@ def threads_of_user(user: int) -> int:
             owner = next((line for line in file if line.startswith(b"Uid:")), b"Uid: -1")
             count += process.threads if int(owner.split()[1]) == user else 0
     return count
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                children += map(int, file.read().split())
+    return children
 
 
 def _read(pid: int) -> Process | None:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Self
 from consumer.commands import kernel
 from consumer.commands.descendants import (
     descendants,
+    glimpse_descendants,
     kill_all_children,
     list_processes,
     reap,
@@ -260,7 +261,7 @@ class _Command:
 
     def _limit_reached(self) -> str | None:
         limits = self._order.limits
-        running = descendants([os.getpid()], list_processes())
+        running = glimpse_descendants(os.getpid())
         dead = resource.getrusage(resource.RUSAGE_CHILDREN)
         if sum(process.threads for process in running if not process.is_dead) > limits.processes:
             return PROCESSES

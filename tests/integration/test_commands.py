@@ -1,5 +1,6 @@
 """Commands in their sandbox: what they are given, how they end, what is left."""
 
+import asyncio
 import os
 import signal
 import time
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from consumer.commands.descendants import Process, descendants, glimpse_descendants, list_processes
 from tests.support.command_host import USERS, CommandHost, command_host, folder_for_all
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -194,3 +197,21 @@ async def test_a_signal_to_every_process_of_the_service_ends_no_command(host: Co
     host.cancel()
     assert "cancelled" in await host.ended()
     await host.expect_nothing_left()
+
+
+async def test_a_glimpse_at_the_descendants_of_a_process_shows_all_that_keep_still() -> None:
+    line = "(sleep 600 & wait) & sleep 600; :"
+    shell = await asyncio.create_subprocess_exec("sh", "-c", line, start_new_session=True)
+
+    async def are_three() -> list[Process] | None:
+        below = descendants([shell.pid], list_processes())
+        return below if len(below) == 3 else None
+
+    try:
+        below = await eventually(are_three)
+        seen = {process.pid for process in glimpse_descendants(os.getpid())}
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        await shell.wait()
+
+    assert seen >= {shell.pid, *(process.pid for process in below)}
