@@ -15,6 +15,8 @@ from shared.health import serve_health
 from shared.settings import Settings
 from shared.watchdog import watched
 
+_KEEPALIVE_SECONDS = 2.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,8 +29,7 @@ async def run_agent(settings: Settings, stop: asyncio.Event, *, is_draining: boo
     """
     name = settings.agent_name or f"{socket.gethostname()}-{os.getpid()}"
     work, metrics = TaskWork.of(settings), AgentMetrics()
-    # Each task in hand has one request at a time, and there is one pick.
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with _open_session() as session:
         agent = Agent(
             name=name,
             pace=_pace(settings, is_draining=is_draining),
@@ -54,6 +55,13 @@ async def run_agent(settings: Settings, stop: asyncio.Event, *, is_draining: boo
             logger.info("agent_started", extra={"agent": name, "queue": settings.agent_queue})
             await agent.run(stop)
     logger.info("agent_stopped", extra={"agent": name})
+
+
+def _open_session() -> aiohttp.ClientSession:
+    # There are as many requests at once as tasks in hand, and a pick. A connection is given up before the API
+    # closes it, which it does after some idle seconds, or a request might just meet that.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _pace(settings: Settings, *, is_draining: bool) -> Pace:

@@ -83,25 +83,31 @@ class HeldTask:
         self._output = output
         self._has_output.set()
 
+    def _show_again(self, output: OutputSnapshot | None) -> None:
+        if self._output is None:
+            self._output = output
+
     async def _keep_lease(self) -> Cancelled | None:
         """Extend the lease until somebody cancels the task, or, with None, until it is lost."""
         failures = 0
         while self._is_held:
             await self._until_due(failures)
             self._has_output.clear()
+            shown, self._output = self._output, None
             try:
                 async with asyncio.timeout_at(self._runs_out_at):
                     extension = await self._api.extend(
-                        self._task, lease_seconds=self._lease_seconds, output=self._output
+                        self._task, lease_seconds=self._lease_seconds, output=shown
                     )
             except LeaseLost as error:
                 self._warn("lease_lost", error)
                 return None
             except (ApiUnavailable, RequestRefused, TimeoutError) as error:
                 failures += 1
-                # It may be the output that is refused, and the lease is worth more.
-                self._output = None
                 self._warn("lease_not_extended", error)
+                # What was refused may be the output, and the lease is worth more.
+                if not isinstance(error, RequestRefused):
+                    self._show_again(shown)
                 continue
             failures = 0
             self._runs_out_at = self._loop.time() + self._lease_seconds

@@ -92,6 +92,25 @@ async def test_what_the_work_writes_is_shown_at_once() -> None:
 
 
 @in_virtual_time
+async def test_what_was_shown_is_not_shown_again_while_nothing_new_is_written() -> None:
+    api = FakeTaskApi()
+
+    await hold(api, make_picked_task(), Work(seconds=50, writes=1))
+
+    assert [output and output.stdout.text for output in api.outputs] == ["line 0", None, None]
+
+
+@in_virtual_time
+async def test_what_the_api_did_not_hear_is_shown_when_it_is_back() -> None:
+    api = FakeTaskApi()
+    api.errors = {"extend": deque([ApiUnavailable("away")] * 3)}
+
+    await hold(api, make_picked_task(), Work(seconds=20, writes=1))
+
+    assert [output and output.stdout.text for output in api.outputs] == ["line 0"]
+
+
+@in_virtual_time
 async def test_a_cancelled_task_is_stopped_and_reported_as_cancelled() -> None:
     api, task, work = FakeTaskApi(), make_picked_task(), Work(seconds=1_000)
     api.cancelled.add(task.id)
