@@ -16,8 +16,9 @@ from tests.support.stores import IS_COMPOSE, STORES
 from tests.support.system import LocalSystem, System
 
 # They need a server on the loopback of the workers, which those in containers have to themselves, or
-# processes of two versions; `make test` runs them. The last one is about containers.
-_LOCAL_ONLY = ["test_guard.py", "test_paged_fetch.py", "test_upgrade.py"]
+# processes of two versions or of our own; `make test` runs them. The last one is about containers.
+_OF_AGENTS = ["test_agent_programs.py", "test_agents.py"]
+_LOCAL_ONLY = [*_OF_AGENTS, "test_guard.py", "test_paged_fetch.py", "test_upgrade.py"]
 collect_ignore = _LOCAL_ONLY if IS_COMPOSE else ["test_compose.py"]
 
 
