@@ -13,7 +13,7 @@ from pathlib import Path
 
 _OWNER_ONLY = 0o700
 # What is younger may be about to be locked by the supervisor that made it.
-_STALE_SECONDS = 60.0
+_STALE_SECONDS = 10.0
 _BLOCK_BYTES = 512
 _PAGE_ENTRIES = 1_000
 
