@@ -98,8 +98,7 @@ class TaskStanding:
     token: str | None
     leased_until: datetime | None
     cancel_requested_at: datetime | None
-    # No row tells of an attempt after a hand in the database.
-    agent: str | None
+    agent: str
     started_at: datetime | None
     outcome: OutcomeName | None
     attempt_reason: str | None
@@ -159,27 +158,25 @@ def ended_report(task: TaskStanding, end: TaskEnd, *, now: datetime, random: Cal
         case Succeeded(result):
             return _report(task, JobState.SUCCEEDED, now, outcome=outcome_name(end), result=result)
         case Failed(reason, explanation, transient, retry_after_seconds, result):
+            is_unwanted = task.cancel_requested_at is not None
+            said = f"Cancelled. {explanation}" if is_unwanted else explanation
             failed = _report(
                 task,
-                JobState.PARKED if task.cancel_requested_at is None else JobState.CANCELLED,
+                JobState.CANCELLED if is_unwanted else JobState.PARKED,
                 now,
                 outcome=outcome_name(end),
                 reason=reason[:MAX_REASON_LENGTH],
-                explanation=explanation[:MAX_EXPLANATION_LENGTH],
+                explanation=said[:MAX_EXPLANATION_LENGTH],
                 result=result,
             )
-            if (
-                task.cancel_requested_at is not None
-                or not transient
-                or not can_retry(task.retry, task.attempt)
-            ):
+            if is_unwanted or not transient or not can_retry(task.retry, task.attempt):
                 return failed
             wait = wait_seconds(
                 task.retry, task.attempt, retry_after_seconds=retry_after_seconds, random=random
             )
             return _delayed(failed, wait, now)
         case Cancelled():
-            said = f"Cancelled while agent {task.agent} was at it."
+            said = f"Agent {task.agent} ended it as cancelled."
             return _report(
                 task, JobState.CANCELLED, now, outcome=outcome_name(end), reason=_CANCELLED, explanation=said
             )
@@ -188,7 +185,7 @@ def ended_report(task: TaskStanding, end: TaskEnd, *, now: datetime, random: Cal
 def expired_report(task: TaskStanding, *, now: datetime) -> Report:
     """Return the report of an attempt whose lease ran out. The next follows at once: it has waited."""
     ended_at = min(task.leased_until or now, now)
-    said = f"Agent {task.agent} held it until {_time(ended_at)}, and neither ended it nor extended its lease."
+    said = f"Agent {task.agent} held it until {_time(ended_at)}, and had not ended it by then."
     if task.cancel_requested_at is not None:
         return _report(
             task,
@@ -219,8 +216,6 @@ def _report(
     explanation: str | None = None,
     result: dict[str, object] | None = None,
 ) -> Report:
-    # No row tells of an attempt after a hand in the database.
-    agent = task.agent or "unknown"
     return Report(
         job_id=task.id,
         kind=TASK,
@@ -232,8 +227,8 @@ def _report(
         outcome=outcome,
         reason=reason,
         explanation=explanation,
-        result=None if result is None else {**result, "agent": agent},
-        worker=agent,
+        result=None if result is None else {**result, "agent": task.agent},
+        worker=task.agent,
     )
 
 

@@ -80,7 +80,8 @@ _LAST_ATTEMPTS = sa.select(
         attempts.c.job_id == jobs.c.id, attempts.c.run == jobs.c.run, attempts.c.number == jobs.c.attempt
     ),
 )
-_NO_ATTEMPT = (None, None, None, None)
+# After a hand in the database.
+_NO_ATTEMPT = ("unknown", None, None, None)
 
 
 def pick(connection: sa.Connection, asked: PickRequest, *, now: datetime) -> list[PickedTask]:

@@ -356,7 +356,7 @@ def test_a_lease_that_runs_out_gives_its_task_to_the_next_agent_at_once(store: D
     parked = get(store, task.id)
     assert (parked.reason, parked.explanation) == (
         "lease_expired",
-        "Agent awake held it until 2026-01-02T12:02:00+00:00, and neither ended it nor extended its lease.",
+        "Agent awake held it until 2026-01-02T12:02:00+00:00, and had not ended it by then.",
     )
     words = refused(lambda: store.write(tasks.finish, task.id, second.token, DONE, now=NOON + 2 * MINUTE))
     assert words == "The last lease ran out; the task is parked."

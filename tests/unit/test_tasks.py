@@ -67,6 +67,14 @@ def test_the_wait_after_a_failure_is_that_of_the_policy_to_the_second() -> None:
     assert (report.reason, report.explanation) == ("agent_failed", "The disk was full.")
 
 
+def test_a_failure_of_a_task_that_nobody_wants_any_more_says_that_it_was_cancelled() -> None:
+    report = ended_report(UNWANTED, TRANSIENT, now=NOON, random=lambda: 0.5)
+
+    assert (report.reason, report.explanation) == ("agent_failed", "Cancelled. The disk was full.")
+    cancelled = ended_report(HELD, Cancelled(), now=NOON, random=lambda: 0.5)
+    assert (cancelled.reason, cancelled.explanation) == ("cancelled", "Agent agent-1 ended it as cancelled.")
+
+
 def test_an_agent_may_ask_for_a_longer_wait() -> None:
     asked = replace(TRANSIENT, retry_after_seconds=100.0)
 
@@ -89,7 +97,7 @@ def test_a_lease_that_ran_out_is_an_attempt_after_which_the_next_follows_at_once
     )
     assert (report.ended_at, report.due_at, report.wait_seconds) == (NOON + MINUTE, NOON + 2 * MINUTE, 0)
     assert report.explanation == (
-        "Agent agent-1 held it until 2026-01-02T12:01:00+00:00, and neither ended it nor extended its lease."
+        "Agent agent-1 held it until 2026-01-02T12:01:00+00:00, and had not ended it by then."
     )
 
 
