@@ -64,10 +64,16 @@ class Held:
         self._worker = worker
 
     async def take(self, *jobs: JobMessage) -> None:
-        """Publish jobs, and return once all are in hand, with `first`."""
+        """Publish jobs, and return once all wait for a slot, which `first` has."""
         for each in jobs:
             await self.client.publish(sent(each))
-        await self.until_in_hand(1 + len(jobs))
+        await self.until_waiting(len(jobs))
+
+    async def until_waiting(self, count: int) -> None:
+        async def wait() -> bool:
+            return self.metrics.registry.get_sample_value("retriever_backlog_jobs") == count
+
+        await eventually(wait)
 
     async def until_in_hand(self, count: int) -> None:
         async def are_there() -> bool:
@@ -82,7 +88,12 @@ class Held:
         await eventually(are_there)
 
     async def reports(self, count: int) -> list[Report]:
-        return [await final_report(self.channel) for _ in range(count)]
+        """Return the next reports of ends; a slow machine may have put off jobs before."""
+        ends: list[Report] = []
+        while len(ends) < count:
+            report = await final_report(self.channel)
+            ends += [] if report.is_deferral else [report]
+        return ends
 
 
 @asynccontextmanager
@@ -112,8 +123,7 @@ async def test_the_newest_of_the_jobs_in_hand_is_the_next(vhost_url: str) -> Non
         )
         for each in (jobs[0], *jobs[3:]):
             await held.client.publish(sent(each))
-        await held.until_in_hand(6)
-        assert held.metrics.registry.get_sample_value("retriever_backlog_jobs") == 5
+        await held.until_waiting(5)
 
         await held.work.let("first", "a", "b", "c", "d", "e")
         reports = await held.reports(6)
@@ -151,7 +161,7 @@ async def test_one_command_runs_at_a_time_and_those_of_the_interactive_lane_firs
         await held.work.let("first", "b")
         await held.work.until_started(3)
         # The last of the interactive lane has taken the place of the one that ended.
-        await held.until_in_hand(3)
+        await held.until_waiting(2)
         await held.work.let("c", "d", "a")
         reports = await held.reports(5)
 
