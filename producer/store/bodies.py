@@ -37,7 +37,7 @@ def write_bodies(connection: sa.Connection, reports: Iterable[Report]) -> None:
     ]
     # One at a time, so that no statement holds them all.
     for row in rows:
-        connection.execute(upsert(connection, bodies), row)
+        connection.execute(upsert(connection.dialect.name, bodies), row)
 
 
 def find_body(connection: sa.Connection, job_id: UUID) -> BodyRecord | None:
@@ -70,7 +70,9 @@ def remember_validators(connection: sa.Connection, reports: Iterable[Report], *,
         if (key := keys.get(job_id))
     }
     if rows:
-        latest = upsert(connection, validators, where=lambda new: validators.c.fetched_at <= new.fetched_at)
+        latest = upsert(
+            connection.dialect.name, validators, where=lambda new: validators.c.fetched_at <= new.fetched_at
+        )
         connection.execute(latest, [rows[key] for key in sorted(rows)])
 
 

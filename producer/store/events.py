@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from producer.callbacks import batch_callback, job_callback
 from producer.records import CallbackEvent, ClaimedEvent, NewJob
 from producer.store.rows import new_job_row
 from producer.store.schema import events, jobs
-from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order
+from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order, rows_parameter
 from producer.store.wakeup import announce_jobs
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
 from shared.identity import new_id
@@ -107,7 +108,12 @@ def _insert(
         for body in bodies
     ]
     if rows:
-        columns = {name: events.c[name] for name in rows[0]}
-        given = json_rowset(connection, rows, columns)
-        connection.execute(events.insert().from_select(list(columns), sa.select(given)))
+        connection.execute(
+            _inserting(connection.dialect.name, tuple(rows[0])), rows_parameter(connection, rows)
+        )
         announce_jobs(connection)
+
+
+@cache
+def _inserting(dialect: str, names: tuple[str, ...]) -> sa.Insert:
+    return events.insert().from_select(names, sa.select(json_rowset(dialect, events, names)))

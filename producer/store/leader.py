@@ -15,7 +15,7 @@ from shared.clock import utc_now
 def hold_lease(connection: sa.Connection, name: str, *, holder: str, seconds: float, now: datetime) -> bool:
     """Take the lease, or keep it; return whether the holder has it now."""
     is_ours = sa.or_(leases.c.holder == holder, is_free(leases.c.held_until, seconds=seconds, now=now))
-    taking = upsert(connection, leases, where=lambda _: is_ours).values(
+    taking = upsert(connection.dialect.name, leases, where=lambda _: is_ours).values(
         name=name, holder=holder, held_until=now + timedelta(seconds=seconds)
     )
     return connection.scalar(taking.returning(leases.c.name)) is not None

@@ -53,7 +53,7 @@ def keep_output(
         "updated_at": now,
     }
     later = upsert(
-        connection,
+        connection.dialect.name,
         outputs,
         where=lambda new: sa.tuple_(*_ORDER) < sa.tuple_(*(new[column.name] for column in _ORDER)),
     )

@@ -74,7 +74,7 @@ def resume(
 def record_queues(connection: sa.Connection, seen: Sequence[QueueObservation]) -> None:
     """Keep these queues as they were seen now, in the place of what was seen of them before."""
     if seen:
-        connection.execute(upsert(connection, queues), [asdict(each) for each in seen])
+        connection.execute(upsert(connection.dialect.name, queues), [asdict(each) for each in seen])
 
 
 def note_asked(connection: sa.Connection, name: str, *, agent: str, now: datetime) -> None:
@@ -118,7 +118,7 @@ def _lock_pauses(connection: sa.Connection, *, now: datetime) -> int:
     It is the time in microseconds where that is greater, so that a database that was made anew, or restored,
     goes on above what workers have seen of the one before.
     """
-    counting = upsert(connection, revisions, values={"value": revisions.c.value + 1})
+    counting = upsert(connection.dialect.name, revisions, values={"value": revisions.c.value + 1})
     first = counting.values(name=_REVISION, value=1)
     following = connection.scalar(first.returning(revisions.c.value)) or 1
     revision = max(following, int(now.timestamp() * 1_000_000))

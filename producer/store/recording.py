@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from producer.store.outputs import HAVE_OUTPUT, forget_outputs, keep_output
 from producer.store.pages import record_pages
 from producer.store.rows import Standing, lock_jobs, write_jobs
 from producer.store.schema import attempts, jobs
-from producer.store.sql import Moment, json_rowset, upsert
+from producer.store.sql import Moment, json_rowset, rows_parameter, upsert
 from shared.events import JobEnded
 from shared.messages import Report
 from shared.outcomes import DELIVERY_LIMIT
@@ -127,16 +128,20 @@ def _write_attempts(connection: sa.Connection, reports: Sequence[Report], *, now
     if not started:
         return
     rows = [_attempt_row(report, now) for report in started]
-    given = json_rowset(connection, rows, {name: attempts.c[name] for name in rows[0]})
+    connection.execute(_first_ends(connection.dialect.name, tuple(rows[0])), rows_parameter(connection, rows))
+
+
+@cache
+def _first_ends(dialect: str, names: tuple[str, ...]) -> sa.Insert:
     # With a condition, or SQLite takes the ON of the conflict for that of a join.
-    every = sa.select(given).where(sa.true())
+    every = sa.select(json_rowset(dialect, attempts, names)).where(sa.true())
     # The first end wins, and a start never undoes one.
     first_end = upsert(
-        connection,
+        dialect,
         attempts,
         where=lambda new: sa.and_(attempts.c.ended_at.is_(None), new.ended_at.is_not(None)),
     )
-    connection.execute(first_end.from_select(list(rows[0]), every))
+    return first_end.from_select(names, every)
 
 
 def _keep_outputs(

@@ -6,6 +6,7 @@ The columns of a record are those of the same names: a field is added in the sch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from producer.records import (
     Rejected,
 )
 from producer.store.schema import attempts, batches, jobs, rejected_lines
-from producer.store.sql import is_one_of, json_rowset
+from producer.store.sql import is_one_of, json_rowset, rows_parameter
 from shared.states import JobState, position
 
 # A name has at most 253 characters (RFC 1035 section 2.3.4), but a URL may hold a longer host that no
@@ -164,11 +165,16 @@ def write_jobs(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> 
     """
     if not rows:
         return
-    given = json_rowset(connection, rows, {name: jobs.c[name] for name in rows[0]})
-    connection.execute(
+    connection.execute(_writing(connection.dialect.name, tuple(rows[0])), rows_parameter(connection, rows))
+
+
+@cache
+def _writing(dialect: str, names: tuple[str, ...]) -> sa.Update:
+    given = json_rowset(dialect, jobs, names)
+    return (
         jobs.update()
         .where(jobs.c.id == given.c.id, jobs.c.position < given.c.position)
-        .values({name: given.c[name] for name in rows[0] if name != "id"})
+        .values({name: given.c[name] for name in names if name != "id"})
     )
 
 

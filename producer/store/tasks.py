@@ -31,7 +31,7 @@ from producer.store.queues import open_lanes
 from producer.store.recording import record_reports
 from producer.store.rows import JOB_COLUMNS, job_record, write_jobs
 from producer.store.schema import IS_LEASED_TASK, IS_PICKABLE, IS_UNREADY_TASK, attempts, jobs
-from producer.store.sql import POSTGRESQL, is_one_of, json_rowset, read_in_order, upsert
+from producer.store.sql import POSTGRESQL, is_one_of, json_rowset, read_in_order, rows_parameter, upsert
 from producer.store.wakeup import announce_tasks
 from producer.tasks import (
     MAX_LEASE_SECONDS,
@@ -344,11 +344,15 @@ def _write_picked(connection: sa.Connection, picked: Sequence[tuple[PickedTask, 
         return
     write_jobs(connection, [_picked_row(each, now) for each, _ in picked])
     rows = [_attempt_row(each.job, agent, now) for each, agent in picked]
-    given = json_rowset(connection, rows, {name: attempts.c[name] for name in rows[0]})
-    # Replaced, not inserted: an agent must not be refused because a row is there that nobody knows of. With
-    # a condition, or SQLite takes the ON of the conflict for that of a join.
-    started = upsert(connection, attempts).from_select(list(rows[0]), sa.select(given).where(sa.true()))
-    connection.execute(started)
+    connection.execute(_starts(connection.dialect.name, tuple(rows[0])), rows_parameter(connection, rows))
+
+
+@cache
+def _starts(dialect: str, names: tuple[str, ...]) -> sa.Insert:
+    # With a condition, or SQLite takes the ON of the conflict for that of a join.
+    every = sa.select(json_rowset(dialect, attempts, names)).where(sa.true())
+    # Replaced, not inserted: an agent must not be refused because a row is there that nobody knows of.
+    return upsert(dialect, attempts).from_select(names, every)
 
 
 def _leased(before: JobRecord, leased_until: datetime) -> JobRecord:
