@@ -94,6 +94,7 @@ class HeldTask:
             await self._until_due(failures)
             self._has_output.clear()
             shown, self._output = self._output, None
+            asked_at = self._loop.time()
             try:
                 async with asyncio.timeout_at(self._runs_out_at):
                     extension = await self._api.extend(
@@ -110,7 +111,8 @@ class HeldTask:
                     self._show_again(shown)
                 continue
             failures = 0
-            self._runs_out_at = self._loop.time() + self._lease_seconds
+            # It was extended at some time between, and for the API it runs from then.
+            self._runs_out_at = asked_at + self._lease_seconds
             if extension.cancel_requested:
                 return Cancelled()
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from consumer.agent.held_task import HeldTask
-from consumer.agent.task_api import ApiUnavailable, End, PickedTask, RequestRefused
+from consumer.agent.task_api import ApiUnavailable, End, Extension, PickedTask, RequestRefused
 from shared.kinds.command import OutputSnapshot, OutputText
 from shared.outcomes import Cancelled, Failed, Succeeded
 from tests.support.task_api import FakeTaskApi, make_picked_task
@@ -154,6 +154,27 @@ async def test_work_is_stopped_when_its_lease_runs_out_while_the_api_is_away() -
 
     # Another agent may be given the task from then on, and not before.
     assert work.was_stopped_at == pytest.approx(LEASE_SECONDS)
+
+
+class SlowTaskApi(FakeTaskApi):
+    """Extends a lease once, answers that late, and is away from then on."""
+
+    async def extend(
+        self, task: PickedTask, *, lease_seconds: float, output: OutputSnapshot | None
+    ) -> Extension:
+        extension = await super().extend(task, lease_seconds=lease_seconds, output=output)
+        self.is_away = True
+        await asyncio.sleep(15)
+        return extension
+
+
+@in_virtual_time
+async def test_a_lease_runs_from_before_its_extension_and_not_from_the_answer() -> None:
+    work = Work(seconds=1_000)
+
+    assert await hold(SlowTaskApi(), make_picked_task(), work) == "lease_lost"
+
+    assert work.was_stopped_at == pytest.approx(LEASE_SECONDS / 3 + LEASE_SECONDS)
 
 
 @in_virtual_time
