@@ -108,8 +108,8 @@ class GroupWriter(Generic[Change, Answer]):
             except StoreUnavailable as error:
                 _answer(group, [error] * len(group))
             except Exception as error:
-                # A service loop, one of the three edges: without its thread all requests would wait for ever.
-                logger.exception("writer_failed", extra={"of": self._of, "changes": len(group)})
+                # A service loop, another edge: without its thread all requests would wait for ever.
+                logger.exception("writer_failed", extra={"of": self._of})
                 _answer(group, [error] * len(group))
             if ended:
                 return
@@ -127,17 +127,23 @@ class GroupWriter(Generic[Change, Answer]):
         return group, False
 
     def _write_group(self, group: Sequence[_Waiting[Change, Answer]]) -> None:
-        """Make the changes in one transaction, or each in its own when one is refused, and answer for each.
+        """Make the changes in one transaction, or each in its own when one cannot be made; answer for each.
 
-        Whatever it raises ends the group: the requests that are not answered yet get the error.
+        Raises:
+            StoreUnavailable: the database did not answer; nobody is answered who is not yet.
         """
         try:
             answers = self._database.write(self._make, [waiting.change for waiting in group])
-        except StoreRefused as error:
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            # One of the three edges: a change must not take those beside it with it.
             if len(group) == 1:
+                if not isinstance(error, StoreRefused):
+                    logger.exception("writer_failed", extra={"of": self._of})
                 _answer(group, [error])
                 return
-            told = {"of": self._of, "changes": len(group), "error": str(error)[:200]}
+            told = {"of": self._of, "changes": len(group), "error": repr(error)[:200]}
             logger.warning("group_refused", extra=told)
             for waiting in group:
                 self._write_group([waiting])
