@@ -175,10 +175,15 @@ def ended_report(task: TaskStanding, end: TaskEnd, *, now: datetime, random: Cal
                 task.retry, task.attempt, retry_after_seconds=retry_after_seconds, random=random
             )
             return _delayed(failed, wait, now)
-        case Cancelled():
-            said = f"Agent {task.agent} ended it as cancelled."
+        case Cancelled(result):
             return _report(
-                task, JobState.CANCELLED, now, outcome=outcome_name(end), reason=_CANCELLED, explanation=said
+                task,
+                JobState.CANCELLED,
+                now,
+                outcome=outcome_name(end),
+                reason=_CANCELLED,
+                explanation=f"Agent {task.agent} ended it as cancelled.",
+                result=result,
             )
 
 

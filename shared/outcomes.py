@@ -59,9 +59,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A person cancelled the job; nobody knows how much was done by then."""
+    """A person cancelled the job; nobody knows how much was done by then, unless a `result` tells."""
 
-    result: None = None
+    result: dict[str, Any] | None = None
 
 
 class DeferralReason(StrEnum):

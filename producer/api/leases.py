@@ -194,7 +194,7 @@ class FinishTask(_EndedWork):
             case FinishOutcome.FAILED:
                 return _failed(self, self.reason, self.explanation, transient=False)
             case FinishOutcome.CANCELLED:
-                return Cancelled()
+                return Cancelled(self.result() or None)
 
 
 class FailTask(_EndedWork):

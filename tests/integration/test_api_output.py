@@ -164,3 +164,17 @@ def test_a_task_whose_agent_tells_no_output_at_the_end_keeps_what_it_told_before
 
     shown = api.client.get(f"/jobs/{task['id']}/output").json()
     assert (shown["stderr"]["text"], shown["is_running"], shown["attempt"]) == ("half", False, 1)
+
+
+def test_what_a_cancelled_task_had_written_is_kept_as_its_agent_says_at_the_end(api: RunningApi) -> None:
+    queue = uuid.uuid4().hex
+    task = api.client.post("/tasks", json={"queue": queue, "command": ["make"]}).json()
+    (picked,) = api.client.post("/tasks/pick", json={"queue": queue, "agent": "a"}).json()["tasks"]
+    assert api.client.post(f"/tasks/{task['id']}/abort").status_code == 202
+
+    ended = {"token": picked["lease"]["token"], "outcome": "cancelled", "stdout": "half\nsorry\n"}
+    assert api.client.post(f"/tasks/{task['id']}/finish", json=ended).status_code == 200
+
+    found = api.client.get(f"/tasks/{task['id']}").json()
+    assert (found["state"], found["stdout"]["text"]) == ("cancelled", "half\nsorry\n")
+    assert api.client.get(f"/jobs/{task['id']}/output?stream=stdout").text == "half\nsorry\n"
