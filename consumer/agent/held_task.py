@@ -61,6 +61,9 @@ class HeldTask:
             given_up: Set, it ends the work.
         """
         end = await self._end_of_work(given_up)
+        if isinstance(end, Cancelled) and self._output is not None:
+            # Its last words: it will not be done again.
+            end = Cancelled(self._output.model_dump(mode="json", include={"stdout", "stderr"}))
         return Unreported.LEASE_LOST if end is None else await self._report(end)
 
     async def _end_of_work(self, given_up: asyncio.Event) -> End | None:

@@ -22,8 +22,10 @@ Show = Callable[[OutputSnapshot], None]
 class Work:
     """Takes as long as it is told, then ends as it is told."""
 
-    def __init__(self, *, seconds: float = 0.0, end: End = DONE, writes: int = 0) -> None:
-        self.seconds, self.end, self.writes = seconds, end, writes
+    def __init__(
+        self, *, seconds: float = 0.0, end: End = DONE, writes: int = 0, last_words: str = ""
+    ) -> None:
+        self.seconds, self.end, self.writes, self.last_words = seconds, end, writes, last_words
         self.was_stopped_at: float | None = None
 
     async def __call__(self, task: PickedTask, show: Show) -> End:
@@ -34,6 +36,8 @@ class Work:
             await asyncio.sleep(0 if self.writes else self.seconds)
         except asyncio.CancelledError:
             self.was_stopped_at = asyncio.get_running_loop().time()
+            if self.last_words:
+                show(OutputSnapshot(sequence=self.writes, stdout=OutputText(text=self.last_words)))
             raise
         return self.end
 
@@ -119,6 +123,18 @@ async def test_a_cancelled_task_is_stopped_and_reported_as_cancelled() -> None:
 
     assert work.was_stopped_at == LEASE_SECONDS / 3
     assert api.ends == [(task, Cancelled())]
+
+
+@in_virtual_time
+async def test_what_cancelled_work_writes_at_last_is_reported_with_its_end() -> None:
+    api, task = FakeTaskApi(), make_picked_task()
+    api.cancelled.add(task.id)
+
+    await hold(api, task, Work(seconds=1_000, last_words="sorry"))
+
+    ((_, end),) = api.ends
+    assert isinstance(end, Cancelled) and end.result is not None
+    assert end.result["stdout"] == OutputText(text="sorry").model_dump()
 
 
 @in_virtual_time
