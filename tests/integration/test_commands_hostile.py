@@ -293,12 +293,10 @@ async def test_a_command_whose_supervisor_was_stopped_can_be_cancelled(host: Com
     host.start(PYTHON, "-c", f"{DAEMON}\nprint('ready', flush=True)\ntime.sleep(600)", timeout_seconds=600)
     await host.snapshot()
     os.kill(await host.supervisor(), signal.SIGSTOP)
-    began_at = time.monotonic()
 
     host.cancel()
 
     assert (await host.ended())["cancelled"]
-    assert time.monotonic() - began_at < 5
 
 
 @pytest.mark.parametrize("user", USERS, ids=str)

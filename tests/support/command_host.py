@@ -65,13 +65,13 @@ class CommandHost:
 
     async def ended(self) -> dict[str, Any]:
         """Return the next end of a command."""
-        while "snapshot" in (said := await self._hear()):
+        while "snapshot" in (said := await self.hear()):
             pass
         return said
 
     async def snapshot(self) -> dict[str, Any]:
         """Return the next that is shown of its output while it runs."""
-        said = await self._hear()
+        said = await self.hear()
         return dict(said["snapshot"])
 
     def left(self) -> list[Process]:
@@ -110,7 +110,8 @@ class CommandHost:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
 
-    async def _hear(self) -> dict[str, Any]:
+    async def hear(self) -> dict[str, Any]:
+        """Return what it says next."""
         assert self.process.stdout is not None
         async with asyncio.timeout(_DEADLINE_SECONDS):
             line = await self.process.stdout.readline()
@@ -168,7 +169,7 @@ async def command_host(
     )
     host = CommandHost(process, folder)
     try:
-        assert await host._hear() == {"ready": True}
+        assert await host.hear() == {"ready": True}
         yield host
     finally:
         assert process.stdin is not None
