@@ -13,7 +13,8 @@ from consumer.commands.runner import prepare_commands, run_command
 from consumer.commands.verdict import outcome_of
 from shared import exact_json
 from shared.errors import SettingsInvalid
-from shared.kinds.command import MAX_SECONDS, CommandArgs, Judgement, OutputSnapshot
+from shared.kinds.command import CommandArgs, Judgement, OutputSnapshot
+from shared.kinds.task import MAX_TASK_SECONDS, TaskCommand
 from shared.outcomes import Failed, Succeeded
 from shared.settings import Settings
 
@@ -72,7 +73,7 @@ class TaskWork:
 
     async def _run(self, command: dict[str, Any], show: Show) -> End:
         try:
-            args = CommandArgs.model_validate(command)
+            args = TaskCommand.model_validate(command)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             place = "/".join(str(part) for part in ("command", *first["loc"]))
@@ -84,7 +85,12 @@ class TaskWork:
         if not self.handler:
             said = "The task has a payload and no command. An agent with --handler PROGRAM does such tasks."
             return Failed(NO_HANDLER, said, transient=False)
-        args = CommandArgs(argv=[self.handler], timeout_seconds=MAX_SECONDS, exit_codes=_HANDLER_EXIT_CODES)
+        args = TaskCommand(
+            argv=[self.handler],
+            timeout_seconds=MAX_TASK_SECONDS,
+            exit_codes=_HANDLER_EXIT_CODES,
+            limits=self.handlers.ceilings,
+        )
         # A payload may be longer than what jobs may send to a command.
         args = args.model_copy(update={"stdin": exact_json.dumps(payload).decode()})
         end = await _end_of(args, self.handlers, show)

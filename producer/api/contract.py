@@ -35,8 +35,8 @@ from producer.submission_models import (
     ScheduleSubmission,
     TaskSubmission,
 )
-from shared.kinds.command import CommandArgs
 from shared.kinds.registry import KINDS, Kind
+from shared.kinds.task import TaskCommand
 from shared.kinds.webhook import WEBHOOK
 from shared.messages import Ref
 from shared.times import MAX_TIME_LENGTH, TIME_PATTERN
@@ -206,7 +206,7 @@ def _submission_schemas() -> dict[str, Schema]:
     command["anyOf"] = [
         {"type": "string"},
         {"type": "array", "items": {"type": "string"}},
-        _ref(CommandArgs.__name__),
+        _ref(TaskCommand.__name__),
         _NULL,
     ]
     schemas["Time"] = {

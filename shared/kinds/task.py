@@ -11,6 +11,8 @@ from shared.kinds.command import CommandArgs, OutputText
 TASK: Final = "task"
 DEFAULT_QUEUE: Final = "default"
 MAX_QUEUE_LENGTH = 100
+MAX_TASK_SECONDS = 86_400
+"""How long the command of a task may take."""
 
 # A part of metric labels and of what PostgreSQL notifies.
 QueueName = Annotated[
@@ -30,13 +32,22 @@ class PickOrder(StrEnum):
     NEWEST = "newest"
 
 
+class TaskCommand(CommandArgs):
+    """A command for an agent, which may take longer than a worker may: the agent extends its lease."""
+
+    timeout_seconds: Annotated[
+        float,
+        Field(ge=0.1, le=MAX_TASK_SECONDS, description="Then the program and all that it started are ended."),
+    ] = 60.0
+
+
 class TaskArgs(BaseModel):
     """A command for an agent to run, or any JSON that its agents understand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     queue: QueueName = DEFAULT_QUEUE
-    command: CommandArgs | None = None
+    command: TaskCommand | None = None
     payload: Annotated[Any, Field(description="Any JSON but null.")] = None
 
     @model_validator(mode="after")

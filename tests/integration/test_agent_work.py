@@ -58,6 +58,19 @@ async def test_a_command_is_run_and_what_it_wrote_is_its_result() -> None:
     assert (end.result["exit_code"], end.result["stdout"]["text"]) == (0, "hi")
 
 
+async def test_a_command_may_take_longer_than_at_a_worker() -> None:
+    end = await do(command={"argv": ["printf", "hi"], "timeout_seconds": 7_200})
+
+    assert isinstance(end, Succeeded)
+
+
+async def test_a_handler_may_use_all_that_the_operator_allows(make_program: MakeProgram) -> None:
+    end = await do(payload=1, handler=make_program("ulimit -n"))
+
+    assert isinstance(end, Succeeded)
+    assert end.result["output"] == Settings().command_max_open_files
+
+
 async def test_a_command_is_judged_by_the_table_of_its_task() -> None:
     end = await do(command={"argv": ["false"], "exit_codes": {"1": "transient"}})
 
