@@ -316,7 +316,11 @@ def _command_end(
 ) -> CommandEnd:
     stdout, stderr = (output.text() for output in outputs)
     if ending is None:
-        said = "Its supervisor was killed: by the command, or by the system for lack of memory."
+        said = "Its supervisor was lost: killed by the command, say, or by the system for lack of memory."
+        return CommandEnd(not_started=NotStarted(SUPERVISOR_LOST, said, transient=True))
+    if ending.crash is not None:
+        logger.error("supervisor_crashed", extra={"program": program, "traceback": ending.crash})
+        said = "Its supervisor failed in an unexpected way; see the log of its worker or agent."
         return CommandEnd(not_started=NotStarted(SUPERVISOR_LOST, said, transient=True))
     if ending.error is not None:
         said = os.strerror(ending.error)

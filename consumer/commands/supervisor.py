@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, Self
@@ -119,6 +120,7 @@ class Ending:
         stopped_by: Why we ended it: `timeout`, `stopped` or a limit; None when it ended by itself.
         error: The number of the error that kept it from starting.
         is_unfit: Whether that was the program's fault: the system would not execute it.
+        crash: The traceback of a mistake of ours.
         seconds: How long it ran.
     """
 
@@ -127,6 +129,7 @@ class Ending:
     stopped_by: str | None = None
     error: int | None = None
     is_unfit: bool = False
+    crash: str | None = None
     seconds: float = 0.0
 
     def encode(self) -> bytes:
@@ -151,8 +154,12 @@ def main() -> None:
             os.dup2(nothing.fileno(), descriptor)
     with control, control.makefile("rb") as orders:
         line = orders.readline()
-        if line.endswith(b"\n"):
+        if not line.endswith(b"\n"):
+            return
+        try:
             _run(Order.decode(line), control, outputs, worker)
+        except Exception:  # The edge of this process, which has no log: its worker has one.
+            _answer(control, Ending(crash=traceback.format_exc()))
 
 
 def _protect() -> None:

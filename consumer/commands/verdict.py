@@ -81,7 +81,9 @@ def _ending(end: CommandEnd, args: CommandArgs) -> tuple[str, str, str]:
     if end.limit is not None:
         return "limit", f"limit_{end.limit}", _over(end.limit, end.limits)
     if end.signal is not None:
-        return "signal", f"killed_by_{end.signal.lower()}", f"It was ended by the signal {end.signal}."
+        hint = ", which the system sends when memory runs out" if end.signal == "SIGKILL" else ""
+        said = f"It was ended by the signal {end.signal}{hint}."
+        return "signal", f"killed_by_{end.signal.lower()}", said
     return str(end.exit_code), f"exit_{end.exit_code}", f"It ended with exit code {end.exit_code}."
 
 

@@ -56,12 +56,9 @@ async def test_without_room_for_one_more_process_a_command_is_tried_again(
     assert failed.explanation == "Its supervisor could not be started: Resource temporarily unavailable."
 
 
-@pytest.mark.parametrize(
-    ("is_unfit", "reason", "transient"), [(True, "program_unfit", False), (False, "start_failed", True)]
-)
-async def test_what_the_supervisor_could_not_start_is_tried_again_unless_the_program_is_unfit(
-    policy: CommandPolicy, monkeypatch: pytest.MonkeyPatch, is_unfit: bool, reason: str, transient: bool
-) -> None:
+def end_as(ending: Ending | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the supervisor say this."""
+
     class Running:
         def __init__(self, *_: object) -> None:
             pass
@@ -69,12 +66,36 @@ async def test_what_the_supervisor_could_not_start_is_tried_again_unless_the_pro
         async def wait(self, _: object) -> None:
             await asyncio.sleep(0)
 
-        async def close(self) -> Ending:
-            return Ending(error=errno.ENOMEM, is_unfit=is_unfit)
+        async def close(self) -> Ending | None:
+            return ending
+
+        def show(self, _: object) -> None:
+            pass
 
     monkeypatch.setattr(runner, "_Running", Running)
+
+
+@pytest.mark.parametrize(
+    ("is_unfit", "reason", "transient"), [(True, "program_unfit", False), (False, "start_failed", True)]
+)
+async def test_what_the_supervisor_could_not_start_is_tried_again_unless_the_program_is_unfit(
+    policy: CommandPolicy, monkeypatch: pytest.MonkeyPatch, is_unfit: bool, reason: str, transient: bool
+) -> None:
+    end_as(Ending(error=errno.ENOMEM, is_unfit=is_unfit), monkeypatch)
 
     failed = await outcome(policy, "printf")
 
     assert (failed.reason, failed.transient, failed.result) == (reason, transient, None)
     assert "Cannot allocate memory" in failed.explanation
+
+
+async def test_a_mistake_of_the_supervisor_is_logged_and_the_command_tried_again(
+    policy: CommandPolicy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    end_as(Ending(crash="Traceback: of ours"), monkeypatch)
+
+    failed = await outcome(policy, "printf")
+
+    assert (failed.reason, failed.transient) == ("supervisor_lost", True)
+    assert "see the log" in failed.explanation
+    assert [vars(record)["traceback"] for record in caplog.records] == ["Traceback: of ours"]
