@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check a file of URLs, one a line, and end with 1 if one is bad.
+"""Check a file of URLs, one a line: end with 1 if one is bad, with 2 if they could not be checked.
 
 `check_urls.py FILE FOLDER` writes broken.csv and junit.xml into the folder.
 """
@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -16,6 +17,8 @@ API = "http://localhost:8080"
 # Somebody waits for the answer: a page that is down is asked three times within seconds, not for an hour.
 RETRY = {"max_attempts": 3, "first_delay_seconds": 1, "factor": 1}
 SUBMISSION = {"kind": "check", "retry": json.dumps(RETRY)}
+# Somebody waits for us, too.
+GIVE_UP_SECONDS = 3_600
 COLUMNS = ("line", "given_url", "verdict", "status", "explanation")
 
 
@@ -34,7 +37,10 @@ def is_bad(row: dict[str, str]) -> bool:
 def main(urls: Path, folder: Path) -> int:
     """Check the URLs and write both files; return how many are bad."""
     batch = json.loads(ask(f"/batches?{urlencode(SUBMISSION)}", urls.read_bytes()))
+    give_up_at = time.monotonic() + GIVE_UP_SECONDS
     while batch["finished_at"] is None:
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"/batches/{batch['id']} has not ended")
         time.sleep(0.5)
         batch = json.loads(ask(f"/batches/{batch['id']}"))
     results = f"/batches/{batch['id']}/results"
@@ -49,4 +55,10 @@ def main(urls: Path, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(Path(sys.argv[1]), Path(sys.argv[2])), 1))
+    try:
+        sys.exit(min(main(Path(sys.argv[1]), Path(sys.argv[2])), 1))
+    except HTTPError as error:
+        print(f"{API}: {error}: {error.read().decode()}", file=sys.stderr)
+    except (URLError, TimeoutError) as error:
+        print(f"{API}: {error}", file=sys.stderr)
+    sys.exit(2)

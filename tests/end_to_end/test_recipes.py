@@ -37,12 +37,13 @@ async def run(command: Path | str, *arguments: str, status: int = 0, **environme
         subprocess.run,
         shell,
         env={**clean_environment(), **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == status, f"{command}: {done.stdout}{done.stderr}"
+    assert done.returncode == status, f"{command}: {done.stdout}"
     return str(done.stdout)
 
 
@@ -95,11 +96,13 @@ async def test_the_line_of_the_crontab_hands_in_one_fetch_a_day_however_often_it
     command = command.replace("items-", f"{uuid.uuid4()}-")
     assert "%" not in re.sub(r"\\%", "", line)
     command = command.replace("$HOME/retriever/examples", str(examples))
+    before = await jobs_by_cron(client)
 
-    first, second = [json.loads(await run(command)) for _ in range(2)]
+    printed = [await run(command) for _ in range(2)]
 
-    assert first["id"] == second["id"]
-    assert len(await items(client, first["id"])) == 60
+    (job_id,) = await jobs_by_cron(client) - before
+    assert printed == ["", ""]
+    assert len(await items(client, job_id)) == 60
 
 
 async def test_the_checker_writes_what_is_bad_in_a_file_of_urls_and_ends_with_1(
@@ -126,6 +129,26 @@ async def test_the_checker_ends_with_0_when_all_is_well(
     printed = await run(examples / "url-checker" / "check_urls.py", str(tmp_path / "good.txt"), str(tmp_path))
 
     assert printed == "1 lines, 0 bad\n"
+
+
+@pytest.mark.parametrize(
+    ("urls", "said"),
+    [("", "HTTP Error 400"), ("<html><a href=/>a page</a></html>", "HTTP Error 4"), (None, "refused")],
+    ids=["empty", "a page", "no service"],
+)
+async def test_the_checker_ends_with_2_when_it_could_not_check(
+    client: Client, examples: Path, tmp_path: Path, *, urls: str | None, said: str, unused_port: int
+) -> None:
+    (tmp_path / "urls.txt").write_text(client.site("/ok") if urls is None else urls)
+    checker = examples / "url-checker" / "check_urls.py"
+    if urls is None:
+        api = urlsplit(client.system.api_url).netloc
+        checker.write_text(checker.read_text().replace(api, f"127.0.0.1:{unused_port}"))
+
+    complaint = await run(checker, str(tmp_path / "urls.txt"), str(tmp_path), status=2)
+
+    assert said in complaint and "Traceback" not in complaint
+    assert not (tmp_path / "broken.csv").exists()
 
 
 async def test_three_agents_do_the_tasks_of_a_file_and_one_is_aborted(client: Client, examples: Path) -> None:
@@ -155,7 +178,7 @@ async def test_three_agents_do_the_tasks_of_a_file_and_one_is_aborted(client: Cl
 async def test_a_drained_stack_is_done_from_its_top(client: Client, examples: Path) -> None:
     recipe = examples / "lifo"
     (line,) = [line for line in (recipe / "crontab").read_text().splitlines() if line.startswith("*")]
-    arguments = line.partition("--api ")[2].split()[1:]
+    arguments = line.partition("--api ")[2].partition(">>")[0].split()[1:]
     await run(recipe / "hand-in")
 
     await asyncio.to_thread(client.system.drain_tasks, *arguments)
@@ -175,6 +198,12 @@ async def task_in(client: Client, task_id: str, *states: str) -> Json:
         return task if task["state"] in states else None
 
     return await eventually(look, deadline_seconds=60)
+
+
+async def jobs_by_cron(client: Client) -> set[str]:
+    """Return the ids of the jobs that the crontab has handed in."""
+    found = await client.http.get("/jobs", params={"ref": "items by cron"})
+    return {job["id"] for job in found.json()["items"]}
 
 
 async def items(client: Client, job_id: str) -> list[Json]:
