@@ -1,7 +1,8 @@
 """Messages as the version before writes them are understood, and those of a version to come are not mistaken.
 
 `tests/data/messages` has what version 0.1.0 writes, and in files of their own what later versions add:
-`job_with_token`, `job_with_ref`, `outcome_with_ref` and `running_with_output` since 0.2.0. All stay.
+`job_with_token`, `job_with_ref`, `outcome_with_ref`, `running_with_output` and `put_off`
+since 0.2.0. All stay.
 `bundles` has messages of several jobs or reports.
 """
 
@@ -96,6 +97,7 @@ def test_all_that_a_message_of_the_version_before_says_is_understood(name: str) 
     [
         ("delayed", "delayed", 1, 1),
         ("deferred", "delayed", 1, 1),
+        ("put_off", "delayed", 0, 1),
         ("parked", "parked", 4, 4),
         ("running", "running", 1, 1),
         ("running_with_output", "running", 1, 1),
@@ -114,7 +116,7 @@ def test_the_recorder_hears_what_a_worker_of_the_version_before_says(
     report, job = parsed.report, parsed.job
     assert (report.job_id, report.run, report.state, report.attempt) == (JOB_ID, 2, state, attempt)
     assert (job.id, job.lane, job.attempt, job.batch_id) == (JOB_ID, Lane.BULK, asks_for, BATCH_ID)
-    assert report.is_deferral is (name == "deferred")
+    assert report.is_deferral is (name in {"deferred", "put_off"})
     assert (report.body is not None, report.page is not None) == (name == "large", name == "page")
     assert (report.output is not None) == (name == "running_with_output")
 
