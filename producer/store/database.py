@@ -8,17 +8,19 @@ raises `StoreRefused` when the database will not take a value: nothing was chang
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
 
-from producer.store.engine import check_writable, open_engine, writing
-from producer.store.failures import POOLER, store_failures
+from producer.store.engine import SQLITE_BUSY_SECONDS, check_writable, open_engine, writing
+from producer.store.failures import BUSY_HERE, POOLER, store_failures
 from producer.store.migrate import check_schema
+from producer.store.sql import SQLITE
 from producer.store.sqlite_file import place_of
 from shared.errors import SettingsInvalid, StoreUnavailable
 from shared.repeated_warning import RepeatedWarning
@@ -45,6 +47,7 @@ class Database:
         self._reader = engine
         self._writer = writing(engine)
         self._place = place_of(engine)
+        self._turns = _Turns() if engine.dialect.name == SQLITE else nullcontext()
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -79,7 +82,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """Open a transaction that is committed at the end of the block, or rolled back by an error in it."""
-        with store_failures(), self._writer.begin() as connection:
+        with store_failures(), self._turns, self._writer.begin() as connection:
             self._place.check()
             yield connection
         # What was committed to a file that is gone counts as not stored.
@@ -110,6 +113,24 @@ class Database:
     def close(self) -> None:
         """Close every connection that is not in use."""
         self._reader.dispose()
+
+
+class _Turns:
+    """Lets the threads of a process write one after the other.
+
+    SQLite has one writer, and whoever waits for it sleeps and asks again, up to a tenth of a second later. So
+    where two threads write all the time, a third waits for seconds: it asks at the wrong moments.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=SQLITE_BUSY_SECONDS):
+            raise StoreUnavailable(BUSY_HERE)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Store:

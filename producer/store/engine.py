@@ -15,7 +15,7 @@ from producer.store.sql import SQLITE, encode_document
 from shared.errors import SettingsInvalid, StoreUnavailable
 
 _VARIABLE = "RETRIEVER_DATABASE_URL"
-_SQLITE_BUSY_SECONDS = 30
+SQLITE_BUSY_SECONDS = 30
 _CONNECT_SECONDS = 5
 _POOL_WAIT_SECONDS = 10
 # Bounds a lost server or a stuck lock; our longest statement counts a batch's jobs.
@@ -27,7 +27,7 @@ _IDLE_IN_TRANSACTION_MS = 120_000
 _MARK = "retriever.settings"
 
 
-def open_engine(database_url: str, *, sqlite_busy_seconds: float = _SQLITE_BUSY_SECONDS) -> sa.Engine:
+def open_engine(database_url: str, *, sqlite_busy_seconds: float = SQLITE_BUSY_SECONDS) -> sa.Engine:
     """Return an engine for the database; connects only when first used. Safe from many threads.
 
     Creates the folder of a SQLite file. Its errors hide the parameters of a statement: rows hold secrets.

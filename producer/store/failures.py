@@ -25,6 +25,7 @@ POOLER: Final = (
 
 _FULL = "PostgreSQL has no connection left for this process: raise max_connections, or run fewer processes."
 _NO_DISK = "The disk of the store is full."
+BUSY_HERE: Final = "Another change of this process took too long: the SQLite file takes one at a time."
 _LOCKED = "Another process held a lock of the store for too long."
 _LOGIN = "PostgreSQL refused the user or the password of RETRIEVER_DATABASE_URL."
 _NO_DATABASE = "PostgreSQL has no database of the name in RETRIEVER_DATABASE_URL."

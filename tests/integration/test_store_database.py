@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,6 +142,39 @@ def test_threads_can_write_and_read_at_once(database_url: str) -> None:
 
     assert failures == []
     assert len(jobs) == 160
+
+
+def test_a_thread_that_writes_seldom_does_not_wait_for_those_that_write_all_the_time(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    migrate(url)
+    store, is_over = Database.open(url), threading.Event()
+    written = threading.Semaphore(0)
+    overtaken = []
+
+    def write_all_the_time() -> None:
+        while not is_over.is_set():
+            store.write(submissions.insert_jobs, [make_job()])
+            written.release()
+
+    threads = [threading.Thread(target=write_all_the_time) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        # At any moment, and not just after another has written.
+        time.sleep(0.02 + number / 10_000)
+        while written.acquire(blocking=False):
+            pass
+        store.write(submissions.insert_jobs, [make_job()])
+        overtaken.append(0)
+        while written.acquire(blocking=False):
+            overtaken[-1] += 1
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    store.close()
+
+    # It is two or three each time; without turns SQLite lets hundreds pass.
+    assert sum(overtaken) < 20 * 20
 
 
 def test_readers_do_not_wait_for_a_batch_that_is_being_stored(database_url: str) -> None:
