@@ -141,9 +141,14 @@ def mark_sent(connection: sa.Connection, sent: Iterable[tuple[UUID, int]], *, no
 
 def count_overdue(connection: sa.Connection, state: JobState, *, heard_before: datetime) -> int:
     """Return how many of the oldest jobs of a state are overdue; at most `MOST_OVERDUE`."""
+    which = [jobs.c.state == state, _IS_BROKERED]
+    # From the index alone, as in `_page`.
+    lowest = connection.scalar(sa.select(jobs.c.id).where(*which).order_by(jobs.c.id).limit(1))
+    if lowest is None:
+        return 0
     oldest = (
         sa.select(jobs.c.updated_at, jobs.c.due_at)
-        .where(jobs.c.state == state, _IS_BROKERED)
+        .where(*which, jobs.c.id >= lowest)
         .order_by(jobs.c.id)
         .limit(_COUNTED_JOBS)
         .subquery()
@@ -190,11 +195,13 @@ def _page(
     *,
     window_jobs: int,
 ) -> UnfinishedPage:
-    # The last row of the window, from the index alone; none when the window reaches to the end.
-    last_id: UUID | None = connection.scalar(
-        sa.select(jobs.c.id).where(*here).order_by(jobs.c.id).offset(window_jobs - 1).limit(1)
-    )
-    until = [jobs.c.id <= last_id] if last_id is not None else []
+    # The first and the last row of the window, from the index alone, so that a million tasks are soon passed
+    # over; no last one when the window reaches to the end.
+    ids = sa.select(jobs.c.id).where(*here, _IS_BROKERED).order_by(jobs.c.id)
+    if (lowest := connection.scalar(ids.limit(1))) is None:
+        return UnfinishedPage([], None)
+    last_id: UUID | None = connection.scalar(ids.offset(window_jobs - 1).limit(1))
+    until = [jobs.c.id >= lowest, *([jobs.c.id <= last_id] if last_id is not None else [])]
     query = (
         sa.select(
             *CLAIM_COLUMNS,

@@ -13,7 +13,7 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.parked_reconciler import PARKED_WALK, ParkedReconciler
 from producer.ledger.recovery import adopt_parked, chosen_queues
 from producer.ledger.task_keeper import TaskKeeper
-from producer.records import JobRecord, NewJob
+from producer.records import JobRecord, NewJob, UnfinishedPage
 from producer.store import (
     outbox,
     parking,
@@ -217,6 +217,29 @@ def test_waiting_tasks_are_neither_overdue_nor_lost_nor_markers_of_a_queue(store
     assert [job.message.id for job in page.jobs] == [check.id]
     assert store.read(unfinished.count_overdue, JobState.QUEUED, heard_before=later) == 1
     assert [job.id for job in store.read(unfinished.newest_waiting, now=utc_now() + MINUTE)] == [check.id]
+
+
+def test_a_search_for_lost_jobs_passes_over_any_number_of_tasks_at_once(store: Database) -> None:
+    tasks_before, tasks_after = ([make_task() for _ in range(20)] for _ in range(2))
+    checks = [make_job() for _ in range(4)]
+    store.write(submissions.insert_jobs, [*tasks_before, *checks, *tasks_after])
+    store.write(outbox.mark_queued, [(check.id, 1) for check in checks], now=NOON)
+
+    def page(after: UUID | None) -> UnfinishedPage:
+        return store.read(
+            unfinished.read_page,
+            JobState.QUEUED,
+            chosen_queues(None, None),
+            heard_before=NOON + MINUTE,
+            after=after,
+            window_jobs=3,
+        )
+
+    first = page(None)
+    assert [job.message.id for job in first.jobs] == [check.id for check in checks[:3]]
+    last = page(first.following)
+    assert ([job.message.id for job in last.jobs], last.following) == ([checks[3].id], None)
+    assert page(checks[3].id) == UnfinishedPage([], None)
 
 
 async def test_a_parked_task_has_its_message_leaves_with_it_and_comes_back_when_the_store_is_lost(
