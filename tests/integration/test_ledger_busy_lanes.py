@@ -39,7 +39,7 @@ from shared.retry import RetryPolicy
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import get_message, message_count, open_channel, running, running_publisher
-from tests.support.factories import NOON, TOKENS, make_job, make_report
+from tests.support.factories import NOON, TOKENS, make_deferral, make_job, make_report
 from tests.support.waiting import eventually
 from tests.support.worker import working
 
@@ -157,6 +157,32 @@ async def test_a_job_that_later_ones_have_overtaken_is_sent_again_and_no_other(l
     # Those that waited with it had as long to be heard of; they were not taken out, they are lost as well.
     sent = await ledger.sent()
     assert lost in sent and not set(sent) & {waiting[-1], *later}
+
+
+async def test_a_job_that_a_worker_keeps_while_it_runs_newer_ones_is_not_sent_again_until_it_is_silent(
+    ledger: Ledger,
+) -> None:
+    (kept,) = ledger.queued()
+    ledger.clock.seconds += 10
+    waiting = ledger.queued(8)
+    await ledger.look({FETCHES: 8})
+    ledger.report(JobState.RUNNING, waiting[-1])
+    for _ in range(6):
+        # Less often than workers tell of it.
+        put_off = make_deferral(kept, seconds=ledger.clock.seconds + 60)
+        ledger.store.write(recording.record_reports, [put_off], now=ledger.clock.wall())
+        await ledger.looks(2, {FETCHES: 5})
+    while_it_was_told_of = await ledger.sent()
+
+    # Now its worker has died, and the message is gone as well.
+    await ledger.looks(4, {FETCHES: 5})
+    newest = ledger.queued(2)
+    await ledger.look({FETCHES: 5})
+    ledger.report(JobState.RUNNING, newest[-1])
+    await ledger.looks(6, {FETCHES: 5})
+
+    assert kept not in while_it_was_told_of
+    assert kept in await ledger.sent()
 
 
 async def test_a_long_backlog_is_not_sent_again_and_a_job_taken_out_of_it_is(ledger: Ledger) -> None:
