@@ -416,3 +416,4 @@ async def _departure(request: Request) -> AsyncIterator["asyncio.Future[None]"]:
         yield leaving
     finally:
         leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
