@@ -118,7 +118,7 @@ class TaskWaiters:
         is_called = not line.waiting or not wait_seconds
         while True:
             calls_before = line.calls
-            if is_called and (found := await line.look(look)):
+            if is_called and (found := await line.look(look, gone)):
                 return found
             seconds = ends_at - clock()
             if gone.done() or self._is_closed or seconds <= 0:
@@ -176,14 +176,24 @@ class _Line:
             elif not follows:
                 self.call_first()
 
-    async def look(self, look: Callable[[], Awaitable[Sequence[Found]]]) -> Sequence[Found]:
-        """Return what a look finds. Unless that is nothing, the next agent is called: there may be more."""
+    async def look(
+        self, look: Callable[[], Awaitable[Sequence[Found]]], gone: "asyncio.Future[None]"
+    ) -> Sequence[Found]:
+        """Return what a look finds. Unless that is nothing, the next agent is called: there may be more.
+
+        When the agent leaves meanwhile the look is cancelled, so that it takes no task if it has not begun.
+        """
         found_nothing = False
+        looking = asyncio.ensure_future(look())
         try:
-            found = await look()
+            await asyncio.wait((looking, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not looking.done():
+                return ()
+            found = looking.result()
             found_nothing = not found
             return found
         finally:
+            looking.cancel()
             if not found_nothing:
                 self.call_first()
 

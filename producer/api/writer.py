@@ -132,6 +132,10 @@ class GroupWriter(Generic[Change, Answer]):
         Raises:
             StoreUnavailable: the database did not answer; nobody is answered who is not yet.
         """
+        # Who has left wants none: a task that is picked for nobody is lost to all until its lease ends.
+        group = [waiting for waiting in group if not waiting.answer.cancelled()]
+        if not group:
+            return
         try:
             answers = self._database.write(self._make, [waiting.change for waiting in group])
         except StoreUnavailable:

@@ -259,6 +259,23 @@ async def test_an_agent_that_left_is_not_called_and_its_call_goes_to_the_next() 
         assert store.looks == ["ann", "cem"]
 
 
+async def test_an_agent_that_leaves_during_its_look_leaves_it_to_the_next() -> None:
+    store = FakeStore()
+    async with waiters_on(store) as waiters:
+        ann, bob = await agents(waiters, store, "ann", "bob")
+        store.may_look.clear()
+        store.announced.put_nowait("films")
+        await settle()
+        assert store.looks == ["ann", "ann"]
+
+        ann.gone.set_result(None)
+
+        assert await ann.answer() == ()
+        await settle()
+        assert store.looks == ["ann", "ann", "bob"]
+        bob.cancel()
+
+
 async def test_a_request_that_is_cancelled_leaves_its_call_to_the_next() -> None:
     store = FakeStore()
     async with waiters_on(store) as waiters:

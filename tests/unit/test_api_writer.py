@@ -84,3 +84,25 @@ async def test_changes_that_wait_share_a_transaction_and_an_error_answers_only_t
     assert groups == [[2, 3, 4]]
     assert (answers[0], str(answers[1]), answers[2]) == (1, "3 is odd", 2)
     await asyncio.to_thread(writer.close)
+
+
+async def test_a_change_whose_request_was_cancelled_before_is_not_made() -> None:
+    made: list[int] = []
+
+    def make(_connection: Connection, numbers: Sequence[int]) -> list[int]:
+        made.extend(numbers)
+        return list(numbers)
+
+    database = Direct()
+    database.let_go.set()
+    writer = GroupWriter[int, int](cast("Database", database), make, of="numbers", max_waiting=10)
+    gone, stays = (asyncio.create_task(writer.write(number)) for number in (1, 2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+
+    writer.start()
+
+    assert await stays == 2
+    assert made == [2]
+    await asyncio.to_thread(writer.close)
