@@ -11,7 +11,7 @@ RetrieverError
 ├── StaysUnready               the process is of no use as it is; start it anew
 ├── ApiUnavailable, RequestRefused
 │                              what an agent hears of the API (consumer.agent.task_api)
-├── DrainGivenUp               the broker could not be used for too long, and its queues may not be empty
+├── DrainGivenUp               broker or API could not be used for too long; there may be work left
 ├── DrainStopped               it was told to stop before its queues were empty
 ├── MessageUndecodable         the body is not one of our messages; park it raw
 ├── ReportDisbelieved          it speaks for a job without the token of its run; leave the job as it is
@@ -54,7 +54,7 @@ class StaysUnready(RetrieverError):
 
 
 class DrainGivenUp(RetrieverError):
-    """A worker that was to empty its queues could not use the broker for too long; run it again."""
+    """A process that was to do all work could not use broker or API for too long; run it again."""
 
 
 class DrainStopped(RetrieverError):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from consumer.agent.held_task import HeldTask, Work
 from consumer.agent.metrics import AgentMetrics
 from consumer.agent.task_api import ApiUnavailable, PickedTask, RequestRefused, TaskApi
-from shared.errors import StaysUnready
+from shared.errors import DrainGivenUp
 from shared.health import Probe
 from shared.kinds.task import PickOrder
 from shared.repeated_warning import RepeatedWarning
@@ -79,13 +79,13 @@ class Agent:
         Tasks in hand then have the grace period to end; those still running after it are given back.
 
         Raises:
-            StaysUnready: it was to drain, and the API gave no answer.
+            DrainGivenUp: it was to drain, and the API gave no answer.
         """
         async with asyncio.TaskGroup() as group:
             await self._take(group, stop)
             await self._finish()
         if self._pace.is_draining and self._failures:
-            raise StaysUnready(f"not drained: {self.problem}")
+            raise DrainGivenUp(f"not drained: {self.problem}")
 
     async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         while not stop.is_set():

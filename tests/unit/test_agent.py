@@ -10,7 +10,7 @@ import pytest
 from consumer.agent.agent import Agent, Pace
 from consumer.agent.metrics import AgentMetrics
 from consumer.agent.task_api import ApiUnavailable, End, PickedTask, RequestRefused
-from shared.errors import StaysUnready
+from shared.errors import DrainGivenUp
 from shared.kinds.command import OutputSnapshot
 from shared.kinds.task import PickOrder
 from shared.outcomes import Failed, Succeeded
@@ -238,7 +238,7 @@ async def test_an_agent_cannot_drain_without_the_api() -> None:
     api = FakeTaskApi()
     api.is_away = True
 
-    with pytest.raises(StaysUnready, match="nobody listens"):
+    with pytest.raises(DrainGivenUp, match="nobody listens"):
         await make_agent(api, make_pace(is_draining=True)).run(asyncio.Event())
 
     assert asyncio.get_running_loop().time() <= 15
