@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from deploy.local.packages import require
 from tests.support.environment import clean_environment
 from tests.support.system import ROOT
 
@@ -27,6 +28,8 @@ def agent_process(
 @contextmanager
 def shell_agent(api_url: str, logs: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run examples/shell-agent/agent.sh; end it at the end."""
+    for program in ("curl", "jq"):
+        require(program, program)
     command = ["sh", str(ROOT / "examples" / "shell-agent" / "agent.sh"), api_url, *options]
     with _running(command, logs / "shell-agent.log", {}) as process:
         yield process
