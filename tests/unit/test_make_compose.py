@@ -24,7 +24,7 @@ def make(folder: Path, *arguments: str, docker_ends_with: int = 0) -> tuple[int,
     docker.write_text(DOCKER)
     docker.chmod(0o755)
     environment = {
-        **{name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "num"}},
+        **{name: value for name, value in os.environ.items() if name not in {"ARGS", "MAKEFLAGS", "num"}},
         "PATH": f"{folder}:{os.environ['PATH']}",
         "ASKED": str(asked),
         "DOCKER_ENDS_WITH": str(docker_ends_with),
