@@ -194,7 +194,7 @@ class AttemptRecord:
 class JobRecord:
     """A stored job. `attempts` is filled by `get_job` only, oldest first.
 
-    Of a task, `queue` is the one that agents ask for; while it runs, its lease is held until `claimed_until`.
+    Of a task, `queue` is the one that agents ask for; while it runs, its lease is held until `leased_until`.
     """
 
     id: UUID
@@ -224,7 +224,7 @@ class JobRecord:
     given_url: str | None = None
     same_as: UUID | None = None
     queue: str | None = None
-    claimed_until: datetime | None = None
+    leased_until: datetime | None = None
     attempts: Sequence[AttemptRecord] = ()
 
     @property

@@ -108,9 +108,9 @@ def _explain_running(record: JobRecord) -> str:
 
 
 def _lease_words(record: JobRecord) -> str:
-    if record.queue is None or record.claimed_until is None:
+    if record.queue is None or record.leased_until is None:
         return ""
-    return f"; its lease ends at {_time(record.claimed_until)}"
+    return f"; its lease ends at {_time(record.leased_until)}"
 
 
 def _pause_words(pause: Pause) -> str:

@@ -209,7 +209,7 @@ def _told(record: JobRecord, known: Circumstances | None) -> dict[str, object]:
         **_asked(record),
         "explanation": job_explanation(record, known),
         "exit_code": exit_code if isinstance(exit_code, int) else None,
-        "leased_until": record.claimed_until if is_running else None,
+        "leased_until": record.leased_until if is_running else None,
         "cancel_requested": is_running and record.cancel_requested_at is not None,
     }
 

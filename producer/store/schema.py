@@ -21,7 +21,7 @@ are only those that a query cannot do without:
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
 - `(ref, id)`: lists by a ref. A job without one pays nothing for it.
 - `(queue, id)` of the tasks that agents may pick, `(due_at, id)` of those that wait for another attempt,
-  `(claimed_until, id)` of those that agents hold: all three partial.
+  `(leased_until, id)` of those that agents hold: all three partial.
 - `(same_as, id)` of the repeats that wait, `(id)` of the originals that have ended: who gets which answer.
 
 Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT):
@@ -161,9 +161,12 @@ jobs = sa.Table(
     # its answer.
     sa.Column("same_as", sa.Uuid(), nullable=True),
     # Of a task: the queue that agents ask for, as its arguments say; the token of its last lease, which is
-    # held until `claimed_until`; and since when its wait for the next attempt is over, null while it is not.
+    # held until `leased_until` while it runs; and since when its wait for the next attempt is over, null
+    # before. `claimed_until` would not do: it must be in no index, not even in a partial one, or PostgreSQL
+    # writes all indexes for each job that a relay leases.
     sa.Column("queue", PlainText(), nullable=True),
     sa.Column("lease", PlainText(), nullable=True),
+    sa.Column("leased_until", Moment(), nullable=True),
     sa.Column("ready_at", Moment(), nullable=True),
     # Half of each page is left free: a job's row is written again for its lease and for every state, and a
     # lease that finds room beside its row costs PostgreSQL a quarter.
@@ -247,7 +250,7 @@ IS_LEASED_TASK = sa.and_(_is_task, _state == _written(JobState.RUNNING))
 
 _partial_index("ix_jobs_pickable", jobs.c.queue, jobs.c.id, where=IS_PICKABLE)
 _partial_index("ix_jobs_unready_tasks", jobs.c.due_at, jobs.c.id, where=IS_UNREADY_TASK)
-_partial_index("ix_jobs_leased_tasks", jobs.c.claimed_until, jobs.c.id, where=IS_LEASED_TASK)
+_partial_index("ix_jobs_leased_tasks", jobs.c.leased_until, jobs.c.id, where=IS_LEASED_TASK)
 
 attempts = sa.Table(
     "attempts",

@@ -1,7 +1,7 @@
 """Tasks in the store: agents lease them, extend and end the lease; leases run out. One transaction each.
 
 The store is the queue of tasks. A task is pickable while it is `queued`, or `delayed` and ready; picking it
-makes it `running` until `claimed_until`, in its next attempt, with a new token. All ends go the way of every
+makes it `running` until `leased_until`, in its next attempt, with a new token. All ends go the way of every
 report, through `recording.record_reports`.
 
 Rows are locked in any order only by those who skip what others have locked, so nobody waits for anybody who
@@ -68,7 +68,7 @@ _TASK_COLUMNS = (
     jobs.c.retry,
     jobs.c.queue,
     jobs.c.lease,
-    jobs.c.claimed_until,
+    jobs.c.leased_until,
     jobs.c.cancel_requested_at,
 )
 _LAST_ATTEMPTS = sa.select(
@@ -139,7 +139,7 @@ def extend(
         raise LeaseLost(task.refusal(token, now))
     leased_until = now + timedelta(seconds=lease_seconds)
     connection.execute(
-        jobs.update().where(jobs.c.id == job_id).values(claimed_until=leased_until, updated_at=now)
+        jobs.update().where(jobs.c.id == job_id).values(leased_until=leased_until, updated_at=now)
     )
     if output is not None:
         keep_output(connection, job_id, task.run, task.attempt, output, now=now)
@@ -208,7 +208,7 @@ def expired_tasks(
     found: list[UUID] = []
     for which in _has_expired(now):
         query = sa.select(jobs.c.id).where(which, *_are_not(without))
-        query = query.order_by(jobs.c.claimed_until, jobs.c.id).limit(limit - len(found))
+        query = query.order_by(jobs.c.leased_until, jobs.c.id).limit(limit - len(found))
         found += connection.scalars(query)
     return found
 
@@ -243,7 +243,7 @@ def next_due_at(
     others = _are_not(without)
     times: list[datetime | None] = [
         connection.scalar(sa.select(sa.func.min(jobs.c.due_at)).where(IS_UNREADY_TASK, *others)),
-        connection.scalar(sa.select(sa.func.min(jobs.c.claimed_until)).where(IS_LEASED_TASK, *others)),
+        connection.scalar(sa.select(sa.func.min(jobs.c.leased_until)).where(IS_LEASED_TASK, *others)),
     ]
     return min((at for at in times if at is not None), default=None)
 
@@ -364,7 +364,7 @@ def _leased(before: JobRecord, leased_until: datetime) -> JobRecord:
         explanation=None,
         result=None,
         due_at=None,
-        claimed_until=leased_until,
+        leased_until=leased_until,
     )
 
 
@@ -381,7 +381,7 @@ def _picked_row(picked: PickedTask, now: datetime) -> dict[str, Any]:
         "due_at": None,
         "ready_at": None,
         "lease": picked.token,
-        "claimed_until": picked.leased_until,
+        "leased_until": picked.leased_until,
         "updated_at": now,
     }
 
@@ -459,7 +459,7 @@ def _lock_expired(
         query = (
             sa.select(*_TASK_COLUMNS)
             .where(which, *chosen)
-            .order_by(jobs.c.claimed_until, jobs.c.id)
+            .order_by(jobs.c.leased_until, jobs.c.id)
             .limit(limit - len(rows))
             .with_for_update(skip_locked=True, key_share=True)
         )
@@ -468,10 +468,10 @@ def _lock_expired(
 
 
 def _has_expired(now: datetime) -> Iterator[sa.ColumnElement[bool]]:
-    yield sa.and_(IS_LEASED_TASK, jobs.c.claimed_until <= now)
-    yield sa.and_(IS_LEASED_TASK, jobs.c.claimed_until > now + _LONGEST_LEASE)
+    yield sa.and_(IS_LEASED_TASK, jobs.c.leased_until <= now)
+    yield sa.and_(IS_LEASED_TASK, jobs.c.leased_until > now + _LONGEST_LEASE)
     # Nothing of ours leaves a running task without a lease.
-    yield sa.and_(IS_LEASED_TASK, jobs.c.claimed_until.is_(None))
+    yield sa.and_(IS_LEASED_TASK, jobs.c.leased_until.is_(None))
 
 
 def _standing(connection: sa.Connection, locked: Sequence[_Row]) -> list[TaskStanding]:

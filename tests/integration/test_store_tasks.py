@@ -95,7 +95,7 @@ def test_a_new_task_is_queued_and_an_agent_that_picks_it_holds_it_for_its_lease(
     assert (picked.job.state, picked.job.attempt, picked.job.queue) == (JobState.RUNNING, 1, "films")
     assert picked.leased_until == NOON + 2 * MINUTE and len(picked.token) >= 20
     stored = get(store, task.id)
-    assert (stored.state, stored.attempt, stored.claimed_until) == (JobState.RUNNING, 1, NOON + 2 * MINUTE)
+    assert (stored.state, stored.attempt, stored.leased_until) == (JobState.RUNNING, 1, NOON + 2 * MINUTE)
     (attempt,) = stored.attempts
     assert (attempt.number, attempt.worker, attempt.started_at, attempt.ended_at) == (
         1,
@@ -161,7 +161,7 @@ def test_a_finished_task_has_its_result_and_its_attempt_an_end(store: Database) 
         DONE.result,
         NOON + SECOND,
     )
-    assert finished == get(store, task.id) and finished.claimed_until is None
+    assert finished == get(store, task.id)
     (attempt,) = finished.attempts
     assert (attempt.outcome, attempt.worker, attempt.started_at, attempt.ended_at) == (
         OutcomeName.SUCCEEDED,
@@ -252,7 +252,7 @@ def test_agents_that_pick_together_get_what_each_would_have_got_alone(store: Dat
     assert picked == [[old.id], [middle.id], [new.id], [mail.id], []]
     held = [get(store, task.id) for task in (old, middle, new, mail)]
     assert [record.attempts[0].worker for record in held] == ["ann", "dan", "bob", "cid"]
-    assert [record.claimed_until for record in held] == [NOON + MINUTE] * 3 + [NOON + 2 * MINUTE]
+    assert [record.leased_until for record in held] == [NOON + MINUTE] * 3 + [NOON + 2 * MINUTE]
     assert len({got[0].token for got in (ann, bob, cid, dan)}) == 4
 
 
@@ -492,16 +492,17 @@ def test_queues_show_how_many_tasks_are_where(store: Database) -> None:
     assert [each.queue for each in store.read(tasks.queue_lengths, limit=1)] == ["mail"]
 
 
-def test_a_running_task_that_has_lost_its_lease_goes_to_the_next_agent(store: Database) -> None:
+def test_a_task_that_a_stranger_reported_on_goes_to_the_next_agent_after_its_lease(
+    store: Database,
+) -> None:
     insert(store, make_task())
     picked = pick_one(store)
     # Somebody has published a report of it with its token.
     report = make_report(picked.job.id, JobState.RUNNING, attempt=2, kind="task")
     store.write(recording.record_reports, [report], now=NOON)
-    assert get(store, picked.job.id).claimed_until is None
 
-    assert store.read(tasks.expired_tasks, limit=9, now=NOON) == [picked.job.id]
-    assert expire(store, NOON) == [("default", JobState.DELAYED)]
+    assert store.read(tasks.expired_tasks, limit=9, now=picked.leased_until) == [picked.job.id]
+    assert expire(store, picked.leased_until) == [("default", JobState.DELAYED)]
     assert pick_one(store).job.attempt == 3
 
 

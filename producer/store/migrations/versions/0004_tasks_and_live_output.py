@@ -22,7 +22,7 @@ _INDEXES = {
         ["due_at", "id"],
         f"{_IS_DELAYED} AND ready_at IS NULL",
     ),
-    "ix_jobs_leased_tasks": (["claimed_until", "id"], f"{_IS_TASK} AND coalesce(state, '') = 'running'"),
+    "ix_jobs_leased_tasks": (["leased_until", "id"], f"{_IS_TASK} AND coalesce(state, '') = 'running'"),
 }
 
 
@@ -30,7 +30,8 @@ def upgrade() -> None:
     """Make the change."""
     for name in ("queue", "lease"):
         op.add_column("jobs", sa.Column(name, sa.Text(), nullable=True))
-    op.add_column("jobs", sa.Column("ready_at", _moment(), nullable=True))
+    for name in ("leased_until", "ready_at"):
+        op.add_column("jobs", sa.Column(name, _moment(), nullable=True))
     for name, (columns, where) in _INDEXES.items():
         op.create_index(name, "jobs", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
     op.create_table(
@@ -59,7 +60,7 @@ def downgrade() -> None:
     op.drop_table("outputs")
     for name in _INDEXES:
         op.drop_index(name, "jobs")
-    for name in ("ready_at", "lease", "queue"):
+    for name in ("ready_at", "leased_until", "lease", "queue"):
         op.drop_column("jobs", name)
 
 
