@@ -1,30 +1,19 @@
-"""The scheduler: accepts jobs that are due, parks those whose deadline has passed, makes runs of schedules.
-
-It looks at the store alone, so it works while the broker is away. Any number of schedulers share the work.
-"""
+"""The scheduler: accepts jobs that are due, parks those whose deadline passed, makes runs of schedules."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from uuid import UUID
 
-from producer.ledger.metrics import LedgerMetrics
-from producer.records import Overlap, ScheduleRecord, Transition
+from producer.ledger.due import DueService
+from producer.records import Overlap, ScheduleRecord
 from producer.scheduling import scheduled_run
 from producer.store import schedules
-from producer.store.database import RetryingStore
 from producer.timetable import Step, next_step
-from shared.clock import utc_now
 from shared.errors import JobInvalid, StoreRefused
 
-_PAGE_JOBS = 500
 _PAGE_SCHEDULES = 100
 _ERROR_CHARACTERS = 500
-# A job whose time comes before all others may be stored at any moment, and nothing announces it.
-_SAFETY_SECONDS = 1.0
-# Another scheduler is at what is due, and soon done.
-_BUSY_SECONDS = 0.05
 
 _EVENTS = {
     "made": "schedule_run_made",
@@ -34,45 +23,21 @@ _EVENTS = {
     "missed": "schedule_runs_missed",
 }
 
-# Changes a page of jobs, and finds the ids of those that it would change.
-Change = Callable[..., list[Transition]]
-Find = Callable[..., list[UUID]]
-
 logger = logging.getLogger(__name__)
 
 
-class Scheduler:
-    """Does what is due, and sleeps until something is due again."""
-
-    def __init__(
-        self, *, store: RetryingStore, metrics: LedgerMetrics, clock: Callable[[], datetime] = utc_now
-    ) -> None:
-        """Make a scheduler that has done nothing yet."""
-        self._store = store
-        self._metrics = metrics
-        self._clock = clock
-        # Jobs and schedules that this version cannot work on, until it is started again.
-        self._aside: set[UUID] = set()
-
-    async def run(self) -> None:
-        """Schedule until cancelled. Stopping at any point is safe: each step is one transaction."""
-        while True:
-            next_due_at = await self._store.read(schedules.next_due_at, without=self._aside)
-            now = self._clock()
-            if next_due_at is None or next_due_at > now:
-                await asyncio.sleep(_pause_seconds(next_due_at, now))
-            elif not await self.tick(now):
-                await asyncio.sleep(_BUSY_SECONDS)
+class Scheduler(DueService):
+    """Does what has a time that somebody asked for."""
 
     async def tick(self, now: datetime) -> int:
         """Do all that is due at `now`; return how much that was."""
-        return await self._release(now) + await self._expire(now) + await self._run_schedules(now)
+        note = self._metrics.note_transitions
+        released = await self._in_pages(schedules.release_due, schedules.due_jobs, now, note=note)
+        expired = await self._in_pages(schedules.expire_jobs, schedules.late_jobs, now, note=note)
+        return released + expired + await self._run_schedules(now)
 
-    async def _release(self, now: datetime) -> int:
-        return await self._in_pages(schedules.release_due, schedules.due_jobs, now)
-
-    async def _expire(self, now: datetime) -> int:
-        return await self._in_pages(schedules.expire_jobs, schedules.late_jobs, now)
+    async def _next_due_at(self, now: datetime) -> datetime | None:
+        return await self._store.read(schedules.next_due_at, without=self._aside)
 
     async def _run_schedules(self, now: datetime) -> int:
         taken = 0
@@ -125,38 +90,6 @@ class Scheduler:
         logger.info(_EVENTS[effect], extra={"schedule_id": str(schedule.id), **facts})
         return True
 
-    def _put_aside(self, row_id: UUID, name: str, failure: Exception) -> None:
-        """Note that a row cannot be worked on."""
-        self._aside.add(row_id)
-        self._metrics.rows_put_aside.labels(type(self).__name__).inc()
-        logger.error("row_put_aside", extra={name: str(row_id)}, exc_info=failure)
-
-    async def _change_singly(self, change: Change, find: Find, now: datetime) -> list[Transition]:
-        """Change the jobs of a page one by one, and put those aside that cannot be changed."""
-        changed = []
-        for job_id in await self._store.read(find, limit=_PAGE_JOBS, now=now, without=self._aside):
-            try:
-                changed += await self._store.write(change, limit=1, now=now, only=job_id)
-            except Exception as failure:  # One of the three edges: it must not hold up those beside it.
-                self._put_aside(job_id, "job_id", failure)
-        return changed
-
-    async def _change_page(self, change: Change, find: Find, now: datetime) -> list[Transition]:
-        try:
-            return await self._store.write(change, limit=_PAGE_JOBS, now=now, without=self._aside)
-        except Exception as failure:  # As above.
-            logger.info("page_done_singly", extra={"error": repr(failure)[:300]})
-            return await self._change_singly(change, find, now)
-
-    async def _in_pages(self, change: Change, find: Find, now: datetime) -> int:
-        changed = 0
-        while page := await self._change_page(change, find, now):
-            self._metrics.note_transitions(page)
-            changed += len(page)
-            if len(page) < _PAGE_JOBS:
-                break
-        return changed
-
 
 def _next_step(schedule: ScheduleRecord, now: datetime) -> Step:
     return next_step(
@@ -166,9 +99,3 @@ def _next_step(schedule: ScheduleRecord, now: datetime) -> Step:
         now=now,
         catch_up=schedule.catch_up,
     )
-
-
-def _pause_seconds(next_due_at: datetime | None, now: datetime) -> float:
-    if next_due_at is None:
-        return _SAFETY_SECONDS
-    return min((next_due_at - now).total_seconds(), _SAFETY_SECONDS)
