@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     host_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     secrets_dir: Path | None = None
 
-    # Nothing is allowed until the operator names it.
+    # Every program, but no line for the shell, no variable and no path, until the operator names some.
     command_programs: Annotated[tuple[str, ...], NoDecode] = ("*",)
     command_shell: bool = False
     command_env: Annotated[tuple[VariableName, ...], NoDecode] = ()
