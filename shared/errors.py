@@ -12,7 +12,7 @@ RetrieverError
 ├── ApiUnavailable, RequestRefused
 │                              what an agent hears of the API (consumer.agent.task_api)
 ├── DrainGivenUp               broker or API could not be used for too long; there may be work left
-├── DrainStopped               it was told to stop before its queues were empty
+├── DrainStopped               it was told to stop before its queue or queues were empty
 ├── MessageUndecodable         the body is not one of our messages; park it raw
 ├── ReportDisbelieved          it speaks for a job without the token of its run; leave the job as it is
 ├── ReportFailed               recording it failed in a way that nobody foresaw; put it aside
@@ -58,7 +58,7 @@ class DrainGivenUp(RetrieverError):
 
 
 class DrainStopped(RetrieverError):
-    """A worker that was to empty its queues was told to stop before they were empty."""
+    """A process that was to do all work was told to stop before."""
 
 
 class BrokerError(RetrieverError):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from consumer.agent.held_task import HeldTask, Work
 from consumer.agent.metrics import AgentMetrics
 from consumer.agent.task_api import ApiUnavailable, PickedTask, RequestRefused, TaskApi
-from shared.errors import DrainGivenUp
+from shared.errors import DrainGivenUp, DrainStopped
 from shared.health import Probe
 from shared.kinds.task import PickOrder
 from shared.repeated_warning import RepeatedWarning
@@ -80,14 +80,20 @@ class Agent:
 
         Raises:
             DrainGivenUp: it was to drain, and the API gave no answer.
+            DrainStopped: it was to drain, and `stop` was set before.
         """
         async with asyncio.TaskGroup() as group:
-            await self._take(group, stop)
+            is_over = await self._take(group, stop)
             await self._finish()
-        if self._pace.is_draining and self._failures:
+        if not self._pace.is_draining:
+            return
+        if not is_over:
+            raise DrainStopped("told to stop before the queue was empty")
+        if self._failures:
             raise DrainGivenUp(f"not drained: {self.problem}")
 
-    async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+    async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
+        """Return False once `stop` is set, or True when a drain is over."""
         while not stop.is_set():
             if len(self._in_hand) >= self._pace.limit:
                 await _unless(stop, self._one_ends())
@@ -99,9 +105,10 @@ class Agent:
                 self._in_hand.add(holding)
                 holding.add_done_callback(self._in_hand.discard)
             if self._is_drained(tasks):
-                return
+                return True
             if not tasks:
                 await _unless(stop, self._rest(waited_seconds=self._loop.time() - asked_at))
+        return False
 
     async def _pick(self) -> list[PickedTask] | None:
         """Return the tasks that the API gave; None when it gave no answer."""

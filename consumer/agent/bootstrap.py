@@ -26,6 +26,7 @@ async def run_agent(settings: Settings, stop: asyncio.Event, *, is_draining: boo
     Raises:
         SettingsInvalid: what it is to run cannot be run here.
         DrainGivenUp: it was to drain, and the API gave no answer.
+        DrainStopped: it was to drain, and `stop` was set before.
     """
     name = settings.agent_name or f"{socket.gethostname()}-{os.getpid()}"
     work, metrics = TaskWork.of(settings), AgentMetrics()

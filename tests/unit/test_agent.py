@@ -10,7 +10,7 @@ import pytest
 from consumer.agent.agent import Agent, Pace
 from consumer.agent.metrics import AgentMetrics
 from consumer.agent.task_api import ApiUnavailable, End, PickedTask, RequestRefused
-from shared.errors import DrainGivenUp
+from shared.errors import DrainGivenUp, DrainStopped
 from shared.kinds.command import OutputSnapshot
 from shared.kinds.task import PickOrder
 from shared.outcomes import Failed, Succeeded
@@ -242,6 +242,17 @@ async def test_an_agent_cannot_drain_without_the_api() -> None:
         await make_agent(api, make_pace(is_draining=True)).run(asyncio.Event())
 
     assert asyncio.get_running_loop().time() <= 15
+
+
+@in_virtual_time
+async def test_an_agent_that_is_stopped_has_not_drained() -> None:
+    api, stop = FakeTaskApi([make_picked_task(), make_picked_task()]), asyncio.Event()
+    asyncio.get_running_loop().call_later(1, stop.set)
+
+    with pytest.raises(DrainStopped):
+        await make_agent(api, make_pace(is_draining=True), Lines(seconds=2)).run(stop)
+
+    assert len(api.ends) == 1
 
 
 @in_virtual_time
