@@ -113,7 +113,12 @@ async def _run_worker(settings: Settings, plan: Plan) -> None:
 @click.option(
     "--handler", "agent_handler", metavar="PROGRAM", help="Gets the payload of tasks without a command."
 )
-@click.option("--drain", is_flag=True, help="End when there is no task to take and none in hand.")
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="End with status 0 when there is no task to take and none in hand. Status 75: the API gave no "
+    "answer. Status 143: it was told to stop before.",
+)
 def agent(*, drain: bool, **given: object) -> None:
     """Take tasks from the API until stopped; then let those in hand end, within the grace period.
 
