@@ -596,6 +596,26 @@ class ScheduledRun:
         return {"run_at": self.run_at.isoformat(), **made}
 
 
+class RunEffect(StrEnum):
+    """What a schedule does when it is due: `missed` passes over all runs that are not made up for."""
+
+    MADE = "made"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    MISSED = "missed"
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleStep:
+    """A schedule taken one run further, as decided on its record; `facts` are for the audit log."""
+
+    schedule: ScheduleRecord
+    next_run_at: datetime | None
+    effect: RunEffect
+    facts: Mapping[str, str | None]
+    run: ScheduledRun | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class DeletedPage:
     """How many jobs were deleted, and the id to go on from; None after the last."""

@@ -7,7 +7,14 @@ from typing import assert_never
 from uuid import UUID
 
 from producer.batch_validation import batch_args, located
-from producer.records import NewSchedule, ScheduledRun, ScheduleRecord
+from producer.records import (
+    NewSchedule,
+    Overlap,
+    RunEffect,
+    ScheduledRun,
+    ScheduleRecord,
+    ScheduleStep,
+)
 from producer.repeats import RepeatFinder
 from producer.submission import MAX_AHEAD, JobTemplate
 from producer.submission_models import MAX_LABELS, BatchSubmission, JobSubmission, ScheduleSubmission
@@ -18,12 +25,14 @@ from producer.timetable import (
     TimetableInvalid,
     check_timetable,
     first_time,
+    next_step,
     timezones,
 )
 from shared.errors import FieldError, JobInvalid
 from shared.identity import new_id
 
 UTC_NAME = "UTC"
+_ERROR_CHARACTERS = 500
 _ABSOLUTE_TIMES = ("run_at", "delay_seconds", "deadline_at")
 
 
@@ -70,6 +79,36 @@ def scheduled_run(schedule: ScheduleRecord, *, run_at: datetime, now: datetime) 
             run_at=run_at,
             now=now,
         )
+
+
+def decide_step(schedule: ScheduleRecord, *, now: datetime, has_unfinished_run: bool) -> ScheduleStep:
+    """Return how a schedule that is due goes one run further; a run is made with new ids, created `now`."""
+    # A schedule without a next time is not due.
+    due_at = schedule.next_run_at or now
+    step = next_step(schedule.timetable, next_run_at=due_at, now=now, catch_up=schedule.catch_up)
+    following = step.next_run_at
+    if step.run_at is None:
+        facts = {
+            "missed_from": due_at.isoformat(),
+            "next_run_at": following.isoformat() if following else None,
+        }
+        return ScheduleStep(schedule, following, RunEffect.MISSED, facts)
+    run_at = {"run_at": step.run_at.isoformat()}
+    if has_unfinished_run and schedule.overlap is Overlap.SKIP:
+        return ScheduleStep(schedule, following, RunEffect.SKIPPED, run_at)
+    made = ScheduleStep(schedule, following, RunEffect.MADE, run_at)
+    try:
+        run = scheduled_run(schedule, run_at=step.run_at, now=now)
+    except JobInvalid as error:
+        return failed_step(made, error)
+    return replace(made, facts=run.facts, run=run)
+
+
+def failed_step(step: ScheduleStep, error: Exception) -> ScheduleStep:
+    """Return a step whose run cannot be made: the schedule goes on, and keeps why."""
+    # Of those of a batch, the first say enough.
+    facts = {"run_at": step.facts["run_at"], "error": str(error)[:_ERROR_CHARACTERS]}
+    return replace(step, effect=RunEffect.FAILED, facts=facts, run=None)
 
 
 def _make_run(

@@ -51,28 +51,34 @@ class DueService(ABC):
             if next_due_at is None or next_due_at > now:
                 left = _SAFETY_SECONDS if next_due_at is None else (next_due_at - now).total_seconds()
                 await asyncio.sleep(min(left, _SAFETY_SECONDS))
-            elif not await self.tick(now):
+            elif not await self.step(now):
                 await asyncio.sleep(_BUSY_SECONDS)
 
-    @abstractmethod
     async def tick(self, now: datetime) -> int:
         """Do all that is due at `now`; return how much that was."""
+        done = 0
+        while more := await self.step(now):
+            done += more
+        return done
+
+    @abstractmethod
+    async def step(self, now: datetime) -> int:
+        """Do a part of what is due at `now`, of each sort some; return how much that was.
+
+        No sort waits for the end of another, of which there may always be more.
+        """
 
     @abstractmethod
     async def _next_due_at(self, now: datetime) -> datetime | None:
         """Return when something is due next; None when nothing has a time."""
 
-    async def _in_pages(
+    async def _page(
         self, change: Change[T], find: Find, now: datetime, *, note: Callable[[Sequence[T]], None]
     ) -> int:
-        """Make a change to all jobs that are due for it, and note what was changed; return how many."""
-        changed = 0
-        while page := await self._change_page(change, find, now):
-            note(page)
-            changed += len(page)
-            if len(page) < PAGE_ROWS:
-                break
-        return changed
+        """Make a change to a page of the jobs that are due for it, and note it; return how many changed."""
+        page = await self._change_page(change, find, now)
+        note(page)
+        return len(page)
 
     async def _change_page(self, change: Change[T], find: Find, now: datetime) -> list[T]:
         try:

@@ -2,25 +2,30 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from uuid import UUID
 
 from producer.ledger.due import DueService
-from producer.records import Overlap, ScheduleRecord
-from producer.scheduling import scheduled_run
-from producer.store import schedules
-from producer.timetable import Step, next_step
-from shared.errors import JobInvalid, StoreRefused
+from producer.ledger.metrics import LedgerMetrics
+from producer.records import RunEffect, ScheduleRecord, ScheduleStep
+from producer.scheduling import decide_step, failed_step
+from producer.store import schedule_runs, schedules
+from producer.store.database import RetryingStore
+from shared.clock import utc_now
+from shared.errors import StoreRefused
 
 _PAGE_SCHEDULES = 100
-_ERROR_CHARACTERS = 500
+# Then those with small templates have their turn again: a run of a large one takes up to half a second.
+_HEAVY_SECONDS = 0.5
 
 _EVENTS = {
-    "made": "schedule_run_made",
-    "skipped": "schedule_run_skipped",
-    "failed": "schedule_run_failed",
+    RunEffect.MADE: "schedule_run_made",
+    RunEffect.SKIPPED: "schedule_run_skipped",
+    RunEffect.FAILED: "schedule_run_failed",
     # All the runs of a downtime that are not made up for.
-    "missed": "schedule_runs_missed",
+    RunEffect.MISSED: "schedule_runs_missed",
 }
 
 logger = logging.getLogger(__name__)
@@ -29,73 +34,94 @@ logger = logging.getLogger(__name__)
 class Scheduler(DueService):
     """Does what has a time that somebody asked for."""
 
-    async def tick(self, now: datetime) -> int:
-        """Do all that is due at `now`; return how much that was."""
+    def __init__(
+        self, *, store: RetryingStore, metrics: LedgerMetrics, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        """Make a scheduler that has done nothing yet."""
+        super().__init__(store=store, metrics=metrics, clock=clock)
+        # The last schedule with a large template that had its turn.
+        self._heavy_after: UUID | None = None
+
+    async def step(self, now: datetime) -> int:
+        """Do a page of what is due at `now`, and every schedule's next run; return how much that was."""
         note = self._metrics.note_transitions
-        released = await self._in_pages(schedules.release_due, schedules.due_jobs, now, note=note)
-        expired = await self._in_pages(schedules.expire_jobs, schedules.late_jobs, now, note=note)
-        return released + expired + await self._run_schedules(now)
+        released = await self._page(schedules.release_due, schedules.due_jobs, now, note=note)
+        expired = await self._page(schedules.expire_jobs, schedules.late_jobs, now, note=note)
+        return released + expired + await self._run_light(now) + await self._run_heavy(now)
 
     async def _next_due_at(self, now: datetime) -> datetime | None:
         return await self._store.read(schedules.next_due_at, without=self._aside)
 
-    async def _run_schedules(self, now: datetime) -> int:
-        taken = 0
-        # Each round takes every schedule one run further, whoever does it; `now` stays, so it ends.
-        while page := await self._store.read(
-            schedules.due_schedules, limit=_PAGE_SCHEDULES, now=now, without=self._aside
-        ):
-            for schedule in page:
-                try:
-                    taken += await self._take_step(schedule, now)
-                except Exception as failure:  # One of the three edges: it must not hold up those beside it.
-                    self._put_aside(schedule.id, "schedule_id", failure)
+    async def _run_light(self, now: datetime) -> int:
+        """Take every schedule that is due one run further, a page at a time."""
+        taken, after = 0, None
+        while page := await self._due(now, light=True, after=after, limit=_PAGE_SCHEDULES):
+            taken += await self._take_page(page, now)
+            after = page[-1]
         return taken
 
-    async def _take_step(self, schedule: ScheduleRecord, now: datetime) -> bool:
-        """Take a schedule one run further; return False if another ledger, or a person, was first."""
-        step = _next_step(schedule, now)
-        write, following = self._store.write, step.next_run_at
-        if step.run_at is None:
-            moved = await write(schedules.pass_over, schedule, next_run_at=following, now=now)
-            return moved and self._note_run(schedule, "missed", {})
-        facts = {"run_at": step.run_at.isoformat()}
-        if schedule.overlap is Overlap.SKIP and await self._store.read(
-            schedules.has_unfinished_run, schedule
-        ):
-            moved = await write(
-                schedules.skip_run, schedule, run_at=step.run_at, next_run_at=following, now=now
-            )
-            return moved and self._note_run(schedule, "skipped", facts)
+    async def _run_heavy(self, now: datetime) -> int:
+        """Take schedules with large templates one run further, one after the other, for a while."""
+        taken, began = 0, time.monotonic()
+        while page := await self._due(now, light=False, after=self._heavy_after, limit=1):
+            taken += await self._take_page(page, now)
+            self._heavy_after = page[-1]
+            if time.monotonic() - began >= _HEAVY_SECONDS:
+                return taken
+        # The next turn begins with the first.
+        self._heavy_after = None
+        return taken
+
+    async def _due(self, now: datetime, *, light: bool, after: UUID | None, limit: int) -> list[UUID]:
+        return await self._store.read(
+            schedule_runs.due_schedules,
+            light=light,
+            after=after,
+            limit=limit,
+            now=now,
+            without=self._aside,
+        )
+
+    async def _take_page(self, page: Sequence[UUID], now: datetime) -> int:
+        """Take schedules one run further, in one transaction; return how many others had not done."""
         try:
-            # Validating the arguments of a large job takes a while.
-            run = await asyncio.to_thread(scheduled_run, schedule, run_at=step.run_at, now=now)
-            moved = await write(schedules.make_run, schedule, run, next_run_at=following, now=now)
-        except (JobInvalid, StoreRefused) as error:
+            steps = await self._decide(page, now)
+            taken = await self._store.write(schedule_runs.take_steps, steps, now=now)
+        except Exception as failure:  # One of the three edges: it must not hold up those beside it.
+            logger.info("page_done_singly", extra={"error": repr(failure)[:300]})
+            return await self._take_singly(page, now)
+        return self._note_runs(taken)
+
+    async def _take_singly(self, page: Sequence[UUID], now: datetime) -> int:
+        taken = 0
+        for schedule_id in page:
+            try:
+                for step in await self._decide([schedule_id], now):
+                    taken += self._note_runs(await self._take(step, now))
+            except Exception as failure:  # As above.
+                self._put_aside(schedule_id, "schedule_id", failure)
+        return taken
+
+    async def _take(self, step: ScheduleStep, now: datetime) -> list[ScheduleStep]:
+        try:
+            return await self._store.write(schedule_runs.take_steps, [step], now=now)
+        except StoreRefused as error:
             # It must hold up neither its own next run nor other schedules.
-            text = str(error)[:_ERROR_CHARACTERS]
-            moved = await write(
-                schedules.fail_run,
-                schedule,
-                run_at=step.run_at,
-                next_run_at=following,
-                error=text,
-                now=now,
-            )
-            return moved and self._note_run(schedule, "failed", {**facts, "error": text})
-        return moved and self._note_run(schedule, "made", run.facts)
+            failed = [failed_step(step, error)]
+            return await self._store.write(schedule_runs.take_steps, failed, now=now)
 
-    def _note_run(self, schedule: ScheduleRecord, effect: str, facts: Mapping[str, str]) -> bool:
-        self._metrics.schedule_runs.labels(effect).inc()
-        logger.info(_EVENTS[effect], extra={"schedule_id": str(schedule.id), **facts})
-        return True
+    async def _decide(self, page: Sequence[UUID], now: datetime) -> list[ScheduleStep]:
+        due = await self._store.read(schedule_runs.read_due, page, now=now)
+        # Validating the arguments of a large job takes a while.
+        return await asyncio.to_thread(_decide, due, now)
+
+    def _note_runs(self, taken: Sequence[ScheduleStep]) -> int:
+        for step in taken:
+            self._metrics.schedule_runs.labels(step.effect.value).inc()
+            facts = {} if step.effect is RunEffect.MISSED else step.facts
+            logger.info(_EVENTS[step.effect], extra={"schedule_id": str(step.schedule.id), **facts})
+        return len(taken)
 
 
-def _next_step(schedule: ScheduleRecord, now: datetime) -> Step:
-    return next_step(
-        schedule.timetable,
-        # A schedule without one is not due.
-        next_run_at=schedule.next_run_at or now,
-        now=now,
-        catch_up=schedule.catch_up,
-    )
+def _decide(due: Sequence[tuple[ScheduleRecord, bool]], now: datetime) -> list[ScheduleStep]:
+    return [decide_step(record, now=now, has_unfinished_run=unfinished) for record, unfinished in due]

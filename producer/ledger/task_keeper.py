@@ -22,23 +22,15 @@ class TaskKeeper(DueService):
         super().__init__(store=store, metrics=metrics, clock=clock)
         self._queues = BoundedNames()
 
-    async def tick(self, now: datetime) -> int:
-        """Do all that is due at `now`; return how much that was."""
-        ready = await self._make_ready(now)
-        return ready + await self._in_pages(
+    async def step(self, now: datetime) -> int:
+        """Let a page of delayed tasks be picked, and end a page of leases; return how many that was."""
+        ready = await self._store.write(tasks.make_ready, limit=PAGE_ROWS, now=now)
+        return len(ready) + await self._page(
             tasks.expire_leases, tasks.expired_tasks, now, note=self._note_expired
         )
 
     async def _next_due_at(self, now: datetime) -> datetime | None:
         return await self._store.read(tasks.next_due_at, now=now, without=self._aside)
-
-    async def _make_ready(self, now: datetime) -> int:
-        ready = 0
-        while page := await self._store.write(tasks.make_ready, limit=PAGE_ROWS, now=now):
-            ready += len(page)
-            if len(page) < PAGE_ROWS:
-                break
-        return ready
 
     def _note_expired(self, ends: Sequence[LeaseEnd]) -> None:
         for end in ends:

@@ -1,6 +1,6 @@
 """The audit log: what operators and the scheduler did, written in the transaction that did it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -26,6 +26,22 @@ def write_audit(
     connection.execute(
         audit.insert().values(id=new_id(), at=now, by=by, action=action, target=target, details=dict(details))
     )
+
+
+def write_audits(
+    connection: sa.Connection,
+    actions: Iterable[tuple[AuditAction, str, Mapping[str, Any]]],
+    *,
+    by: str,
+    now: datetime,
+) -> None:
+    """Note many actions of one actor: each with its target and its details."""
+    rows = [
+        {"id": new_id(), "at": now, "by": by, "action": action, "target": target, "details": dict(details)}
+        for action, target, details in actions
+    ]
+    if rows:
+        connection.execute(audit.insert(), rows)
 
 
 def list_audit(

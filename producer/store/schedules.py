@@ -1,7 +1,6 @@
-"""What happens at its time: runs of schedules, jobs that are due, jobs that expire.
+"""Schedules, jobs that are due and jobs that expire. `schedule_runs.py` makes the runs of schedules.
 
-A run and its schedule's next time are one transaction. Several schedulers share the work: each locks a page
-of jobs and skips what another has locked.
+Several schedulers share the work: each locks a page of jobs and skips what another has locked.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,6 +19,7 @@ from producer.store.endings import end_jobs, end_of
 from producer.store.repeats import look_after
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
+from producer.store.sql import encode_document
 from producer.store.submissions import insert_batch, insert_jobs
 from producer.store.wakeup import announce_waiting
 from producer.timetable import Cron, Every, Timetable
@@ -43,6 +43,7 @@ def insert_schedule(connection: sa.Connection, schedule: NewSchedule, *, by: str
             id=schedule.id,
             name=schedule.name,
             template=schedule.template,
+            template_bytes=len(encode_document(schedule.template)),
             overlap=schedule.overlap,
             catch_up=schedule.catch_up,
             labels=schedule.labels,
@@ -68,7 +69,7 @@ def get_schedule(connection: sa.Connection, schedule_id: UUID) -> ScheduleRecord
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
-    return _record(row)
+    return schedule_record(row)
 
 
 def list_schedules(connection: sa.Connection, *, limit: int, after: UUID | None) -> list[ScheduleRecord]:
@@ -76,20 +77,12 @@ def list_schedules(connection: sa.Connection, *, limit: int, after: UUID | None)
     query = sa.select(schedules).order_by(schedules.c.id.desc()).limit(limit)
     if after is not None:
         query = query.where(schedules.c.id < after)
-    return [_record(row) for row in connection.execute(query).mappings()]
+    return [schedule_record(row) for row in connection.execute(query).mappings()]
 
 
-def due_schedules(
-    connection: sa.Connection, *, limit: int, now: datetime, without: Collection[UUID] = ()
-) -> list[ScheduleRecord]:
-    """Return schedules whose next run is due, the longest due first. Locks nothing."""
-    query = (
-        sa.select(schedules)
-        .where(HAS_A_RUN, schedules.c.next_run_at <= now, *_are_not(schedules.c.id, without))
-        .order_by(schedules.c.next_run_at, schedules.c.id)
-        .limit(limit)
-    )
-    return [_record(row) for row in connection.execute(query).mappings()]
+def schedule_record(row: sa.RowMapping) -> ScheduleRecord:
+    """Return the record of a row of `schedules`."""
+    return ScheduleRecord(**{name: row[name] for name in _NAMES}, timetable=_timetable(row))
 
 
 def has_unfinished_run(connection: sa.Connection, schedule: ScheduleRecord) -> bool:
@@ -99,74 +92,6 @@ def has_unfinished_run(connection: sa.Connection, schedule: ScheduleRecord) -> b
             sa.select(sa.exists().where(_is_of_last_run(schedule), jobs.c.state.in_(OPEN_STATES)))
         )
     )
-
-
-def make_run(
-    connection: sa.Connection,
-    schedule: ScheduleRecord,
-    run: ScheduledRun,
-    *,
-    next_run_at: datetime | None,
-    now: datetime,
-) -> bool:
-    """Store the jobs of a run and the schedule's next time together; return False if another one did.
-
-    Of any number of calls for one revision of a schedule, one makes the run.
-    """
-    values = {"last_error": None, **_run_columns(run)}
-    if not _advance(connection, schedule, next_run_at=next_run_at, values=values):
-        return False
-    _insert_run(connection, run)
-    _audit(connection, AuditAction.SCHEDULE_RUN_MADE, schedule.id, run.facts, now=now)
-    return True
-
-
-def skip_run(
-    connection: sa.Connection,
-    schedule: ScheduleRecord,
-    *,
-    run_at: datetime,
-    next_run_at: datetime | None,
-    now: datetime,
-) -> bool:
-    """Move the schedule on and count the run as skipped; return False if another one did."""
-    values = {"skipped": schedule.skipped + 1}
-    if not _advance(connection, schedule, next_run_at=next_run_at, values=values):
-        return False
-    details = {"run_at": run_at.isoformat()}
-    _audit(connection, AuditAction.SCHEDULE_RUN_SKIPPED, schedule.id, details, now=now)
-    return True
-
-
-def fail_run(
-    connection: sa.Connection,
-    schedule: ScheduleRecord,
-    *,
-    run_at: datetime,
-    next_run_at: datetime | None,
-    error: str,
-    now: datetime,
-) -> bool:
-    """Move the schedule on and keep why its run could not be made; return False if another one did."""
-    if not _advance(connection, schedule, next_run_at=next_run_at, values={"last_error": error}):
-        return False
-    details = {"run_at": run_at.isoformat(), "error": error}
-    _audit(connection, AuditAction.SCHEDULE_RUN_FAILED, schedule.id, details, now=now)
-    return True
-
-
-def pass_over(
-    connection: sa.Connection, schedule: ScheduleRecord, *, next_run_at: datetime | None, now: datetime
-) -> bool:
-    """Move the schedule on past runs that are not made up for; return False if another one did."""
-    if not _advance(connection, schedule, next_run_at=next_run_at, values={}):
-        return False
-    details = {
-        "missed_from": schedule.next_run_at.isoformat() if schedule.next_run_at else None,
-        "next_run_at": next_run_at.isoformat() if next_run_at else None,
-    }
-    _audit(connection, AuditAction.SCHEDULE_RUNS_MISSED, schedule.id, details, now=now)
-    return True
 
 
 def run_now(
@@ -340,30 +265,6 @@ def _is_of_last_run(schedule: ScheduleRecord) -> sa.ColumnElement[bool]:
     return sa.or_(jobs.c.id == schedule.last_job_id, jobs.c.batch_id == pages_id)
 
 
-def _advance(
-    connection: sa.Connection,
-    schedule: ScheduleRecord,
-    *,
-    next_run_at: datetime | None,
-    values: Mapping[str, object],
-) -> bool:
-    """Move a schedule on; return whether this call did it.
-
-    A compare-and-set: it changes nothing when the schedule is no longer at the revision that was read, so
-    of two ledgers that decide on one run only one makes it.
-    """
-    moved = connection.execute(
-        schedules.update()
-        .where(
-            schedules.c.id == schedule.id,
-            schedules.c.revision == schedule.revision,
-            schedules.c.next_run_at == schedule.next_run_at,
-        )
-        .values(next_run_at=next_run_at, revision=schedule.revision + 1, **values)
-    )
-    return moved.rowcount == 1
-
-
 def _change(
     connection: sa.Connection,
     schedule_id: UUID,
@@ -423,10 +324,6 @@ def _timetable(row: sa.RowMapping) -> Timetable:
     if row["cron"] is not None:
         return Cron(row["cron"], row["timezone"], row["starts_at"])
     return Every(row["every_seconds"], row["starts_at"])
-
-
-def _record(row: sa.RowMapping) -> ScheduleRecord:
-    return ScheduleRecord(**{name: row[name] for name in _NAMES}, timetable=_timetable(row))
 
 
 def _lock(

@@ -393,6 +393,8 @@ schedules = sa.Table(
     sa.Column("starts_at", Moment(), nullable=True),
     # The submission that each run makes, under `job` or `batch`.
     sa.Column("template", sa.JSON(), nullable=False),
+    # How large that is as it is stored; null in rows of version 0.1.0.
+    sa.Column("template_bytes", sa.Integer(), nullable=True),
     sa.Column("overlap", Choice(Overlap), nullable=False),
     sa.Column("catch_up", Choice(CatchUp), nullable=False),
     sa.Column("labels", sa.JSON(), nullable=False),

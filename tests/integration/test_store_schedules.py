@@ -1,26 +1,39 @@
 """Schedules on both stores: a run and the next time are one change, and only one ledger makes it."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from threading import Barrier
+from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.scheduler import Scheduler
-from producer.records import JobFilter, JobRecord, NewSchedule, Overlap, ScheduleRecord
+from producer.records import (
+    JobFilter,
+    JobRecord,
+    NewSchedule,
+    Overlap,
+    RunEffect,
+    ScheduleRecord,
+    ScheduleStep,
+)
 from producer.scheduling import scheduled_run
 from producer.store import audit as store_audit
-from producer.store import queries, recording, retention
+from producer.store import queries, recording, retention, schedule_runs, submissions
 from producer.store import schedules as store_schedules
 from producer.store.database import Database, RetryingStore
-from producer.timetable import CatchUp, Cron
+from producer.store.schema import jobs as jobs_table
+from producer.store.schema import schedules as schedules_table
+from producer.timetable import CatchUp, Cron, Every
 from shared.errors import ScheduleNotFound
 from shared.identity import new_id
 from shared.states import JobState
-from tests.support.factories import NOON, make_report, make_schedule
+from tests.support.factories import NOON, make_job, make_report, make_schedule
 
 MINUTE = timedelta(minutes=1)
 BATCH = {"batch": {"kind": "check", "items": [{"url": "http://a.example/"}, {"url": "http://b.example/"}]}}
@@ -43,7 +56,8 @@ def tick(store: Database, now: datetime) -> int:
 
 def make_run(store: Database, schedule: ScheduleRecord) -> bool:
     run = scheduled_run(schedule, run_at=NOON, now=NOON)
-    return store.write(store_schedules.make_run, schedule, run, next_run_at=NOON + MINUTE, now=NOON)
+    step = ScheduleStep(schedule, NOON + MINUTE, RunEffect.MADE, run.facts, run)
+    return bool(store.write(schedule_runs.take_steps, [step], now=NOON))
 
 
 def test_a_stored_schedule_comes_back_as_it_was_given(store: Database) -> None:
@@ -294,3 +308,103 @@ def test_an_unknown_schedule_is_not_found(store: Database) -> None:
         with pytest.raises(ScheduleNotFound):
             change()
     assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []
+
+
+def scheduler(store: Database, metrics: LedgerMetrics | None = None) -> Scheduler:
+    return Scheduler(store=RetryingStore(store), metrics=metrics or LedgerMetrics())
+
+
+def in_order(store: Database) -> list[UUID | None]:
+    """Return which schedule made each job, in the order in which they were made."""
+    with store.reading() as connection:
+        return list(connection.scalars(sa.select(jobs_table.c.schedule_id).order_by(jobs_table.c.id)))
+
+
+def insert_many(store: Database, new: Sequence[NewSchedule]) -> None:
+    with store.writing() as connection:
+        for schedule in new:
+            store_schedules.insert_schedule(connection, schedule)
+
+
+def commits(store: Database, work: Callable[[], object]) -> int:
+    """Return how many transactions that write are made by some work."""
+    count = 0
+
+    def note(_connection: object) -> None:
+        nonlocal count
+        count += 1
+
+    sa.event.listen(store._writer.engine, "commit", note)
+    work()
+    return count
+
+
+def test_no_schedule_makes_a_second_run_before_each_has_made_its_first(store: Database) -> None:
+    # More than a page of them, each with five runs that it missed.
+    late = [make_schedule(timetable=Every(1, NOON), catch_up=CatchUp.ALL) for _ in range(120)]
+    innocent = make_schedule(next_run_at=NOON + timedelta(seconds=4))
+    insert_many(store, [*late, innocent])
+
+    tick(store, NOON + timedelta(seconds=4))
+
+    made = in_order(store)
+    assert len(made) == 120 * 5 + 1
+    assert made.index(innocent.id) <= 120
+    assert len(set(made[:121])) == 121
+
+
+def test_hundreds_of_schedules_that_are_due_take_a_few_transactions(store: Database) -> None:
+    insert_many(store, [make_schedule(timetable=Every(1, NOON)) for _ in range(600)])
+
+    taken = commits(store, lambda: tick(store, NOON))
+
+    assert len(set(in_order(store))) == 600
+    assert taken < 60
+
+
+async def test_a_flood_of_due_jobs_holds_up_no_schedule(store: Database) -> None:
+    schedule = make_schedule()
+    stored(store, schedule)
+    store.write(submissions.insert_jobs, [make_job(due_at=NOON) for _ in range(1_200)])
+
+    await scheduler(store).step(NOON)
+
+    assert len(jobs_of(store, schedule)) == 1
+    assert store.read(queries.count_unfinished)[JobState.SCHEDULED] == 700
+
+
+async def test_large_templates_have_their_turns_after_the_small_ones_and_one_after_the_other(
+    store: Database,
+) -> None:
+    items = [{"url": f"http://a.example/{number}"} for number in range(600)]
+    large = [make_schedule(template={"batch": {"kind": "check", "items": items}}) for _ in range(3)]
+    small = [make_schedule(timetable=Every(1, NOON)) for _ in range(3)]
+    insert_many(store, [*large, *small])
+    it = scheduler(store)
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody has time for a second large one.
+        patch.setattr("producer.ledger.scheduler._HEAVY_SECONDS", 0)
+        for seconds in range(4):
+            await it.step(NOON + timedelta(seconds=seconds))
+
+    assert [len(jobs_of(store, each)) for each in small] == [4, 4, 4]
+    assert [store.read(store_schedules.get_schedule, each.id).runs for each in large] == [1, 1, 1]
+    made = in_order(store)
+    assert set(made[:3]) == {each.id for each in small}
+
+
+def test_a_schedule_that_cannot_be_read_is_put_aside_and_the_others_run(
+    store: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoilt, sound = make_schedule(), make_schedule()
+    insert_many(store, [spoilt, sound])
+    with store.writing() as connection:
+        spoil = schedules_table.update().where(schedules_table.c.id == spoilt.id)
+        connection.execute(spoil.values(overlap=sa.text("'never'")))
+
+    with caplog.at_level(logging.ERROR):
+        tick(store, NOON)
+
+    assert len(jobs_of(store, sound)) == 1
+    put_aside = [entry for entry in caplog.records if entry.message == "row_put_aside"]
+    assert [vars(entry)["schedule_id"] for entry in put_aside] == [str(spoilt.id)]

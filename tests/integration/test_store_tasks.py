@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from producer.records import JobFilter, JobRecord, NewJob, SubmissionStatus
-from producer.scheduling import scheduled_run
+from producer.scheduling import decide_step
 from producer.store import (
     endings,
     events,
@@ -16,6 +16,7 @@ from producer.store import (
     queues,
     recording,
     retention,
+    schedule_runs,
     schedules,
     submissions,
     tasks,
@@ -564,8 +565,8 @@ def test_a_schedule_makes_tasks_that_are_picked(store: Database) -> None:
     store.write(schedules.insert_schedule, schedule)
     stored = store.read(schedules.get_schedule, schedule.id)
 
-    run = scheduled_run(stored, run_at=NOON, now=NOON)
-    assert store.write(schedules.make_run, stored, run, next_run_at=None, now=NOON)
+    step = decide_step(stored, now=NOON, has_unfinished_run=False)
+    assert store.write(schedule_runs.take_steps, [step], now=NOON) == [step]
 
     assert [each.job.schedule_id for each in pick(store, queue="films", limit=9)] == [schedule.id]
     assert store.read(schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id))
