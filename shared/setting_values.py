@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from shared.allowed_hosts import check_host_pattern, check_origin
 from shared.hosts import MAX_RATE_PER_SECOND, MIN_RATE_PER_SECOND
 
 # Standard Webhooks: at least 24 bytes, which nobody guesses, and at most 64, the block of SHA-256.
@@ -38,6 +39,9 @@ AbsolutePath = Annotated[Path, AfterValidator(_check_absolute)]
 
 NameServer = Annotated[str, AfterValidator(_check_name_server)]
 
+
+HostPattern = Annotated[str, AfterValidator(check_host_pattern)]
+WebOrigin = Annotated[str, AfterValidator(check_origin)]
 
 # What may stand in a header field: no line feeds, and nothing that servers read differently.
 UserAgent = Annotated[str, Field(pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$")]

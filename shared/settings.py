@@ -20,11 +20,13 @@ from shared.setting_values import (
     AbsolutePath,
     ApiUrl,
     ContactUrl,
+    HostPattern,
     HostRate,
     ManagementUrl,
     NameServer,
     UserAgent,
     WebhookSecrets,
+    WebOrigin,
 )
 
 PREFIX = "RETRIEVER_"
@@ -65,6 +67,9 @@ class Settings(BaseSettings):
     api_body_idle_seconds: Annotated[float, Field(gt=0)] = 15.0
     api_header_seconds: Annotated[float, Field(gt=0)] = 15.0
     api_max_connections: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
+
+    api_allowed_hosts: Annotated[tuple[HostPattern, ...], NoDecode] = ()
+    api_allowed_origins: Annotated[tuple[WebOrigin, ...], NoDecode] = ()
 
     agent_host: str = "127.0.0.1"
     agent_port: Annotated[int, Field(ge=0, le=65_535)] = 0
@@ -140,6 +145,8 @@ class Settings(BaseSettings):
         return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
 
     @field_validator(
+        "api_allowed_hosts",
+        "api_allowed_origins",
         "command_programs",
         "command_env",
         "command_read",

@@ -2,6 +2,7 @@
 
 ApiProtocol         reads it from its connection
 MeteredApp          counts and times it
+BrowserGuard        refuses hosts that are not ours, and what pages of others would do
 ListenerGate        keeps what is for agents on their own port, if they have one
 BodyGuard           refuses a body that is too large, too slow, cut short or of an unsupported type
 FixedResponses      the contract, redirects, OPTIONS, 405, and 404 for whatever is no path of ours
@@ -33,6 +34,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from producer.api.batches import MAX_JSON_BYTES, BatchHandlers
 from producer.api.bodies import BodyHandlers
+from producer.api.browser_guard import BrowserGuard
 from producer.api.bulk_actions import BulkActionHandlers
 from producer.api.contract import load_contract, without_bodies
 from producer.api.exports import ExportHandlers
@@ -152,6 +154,7 @@ def _build_app(database: Database, settings: Settings, agents_store: Store, wait
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings))
     app = ListenerGate(app, routes=routes, settings=settings)
+    app = BrowserGuard(app, settings=settings)
     return MeteredApp(app, routes=routes, metrics=metrics)
 
 

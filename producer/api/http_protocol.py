@@ -9,6 +9,7 @@ grows, and takes connections until the process has no file descriptor left for i
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -139,11 +140,13 @@ class ApiProtocol(HttpToolsProtocol):
             self.waits_since = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """Begin to answer; a target that is a whole URL may have no path, which is the root."""
-        if not self.url.startswith(b"/") and self._method() not in {b"CONNECT", b"OPTIONS"}:
-            target = httptools.parse_url(self.url)
-            if target.path is None:
-                self.url = b"/" if target.query is None else b"/?" + target.query
+        """Begin to answer.
+
+        A target that is a whole URL may have no path, which is the root; its host goes before `Host` (RFC 9112
+        section 3.2.2).
+        """
+        if not self.url.startswith(b"/") and b"://" in self.url:
+            self._read_whole_target()
         super().on_headers_complete()
         self._stop_head_timer()
         self._open_bytes, self._is_in_head, self.waits_since = 0, False, None
@@ -211,6 +214,15 @@ class ApiProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as offer:
             return self._request_without_offer(rest=data[offer.args[0] :])
         return b""
+
+    def _read_whole_target(self) -> None:
+        authority = re.split(rb"[/?#]", self.url.partition(b"://")[2], maxsplit=1)[0]
+        target = httptools.parse_url(self.url)
+        if target.path is None:
+            self.url = b"/" if target.query is None else b"/?" + target.query
+        hosts = [field for field in self.headers if field[0] == b"host"]
+        if len(hosts) == 1:
+            self.headers[self.headers.index(hosts[0])] = (b"host", authority)
 
     def _request_without_offer(self, *, rest: bytes) -> bytes:
         """Return the request whose headers were just read, without its offer, and the bytes behind it."""

@@ -26,7 +26,7 @@ BULK = b'{"lane": "bulk"}'
 
 
 def head(method: str, path: str, *fields: str, content_type: str = "application/json") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: a.example", f"Content-Type: {content_type}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}"]
     return "".join(f"{line}\r\n" for line in lines).encode() + "".join(fields).encode() + b"\r\n"
 
 

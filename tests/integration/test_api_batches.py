@@ -172,7 +172,7 @@ def test_a_json_batch_takes_no_kind_in_its_query(api: RunningApi) -> None:
 def test_a_client_that_leaves_while_it_sends_stores_nothing(api: RunningApi) -> None:
     with api.connect() as connection:
         connection.sendall(
-            b"POST /batches HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
+            b"POST /batches HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
             b"12\r\nhttp://a.example/\n\r\n"
         )

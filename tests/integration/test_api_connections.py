@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD_SECONDS = 0.3
 MAX_CONNECTIONS = 12
 JOB = json.dumps({"kind": "check", "args": {"url": "https://example.com/"}}).encode()
-GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 POST = (
-    b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     % len(JOB)
 )
 
@@ -65,7 +65,7 @@ def test_a_connection_that_says_nothing_is_closed(api: RunningApi) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"G", b"GET /livez HTTP/1.1\r\nHost: a\r\n", b"GET /livez HTTP/1.1\r\nX: a", b"\r\n"]
+    "head", [b"G", b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"GET /livez HTTP/1.1\r\nX: a", b"\r\n"]
 )
 def test_a_head_that_does_not_end_is_refused_in_time(api: RunningApi, head: bytes) -> None:
     with api.connect() as connection:
@@ -96,7 +96,7 @@ def test_the_second_request_of_a_connection_has_as_long(api: RunningApi) -> None
         pytest.param(GET + b"a" * 2_000_000, 431, id="a name without end"),
         pytest.param(GET + b"X: a\r\n" * 200_000, 431, id="fields without end"),
         pytest.param(
-            b"GET /livez?" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, id="a long target"
+            b"GET /livez?" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, id="a long target"
         ),
         pytest.param(b"GET /" + b"a" * 2_000_000, 414, id="a target without end"),
     ],

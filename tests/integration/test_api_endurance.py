@@ -30,6 +30,7 @@ from tests.support.api import RunningApi, running_api
 
 CHUNK = b" " * 1_048_576
 HUGE_CHUNKS = 300
+HOST = b"Host: localhost\r\n"
 SMALL_GROWTH_BYTES = 64 * 1_048_576
 
 
@@ -81,7 +82,7 @@ def test_a_huge_body_is_refused_without_growing(
     before = resident_bytes()
 
     with api.connect() as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\n{length}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n{length}\r\n\r\n"
         connection.sendall(head.encode())
         send_huge(connection, is_chunked=framing == "chunked")
         status = status_of(connection)
@@ -92,10 +93,10 @@ def test_a_huge_body_is_refused_without_growing(
 
 def test_slow_bodies_end_in_408_and_hold_up_nobody(api: RunningApi) -> None:
     heads = [
-        b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
-        b"POST /batches HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhttp",
-        b"POST /jobs/x/discard HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nx",
-        b"GET /kinds HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nx",
+        b"POST /jobs HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n%b\r\n{" % HOST,
+        b"POST /batches HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n%b\r\nhttp" % HOST,
+        b"POST /jobs/x/discard HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n%b\r\nx" % HOST,
+        b"GET /kinds HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n%b\r\nx" % HOST,
     ]
     with ExitStack() as stack:
         connections = [stack.enter_context(api.connect()) for _ in range(20)]
@@ -120,7 +121,9 @@ def test_abandoned_exports_stop_and_leave_the_service_well(api: RunningApi) -> N
 
     for _ in range(24):
         with api.connect() as connection:
-            connection.sendall(f"GET /batches/{batch.id}/results HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            connection.sendall(
+                f"GET /batches/{batch.id}/results HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
             assert status_of(connection) == 200
 
     # Each is counted once it has really ended: 23 MB to nobody would have blocked it.

@@ -56,7 +56,7 @@ def raw_pick(api: RunningApi) -> socket.socket:
     body = json.dumps({"agent": "gone", "wait_seconds": LONG}).encode()
     connection = api.connect()
     connection.sendall(
-        b"POST /tasks/pick HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"POST /tasks/pick HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     )
     return connection
@@ -230,7 +230,9 @@ def test_the_port_of_agents_serves_nothing_else(
     agents_port: int, method: str, path: str, status: int
 ) -> None:
     with socket.create_connection(("127.0.0.1", agents_port), timeout=20) as connection:
-        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
         head = connection.recv(65_536).decode()
 
     assert int(head.split()[1]) == status
