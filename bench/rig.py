@@ -67,7 +67,9 @@ def open_rig() -> Iterator[Rig]:
         broker = stack.enter_context(passing_broker(folder))
         ports = dict(zip(DELAYS_MS, free_ports(len(DELAYS_MS)), strict=True))
         for work, delay_ms in DELAYS_MS.items():
-            stack.enter_context(_target(ports[work], delay_ms, folder / f"target-{work.name}.log"))
+            stack.enter_context(
+                serving_target(ports[work], folder / f"target-{work.name}.log", delay_ms=delay_ms)
+            )
         yield Rig(
             amqp_url=broker.amqp_url,
             management_url=broker.management_url or "",
@@ -102,6 +104,25 @@ def running(
 
 
 @contextmanager
+def serving_target(port: int, log: Path, *, delay_ms: int = 0) -> Iterator[None]:
+    """Run a target that answers everything with 200, and is ready, while inside.
+
+    Raises:
+        StartFailed: it did not start; the message ends with its log.
+    """
+    arguments = ["--port", str(port), "--delay-ms", str(delay_ms), "--body-bytes", str(PAGE_BYTES)]
+    with running([sys.executable, "-m", "bench.target", *arguments], None, log) as process:
+        wait_until_ready(
+            lambda: _is_served(port),
+            name="the target",
+            deadline_seconds=READY_SECONDS,
+            is_alive=lambda: process.poll() is None,
+            read_log=lambda: log.read_text(errors="replace"),
+        )
+        yield
+
+
+@contextmanager
 def passing_broker(folder: Path) -> Iterator[Broker]:
     """Yield a private broker with its data below a folder; it is killed afterwards.
 
@@ -121,20 +142,6 @@ def erlang_pids(folder: Path) -> Sequence[int]:
     """Return the Erlang machine of a passing broker; nothing of one in Docker, whose CPU then counts as 0."""
     pid_file = folder / _BROKER / "node.pid"
     return [int(pid_file.read_text())] if pid_file.exists() else []
-
-
-@contextmanager
-def _target(port: int, delay_ms: int, log: Path) -> Iterator[None]:
-    arguments = ["--port", str(port), "--delay-ms", str(delay_ms), "--body-bytes", str(PAGE_BYTES)]
-    with running([sys.executable, "-m", "bench.target", *arguments], None, log) as process:
-        wait_until_ready(
-            lambda: _is_served(port),
-            name="the target",
-            deadline_seconds=READY_SECONDS,
-            is_alive=lambda: process.poll() is None,
-            read_log=lambda: log.read_text(errors="replace"),
-        )
-        yield
 
 
 def _is_served(port: int) -> bool:

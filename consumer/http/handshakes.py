@@ -80,6 +80,8 @@ _REFUSALS: Mapping[str, str] = MappingProxyType(
         "EE_KEY_TOO_SMALL": _TOO_WEAK,
         "WRONG_SIGNATURE_TYPE": _TOO_WEAK,
         "WRONG_CIPHER_RETURNED": f"{_WE_ENDED}: the host chose a cipher that we did not offer",
+        # OpenSSL's limit, 100 KiB for all that a host sends.
+        "EXCESSIVE_MESSAGE_SIZE": f"{_WE_ENDED}: the host's certificates are larger than we take",
         "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": f"{_WE_ENDED}: the host lacks RFC 5746",
     }
 )

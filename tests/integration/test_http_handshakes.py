@@ -3,10 +3,12 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.hostile_site import huge_certificate
 from consumer.handlers.check import check
 from consumer.handlers.fetch import fetch
 from consumer.http.client import Client
@@ -190,6 +192,14 @@ async def test_a_port_without_tls_is_broken(client: Client, said: bytes) -> None
         came = await checked(client, f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
 
     assert came == (Verdict.BROKEN, "tls_failed", "What the host sends on this port is not TLS.")
+
+
+async def test_certificates_that_are_larger_than_we_take_are_for_good(client: Client, tmp_path: Path) -> None:
+    async with raw_server(OK, tls=huge_certificate(tmp_path)) as server:
+        came = await checked(client, server.url)
+
+    assert came[:2] == (Verdict.BROKEN, "tls_failed")
+    assert came[2] == "We ended the TLS connection: the host's certificates are larger than we take."
 
 
 async def test_a_host_that_hangs_up_on_a_request_is_not_called_one_that_wants_a_certificate(
