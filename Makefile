@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak \
+.PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak hostile \
   reliability bench bench-peers asyncapi lock lock-peers clean
 
 PYTHON_IN_VENV := .venv/bin/python
@@ -96,6 +96,10 @@ reliability: $(READY) ## Write the table of docs/reliability.md anew, from what 
 
 bench: $(READY) $(PEERS_READY) ## Measure Retriever beside other systems (ARGS="throughput --quick"; ARGS=--help lists the parts)
 	@$(PYTHON_IN_VENV) -m bench $(or $(ARGS),all)
+
+hostile: $(READY) ## Attack the service in every way that once succeeded, then soak it in hostile targets; status 1 if it minds
+	@$(PYTHON_IN_VENV) -m bench attacks
+	@$(PYTHON_IN_VENV) -m bench hostile $(ARGS)
 
 bench-peers: $(PEERS_READY) ## Make the environment of the other systems that the bench measures, .run/peers
 	@echo "setup: .run/peers is up to date"

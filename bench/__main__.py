@@ -2,8 +2,10 @@
 
 import click
 
+from bench.attacks import attacks
 from bench.delays import delays
 from bench.flatness import memory
+from bench.hostile import hostile
 from bench.latency import latency
 from bench.pipeline import pipeline
 from bench.store import store
@@ -12,6 +14,8 @@ from bench.tasks import tasks
 from bench.throughput import throughput
 
 PARTS = (throughput, submission, latency, delays, pipeline, tasks, store, memory)
+JUDGEMENTS = (attacks, hostile)
+"""They measure too, but end with status 1 when a figure is not as it must be."""
 
 
 @click.group()
@@ -23,12 +27,12 @@ def main() -> None:
 @click.option("--quick", is_flag=True, help="Each part as short as it can be, to see that all of it works.")
 @click.pass_context
 def run_all(context: click.Context, quick: bool) -> None:
-    """Every part below, one after another. Without --quick it takes an hour or so."""
+    """Every part but attacks and hostile, one after another. Without --quick it takes an hour or so."""
     for part in PARTS:
         context.invoke(part, quick=quick)
 
 
-for part in PARTS:
+for part in (*PARTS, *JUDGEMENTS):
     main.add_command(part)
 
 if __name__ == "__main__":

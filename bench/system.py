@@ -41,17 +41,24 @@ class System:
     database_url: str
     broker_pids: Sequence[int]
     pids: Mapping[str, int]
+    health_urls: Mapping[str, str]
+    """Where each running process says how it is, by its name."""
+    logs: Path
+    """The folder in which each process has its log."""
     start: Callable[..., None]
     """Starts processes that do not run yet, by their names, and returns when all are ready."""
 
 
 @contextmanager
-def open_system(store: str, processes: Sequence[str] = EVERYTHING) -> Iterator[System]:
+def open_system(
+    store: str, processes: Sequence[str] = EVERYTHING, *, settings: Mapping[str, str] | None = None
+) -> Iterator[System]:
     """Yield the service, ready, on a fresh store; everything is ended and removed afterwards.
 
     Args:
         store: `sqlite` or `postgresql`, a private one that syncs what it commits.
         processes: What runs from the start: some of EVERYTHING.
+        settings: Variables that all of them have beside the usual.
 
     Raises:
         LocalError: something did not start, or what was measured failed; the message ends with the logs.
@@ -59,7 +66,8 @@ def open_system(store: str, processes: Sequence[str] = EVERYTHING) -> Iterator[S
     with sigterm_as_exit(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
         broker = stack.enter_context(passing_broker(folder))
-        system = _prepare(stack, folder, broker.amqp_url, _open_store(stack, folder, store))
+        database_url = _open_store(stack, folder, store)
+        system = _prepare(stack, folder, broker.amqp_url, database_url, settings or {})
         system.start(*processes)
         try:
             yield system
@@ -68,7 +76,7 @@ def open_system(store: str, processes: Sequence[str] = EVERYTHING) -> Iterator[S
 
 
 @contextmanager
-def open_store(store: str) -> Iterator[System]:
+def open_store(store: str, *, settings: Mapping[str, str] | None = None) -> Iterator[System]:
     """Yield a service of which only the store is there, without a broker; its API can be started.
 
     Raises:
@@ -77,7 +85,7 @@ def open_store(store: str) -> Iterator[System]:
     with sigterm_as_exit(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
         nowhere = f"amqp://{LOOPBACK}:{free_port()}/"
-        yield _prepare(stack, folder, nowhere, _open_store(stack, folder, store))
+        yield _prepare(stack, folder, nowhere, _open_store(stack, folder, store), settings or {})
 
 
 def worker_environment(amqp_url: str) -> dict[str, str]:
@@ -110,19 +118,23 @@ def _open_store(stack: ExitStack, folder: Path, store: str) -> str:
     return f"sqlite:///{folder / 'retriever.db'}"
 
 
-def _prepare(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -> System:
+def _prepare(
+    stack: ExitStack, folder: Path, amqp_url: str, database_url: str, settings: Mapping[str, str]
+) -> System:
     """Return a system of which only the store and the target are there."""
     api_port, target_port = free_ports(2)
     environment = {
         **worker_environment(amqp_url),
         "RETRIEVER_DATABASE_URL": database_url,
         "RETRIEVER_API_PORT": str(api_port),
+        **settings,
     }
     subprocess.run([sys.executable, "-m", "producer", "migrate"], cwd=ROOT, env=environment, check=True)
     starting = _Starting(stack, folder, environment)
     starting.start("target", "bench.target", "--port", str(target_port))
     started: dict[str, subprocess.Popen[bytes]] = {}
     pids: dict[str, int] = {}
+    health_urls: dict[str, str] = {}
 
     def start(*names: str) -> None:
         ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -132,6 +144,7 @@ def _prepare(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -
             module = ("consumer", "worker") if name in WORKERS else ("producer", name)
             started[name] = starting.start(name, *module, ready_port=port)
             pids[name] = started[name].pid
+            health_urls[name] = f"http://{LOOPBACK}:{port}"
         for name, port in ports.items():
             starting.wait_until_ready(name, started[name], port)
 
@@ -142,6 +155,8 @@ def _prepare(stack: ExitStack, folder: Path, amqp_url: str, database_url: str) -
         database_url=database_url,
         broker_pids=erlang_pids(folder),
         pids=pids,
+        health_urls=health_urls,
+        logs=folder,
         start=start,
     )
 
