@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak hostile \
-  reliability bench bench-peers asyncapi lock lock-peers clean
+  reliability bench bench-peers asyncapi lock lock-peers lock-pipenv pin-images clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -113,6 +113,13 @@ asyncapi: $(READY) ## Renew docs/asyncapi.yaml from the models of the messages
 lock: $(READY) ## Renew Pipfile.lock from Pipfile, tied to no package index
 	@PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .tools/bin/pipenv lock
 	@$(PYTHON_IN_VENV) -m deploy.local.strip_lock Pipfile.lock
+
+lock-pipenv: $(READY) ## Renew the hashes of pipenv itself: make lock-pipenv VERSION=2026.10.3
+	@deploy/local/lock-pipenv
+
+pin-images: ## Name the images of the compose stack by their digests, in .env, as the registry has them now
+	@$(NEED_DOCKER)
+	@deploy/compose/pin-images
 
 lock-peers: $(READY) ## Renew bench/peers/Pipfile.lock in the same way
 	@bench/peers/setup lock

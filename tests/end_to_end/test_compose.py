@@ -30,11 +30,19 @@ with ThreadPoolExecutor(20) as pool:
     answers = zip(sys.argv[1:], pool.map(is_open, sys.argv[1:]))
     print(json.dumps([address for address, answer in answers if answer]))
 """
+# Says which role of the database a service is, and whether that is a superuser.
+WHO_AM_I = """
+import pathlib, sqlalchemy as sa
+url = pathlib.Path("/run/secrets/database/url").read_text().strip()
+query = "SELECT current_user, rolsuper FROM pg_roles WHERE rolname = current_user"
+print(*sa.create_engine(url).connect().exec_driver_sql(query).one())
+"""
+# By address and by name.
+INTERNET = ("1.1.1.1:443", "8.8.8.8:53", "example.com:443")
 ADDRESSES = (
     *("rabbitmq:5672", "postgres:5432", "target:8099", "ledger:9100"),
-    *("api:8080", "public-api:8080", "agent-api:8080", "agent-api:8081"),
-    # On the internet, by address and by name.
-    *("1.1.1.1:443", "8.8.8.8:53", "example.com:443"),
+    *("public-api:8080", "agent-api:8080", "agent-api:8081"),
+    *INTERNET,
 )
 SMALL_STACK = """
 services:
@@ -75,12 +83,54 @@ def small_stack(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("service", "reached"), [("executor", ["rabbitmq:5672"]), ("agent", ["agent-api:8081"])]
+    ("service", "reached"),
+    [
+        ("executor", ["rabbitmq:5672"]),
+        ("agent", ["agent-api:8081"]),
+        # Where this machine has no way to the internet, `target` stands for the world.
+        ("worker", ["rabbitmq:5672", "target:8099"]),
+        ("ledger", ["rabbitmq:5672", "postgres:5432", "ledger:9100"]),
+        ("api", ["postgres:5432", "public-api:8080", "agent-api:8081"]),
+    ],
 )
-def test_what_runs_programs_reaches_one_port_and_nothing_else(
+def test_each_service_reaches_what_it_needs_and_nothing_else(
     stack: ComposeSystem, service: str, reached: list[str]
 ) -> None:
-    assert json.loads(stack.execute(service, "python", "-c", PROBE, *ADDRESSES)) == reached
+    found = json.loads(stack.execute(service, "python", "-c", PROBE, *ADDRESSES))
+    assert [address for address in found if address not in INTERNET or service != "worker"] == reached
+
+
+@pytest.mark.parametrize("service", ["api", "ledger", "worker", "rabbitmq", "postgres"])
+def test_every_service_has_limits(stack: ComposeSystem, service: str) -> None:
+    limits: dict[str, Any] = stack.inspect(service)["HostConfig"]
+
+    assert 0 < limits["PidsLimit"] <= 1_024 and 0 < limits["Memory"] <= 4 * 2**30
+    assert "no-new-privileges:true" in limits["SecurityOpt"]
+
+
+@pytest.mark.parametrize(
+    ("service", "secrets"),
+    [
+        ("api", ["database"]),
+        ("ledger", ["amqp", "database", "management"]),
+        ("worker", ["amqp", "webhook"]),
+        ("rabbitmq", ["broker"]),
+        ("postgres", ["database"]),
+    ],
+)
+def test_each_service_is_given_its_own_secrets_and_no_other(
+    stack: ComposeSystem, service: str, secrets: list[str]
+) -> None:
+    mounts = [mount["Destination"] for mount in stack.inspect(service)["Mounts"]]
+
+    assert sorted(mount for mount in mounts if mount.startswith("/run/")) == [
+        f"/run/secrets/{name}" for name in secrets
+    ]
+
+
+def test_api_and_ledger_are_no_superusers_of_the_database(stack: ComposeSystem) -> None:
+    assert stack.execute("api", "python", "-c", WHO_AM_I).split() == ["retriever_api", "False"]
+    assert stack.execute("ledger", "python", "-c", WHO_AM_I).split() == ["retriever_ledger", "False"]
 
 
 @pytest.mark.parametrize("service", ["executor", "agent"])
@@ -93,7 +143,7 @@ def test_what_runs_programs_is_shut_in(stack: ComposeSystem, service: str) -> No
     assert "no-new-privileges:true" in limits["SecurityOpt"]
     assert 0 < limits["PidsLimit"] <= 256 and 0 < limits["Memory"] <= 2**30
     assert [mount["Destination"] for mount in told["Mounts"]] == (
-        ["/run/secrets/amqp_url"] if service == "executor" else []
+        ["/run/secrets/amqp"] if service == "executor" else []
     )
     assert [word for word in told["Config"]["Env"] if "://" in word] == []
 
@@ -107,9 +157,9 @@ async def test_a_command_runs_and_finds_no_secret(client: Client, stack: Compose
         result = done["result"]
         return done["state"], result["stdout"]["text"], result["stderr"]["text"]
 
-    assert stack.execute("executor", "cat", "/run/secrets/amqp_url/url").startswith("amqp://")
+    assert stack.execute("executor", "cat", "/run/secrets/amqp/url").startswith("amqp://")
     assert await run("printf", "hi") == ("succeeded", "hi", "")
-    state, printed, complaint = await run("cat", "/run/secrets/amqp_url/url", "/proc/1/environ")
+    state, printed, complaint = await run("cat", "/run/secrets/amqp/url", "/proc/1/environ")
     assert (state, printed) == ("parked", "")
     assert complaint.count("Permission denied") == 2
 

@@ -69,6 +69,10 @@ class Management:
         """Make a user without rights anywhere, whose password is the name."""
         self._call("PUT", f"/users/{name}", {"password": name, "tags": ""})
 
+    def permit(self, vhost: str, user: str, rights: dict[str, str]) -> None:
+        """Say what a user may do in a virtual host: patterns for configure, write and read."""
+        self._call("PUT", f"/permissions/{quote(vhost, safe='')}/{quote(user, safe='')}", rights)
+
     def delete_user(self, name: str) -> None:
         """Delete a user."""
         self._call("DELETE", f"/users/{name}")
