@@ -142,8 +142,8 @@ class ApiProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer.
 
-        A target that is a whole URL may have no path, which is the root; its host goes before `Host` (RFC 9112
-        section 3.2.2).
+        A target that is a whole URL may have no path, which is the root; its host goes before `Host` (RFC
+        9112 section 3.2.2).
         """
         if not self.url.startswith(b"/") and b"://" in self.url:
             self._read_whole_target()
