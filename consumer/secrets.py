@@ -1,6 +1,7 @@
-"""What only workers know: secrets of targets, each sent to its own host alone, and keys of webhooks."""
+"""What only workers know: secrets of targets, each sent to its own origin alone, and keys of webhooks."""
 
 import asyncio
+import re
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,13 +12,36 @@ from uuid import UUID
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
+from shared.urls import url_origin
+
 MAX_SECRET_BYTES = 8_192
 _THREADS = 4
 
 
+# Names and IPv4 addresses. A `+` would make one folder of two origins, and a URL's host may hold one.
+_PLAIN_HOST = re.compile(r"[a-z0-9_-][a-z0-9_.-]*")
+
+
+def secret_folder(url: str) -> str | None:
+    """Return the name of the folder with the secrets for a URL's origin; None when there can be none.
+
+    It is the host alone for https on port 443, else `<scheme>+<host>+<port>`. There is no colon in it, since
+    volumes of containers can have none: an IPv6 address is `[2001-db8--1]`.
+
+    Args:
+        url: Normalized.
+    """
+    scheme, host, port = url_origin(url)
+    if host.startswith("["):
+        host = host.replace(":", "-")
+    elif not _PLAIN_HOST.fullmatch(host):
+        return None
+    return host if (scheme, port) == ("https", 443) else f"{scheme}+{host}+{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Reads `<folder>/<host>/<name>`: a folder a host, a file a secret. Without a folder there are none."""
+    """Reads `<folder>/<origin>/<name>`: an origin has a folder. Without a folder there are none."""
 
     folder: Path | None = None
     # Of their own: a folder that hangs, as on a network, holds up nobody who reads none.
@@ -25,26 +49,27 @@ class Secrets:
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="secrets"), repr=False
     )
 
-    async def read_all(self, names: Collection[str], *, host: str) -> dict[str, str | None]:
-        """Return secrets of a host as `read` does, by their names, read off the event loop."""
+    async def read_all(self, names: Collection[str], *, url: str) -> dict[str, str | None]:
+        """Return secrets of a URL's origin as `read` does, by their names, read off the event loop."""
 
         def read_each() -> dict[str, str | None]:
-            return {name: self.read(name, host=host) for name in names}
+            return {name: self.read(name, url=url) for name in names}
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, read_each)
 
-    def read(self, name: str, *, host: str) -> str | None:
-        """Return a secret of a host, without blanks around it; None when this worker has none.
+    def read(self, name: str, *, url: str) -> str | None:
+        """Return a secret of a URL's origin, without blanks around it; None when this worker has none.
 
         Read anew each time, so that a secret can be renewed while workers run.
 
         Args:
             name: As `shared.kinds.requests.SecretName` allows it: no path.
-            host: As `shared.urls.url_host` returns it.
+            url: Normalized.
         """
-        if self.folder is None or "/" in host or host in {"", ".", ".."}:
+        origin = secret_folder(url)
+        if self.folder is None or origin is None:
             return None
-        path = self.folder / host / name
+        path = self.folder / origin / name
         try:
             with path.open("rb") as file:
                 secret = file.read(MAX_SECRET_BYTES).decode().strip()

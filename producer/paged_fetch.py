@@ -16,14 +16,12 @@ from pydantic import ValidationError
 from producer.records import BatchRecord, JobRecord, NewBatch, NewJob
 from shared.identity import derived_id
 from shared.kinds.fetch import FetchArgs
-from shared.kinds.pages import PagePlace, PageTask, StopReason
+from shared.kinds.pages import PagePlace, PageReport, PageTask, StopReason
 from shared.kinds.registry import Lane
-from shared.kinds.requests import is_portable_header
+from shared.origins import Barrier, arguments_for, is_same_origin
 from shared.states import JobState
-from shared.urls import normalize_url, url_host, url_origin
+from shared.urls import normalize_url, url_host
 
-# What belongs to the first origin; a next URL elsewhere gets none of it.
-_OWN_ARGS = ("auth", "body", "json", "body_base64")
 _KEY_OCTETS = 8
 # A set of so many keys is small beside the array of all.
 _SHARE_KEYS = 200_000
@@ -77,13 +75,15 @@ def following_jobs(job: JobRecord, page: Page, following: PagePlace, *, now: dat
     They take ref, labels, retry policy and arguments of the job, and no deadline: what was to begin has
     begun.
     """
-    args, host = _arguments(job, following)
+    arguments = _arguments(job, following)
     first, last = following.index, following.last if following.last is not None else following.index
     # A page leads on only: a report cannot make pages again that are before it.
-    if args is None or first <= page.index:
+    if isinstance(arguments, StopReason) or first <= page.index:
         return
+    args, host = arguments
     for index in range(first, min(last, page.max_pages - 1) + 1):
-        task = PageTask(root=page.root_id, **{**following.model_dump(exclude={"url"}), "index": index})
+        place = following.model_dump(exclude={"url", "is_foreign"})
+        task = PageTask(root=page.root_id, **{**place, "index": index})
         yield NewJob(
             id=derived_id(page.root_id, index),
             kind=job.kind,
@@ -97,6 +97,14 @@ def following_jobs(job: JobRecord, page: Page, following: PagePlace, *, now: dat
             schedule_id=job.schedule_id,
             ref=job.ref,
         )
+
+
+def stopped_by(job: JobRecord, said: PageReport) -> StopReason | None:
+    """Return why no page follows one: what its worker says, or what keeps the next from being requested."""
+    if said.following is None or said.stopped_by is not None:
+        return said.stopped_by
+    arguments = _arguments(job, said.following)
+    return arguments if isinstance(arguments, StopReason) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,26 +224,19 @@ def split_keys(keys: bytes) -> list[bytes]:
     return [keys[at : at + _KEY_OCTETS] for at in range(0, len(keys), _KEY_OCTETS)]
 
 
-def _arguments(job: JobRecord, following: PagePlace) -> tuple[dict[str, Any] | None, str]:
-    args = dict(job.args)
+def _arguments(job: JobRecord, following: PagePlace) -> tuple[dict[str, Any], str] | StopReason:
+    """Return the arguments and the host of the page that follows, but for its place; or why there is none."""
     if following.url is None:
-        return args, job.host
+        return dict(job.args), job.host
     try:
         url = normalize_url(following.url)
     except ValueError:
-        return None, ""
-    if url_origin(url) != url_origin(args["url"]):
-        for name in _OWN_ARGS:
-            args.pop(name, None)
-        # The name of a secret is a dictionary.
-        headers = {
-            name: value
-            for name, value in (args.pop("headers", None) or {}).items()
-            if is_portable_header(name) and isinstance(value, str)
-        }
-        if headers:
-            args["headers"] = headers
-    return {**args, "url": url}, url_host(url)
+        return StopReason.INVALID_NEXT
+    is_elsewhere = following.is_foreign or not is_same_origin(url, job.args["url"])
+    if is_elsewhere and not job.args["pages"].get("other_origins"):
+        return StopReason.OTHER_ORIGIN
+    args = arguments_for(job.args, url, is_foreign=following.is_foreign)
+    return StopReason.OTHER_ORIGIN if isinstance(args, Barrier) else (args, url_host(url))
 
 
 def _added(keys: "array[int]", more: bytes) -> "array[int]":

@@ -156,6 +156,11 @@ def url_origin(url: str) -> tuple[str, str, int | None]:
     return parsed.scheme, parsed.host or "", parsed.port
 
 
+def origin_words(url: str) -> str:
+    """Return the origin of a normalized URL as people write it: without the port that the scheme has."""
+    return str(ada_url.URL(url).origin)
+
+
 def url_query(url: str) -> str:
     """Return the query of a URL as it stands there; empty without one."""
     return _PARSER.validate_python(url).query or ""
@@ -182,3 +187,11 @@ def has_credentials(url: str) -> bool:
 def without_credentials(url: str) -> str:
     """Return a normalized URL without user name and password."""
     return ada_url.replace_url(url, username="", password="") if has_credentials(url) else url
+
+
+def with_credentials_of(owner: str, url: str) -> str:
+    """Return a normalized URL with user name and password of another, and none when that has none."""
+    if not has_credentials(owner):
+        return without_credentials(url)
+    own = ada_url.URL(owner)
+    return ada_url.replace_url(url, username=own.username, password=own.password)

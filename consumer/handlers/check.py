@@ -143,7 +143,8 @@ class _Check:
 
     async def _examine(self, answer: aiohttp.ClientResponse) -> Failure | None:
         self._note_answer(answer)
-        if failure := failure_of_answer(self.args, answer.status, answer.headers, url=self.chain.url):
+        is_own = not self.chain.has_left
+        if failure := failure_of_answer(self.args, answer.status, answer.headers, is_own=is_own):
             return failure
         if not self.args.needs_body and self.args.assertions is None:
             return None

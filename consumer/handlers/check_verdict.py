@@ -35,14 +35,14 @@ from shared.kinds.check import (
 )
 from shared.kinds.expressions import compile_pattern
 from shared.kinds.requests import Redirects
-from shared.urls import has_credentials, url_origin
+from shared.urls import has_credentials
 
 MAX_EXPECTED_LENGTH = 200
 MAX_OBSERVED_LENGTH = 100
 
 
 def failure_of_answer(
-    args: CheckArgs, status: int, headers: Mapping[str, str], *, url: str
+    args: CheckArgs, status: int, headers: Mapping[str, str], *, is_own: bool
 ) -> Failure | None:
     """Return what is wrong with the status and headers of an answer, or None when the job accepts it.
 
@@ -50,7 +50,7 @@ def failure_of_answer(
     everything else.
 
     Args:
-        url: The URL that was requested last.
+        is_own: Whether the URL's own origin gave it, to a request with all that the job sends.
     """
     if wall := bot_wall_of(status, headers):
         return bot_wall(status, wall)
@@ -59,7 +59,7 @@ def failure_of_answer(
     failure = failure_of_status(status, asks_to_wait=asks_to_wait(status, headers)) or unaccepted_status(
         status
     )
-    if status == 401 and _had_credentials(args, url):
+    if status == 401 and is_own and (args.auth is not None or has_credentials(args.url)):
         return _CREDENTIALS_REFUSED
     return failure
 
@@ -78,11 +78,6 @@ def _is_reported(args: CheckArgs, status: int, headers: Mapping[str, str]) -> bo
         and status in range(300, 400)
         and "Location" in headers
     )
-
-
-def _had_credentials(args: CheckArgs, url: str) -> bool:
-    has_some = args.auth is not None or has_credentials(args.url)
-    return has_some and url_origin(args.url) == url_origin(url)
 
 
 @dataclass(frozen=True, slots=True)

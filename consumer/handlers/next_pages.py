@@ -35,6 +35,7 @@ class FetchedPage:
         total: How many items there are in all.
         cursor: The cursor of the next page: any JSON.
         next_url: The absolute URL of the next page, or why it cannot be requested; None when there is none.
+        is_foreign: Whether another origin than the job's names that URL.
         here: The cursor or URL with which this page was requested; the first page has the empty cursor.
     """
 
@@ -43,6 +44,7 @@ class FetchedPage:
     cursor: Any = None
     next_url: str | StopReason | None = None
     here: str = ""
+    is_foreign: bool = False
     names: list[Any] | None = None
 
     @property
@@ -213,7 +215,8 @@ def _next(
             url = page.next_url
             if url is None or isinstance(url, StopReason):
                 return url or StopReason.NO_NEXT
-            return _unless_loop(base.model_copy(update={"url": url}), place, here=page.here, there=url)
+            changes = {"url": url, "is_foreign": page.is_foreign}
+            return _unless_loop(base.model_copy(update=changes), place, here=page.here, there=url)
         case _ as never:
             assert_never(never)
 

@@ -32,8 +32,9 @@ from shared.kinds.pages import (
     Pages,
     StopReason,
 )
+from shared.origins import SAFE_METHODS, is_same_origin
 from shared.outcomes import Failed, Outcome, Succeeded
-from shared.urls import InvalidReference, join_url, url_origin, url_query, with_query
+from shared.urls import InvalidReference, join_url, url_query, with_query, without_credentials
 
 NO_ITEMS = Failure(
     "no_items", transient=False, explanation="The expression `items` finds no list on the first page."
@@ -192,6 +193,7 @@ def _keep(args: FetchArgs, pages: Pages, result: dict[str, Any], chain: Redirect
         cursor=following,
         next_url=url,
         here=_here(args, pages),
+        is_foreign=chain.has_left,
     )
     after = next_pages(pages, args.page, page)
     return _outcome(args, result, items, page.total, after, keys=_keys(page.names, after))
@@ -265,15 +267,17 @@ def _next_url(
         return StopReason.INVALID_NEXT
     try:
         # Relative to where the redirects led, RFC 3986 section 5.1.3.
-        url = join_url(reference, base=chain.url)
+        url = without_credentials(join_url(reference, base=chain.url))
     except InvalidReference:
         return StopReason.INVALID_NEXT
-    # A target may redirect us to another origin of its own, and link to pages there.
-    own = {url_origin(args.url), url_origin(chain.url)}
-    return url if pages.other_origins or url_origin(url) in own else StopReason.OTHER_ORIGIN
+    if not chain.has_left and is_same_origin(url, args.url):
+        return url
+    # A redirect's origin is not the job's: what it names, be it at the job's own, is a stranger's wish.
+    may_follow = pages.other_origins and args.method in SAFE_METHODS
+    return url if may_follow else StopReason.OTHER_ORIGIN
 
 
 def _here(args: FetchArgs, pages: Pages) -> str:
     if isinstance(pages, Cursors):
         return (args.page.cursor if args.page else None) or ""
-    return args.url
+    return without_credentials(args.url)

@@ -10,10 +10,10 @@ from consumer.http.failures import Failure, secret_missing
 from consumer.http.robots import RobotsFiles
 from consumer.http.session import HttpSession
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit, HostLimiters
-from consumer.secrets import Secrets, Signer
+from consumer.secrets import Secrets, Signer, secret_folder
 from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
 from shared.messages import JobMessage
-from shared.urls import url_host
+from shared.urls import origin_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +96,15 @@ async def http_request(
     """Return the request that arguments describe, its secrets filled in; or which secret is missing."""
     # Most requests name none, and read nothing.
     named = _named_secrets(args) if args.headers or args.auth else None
-    host = url_host(args.url) if named else ""
-    found = await secrets.read_all(named, host=host) if named else {}
+    found = await secrets.read_all(named, url=args.url) if named else {}
     headers: dict[str, str] = {}
     for name, value in args.headers.items():
-        filled = _fill(value, found, host)
+        filled = _fill(value, found, args.url)
         if isinstance(filled, Failure):
             return filled
         headers[name] = filled
     if args.auth is not None:
-        credentials = _authorization(args.auth, found, host)
+        credentials = _authorization(args.auth, found, args.url)
         if isinstance(credentials, Failure):
             return credentials
         headers["Authorization"] = credentials
@@ -150,21 +149,21 @@ def _named_secrets(args: RequestArgs) -> set[str]:
     return {value.secret for value in values if isinstance(value, Secret)}
 
 
-def _authorization(auth: BasicAuth | BearerAuth, found: Mapping[str, str | None], host: str) -> str | Failure:
+def _authorization(auth: BasicAuth | BearerAuth, found: Mapping[str, str | None], url: str) -> str | Failure:
     match auth:
         case BasicAuth():
-            password = _fill(auth.password, found, host)
+            password = _fill(auth.password, found, url)
             return password if isinstance(password, Failure) else basic_authorization(auth.username, password)
         case BearerAuth():
-            token = _fill(auth.token, found, host)
+            token = _fill(auth.token, found, url)
             return token if isinstance(token, Failure) else f"Bearer {token}"
 
 
-def _fill(value: str | Secret, found: Mapping[str, str | None], host: str) -> str | Failure:
+def _fill(value: str | Secret, found: Mapping[str, str | None], url: str) -> str | Failure:
     if isinstance(value, str):
         return value
     secret = found[value.secret]
     # A line feed would end the field; aiohttp refuses it, but its error does not name the secret.
     if secret is None or not secret.isprintable():
-        return secret_missing(value.secret, host)
+        return secret_missing(value.secret, origin_words(url), secret_folder(url))
     return secret

@@ -14,18 +14,27 @@ MAX_FIELD_LENGTH = 5_120
 
 
 class ChainCookies:
-    """The cookies of one chain."""
+    """The cookies of one chain.
 
-    __slots__ = ("_jar",)
+    One that came over https never goes over http, even if its host did not say `Secure`: it may stand for
+    credentials that went there. One for a whole top-level domain is none (RFC 6265 section 5.3, point 5).
+    """
+
+    __slots__ = ("_hosts", "_jar")
 
     def __init__(self) -> None:
         """Begin without any."""
         # Hosts without a name may have cookies too; to aiohttp that is unsafe, since it keeps them for long.
         self._jar = CookieJar(unsafe=True)
+        self._hosts: set[str] = set()
 
     def note(self, headers: CIMultiDictProxy[str], url: URL) -> None:
         """Keep what an answer sets; what cannot be read, or sent back, is ignored."""
-        self._jar.update_cookies_from_headers(list(_readable(headers.getall("Set-Cookie", ()))), url)
+        fields = _readable(headers.getall("Set-Cookie", ()))
+        more = "; Secure" if url.scheme == "https" else ""
+        self._jar.update_cookies_from_headers([f"{field}{more}" for field in fields], url)
+        self._hosts.add(url.raw_host or "")
+        self._jar.clear(lambda cookie: "." not in cookie["domain"] and cookie["domain"] not in self._hosts)
 
     def sent_to(self, url: URL) -> str:
         """Return the cookies for a request, as `Cookie` has them; empty if there are none."""

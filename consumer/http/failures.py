@@ -212,15 +212,28 @@ def host_without_permit(reason: str, host: str, seconds: float) -> Failure:
     )
 
 
-def secret_missing(name: str, host: str) -> Failure:
-    """Return the failure of a job that names a secret which this worker does not have."""
-    said = f"This worker has no readable secret '{name}' for {host}; see RETRIEVER_SECRETS_DIR."
+def secret_missing(name: str, origin: str, folder: str | None) -> Failure:
+    """Return the failure of a job that names a secret which this worker does not have.
+
+    Args:
+        name: Of the secret.
+        origin: Whom it is for.
+        folder: The folder in which it would be; None when no folder can have such an origin's name.
+    """
+    where = f"it would be {folder}/{name} in" if folder else "no folder serves such a host in"
+    said = f"This worker has no readable secret '{name}' for {origin}: {where} RETRIEVER_SECRETS_DIR."
     return _unreached("secret_missing", said, transient=False, is_ours=True)
 
 
 def redirect_invalid(why: str) -> Failure:
     """Return the failure of a redirect to what cannot be requested; `why` ends the sentence."""
     return _permanent("redirect_invalid", f"A redirect leads to something that is not an HTTP URL: {why}.")
+
+
+def redirect_unsafe(method: str) -> Failure:
+    """Return the failure of a redirect to another origin of a request that changes something."""
+    said = f"The redirect would take a {method} to another origin, where it was not meant to change anything."
+    return _permanent("redirect_unsafe", said)
 
 
 def too_many_redirects(limit: int) -> Failure:

@@ -31,6 +31,7 @@ from consumer.http.failures import (
     Failure,
     failure_of_error,
     host_without_permit,
+    redirect_unsafe,
     too_many_redirects,
 )
 from consumer.http.handshakes import shown_certificates
@@ -42,7 +43,8 @@ from consumer.politeness.host_limiters import Permit
 from shared.clock import utc_now
 from shared.hosts import host_key
 from shared.kinds.check import HopJson
-from shared.kinds.requests import Redirects, Robots, is_portable_header
+from shared.kinds.requests import Redirects, Robots
+from shared.origins import Barrier, across
 
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 
@@ -57,6 +59,7 @@ class RedirectChain:
             asks for is over with the next request.
         headers: Those of the last answer.
         redirects_to_http: Whether a redirect led from https to http.
+        has_left: Whether it has gone to another origin than its first URL's; it stays so when it returns.
         brings_fragment: Whether a redirect named a fragment, which took the place of that of the first URL.
         following: Where the last answer leads, or why it leads nowhere; None when it is no redirect.
     """
@@ -67,6 +70,7 @@ class RedirectChain:
     headers: CIMultiDictProxy[str] = field(default_factory=lambda: _NO_HEADERS)
     started: float = field(default_factory=time.monotonic)
     redirects_to_http: bool = False
+    has_left: bool = False
     brings_fragment: bool = False
     following: Target | Failure | None = None
     _recording: Recording | None = None
@@ -102,6 +106,7 @@ class RedirectChain:
     def begin(self) -> None:
         """Note that the URL is requested from the start, with another method."""
         self._begins_at = len(self.hops)
+        self.has_left = False
         self.brings_fragment = False
 
     def begin_request(self, recording: Recording) -> None:
@@ -120,11 +125,11 @@ def final_answer(
 ) -> AbstractAsyncContextManager[aiohttp.ClientResponse | Failure]:
     """Give the final answer to a request, its body unread, or why there is none.
 
-    Bodies on the way are not read. The request's body, credentials and headers go to its own origin only, but
-    for headers that say what is liked, such as `Accept`; credentials in a `Location` go nowhere. Cookies that
-    redirects set go back to their hosts, in this chain alone. A redirect
-    from https to http is followed, as one to any other origin, unless the request forbids it; the chain notes
-    it.
+    Bodies on the way are not read. What `shared.origins.across` does not name goes to the request's own
+    origin only, and not there any more once the chain has left it: another one chose the URL then.
+    Credentials in a `Location` go nowhere. Cookies that redirects set go back to their hosts, in this chain
+    alone. A redirect from https to http is followed, as one to any other origin, unless the request forbids
+    it; the chain notes it.
 
     Args:
         chain: Grows as answers come, so that a time limit loses none.
@@ -194,12 +199,18 @@ async def _follow(
         if isinstance(following, Failure):
             return following
         chain.brings_fragment |= "#" in answer.headers["Location"]
-        target, is_own = following, following.wire.origin() == own_target.wire.origin()
-        message = _next_message(
-            message, answer.status, own=own, headers=own.headers if is_own else _portable_headers(request)
-        )
-        if message.body is not None and not is_own:
-            return REDIRECT_WITH_BODY
+        target = following
+        message = _next_message(message, answer.status, own=own)
+        leaves = not chain.has_left and following.wire.origin() != own_target.wire.origin()
+        chain.has_left |= leaves
+        if chain.has_left:
+            crossing = _message_elsewhere(message, request)
+            if isinstance(crossing, Failure):
+                return crossing
+            if leaves and _is_private(own, crossing):
+                # They may stand for what stays behind, as that of a log-in does.
+                cookies = None
+            message = crossing
         message = _with_cookies(message, cookies, target)
     return too_many_redirects(request.max_redirects)
 
@@ -347,12 +358,12 @@ def _allowed_target(
     return following if request.allow_downgrade else REDIRECT_DOWNGRADE
 
 
-def _next_message(message: _Message, status: int, *, own: _Message, headers: Mapping[str, str]) -> _Message:
+def _next_message(message: _Message, status: int, *, own: _Message) -> _Message:
     """Return what is sent after a redirect (RFC 9110 section 15.4): 301, 302 and 303 drop the body.
 
     With the body goes all that describes it, for the rest of the chain.
     """
-    method, body = message.method, message.body
+    method, body, headers = message.method, message.body, own.headers
     if (status == 303 and method != "HEAD") or (status in {301, 302} and method == "POST"):
         method, body = "GET", None
     if method != own.method:
@@ -370,12 +381,17 @@ def _describes_body(name: str) -> bool:
     }
 
 
-def _portable_headers(request: HttpRequest) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in request.headers.items()
-        if is_portable_header(name) and name not in request.secret_headers
-    }
+def _message_elsewhere(message: _Message, request: HttpRequest) -> _Message | Failure:
+    """Return what of a message goes to another origin, or why nothing does."""
+    headers = {name: value for name, value in request.headers.items() if name not in request.secret_headers}
+    crossing = across(message.method, headers, has_body=message.body is not None)
+    if isinstance(crossing, Barrier):
+        return REDIRECT_WITH_BODY if crossing is Barrier.BODY else redirect_unsafe(message.method)
+    return _Message(message.method, None, crossing)
+
+
+def _is_private(own: _Message, crossing: _Message) -> bool:
+    return own.body is not None or own.headers.keys() != crossing.headers.keys()
 
 
 class PoliteRequest:

@@ -155,14 +155,23 @@ def _find(connection: Connection, job_id: UUID) -> Body:
     record = queries.get_job(connection, job_id)
     if (since := _unchanged_since(record)) is not None:
         try:
-            record = queries.get_job(connection, since)
+            holder = queries.get_job(connection, since)
         except JobNotFound:
             raise BodyNotFound(f"job {since}, which had the body, is deleted") from None
+        # A stranger may report it of a job of his own, and would get the body of any other.
+        if not _ask_the_same(record, holder):
+            raise BodyNotFound(f"job {since}, which is said to have the body, did not ask the same")
+        record = holder
     if (stored := bodies.find_body(connection, record.id)) is not None:
         return _stored(stored)
     if (inline := inline_body(record)) is not None:
         return inline
     raise BodyNotFound(f"job {record.id} has no body")
+
+
+def _ask_the_same(record: JobRecord, holder: JobRecord) -> bool:
+    key, others = bodies.copy_key(record.args), bodies.copy_key(holder.args)
+    return record.kind == holder.kind == bodies.FETCH and key is not None and key == others
 
 
 def _stored(record: BodyRecord) -> Body:

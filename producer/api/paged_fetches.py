@@ -1,7 +1,7 @@
 """The operations on paged fetches: what their pages come to, and their items, streamed in flat memory."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from hashlib import sha256
 from typing import Annotated, Any
 from uuid import UUID
@@ -134,7 +134,9 @@ def _sentences(record: PagesRecord, counts: PageCounts) -> list[str]:
         said.append(f"{seen.missing:,} of the {seen.last_total:,} items that the pages promise are missing.")
     if seen.duplicates:
         said.append(f"{seen.duplicates:,} items have the key of another.")
-    if seen.stopped_by in _STOPS:
+    if seen.stopped_by is StopReason.OTHER_ORIGIN:
+        said.append(_other_origin(record.root.args))
+    elif seen.stopped_by in _STOPS:
         said.append(_STOPS[seen.stopped_by])
     elif seen.stopped_by in _SILENT_ENDS and seen.last_total is None:
         said.append("No total says whether that is all: where nothing more came was taken for the end.")
@@ -150,9 +152,15 @@ _STOPS = {
     StopReason.LOOP: "It stopped where a page led back to one that was read before.",
     StopReason.REPEATED_PAGE: "It stopped where the same page came twice, and left the second copy out: the "
     "target ignores what was asked for, or has no more; nobody can tell.",
-    StopReason.OTHER_ORIGIN: "It stopped where a page led to another origin; `other_origins` allows that.",
     StopReason.INVALID_NEXT: "It stopped where a page named as the next one what is no valid URL or cursor.",
 }
+
+
+def _other_origin(args: Mapping[str, Any]) -> str:
+    if args.get("pages", {}).get("other_origins"):
+        said = f"and a {args.get('method', 'GET')} goes to the origin of its own URL alone"
+        return f"It stopped where a page led to another origin, {said}."
+    return "It stopped where a page led to another origin, or came from one; `other_origins` allows that."
 
 
 def _read_page(

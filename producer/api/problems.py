@@ -78,7 +78,8 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
         HTTPStatus.NOT_FOUND,
         "body-not-found",
         "No body",
-        "The job fetched none or extracted data instead, or the job that had the body is deleted.",
+        "The job fetched none or extracted data instead, or the job that had the body is deleted or asked "
+        "another question.",
     ),
     OutputNotFound: _Entry(HTTPStatus.NOT_FOUND, "output-not-found", "No output"),
     BatchNotFound: _Entry(HTTPStatus.NOT_FOUND, "batch-not-found", "No such batch", "No batch has this id."),

@@ -97,13 +97,18 @@ def find_copies(connection: sa.Connection, asking: Mapping[UUID, bytes]) -> dict
 def copy_key(args: Mapping[str, Any]) -> bytes | None:
     """Return 16 bytes that are the same for fetches that bring back the same; None for all but GET.
 
+    Third parties' arguments may be no JSON that can be written; they have none, either.
+
     The arguments are normalized already; a fragment is never sent (RFC 9110 section 4.2.5).
     """
     if args.get("method", FetchMethod.GET) != FetchMethod.GET:
         return None
     asked = {name: value for name, value in args.items() if name not in _BESIDE}
     asked["url"] = str(asked.get("url", "")).partition("#")[0]
-    return hashlib.sha256(exact_json.dumps(asked, sort_keys=True)).digest()[:16]
+    try:
+        return hashlib.sha256(exact_json.dumps(asked, sort_keys=True)).digest()[:16]
+    except (TypeError, ValueError):
+        return None
 
 
 def _copy(report: Report) -> KnownCopy | None:

@@ -24,6 +24,7 @@ from producer.paged_fetch import (
     page_of,
     pages_batch,
     pages_batch_id,
+    stopped_by,
 )
 from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
@@ -161,21 +162,21 @@ def _keep_pages(
     *,
     now: datetime,
 ) -> None:
-    rows = [_page_row(job.id, page, told[job.id], now) for job, page in found]
+    rows = [_page_row(job, page, told[job.id], now) for job, page in found]
     if rows:
         connection.execute(insert_absent(connection, pages), rows)
 
 
-def _page_row(job_id: UUID, page: Page, report: Report, now: datetime) -> dict[str, Any]:
+def _page_row(job: JobRecord, page: Page, report: Report, now: datetime) -> dict[str, Any]:
     said = report.page
     assert said is not None
     return {
-        "job_id": job_id,
+        "job_id": job.id,
         "root_id": page.root_id,
         "number": page.index,
         "item_count": said.items,
         "total": said.total,
-        "stopped_by": said.stopped_by,
+        "stopped_by": stopped_by(job, said),
         "key_digests": decode_keys(said.keys, said.items),
         "ended_at": report.ended_at or now,
     }

@@ -107,11 +107,17 @@ class Cursors(_Pages):
     cursor: Annotated[JmesPath, Field(description="JMESPath of the next cursor in the body.")]
 
 
+_OTHER_ORIGINS = (
+    "Follow to URLs of other origins, and to those that other origins name, without credentials. A request "
+    "that changes something, such as a POST, goes to its own origin alone."
+)
+
+
 class Links(_Pages):
     """Each page links to the next: `Link: <...>; rel="next"` (RFC 8288)."""
 
     by: Literal["link"]
-    other_origins: Annotated[bool, Field(description="Follow to other hosts, without credentials.")] = False
+    other_origins: Annotated[bool, Field(description=_OTHER_ORIGINS)] = False
 
 
 class NextUrls(_Pages):
@@ -119,7 +125,7 @@ class NextUrls(_Pages):
 
     by: Literal["next_url"]
     next_url: Annotated[JmesPath, Field(description="JMESPath of the next URL in the body.")]
-    other_origins: Annotated[bool, Field(description="Follow to other hosts, without credentials.")] = False
+    other_origins: Annotated[bool, Field(description=_OTHER_ORIGINS)] = False
 
 
 Pages = Annotated[PageNumbers | Offsets | Cursors | Links | NextUrls, Field(discriminator="by")]
@@ -138,6 +144,7 @@ class PagePlace(BaseModel):
         surplus: How many items the page before has from that offset on; `surplus_digest` is theirs.
         cursor: The cursor to send for it.
         url: Its URL; the job's own URL is replaced by it.
+        is_foreign: Whether another origin than the job's named that URL; then it gets no more than one.
         previous: Digest of the items of an earlier page; it shows a target that ignores our parameters.
         mark: Digest of an earlier cursor or URL; `power` and `steps` say when it is replaced (Brent's cycle
             detection, so that a loop is found with constant memory).
@@ -155,6 +162,7 @@ class PagePlace(BaseModel):
     surplus_digest: Annotated[str | None, Field(max_length=32)] = None
     cursor: Annotated[str | None, Field(max_length=MAX_CURSOR_LENGTH)] = None
     url: str | None = None
+    is_foreign: bool = False
     previous: Annotated[str | None, Field(max_length=32)] = None
     mark: Annotated[str | None, Field(max_length=32)] = None
     power: Annotated[int, Field(ge=1, le=2 * MAX_PAGES)] = 1

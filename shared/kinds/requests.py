@@ -33,7 +33,7 @@ class Robots(StrEnum):
 
 
 class Secret(BaseModel):
-    """A value that only workers know: a file of this name in the folder of the URL's host."""
+    """A value that only workers know: a file of this name in the folder of the URL's origin."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,31 +114,6 @@ Headers = Annotated[
     Field(max_length=MAX_HEADERS),
     AfterValidator(_check_unique),
 ]
-
-
-# What is liked, and not who asks: it opens no door, so any origin may see it. The Fetch Standard lets all but
-# `Authorization` go on to another origin; but a field of a job's own may well be a key.
-_PORTABLE = frozenset(
-    {
-        "accept",
-        "accept-charset",
-        "accept-datetime",
-        "accept-encoding",
-        "accept-language",
-        "cache-control",
-        "dnt",
-        "pragma",
-        "prefer",
-        "range",
-        "save-data",
-        "user-agent",
-    }
-)
-
-
-def is_portable_header(name: str) -> bool:
-    """Return whether a field goes on to another origin, with a redirect or a page, unless it is secret."""
-    return name.lower() in _PORTABLE
 
 
 class RequestArgs(BaseModel):

@@ -39,9 +39,14 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def fetched(
-    api: RunningApi, *, stored: bytes | None = None, content_type: str | None = None, **result: Any
+    api: RunningApi,
+    *,
+    args: dict[str, Any] | None = None,
+    stored: bytes | None = None,
+    content_type: str | None = None,
+    **result: Any,
 ) -> UUID:
-    job = make_job(kind="fetch")
+    job = make_job(kind="fetch", args=args)
     api.store.write(submissions.insert_jobs, [job])
     body = None if stored is None else compress_body(stored, content_type=content_type, charset=None)
     report = make_report(
@@ -169,6 +174,30 @@ def test_a_fetch_that_found_nothing_changed_serves_the_body_of_the_one_before(ap
     answer = api.client.get(f"/jobs/{second}/body")
 
     assert (answer.status_code, answer.text, answer.headers["content-type"]) == (200, "the body", "text/csv")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"url": "https://example.com/mine"},
+        {"url": "http://example.com/theirs"},
+        {"url": "https://example.com/theirs", "extract": "a"},
+        {"url": "https://example.com/theirs", "headers": {"Accept": "b/c"}},
+        {"url": "https://example.com/theirs", "method": "POST"},
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_report_gets_nobody_the_body_of_a_job_that_did_not_ask_the_same(
+    api: RunningApi, args: dict[str, Any], method: str
+) -> None:
+    theirs = {"url": "https://example.com/theirs", "method": method}
+    holder = fetched(api, args=theirs, stored=b"the body")
+    mine = fetched(api, args=args, not_modified=True, unchanged_since=str(holder))
+
+    answer = api.client.get(f"/jobs/{mine}/body")
+
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:retriever:body-not-found")
+    assert "asked another question" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

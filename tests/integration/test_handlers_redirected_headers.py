@@ -1,29 +1,41 @@
-"""Which header fields go on with a redirect, and which answers ask to be waited for."""
+"""Which header fields and secrets go on with a redirect, and which answers ask to be waited for."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from consumer.handlers.check import check
 from consumer.handlers.fetch import fetch
 from consumer.http.client import Client
-from consumer.secrets import Secrets
+from consumer.secrets import Secrets, secret_folder
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs
-from shared.outcomes import Failed, Succeeded
+from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.http_servers import KEEP_OPEN, RawServer, client_that_reaches_loopback, raw_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    (tmp_path / "127.0.0.1").mkdir()
-    (tmp_path / "127.0.0.1" / "language").write_text("sekrit")
-    async with client_that_reaches_loopback(secrets=Secrets(tmp_path)) as opened:
+@pytest.fixture(params=[False, True], ids=["fast", "plain"])
+async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    async with client_that_reaches_loopback(secrets=Secrets(tmp_path), plain=request.param) as opened:
         yield opened
+
+
+@pytest.fixture
+def keep_secret(tmp_path: Path) -> Callable[[str], None]:
+    """Return what makes the secret `key` for the origin of a URL."""
+
+    def keep(url: str) -> None:
+        name = secret_folder(url)
+        assert name is not None
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "key").write_text("sekrit")
+
+    return keep
 
 
 @pytest.fixture
@@ -56,18 +68,19 @@ async def test_what_is_liked_goes_on_to_the_other_origin_that_a_doi_leads_to(
 
 
 async def test_of_the_headers_only_those_that_hold_no_key_go_on_to_another_origin(
-    client: Client, stranger: RawServer
+    client: Client, stranger: RawServer, keep_secret: Callable[[str], None]
 ) -> None:
     headers = {
         "accept-language": "de",
         "User-Agent": "Reader/1",
-        "Accept": {"secret": "language"},
+        "Accept": {"secret": "key"},
         "Cookie": "a=b",
         "X-Api-Key": "k",
         "Token": "t",
         "If-None-Match": '"1"',
     }
     async with raw_server(redirect("/there"), redirect(stranger.url)) as own:
+        keep_secret(own.url)
         url = own.url.replace("//", "//user:pass@")
         await fetch(FetchArgs.model_validate({"url": url, "headers": headers}), client)
 
@@ -78,6 +91,71 @@ async def test_of_the_headers_only_those_that_hold_no_key_go_on_to_another_origi
     assert (there["accept-language"], there["user-agent"]) == ("de", "Reader/1")
     assert not {"cookie", "x-api-key", "token", "if-none-match", "authorization"} & there.keys()
     assert there.get("accept") != "sekrit"
+
+
+SECRETS = {
+    "auth": {"type": "bearer", "token": {"secret": "key"}},
+    "headers": {"Accept": {"secret": "key"}, "X-Api-Key": {"secret": "key"}, "Cookie": {"secret": "key"}},
+}
+
+
+async def ask(kind: str, client: Client, url: str) -> Outcome:
+    args = {"url": url, **SECRETS}
+    if kind == "fetch":
+        return await fetch(FetchArgs.model_validate(args), client)
+    return await check(CheckArgs.model_validate({**args, "method": "GET"}), client)
+
+
+@pytest.mark.parametrize("kind", ["check", "fetch"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_secret_is_not_sent_again_after_the_chain_left_its_origin_and_returned(
+    client: Client, keep_secret: Callable[[str], None], status: int, kind: str, unused_port: int
+) -> None:
+    back = redirect(f"http://127.0.0.1:{unused_port}/chosen", status)
+    async with (
+        raw_server(back) as stranger,
+        raw_server(redirect("/on", status), redirect(stranger.url, status), OK, port=unused_port) as own,
+    ):
+        keep_secret(own.url)
+        outcome = await ask(kind, client, own.url)
+
+        assert isinstance(outcome, Succeeded)
+        assert outcome.result["status"] == 200
+        assert ["sekrit" in head for head in own.heads] == [True, True, False]
+        assert "sekrit" not in stranger.heads[0]
+        assert own.heads[2].split()[1] == "/chosen"
+
+
+@pytest.mark.parametrize("kind", ["check", "fetch"])
+@pytest.mark.parametrize("name", ["{host}", "https+{host}+{port}", "{host}:{port}", "http+{host}+80"])
+async def test_a_secret_of_another_origin_of_the_same_host_is_not_sent(
+    client: Client, stranger: RawServer, tmp_path: Path, name: str, kind: str
+) -> None:
+    folder = tmp_path / name.format(host=urlsplit(stranger.url).hostname, port=stranger.port)
+    folder.mkdir()
+    (folder / "key").write_text("sekrit")
+
+    outcome = await ask(kind, client, stranger.url)
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.transient) == ("secret_missing", False)
+    assert f"http+127.0.0.1+{stranger.port}/key" in outcome.explanation
+    assert stranger.connections == 0
+
+
+async def test_a_refusal_after_the_chain_returned_is_none_of_the_credentials(
+    client: Client, keep_secret: Callable[[str], None], unused_port: int
+) -> None:
+    refused = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
+    async with (
+        raw_server(redirect(f"http://127.0.0.1:{unused_port}/end")) as stranger,
+        raw_server(redirect(stranger.url), refused, port=unused_port) as own,
+    ):
+        keep_secret(own.url)
+        outcome = await ask("check", client, own.url)
+
+    assert isinstance(outcome, Succeeded)
+    assert (outcome.result["verdict"], outcome.result["reason"]) == ("blocked", "http_401")
 
 
 @pytest.mark.parametrize(("status", "method"), [(301, "POST"), (302, "POST"), (303, "POST"), (303, "PUT")])

@@ -31,6 +31,7 @@ from shared.kinds.registry import Lane
 from shared.messages import Report
 from shared.retry import RetryPolicy
 from shared.states import JobState
+from shared.urls import url_host
 from tests.support.factories import NOON, make_batch, make_job, make_report, make_schedule
 
 LATER = NOON + timedelta(minutes=1)
@@ -234,21 +235,63 @@ def test_a_job_that_only_says_that_it_is_a_page_leads_nowhere(store: Database) -
         store.read(store_pages.get_root, derived_id(root.id, 1))
 
 
-def test_a_page_at_another_origin_gets_no_headers_and_a_page_of_this_one_keeps_them(store: Database) -> None:
-    pages = {"by": "next_url", "next_url": "next", "other_origins": True}
-    roots = [stored(store, args={"pages": pages}) for _ in range(2)]
-    urls = ("https://example.com/items?p=2", "https://other.example/x")
+BY_URL = {"by": "next_url", "next_url": "next", "other_origins": True}
 
-    store.write(
-        recording.record_reports,
-        [page_report(root.id, PagePlace(index=1, url=url)) for root, url in zip(roots, urls, strict=True)],
-        now=LATER,
-    )
 
-    own, other = (store.read(queries.get_job, derived_id(root.id, 1)) for root in roots)
-    assert (own.args["url"], own.args["headers"], own.host) == (urls[0], {"X-Key": "k"}, "example.com")
-    assert (other.args["url"], other.args.get("headers"), other.host) == (urls[1], None, "other.example")
-    assert "url" not in own.args["page"]
+@pytest.mark.parametrize(
+    ("url", "is_foreign", "headers"),
+    [
+        ("https://example.com/items?p=2", False, {"X-Key": "k"}),
+        ("https://other.example/x", False, None),
+        ("http://example.com/items?p=2", False, None),
+        ("https://example.com:8443/items?p=2", False, None),
+        ("https://example.com/items?p=2", True, None),
+    ],
+)
+def test_a_page_gets_the_headers_of_its_job_only_at_its_origin_and_when_that_named_it(
+    store: Database, url: str, is_foreign: bool, headers: dict[str, str] | None
+) -> None:
+    root = stored(store, args={"pages": BY_URL})
+    place = PagePlace(index=1, url=url, is_foreign=is_foreign)
+
+    store.write(recording.record_reports, [page_report(root.id, place)], now=LATER)
+
+    page = store.read(queries.get_job, derived_id(root.id, 1))
+    assert (page.args["url"], page.args.get("headers"), page.host) == (url, headers, url_host(url))
+    assert not {"url", "is_foreign"} & page.args["page"].keys()
+
+
+@pytest.mark.parametrize(
+    ("args", "place", "stopped_by"),
+    [
+        (
+            {"method": "POST", "json": {"a": 1}, "pages": BY_URL},
+            PagePlace(index=1, url="https://other.example/"),
+            "other_origin",
+        ),
+        (
+            {"method": "POST", "pages": BY_URL},
+            PagePlace(index=1, url="https://example.com/", is_foreign=True),
+            "other_origin",
+        ),
+        (
+            {"pages": {"by": "next_url", "next_url": "next"}},
+            PagePlace(index=1, url="https://other.example/"),
+            "other_origin",
+        ),
+        ({"pages": BY_URL}, PagePlace(index=1, url="ftp://example.com/"), "invalid_next"),
+    ],
+    ids=["body", "method", "not allowed", "no URL"],
+)
+def test_a_page_that_a_worker_of_before_leads_to_and_that_may_not_be_asked_for_ends_the_fetch(
+    store: Database, args: dict[str, Any], place: PagePlace, stopped_by: str
+) -> None:
+    root = stored(store, args=args)
+
+    store.write(recording.record_reports, [page_report(root.id, place)], now=LATER)
+
+    record = store.read(store_pages.get_pages, root.id)
+    assert (record.planned, record.completeness.stopped_by, record.is_complete) == (1, stopped_by, False)
 
 
 def test_a_fetch_whose_pages_were_cancelled_in_mid_way_is_not_complete(store: Database) -> None:

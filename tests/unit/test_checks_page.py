@@ -31,7 +31,7 @@ def all_failures() -> list[Failure]:
         failures.bot_wall(403, "x"),
         failures.egress_denied(EgressDenied(AddressClass.PRIVATE)),
         failures.redirect_invalid("x"),
-        failures.secret_missing("x", "y"),
+        failures.secret_missing("x", "y", "z"),
         failures.timed_out(1),
         failures.too_many_redirects(1),
         failures.unsupported_encoding(["zstd"]),

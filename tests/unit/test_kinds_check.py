@@ -91,20 +91,20 @@ def test_arguments_survive_being_stored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "status", "url", "verdict"),
+    ("more", "status", "is_own", "verdict"),
     [
-        ({}, 401, "https://example.org/a", Verdict.BLOCKED),
-        ({"url": "https://ann:x@example.org/"}, 401, "https://example.org/b", Verdict.BROKEN),
-        ({"url": "https://ann:x@example.org/"}, 401, "https://other.example/", Verdict.BLOCKED),
-        ({"statuses": ["401"]}, 401, "https://example.org/a", None),
-        ({"statuses": ["404"]}, 200, "https://example.org/a", Verdict.BROKEN),
-        ({"redirects": "report"}, 301, "https://example.org/a", None),
-        ({"redirects": "report", "statuses": ["200"]}, 301, "https://example.org/a", Verdict.BROKEN),
+        ({}, 401, True, Verdict.BLOCKED),
+        ({"url": "https://ann:x@example.org/"}, 401, True, Verdict.BROKEN),
+        ({"url": "https://ann:x@example.org/"}, 401, False, Verdict.BLOCKED),
+        ({"statuses": ["401"]}, 401, True, None),
+        ({"statuses": ["404"]}, 200, True, Verdict.BROKEN),
+        ({"redirects": "report"}, 301, True, None),
+        ({"redirects": "report", "statuses": ["200"]}, 301, True, Verdict.BROKEN),
     ],
 )
 def test_a_status_means_what_the_job_says_of_it(
-    more: dict[str, Any], status: int, url: str, verdict: Verdict | None
+    more: dict[str, Any], status: int, is_own: bool, verdict: Verdict | None
 ) -> None:
-    failure = failure_of_answer(args(**more), status, {"Location": "/"}, url=url)
+    failure = failure_of_answer(args(**more), status, {"Location": "/"}, is_own=is_own)
 
     assert (failure.verdict if failure else None) == verdict

@@ -5,14 +5,18 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from consumer.http.client import HttpRequest, http_request
 from consumer.http.failures import Failure
-from consumer.secrets import Secrets
+from consumer.secrets import Secrets, secret_folder
 from shared.kinds.requests import RequestArgs
+from shared.origins import is_same_origin
+from shared.urls import normalize_url
 
-URL = "http://api.example/items"
+URL = "https://api.example/items"
 
 
 @pytest.mark.parametrize(
@@ -83,17 +87,86 @@ async def test_a_password_may_hold_any_character(tmp_path: Path) -> None:
     assert question.headers["Authorization"] == "Basic YW5uOnA6w6Q="
 
 
-@pytest.mark.parametrize("host", ["evil.example", "api.example.evil.example"])
-async def test_a_secret_is_for_its_own_host_alone(tmp_path: Path, host: str) -> None:
-    args = RequestArgs.model_validate(
-        {"url": f"http://{host}/", "auth": {"type": "bearer", "token": {"secret": "token"}}}
-    )
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("https://api.example/x", "api.example"),
+        ("https://API.example:443/", "api.example"),
+        ("http://api.example/", "http+api.example+80"),
+        ("http://api.example:443/", "http+api.example+443"),
+        ("https://api.example:80/", "https+api.example+80"),
+        ("https://api.example:8443/", "https+api.example+8443"),
+        ("http://127.1:8090/", "http+127.0.0.1+8090"),
+        ("https://[2001:db8::1]/", "[2001-db8--1]"),
+        ("http://[::1]:8080/", "http+[--1]+8080"),
+        ("https://xn--mnchen-3ya.example/", "xn--mnchen-3ya.example"),
+        # A host that is written like the folder of another origin has none of its own.
+        ("https://http+api.example+80/", None),
+        ("https://https+api.example+8443/", None),
+        ("https://a+b.example/", None),
+    ],
+)
+def test_the_secrets_of_an_origin_are_in_a_folder_of_its_own(url: str, folder: str | None) -> None:
+    assert secret_folder(normalize_url(url)) == folder
+    assert folder is None or not set(folder) & set(':/\\*?"<>|')
+
+
+spellings = st.tuples(
+    st.sampled_from(["http", "https"]),
+    st.from_regex(r"[a-z0-9+_.-]{1,12}\.ex|http\+a\.ex\+80|\[::[1-9a-f]{1,4}\]", fullmatch=True),
+    st.sampled_from(["", ":80", ":443", ":8443", ":1"]),
+)
+
+
+@given(spellings, spellings)
+def test_no_two_origins_share_a_folder(one: tuple[str, str, str], two: tuple[str, str, str]) -> None:
+    try:
+        urls = [normalize_url(f"{scheme}://{host}{port}/") for scheme, host, port in (one, two)]
+    except ValueError:
+        return
+    folders = [secret_folder(url) for url in urls]
+
+    assert is_same_origin(*urls) or None in folders or folders[0] != folders[1]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/",
+        "https://api.example.evil.example/",
+        "http://api.example/",
+        "https://api.example:8443/",
+        "http://api.example:443/",
+        "https://http+api.example+80/",
+    ],
+)
+async def test_a_secret_is_for_its_own_origin_alone(tmp_path: Path, url: str) -> None:
+    args = RequestArgs.model_validate({"url": url, "auth": {"type": "bearer", "token": {"secret": "token"}}})
 
     failure = await http_request(args, secrets(tmp_path, token="t"), method="GET")
 
     assert isinstance(failure, Failure)
     assert failure.reason == "secret_missing"
     assert not failure.transient
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://a.example/", "'token' for https://a.example: it would be a.example/token in RETRIEVER_"),
+        ("http://a.example/", "for http://a.example: it would be http+a.example+80/token in RETRIEVER_"),
+        ("https://a+b.example/", "for https://a+b.example: no folder serves such a host in RETRIEVER_"),
+    ],
+)
+async def test_a_missing_secret_names_the_folder_that_would_serve_it(
+    tmp_path: Path, url: str, said: str
+) -> None:
+    args = RequestArgs.model_validate({"url": url, "auth": {"type": "bearer", "token": {"secret": "token"}}})
+
+    failure = await http_request(args, Secrets(tmp_path), method="GET")
+
+    assert isinstance(failure, Failure)
+    assert said in failure.explanation
 
 
 @pytest.mark.parametrize("value", ["a\nb", "", "\x7f"])
@@ -103,7 +176,7 @@ async def test_a_secret_that_cannot_be_sent_is_as_good_as_missing(tmp_path: Path
     failure = await http_request(args, secrets(tmp_path, key=value), method="GET")
 
     assert isinstance(failure, Failure)
-    assert "'key' for api.example" in failure.explanation
+    assert "'key' for https://api.example" in failure.explanation
 
 
 async def test_a_folder_of_secrets_that_hangs_does_not_stop_the_loop(
@@ -113,8 +186,8 @@ async def test_a_folder_of_secrets_that_hangs_does_not_stop_the_loop(
     known, go_on = secrets(tmp_path, key="k"), threading.Event()
     read = Secrets.read
 
-    def hang(self: Secrets, name: str, *, host: str) -> str | None:
-        return read(self, name, host=host) if go_on.wait(5) else None
+    def hang(self: Secrets, name: str, *, url: str) -> str | None:
+        return read(self, name, url=url) if go_on.wait(5) else None
 
     monkeypatch.setattr(Secrets, "read", hang)
     hanging = asyncio.create_task(http_request(args, known, method="GET"))
