@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from consumer.backlog import PutOffs, SlotAdmission
 from consumer.commands.policy import CommandPolicy
+from consumer.compute.pool import ComputePool
 from consumer.control_streams import Cancellations, CurrentPauses
 from consumer.delivery_handler import DeliveryHandler
 from consumer.executor import BoundHandler, Executor
@@ -51,7 +52,12 @@ async def run_worker(settings: Settings, plan: Plan, stop: asyncio.Event) -> Non
     """
     name = f"{socket.gethostname()}-{os.getpid()}"
     _raise_file_limit()
-    metrics = WorkerMetrics()
+    compute = ComputePool(
+        processes=settings.compute_processes,
+        cpu_seconds=settings.compute_cpu_seconds,
+        memory_bytes=settings.compute_memory_bytes,
+    )
+    metrics = WorkerMetrics(compute)
     publisher = Publisher(
         settings.amqp_url,
         name=f"retriever worker {name} publish",
@@ -60,8 +66,10 @@ async def run_worker(settings: Settings, plan: Plan, stop: asyncio.Event) -> Non
         plain=settings.amqp_plain,
     )
     rounds = Rounds(every_seconds=plan.every_seconds, reason=lambda: publisher.reason)
-    async with open_session(settings) as session:
-        worker = _build_worker(settings, plan, session, publisher, metrics, rounds=rounds, name=name)
+    async with open_session(settings) as session, compute:
+        worker = _build_worker(
+            settings, plan, session, publisher, metrics, compute=compute, rounds=rounds, name=name
+        )
         async with (
             serve_health(
                 host=settings.health_host,
@@ -91,6 +99,7 @@ def _build_worker(
     publisher: Publisher,
     metrics: WorkerMetrics,
     *,
+    compute: ComputePool,
     rounds: Rounds,
     name: str,
 ) -> Worker:
@@ -101,6 +110,7 @@ def _build_worker(
         limiters=limiters,
         robots=RobotsFiles(settings.user_agent),
         signer=Signer(settings.webhook_secrets),
+        compute=compute,
         inline_body_bytes=settings.inline_body_bytes,
     )
     cancellations = Cancellations(settings.amqp_url, name=f"retriever worker {name} cancellations")

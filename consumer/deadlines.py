@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from shared.kinds.registry import COMPUTE_SECONDS
+
 TICK_SECONDS = 0.02
 
 
@@ -89,14 +91,24 @@ _wheels: dict[asyncio.AbstractEventLoop, Wheel] = {}
 class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
     """Cancel the block after so many seconds and raise `TimeoutError`, as `asyncio.timeout` does.
 
-    A plain `with`, because entering and leaving wait for nothing.
+    A plain `with`, because entering and leaving wait for nothing. Inside `uncounted` its clock stands still.
     """
 
-    __slots__ = ("_appointment", "_cancelling", "_is_over", "_seconds", "_task")
+    __slots__ = (
+        "_appointment",
+        "_cancelling",
+        "_due",
+        "_is_over",
+        "_seconds",
+        "_spare_seconds",
+        "_task",
+        "outer",
+    )
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._is_over = False
+        self._spare_seconds = COMPUTE_SECONDS
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -104,6 +116,10 @@ class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
             raise RuntimeError("a time limit is set inside a task")
         self._task = task
         self._cancelling = task.cancelling()
+        self.outer = _innermost.get(task)
+        _innermost[task] = self
+        loop = task.get_loop()
+        self._due = loop.time() + self._seconds
         self._appointment = current_wheel(task).call_later(self._seconds, self._expire)
         return self
 
@@ -111,6 +127,10 @@ class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._appointment.cancel()
+        if self.outer is None:
+            del _innermost[self._task]
+        else:
+            _innermost[self._task] = self.outer
         # Only if nobody else cancelled the task: others want more than the end of this block.
         if (
             self._is_over
@@ -120,6 +140,55 @@ class time_limit:  # noqa: N801 - used like a function, as `asyncio.timeout` is
         ):
             raise TimeoutError from error
 
+    def pause(self) -> float:
+        """Put the end off for as long as may be uncounted, and return how long that is."""
+        self._be_due(self._due + self._spare_seconds)
+        return self._spare_seconds
+
+    def resume(self, paused_seconds: float) -> None:
+        """Go on after so many seconds, which do not count; no more do than may."""
+        uncounted_seconds = min(paused_seconds, self._spare_seconds)
+        self._spare_seconds -= uncounted_seconds
+        self._due += uncounted_seconds
+        self._be_due(self._due)
+
+    def _be_due(self, due: float) -> None:
+        if not self._is_over:
+            self._appointment.cancel()
+            left_seconds = max(due - self._task.get_loop().time(), 0.0)
+            self._appointment = current_wheel(self._task).call_later(left_seconds, self._expire)
+
     def _expire(self) -> None:
         self._is_over = True
         self._task.cancel()
+
+
+_innermost: dict[asyncio.Task[Any], time_limit] = {}
+
+
+class uncounted:  # noqa: N801 - used like a function
+    """Stop the clocks of all time limits around a block of the same task: what it waits for is our own.
+
+    So a worker that is busy never makes a target late. Entering gives the seconds for which they stand still
+    at most, `COMPUTE_SECONDS` of each limit in all.
+    """
+
+    __slots__ = ("_began", "_limits", "_loop")
+
+    def __enter__(self) -> float:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("time limits are those of a task")
+        self._loop = task.get_loop()
+        self._began = self._loop.time()
+        self._limits: list[time_limit] = []
+        limit = _innermost.get(task)
+        while limit is not None:
+            self._limits.append(limit)
+            limit = limit.outer
+        return min((limit.pause() for limit in self._limits), default=COMPUTE_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        paused_seconds = self._loop.time() - self._began
+        for limit in self._limits:
+            limit.resume(paused_seconds)

@@ -1,14 +1,22 @@
 """What a worker counts, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from consumer.compute.pool import ComputePool
 
 
 class WorkerMetrics:
     """Counters of one worker process, in a registry of their own."""
 
-    def __init__(self) -> None:
-        """Register the metrics."""
+    def __init__(self, compute: ComputePool | None = None) -> None:
+        """Register the metrics, and those of what looks at answers."""
         self.registry = CollectorRegistry()
+        if compute is not None:
+            self.registry.register(_ComputeCollector(compute))
         self.attempts = Counter(
             "retriever_attempts", "Attempts settled.", ["kind", "outcome"], registry=self.registry
         )
@@ -43,3 +51,31 @@ class WorkerMetrics:
         attempts, attempt_seconds = children
         attempts.inc()
         attempt_seconds.observe(seconds)
+
+
+class _ComputeCollector(Collector):
+    """Reads the compute processes of a worker when somebody asks."""
+
+    def __init__(self, pool: ComputePool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the metrics of this moment."""
+        pool = self._pool
+        yield GaugeMetricFamily(
+            "retriever_compute_processes", "Processes that look at answers.", value=pool.processes
+        )
+        yield GaugeMetricFamily(
+            "retriever_compute_waiting_calls", "Calls that wait for such a process.", value=pool.waiting
+        )
+        yield CounterMetricFamily(
+            "retriever_compute_processes_ended",
+            "Such processes that were killed, died, or ended because they kept too much memory.",
+            value=pool.ended,
+        )
+        calls = CounterMetricFamily(
+            "retriever_compute_calls", "Calls to such processes, by what came of them.", labels=["outcome"]
+        )
+        for outcome, count in pool.counts.items():
+            calls.add_metric([outcome], count)
+        yield calls

@@ -13,6 +13,12 @@ import re2
 MAX_DIGITS: Final = 4_300
 """A whole number may have so many digits: what Python reads, and pydantic on its way to the store."""
 
+MAX_DATA_BYTES: Final = 1_048_576
+"""Limit of what an expression picks out, as JSON."""
+
+MAX_JSON_VALUES: Final = 4_000_000
+"""How many values a stranger's JSON may have to be read: lists in lists take 40 times its memory."""
+
 # The shortest that orjson may make a float of: 2^64 has 20 digits, -2^63 has 19.
 _LONG_NUMBER = re2.compile(rb"[0-9]{20}|-[0-9]{19}")
 _MAX_DEPTH = 254
@@ -28,6 +34,11 @@ def loads(text: bytes | str) -> Any:
     octets = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     value = orjson.loads(octets)
     return json.loads(octets, parse_int=read_whole) if _LONG_NUMBER.search(octets) else value
+
+
+def count_values(text: bytes) -> int:
+    """Return how many values and names a JSON text in UTF-8 has at most, without reading it."""
+    return 1 + text.count(b",") + text.count(b":") + text.count(b"[") + text.count(b"{")
 
 
 def read_whole(digits: str) -> int | float:

@@ -3,8 +3,10 @@
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared import exact_json
 from shared.bodies import StoredBody
 from shared.errors import MessageUndecodable
 from shared.kinds.command import OutputSnapshot
@@ -155,6 +157,13 @@ class Report(WireMessage):
     def is_deferral(self) -> bool:
         """Whether no attempt was made, because the host had no permit for the job."""
         return self.state is JobState.DELAYED and self.outcome is None and self.started_at is None
+
+    def encode(self) -> bytes:
+        """Return the body as UTF-8 JSON; data in the result may be JSON already."""
+        if self.result is None or not isinstance(self.result.get("data"), orjson.Fragment):
+            return super().encode()
+        document = self.model_dump(mode="json", exclude_none=True, exclude={"result"})
+        return exact_json.dumps({**document, "result": self.result})
 
 
 class KnownCopy(BaseModel):

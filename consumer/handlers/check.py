@@ -5,18 +5,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
 import aiohttp
+from multidict import CIMultiDict
 
+from consumer.compute.answers import Judged, Judgement
+from consumer.compute.html import is_top
+from consumer.compute.judgement import SMALL_EXTRACT_SECONDS, SeenAnswer, is_small, judge
 from consumer.deadlines import time_limit
 from consumer.handlers.certificates import asks_for_certificate, read_certificate
-from consumer.handlers.check_verdict import (
-    CheckedAnswer,
-    failure_of_answer,
-    failure_of_assertions,
-    results_of_assertions,
-    results_of_fragments,
-)
-from consumer.handlers.html import is_top, read_page
-from consumer.handlers.json_body import text_label
+from consumer.handlers.check_verdict import failure_of_answer, failure_of_assertions, wanted_of
 from consumer.http.body import Beginning, read_beginning
 from consumer.http.client import Client, http_request
 from consumer.http.failures import (
@@ -27,9 +23,9 @@ from consumer.http.failures import (
     Failure,
     timed_out,
 )
-from consumer.http.markup import Markup, markup_of, sniff
+from consumer.http.markup import Markup, markup_of
 from consumer.http.redirect_chain import RedirectChain, final_answer
-from consumer.http.text import bounded_text, decode_page
+from consumer.http.text import bounded_text
 from shared.clock import utc_now
 from shared.hosts import host_key
 from shared.kinds.check import (
@@ -44,9 +40,6 @@ from shared.outcomes import Outcome, Succeeded
 from shared.urls import url_fragment, url_host
 
 MAX_CONTENT_TYPE_LENGTH = 200
-
-INLINE_BODY_BYTES = 16_384
-"""A larger body is looked at in a thread, as every page is: hostile HTML of 4 MB takes two seconds."""
 
 LOOK_SECONDS = 3.0
 """For why a host hung up during TLS; on top of the attempt's own limit, so that it never costs the verdict,
@@ -111,7 +104,7 @@ class _Check:
         limit_seconds = self.args.timeout_seconds / 2
         try:
             # Some hosts never answer a HEAD, so it gets half the time and leaves the rest to GET.
-            async with asyncio.timeout(limit_seconds):
+            with time_limit(limit_seconds):
                 failure = await self._request_with(CheckMethod.HEAD)
         except TimeoutError:
             failure = timed_out(limit_seconds, while_doing=self.chain.recording.phase)
@@ -139,9 +132,12 @@ class _Check:
         if isinstance(request, Failure):
             return request
         async with final_answer(self.client, self.chain, request) as answer:
-            return answer if isinstance(answer, Failure) else await self._examine(answer)
+            seen = answer if isinstance(answer, Failure) else await self._examine(answer)
+        # The host's permit is free by now, however long this waits.
+        return await self._judge(seen) if isinstance(seen, SeenAnswer) else seen
 
-    async def _examine(self, answer: aiohttp.ClientResponse) -> Failure | None:
+    async def _examine(self, answer: aiohttp.ClientResponse) -> SeenAnswer | Failure | None:
+        """Return what is to be judged, if anything, or what is wrong already."""
         self._note_answer(answer)
         is_own = not self.chain.has_left
         if failure := failure_of_answer(self.args, answer.status, answer.headers, is_own=is_own):
@@ -150,7 +146,7 @@ class _Check:
             return None
         markup = markup_of(answer.headers.get("Content-Type"))
         if not self._needs_body(markup):
-            return self._judge(answer, markup, None)
+            return self._seen(answer, markup, None)
         if answer.method == CheckMethod.HEAD:
             return None  # GET follows.
         body = await read_beginning(answer, max_bytes=self.args.max_body_bytes)
@@ -159,9 +155,7 @@ class _Check:
         self.chain.end_body()
         if body.is_whole:
             self.body_bytes = len(body.content)
-        judgement = (answer, markup, body)
-        takes_long = markup is not Markup.NONE or self._takes_long(body)
-        return await asyncio.to_thread(self._judge, *judgement) if takes_long else self._judge(*judgement)
+        return self._seen(answer, markup, body)
 
     def _needs_body(self, markup: Markup) -> bool:
         assertions = self.args.assertions
@@ -183,45 +177,49 @@ class _Check:
             sought += self.args.fragments
         return [fragment for fragment in sought if not is_top(fragment)]
 
-    def _takes_long(self, body: Beginning) -> bool:
-        # Expressions of strangers take their time with small bodies, too.
-        assertions = self.args.assertions
-        return len(body.content) > INLINE_BODY_BYTES or (
-            assertions is not None and bool(assertions.json_body or assertions.regex)
-        )
-
-    def _judge(
-        self, answer: aiohttp.ClientResponse, markup: Markup, body: Beginning | None
-    ) -> Failure | None:
-        """Hold the assertions against the answer, and note the title; may block for seconds."""
-        text, page, assertions = None, None, self.args.assertions
-        if body is not None:
-            markup = sniff(body.content) if markup is Markup.UNKNOWN else markup
-            label = text_label(body.content, self.content_type, answer.charset)
-            text = decode_page(body.content, label, markup)
-            if markup is not Markup.NONE:
-                page = read_page(text, markup, self._sought)
-                self.title = page.title
-        if assertions is None and not self.args.fragments:
-            return None
-        checked = CheckedAnswer(
-            headers=answer.headers,
+    def _seen(self, answer: aiohttp.ClientResponse, markup: Markup, body: Beginning | None) -> SeenAnswer:
+        named = self.args.assertions.header if self.args.assertions is not None else []
+        names = {"content-type", *(header.name.lower() for header in named)}
+        return SeenAnswer(
+            headers=CIMultiDict(
+                (name, value) for name in sorted(names) for value in answer.headers.getall(name, [])
+            ),
             latency_seconds=self.chain.latency_seconds,
-            certificate=self.certificate,
+            days_left=None if self.certificate is None else self.certificate.days_left,
             fragment=self._fragment,
-            text=text,
-            page=page,
+            brings_fragment=self.chain.brings_fragment,
             body=None if body is None else body.content,
+            markup=markup,
             charset=answer.charset,
+            content_type=self.content_type,
             limit_bytes=self.args.max_body_bytes if body is not None and not body.is_whole else None,
         )
-        # A fragment that a redirect names is that of all.
-        own = self._fragment if self.chain.brings_fragment else None
-        self.fragments = results_of_fragments(self.args.fragments, checked, instead=own)
-        if assertions is None:
+
+    async def _judge(self, seen: SeenAnswer) -> Failure | None:
+        """Hold the assertions against the answer, and note the title."""
+        judgement = await self._judgement(seen)
+        if isinstance(judgement, Failure):
+            return judgement
+        self.title = judgement.title if seen.body is not None else self.title
+        self.fragments = {name: _result_of(each) for name, each in judgement.fragments.items()}
+        if self.args.assertions is None:
             return None
-        self.assertions = results_of_assertions(assertions, checked)
-        return failure_of_assertions(self.assertions, limit_bytes=self.args.max_body_bytes)
+        self.assertions = [_result_of(each) for each in judgement.assertions]
+        return failure_of_assertions(
+            self.assertions, limit_bytes=self.args.max_body_bytes, limit=judgement.limit
+        )
+
+    async def _judgement(self, seen: SeenAnswer) -> Judgement | Failure:
+        """Return what small answers come to at once, and all others in a process of their own."""
+        assertions = self.args.assertions
+        wanted = None if assertions is None else wanted_of(assertions)
+        fragments, sought = self.args.fragments, self._sought
+        if is_small(wanted, seen):
+            judgement = judge(wanted, fragments, seen, sought=sought, extract_seconds=SMALL_EXTRACT_SECONDS)
+            if not judgement.ran_out:
+                return judgement
+        names = self.client.names(self.chain.url)
+        return await self.client.compute.run(names, judge, wanted, fragments, seen, sought=sought)
 
     def _note_answer(self, answer: aiohttp.ClientResponse) -> None:
         self.certificate = None
@@ -284,3 +282,13 @@ class _Check:
             if found
             else {}
         )
+
+
+def _result_of(judged: Judged) -> AssertionResult:
+    return AssertionResult(
+        assertion=judged.assertion,
+        expected=judged.expected,
+        passed=judged.passed,
+        observed=judged.observed,
+        explanation=judged.explanation,
+    )

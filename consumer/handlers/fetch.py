@@ -1,23 +1,25 @@
 """The work of the `fetch` kind: request a URL, keep the whole body or what an expression picks out of it."""
 
-import asyncio
 import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from consumer.handlers.extract import extract
-from consumer.handlers.json_body import read_json_body, text_label
+from consumer.compute.answers import Flaw, KeptBody
+from consumer.compute.keeping import is_small_json, keep_body, pick, pick_at_once
+from consumer.compute.shares import Names
+from consumer.deadlines import time_limit
 from consumer.http.body import read_body
 from consumer.http.client import Client, HttpRequest, http_request
 from consumer.http.failures import (
     BODY_NOT_STORABLE,
     UNEXPECTED_TYPE,
     Failure,
+    failure_of_flaw,
     failure_of_status,
     timed_out,
     unaccepted_status,
@@ -25,8 +27,8 @@ from consumer.http.failures import (
 from consumer.http.header_fields import asks_to_wait
 from consumer.http.markup import markup_of
 from consumer.http.redirect_chain import RedirectChain, final_answer
-from consumer.http.text import decode_text
-from shared.bodies import StoredBody, compress_body
+from shared import exact_json
+from shared.bodies import StoredBody
 from shared.kinds.acceptance import accepts_media_type, accepts_status
 from shared.kinds.check import Hop
 from shared.kinds.fetch import NOT_IDEMPOTENT, FetchArgs, FetchMethod, FetchResult
@@ -38,30 +40,13 @@ MAX_CONTENT_TYPE_LENGTH = 200
 _FIELD_VALUE = TypeAdapter[str](FieldValue)
 
 
-async def fetch(args: FetchArgs, client: Client, chain: RedirectChain | None = None) -> Outcome:
-    """Return the body of a URL, or why there is none; a failure carries what was seen up to then.
-
-    Args:
-        args: What to fetch; `consumer.handlers.paged_fetch` makes them for one page of many.
-        client: What to request it with.
-        chain: Grows as answers come, for callers that need more than the result has.
-    """
-    chain = chain or RedirectChain(args.url)
-    page = _Page()
-    try:
-        async with asyncio.timeout(args.timeout_seconds):
-            failure = await _try(args, client, chain, page)
-    except TimeoutError:
-        failure = timed_out(args.timeout_seconds)
-    if failure is None:
-        return Succeeded(_result(chain, page), page.stored)
-    result = None if failure.is_ours or chain.status is None else _result(chain, page)
-    return failure.as_outcome(retry_after_seconds=chain.retry_after_seconds, result=result)
-
-
 @dataclass(slots=True)
-class _Page:
-    """What is known of the final answer so far."""
+class Fetched:
+    """What is known of the final answer so far.
+
+    Attributes:
+        data: What was picked out, as JSON.
+    """
 
     content_type: str | None = None
     etag: str | None = None
@@ -73,11 +58,35 @@ class _Page:
     body: str | None = None
     body_base64: str | None = None
     stored: StoredBody | None = None
-    data: Any = None
+    data: bytes = b"null"
     unchanged: KnownCopy | None = None
 
 
-async def _try(args: FetchArgs, client: Client, chain: RedirectChain, page: _Page) -> Failure | None:
+async def fetch(
+    args: FetchArgs, client: Client, chain: RedirectChain | None = None, page: Fetched | None = None
+) -> Outcome:
+    """Return the body of a URL, or why there is none; a failure carries what was seen up to then.
+
+    Args:
+        args: What to fetch; `consumer.handlers.paged_fetch` makes them for one page of many.
+        client: What to request it with.
+        chain: Grows as answers come, for callers that need more than the result has.
+        page: The same for what the answer brings.
+    """
+    chain = chain or RedirectChain(args.url)
+    page = page or Fetched()
+    try:
+        with time_limit(args.timeout_seconds):
+            failure = await _try(args, client, chain, page)
+    except TimeoutError:
+        failure = timed_out(args.timeout_seconds)
+    if failure is None:
+        return Succeeded(_result(chain, page), page.stored)
+    result = None if failure.is_ours or chain.status is None else _result(chain, page)
+    return failure.as_outcome(retry_after_seconds=chain.retry_after_seconds, result=result)
+
+
+async def _try(args: FetchArgs, client: Client, chain: RedirectChain, page: Fetched) -> Failure | None:
     known = client.job.known if client.job and args.if_changed else None
     failure = await _request(args, client, chain, page, known)
     if known and page.unchanged is None and chain.status == 304:
@@ -87,7 +96,7 @@ async def _try(args: FetchArgs, client: Client, chain: RedirectChain, page: _Pag
 
 
 async def _request(
-    args: FetchArgs, client: Client, chain: RedirectChain, page: _Page, known: KnownCopy | None
+    args: FetchArgs, client: Client, chain: RedirectChain, page: Fetched, known: KnownCopy | None
 ) -> Failure | None:
     request = await _request_of(args, client, known=known)
     if isinstance(request, Failure):
@@ -105,7 +114,7 @@ async def _request(
         charset = answer.charset
     if isinstance(body, Failure):
         return body
-    return await _keep(args, client, page, body, charset)
+    return await _keep(args, client, page, body, charset, names=client.names(chain.url))
 
 
 async def _request_of(args: FetchArgs, client: Client, *, known: KnownCopy | None) -> HttpRequest | Failure:
@@ -160,49 +169,63 @@ def _refusal(args: FetchArgs, answer: aiohttp.ClientResponse) -> Failure | None:
 
 
 async def _keep(
-    args: FetchArgs, client: Client, page: _Page, body: bytes, charset: str | None
+    args: FetchArgs, client: Client, page: Fetched, body: bytes, charset: str | None, *, names: Names
 ) -> Failure | None:
     if args.method is FetchMethod.HEAD:
         return None
     page.body_bytes = len(body)
     if args.extract is not None:
-        page.sha256 = hashlib.sha256(body).hexdigest()
-        return await asyncio.to_thread(_pick, page, body, charset, args.extract)
-    charset = text_label(body, page.content_type, charset)
-    text, page.charset = decode_text(body, charset, markup_of(page.content_type)) or (None, None)
-    if len(body) > client.inline_body_bytes:
-        return await _store(page, body)
-    if text is None:
+        return await _pick(args.extract, client, page, body, charset, names=names)
+    is_shown = len(body) <= client.inline_body_bytes
+    asked = (body, page.content_type, charset, markup_of(page.content_type))
+    if len(body) <= LARGEST_READ_AT_ONCE:
+        kept: KeptBody | Failure = keep_body(*asked, is_shown=is_shown)
+    else:
+        kept = await client.compute.run(names, keep_body, *asked, is_shown=is_shown)
+    return kept if isinstance(kept, Failure) else _show(page, body, kept, is_shown=is_shown)
+
+
+LARGEST_READ_AT_ONCE = 65_536
+"""A larger body is decoded, and compressed, in a process of its own; this one takes 2 ms."""
+
+
+def _show(page: Fetched, body: bytes, kept: KeptBody, *, is_shown: bool) -> Failure | None:
+    page.charset, page.sha256 = kept.charset, kept.sha256
+    if not is_shown:
+        if kept.content is None:
+            page.sha256 = None
+            return BODY_NOT_STORABLE
+        page.stored = StoredBody(
+            content_type=page.content_type,
+            charset=page.charset,
+            size=len(body),
+            sha256=kept.sha256,
+            content=kept.content,
+        )
+    elif kept.text is None:
         page.body_base64 = base64.b64encode(body).decode("ascii")
     else:
-        page.body = text
-    page.sha256 = hashlib.sha256(body).hexdigest()
+        page.body = kept.text
     return None
 
 
-def _pick(page: _Page, body: bytes, label: str | None, expression: str) -> Failure | None:
-    read = read_json_body(body, label)
-    if isinstance(read, Failure):
-        return read
-    page.charset, page.has_replacements = read.charset, not read.is_exact
-    data = extract(read.document, expression)
-    if isinstance(data, Failure):
-        return data
-    page.data = data
+async def _pick(
+    expression: str, client: Client, page: Fetched, body: bytes, label: str | None, *, names: Names
+) -> Failure | None:
+    picked = pick_at_once(body, label, expression) if is_small_json(body) else None
+    if picked is None:
+        found = await client.compute.run(names, pick, body, label, expression)
+        if isinstance(found, Failure):
+            return found
+        picked = found
+    page.sha256, data = picked
+    if isinstance(data, Flaw):
+        return failure_of_flaw(data)
+    page.data, page.charset, page.has_replacements = data.data, data.charset, not data.is_exact
     return None
 
 
-async def _store(page: _Page, body: bytes) -> Failure | None:
-    stored = await asyncio.to_thread(
-        compress_body, body, content_type=page.content_type, charset=page.charset
-    )
-    if stored is None:
-        return BODY_NOT_STORABLE
-    page.stored, page.sha256 = stored, stored.sha256
-    return None
-
-
-def _note_headers(page: _Page, answer: aiohttp.ClientResponse) -> None:
+def _note_headers(page: Fetched, answer: aiohttp.ClientResponse) -> None:
     page.content_type = _content_type(answer)
     page.etag = _validator(answer, "ETag")
     page.last_modified = _validator(answer, "Last-Modified")
@@ -224,9 +247,19 @@ def _validator(answer: aiohttp.ClientResponse, name: str) -> str | None:
         return None
 
 
-def _result(chain: RedirectChain, page: _Page) -> dict[str, Any]:
+MOST_VALUES_READ = 10_000
+"""Data with more values go into the report as JSON: to make values of them takes 0.2 s for 1 MiB."""
+
+
+def data_value(data: bytes) -> Any:
+    """Return data for a result: as a value, or as JSON that goes into the report as it is."""
+    few = exact_json.count_values(data) <= MOST_VALUES_READ
+    return exact_json.loads(data) if few else orjson.Fragment(data)
+
+
+def _result(chain: RedirectChain, page: Fetched) -> dict[str, Any]:
     known = page.unchanged
-    return FetchResult(
+    result = FetchResult(
         status=chain.status or 0,
         final_url=chain.url,
         hops=[Hop.model_validate(hop) for hop in chain.hops],
@@ -239,9 +272,9 @@ def _result(chain: RedirectChain, page: _Page) -> dict[str, Any]:
         body=page.body,
         body_base64=page.body_base64,
         body_stored=page.stored is not None,
-        data=page.data,
         etag=page.etag or (known.etag if known else None),
         last_modified=page.last_modified or (known.last_modified if known else None),
         not_modified=known is not None,
         unchanged_since=known.job_id if known else None,
     ).model_dump(mode="json")
+    return {**result, "data": data_value(page.data)}

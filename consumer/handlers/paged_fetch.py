@@ -3,7 +3,6 @@
 A job fetches one page only. The recorder makes the jobs of the pages that follow.
 """
 
-import asyncio
 import base64
 import re
 from collections.abc import Mapping
@@ -11,14 +10,16 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
-import jmespath
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from consumer.handlers.fetch import fetch
+from consumer.compute.answers import EXTRACT_FAILED, Flaw, KeptPage
+from consumer.handlers.fetch import Fetched, data_value, fetch
 from consumer.handlers.next_pages import FetchedPage, NextPages, key_digest, next_pages, offset_of
 from consumer.http.client import Client
-from consumer.http.failures import EXTRACT_FAILED, Failure
+from consumer.http.failures import Failure, failure_of_flaw
 from consumer.http.header_fields import next_link
 from consumer.http.redirect_chain import RedirectChain
+from shared import exact_json
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.pages import (
     MAX_TOTAL,
@@ -34,6 +35,7 @@ from shared.kinds.pages import (
 )
 from shared.origins import SAFE_METHODS, is_same_origin
 from shared.outcomes import Failed, Outcome, Succeeded
+from shared.programs import compile_expression
 from shared.urls import InvalidReference, join_url, url_query, with_query, without_credentials
 
 NO_ITEMS = Failure(
@@ -55,19 +57,66 @@ async def fetch_or_page(args: FetchArgs, client: Client) -> Outcome:
     """Return the body of a URL; with `pages`, the items of one page and what follows it."""
     if args.pages is None:
         return await fetch(args, client)
-    chain = RedirectChain(args.url)
-    outcome = await fetch(_request(args, args.pages), client, chain)
+    chain, page = RedirectChain(args.url), Fetched()
+    outcome = await fetch(_request(args, args.pages), client, chain, page)
     if isinstance(outcome, Failed):
         if _is_behind_the_last(args, outcome):
             after = NextPages(0, StopReason.NOT_FOUND)
             return _outcome(args, outcome.result or {}, [], None, after, keys=None)
         if not _is_without_content(args, outcome):
             return outcome
-        outcome = Succeeded({**(outcome.result or {}), "data": {"items": []}})
+        outcome, page.data = Succeeded(outcome.result or {}), b'{"items":[]}'
     elif not isinstance(outcome, Succeeded):
         return outcome
-    # Digests of a large page take milliseconds.
-    return await asyncio.to_thread(_keep, args, args.pages, outcome.result, chain)
+    return await _keep_all(args, client, outcome.result, page.data, chain)
+
+
+MOST_VALUES_KEPT_AT_ONCE = 1_000
+"""The digests of more items are made in a process of its own."""
+
+
+async def _keep_all(
+    args: FetchArgs, client: Client, result: dict[str, Any], data: bytes, chain: RedirectChain
+) -> Outcome:
+    header_bytes = sum(len(name) + len(value) for name, value in chain.headers.items())
+    if exact_json.count_values(data) <= MOST_VALUES_KEPT_AT_ONCE and header_bytes <= _SMALL_HEADER_BYTES:
+        return _keep(args, {**result, "data": exact_json.loads(data)}, chain)
+    names = client.names(chain.url)
+    headers = CIMultiDict(chain.headers)
+    kept = await client.compute.run(names, keep_page, args, data, chain.url, headers, has_left=chain.has_left)
+    if isinstance(kept, Failure):
+        return kept.as_outcome()
+    if isinstance(kept, Flaw):
+        return failure_of_flaw(kept).as_outcome(result={**result, "data": None})
+    return Succeeded(
+        {**result, "data": data_value(kept.items), "page": kept.page},
+        page=PageReport.model_validate(kept.report),
+    )
+
+
+# Links in them are read character by character.
+_SMALL_HEADER_BYTES = 8_192
+
+
+def keep_page(
+    args: FetchArgs, data: bytes, url: str, headers: CIMultiDict[str], *, has_left: bool
+) -> KeptPage | Flaw:
+    """Return what is kept of a page, and what follows it; takes up to seconds.
+
+    Args:
+        args: Those of its job.
+        data: What was picked out of it, as JSON.
+        url: Where the redirects led.
+        headers: Those of the answer.
+        has_left: Whether they led to another origin on the way.
+    """
+    chain = RedirectChain(url, headers=CIMultiDictProxy(headers), has_left=has_left)
+    outcome = _keep(args, {"data": exact_json.loads(data)}, chain)
+    if isinstance(outcome, Failed):
+        return Flaw(outcome.reason, outcome.explanation)
+    assert outcome.page is not None
+    items, page = outcome.result["data"], outcome.result["page"]
+    return KeptPage(exact_json.dumps(items), page, outcome.page.model_dump(mode="json"))
 
 
 def _request(args: FetchArgs, pages: Pages) -> FetchArgs:
@@ -91,7 +140,7 @@ def _is_null(expression: str) -> str:
 
     So some languages write an empty list. Where it cannot be told it is null.
     """
-    names = _names(jmespath.compile(expression).parsed)
+    names = _names(compile_expression(expression))
     if not names or not all(map(_PLAIN_NAME.fullmatch, names)):
         return "`null`"
     *parents, name = [f'"{name}"' for name in names]
@@ -173,7 +222,9 @@ def _is_without_content(args: FetchArgs, failed: Failed) -> bool:
     return has_none and (args.page is None or not isinstance(args.pages, Cursors | NextUrls))
 
 
-def _keep(args: FetchArgs, pages: Pages, result: dict[str, Any], chain: RedirectChain) -> Outcome:
+def _keep(args: FetchArgs, result: dict[str, Any], chain: RedirectChain) -> Succeeded | Failed:
+    pages = args.pages
+    assert pages is not None
     data = result["data"] if isinstance(result["data"], dict) else {}
     following, url = data.get("next"), _next_url(args, pages, data, chain)
     items = data.get("items")
@@ -184,7 +235,7 @@ def _keep(args: FetchArgs, pages: Pages, result: dict[str, Any], chain: Redirect
             return NO_LIST.as_outcome(result={**result, "data": None})
         items = []
     if not isinstance(items, list):
-        failure = NO_ITEMS if items is None else EXTRACT_FAILED
+        failure = NO_ITEMS if items is None else failure_of_flaw(EXTRACT_FAILED)
         return failure.as_outcome(result={**result, "data": None})
     page = FetchedPage(
         items=items,

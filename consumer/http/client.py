@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+from consumer.compute.pool import ComputePool
 from consumer.http.failures import Failure, secret_missing
 from consumer.http.robots import RobotsFiles
 from consumer.http.session import HttpSession
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit, HostLimiters
 from consumer.secrets import Secrets, Signer, secret_folder
+from shared.hosts import host_key
 from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
 from shared.messages import JobMessage
 from shared.urls import origin_words
@@ -26,6 +28,7 @@ class Client:
         limiters: Keep the worker polite to hosts.
         robots: What the hosts' robots.txt say.
         signer: Signs webhooks.
+        compute: Looks at large answers, and at answers with strangers' programs.
         inline_body_bytes: Up to this size a body is part of the result.
         job: Whose attempt it is; None only in tests.
         first_permit: The permit for the first request of the attempt.
@@ -36,6 +39,7 @@ class Client:
     limiters: HostLimiters = field(default_factory=HostLimiters)
     robots: RobotsFiles = field(default_factory=RobotsFiles)
     signer: Signer = field(default_factory=Signer)
+    compute: ComputePool = field(default_factory=ComputePool)
     inline_body_bytes: int = 65_536
     job: JobMessage | None = None
     first_permit: FirstPermit = NO_PERMIT
@@ -48,10 +52,16 @@ class Client:
             self.limiters,
             self.robots,
             self.signer,
+            self.compute,
             self.inline_body_bytes,
             job,
             first_permit,
         )
+
+    def names(self, url: str) -> tuple[str, str]:
+        """Return for whom this attempt computes: its batch or job, and the host that it asked."""
+        job = self.job
+        return str((job.batch_id or job.id) if job else ""), host_key(url) or ""
 
 
 class HttpRequest(NamedTuple):

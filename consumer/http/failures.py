@@ -27,10 +27,11 @@ from aiohttp import (
     SocketTimeoutError,
 )
 
+from consumer.compute.answers import Flaw
 from consumer.egress import EgressDenied
 from consumer.http.answers import Fault, TooLarge
 from consumer.http.handshakes import HandshakeEnd, certificate_fault, end_of_handshake
-from shared.bodies import MAX_STORED_BYTES
+from shared.compression import MAX_STORED_BYTES
 from shared.kinds.check import ASSERTION_FAILED, MAX_BODY_BYTES, Verdict, unmet_words
 from shared.outcomes import Failed
 
@@ -167,12 +168,26 @@ BODY_NOT_STORABLE = _permanent(
     "body_too_large",
     f"Even compressed, the body is larger than the {MAX_STORED_BYTES:,} bytes that can be stored.",
 )
-JSON_TOO_DEEP = _permanent("not_json", "The body is nested too deeply to be read as JSON.")
-EXTRACT_FAILED = _permanent("extract_failed", "The JMESPath expression does not fit the body.")
-NUMBER_TOO_LARGE = _permanent(
-    "extract_failed", "The JMESPath expression picks out a number that no double can hold, such as 1e400."
+
+# With what the job wants to know of an answer: its limits, and this worker's.
+COMPUTE_BUSY = Failure(
+    "compute_busy",
+    transient=True,
+    explanation="The host answered, and this worker was too busy to look at the answer.",
+    is_ours=True,
 )
-EXTRACT_LIMIT = _permanent("extract_limit", "The JMESPath expression takes too long, or makes too much.")
+COMPUTE_CRASHED = Failure(
+    "compute_crashed",
+    transient=True,
+    explanation="The process of this worker that looked at the answer died, and so did the next one.",
+    is_ours=True,
+)
+COMPUTE_MEMORY = Failure(
+    "compute_limit",
+    transient=False,
+    explanation="Looking at the answer takes more memory than one job may have.",
+    is_ours=True,
+)
 
 # With the redirects.
 REDIRECT_LOOP = _permanent("redirect_loop", "The redirects lead back to a URL that was already asked.")
@@ -264,13 +279,22 @@ def bot_wall(status: int, wall: str) -> Failure:
     return Failure("bot_wall", transient=False, explanation=said, is_blocking=True)
 
 
-def not_json(why: str) -> Failure:
-    """Return the failure of a body that is not JSON.
+def failure_of_flaw(flaw: Flaw) -> Failure:
+    """Return the failure of a body of which nothing could be made."""
+    return _permanent(flaw.reason, flaw.explanation)
 
-    Args:
-        why: What is wrong and where, in words that repeat nothing of it.
-    """
-    return _permanent("not_json", f"The body is not JSON: {why}.")
+
+def compute_seconds(limit_seconds: int) -> Failure:
+    """Return the failure of a job that takes too much of the processor to look at an answer."""
+    said = f"Looking at the answer takes more than {limit_seconds} seconds of the processor."
+    return Failure("compute_limit", transient=False, explanation=said, is_ours=True)
+
+
+def not_found_out(limit: Flaw, assertion: str, expected: str) -> Failure:
+    """Return the failure of a check whose assertion is not judged because of a limit of ours."""
+    said = f"Whether {assertion} {expected} holds was not found out: "
+    said += limit.explanation[:1].lower() + limit.explanation[1:]
+    return Failure(limit.reason, transient=False, explanation=said, is_ours=True)
 
 
 def body_too_large(limit_bytes: int) -> Failure:

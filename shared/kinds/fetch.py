@@ -17,7 +17,6 @@ from shared.kinds.pages import PageResult, Pages, PageTask
 from shared.kinds.requests import RequestArgs
 
 DEFAULT_BODY_BYTES = 1_048_576
-MAX_DATA_BYTES = 1_048_576
 MAX_SENT_BYTES = 262_144
 
 

@@ -19,6 +19,10 @@ from shared.states import JobState
 OVERTIME_SECONDS = 5.0
 """How much later than their own limit, `timeout_seconds`, handlers are stopped from outside."""
 
+COMPUTE_SECONDS = 30.0
+"""How long an attempt may wait for a process of its worker that looks at an answer, and have it work. That
+time is the worker's own, so it counts for no limit of the job."""
+
 _TIMEOUT_FIELD = "timeout_seconds"
 # For a kind without a limit of its own.
 _DEFAULT_SECONDS = 60.0
@@ -101,4 +105,8 @@ def attempt_seconds(kind: str, args: Mapping[str, Any]) -> float:
     field = KINDS[kind].args_model.model_fields.get(_TIMEOUT_FIELD) if kind in KINDS else None
     default = _DEFAULT_SECONDS if field is None else float(field.default)
     asked = args.get(_TIMEOUT_FIELD, default)
-    return (float(asked) if isinstance(asked, int | float) else default) + OVERTIME_SECONDS
+    seconds = float(asked) if isinstance(asked, int | float) else default
+    return seconds + OVERTIME_SECONDS + (COMPUTE_SECONDS if kind in _LOOKS_AT_ANSWERS else 0.0)
+
+
+_LOOKS_AT_ANSWERS = frozenset({"check", "fetch"})

@@ -11,13 +11,13 @@ from uuid import UUID
 import pytest
 
 from producer.store import recording, retention, submissions
-from shared.bodies import compress_body
 from shared.clock import utc_now
 from shared.identity import new_id
 from shared.settings import Settings
 from shared.states import JobState
 from tests.conftest import new_postgres_database
 from tests.support.api import RunningApi, running_api
+from tests.support.bodies import compress_body
 from tests.support.factories import make_job, make_report
 
 LARGE = random.Random(7).randbytes(1_000_000) + bytes(4_000_000)

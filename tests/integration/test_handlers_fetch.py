@@ -12,7 +12,8 @@ import pytest
 from consumer.handlers.fetch import fetch
 from consumer.http.client import Client
 from deploy.local.target_site import TargetSite, open_target
-from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES
+from shared.bodies import MAX_BODY_BYTES
+from shared.compression import MAX_STORED_BYTES
 from shared.kinds.fetch import FetchArgs, FetchMethod, FetchResult
 from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.http_servers import STAY_SILENT, client_that_reaches_loopback, raw_server

@@ -10,7 +10,6 @@ from producer.ledger.recorder import Recorder
 from producer.store import bodies, queries, submissions
 from producer.store.database import Database, RetryingStore
 from producer.store.migrate import migrate
-from shared.bodies import compress_body
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import LARGE_RESULTS, LARGE_RESULTS_QUEUE, PARKED_QUEUE
@@ -18,6 +17,7 @@ from shared.messages import REPORT_TYPE, JobMessage
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import message_count, open_channel, running, running_publisher
+from tests.support.bodies import compress_body
 from tests.support.factories import TOKENS, make_job, make_report
 from tests.support.waiting import eventually
 

@@ -11,11 +11,12 @@ import pytest
 from producer.records import BodyRecord, NewJob
 from producer.store import bodies, outbox, parking, recording, retention, submissions
 from producer.store.database import Database
-from shared.bodies import StoredBody, compress_body
+from shared.bodies import StoredBody
 from shared.identity import new_id
 from shared.messages import KnownCopy, Report
 from shared.outcomes import OutcomeName
 from shared.states import JobState
+from tests.support.bodies import compress_body
 from tests.support.factories import NOON, make_batch, make_job, make_report
 
 URL = "https://example.com/data"

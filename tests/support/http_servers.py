@@ -145,7 +145,11 @@ async def client_that_reaches_loopback(
             connector = session.connector
             assert isinstance(connector, aiohttp.TCPConnector)
             connector._ssl = tls
-        yield Client(session, secrets or Secrets())
+        client = Client(session, secrets or Secrets())
+        try:
+            yield client
+        finally:
+            await client.compute.close()
 
 
 class StubResolver(AbstractResolver):

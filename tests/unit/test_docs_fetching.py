@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from consumer.handlers.extract import extract
+from consumer.compute.extract import extract
 from shared.kinds.fetch import FetchArgs
 from tests.support.documents import blocks, read
 

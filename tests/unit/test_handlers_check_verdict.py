@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
-from consumer.handlers.check_verdict import (
-    CheckedAnswer,
-    failure_of_assertions,
-    results_of_assertions,
-)
-from consumer.handlers.html import read_page
+from consumer.compute.answers import EXTRACT_LIMIT, TOO_MANY_VALUES, Flaw
+from consumer.compute.judgement import SeenAnswer, judge
+from consumer.handlers.check_verdict import failure_of_assertions, wanted_of
 from consumer.http.markup import Markup
 from shared.kinds.check import MAX_BODY_BYTES, AssertionResult, Assertions, Verdict, success_words
 
@@ -24,18 +21,21 @@ def result_of(
     is_cut: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> AssertionResult:
-    seen = CheckedAnswer(
-        headers=CIMultiDictProxy(CIMultiDict(headers or {})),
+    answer = SeenAnswer(
+        headers=CIMultiDict(headers or {}),
         latency_seconds=0.5,
-        certificate=None,
         fragment=fragment,
-        text=text,
-        page=None if text is None else read_page(text, Markup.HTML, [fragment]),
         body=None if text is None else text.encode(),
+        markup=Markup.NONE if text is None else Markup.HTML,
         limit_bytes=1_000 if is_cut else None,
     )
-    (result,) = results_of_assertions(Assertions.model_validate(assertions), seen)
-    return result
+    return result_in(assertions, answer)
+
+
+def result_in(assertions: dict[str, Any], answer: SeenAnswer) -> AssertionResult:
+    wanted = wanted_of(Assertions.model_validate(assertions))
+    (result,) = judge(wanted, (), answer, sought=[answer.fragment]).assertions
+    return AssertionResult(**result._asdict())
 
 
 def passed(assertions: dict[str, Any], *, text: str | None = None, **headers: str) -> bool | None:
@@ -108,6 +108,25 @@ def test_nobody_is_told_to_raise_the_greatest_limit() -> None:
     assert failure is not None and failure.explanation.endswith("contains z holds; no check reads more.")
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "limit"),
+    [
+        ("1", "|".join(["[@,@]"] * 100), EXTRACT_LIMIT),
+        ("[" + "[]," * 3_900_000 + "[]]", "@", TOO_MANY_VALUES),
+    ],
+    ids=["expression", "values"],
+)
+def test_a_limit_of_ours_is_no_fault_of_the_host(text: str, path: str, limit: Flaw) -> None:
+    wanted = wanted_of(Assertions.model_validate({"json": [{"path": path}]}))
+    judgement = judge(wanted, (), SeenAnswer(body=text.encode()))
+    results = [AssertionResult(**judged._asdict()) for judged in judgement.assertions]
+    failure = failure_of_assertions(results, limit_bytes=1_000, limit=judgement.limit)
+
+    assert [result.passed for result in results] == [None]
+    assert judgement.limit == limit
+    assert failure is not None and (failure.reason, failure.verdict) == ("extract_limit", None)
+
+
 def test_what_the_beginning_of_a_body_decides_comes_before_what_it_does_not() -> None:
     results = [
         result_of({"contains": ["z"]}, text="abc", is_cut=True),
@@ -172,8 +191,8 @@ def test_no_certificate_is_never_valid_for_long_enough() -> None:
 
 
 def test_what_was_observed_is_cut_and_cleaned() -> None:
-    seen = CheckedAnswer(CIMultiDictProxy(CIMultiDict(X="\x1b" + "a" * 500)), 0.1, None, "", None)
+    seen = SeenAnswer(CIMultiDict(X="\x1b" + "a" * 500))
 
-    (result,) = results_of_assertions(Assertions.model_validate({"header": [{"name": "X"}]}), seen)
+    result = result_in({"header": [{"name": "X"}]}, seen)
 
     assert result.observed == "\ufffd" + "a" * 99

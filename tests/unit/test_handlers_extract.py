@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from consumer.handlers.extract import extract
-from consumer.http.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NUMBER_TOO_LARGE
+from consumer.compute.answers import EXTRACT_FAILED, EXTRACT_LIMIT, NUMBER_TOO_LARGE
+from consumer.compute.extract import extract
 
 ITEMS = {
     "total": 2,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from consumer.handlers.html import MAX_TITLE_LENGTH, Page, is_for_scripts, is_top, read_page
+from consumer.compute.html import MAX_TITLE_LENGTH, Page, is_for_scripts, is_top, read_page
 from consumer.http import markup
 from consumer.http.markup import Markup, markup_of, sniff
 

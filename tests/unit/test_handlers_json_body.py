@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from consumer.handlers.json_body import JsonBody, read_json_body
-from consumer.http.failures import Failure
+from consumer.compute.answers import Flaw
+from consumer.compute.json_body import JsonBody, read_json_body
 
 
 def said(body: bytes, label: str | None = None) -> str:
     failure = read_json_body(body, label)
-    assert isinstance(failure, Failure)
-    assert (failure.reason, failure.transient) == ("not_json", False)
+    assert isinstance(failure, Flaw)
+    assert (failure.reason, failure.is_limit) == ("not_json", False)
     return failure.explanation.removeprefix("The body is not JSON: ")
 
 
@@ -99,7 +99,7 @@ def test_what_is_not_json_says_where(body: bytes, expected: str) -> None:
 def test_what_is_nested_too_deeply_says_so(body: bytes) -> None:
     failure = read_json_body(body, None)
 
-    assert isinstance(failure, Failure)
+    assert isinstance(failure, Flaw)
     assert failure.explanation == "The body is nested too deeply to be read as JSON."
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from consumer.handlers.extract import extract
+from consumer.compute.extract import extract
 from consumer.handlers.next_pages import FetchedPage, NextPages, next_pages, offset_of
 from consumer.handlers.paged_fetch import _is_null, with_parameters
 from shared.kinds.pages import PagePlace, Pages, StopReason

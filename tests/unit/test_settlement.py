@@ -17,12 +17,14 @@ from consumer.settlement import (
     put_off_report,
     settlement_message,
 )
-from shared.bodies import MAX_BODY_BYTES, MAX_STORED_BYTES, StoredBody, compress_body
+from shared.bodies import MAX_BODY_BYTES, StoredBody
 from shared.broker.topology import LARGE_REPORT_BYTES
+from shared.compression import MAX_STORED_BYTES
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import DeferralReason, Deferred, Failed, Outcome, Succeeded
 from shared.retry import RetryPolicy
+from tests.support.bodies import compress_body
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TRANSIENT = Failed("http_503", "The host answered 503.", transient=True)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import orjson
 import webencodings
 
-from consumer.http.failures import JSON_TOO_DEEP, Failure, not_json
+from consumer.compute.answers import JSON_TOO_DEEP, TOO_MANY_VALUES, Flaw, not_json
 from shared import exact_json
 
 
@@ -27,8 +27,10 @@ class JsonBody:
     is_exact: bool = True
 
 
-def read_json_body(body: bytes, label: str | None) -> JsonBody | Failure:
+def read_json_body(body: bytes, label: str | None) -> JsonBody | Flaw:
     """Return the JSON of a body, or where it is none. Blocks for as long as parsing takes.
+
+    One that may have too many values is not read: what it weighs is known only when it is in memory.
 
     JSON is UTF-8 whatever the label says (RFC 8259 section 8.1). Else it is UTF-16 or UTF-32, which a byte
     order mark or its zeros give away (RFC 4627 section 3); else what the label says; else UTF-8 with
@@ -38,6 +40,8 @@ def read_json_body(body: bytes, label: str | None) -> JsonBody | Failure:
         body: Its octets.
         label: The charset that was declared.
     """
+    if exact_json.count_values(body) > exact_json.MAX_JSON_VALUES:
+        return TOO_MANY_VALUES
     try:
         try:
             return JsonBody(exact_json.loads(body))

@@ -9,16 +9,17 @@ import re
 import time
 from typing import Any
 
-import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
 
-from consumer.http.failures import EXTRACT_FAILED, EXTRACT_LIMIT, NUMBER_TOO_LARGE, Failure
+from consumer.compute.answers import EXTRACT_FAILED, EXTRACT_LIMIT, NUMBER_TOO_LARGE, Flaw
 from shared import exact_json
-from shared.kinds.fetch import MAX_DATA_BYTES
+from shared.exact_json import MAX_DATA_BYTES
+from shared.programs import compile_expression
 
 EXTRACT_SECONDS = 2.0
+"""Of the processor, for all expressions on one body together."""
 
 MAX_WEIGHT = 4_000_000
 """The limit of any one value, and of all values that an expression makes: about characters of JSON."""
@@ -27,19 +28,36 @@ MAX_DEPTH = 100
 """The nesting of what is picked out; every JSON library on its way to the reader can take it."""
 
 
-def extract(document: Any, expression: str) -> Any | Failure:
-    """Return what an expression picks out of a document, as JSON that every store can hold, or a `Failure`.
+class Budget:
+    """How much of the processor expressions may still take: of this thread, whatever else the machine does.
 
-    NUL characters and lone surrogates, which PostgreSQL refuses, become U+FFFD. Blocks for about
-    `EXTRACT_SECONDS` at most: call it in a thread.
+    Attributes:
+        left_seconds: 0 when an expression was stopped for it.
+    """
+
+    __slots__ = ("left_seconds",)
+
+    def __init__(self, seconds: float = EXTRACT_SECONDS) -> None:
+        """Begin with so many seconds."""
+        self.left_seconds = seconds
+
+
+def extract(document: Any, expression: str, budget: Budget | None = None) -> Any | Flaw:
+    """Return what an expression picks out of a document, as JSON that every store can hold, or a `Flaw`.
+
+    NUL characters and lone surrogates, which PostgreSQL refuses, become U+FFFD. Blocks for about as long as
+    it may take, unless the document is large.
 
     Args:
         document: JSON, as `read_json_body` gives it.
         expression: A JMESPath expression that compiles.
+        budget: What it may take, and takes; None is `EXTRACT_SECONDS`.
     """
+    budget = budget or Budget()
+    deadline = time.thread_time() + budget.left_seconds
+    interpreter = _BoundedInterpreter(deadline)
     try:
-        parsed = jmespath.compile(expression).parsed
-        data = _storable(_BoundedInterpreter(EXTRACT_SECONDS).visit(parsed, document))
+        data = _storable(interpreter.visit(compile_expression(expression), document))
         return data if len(exact_json.dumps(data)) <= MAX_DATA_BYTES else EXTRACT_LIMIT
     except _LimitReached:
         return EXTRACT_LIMIT
@@ -56,6 +74,9 @@ def extract(document: Any, expression: str) -> Any | Failure:
         ValueError,
     ):
         return EXTRACT_FAILED
+    finally:
+        interpreter.forget()
+        budget.left_seconds = max(0.0, deadline - time.thread_time())
 
 
 class _LimitReached(Exception):
@@ -79,22 +100,27 @@ class _BoundedFunctions(Functions):
 class _BoundedInterpreter(TreeInterpreter):
     """Evaluates an expression, and checks the clock and the weight of every result."""
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, deadline: float) -> None:
+        """Begin; the deadline is one of `time.thread_time`."""
         super().__init__(Options(custom_functions=_BoundedFunctions()))
-        self._deadline = time.monotonic() + limit_seconds
+        self._deadline = deadline
         self._made = 0
         # By id, with the value, so that no id is used twice.
         self._weights: dict[int, tuple[Any, int]] = {}
 
     def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         result = super().visit(node, *args, **kwargs)
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise _LimitReached
         if isinstance(result, list | dict):
             self._weigh(result)
         elif isinstance(result, str) and node["type"] == "function_expression":
             self._make(len(result))
         return result
+
+    def forget(self) -> None:
+        """Let go of the document: visitors hold themselves, and would hold it until garbage is collected."""
+        self._weights.clear()
 
     def _weigh(self, value: Any) -> int:
         if isinstance(value, str):
