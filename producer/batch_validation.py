@@ -14,11 +14,14 @@ from producer.submission import JobTemplate, ValidArgs
 from producer.submission_models import BatchSubmission
 from shared.errors import FieldError, JobInvalid
 from shared.messages import Ref
+from shared.redaction import redact_pairs, redact_url
 
 # How many faults an answer names.
 MAX_ERRORS = 20
 # So much of a rejected line is kept, for a person to find it by.
 MAX_GIVEN_LENGTH = 200
+# As long as a URL may be: what is cut off before its password ends could not be told from a host.
+_MOST_READ_BYTES = 8_192
 # PostgreSQL stores no NUL; the other controls, but for tabs and line ends, spoil what shows them.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _REF = TypeAdapter[str](Ref)
@@ -128,11 +131,13 @@ def is_ref(text: str) -> bool:
 
 
 def given_text(line: bytes | None) -> str | None:
-    """Return the beginning of a line as text that can be stored and shown; None, if it is not known."""
+    """Return the beginning of a line as text that can be stored and shown; None, if it is not known.
+
+    It runs no job, so user and password of its URL, and what looks secret beside it, are not even kept.
+    """
     if line is None:
         return None
-    # A character has four bytes at most, so what is cut here is cut below too.
-    text = line[: 4 * MAX_GIVEN_LENGTH + 4].decode(errors="replace")
+    text = redact_pairs(redact_url(line[:_MOST_READ_BYTES].decode(errors="replace")))
     shown = text[:MAX_GIVEN_LENGTH] + "…" * (len(text) > MAX_GIVEN_LENGTH)
     return shown if shown.isprintable() else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", shown)
 

@@ -23,11 +23,17 @@ from shared import exact_json
 from shared.errors import FieldError, JobInvalid
 from shared.kinds.registry import KINDS, Kind, Lane, args_document
 from shared.kinds.webhook import WEBHOOK
+from shared.redaction import MASK, masked_places, redact_text
 from shared.retry import RetryPolicy
 from shared.urls import url_host
 
 MAX_AHEAD = timedelta(seconds=MAX_AHEAD_SECONDS)
 MAX_ECHO_LENGTH = 60
+_MASK_OCTETS = MASK.encode()
+_MASKED = (
+    f"{MASK} stands where Retriever hides a user, password or key; write out what belongs there, "
+    "or the name of a secret"
+)
 # pydantic's name for it.
 _UNKNOWN_FIELD = "extra_forbidden"
 
@@ -230,11 +236,19 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
     # A backslash before it may be escaped, so this only says where it is worth to look.
     if b"\\u0000" in text:
         check_storable(document, at=at)
+    if _MASK_OCTETS in text:
+        _check_unmasked(document, at=at)
     url = getattr(model, "url", None)
     if not url:
         return ValidArgs(document, "")
     given_url = args["url"]
     return ValidArgs(document, url_host(url), None if given_url == url else given_url)
+
+
+def _check_unmasked(document: object, *, at: str) -> None:
+    # Arguments that were read from us and come back would send the mask, in silence.
+    if (masked_at := next(masked_places(document, at), None)) is not None:
+        raise _invalid(masked_at, _MASKED)
 
 
 def check_storable(document: object, *, at: str) -> None:
@@ -256,7 +270,7 @@ def find_kind(name: str) -> Kind:
     if (kind := KINDS.get(name)) is None:
         known = ", ".join(sorted(KINDS))
         raise JobInvalid(
-            [FieldError("/kind", f"Unknown kind '{name[:MAX_ECHO_LENGTH]}'; known are: {known}")]
+            [FieldError("/kind", f"Unknown kind '{redact_text(name)[:MAX_ECHO_LENGTH]}'; known are: {known}")]
         )
     return kind
 
@@ -281,7 +295,7 @@ def field_errors(error: ValidationError, model: type[BaseModel], *, at: str = ""
 def json_pointer(parts: Iterable[int | str]) -> str:
     """Return a JSON pointer (RFC 6901), each part cut to a bounded length; "" is the whole document."""
     # pydantic appends `[key]` when the name of a field is at fault.
-    named = (str(part)[:MAX_ECHO_LENGTH] for part in parts if part != "[key]")
+    named = (redact_text(str(part))[:MAX_ECHO_LENGTH] for part in parts if part != "[key]")
     shown = (
         name.replace("~", "~0").replace("/", "~1").replace("\0", "\N{REPLACEMENT CHARACTER}")
         for name in named

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from multidict import CIMultiDict
@@ -15,6 +15,7 @@ from consumer.handlers.certificates import asks_for_certificate, read_certificat
 from consumer.handlers.check_verdict import failure_of_answer, failure_of_assertions, wanted_of
 from consumer.http.body import Beginning, read_beginning
 from consumer.http.client import Client, http_request
+from consumer.http.echoes import masked_body, masked_outcome
 from consumer.http.failures import (
     BAD_CERTIFICATE,
     CLIENT_CERTIFICATE_REQUIRED,
@@ -37,6 +38,7 @@ from shared.kinds.check import (
     success_words,
 )
 from shared.outcomes import Outcome, Succeeded
+from shared.redaction import NO_ECHOES, Echoes
 from shared.urls import url_fragment, url_host
 
 MAX_CONTENT_TYPE_LENGTH = 200
@@ -54,6 +56,10 @@ async def check(args: CheckArgs, client: Client) -> Outcome:
     """
     attempt = _Check(args, client, RedirectChain(args.url))
     failure = await attempt.within_time()
+    return masked_outcome(attempt.echoes, _outcome(attempt, failure))
+
+
+def _outcome(attempt: "_Check", failure: Failure | None) -> Outcome:
     if failure is None:
         return Succeeded(attempt.result(Verdict.OK, "ok", success_words(attempt.assertions)))
     if failure.verdict is None:
@@ -77,6 +83,7 @@ class _Check:
     title: str | None = None
     assertions: list[AssertionResult] = field(default_factory=list)
     fragments: dict[str, AssertionResult] | None = None
+    echoes: Echoes = NO_ECHOES
 
     async def within_time(self) -> Failure | None:
         """Return what is wrong with the URL, or None, within the attempt's time."""
@@ -131,6 +138,7 @@ class _Check:
         )
         if isinstance(request, Failure):
             return request
+        self.echoes = request.echoes
         async with final_answer(self.client, self.chain, request) as answer:
             seen = answer if isinstance(answer, Failure) else await self._examine(answer)
         # The host's permit is free by now, however long this waits.
@@ -182,7 +190,9 @@ class _Check:
         names = {"content-type", *(header.name.lower() for header in named)}
         return SeenAnswer(
             headers=CIMultiDict(
-                (name, value) for name in sorted(names) for value in answer.headers.getall(name, [])
+                (name, self.echoes.text(value))
+                for name in sorted(names)
+                for value in answer.headers.getall(name, [])
             ),
             latency_seconds=self.chain.latency_seconds,
             days_left=None if self.certificate is None else self.certificate.days_left,
@@ -197,6 +207,11 @@ class _Check:
 
     async def _judge(self, seen: SeenAnswer) -> Failure | None:
         """Hold the assertions against the answer, and note the title."""
+        if seen.body is not None:
+            body = await masked_body(self.client, self.chain.url, self.echoes, seen.body)
+            if isinstance(body, Failure):
+                return body
+            seen = replace(seen, body=body)
         judgement = await self._judgement(seen)
         if isinstance(judgement, Failure):
             return judgement
@@ -225,7 +240,9 @@ class _Check:
         self.certificate = None
         self._note_certificate(trusted=True)
         declared = answer.headers.get("Content-Type")
-        self.content_type = None if declared is None else bounded_text(declared, MAX_CONTENT_TYPE_LENGTH)
+        self.content_type = (
+            None if declared is None else bounded_text(self.echoes.text(declared), MAX_CONTENT_TYPE_LENGTH)
+        )
         self.body_bytes = answer.content_length
 
     def _note_certificate(self, *, trusted: bool) -> None:

@@ -15,6 +15,7 @@ from consumer.compute.shares import Names
 from consumer.deadlines import time_limit
 from consumer.http.body import read_body
 from consumer.http.client import Client, HttpRequest, http_request
+from consumer.http.echoes import masked_body, masked_headers, masked_outcome
 from consumer.http.failures import (
     BODY_NOT_STORABLE,
     UNEXPECTED_TYPE,
@@ -34,6 +35,7 @@ from shared.kinds.check import Hop
 from shared.kinds.fetch import NOT_IDEMPOTENT, FetchArgs, FetchMethod, FetchResult
 from shared.messages import FieldValue, KnownCopy
 from shared.outcomes import Outcome, Succeeded
+from shared.redaction import NO_ECHOES, Echoes
 
 MAX_CONTENT_TYPE_LENGTH = 200
 
@@ -60,6 +62,7 @@ class Fetched:
     stored: StoredBody | None = None
     data: bytes = b"null"
     unchanged: KnownCopy | None = None
+    echoes: Echoes = NO_ECHOES
 
 
 async def fetch(
@@ -81,9 +84,10 @@ async def fetch(
     except TimeoutError:
         failure = timed_out(args.timeout_seconds)
     if failure is None:
-        return Succeeded(_result(chain, page), page.stored)
+        return masked_outcome(page.echoes, Succeeded(_result(chain, page), page.stored))
     result = None if failure.is_ours or chain.status is None else _result(chain, page)
-    return failure.as_outcome(retry_after_seconds=chain.retry_after_seconds, result=result)
+    outcome = failure.as_outcome(retry_after_seconds=chain.retry_after_seconds, result=result)
+    return masked_outcome(page.echoes, outcome)
 
 
 async def _try(args: FetchArgs, client: Client, chain: RedirectChain, page: Fetched) -> Failure | None:
@@ -101,9 +105,12 @@ async def _request(
     request = await _request_of(args, client, known=known)
     if isinstance(request, Failure):
         return request
+    page.echoes = request.echoes
     async with final_answer(client, chain, request) as answer:
         if isinstance(answer, Failure):
             return answer
+        # The next page's place is read out of them, too.
+        chain.headers = masked_headers(page.echoes, chain.headers)
         _note_headers(page, answer)
         if answer.status == 304 and known and len(chain.hops) == 1:
             page.unchanged = known
@@ -112,6 +119,7 @@ async def _request(
             return failure
         body = await read_body(answer, max_bytes=args.max_bytes)
         charset = answer.charset
+    body = body if isinstance(body, Failure) else await masked_body(client, chain.url, page.echoes, body)
     if isinstance(body, Failure):
         return body
     return await _keep(args, client, page, body, charset, names=client.names(chain.url))
@@ -226,17 +234,17 @@ async def _pick(
 
 
 def _note_headers(page: Fetched, answer: aiohttp.ClientResponse) -> None:
-    page.content_type = _content_type(answer)
+    page.content_type = _content_type(answer, page.echoes)
     page.etag = _validator(answer, "ETag")
     page.last_modified = _validator(answer, "Last-Modified")
 
 
-def _content_type(answer: aiohttp.ClientResponse) -> str | None:
+def _content_type(answer: aiohttp.ClientResponse, echoes: Echoes) -> str | None:
     declared = answer.headers.get("Content-Type")
     if declared is None:
         return None
     # Bytes that are not UTF-8 come as surrogates, which JSON cannot carry.
-    return declared.encode("utf-8", "replace").decode()[:MAX_CONTENT_TYPE_LENGTH]
+    return echoes.text(declared.encode("utf-8", "replace").decode())[:MAX_CONTENT_TYPE_LENGTH]
 
 
 def _validator(answer: aiohttp.ClientResponse, name: str) -> str | None:

@@ -1,10 +1,14 @@
 """What a handler works with, and the requests that it makes from a job's arguments."""
 
 import base64
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
+from urllib.parse import unquote
+
+from yarl import URL
 
 from consumer.compute.pool import ComputePool
 from consumer.http.failures import Failure, secret_missing
@@ -15,6 +19,7 @@ from consumer.secrets import Secrets, Signer, secret_folder
 from shared.hosts import host_key
 from shared.kinds.requests import BasicAuth, BearerAuth, Redirects, RequestArgs, Robots, Secret
 from shared.messages import JobMessage
+from shared.redaction import NO_ECHOES, Echoes, is_secret_header, redact_url
 from shared.urls import origin_words
 
 
@@ -69,6 +74,7 @@ class HttpRequest(NamedTuple):
 
     Attributes:
         secret_headers: The names of those whose value is a secret.
+        echoes: Masks its secrets where the target sends them back.
         allow_downgrade: Whether a redirect may lead from https to http.
         connect_timeout_seconds: For name, connection and TLS of each request of the chain.
         first_byte_timeout_seconds: From there to the header of each answer.
@@ -85,9 +91,10 @@ class HttpRequest(NamedTuple):
     first_byte_timeout_seconds: float | None = None
     robots: Robots = Robots.IGNORE
     secret_headers: frozenset[str] = frozenset()
+    echoes: Echoes = NO_ECHOES
 
     def __repr__(self) -> str:
-        return f"HttpRequest({self.method!r}, {self.url!r})"
+        return f"HttpRequest({self.method!r}, {redact_url(self.url)!r})"
 
     @property
     def is_timed(self) -> bool:
@@ -130,10 +137,35 @@ async def http_request(
         first_byte_timeout_seconds=args.first_byte_timeout_seconds,
         robots=args.robots,
         secret_headers=_secret_headers(args) if args.headers else _NO_HEADERS,
+        echoes=Echoes.of(frozenset(_said_in_secret(args, found, headers)))
+        if headers or "@" in args.url
+        else NO_ECHOES,
     )
 
 
 _NO_HEADERS: frozenset[str] = frozenset()
+_BETWEEN_PARTS = re.compile(r"[ \t;,=]+")
+# A header that is called a cookie or a key may say `theme=default`; no real key is so short.
+_MIN_WRITTEN_OUT = 12
+
+
+def _said_in_secret(
+    args: RequestArgs, found: Mapping[str, str | None], headers: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield what the target is told and nobody else: secrets, keys written out, credentials of the URL."""
+    yield from (value for value in found.values() if value is not None)
+    for name, value in headers.items():
+        if is_secret_header(name):
+            # Of `Bearer abc` and `one=abc; two=def` the parts may come back without what is around them.
+            parts = (value, *_BETWEEN_PARTS.split(value))
+            yield from (part for part in parts if len(part) >= _MIN_WRITTEN_OUT)
+    if "@" in args.url and (url := URL(args.url, encoded=True)).raw_user is not None:
+        user, password = (
+            unquote(part or "", errors="surrogateescape") for part in (url.raw_user, url.raw_password)
+        )
+        yield basic_authorization(user, password).partition(" ")[2]
+        # Without a password the user is one, as the tokens of many APIs are.
+        yield password or user
 
 
 def _secret_headers(args: RequestArgs) -> frozenset[str]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from producer.api.explanation import explain, explain_new
 from producer.pausing import Circumstances
@@ -14,12 +14,16 @@ from producer.records import REJECTED, BatchRecord, JobRecord, NewJob
 from shared.clock import utc_now
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
+from shared.redaction import redact_args, redact_text, redact_url
 from shared.states import JobState
 
 NEXT = "Send it as `cursor` for the next page; null on the last."
 NEXT_OF_SEARCH = (
     "Send it as `cursor` for the next page, also when this one is short or empty; null on the last."
 )
+
+ShownText = Annotated[str, AfterValidator(redact_text)]
+ShownUrl = Annotated[str, AfterValidator(redact_url)]
 
 
 class Document(BaseModel):
@@ -55,11 +59,13 @@ class JobSummary(Document):
 
     id: UUID
     kind: str
-    args: Mapping[str, Any]
+    args: Annotated[Mapping[str, Any], AfterValidator(redact_args)]
     lane: Lane
     state: JobState
     reason: Annotated[str | None, Field(description="The code of the last failure, such as `http_503`.")]
-    explanation: Annotated[str | None, Field(description="Why it is not finished, or why it is parked.")]
+    explanation: Annotated[
+        ShownText | None, Field(description="Why it is not finished, or why it is parked.")
+    ]
     run: Annotated[int, Field(description="From 1; a redrive starts the next.")]
     attempt: Annotated[int, Field(description="The latest attempt of this run; 0 before the first.")]
     result: Annotated[Mapping[str, Any] | None, Field(description="As the kind's result says.")]
@@ -72,7 +78,8 @@ class JobSummary(Document):
         int | None, Field(description="The line or item of its batch that it came from, counted from 1.")
     ]
     given_url: Annotated[
-        str | None, Field(description="Its URL as it was handed in; null when that is the one in `args`.")
+        ShownUrl | None,
+        Field(description="Its URL as it was handed in; null when that is the one in `args`."),
     ]
     same_as: Annotated[
         UUID | None,
@@ -120,10 +127,10 @@ class RejectedLine(Document):
         ),
     ]
     loc: Annotated[str, Field(description="Where: a JSON pointer such as `/lines/7/url` or `/items/6/url`.")]
-    msg: Annotated[str, Field(description="Why.")]
+    msg: Annotated[ShownText, Field(description="Why.")]
     ref: Annotated[str | None, Field(description="Your own name for it.")]
     given: Annotated[
-        str | None,
+        ShownUrl | None,
         Field(description="The beginning of it, as it was handed in; null when that was not kept."),
     ]
 
@@ -134,9 +141,9 @@ class RejectedResult(Document):
     state: Literal["rejected"] = REJECTED
     line: Annotated[int, Field(validation_alias="number")]
     ref: str | None
-    given: Annotated[str | None, Field(description="The beginning of what was handed in.")]
+    given: Annotated[ShownUrl | None, Field(description="The beginning of what was handed in.")]
     loc: str
-    explanation: Annotated[str, Field(validation_alias="msg")]
+    explanation: Annotated[ShownText, Field(validation_alias="msg")]
 
 
 class Rejections(Document):
@@ -206,8 +213,10 @@ class BatchPage(Document):
 class ProblemField(Document):
     """One thing wrong in a request."""
 
-    loc: Annotated[str, Field(description="Where: a JSON pointer such as `/args/url` or `/query/limit`.")]
-    msg: Annotated[str, Field(description="Why.")]
+    loc: Annotated[
+        ShownText, Field(description="Where: a JSON pointer such as `/args/url` or `/query/limit`.")
+    ]
+    msg: Annotated[ShownText, Field(description="Why.")]
 
 
 class Problem(Document):
@@ -220,7 +229,7 @@ class Problem(Document):
     ]
     title: str
     status: int
-    detail: str
+    detail: ShownText
     errors: Annotated[list[ProblemField] | None, Field(description="The first 20 fields at fault.")] = None
 
 

@@ -25,6 +25,7 @@ from producer.records import REJECTED, JobRecord, Rejected, ResultFilter
 from producer.store import queries, results
 from producer.store.database import Connection, Store
 from shared.errors import BatchNotFound
+from shared.redaction import redact_text, redact_url
 from shared.states import JobState
 
 PAGE_JOBS = 500
@@ -222,7 +223,7 @@ def _encode_cases(junit: Junit, connection: Connection, records: Sequence[JobRec
 
 def _cells(record: JobRecord) -> Sequence[object]:
     result = record.result or {}
-    url = record.args.get("url")
+    url = _shown(record.args.get("url"))
     is_answered = record.state is JobState.SUCCEEDED
     return (
         record.id,
@@ -237,9 +238,9 @@ def _cells(record: JobRecord) -> Sequence[object]:
         record.finished_at.isoformat() if record.finished_at else None,
         record.line,
         record.ref,
-        record.given_url or url,
+        _shown(record.given_url) or url,
         result.get("final_url"),
-        result.get("explanation") if is_answered else job_explanation(record),
+        _shown_text(result.get("explanation") if is_answered else job_explanation(record)),
         result.get("title"),
         record.original,
     )
@@ -251,10 +252,18 @@ def _rejected_cells(line: Rejected, kind: str) -> Sequence[object]:
         "state": REJECTED,
         "line": line.number,
         "ref": line.ref,
-        "given_url": line.given,
-        "explanation": f"{line.loc}: {line.msg}",
+        "given_url": _shown(line.given),
+        "explanation": redact_text(f"{line.loc}: {line.msg}"),
     }
     return [known.get(name) for name in COLUMNS]
+
+
+def _shown(url: object) -> object:
+    return redact_url(url) if isinstance(url, str) else url
+
+
+def _shown_text(text: object) -> object:
+    return redact_text(text) if isinstance(text, str) else text
 
 
 def _rows(rows: Iterable[Iterable[object]]) -> bytes:

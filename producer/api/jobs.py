@@ -110,13 +110,12 @@ async def submit(store: Store, writer: JobWriter, request: Request, form: Form) 
     body = await request.body()
     key = request_key(request, KeyScope.JOB, body)
     try:
-        submission, job = await _read_job(body, form)
+        submission, job, answer = await _read_job(body, form)
     except JobInvalid:
         # Not before: a request without a key, or with a new one, pays nothing for it.
         if again := await find_replay(store, key):
             return again
         raise
-    answer = _answer(HTTPStatus.ACCEPTED, form, job.id, form.accepted(job))
     if key:
         job = replace(job, idempotency=replace(key, answer=answer))
     result = await writer.write(job)
@@ -149,15 +148,16 @@ async def _answer_with(
     return respond(answer, is_replay=result.status is SubmissionStatus.DUPLICATE_REPLAYED)
 
 
-async def _read_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob]:
+async def _read_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob, KeptAnswer]:
     if len(body) > LARGE_BODY_BYTES:
         return await asyncio.to_thread(_parse_job, body, form)
     return _parse_job(body, form)
 
 
-def _parse_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob]:
+def _parse_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob, KeptAnswer]:
     submission = read_document(form.model, body)
-    return submission, new_job(submission, job_id=new_id(), now=utc_now())
+    job = new_job(submission, job_id=new_id(), now=utc_now())
+    return submission, job, _answer(HTTPStatus.ACCEPTED, form, job.id, form.accepted(job))
 
 
 def _duplicate(connection: Connection, job_id: UUID, form: Form) -> KeptAnswer:

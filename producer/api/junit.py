@@ -15,6 +15,7 @@ from xml.sax.saxutils import quoteattr
 
 from producer.records import REJECTED, BatchRecord, JobRecord, Rejected, ResultCounts
 from shared.kinds.check import Verdict
+from shared.redaction import redact_text, redact_url
 from shared.states import JobState
 
 JUNIT_TAIL = b"</testsuite>\n"
@@ -63,7 +64,7 @@ class Junit:
 
     def _case(self, record: JobRecord, started_at: datetime | None) -> str:
         attributes: dict[str, object] = {
-            "name": record.args.get("url") or str(record.id),
+            "name": redact_url(str(record.args.get("url") or record.id)),
             "classname": f"{record.kind}.{record.host}" if record.host else record.kind,
         }
         if started_at and record.finished_at:
@@ -96,7 +97,7 @@ class Junit:
 
 
 def _rejected_case(line: Rejected, kind: str) -> str:
-    attributes = {"name": line.given or line.loc, "classname": f"{kind}.{REJECTED}"}
+    attributes = {"name": redact_url(line.given or line.loc), "classname": f"{kind}.{REJECTED}"}
     return _test_case(
         attributes, line.number, line.ref, _element(_Ending.ERROR, REJECTED, f"{line.loc}: {line.msg}")
     )
@@ -110,7 +111,7 @@ def _test_case(attributes: Mapping[str, object], line: int | None, ref: str | No
 
 
 def _element(name: str, kind: object, message: object) -> str:
-    attributes = {"type": kind, "message": message}
+    attributes = {"type": kind, "message": redact_text(str(message)) if message else None}
     return f"<{name}{_attributes({key: value for key, value in attributes.items() if value})}/>"
 
 

@@ -22,6 +22,7 @@ from producer.api.problems import HttpProblem
 from producer.api.routes import METHODS
 from producer.unknown_fields import no_such
 from shared.errors import FieldError
+from shared.redaction import redact_text
 from shared.times import NOT_RFC_3339, parse_time
 
 _MAX_ECHO_LENGTH = 60
@@ -163,7 +164,7 @@ def _unknown(known: Sequence[Parameter], sent: _Sent) -> Iterator[FieldError]:
     names = [parameter.name for parameter in known if parameter.place == "query"]
     listed = [parameter.name for parameter in known if parameter.is_listed]
     for name in sorted({name for name, _ in sent.query}.difference(names)):
-        yield FieldError(f"/query/{name[:_MAX_ECHO_LENGTH]}", no_such("parameter", listed))
+        yield FieldError(f"/query/{redact_text(name)[:_MAX_ECHO_LENGTH]}", no_such("parameter", listed))
 
 
 def _read(text: str, schema: Mapping[str, Any]) -> object:

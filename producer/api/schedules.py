@@ -8,11 +8,11 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import NEXT, Document
+from producer.api.documents import NEXT, Document, ShownText
 from producer.api.replays import answer_of, find_replay, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import first_page, json_response
@@ -35,10 +35,13 @@ from producer.timetable import CatchUp, Cron, Every, first_time, next_times
 from shared.clock import utc_now
 from shared.errors import ScheduleNotFound
 from shared.identity import new_id
+from shared.redaction import redact_submission
 
 logger = logging.getLogger(__name__)
 
 _NEXT_RUNS = 5
+
+ShownTemplate = Annotated[Mapping[str, Any], AfterValidator(redact_submission)]
 
 
 class LastRun(Document):
@@ -58,8 +61,8 @@ class Schedule(Document):
     timezone: str | None
     every_seconds: int | None
     starts_at: datetime | None
-    job: Mapping[str, Any] | None
-    batch: Mapping[str, Any] | None
+    job: ShownTemplate | None
+    batch: ShownTemplate | None
     overlap: Overlap
     catch_up: CatchUp
     labels: Mapping[str, str]
@@ -71,7 +74,7 @@ class Schedule(Document):
         int, Field(description="How many runs it skipped, because the last one was unfinished.")
     ]
     last_error: Annotated[
-        str | None, Field(description="Why the last run could not be made; null when it was.")
+        ShownText | None, Field(description="Why the last run could not be made; null when it was.")
     ]
     created_at: datetime
 

@@ -10,11 +10,11 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import NEXT_OF_SEARCH, Attempt, Document, job_explanation
+from producer.api.documents import NEXT_OF_SEARCH, Attempt, Document, ShownText, job_explanation
 from producer.api.explanation import explain_new
 from producer.api.jobs import Form, submit
 from producer.api.requests import Query, read_actor, read_id
@@ -30,6 +30,7 @@ from shared.errors import JobNotFound, NotATask
 from shared.kinds.command import OutputText
 from shared.kinds.registry import Lane
 from shared.kinds.task import DEFAULT_QUEUE, TASK
+from shared.redaction import redact_value
 from shared.states import JobState
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,12 @@ class TaskSummary(Document):
     queue: str
     command: Annotated[
         Mapping[str, Any] | None,
+        AfterValidator(redact_value),
         Field(description="What the agent runs, as of kind `command`: only what differs from the defaults."),
     ]
-    payload: Annotated[Any, Field(description="Any JSON, in place of a command.")]
+    payload: Annotated[
+        Any, AfterValidator(redact_value), Field(description="Any JSON, in place of a command.")
+    ]
     state: Annotated[
         JobState,
         Field(
@@ -54,7 +58,9 @@ class TaskSummary(Document):
         ),
     ]
     reason: Annotated[str | None, Field(description="The code of the last failure, such as `exit_1`.")]
-    explanation: Annotated[str | None, Field(description="Why it is not finished, or why it is parked.")]
+    explanation: Annotated[
+        ShownText | None, Field(description="Why it is not finished, or why it is parked.")
+    ]
     run: Annotated[int, Field(description="From 1; a redrive starts the next.")]
     attempt: Annotated[int, Field(description="How often it was picked in this run.")]
     exit_code: Annotated[int | None, Field(description="Of the command, as its agent reported it.")]
