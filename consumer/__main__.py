@@ -12,6 +12,7 @@ from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
 from consumer.plan import NEWEST_AT_ONCE, Plan
 from shared.errors import DrainGivenUp, DrainStopped, RetrieverError, SettingsInvalid, StaysUnready
+from shared.log_lines import printable
 from shared.process import prepare_process, stop_event
 from shared.settings import Settings, read_settings
 from shared.watchdog import EXIT_STATUS
@@ -137,5 +138,5 @@ if __name__ == "__main__":
     try:
         main()
     except RetrieverError as error:
-        click.echo(f"retriever: {error}", err=True)
+        click.echo(f"retriever: {printable(str(error))}", err=True)
         sys.exit(_EXIT_STATUS_BY_ERROR.get(type(error), 2))

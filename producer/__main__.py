@@ -14,6 +14,7 @@ from producer.store.database import Database
 from producer.store.migrate import migrate as migrate_store
 from shared.errors import RetrieverError, StaysUnready
 from shared.kinds.registry import BROKERED_KINDS, Lane
+from shared.log_lines import printable
 from shared.process import prepare_process, stop_event
 from shared.settings import Settings, read_settings
 from shared.states import UNDER_WAY, JobState
@@ -105,5 +106,5 @@ if __name__ == "__main__":
     try:
         main()
     except RetrieverError as error:
-        click.echo(f"retriever: {error}", err=True)
+        click.echo(f"retriever: {printable(str(error))}", err=True)
         sys.exit(EXIT_STATUS if isinstance(error, StaysUnready) else 2)

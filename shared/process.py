@@ -7,16 +7,12 @@ import resource
 import signal
 import sys
 
-from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
-
 from shared.broker.fast.patches import patch_libraries
+from shared.log_lines import ConsoleFormatter, JsonLines, log_what_nobody_catches
 from shared.settings import LogFormat, Settings
 
 logger = logging.getLogger(__name__)
 
-# What logging puts on every record; everything else was given as `extra` and is shown.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 # How often the middle and the old generation of objects are looked at, in collections of the one before.
 _OLDER_EVERY = (20, 50)
 
@@ -55,9 +51,14 @@ def _configure_logging(settings: Settings, *, process: str) -> None:
     """Send the logs of this process to standard output in the chosen format."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
-        _json_formatter(process) if settings.log_format is LogFormat.JSON else _ConsoleFormatter()
+        JsonLines(process=process) if settings.log_format is LogFormat.JSON else ConsoleFormatter()
     )
-    logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
+    # What libraries say at DEBUG shows rows, statements and headers: only our own rooms do.
+    ours, others = settings.log_level, "INFO" if settings.log_level == "DEBUG" else settings.log_level
+    logging.basicConfig(handlers=[handler], level=others, force=True)
+    for room in ("producer", "consumer", "shared", "__main__"):
+        logging.getLogger(room).setLevel(ours)
+    log_what_nobody_catches()
     # The AMQP libraries log every connection refused, some with a traceback; we log it once, as an event.
     for noisy, level in {
         "aio_pika": logging.ERROR,
@@ -66,28 +67,6 @@ def _configure_logging(settings: Settings, *, process: str) -> None:
         "alembic": logging.WARNING,
     }.items():
         logging.getLogger(noisy).setLevel(level)
-
-
-def _json_formatter(process: str) -> logging.Formatter:
-    return JsonFormatter(
-        "{message}{levelname}{name}",
-        style="{",
-        timestamp="at",
-        rename_fields={"message": "event", "levelname": "level", "name": "logger"},
-        static_fields={"process": process},
-        reserved_attrs=[*RESERVED_ATTRS, "color_message"],
-    )
-
-
-class _ConsoleFormatter(logging.Formatter):
-    """One readable line: time, level, event, then the facts."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
-        line = (
-            f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {record.getMessage():<26} {facts}"
-        )
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line.rstrip()
 
 
 def _raise_descriptor_limit() -> None:
