@@ -17,12 +17,20 @@ class RepeatedWarning:
         self._told_at = 0.0
         self._times = 0
 
-    def tell(self, event: str, facts: Mapping[str, object]) -> None:
-        """Log an event; `times` says how often it has happened in a row with the same facts."""
+    def tell(
+        self, event: str, facts: Mapping[str, object], *, latest: Mapping[str, object] | None = None
+    ) -> None:
+        """Log an event; `times` says how often it has happened in a row with the same facts.
+
+        Args:
+            event: Its name.
+            facts: What makes it news when it changes.
+            latest: Facts of this time alone, which do not.
+        """
         is_new = (event, facts) != self._last
         self._times = 1 if is_new else self._times + 1
         is_due = is_new or time.monotonic() - self._told_at >= _TOLD_AGAIN_SECONDS
         if is_due:
             self._last, self._told_at = (event, facts), time.monotonic()
         level = logging.WARNING if is_due else logging.DEBUG
-        self._logger.log(level, event, extra={**facts, "times": self._times})
+        self._logger.log(level, event, extra={**facts, **(latest or {}), "times": self._times})

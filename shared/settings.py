@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     api_max_body_bytes: Annotated[int, Field(ge=1_024)] = 1_048_576
     api_max_batch_bytes: Annotated[int, Field(ge=1_024)] = 268_435_456
     api_body_idle_seconds: Annotated[float, Field(gt=0)] = 15.0
+    api_body_seconds: Annotated[float, Field(gt=0)] = 30.0
+    api_unread_seconds: Annotated[float, Field(gt=0)] = 30.0
     api_header_seconds: Annotated[float, Field(gt=0)] = 15.0
     api_max_connections: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
 

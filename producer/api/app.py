@@ -36,11 +36,12 @@ from producer.api.batches import MAX_JSON_BYTES, BatchHandlers
 from producer.api.bodies import BodyHandlers
 from producer.api.browser_guard import BrowserGuard
 from producer.api.bulk_actions import BulkActionHandlers
+from producer.api.connections import ConnectionLimits, Connections
 from producer.api.contract import load_contract, without_bodies
 from producer.api.exports import ExportHandlers
 from producer.api.fixed_responses import FixedResponses
 from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, BodyLimits
-from producer.api.http_protocol import api_protocol
+from producer.api.http_protocol import ApiProtocol
 from producer.api.jobs import JobHandlers
 from producer.api.kinds import KindHandlers
 from producer.api.leases import EndWriter, LeaseHandlers, PickWriter
@@ -51,6 +52,7 @@ from producer.api.paged_fetches import PagedFetchHandlers
 from producer.api.parameters import NoCheck, Parameters
 from producer.api.parked_jobs import ParkedJobHandlers
 from producer.api.problems import PROBLEM_TYPE, problem_response
+from producer.api.refusals import Refusals
 from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleHandlers
 from producer.api.service import ServiceHandlers
@@ -111,12 +113,13 @@ def build_server(
     waiters = TaskWaiters(
         wakeup, lambda queues: agents_store.read(tasks.waiting_queues, queues, now=utc_now())
     )
+    connections = Connections(_connection_limits(settings), Refusals())
     config = uvicorn.Config(
-        _build_app(database, settings, agents_store, waiters),
+        _build_app(database, settings, agents_store, waiters, connections),
         host=settings.api_host,
         port=settings.api_port,
         loop="uvloop",
-        http=api_protocol(settings, max_connections=_max_connections(settings)),
+        http=ApiProtocol.of(connections),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -124,14 +127,21 @@ def build_server(
         server_header=False,
         timeout_graceful_shutdown=grace_seconds,
     )
-    return ApiServer(config, settings, on_stop=waiters.close)
+    return ApiServer(config, settings, connections, on_stop=waiters.close)
 
 
-def _build_app(database: Database, settings: Settings, agents_store: Store, waiters: TaskWaiters) -> ASGIApp:
+def _build_app(
+    database: Database,
+    settings: Settings,
+    agents_store: Store,
+    waiters: TaskWaiters,
+    connections: Connections,
+) -> ASGIApp:
     """Return a fresh application. Its lifespan ends its threads, and leaves the database open."""
     store, probe = Store(database), StoreProbe(database)
     writer, picks, ends = JobWriter(database), PickWriter(database), EndWriter(database)
-    metrics = ApiMetrics(store, waiters.__len__)
+    refusals = connections.refusals
+    metrics = ApiMetrics(store, waiters.__len__, connections)
     operations = _operations(
         JobHandlers(store, writer),
         TaskHandlers(store, writer),
@@ -152,9 +162,9 @@ def _build_app(database: Database, settings: Settings, agents_store: Store, wait
     lifespan = _lifespan((writer, picks, ends), waiters, (store, agents_store, probe), settings)
     app = _connexion_app(contract, operations, lifespan)
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
-    app = BodyGuard(app, routes=routes, limits=_body_limits(settings))
+    app = BodyGuard(app, routes=routes, limits=_body_limits(settings), refusals=refusals)
     app = ListenerGate(app, routes=routes, settings=settings)
-    app = BrowserGuard(app, settings=settings)
+    app = BrowserGuard(app, settings=settings, refusals=refusals)
     return MeteredApp(app, routes=routes, metrics=metrics)
 
 
@@ -252,10 +262,15 @@ def _fixed_pages(contract: Mapping[str, Any]) -> Mapping[str, Response]:
     }
 
 
-def _max_connections(settings: Settings) -> int:
+def _connection_limits(settings: Settings) -> ConnectionLimits:
     # The store, the files of batches that arrive, and probes need descriptors too.
     allowed = descriptor_limit()
-    return min(settings.api_max_connections, allowed - min(_KEPT_DESCRIPTORS, allowed // 4))
+    return ConnectionLimits(
+        max_connections=min(settings.api_max_connections, allowed - min(_KEPT_DESCRIPTORS, allowed // 4)),
+        head_seconds=settings.api_header_seconds,
+        body_seconds=settings.api_body_seconds,
+        unread_seconds=settings.api_unread_seconds,
+    )
 
 
 def _body_limits(settings: Settings) -> BodyLimits:
@@ -263,6 +278,7 @@ def _body_limits(settings: Settings) -> BodyLimits:
     return BodyLimits(
         default_bytes=settings.api_max_body_bytes,
         idle_seconds=settings.api_body_idle_seconds,
+        body_seconds=settings.api_body_seconds,
         caps={
             ("submit_batch", JSON_TYPE): min(MAX_JSON_BYTES, batch_bytes),
             **{("submit_batch", media_type): batch_bytes for media_type in STREAM_TYPES},

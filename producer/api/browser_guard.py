@@ -13,6 +13,7 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer.api.problems import HttpProblem, problem_response
+from producer.api.refusals import Refusal, Refusals, client_of
 from shared.allowed_hosts import AllowedHosts, split_host, split_origin
 from shared.settings import Settings
 
@@ -28,8 +29,9 @@ _MAX_KNOWN = 1_000
 class BrowserGuard:
     """Refuses requests to hosts that are not ours, and unsafe ones from pages that are not ours."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, refusals: Refusals) -> None:
         self._app = app
+        self._refusals = refusals
         names = (settings.api_host, settings.agent_host)
         self._hosts = AllowedHosts(settings.api_allowed_hosts, listens_on=names)
         self._origins = frozenset(origin.encode() for origin in settings.api_allowed_origins)
@@ -55,7 +57,7 @@ class BrowserGuard:
             return problem
         if scope["method"] in _SAFE_METHODS or not (origins or sites):
             return None
-        return self._wrong_origin(hosts, origins, sites)
+        return self._wrong_origin(scope, hosts, origins, sites)
 
     def _wrong_host(self, scope: Scope, hosts: list[bytes]) -> HttpProblem | None:
         """Return what is wrong with the host, as RFC 9112 section 3.2 says, or with which one it is."""
@@ -68,6 +70,7 @@ class BrowserGuard:
             return HttpProblem(HTTPStatus.BAD_REQUEST, "The field Host is no host with an optional port.")
         host, _ = parts
         if not self._hosts.allows(host):
+            self._refusals.count(Refusal.HOST, client=client_of(scope), what=host[:_MAX_ECHO_LENGTH])
             # The client has reached another server than the one it looked for (RFC 9110 section 15.5.20).
             detail = (
                 f"This service does not answer to the host '{host[:_MAX_ECHO_LENGTH]}'. "
@@ -79,7 +82,7 @@ class BrowserGuard:
         return None
 
     def _wrong_origin(
-        self, hosts: list[bytes], origins: list[bytes], sites: list[bytes]
+        self, scope: Scope, hosts: list[bytes], origins: list[bytes], sites: list[bytes]
     ) -> HttpProblem | None:
         """Return why a page may not do this; None when it is one of ours, or allowed."""
         if len(origins) == 1 and origins[0].lower() in self._origins:
@@ -87,6 +90,7 @@ class BrowserGuard:
         if all(_is_own(origin, hosts) for origin in origins) and _OWN_SITES.issuperset(sites):
             return None
         named = origins[0].decode("latin-1")[:_MAX_ECHO_LENGTH] if origins else "another"
+        self._refusals.count(Refusal.ORIGIN, client=client_of(scope), what=named)
         detail = (
             f"A page of the origin '{named}' may not change anything here. "
             "RETRIEVER_API_ALLOWED_ORIGINS names origins that may, beside this service's own."

@@ -4,6 +4,8 @@ Neither connexion nor Flask has a cap that acts in time: stock connexion reads 3
 """
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,7 +13,9 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.api.problems import HttpProblem, problem_response
+from producer.api.refusals import Refusal, Refusals, client_of
 from producer.api.routes import Operation, RouteTable
+from shared.patience import MIN_BYTES_PER_SECOND, Patience
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
@@ -25,6 +29,10 @@ UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 # Lines may be UTF-16 too, by their byte order mark.
 STREAM_CHARSETS = UTF8_CHARSETS | {"utf-16"}
 MAX_ECHO_LENGTH = 100
+# The first bytes of a body need no room of those in hand: ordinary requests are taken when there is none.
+_FREE_BYTES = 4_096
+# What Python needs beside the bytes of a piece.
+_BYTES_OF_A_PIECE = 64
 
 # The caps that differ from the default, by operation and media type.
 Caps = Mapping[tuple[str, str], int]
@@ -32,11 +40,20 @@ Caps = Mapping[tuple[str, str], int]
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """How large a body may be, and how long it may pause."""
+    """How large a body may be, how long it may pause, and how long be too slow.
+
+    Attributes:
+        default_bytes: The largest, where `caps` has no other.
+        idle_seconds: How long nothing may come.
+        body_seconds: How long it may come more slowly than it must.
+        in_hand_bytes: Of all bodies together that are kept in memory until they are whole.
+    """
 
     default_bytes: int
     idle_seconds: float
     caps: Caps
+    body_seconds: float = 30.0
+    in_hand_bytes: int = 67_108_864
 
     def cap_bytes(self, operation: Operation, media_type: str) -> int:
         """Return the largest body of this type that an operation takes."""
@@ -49,10 +66,12 @@ class BodyGuard:
     An operation without a body in the contract gets none: the server discards what was sent.
     """
 
-    def __init__(self, app: ASGIApp, *, routes: RouteTable, limits: BodyLimits) -> None:
+    def __init__(self, app: ASGIApp, *, routes: RouteTable, limits: BodyLimits, refusals: Refusals) -> None:
         self._app = app
         self._routes = routes
         self._limits = limits
+        self._refusals = refusals
+        self._in_hand = _BytesInHand(limits.in_hand_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it on with its body under watch."""
@@ -69,17 +88,26 @@ class BodyGuard:
             cap_bytes = self._limits.cap_bytes(operation, media_type)
             headers.check_length(cap_bytes)
         except HttpProblem as problem:
+            if problem.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                self._refusals.count(Refusal.BODY_TOO_LARGE, client=client_of(scope))
             # Without `Connection: close`, uvicorn discards the rest and the client reads a clean answer.
             await problem_response(problem)(scope, receive, send)
             return
         body = _GuardedBody(
             receive,
+            limits=self._limits,
             cap_bytes=cap_bytes,
-            idle_seconds=self._limits.idle_seconds,
             announced_bytes=headers.length_bytes,
             may_be_empty=operation.needs_body,
+            refusals=self._refusals,
+            client=client_of(scope),
+            # Streams are read line by line.
+            in_hand=self._in_hand if media_type == JSON_TYPE else None,
         )
-        await self._app(_with_content_type(scope, media_type), body.receive, send)
+        try:
+            await self._app(_with_content_type(scope, media_type), body.receive, send)
+        finally:
+            body.let_go()
 
     def _operation(self, scope: Scope) -> Operation | None:
         if scope["type"] != "http" or (route := self._routes.find(scope["path"])) is None:
@@ -87,48 +115,119 @@ class BodyGuard:
         return route.operation(scope["method"])
 
 
+class _BytesInHand:
+    """The bytes of bodies that are kept in memory until they are whole: thousands of halves are much."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._total_bytes = 0
+        self._of_client: Counter[str] = Counter()
+
+    def take(self, client: str, size: int) -> bool:
+        """Count some more, and return whether there is room; one client leaves some to the others."""
+        self._total_bytes += size
+        self._of_client[client] += size
+        fits = self._of_client[client] <= self._limit_bytes - self._limit_bytes // 4
+        return fits and self._total_bytes <= self._limit_bytes
+
+    def give_back(self, client: str, size: int) -> None:
+        self._total_bytes -= size
+        self._of_client[client] -= size
+        if not self._of_client[client]:
+            del self._of_client[client]
+
+
 class _GuardedBody:
-    """An ASGI `receive` that counts bytes and watches the clock until the body has ended."""
+    """An ASGI `receive` that counts bytes and watches the clock until the body has ended.
+
+    Only the time that the client takes is counted: not that in which the operation works on what has come.
+    """
 
     def __init__(
         self,
         receive: Receive,
         *,
+        limits: BodyLimits,
         cap_bytes: int,
-        idle_seconds: float,
         announced_bytes: int | None,
         may_be_empty: bool,
+        refusals: Refusals,
+        client: str,
+        in_hand: _BytesInHand | None,
     ) -> None:
         self._receive = receive
+        self._limits = limits
         self._cap_bytes = cap_bytes
-        self._idle_seconds = idle_seconds
         self._announced_bytes = announced_bytes
         self._may_be_empty = may_be_empty
+        self._refusals = refusals
+        self._client = client
+        self._in_hand = in_hand
+        self._in_hand_bytes = 0
         self._seen_bytes = 0
+        self._waited_seconds = 0.0
+        self._patience = Patience(limits.body_seconds)
         self._ended = False
 
     async def receive(self) -> Message:
         """Return the next message.
 
         Raises:
-            HttpProblem: 413 when the body is over its cap, 408 when nothing came for too long, 400 when less
-                came than was announced.
+            HttpProblem: 413 when the body is over its cap, 408 when nothing came for too long, or too
+                little for longer, 400 when less came than was announced, 503 when too many are in hand.
         """
         if self._ended:
             return await self._receive()
+        started = time.monotonic()
+        seconds = min(self._limits.idle_seconds, self._patience.left_seconds)
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            async with asyncio.timeout(seconds):
                 message = await self._receive()
         except TimeoutError:
-            detail = f"No byte of the body came for {self._idle_seconds:g} seconds."
-            raise HttpProblem(HTTPStatus.REQUEST_TIMEOUT, detail) from None
-        self._seen_bytes += len(message.get("body", b""))
-        if self._seen_bytes > self._cap_bytes:
-            raise _too_large(self._cap_bytes)
+            raise self._too_slow(seconds) from None
+        size = len(message.get("body", b""))
+        self._seen_bytes += size
         self._ended = not message.get("more_body", False)
-        if self._ended and message["type"] == "http.request":
+        if self._seen_bytes > self._cap_bytes:
+            self._refusals.count(Refusal.BODY_TOO_LARGE, client=self._client)
+            raise _too_large(self._cap_bytes)
+        if not self._ended:
+            self._spend(time.monotonic() - started, size)
+        elif message["type"] == "http.request":
             self._check_end()
         return message
+
+    def let_go(self) -> None:
+        """Count what was kept of the body no more."""
+        if self._in_hand is not None and self._in_hand_bytes:
+            self._in_hand.give_back(self._client, self._in_hand_bytes)
+
+    def _spend(self, seconds: float, size: int) -> None:
+        """Take the time and the memory of a piece that is not the last; most bodies have none."""
+        self._waited_seconds += seconds
+        if not self._patience.spend(seconds, moved_bytes=size):
+            raise self._too_slow(0.0)
+        if self._in_hand is None or self._seen_bytes <= _FREE_BYTES:
+            return
+        kept = size + _BYTES_OF_A_PIECE
+        self._in_hand_bytes += kept
+        if not self._in_hand.take(self._client, kept):
+            self._refusals.count(Refusal.BODIES_FULL, client=self._client)
+            detail = "Too many large bodies are arriving at once; try again."
+            raise HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
+
+    def _too_slow(self, seconds: float) -> HttpProblem:
+        self._refusals.count(Refusal.BODY_TOO_SLOW, client=self._client)
+        if seconds >= self._limits.idle_seconds:
+            detail = f"No byte of the body came for {self._limits.idle_seconds:g} seconds."
+        else:
+            waited_seconds = self._waited_seconds + seconds
+            detail = (
+                f"{self._seen_bytes:,} bytes of the body came in {waited_seconds:.0f} seconds. "
+                f"It may come more slowly than {MIN_BYTES_PER_SECOND:,} bytes a second for "
+                f"{self._limits.body_seconds:g} seconds."
+            )
+        return HttpProblem(HTTPStatus.REQUEST_TIMEOUT, detail)
 
     def _check_end(self) -> None:
         """Check that what was announced has come: to an operation without its body means something else."""

@@ -13,6 +13,7 @@ from http import HTTPStatus
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from producer.api.connections import Connections
 from producer.api.problems import HttpProblem, problem_response
 from producer.api.routes import RouteTable
 from shared.errors import SettingsInvalid
@@ -21,6 +22,9 @@ from shared.settings import Settings
 
 # For whoever looks after the process that serves it.
 _HEALTH = frozenset({"/livez", "/readyz"})
+_TICKS_A_SECOND = 10
+# Of an answer, in the system's buffer of one connection, beyond what is under way.
+_UNSENT_BYTES = 131_072
 
 
 def check_ports(settings: Settings) -> None:
@@ -39,17 +43,29 @@ def check_ports(settings: Settings) -> None:
 class ApiServer(uvicorn.Server):
     """uvicorn with a listener for agents beside its own, and a word to those who wait when it stops."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, *, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        connections: Connections,
+        *,
+        on_stop: Callable[[], None],
+    ) -> None:
         """Make a server that does not run yet.
 
         Args:
             config: Of the public listener.
             settings: Of the listener for agents.
+            connections: Those of both.
             on_stop: Called before requests in hand are waited for.
         """
         super().__init__(config)
         self._settings = settings
+        self._connections = connections
         self._on_stop = on_stop
+        limits = connections.limits
+        shortest_seconds = min(limits.head_seconds, limits.body_seconds, limits.unread_seconds)
+        self._look_every = max(1, min(_TICKS_A_SECOND, int(shortest_seconds * 5)))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
@@ -65,6 +81,17 @@ class ApiServer(uvicorn.Server):
                 connection, self._settings.agent_host, self._settings.agent_port, backlog=config.backlog
             )
             self.servers.append(listener)
+        for listener in self.servers if self.started else ():
+            for each in listener.sockets:
+                # Connections take it over. What a client does not read stays with us, where it is counted,
+                # and does not fill megabytes of the system's buffers.
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections, too; uvicorn calls this ten times a second."""
+        if counter % self._look_every == 0:
+            self._connections.look(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, let those who wait for something go, and answer the rest."""

@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from producer.api.connections import Connections
 from producer.api.routes import RouteTable
 from producer.api.task_metrics import TaskMetrics
 from producer.store import queries
@@ -34,7 +35,7 @@ KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPT
 class ApiMetrics:
     """The metrics of one application, in a registry of its own."""
 
-    def __init__(self, store: Store, count_waiters: Callable[[], int]) -> None:
+    def __init__(self, store: Store, count_waiters: Callable[[], int], connections: Connections) -> None:
         self._store = store
         self._unfinished = _UnfinishedJobs()
         self._counted_at = float("-inf")
@@ -52,6 +53,9 @@ class ApiMetrics:
             ("operation",),
             registry=self._registry,
         )
+        self._registry.register(connections.refusals.counter)
+        gauge = Gauge("retriever_api_connections", "Connections that are open.", registry=self._registry)
+        gauge.set_function(connections.__len__)
         self.tasks = TaskMetrics(self._registry, count_waiters)
 
     def observe(self, operation: str, *, method: str, status: int, seconds: float) -> None:

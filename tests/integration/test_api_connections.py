@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from deploy.local.ports import free_port
+from producer.api.http_protocol import MAX_PIPELINED
 from shared.settings import Settings
 from tests.support.api import RunningApi, running_api
 from tests.support.environment import clean_environment
@@ -21,6 +23,8 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 HEAD_SECONDS = 0.3
 MAX_CONNECTIONS = 12
+# Of one address.
+SHARE = 11
 JOB = json.dumps({"kind": "check", "args": {"url": "https://example.com/"}}).encode()
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 POST = (
@@ -38,9 +42,19 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     settings = Settings(
         database_url=f"sqlite:///{database}",
         api_header_seconds=HEAD_SECONDS,
+        api_body_seconds=0.5,
         api_max_connections=MAX_CONNECTIONS,
     )
     with running_api(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def patient_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    database = tmp_path_factory.mktemp("patient") / "retriever.db"
+    with running_api(
+        Settings(database_url=f"sqlite:///{database}", api_max_connections=MAX_CONNECTIONS)
+    ) as running:
         yield running
 
 
@@ -151,19 +165,185 @@ def test_a_request_in_hand_is_not_closed_for_another(api: RunningApi) -> None:
         assert status(asking.recv(65_536)) == 202
 
 
-def test_one_connection_more_is_refused_while_all_are_in_use(api: RunningApi) -> None:
+def use_all(api: RunningApi, stack: ExitStack) -> list[socket.socket]:
+    """Return as many connections as one address may have, with a request in hand on each."""
+    asking = [stack.enter_context(api.connect()) for _ in range(SHARE)]
+    for each in asking:
+        each.sendall(EXPECTING_POST)
+        assert status(each.recv(65_536)) == 100
+    return asking
+
+
+def test_one_request_more_is_refused_while_an_address_has_all_its_connections_in_use(api: RunningApi) -> None:
     with ExitStack() as stack:
-        asking = [stack.enter_context(api.connect()) for _ in range(MAX_CONNECTIONS)]
-        for each in asking:
-            each.sendall(EXPECTING_POST)
-            assert status(each.recv(65_536)) == 100
+        asking = use_all(api, stack)
         with api.connect() as surplus:
+            surplus.sendall(POST + JOB)
             refused = read_all(surplus)
 
         assert (status(refused), b"retry-after: 5" in refused) == (503, True)
         for each in asking:
             each.sendall(JOB)
             assert status(each.recv(65_536)) == 202
+
+
+def test_probes_are_answered_while_all_connections_are_in_use(api: RunningApi) -> None:
+    with ExitStack() as stack:
+        use_all(api, stack)
+        answers = []
+        for path in (b"/livez", b"/readyz", b"/metrics"):
+            with api.connect() as probe:
+                probe.sendall(GET.replace(b"/livez", path) + b"\r\n")
+                answers.append(read_all(probe))
+
+    assert [status(answer) for answer in answers] == [200, 200, 200]
+    # They are over the limit, so they do not stay.
+    assert all(b"connection: close" in answer for answer in answers)
+
+
+def test_another_address_is_served_while_one_has_all_its_connections_in_use(api: RunningApi) -> None:
+    with ExitStack() as stack:
+        use_all(api, stack)
+        with api.connect() as surplus:
+            surplus.sendall(EXPECTING_POST)
+            assert status(surplus.recv(65_536)) == 503
+        with api.connect(source="127.0.0.2") as other:
+            other.sendall(POST + JOB)
+
+            assert status(other.recv(65_536)) == 202
+
+
+def test_the_address_with_the_most_connections_loses_them_first(patient_api: RunningApi) -> None:
+    with ExitStack() as stack:
+        # It waits longer than all others.
+        other = stack.enter_context(patient_api.connect(source="127.0.0.2"))
+        for _ in range(5 * MAX_CONNECTIONS):
+            stack.enter_context(patient_api.connect())
+        with patient_api.connect() as last:
+            last.sendall(GET + b"\r\n")
+            assert status(last.recv(65_536)) == 200
+
+        other.sendall(GET + b"Connection: close\r\n\r\n")
+        assert status(read_all(other)) == 200
+
+
+def test_answers_come_in_the_order_of_their_requests(api: RunningApi) -> None:
+    with api.connect() as connection:
+        connection.sendall(POST + JOB + POST + JOB + b"garbage \r\n\r\n")
+        answers = read_all(connection)
+
+    # What was stored is not answered with what is wrong behind it.
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"202", b"202", b"400"]
+
+
+def test_a_body_that_breaks_off_behind_another_request_is_refused_in_its_turn(api: RunningApi) -> None:
+    chunked = POST.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n"
+    with api.connect() as connection:
+        connection.sendall(POST + JOB + chunked + POST + JOB)
+        answers = read_all(connection)
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"202", b"400"]
+
+
+def test_requests_ahead_of_their_answers_are_few(api: RunningApi) -> None:
+    with api.connect() as connection:
+        connection.sendall((GET + b"\r\n") * 10_000)
+        answers = re.findall(rb"HTTP/1.1 (\d+)", read_all(connection))
+
+    assert answers == [b"200"] * (1 + MAX_PIPELINED) + [b"429"]
+
+
+def test_what_is_pipelined_behind_a_pick_that_waits_is_not_read(patient_api: RunningApi) -> None:
+    pick = json.dumps({"agent": "a", "wait_seconds": 60}).encode()
+    head = POST.replace(b"/jobs", b"/tasks/pick").replace(b"%d" % len(JOB), b"%d" % len(pick))
+    posts = POST.replace(b"%d" % len(JOB), b"100000000")
+
+    with patient_api.connect() as connection:
+        connection.settimeout(2)
+        connection.sendall(head + pick + posts)
+        # The system's buffers take some megabytes.
+        with pytest.raises(TimeoutError):
+            connection.sendall(b" " * 60_000_000)
+
+
+@pytest.mark.parametrize("drip", [b"X", b"X: y\r\n"])
+def test_a_head_that_drips_is_refused_in_time(api: RunningApi, drip: bytes) -> None:
+    with api.connect() as connection:
+        connection.sendall(GET)
+        connection.settimeout(0.02)
+        answer = b""
+        while not answer:
+            try:
+                connection.sendall(drip)
+                answer = connection.recv(65_536)
+            except TimeoutError:
+                continue
+
+    assert status(answer) == 408
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"), [(b"/jobs", b"application/json"), (b"/batches?kind=check", b"text/plain")]
+)
+def test_a_body_that_drips_is_refused_in_time(api: RunningApi, path: bytes, content_type: bytes) -> None:
+    with api.connect() as connection:
+        connection.sendall(
+            b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: %b\r\n" % (path, content_type)
+        )
+        connection.sendall(b"Content-Length: 100000\r\n\r\n")
+        connection.settimeout(0.02)
+        answer = b""
+        while not answer:
+            try:
+                # Never a pause that is too long.
+                connection.sendall(b" ")
+                answer = connection.recv(65_536)
+            except TimeoutError:
+                continue
+
+    assert status(answer) == 408
+    assert b"more slowly than 1,024 bytes a second for 0.5 seconds" in answer
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"POST /jobs HTTP/1.1\r\nContent-Type: text/html", b"GET /livez HTTP/1.1"]
+)
+def test_a_body_that_nobody_wants_is_not_awaited_for_long(api: RunningApi, request_line: bytes) -> None:
+    with api.connect() as connection:
+        connection.sendall(request_line + b"\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n ")
+        assert status(connection.recv(65_536)) in {200, 415}
+
+        connection.settimeout(0.02)
+        is_open = True
+        while is_open:
+            try:
+                connection.sendall(b" ")
+                is_open = connection.recv(65_536) != b""
+            except TimeoutError:
+                continue
+            except OSError:
+                is_open = False
+
+
+def test_each_refusal_is_counted_and_the_first_of_a_minute_logged(
+    api: RunningApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused() -> float:
+        found = re.search(
+            r'^retriever_api_refused_total{reason="head_too_large"} (\S+)$',
+            api.client.get("/metrics").text,
+            re.MULTILINE,
+        )
+        assert found is not None
+        return float(found[1])
+
+    before = refused()
+    for _ in range(3):
+        api.send_raw(GET + b"X: " + b"a" * 70_000 + b"\r\n\r\n")
+
+    assert refused() - before == 3
+    lines = [line for line in caplog.records if line.__dict__.get("reason") == "head_too_large"]
+    assert [line.message for line in lines if line.levelname == "WARNING"] in ([], ["api_refused"])
 
 
 def test_probes_are_answered_while_as_many_connections_are_silent_as_files_are_allowed(

@@ -67,9 +67,11 @@ class RunningApi:
     store: Database
     client: httpx.Client
 
-    def connect(self) -> socket.socket:
-        """Return a raw connection, to send what no client library would."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=REQUEST_SECONDS)
+    def connect(self, *, source: str = "127.0.0.1") -> socket.socket:
+        """Return a raw connection from an address, to send what no client library would."""
+        return socket.create_connection(
+            ("127.0.0.1", self.port), timeout=REQUEST_SECONDS, source_address=(source, 0)
+        )
 
     def send_raw(self, *parts: bytes, answers: int = 1) -> list[RawAnswer]:
         """Send bytes over one connection; return so many answers, fewer if it is closed before."""
