@@ -7,6 +7,9 @@ from enum import StrEnum
 from typing import Any, Final, Generic, Self, TypeVar
 from uuid import UUID
 
+import msgspec
+
+from producer.stored_json import NULL, pick, scalar
 from producer.timetable import CatchUp, Timetable
 from shared import exact_json
 from shared.events import EventType
@@ -190,11 +193,53 @@ class AttemptRecord:
     worker: str | None = None
 
 
+class _Telling(msgspec.Struct):
+    """The fields of a result that tables and lists show, as JSON."""
+
+    verdict: msgspec.Raw = NULL
+    reason: msgspec.Raw = NULL
+    explanation: msgspec.Raw = NULL
+    status: msgspec.Raw = NULL
+    final_url: msgspec.Raw = NULL
+    title: msgspec.Raw = NULL
+    exit_code: msgspec.Raw = NULL
+
+
+class _Asked(msgspec.Struct):
+    url: msgspec.Raw = NULL
+
+
+_TELLING = msgspec.json.Decoder(_Telling)
+_ASKED = msgspec.json.Decoder(_Asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What tables and lists show of a result, which may itself have megabytes; None where it says nothing."""
+
+    verdict: object = None
+    reason: object = None
+    explanation: object = None
+    status: object = None
+    final_url: object = None
+    title: object = None
+    exit_code: object = None
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any] | None) -> Self:
+        """Return what a result tells."""
+        if result is None:
+            return cls()
+        found = pick(result, _TELLING)
+        return cls(*(scalar(getattr(found, name)) for name in cls.__slots__))
+
+
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """A stored job. `attempts` is filled by `get_job` only, oldest first.
 
     Of a task, `queue` is the one that agents ask for; while it runs, its lease is held until `leased_until`.
+    `args` and `result` may be large, and are read when one of their fields is asked for: `StoredObject`.
     """
 
     id: UUID
@@ -238,14 +283,14 @@ class JobRecord:
         return self.state is JobState.SCHEDULED and self.original is not None
 
     @property
-    def verdict(self) -> object:
-        """What its result says of a URL; None where it says nothing of the kind."""
-        return (self.result or {}).get("verdict")
+    def telling(self) -> Telling:
+        """What its result says in a few words; read anew each time, and nothing else of it."""
+        return Telling.of(self.result)
 
     @property
-    def shown_reason(self) -> object:
-        """Why it failed, or the reason that its result gives for a verdict."""
-        return self.reason or (self.result or {}).get("reason")
+    def url(self) -> object:
+        """The URL among its arguments, of which nothing else is read; None without one."""
+        return scalar(pick(self.args, _ASKED).url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,8 +483,11 @@ class ResultFilter:
 
     def is_met_by(self, job: JobRecord) -> bool:
         """Return whether the verdict and the reason of a job match."""
-        return (not self.verdicts or job.verdict in self.verdicts) and (
-            not self.reasons or job.shown_reason in self.reasons
+        if not self.verdicts and not self.reasons:
+            return True
+        telling = job.telling
+        return (not self.verdicts or telling.verdict in self.verdicts) and (
+            not self.reasons or (job.reason or telling.reason) in self.reasons
         )
 
 

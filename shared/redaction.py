@@ -50,6 +50,8 @@ _LOGIN = re.compile(r"\b(Bearer|Basic)( +)[A-Za-z0-9._~+/=-]{12,}")
 _ENDED_BY = re.compile(r"[/\\?#]")
 _MASKED = re.compile(r"(?:[/\\]{1,2}|:|%2F|%5C|\A)\*\*\*(?:@|%(?:25)*40)", re.IGNORECASE)
 
+# A text of JSON, and whether it is a name.
+_JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"(:?)')
 _UNESCAPED = re.compile(r"[0-9A-Za-z]+")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_WORDS = frozenset(
@@ -174,6 +176,13 @@ def redact_submission(document: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(items := document.get("items"), list):
         shown["items"] = [redact_args(item) if isinstance(item, Mapping) else item for item in items]
     return shown
+
+
+def may_hide(text: str) -> bool:
+    """Return whether a JSON text may have anything in it that is masked; most have not, and are not read."""
+    if "@" in text or ("%" in text and _ENCODED_AT.search(text)):
+        return True
+    return any(_is_telling(found[1]) for found in _JSON_STRING.finditer(text) if found[2])
 
 
 def masked_places(document: object, at: str = "") -> Iterator[str]:
@@ -373,6 +382,11 @@ def _redact_part(name: str, value: Any) -> Any:
 def _reference_or(value: Any) -> Any:
     """Return the reference to a secret as it is, which tells its name alone; anything else as it is shown."""
     return value if isinstance(value, Mapping) and set(value) == {"secret"} else redact_value(value)
+
+
+def _is_telling(name: str) -> bool:
+    """Return whether a name, as JSON writes it, is itself or its value masked."""
+    return "//" in name or "\\" in name or is_secret_header(name)
 
 
 def _opens(parameter: str) -> bool:

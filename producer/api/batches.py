@@ -105,7 +105,7 @@ class BatchHandlers:
     async def list_batches(self, request: Request) -> Response:
         """Answer with one page of batches, newest first; it may be short while there is more."""
         query = Query(request)
-        page = self._store.read(_batch_page, query.labels, limit=query.limit, after=query.id("cursor"))
+        page = self._store.read_page(_batch_page, query.labels, limit=query.limit, after=query.id("cursor"))
         return json_response(await page)
 
     async def list_rejected(self, request: Request) -> Response:

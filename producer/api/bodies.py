@@ -5,12 +5,12 @@ import base64
 import hashlib
 import re
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 from uuid import UUID
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,6 +21,7 @@ from producer.api.responses import StreamedResponse, attachment
 from producer.records import BodyRecord, JobRecord
 from producer.store import bodies, queries
 from producer.store.database import Connection, Store
+from producer.stored_json import NULL, pick, scalar
 from shared.errors import BodyNotFound, JobNotFound
 
 _PIECE_BYTES = 262_144
@@ -50,6 +51,16 @@ class Body:
     def etag(self) -> str:
         """The version of the body, as HTTP names it."""
         return f'"{self.sha256}"'
+
+
+class _FetchedFields(msgspec.Struct):
+    content_type: msgspec.Raw = NULL
+    body: msgspec.Raw = NULL
+    body_base64: msgspec.Raw = NULL
+    unchanged_since: msgspec.Raw = NULL
+
+
+_FETCHED = msgspec.json.Decoder(_FetchedFields)
 
 
 class BodyHandlers:
@@ -133,17 +144,17 @@ def names_etag(header: str | None, etag: str) -> bool:
 
 def inline_body(record: JobRecord) -> Body | None:
     """Return the body that a small fetch left in its result, or None; a text is now UTF-8."""
-    result: Mapping[str, Any] = record.result or {}
-    declared = result.get("content_type")
-    if isinstance(text := result.get("body"), str):
+    result = pick(record.result, _FETCHED)
+    declared = scalar(result.content_type)
+    if isinstance(text := scalar(result.body), str):
         essence = str(declared or TEXT_TYPE).partition(";")[0].strip()
         return _inline(record.id, text.encode("utf-8", "replace"), f"{essence}; charset=utf-8")
-    if isinstance(encoded := result.get("body_base64"), str):
+    if isinstance(encoded := scalar(result.body_base64), str):
         try:
             content = base64.b64decode(encoded, validate=True)
         except ValueError:
             return None
-        return _inline(record.id, content, declared and str(declared))
+        return _inline(record.id, content, None if declared is None else str(declared))
     return None
 
 
@@ -179,7 +190,7 @@ def _stored(record: BodyRecord) -> Body:
 
 
 def _unchanged_since(record: JobRecord) -> UUID | None:
-    since = (record.result or {}).get("unchanged_since")
+    since = scalar(pick(record.result, _FETCHED).unchanged_since)
     try:
         return UUID(since) if isinstance(since, str) else None
     except ValueError:

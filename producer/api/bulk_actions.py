@@ -13,17 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import NEXT, Document
+from producer.api.documents import NEXT, Document, shown
 from producer.api.guard import TEXT_TYPE
 from producer.api.id_lines import IdSpool
 from producer.api.problems import HttpProblem
 from producer.api.replays import answer_of, find_replay, key_of, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id, read_idempotency_key
-from producer.api.responses import first_page, json_response
+from producer.api.responses import json_response
 from producer.parking import (
     DEFAULT_RATE_PER_SECOND,
     MAX_RATE_PER_SECOND,
     AuditAction,
+    AuditEntry,
     GroupKey,
     NewOperation,
     Operation,
@@ -34,9 +35,11 @@ from producer.parking import (
 from producer.records import IdempotencyKey, KeptAnswer, KeyScope, SubmissionResult, SubmissionStatus
 from producer.store import audit, bulk_actions, parking
 from producer.store.database import Connection, Store
+from producer.stored_json import embed, json_text, page_of
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid, OperationNotFound
 from shared.identity import new_id
+from shared.redaction import redact_args, redact_value
 from shared.times import Rfc3339Time
 
 logger = logging.getLogger(__name__)
@@ -168,10 +171,7 @@ class BulkActionHandlers:
     async def list_operations(self, request: Request) -> Response:
         """Answer with one page of operations, newest first."""
         limit, after = Query(request).limit, Query(request).id("cursor")
-        found = await self._store.read(bulk_actions.list_operations, limit=limit + 1, after=after)
-        page, following = first_page(found, limit=limit, key=lambda operation: operation.id)
-        items = [_operation_document(operation) for operation in page]
-        return json_response(OperationPageDocument(items=items, next=following))
+        return json_response(await self._store.read_page(_operation_page, limit=limit, after=after))
 
     async def get_operation(self, request: Request) -> Response:
         """Answer with the operation and its progress."""
@@ -191,13 +191,10 @@ class BulkActionHandlers:
     async def list_audit(self, request: Request) -> Response:
         """Answer with one page of the audit log, newest first."""
         query = Query(request)
-        found = await self._store.read(
-            audit.list_audit, target=query.text("target"), limit=query.limit + 1, after=query.id("cursor")
+        page = self._store.read_page(
+            _audit_page, target=query.text("target"), limit=query.limit, after=query.id("cursor")
         )
-        page, following = first_page(found, limit=query.limit, key=lambda entry: entry.id)
-        return json_response(
-            AuditPage(items=[AuditEntryDocument.of(entry) for entry in page], next=following)
-        )
+        return json_response(await page)
 
     async def _begin(self, request: Request, action: OperationAction) -> Response:
         if request.headers["content-type"] == TEXT_TYPE:
@@ -257,8 +254,7 @@ def _start(
 ) -> SubmissionResult:
     def start(connection: Connection) -> KeptAnswer:
         operation = bulk_actions.start_operation(connection, new, which)
-        body = _operation_document(operation).model_dump_json().encode()
-        return KeptAnswer(HTTPStatus.ACCEPTED, f"/operations/{new.id}", body)
+        return KeptAnswer(HTTPStatus.ACCEPTED, f"/operations/{new.id}", _operation_document(operation))
 
     return make_once(connection, key, new.id, start)
 
@@ -276,8 +272,33 @@ def _new_operation(
     )
 
 
-def _operation_document(operation: Operation) -> OperationDocument:
-    return OperationDocument.of(operation, filter=operation.filter_document)
+def _operation_document(operation: Operation) -> bytes:
+    said = OperationDocument.of(operation, filter={}).model_dump_json(exclude={"filter"})
+    return embed(said, filter=json_text(operation.filter_document))
+
+
+def _operation_page(connection: Connection, *, limit: int, after: UUID | None) -> bytes:
+    found = bulk_actions.list_operations(connection, limit=limit, after=after)
+    return page_of([_operation_document(each) for each in found.records], following=found.following)
+
+
+def _audit_page(connection: Connection, *, target: str | None, limit: int, after: UUID | None) -> bytes:
+    found = audit.list_audit(connection, target=target, limit=limit, after=after)
+    return page_of([_entry_document(each) for each in found.records], following=found.following)
+
+
+def _entry_document(entry: AuditEntry) -> bytes:
+    said = AuditEntryDocument.of(entry, details={}).model_dump_json(exclude={"details"})
+    return embed(said, details=shown(json_text(entry.details), _redact_details))
+
+
+def _redact_details(details: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        name: redact_args(value)
+        if isinstance(value, dict) and name.endswith("_args")
+        else redact_value(value)
+        for name, value in details.items()
+    }
 
 
 def _parked_filter(wanted: ParkedJobFilter) -> ParkedFilter:

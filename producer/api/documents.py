@@ -1,6 +1,7 @@
 """The documents about jobs, batches and problems; the contract takes their schemas from these models."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -11,10 +12,11 @@ from producer.api.explanation import explain, explain_new
 from producer.pausing import Circumstances
 from producer.progress import progress_of
 from producer.records import REJECTED, BatchRecord, JobRecord, NewJob
+from producer.stored_json import embed, json_text
 from shared.clock import utc_now
 from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
-from shared.redaction import redact_args, redact_text, redact_url
+from shared.redaction import may_hide, redact_args, redact_text, redact_url
 from shared.states import JobState
 
 NEXT = "Send it as `cursor` for the next page; null on the last."
@@ -233,6 +235,7 @@ class Problem(Document):
     errors: Annotated[list[ProblemField] | None, Field(description="The first 20 fields at fault.")] = None
 
 
+_STORED = {"args", "result"}
 # What a job shows before its first attempt.
 _UNTRIED: Mapping[str, object] = {
     "reason": None,
@@ -251,19 +254,25 @@ def accepted_document(job: NewJob) -> Job:
     return Job.of(job, explanation=explain_new(job), **_UNTRIED)
 
 
-def job_document(record: JobRecord, known: Circumstances | None = None) -> Job:
-    """Return the document of a stored job, with its attempts."""
-    return Job.of(record, **_told(record, known), duplicate_of=None)
+def job_document(record: JobRecord, known: Circumstances | None = None, **computed: object) -> bytes:
+    """Return the document of a stored job as JSON, with its attempts.
+
+    Args:
+        record: The job.
+        known: The pauses and queues around it; without them its explanation does not mention any.
+        computed: Fields that the record lacks.
+    """
+    return _with_stored(Job.of(record, **_told(record, known), **{"duplicate_of": None, **computed}), record)
 
 
-def job_summary(record: JobRecord, known: Circumstances | None = None) -> JobSummary:
-    """Return the document of a stored job as lists and exports show it: without attempts.
+def job_summary(record: JobRecord, known: Circumstances | None = None) -> bytes:
+    """Return the document of a stored job as lists and exports show it, as JSON: without attempts.
 
     Args:
         record: The job.
         known: The pauses and queues around it; without them its explanation does not mention any.
     """
-    return JobSummary.of(record, **_told(record, known))
+    return _with_stored(JobSummary.of(record, **_told(record, known)), record)
 
 
 def batch_document(record: BatchRecord) -> Batch:
@@ -283,8 +292,21 @@ def job_explanation(record: JobRecord, known: Circumstances | None = None) -> st
     return explain(record, known or Circumstances(utc_now(), is_known=False))
 
 
+def _with_stored(document: JobSummary, record: JobRecord) -> bytes:
+    """Return a document with arguments and result as they are stored: nobody reads them on the way."""
+    said = document.model_dump_json(exclude=_STORED)
+    return embed(said, args=shown(json_text(record.args), redact_args), result=json_text(record.result))
+
+
+def shown(text: str, redact: Callable[[Any], Any]) -> str:
+    """Return a stored JSON text as it is shown: as it is, unless there is something in it to mask."""
+    return json_text(redact(json.loads(text))) if may_hide(text) else text
+
+
 def _told(record: JobRecord, known: Circumstances | None) -> dict[str, object]:
     return {
+        "args": {},
+        "result": None,
         "explanation": job_explanation(record, known),
         "same_as": record.original,
         "due_at": None if record.is_waiting_repeat else record.due_at,

@@ -111,7 +111,7 @@ class ExportHandlers:
         after: UUID | None = None
         is_open = wanted.has_jobs
         while is_open:
-            page, after = await self._store.read(_read_page, batch_id, after, export.encode, wanted)
+            page, after = await self._store.read_page(_read_page, batch_id, after, export.encode, wanted)
             if page:
                 yield page
             is_open = after is not None
@@ -153,7 +153,7 @@ def accepted_format(header: str) -> ExportFormat:
 
 def encode_ndjson(records: Iterable[JobRecord]) -> bytes:
     """Return one JSON document a line: jobs without their attempts."""
-    return b"".join(job_summary(record).model_dump_json().encode() + b"\n" for record in records)
+    return b"".join(job_summary(record) + b"\n" for record in records)
 
 
 def encode_rejected_ndjson(lines: Iterable[Rejected]) -> bytes:
@@ -222,26 +222,25 @@ def _encode_cases(junit: Junit, connection: Connection, records: Sequence[JobRec
 
 
 def _cells(record: JobRecord) -> Sequence[object]:
-    result = record.result or {}
-    url = _shown(record.args.get("url"))
+    telling, url = record.telling, _shown(record.url)
     is_answered = record.state is JobState.SUCCEEDED
     return (
         record.id,
         record.kind,
         url,
         record.state,
-        record.verdict,
-        result.get("status"),
-        record.shown_reason,
+        telling.verdict,
+        telling.status,
+        record.reason or telling.reason,
         record.attempt,
         record.created_at.isoformat(),
         record.finished_at.isoformat() if record.finished_at else None,
         record.line,
         record.ref,
         _shown(record.given_url) or url,
-        result.get("final_url"),
-        _shown_text(result.get("explanation") if is_answered else job_explanation(record)),
-        result.get("title"),
+        telling.final_url,
+        _shown_text(telling.explanation if is_answered else job_explanation(record)),
+        telling.title,
         record.original,
     )
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import Job, JobPage, accepted_document, job_document, job_summary
+from producer.api.documents import accepted_document, job_document, job_summary
 from producer.api.replays import find_replay, replay, request_key, respond
 from producer.api.requests import LARGE_BODY_BYTES, Query, read_actor, read_document, read_id
 from producer.api.responses import json_response
@@ -28,6 +28,7 @@ from producer.records import (
 )
 from producer.store import endings, idempotency, queries, queues
 from producer.store.database import Connection, Store
+from producer.stored_json import page_of
 from producer.submission import new_job
 from producer.submission_models import JobSubmission, TaskSubmission
 from shared.clock import utc_now
@@ -45,17 +46,17 @@ class Form:
     Attributes:
         path: Below which it is found by its id.
         accepted: The document of a job as it is stored.
-        duplicate: The document of a job that was there before.
+        duplicate: The document of a job that was there before, as JSON.
     """
 
     path: str
     model: type[JobSubmission | TaskSubmission]
     accepted: Callable[[NewJob], BaseModel]
-    duplicate: Callable[[JobRecord], BaseModel]
+    duplicate: Callable[[JobRecord], bytes]
 
 
-def _duplicate_document(record: JobRecord) -> Job:
-    return job_document(record).model_copy(update={"duplicate_of": record.id})
+def _duplicate_document(record: JobRecord) -> bytes:
+    return job_document(record, duplicate_of=record.id)
 
 
 _AS_JOB = Form("/jobs", JobSubmission, accepted_document, _duplicate_document)
@@ -93,7 +94,7 @@ class JobHandlers:
             created_after=query.time("created_after"),
             created_before=query.time("created_before"),
         )
-        page = self._store.read(_job_page, job_filter, limit=query.limit, after=query.id("cursor"))
+        page = self._store.read_page(_job_page, job_filter, limit=query.limit, after=query.id("cursor"))
         return json_response(await page)
 
     async def cancel_job(self, request: Request) -> Response:
@@ -139,7 +140,7 @@ async def _answer_with(
             # Version 0.1.0 took the key. The stored job may have another time or other arguments by now.
             record = await store.read(queries.get_job, result.id)
             first = new_job(submission, job_id=record.id, now=record.created_at)
-            answer = _answer(HTTPStatus.ACCEPTED, form, record.id, form.accepted(first))
+            answer = _answer(HTTPStatus.ACCEPTED, form, record.id, _json(form.accepted(first)))
             return respond(answer, is_replay=True)
         case SubmissionStatus.DUPLICATE | SubmissionStatus.DUPLICATE_REPLAYED if key:
             answer = await store.write(_keep_duplicate, result.id, key, form)
@@ -157,7 +158,7 @@ async def _read_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmis
 def _parse_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob, KeptAnswer]:
     submission = read_document(form.model, body)
     job = new_job(submission, job_id=new_id(), now=utc_now())
-    return submission, job, _answer(HTTPStatus.ACCEPTED, form, job.id, form.accepted(job))
+    return submission, job, _answer(HTTPStatus.ACCEPTED, form, job.id, _json(form.accepted(job)))
 
 
 def _duplicate(connection: Connection, job_id: UUID, form: Form) -> KeptAnswer:
@@ -168,11 +169,15 @@ def _keep_duplicate(connection: Connection, job_id: UUID, key: IdempotencyKey, f
     return idempotency.keep_answer(connection, key, _duplicate(connection, job_id, form))
 
 
-def _answer(status: HTTPStatus, form: Form, job_id: UUID, document: BaseModel) -> KeptAnswer:
-    return KeptAnswer(status, f"{form.path}/{job_id}", document.model_dump_json().encode())
+def _answer(status: HTTPStatus, form: Form, job_id: UUID, document: bytes) -> KeptAnswer:
+    return KeptAnswer(status, f"{form.path}/{job_id}", document)
 
 
-def _look_up(connection: Connection, job_id: UUID) -> Job:
+def _json(document: BaseModel) -> bytes:
+    return document.model_dump_json().encode()
+
+
+def _look_up(connection: Connection, job_id: UUID) -> bytes:
     record = queries.get_job(connection, job_id)
     if record.state.is_final:
         # Pauses and queues no longer matter to it.
@@ -183,11 +188,7 @@ def _look_up(connection: Connection, job_id: UUID) -> Job:
 def _job_page(connection: Connection, job_filter: JobFilter, *, limit: int, after: UUID | None) -> bytes:
     found = queries.search_jobs(connection, job_filter, limit=limit, after=after)
     known = queues.circumstances(connection, now=utc_now(), around=found.records)
-    document = JobPage(
-        items=[job_summary(record, known) for record in found.records],
-        next=str(found.following) if found.following else None,
-    )
-    return document.model_dump_json().encode()
+    return page_of([job_summary(record, known) for record in found.records], following=found.following)
 
 
 def _location(job_id: UUID) -> dict[str, str]:

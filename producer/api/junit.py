@@ -64,21 +64,21 @@ class Junit:
 
     def _case(self, record: JobRecord, started_at: datetime | None) -> str:
         attributes: dict[str, object] = {
-            "name": redact_url(str(record.args.get("url") or record.id)),
+            "name": redact_url(str(record.url or record.id)),
             "classname": f"{record.kind}.{record.host}" if record.host else record.kind,
         }
         if started_at and record.finished_at:
             seconds = max(0.0, (record.finished_at - started_at).total_seconds())
             attributes["time"] = f"{seconds:.3f}"
-        ending = self._ending(record.state, record.verdict)
-        result = record.result or {}
+        telling = record.telling
+        ending = self._ending(record.state, telling.verdict)
         match record.state:
             case _ if ending is None:
                 element = ""
             case JobState.PARKED:
                 element = _element(ending, record.reason, record.explanation)
             case JobState.SUCCEEDED:
-                element = _element(ending, result.get("reason"), result.get("explanation"))
+                element = _element(ending, telling.reason, telling.explanation)
             case state:
                 element = _element(ending, None, record.explanation or state.value)
         return _test_case(attributes, record.line, record.ref, element)

@@ -8,14 +8,15 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import NEXT, Document, ShownText
+from producer.api.documents import NEXT, Document, ShownText, shown
 from producer.api.replays import answer_of, find_replay, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id
-from producer.api.responses import first_page, json_response
+from producer.api.responses import json_response
 from producer.records import (
     IdempotencyKey,
     KeptAnswer,
@@ -30,6 +31,7 @@ from producer.records import (
 from producer.scheduling import new_schedule, scheduled_run
 from producer.store import schedules
 from producer.store.database import Connection, Store
+from producer.stored_json import NULL, embed, page_of, pick, text_of
 from producer.submission_models import ScheduleSubmission
 from producer.timetable import CatchUp, Cron, Every, first_time, next_times
 from shared.clock import utc_now
@@ -86,6 +88,14 @@ class SchedulePage(Document):
     next: Annotated[str | None, Field(description=NEXT)]
 
 
+class _TemplateFields(msgspec.Struct):
+    job: msgspec.Raw = NULL
+    batch: msgspec.Raw = NULL
+
+
+_TEMPLATE = msgspec.json.Decoder(_TemplateFields)
+
+
 class ScheduleHandlers:
     """Keeps what is to be run again and again; the ledger runs it."""
 
@@ -107,7 +117,7 @@ class ScheduleHandlers:
     async def list_schedules(self, request: Request) -> Response:
         """Answer with one page of schedules, newest first."""
         query = Query(request)
-        return json_response(await self._store.read(_page, limit=query.limit, after=query.id("cursor")))
+        return json_response(await self._store.read_page(_page, limit=query.limit, after=query.id("cursor")))
 
     async def get_schedule(self, request: Request) -> Response:
         """Answer with the schedule, its next five times and its last run."""
@@ -151,25 +161,30 @@ class ScheduleHandlers:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
-def schedule_document(record: ScheduleRecord, next_runs: list[datetime] | None = None) -> Schedule:
-    """Return the document of a stored schedule, with its next times, worked out if they are not given."""
+def schedule_document(record: ScheduleRecord, next_runs: list[datetime] | None = None) -> bytes:
+    """Return the document of a stored schedule as JSON, with its next times, worked out if not given."""
     timetable = record.timetable
     cron = timetable if isinstance(timetable, Cron) else None
     last_at = record.last_run_at
-    return Schedule.of(
+    document = Schedule.of(
         record,
         cron=cron.expression if cron else None,
         timezone=cron.timezone if cron else None,
         every_seconds=timetable.seconds if isinstance(timetable, Every) else None,
         starts_at=timetable.starts_at,
-        job=record.template.get("job"),
-        batch=record.template.get("batch"),
+        job=None,
+        batch=None,
         paused=record.paused_at is not None,
         next_runs=_next_runs(record) if next_runs is None else next_runs,
         last_run=LastRun(run_at=last_at, job_id=record.last_job_id, batch_id=record.last_batch_id)
         if last_at
         else None,
     )
+    # As it is stored: nobody reads it on the way.
+    template = pick(record.template, _TEMPLATE)
+    said = document.model_dump_json(exclude={"job", "batch"})
+    parts = {"job": text_of(template.job), "batch": text_of(template.batch)}
+    return embed(said, **{name: shown(text, redact_submission) for name, text in parts.items()})
 
 
 def _next_runs(record: ScheduleRecord) -> list[datetime]:
@@ -184,7 +199,7 @@ def _id(request: Request) -> UUID:
 def _read_schedule(body: bytes) -> tuple[NewSchedule, KeptAnswer]:
     schedule = new_schedule(read_document(ScheduleSubmission, body), schedule_id=new_id(), now=utc_now())
     document = schedule_document(ScheduleRecord.of(schedule))
-    answer = KeptAnswer(HTTPStatus.CREATED, f"/schedules/{schedule.id}", _json(document))
+    answer = KeptAnswer(HTTPStatus.CREATED, f"/schedules/{schedule.id}", document)
     return schedule, answer
 
 
@@ -211,13 +226,9 @@ def _run(
     def make_run(connection: Connection) -> KeptAnswer:
         record = schedules.run_now(connection, schedule_id, run, by=by, now=now)
         # Rare times of cron take long to find, and this transaction may keep others waiting.
-        return KeptAnswer(HTTPStatus.ACCEPTED, run.path, _json(schedule_document(record, next_runs)))
+        return KeptAnswer(HTTPStatus.ACCEPTED, run.path, schedule_document(record, next_runs))
 
     return make_once(connection, key, schedule_id, make_run)
-
-
-def _json(document: Schedule) -> bytes:
-    return document.model_dump_json().encode()
 
 
 def _resume(connection: Connection, schedule_id: UUID, by: str) -> ScheduleRecord:
@@ -227,10 +238,8 @@ def _resume(connection: Connection, schedule_id: UUID, by: str) -> ScheduleRecor
 
 
 def _page(connection: Connection, *, limit: int, after: UUID | None) -> bytes:
-    found = schedules.list_schedules(connection, limit=limit + 1, after=after)
-    page, following = first_page(found, limit=limit, key=lambda record: record.id)
-    document = SchedulePage(items=[schedule_document(record) for record in page], next=following)
-    return document.model_dump_json().encode()
+    found = schedules.list_schedules(connection, limit=limit, after=after)
+    return page_of([schedule_document(record) for record in found.records], following=found.following)
 
 
 async def _answer(record: ScheduleRecord) -> Response:

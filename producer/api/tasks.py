@@ -10,11 +10,12 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 from pydantic import AfterValidator, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import NEXT_OF_SEARCH, Attempt, Document, ShownText, job_explanation
+from producer.api.documents import NEXT_OF_SEARCH, Attempt, Document, ShownText, job_explanation, shown
 from producer.api.explanation import explain_new
 from producer.api.jobs import Form, submit
 from producer.api.requests import Query, read_actor, read_id
@@ -24,6 +25,7 @@ from producer.pausing import Circumstances
 from producer.records import JobFilter, JobRecord, NewJob
 from producer.store import endings, queries, queues
 from producer.store.database import Connection, Store
+from producer.stored_json import NULL, embed, page_of, pick, text_of
 from producer.submission_models import TaskSubmission
 from shared.clock import utc_now
 from shared.errors import JobNotFound, NotATask
@@ -110,6 +112,21 @@ class TaskPage(Document):
     next: Annotated[str | None, Field(description=NEXT_OF_SEARCH)]
 
 
+class _AskedFields(msgspec.Struct):
+    command: msgspec.Raw = NULL
+    payload: msgspec.Raw = NULL
+
+
+class _SaidFields(msgspec.Struct):
+    output: msgspec.Raw = NULL
+    stdout: msgspec.Raw = NULL
+    stderr: msgspec.Raw = NULL
+
+
+_ASKED = msgspec.json.Decoder(_AskedFields)
+_SAID = msgspec.json.Decoder(_SaidFields)
+
+
 class TaskHandlers:
     """Accepts tasks and shows what became of them."""
 
@@ -136,7 +153,7 @@ class TaskHandlers:
             ref=query.text("ref"),
             labels=query.labels,
         )
-        page = self._store.read(_task_page, asked, limit=query.limit, after=query.id("cursor"))
+        page = self._store.read_page(_task_page, asked, limit=query.limit, after=query.id("cursor"))
         return json_response(await page)
 
     async def abort_task(self, request: Request) -> Response:
@@ -158,36 +175,41 @@ def read_task_id(request: Request) -> UUID:
     return read_id(request, "task_id", JobNotFound)
 
 
-def task_document(record: JobRecord, known: Circumstances | None = None) -> Task:
-    """Return the document of a stored task, with its attempts."""
-    result = record.result or {}
-    return Task.of(
+def task_document(
+    record: JobRecord, known: Circumstances | None = None, *, duplicate_of: UUID | None = None
+) -> bytes:
+    """Return the document of a stored task as JSON, with its attempts."""
+    said = pick(record.result, _SAID)
+    document = Task.of(
         record,
         **_told(record, known),
         agent=record.attempts[-1].worker if record.attempts else None,
-        output=result.get("output"),
-        stdout=_text(result.get("stdout")),
-        stderr=_text(result.get("stderr")),
-        duplicate_of=None,
+        output=None,
+        stdout=_text(said.stdout),
+        stderr=_text(said.stderr),
+        duplicate_of=duplicate_of,
     )
+    return _with_stored(document, record, output=text_of(said.output))
 
 
-def task_summary(record: JobRecord, known: Circumstances | None = None) -> TaskSummary:
-    """Return the document of a stored task as lists show it."""
-    return TaskSummary.of(record, **_told(record, known))
+def task_summary(record: JobRecord, known: Circumstances | None = None) -> bytes:
+    """Return the document of a stored task as lists show it, as JSON."""
+    return _with_stored(TaskSummary.of(record, **_told(record, known)), record)
 
 
 def _accepted_document(task: NewJob) -> Task:
     return Task.of(
         task,
-        **_asked(task),
+        queue=task.queue or DEFAULT_QUEUE,
+        command=task.args.get("command"),
+        payload=task.args.get("payload"),
         **_UNPICKED,
         explanation=explain_new(task),
     )
 
 
-def _duplicate_document(record: JobRecord) -> Task:
-    return task_document(record).model_copy(update={"duplicate_of": record.id})
+def _duplicate_document(record: JobRecord) -> bytes:
+    return task_document(record, duplicate_of=record.id)
 
 
 _AS_TASK = Form(PATH, TaskSubmission, _accepted_document, _duplicate_document)
@@ -209,10 +231,20 @@ _UNPICKED: Mapping[str, object] = {
 }
 
 
+def asked_of(args: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the arguments of a task ask for, as JSON texts: its command, or what is to be done."""
+    asked = pick(args, _ASKED)
+    command = text_of(asked.command)
+    # Anybody may have published it, by way of the broker.
+    return {"command": command if command.startswith("{") else "null", "payload": text_of(asked.payload)}
+
+
 def _told(record: JobRecord, known: Circumstances | None) -> dict[str, object]:
-    exit_code, is_running = (record.result or {}).get("exit_code"), record.state is JobState.RUNNING
+    exit_code, is_running = record.telling.exit_code, record.state is JobState.RUNNING
     return {
-        **_asked(record),
+        "queue": record.queue or DEFAULT_QUEUE,
+        "command": None,
+        "payload": None,
         "explanation": job_explanation(record, known),
         "exit_code": exit_code if isinstance(exit_code, int) else None,
         "leased_until": record.leased_until if is_running else None,
@@ -220,24 +252,20 @@ def _told(record: JobRecord, known: Circumstances | None) -> dict[str, object]:
     }
 
 
-def _asked(job: JobRecord | NewJob) -> dict[str, object]:
-    """Return what the arguments ask for; anybody may have published those, by way of the broker."""
-    command = job.args.get("command")
-    return {
-        "queue": job.queue or DEFAULT_QUEUE,
-        "command": command if isinstance(command, Mapping) else None,
-        "payload": job.args.get("payload"),
-    }
+def _with_stored(document: TaskSummary, record: JobRecord, **stored: str) -> bytes:
+    """Return a document with what is shown as it is stored: nobody reads it on the way."""
+    asked = {name: shown(text, redact_value) for name, text in asked_of(record.args).items()}
+    return embed(document.model_dump_json(exclude={*asked, *stored}), **asked, **stored)
 
 
-def _text(said: object) -> OutputText | None:
+def _text(said: msgspec.Raw) -> OutputText | None:
     try:
-        return None if said is None else OutputText.model_validate(said)
+        return None if (text := text_of(said)) == "null" else OutputText.model_validate_json(text)
     except ValidationError:
         return None
 
 
-def _look_up(connection: Connection, task_id: UUID) -> Task:
+def _look_up(connection: Connection, task_id: UUID) -> bytes:
     record = _get_task(connection, task_id)
     if record.state.is_final:
         # Pauses no longer matter to it.
@@ -260,8 +288,4 @@ def _abort(connection: Connection, task_id: UUID, *, by: str) -> JobRecord:
 def _task_page(connection: Connection, asked: JobFilter, *, limit: int, after: UUID | None) -> bytes:
     found = queries.search_jobs(connection, asked, limit=limit, after=after)
     known = queues.circumstances(connection, now=utc_now(), around=found.records)
-    document = TaskPage(
-        items=[task_summary(record, known) for record in found.records],
-        next=str(found.following) if found.following else None,
-    )
-    return document.model_dump_json().encode()
+    return page_of([task_summary(record, known) for record in found.records], following=found.following)

@@ -8,9 +8,16 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.parking import AuditAction, AuditEntry
+from producer.records import Found
+from producer.store.page_bytes import read_page
 from producer.store.schema import audit
+from producer.store.sql import stored
 from shared.events import EVERY
 from shared.identity import new_id
+
+_COLUMNS = [stored(column) if column.name == "details" else column for column in audit.c]
+# An edited redrive keeps all arguments, old and new.
+_LARGE = (audit.c.details, audit.c.by)
 
 
 def write_audit(
@@ -46,14 +53,16 @@ def write_audits(
 
 def list_audit(
     connection: sa.Connection, *, target: str | None, limit: int, after: UUID | None
-) -> list[AuditEntry]:
-    """Return a page of entries, newest first, from below the id `after`."""
-    query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
+) -> Found[AuditEntry]:
+    """Return a page of entries, newest first, from below the id `after`: as many as fit."""
+    rows = sa.select(audit.c.id).order_by(audit.c.id.desc())
     if target is not None:
-        query = query.where(audit.c.target == target)
+        rows = rows.where(audit.c.target == target)
     if after is not None:
-        query = query.where(audit.c.id < after)
-    return [AuditEntry(**row) for row in connection.execute(query).mappings()]
+        rows = rows.where(audit.c.id < after)
+    query = rows.with_only_columns(*_COLUMNS)
+    found, following = read_page(connection, query, audit.c.id, _LARGE, limit=limit)
+    return Found([AuditEntry(**row) for row in found], following)
 
 
 def job_target(job_id: UUID) -> str:

@@ -17,11 +17,13 @@ from producer.parking import (
     OperationState,
     ParkedFilter,
 )
+from producer.records import Found
 from producer.store.audit import operation_target, write_audit
+from producer.store.page_bytes import read_page
 from producer.store.parking import has_next_run, leave_parking, matching
 from producer.store.rows import lock_jobs
 from producer.store.schema import IS_PARKED, IS_RUNNING_OPERATION, jobs, operation_jobs, operations
-from producer.store.sql import is_one_of
+from producer.store.sql import is_one_of, stored
 from shared.errors import OperationFinished, OperationNotFound
 from shared.states import JobState
 
@@ -31,6 +33,7 @@ PAGE_SECONDS = 0.5
 _CHUNK_IDS = 1_000
 # The lowest rate makes a page a second; a time further off was written before the clock was set back.
 _FURTHEST_PAGE = timedelta(seconds=10)
+_COLUMNS = [stored(column) if column.name == "filter" else column for column in operations.c]
 _STARTED = {
     OperationAction.REDRIVE: AuditAction.REDRIVE_STARTED,
     OperationAction.DISCARD: AuditAction.DISCARD_STARTED,
@@ -76,19 +79,21 @@ def get_operation(connection: sa.Connection, operation_id: UUID) -> Operation:
     Raises:
         OperationNotFound: no row has this id.
     """
-    query = sa.select(operations).where(operations.c.id == operation_id)
+    query = sa.select(*_COLUMNS).where(operations.c.id == operation_id)
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise OperationNotFound(f"no operation has the id {operation_id}")
     return _operation(row)
 
 
-def list_operations(connection: sa.Connection, *, limit: int, after: UUID | None) -> list[Operation]:
-    """Return a page of operations, newest first, from below the id `after`."""
-    query = sa.select(operations).order_by(operations.c.id.desc()).limit(limit)
+def list_operations(connection: sa.Connection, *, limit: int, after: UUID | None) -> Found[Operation]:
+    """Return a page of operations, newest first, from below the id `after`: as many as fit."""
+    query = sa.select(*_COLUMNS).order_by(operations.c.id.desc())
     if after is not None:
         query = query.where(operations.c.id < after)
-    return [_operation(row) for row in connection.execute(query).mappings()]
+    # A filter may have a thousand ids.
+    found, following = read_page(connection, query, operations.c.id, [operations.c.filter], limit=limit)
+    return Found([_operation(row) for row in found], following)
 
 
 def cancel_operation(connection: sa.Connection, operation_id: UUID, *, by: str, now: datetime) -> Operation:
@@ -167,7 +172,7 @@ def skip_job(connection: sa.Connection, *, now: datetime) -> UUID | None:
 def _lock_due(connection: sa.Connection, now: datetime) -> sa.RowMapping | None:
     # The lock is the lease: a ledger that dies loses it with its transaction, and the page is rolled back.
     due = (
-        sa.select(operations)
+        sa.select(*_COLUMNS)
         .where(
             IS_RUNNING_OPERATION,
             sa.or_(operations.c.next_at <= now, operations.c.next_at > now + _FURTHEST_PAGE),

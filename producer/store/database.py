@@ -34,6 +34,7 @@ R = TypeVar("R")
 # Below the connections that the engine may open.
 _THREADS = 8
 _LONG_CALLS = 2
+_PAGES_AT_ONCE = 2
 _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
 
@@ -147,12 +148,23 @@ class Store:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         # Calls of seconds or minutes are made under it, so that they never hold up the short ones.
         self.long_calls = asyncio.Semaphore(_LONG_CALLS)
+        self._pages = asyncio.Semaphore(_PAGES_AT_ONCE)
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Return what a query returns, in one transaction that only reads."""
         return await self._call(lambda: self._database.read(query, *args, **kwargs))
+
+    async def read_page(
+        self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return a page of a list or an export, as it is sent.
+
+        While one is made it is in memory several times, so that few are made at once.
+        """
+        async with self._pages:
+            return await self.read(query, *args, **kwargs)
 
     async def write(
         self, change: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs

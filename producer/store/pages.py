@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 
 from producer.paged_fetch import (
@@ -28,16 +29,25 @@ from producer.paged_fetch import (
 )
 from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
+from producer.store.page_bytes import fitting, row_bytes
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
 from producer.store.schema import batches, jobs, pages, redrives
-from producer.store.sql import insert_absent
+from producer.store.sql import insert_absent, stored
 from producer.store.wakeup import announce_jobs
+from producer.stored_json import NULL, items_of, pick
 from shared.errors import BatchNotFound, JobNotPaged
 from shared.kinds.pages import PagePlace
 from shared.messages import Report
 from shared.states import JobState
 
+
+class _ResultFields(msgspec.Struct):
+    data: msgspec.Raw = NULL
+
+
+_RESULT = msgspec.json.Decoder(_ResultFields)
 _CHUNK_JOBS = 1_000
+_READ_PAGES = 1_000
 logger = logging.getLogger(__name__)
 
 
@@ -115,10 +125,13 @@ def get_root(connection: sa.Connection, root_id: UUID) -> JobRecord:
 
 def next_page_items(
     connection: sa.Connection, root_id: UUID, *, after: int
-) -> tuple[int, Sequence[Any], bytes | None] | None:
-    """Return number, items and digests of keys of the first page behind `after`; None behind the last."""
+) -> tuple[int, Sequence[bytes], bytes | None] | None:
+    """Return number, items and digests of keys of the first page behind `after`; None behind the last.
+
+    An item is the JSON text that is stored of it.
+    """
     query = (
-        sa.select(pages.c.number, pages.c.key_digests, jobs.c.result)
+        sa.select(pages.c.number, pages.c.key_digests, stored(jobs.c.result))
         .join(jobs, jobs.c.id == pages.c.job_id)
         .where(pages.c.root_id == root_id, pages.c.number > after)
         .order_by(pages.c.number)
@@ -127,12 +140,11 @@ def next_page_items(
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
-    data = (row.result or {}).get("data")
-    return row.number, data if isinstance(data, list) else [], row.key_digests
+    return row.number, items_of(pick(row.result, _RESULT).data), row.key_digests
 
 
 def _read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord]:
-    """Return what is kept of the pages of a root job, in order, a few at a time."""
+    """Return what is kept of the pages of a root job, in order, as many at a time as fit."""
     columns = (
         pages.c.number.label("index"),
         pages.c.item_count.label("items"),
@@ -141,9 +153,18 @@ def _read_pages(connection: sa.Connection, root_id: UUID) -> Iterator[PageRecord
         pages.c.key_digests.label("keys"),
         pages.c.ended_at,
     )
-    query = sa.select(*columns).where(pages.c.root_id == root_id).order_by(pages.c.number)
-    for row in connection.execution_options(yield_per=100).execute(query).mappings():
-        yield PageRecord(**row)
+    of_root = sa.select(*columns).where(pages.c.root_id == root_id).order_by(pages.c.number)
+    size = row_bytes(connection.dialect.name, pages.c.key_digests)
+    after = -1
+    while True:
+        query = of_root.where(pages.c.number > after)
+        sizes = query.with_only_columns(pages.c.number, size).limit(_READ_PAGES)
+        numbers = fitting((number, bytes_) for number, bytes_ in connection.execute(sizes))
+        if not numbers:
+            return
+        after = numbers[-1]
+        for row in connection.execute(query.where(pages.c.number <= after)).mappings().all():
+            yield PageRecord(**row)
 
 
 def _find_pages(connection: sa.Connection, told: Mapping[UUID, Report]) -> list[tuple[JobRecord, Page]]:

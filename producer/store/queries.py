@@ -24,9 +24,11 @@ from producer.records import (
     JobRecord,
     Rejected,
 )
+from producer.store.page_bytes import fitting, row_bytes
 from producer.store.rows import (
     ATTEMPT_COLUMNS,
     JOB_COLUMNS,
+    LARGE_COLUMNS,
     REJECTED_COLUMNS,
     batch_record,
     first_id,
@@ -47,6 +49,7 @@ _WAITING_JOBS = 200
 Labels = Sequence[tuple[str, str]]
 # A condition on a row, given the columns of its window.
 Scan = Callable[[Any], sa.ColumnElement[bool]]
+_LARGE_OF_BATCH = (batches.c.labels, batches.c.callback_url)
 # Columns that have an index with the id behind them; those that leave the fewest rows come first.
 _DRIVERS = (
     ("ref",),
@@ -61,9 +64,13 @@ _DRIVERS = (
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The rows of a table that an index finds, the conditions on each, and the columns that those need."""
+    """The rows of a table that an index finds, the conditions on each, and the columns that those need.
+
+    The `large` columns are those that decide how many rows fit into a page.
+    """
 
     table: sa.Table
+    large: Sequence[sa.Column[Any]]
     driving: Sequence[sa.ColumnElement[bool]]
     scanned: frozenset[str]
     scans: Sequence[Scan]
@@ -141,8 +148,9 @@ def search_jobs(
     after: UUID | None,
     window_rows: int = WINDOW_ROWS,
 ) -> Found[JobRecord]:
-    """Return a page of the jobs that match, newest first, from below the id `after`."""
-    ids, following = _find_ids(connection, _job_search(job_filter), limit, after, window_rows)
+    """Return a page of the jobs that match, newest first, from below the id `after`: as many as fit."""
+    search = _job_search(job_filter)
+    ids, following = _fit(connection, search, *_find_ids(connection, search, limit, after, window_rows))
     query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(ids)).order_by(jobs.c.id.desc())
     records = job_records(connection, query) if ids else []
     return Found([record for record in records if _is_meant(record, job_filter)], following)
@@ -158,8 +166,8 @@ def search_batches(
 ) -> Found[BatchRecord]:
     """Return a page of the batches that have these labels, newest first, from below the id `after`."""
     scans: list[Scan] = [lambda row: row["expired_at"].is_(None), *map(_has_label, labels)]
-    search = _Search(batches, [], frozenset({"expired_at", "labels"}), scans)
-    ids, following = _find_ids(connection, search, limit, after, window_rows)
+    search = _Search(batches, _LARGE_OF_BATCH, [], frozenset({"expired_at", "labels"}), scans)
+    ids, following = _fit(connection, search, *_find_ids(connection, search, limit, after, window_rows))
     query = sa.select(batches).where(batches.c.id.in_(ids)).order_by(batches.c.id.desc())
     rows = connection.execute(query).mappings().all() if ids else []
     records = [batch_record(row, latest_due_at=_latest_due(connection, row)) for row in rows]
@@ -238,7 +246,7 @@ def _job_search(asked: JobFilter) -> _Search:
     names = {*rest, *(["labels"] if asked.labels else []), *(["args"] if asked.url else [])}
     if asked.url:
         scans.append(_has_url(asked.url))
-    return _Search(jobs, driving, frozenset(names), scans)
+    return _Search(jobs, LARGE_COLUMNS, driving, frozenset(names), scans)
 
 
 def _find_ids(
@@ -256,6 +264,21 @@ def _find_ids(
         rows = _scan(search, rows if end is None else rows.where(key >= end), connection.dialect.name)
     found = connection.scalars(rows.limit(limit + 1)).all()
     return (found[:limit], found[limit - 1]) if len(found) > limit else (found, end)
+
+
+def _fit(
+    connection: sa.Connection, search: _Search, ids: Sequence[UUID], following: UUID | None
+) -> tuple[Sequence[UUID], UUID | None]:
+    """Return those of the ids whose rows fit into a page, and the id to go on below."""
+    if not ids:
+        return ids, following
+    key = search.table.c.id
+    sizes = sa.select(key, row_bytes(connection.dialect.name, *search.large)).where(
+        is_one_of(connection, key, ids)
+    )
+    sized = connection.execute(sizes.order_by(key.desc())).all()
+    page = fitting((row_id, size) for row_id, size in sized)
+    return (page, page[-1]) if len(page) < len(sized) else (page, following)
 
 
 def _scan(search: _Search, rows: sa.Select[UUID], dialect: str) -> sa.Select[UUID]:
@@ -289,7 +312,7 @@ def _has_url(part: str) -> Scan:
 
 
 def _is_meant(record: JobRecord, asked: JobFilter) -> bool:
-    url = record.args.get("url")
+    url = record.url if asked.url is not None else None
     is_url = asked.url is None or (isinstance(url, str) and asked.url.lower() in url.lower())
     return is_url and _are_labels(record.labels, asked.labels)
 

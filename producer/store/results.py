@@ -13,8 +13,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.records import EVERY_RESULT, Found, JobRecord, ResultCounts, ResultFilter
+from producer.store.page_bytes import fitting, row_bytes
 from producer.store.queries import WINDOW_ROWS, check_batch
-from producer.store.rows import JOB_COLUMNS, job_records
+from producer.store.rows import JOB_COLUMNS, LARGE_COLUMNS, job_records
 from producer.store.schema import attempts, jobs, rejected_lines
 from shared.kinds.check import Verdict
 from shared.kinds.registry import KINDS
@@ -37,7 +38,7 @@ def batch_jobs(
     wanted: ResultFilter = EVERY_RESULT,
     window_rows: int = WINDOW_ROWS,
 ) -> Found[JobRecord]:
-    """Return a page of a batch's jobs that match, oldest first, from above the id `after`.
+    """Return a page of a batch's jobs that match, oldest first, from above the id `after`: as many as fit.
 
     Raises:
         BatchNotFound: no batch has this id.
@@ -47,11 +48,16 @@ def batch_jobs(
         rows = rows.where(jobs.c.id > after)
     scans = _by_results(wanted)
     end: UUID | None = connection.scalar(rows.limit(1).offset(window_rows - 1)) if scans else None
-    query = rows.with_only_columns(*JOB_COLUMNS).where(*scans).limit(limit)
-    found = job_records(connection, query if end is None else query.where(jobs.c.id <= end))
-    if not found and end is None:
-        check_batch(connection, batch_id)
-    following = found[-1].id if len(found) == limit else end
+    query = rows.where(*scans) if end is None else rows.where(*scans, jobs.c.id <= end)
+    sizes = query.add_columns(row_bytes(connection.dialect.name, *LARGE_COLUMNS)).limit(limit)
+    sized = connection.execute(sizes).all()
+    if not sized:
+        if end is None:
+            check_batch(connection, batch_id)
+        return Found([], end)
+    last = fitting((job_id, size) for job_id, size in sized)[-1]
+    following = last if last != sized[-1].id or len(sized) == limit else end
+    found = job_records(connection, query.with_only_columns(*JOB_COLUMNS).where(jobs.c.id <= last))
     # The text of a result says a little more than was meant, and SQLite's LIKE knows no case.
     return Found([record for record in found if wanted.is_met_by(record)], following)
 

@@ -23,7 +23,7 @@ from producer.records import (
     Rejected,
 )
 from producer.store.schema import attempts, batches, jobs, rejected_lines
-from producer.store.sql import is_one_of, json_rowset, rows_parameter
+from producer.store.sql import is_one_of, json_rowset, rows_parameter, stored
 from shared.states import JobState, position
 
 # A name has at most 253 characters (RFC 1035 section 2.3.4), but a URL may hold a longer host that no
@@ -38,7 +38,18 @@ def columns_of(record: type[Any], table: sa.Table) -> list[sa.Column[Any]]:
     return [table.c[each.name] for each in fields(record) if each.name in table.c]
 
 
-JOB_COLUMNS = columns_of(JobRecord, jobs)
+JOB_COLUMNS: Sequence[sa.ColumnElement[Any]] = [
+    stored(column) if column.name in {"args", "result"} else column for column in columns_of(JobRecord, jobs)
+]
+LARGE_COLUMNS = (
+    jobs.c.args,
+    jobs.c.result,
+    jobs.c.labels,
+    jobs.c.explanation,
+    jobs.c.given_url,
+    jobs.c.callback_url,
+)
+"""The columns of a job that may be large, alone or a thousand together."""
 ATTEMPT_COLUMNS = columns_of(AttemptRecord, attempts)
 REJECTED_COLUMNS = columns_of(Rejected, rejected_lines)
 STANDING_COLUMNS = (

@@ -12,14 +12,15 @@ import sqlalchemy as sa
 
 from producer.paged_fetch import pages_batch_id
 from producer.parking import ANONYMOUS, SCHEDULER, AuditAction
-from producer.records import NewSchedule, ScheduledRun, ScheduleRecord, Transition
+from producer.records import Found, NewSchedule, ScheduledRun, ScheduleRecord, Transition
 from producer.store.audit import schedule_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
+from producer.store.page_bytes import read_page
 from producer.store.repeats import look_after
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
-from producer.store.sql import encode_document
+from producer.store.sql import encode_document, stored
 from producer.store.submissions import insert_batch, insert_jobs
 from producer.store.wakeup import announce_waiting
 from producer.timetable import Cron, Every, Timetable
@@ -29,6 +30,8 @@ from shared.outcomes import EXPIRED
 from shared.states import JobState, position
 
 _NAMES = [column.name for column in columns_of(ScheduleRecord, schedules)]
+_COLUMNS = [stored(column) if column.name == "template" else column for column in schedules.c]
+_LARGE = (schedules.c.template, schedules.c.labels)
 # A worker announces an attempt after half a second. A job that was started just before its deadline is not
 # parked while that report is on its way.
 EXPIRY_GRACE = timedelta(seconds=3)
@@ -65,19 +68,20 @@ def get_schedule(connection: sa.Connection, schedule_id: UUID) -> ScheduleRecord
     Raises:
         ScheduleNotFound: no row has this id.
     """
-    query = sa.select(schedules).where(schedules.c.id == schedule_id)
+    query = sa.select(*_COLUMNS).where(schedules.c.id == schedule_id)
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
     return schedule_record(row)
 
 
-def list_schedules(connection: sa.Connection, *, limit: int, after: UUID | None) -> list[ScheduleRecord]:
-    """Return a page of all schedules, newest first, from below the id `after`."""
-    query = sa.select(schedules).order_by(schedules.c.id.desc()).limit(limit)
+def list_schedules(connection: sa.Connection, *, limit: int, after: UUID | None) -> Found[ScheduleRecord]:
+    """Return a page of all schedules, newest first, from below the id `after`: as many as fit."""
+    query = sa.select(*_COLUMNS).order_by(schedules.c.id.desc())
     if after is not None:
         query = query.where(schedules.c.id < after)
-    return [schedule_record(row) for row in connection.execute(query).mappings()]
+    found, following = read_page(connection, query, schedules.c.id, _LARGE, limit=limit)
+    return Found([schedule_record(row) for row in found], following)
 
 
 def schedule_record(row: sa.RowMapping) -> ScheduleRecord:

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from producer.stored_json import StoredObject
 from shared.retry import RetryPolicy
 
 POSTGRESQL: Final = "postgresql"
@@ -113,6 +114,22 @@ class RetryDocument(TypeDecorator[RetryPolicy]):
     def process_result_value(self, value: Any, dialect: Dialect) -> RetryPolicy | None:
         """Return the policy."""
         return None if value is None else RetryPolicy.model_validate(value)
+
+
+class StoredJson(TypeDecorator[StoredObject]):
+    """A JSON object that is selected as text, and not read before somebody asks for a field of it."""
+
+    impl = sa.Text()
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StoredObject | None:
+        """Return the object."""
+        return None if value is None else StoredObject(value)
+
+
+def stored(column: sa.Column[Any]) -> sa.ColumnElement[StoredObject]:
+    """Return a column of JSON objects as it is selected to be passed on."""
+    return sa.type_coerce(sa.cast(column, sa.Text()), StoredJson()).label(column.name)
 
 
 _MOMENT, _PLAIN_TEXT = Moment(), PlainText()

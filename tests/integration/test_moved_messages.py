@@ -71,7 +71,9 @@ async def test_a_parked_message_that_is_moved_to_its_work_queue_begins_the_next_
     assert (redriven.run, redriven.attempt, redriven.reason) == (2, 0, None)
     assert ledger.job(message.id) == redriven
     assert await message_count(ledger.channel, WORK) == 0
-    (entry,) = ledger.store.read(audit.list_audit, target=audit.job_target(message.id), limit=10, after=None)
+    (entry,) = ledger.store.read(
+        audit.list_audit, target=audit.job_target(message.id), limit=10, after=None
+    ).records
     assert (entry.action, entry.by, entry.details["parked_run"]) == ("job_redriven", PARKED_QUEUE, 1)
     # The ledger publishes the next run; the parked one was not repeated.
     assert message.id not in work.job_ids

@@ -226,7 +226,7 @@ def test_the_audit_log_says_who_cancelled_what_once(store: Database) -> None:
         store.write(endings.cancel_job, job.id, by="ann", now=LATER)
         endings.cancel_batch(store, batch.id, by="bob", now=LATER)
 
-    entries = store.read(audit.list_audit, target=None, limit=10, after=None)
+    entries = store.read(audit.list_audit, target=None, limit=10, after=None).records
     assert [(entry.action, entry.target, entry.by, entry.details) for entry in entries] == [
         ("batch_cancelled", f"batch/{batch.id}", "bob", {"kind": "check", "total": 3}),
         ("job_cancelled", f"job/{job.id}", "ann", {"kind": "check", "run": 1, "state": "accepted"}),

@@ -376,7 +376,7 @@ def test_keys_are_compared_over_all_pages_when_each_item_has_one(
     assert seen.missing == (0 if distinct is None else 4 - distinct)
     assert store.read(store_pages.next_page_items, root.id, after=0) == (
         1,
-        [0, 1],
+        [b"0", b"1"],
         keys[1] if distinct else None,
     )
 
@@ -425,4 +425,4 @@ def test_pages_are_deleted_with_their_jobs(store: Database) -> None:
         == 1
     )
 
-    assert store.read(store_pages.next_page_items, root.id, after=-1) == (1, [0, 1], None)
+    assert store.read(store_pages.next_page_items, root.id, after=-1) == (1, [b"0", b"1"], None)

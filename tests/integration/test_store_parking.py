@@ -309,7 +309,7 @@ def test_a_cancelled_operation_stops_where_it_is(store: Database) -> None:
     assert again == cancelled
     assert store.write(bulk_actions.make_page, now=LATER + timedelta(hours=1)) is None
     assert states(store, jobs).count(JobState.PARKED) == 20
-    entries = store.read(audit.list_audit, target=f"operation/{operation.id}", limit=10, after=None)
+    entries = store.read(audit.list_audit, target=f"operation/{operation.id}", limit=10, after=None).records
     assert [(entry.action, entry.by) for entry in entries] == [
         (AuditAction.OPERATION_CANCELLED, "bob"),
         (AuditAction.REDRIVE_STARTED, "ann"),
@@ -327,7 +327,9 @@ def test_an_operation_that_is_done_cannot_be_cancelled(store: Database) -> None:
         store.write(bulk_actions.cancel_operation, new_id(), by="ann", now=LATER)
     with pytest.raises(OperationNotFound):
         store.read(bulk_actions.get_operation, new_id())
-    assert [each.id for each in store.read(bulk_actions.list_operations, limit=5, after=None)] == [empty.id]
+    assert [each.id for each in store.read(bulk_actions.list_operations, limit=5, after=None).records] == [
+        empty.id
+    ]
 
 
 def test_a_discarded_job_has_ended_for_good(store: Database) -> None:
@@ -368,7 +370,7 @@ def test_an_edited_redrive_keeps_the_old_arguments_in_the_audit_log(store: Datab
     )
 
     assert (edited.state, edited.run, edited.args, edited.host) == ("accepted", 2, args, "b.example")
-    (entry,) = store.read(audit.list_audit, target=f"job/{job.id}", limit=10, after=None)
+    (entry,) = store.read(audit.list_audit, target=f"job/{job.id}", limit=10, after=None).records
     assert (entry.action, entry.by, entry.at) == (AuditAction.JOB_REDRIVEN, "ann", LATER)
     assert (entry.details["old_args"], entry.details["new_args"]) == (job.args, args)
     assert (
@@ -384,7 +386,7 @@ def test_a_refused_action_is_not_in_the_audit_log(store: Database) -> None:
     with pytest.raises(JobNotParked):
         store.write(parking.redrive, job.id, now=LATER)
 
-    assert store.read(audit.list_audit, target=None, limit=10, after=None) == []
+    assert store.read(audit.list_audit, target=None, limit=10, after=None).records == []
 
 
 def test_the_audit_log_is_paged_newest_first(store: Database) -> None:
@@ -393,7 +395,7 @@ def test_the_audit_log_is_paged_newest_first(store: Database) -> None:
         store.write(parking.redrive, job.id, now=LATER, by="ann")
 
     seen, after = [], None
-    while page := store.read(audit.list_audit, target=None, limit=2, after=after):
+    while page := store.read(audit.list_audit, target=None, limit=2, after=after).records:
         seen += [entry.target for entry in page]
         after = page[-1].id
 

@@ -73,9 +73,9 @@ def test_a_stored_schedule_comes_back_as_it_was_given(store: Database) -> None:
     )
     assert (second.timetable, second.template, second.next_run_at) == (cron.timetable, BATCH, NOON)
     assert (first.runs, first.skipped, first.revision, first.last_run_at) == (0, 0, 0, None)
-    page = store.read(store_schedules.list_schedules, limit=1, after=None)
-    rest = store.read(store_schedules.list_schedules, limit=9, after=page[0].id)
-    assert [each.id for each in page + rest] == [cron.id, every.id]
+    page = store.read(store_schedules.list_schedules, limit=1, after=None).records
+    rest = store.read(store_schedules.list_schedules, limit=9, after=page[0].id).records
+    assert [each.id for each in [*page, *rest]] == [cron.id, every.id]
     assert store.read(store_schedules.next_due_at) == NOON
 
 
@@ -228,7 +228,7 @@ def test_a_deleted_schedule_is_gone_and_its_jobs_stay(store: Database) -> None:
 def audited(store: Database, schedule: NewSchedule) -> list[tuple[str, str]]:
     """Return what the audit log says of a schedule, oldest first, as (action, who)."""
     target = f"schedule/{schedule.id}"
-    entries = store.read(store_audit.list_audit, target=target, limit=100, after=None)
+    entries = store.read(store_audit.list_audit, target=target, limit=100, after=None).records
     return [(entry.action, entry.by) for entry in reversed(entries)]
 
 
@@ -272,12 +272,12 @@ def test_the_audit_log_has_what_a_schedule_does_by_itself(store: Database) -> No
     ]
     assert ("schedule_run_failed", "scheduler") in audited(store, broken)
     # What the scheduler did goes with the retention; what people did stays.
-    entries = store.read(store_audit.list_audit, target=None, limit=100, after=None)
+    entries = store.read(store_audit.list_audit, target=None, limit=100, after=None).records
     mine = [entry for entry in entries if entry.by != "scheduler"]
     assert store.write(retention.forget_runs, before=NOON, limit=100) == 0
     later = max(entry.at for entry in entries) + timedelta(days=999)
     assert store.write(retention.forget_runs, before=later, limit=100) == len(entries) - len(mine)
-    assert store.read(store_audit.list_audit, target=None, limit=100, after=None) == mine
+    assert store.read(store_audit.list_audit, target=None, limit=100, after=None).records == mine
 
 
 def test_the_labels_of_a_schedule_reach_its_jobs_and_batches(store: Database) -> None:

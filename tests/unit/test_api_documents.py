@@ -2,15 +2,23 @@
 
 import csv
 import io
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from producer.api.batches import first_document
-from producer.api.documents import JobSummary, accepted_document, job_document, job_summary
+from producer.api.documents import JobSummary, accepted_document, job_document, job_summary, shown
 from producer.api.exports import COLUMNS, csv_header, encode_csv, encode_rejected_csv
 from producer.records import BatchRecord, Rejected
+from producer.store.sql import encode_document
 from producer.submission_models import BatchSubmission
 from shared.identity import new_id
+from shared.redaction import redact_args, redact_value
 from shared.states import JobState
 from tests.support.factories import make_job, make_record
 
@@ -29,11 +37,11 @@ def test_a_job_reads_the_same_when_it_is_accepted_and_when_it_is_looked_up() -> 
         deadline_at=job.deadline_at,
     )
 
-    assert accepted_document(job).model_dump() == job_document(record).model_dump()
+    assert json.loads(accepted_document(job).model_dump_json()) == json.loads(job_document(record))
 
 
 def test_a_summary_is_a_job_without_its_attempts() -> None:
-    summary, job = job_summary(RECORD).model_dump(), job_document(RECORD).model_dump()
+    summary, job = json.loads(job_summary(RECORD)), json.loads(job_document(RECORD))
 
     assert summary == {name: job[name] for name in JobSummary.model_fields}
 
@@ -93,3 +101,47 @@ def test_a_lone_surrogate_of_a_stranger_does_not_break_a_table_off() -> None:
     record = replace(RECORD, state=JobState.SUCCEEDED, result={"verdict": "ok", "title": "a\ud800"})
 
     assert b"a?" in encode_csv([record])
+
+
+WORDS = st.sampled_from(
+    [
+        *(
+            "https://a.example/x",
+            "https://ann:pw@a.example/",
+            "//u@h",
+            "password",
+            "api_key",
+            "headers",
+            "auth",
+        ),
+        *(
+            "Authorization",
+            "x-key",
+            "%2F%2Fann%3Apw%40a",
+            "\u00e9-token",
+            "pass\\word",
+            "plain",
+            "url",
+            "secret",
+        ),
+        *("https://ann:pw/", "a@b", '"@"', "\ud800@"),
+    ]
+) | st.text(max_size=4)
+DOCUMENTS = st.dictionaries(
+    WORDS,
+    st.recursive(
+        WORDS | st.integers(0, 3) | st.none(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+        max_leaves=6,
+    ),
+    max_size=4,
+)
+
+
+@given(DOCUMENTS, st.sampled_from([redact_args, redact_value]))
+def test_a_stored_document_is_masked_as_one_that_was_read(
+    document: dict[str, Any], redact: Callable[[Any], Any]
+) -> None:
+    text = shown(encode_document(document), redact)
+
+    assert json.loads(text) == json.loads(json.dumps(redact(json.loads(encode_document(document)))))
