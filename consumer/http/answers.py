@@ -19,6 +19,15 @@ HEADER_BYTES = 32_768
 """One field; Content-Security-Policy and Set-Cookie go beyond aiohttp's 8,190 on the open web."""
 
 HEADER_FIELDS = 256
+HEAD_BYTES = 262_144
+"""All fields of an answer together, and the interim answers before it; as much as Chrome takes."""
+
+INTERIM_ANSWERS = 10
+"""Of 1xx before the answer. A site sends one or two; Go's client gives up at the sixth."""
+
+PIECE_BYTES = 16_384
+"""As much of a head is parsed at once, so that what is too much of it is noticed early."""
+
 READ_BUFFER_BYTES = 65_536
 
 MAX_MENDED_BYTES = 131_072
@@ -87,6 +96,8 @@ class AnswerParser:
     _error: HttpProcessingError | None = None
     _body: StreamReader | None = None
     _is_chunked = False
+    _head_bytes = 0
+    _interim = 0
 
     def __init__(self, protocol: AnswerProtocol, parser: Any) -> None:
         """Begin an answer, with the parser that aiohttp made for it."""
@@ -102,6 +113,8 @@ class AnswerParser:
         if self._body is not None:
             self._feed_body(self._body, data)
             return _NOTHING
+        if len(data) > PIECE_BYTES:
+            return self._feed_pieces(data)
         if self._seen is not None:
             self._seen = self._seen + data if self._seen else data
         if self._error is not None:
@@ -113,6 +126,7 @@ class AnswerParser:
             return self._mended(error)
         messages = parsed[0]
         if len(messages) != 1 or messages[0][0].code < 200:
+            self._head_bytes += len(data)
             return self._answered(parsed)
         # Nearly always: without a further call, since every request passes here.
         self._is_chunked, self._body, self._seen = messages[0][0].chunked, messages[0][1], None
@@ -135,6 +149,17 @@ class AnswerParser:
         """Stop in the middle of a body, until more of it is wanted."""
         self._parser.pause_reading()
 
+    def _feed_pieces(self, data: bytes) -> Parsed:
+        messages: list[tuple[RawResponseMessage, StreamReader]] = []
+        upgraded, tail, at = False, b"", 0
+        while at < len(data) and self._body is None:
+            parsed = self.feed_data(data[at : at + PIECE_BYTES])
+            messages, upgraded, tail = [*messages, *parsed[0]], parsed[1], parsed[2]
+            at += PIECE_BYTES
+        if self._body is not None and at < len(data):
+            self._feed_body(self._body, data[at:])
+        return messages, upgraded, tail
+
     def _answered(self, parsed: Parsed) -> Parsed:
         messages = parsed[0]
         for at, (message, body) in enumerate(messages, 1):
@@ -146,6 +171,11 @@ class AnswerParser:
                     return parsed
                 self._protocol.end()
                 return messages[:at], False, b""
+            self._interim += 1
+            if self._interim > INTERIM_ANSWERS:
+                raise _refused(f"more than {INTERIM_ANSWERS} interim answers (1xx) before it")
+        if self._head_bytes > HEAD_BYTES:
+            raise _refused(f"more than {HEAD_BYTES:,} bytes")
         if messages and self._seen is not None:
             self._seen = self._seen[_end_of_head(self._seen) :]
         if self._seen is not None and len(self._seen) > MAX_MENDED_BYTES:
@@ -343,12 +373,14 @@ def _words(error: HttpProcessingError) -> str:
 
 def _too_large(error: HttpProcessingError) -> HttpProcessingError | None:
     if isinstance(error, LineTooLong):
-        said = TooLarge(f"a line of more than {HEADER_BYTES:,} bytes")
-    elif _words(error) == "Too many headers received":
-        said = TooLarge(f"more than {HEADER_FIELDS} fields")
-    else:
-        return None
-    return HttpProcessingError(code=400, message=said)
+        return _refused(f"a line of more than {HEADER_BYTES:,} bytes")
+    if _words(error) == "Too many headers received":
+        return _refused(f"more than {HEADER_FIELDS} fields")
+    return None
+
+
+def _refused(why: str) -> HttpProcessingError:
+    return HttpProcessingError(code=400, message=TooLarge(why))
 
 
 def _nul_byte(line: bytes) -> str:

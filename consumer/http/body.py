@@ -1,5 +1,6 @@
 """Bodies of strangers: read as they come, expanded, and complete, cut at a limit or refused."""
 
+import asyncio
 import zlib
 from typing import NamedTuple, Protocol
 
@@ -7,6 +8,7 @@ import aiohttp
 import brotli
 from multidict import CIMultiDictProxy
 
+from consumer.deadlines import uncounted
 from consumer.http.failures import (
     BODY_CORRUPT,
     BODY_TRUNCATED,
@@ -17,6 +19,13 @@ from consumer.http.failures import (
 )
 
 CHUNK_BYTES = 65_536
+COMPRESSED_CHUNK_BYTES = 16_384
+"""Fewer at once, because each may hold a thousand members of gzip."""
+
+STEP_BYTES = 262_144
+"""As much is expanded at once, in a millisecond; then others have their turn."""
+
+STEP_MEMBERS = 500
 RAW_SLACK_BYTES = 65_536
 """How much larger than the limit the compressed form may be, far more than honest gzip adds."""
 
@@ -50,12 +59,19 @@ async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) ->
         return expander
     body = bytearray()
     raw_bytes = 0
+    chunk_bytes = CHUNK_BYTES if isinstance(expander, _Plain) else COMPRESSED_CHUNK_BYTES
     try:
-        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        async for chunk in response.content.iter_chunked(chunk_bytes):
             raw_bytes += len(chunk)
-            body += expander.expand(chunk, max_bytes - len(body) + 1)
-            if len(body) > max_bytes or raw_bytes > max_bytes + RAW_SLACK_BYTES:
-                return Beginning(bytes(body[:max_bytes]), is_whole=False)
+            expander.feed(chunk)
+            while (piece := expander.take(min(STEP_BYTES, max_bytes - len(body) + 1))) is not None:
+                body += piece
+                if len(body) > max_bytes:
+                    return Beginning(bytes(body[:max_bytes]), is_whole=False)
+                if expander.may_have_more():
+                    await _turn()
+            if raw_bytes > max_bytes + RAW_SLACK_BYTES:
+                return Beginning(bytes(body), is_whole=False)
     except (zlib.error, brotli.error):
         return BODY_CORRUPT
     except (aiohttp.ClientError, OSError) as error:
@@ -63,22 +79,62 @@ async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) ->
     return Beginning(bytes(body), is_whole=True) if expander.is_complete else BODY_TRUNCATED
 
 
+async def _turn() -> None:
+    """Wait until the loop has done all else that it had to do, and no other body is expanded meanwhile.
+
+    A hundred bodies take a hundred steps of a millisecond, one in each turn of the loop.
+    """
+    loop = asyncio.get_running_loop()
+    turn = _turns.get(loop)
+    if turn is None:
+        # A process has one loop, except in tests.
+        _turns.clear()
+        turn = _turns[loop] = asyncio.Lock()
+    with uncounted():
+        async with turn:
+            await asyncio.sleep(0)
+
+
+_turns: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+
+
 class _Expander(Protocol):
     """Turns the raw bytes of a body into its content."""
+
+    def may_have_more(self) -> bool:
+        """Whether there may be more content in what it was fed."""
 
     @property
     def is_complete(self) -> bool:
         """Whether the stream has ended where its format says it ends."""
 
-    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
-        """Return what the chunk expands to, at most `max_bytes` (at least 1) of it."""
+    def feed(self, chunk: bytes) -> None:
+        """Add raw bytes, when there are none left."""
+
+    def take(self, max_bytes: int) -> bytes | None:
+        """Return the next content, at most `max_bytes` (at least 1) of it; None when it needs more raw bytes.
+
+        It may be empty: what expands to nothing takes time, too.
+        """
 
 
 class _Plain:
     is_complete = True
 
-    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
-        return chunk[:max_bytes]
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def may_have_more(self) -> bool:
+        return False
+
+    def feed(self, chunk: bytes) -> None:
+        self._pending = chunk
+
+    def take(self, max_bytes: int) -> bytes | None:
+        if not self._pending:
+            return None
+        content, self._pending = self._pending[:max_bytes], self._pending[max_bytes:]
+        return content
 
 
 class _Zlib:
@@ -86,30 +142,50 @@ class _Zlib:
 
     def __init__(self) -> None:
         self._stream: zlib._Decompress | None = None
-        self._held = b""
+        self._pending = b""
+        # Whether the stream has given all that it was asked for, and may have more without further input.
+        self._is_full = False
+
+    def may_have_more(self) -> bool:
+        # The first octet behind a member does not say yet whether another one begins.
+        is_half = self._is_at_end and self._pending == _GZIP_MAGIC[:1]
+        return self._is_full or (bool(self._pending) and not is_half)
 
     @property
     def is_complete(self) -> bool:
         # An empty body is fine: answers to HEAD, and 204.
         return self._stream is None or self._stream.eof
 
-    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
+    @property
+    def _is_at_end(self) -> bool:
+        return self._stream is not None and self._stream.eof
+
+    def feed(self, chunk: bytes) -> None:
+        self._pending += chunk
+
+    def take(self, max_bytes: int) -> bytes | None:
+        if not self.may_have_more():
+            return None
         content = b""
-        pending = self._held + chunk
-        self._held = b""
-        while pending and len(content) < max_bytes:
-            if self._stream is None:
-                self._stream = zlib.decompressobj(_window_bits(pending[0]))
-            elif self._stream.eof:
-                # A gzip file may have many members; anything else behind them is padding.
-                if pending == _GZIP_MAGIC[:1]:
-                    self._held = pending
-                    break
-                if not pending.startswith(_GZIP_MAGIC):
-                    break
-                self._stream = zlib.decompressobj(_GZIP_WINDOW_BITS)
-            content += self._stream.decompress(pending, max_bytes - len(content))
-            pending = self._stream.unused_data
+        for _ in range(STEP_MEMBERS):
+            if not self.may_have_more() or len(content) >= max_bytes:
+                break
+            content += self._next(max_bytes - len(content))
+        return content
+
+    def _next(self, max_bytes: int) -> bytes:
+        """Return content of one member."""
+        if self._stream is None:
+            self._stream = zlib.decompressobj(_window_bits(self._pending[0]))
+        elif self._stream.eof:
+            # A gzip file may have many members; anything else behind them is padding.
+            if not self._pending.startswith(_GZIP_MAGIC):
+                self._pending = b""
+                return b""
+            self._stream = zlib.decompressobj(_GZIP_WINDOW_BITS)
+        content = self._stream.decompress(self._pending, max_bytes)
+        self._pending = self._stream.unconsumed_tail or self._stream.unused_data
+        self._is_full = len(content) == max_bytes and not self._stream.eof
         return content
 
 
@@ -119,19 +195,31 @@ class _Brotli:
     def __init__(self) -> None:
         self._stream = brotli.Decompressor()
         self._has_begun = False
+        self._pending = b""
+        self._rest = b""
 
     @property
     def is_complete(self) -> bool:
         return self._stream.is_finished() or not self._has_begun
 
-    def expand(self, chunk: bytes, max_bytes: int) -> bytes:
+    def may_have_more(self) -> bool:
+        return len(self._pending) + len(self._rest) > 0 or not self._stream.can_accept_more_data()
+
+    def feed(self, chunk: bytes) -> None:
         # Bytes behind the end are an error here: RFC 7932 knows no padding.
         self._has_begun = True
-        content = bytearray(self._stream.process(chunk, output_buffer_limit=max_bytes))
-        while len(content) < max_bytes and not self._stream.can_accept_more_data():
-            content += self._stream.process(b"", output_buffer_limit=max_bytes - len(content))
+        self._pending = chunk
+
+    def take(self, max_bytes: int) -> bytes | None:
+        if not self.may_have_more():
+            return None
+        content = self._rest
+        if not content:
+            pending, self._pending = self._pending, b""
+            content = self._stream.process(pending, output_buffer_limit=max_bytes)
         # Brotli begins no further block at the limit, but the last one may go a little beyond.
-        return bytes(content[:max_bytes])
+        self._rest = content[max_bytes:]
+        return content[:max_bytes]
 
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -1,6 +1,7 @@
 """Answers are read alike however they are cut into segments, and mended or refused as browsers do it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from aiohttp.http import HttpProcessingError
 from consumer.http.answers import (
     HEADER_BYTES,
     HEADER_FIELDS,
+    INTERIM_ANSWERS,
     MAX_MENDED_BYTES,
     READ_BUFFER_BYTES,
     AnswerProtocol,
@@ -249,7 +251,9 @@ async def test_what_is_no_http_is_refused_and_located(cut: Cut, octets: bytes, f
     [
         (b"X: " + b"a" * 40_000 + b"\r\n", "a line of more than 32,768 bytes"),
         (b"X: y\r\n" * 300, "more than 256 fields"),
+        ((b"X: " + b"a" * 30_000 + b"\r\n") * 10, "more than 262,144 bytes"),
     ],
+    ids=["line", "fields", "bytes"],
 )
 async def test_a_head_beyond_our_limits_is_refused_and_located(head: bytes, fault: str) -> None:
     connection = Connection()
@@ -260,6 +264,46 @@ async def test_a_head_beyond_our_limits_is_refused_and_located(head: bytes, faul
         await connection.answer()
     assert caught.value.message == fault
     assert isinstance(caught.value.message, TooLarge)
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+async def test_some_interim_answers_come_before_one_and_more_are_refused(cut: Cut) -> None:
+    hints = b"HTTP/1.1 103 Hints\r\nLink: <a>\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    few, many = Connection(), Connection()
+
+    few.feed(*cut(hints * INTERIM_ANSWERS + answer))
+    many.feed(*cut(hints * (INTERIM_ANSWERS + 1) + answer))
+
+    assert (await few.answer())[2] == b"ok"
+    with pytest.raises(HttpProcessingError) as caught:
+        await many.answer()
+    assert caught.value.message == "more than 10 interim answers (1xx) before it"
+    assert many.is_closed
+
+
+async def test_of_endless_interim_answers_next_to_nothing_is_parsed() -> None:
+    connection = Connection()
+    flood = b"HTTP/1.1 103 Hints\r\n\r\n" * 10_000
+
+    began = time.process_time()
+    connection.feed(*[flood] * 20)
+
+    # The first piece of the first segment takes some milliseconds, all of them took 20 seconds.
+    assert time.process_time() - began < 1
+    assert connection.is_closed
+
+
+async def test_a_head_may_come_with_the_beginning_of_a_long_body_in_one_segment() -> None:
+    connection = Connection()
+    field = b"X-%d: " + b"a" * 3_000 + b"\r\n"
+    head = b"HTTP/1.1 200 OK\r\n" + b"".join(field % number for number in range(12))
+    body = bytes(range(256)) * 400
+
+    connection.feed(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    status, fields, read = await connection.answer()
+
+    assert (status, len(fields), read) == (200, 13, body)
 
 
 @pytest.mark.parametrize("piece", [b"a", b"a\n", b"a" * 1_000])

@@ -23,7 +23,9 @@ def _expand(raw: bytes, coding: str, *, chunk_bytes: int, max_bytes: int = 1_000
     assert not isinstance(expander, Failure)
     content = b""
     for at in range(0, len(raw), chunk_bytes):
-        content += expander.expand(raw[at : at + chunk_bytes], max_bytes - len(content))
+        expander.feed(raw[at : at + chunk_bytes])
+        while len(content) < max_bytes and (piece := expander.take(max_bytes - len(content))) is not None:
+            content += piece
     return content, expander.is_complete
 
 
@@ -49,6 +51,43 @@ def _raw_deflate(content: bytes) -> bytes:
 )
 def test_a_body_is_expanded_however_it_is_cut(coding: str, raw: bytes, chunk_bytes: int) -> None:
     assert _expand(raw, coding, chunk_bytes=chunk_bytes) == (TEXT, True)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 2, 64, 1_000, 4_096])
+@pytest.mark.parametrize("chunk_bytes", [1, 13, 100_000])
+@pytest.mark.parametrize("coding", ["gzip", "br", ""])
+def test_a_body_is_the_same_however_little_is_taken_at_once(
+    coding: str, chunk_bytes: int, piece_bytes: int
+) -> None:
+    content = b"".join(bytes([number % 251]) * (number % 97) for number in range(300)) + bytes(9_000)
+    halves = gzip.compress(content[:5_000], mtime=0) + gzip.compress(content[5_000:], mtime=0)
+    raw = {"gzip": halves, "br": brotli.compress(content), "": content}[coding]
+    expander = _expander(codings(coding))
+    assert not isinstance(expander, Failure)
+
+    taken = b""
+    for at in range(0, len(raw), chunk_bytes):
+        expander.feed(raw[at : at + chunk_bytes])
+        while (piece := expander.take(piece_bytes)) is not None:
+            assert len(piece) <= piece_bytes
+            taken += piece
+
+    assert taken == content
+    assert expander.is_complete
+
+
+def test_of_members_that_expand_to_nothing_few_are_read_at_once() -> None:
+    expander = _expander(codings("gzip"))
+    assert not isinstance(expander, Failure)
+    expander.feed(gzip.compress(b"", mtime=0) * 1_000)
+
+    steps = 0
+    while (piece := expander.take(100)) is not None:
+        assert piece == b""
+        steps += 1
+
+    assert steps == 2
+    assert expander.is_complete
 
 
 @pytest.mark.parametrize("missing_bytes", [1, 8, 10, 30])
