@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import sys
@@ -20,12 +21,14 @@ _OLDER_EVERY = (20, 50)
 def prepare_process(settings: Settings, *, process: str, collect_every: int = 5_000) -> None:
     """Configure logs, patch the AMQP libraries unless `RETRIEVER_AMQP_PLAIN`, and tune the garbage collector.
 
-    The process may then have as many files and connections open as the system lets it have.
+    The process may then have as many files and connections open as the system lets it have, and what it
+    writes can be read by its own user alone.
 
     Args:
         process: The name that log lines carry.
         collect_every: After how many new objects, less those freed, the youngest are searched for cycles.
     """
+    os.umask(0o077)
     _configure_logging(settings, process=process)
     patch_libraries(plain=settings.amqp_plain)
     _raise_descriptor_limit()

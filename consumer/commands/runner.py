@@ -296,7 +296,10 @@ def _make_root(folder: Path, *, is_shared: bool) -> None:
     # The user of commands passes through, and sees no other command's folder.
     mode = 0o711 if is_shared else 0o700
     try:
-        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+        for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+            missing.mkdir(exist_ok=True)
+            # Whatever the umask is.
+            missing.chmod(mode)
         found = folder.lstat()
         is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
         if is_ours:

@@ -8,6 +8,7 @@ system without one (macOS) nothing is found, so processes of a run that was kill
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -26,7 +27,27 @@ from deploy.local.processes import POLL_SECONDS, RUN_VARIABLE, command_line, sig
 SERVICE_SECONDS = 15.0
 SERVER_SECONDS = 30.0
 KILL_SECONDS = 5.0
+_OWNER_ONLY, _OTHERS = 0o700, 0o077
+# One of these is in every folder that a run has had.
+_OWN_FILES = ("lock", "broker", "retriever.db")
 _SERVERS = ("beam.smp", "epmd", "rabbitmq-server", "erl_child_setup", "inet_gethost")
+
+
+@contextmanager
+def private_folder(data_dir: Path) -> Iterator[None]:
+    """Make a folder for its owner alone, if it is not there, and all that is made in it while inside.
+
+    One that others may read is closed to them, if it is a data folder already; what is in it was readable.
+
+    Raises:
+        StartFailed: others may read it, and it is no data folder; it cannot be made, or is another user's.
+    """
+    before = os.umask(_OTHERS)
+    try:
+        _make_private(data_dir)
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextmanager
@@ -59,6 +80,23 @@ def end_processes(find: Callable[[], set[int]]) -> list[str]:
         _end_chosen(find, is_chosen, by=signal.SIGTERM, patience_seconds=grace_seconds)
     _end_chosen(find, lambda _: True, by=signal.SIGKILL, patience_seconds=KILL_SECONDS)
     return [f"{_short(command)} ({pid})" for pid, command in found.items() if _is_telling(command)]
+
+
+def _make_private(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not stat.S_IMODE(data_dir.stat().st_mode) & _OTHERS:
+            return
+        is_ours = not any(data_dir.iterdir()) or any((data_dir / name).exists() for name in _OWN_FILES)
+        if is_ours:
+            data_dir.chmod(_OWNER_ONLY)
+    except OSError as error:
+        raise StartFailed(f"{data_dir} cannot be made private: {error.strerror}.") from error
+    if not is_ours:
+        raise StartFailed(
+            f"Others may read {data_dir}, and it holds files that are not ours. Take an empty folder, or"
+            f" close it yourself: chmod 700 {data_dir}"
+        )
 
 
 def _processes_of(run: str) -> set[int]:

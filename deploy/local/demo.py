@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 
 from deploy.local.broker import open_broker
-from deploy.local.data_folder import held_folder
+from deploy.local.data_folder import held_folder, private_folder
 from deploy.local.demo_cases import (
     FINE_TOTAL,
     MAX_ATTEMPTS,
@@ -250,8 +250,7 @@ def _environment() -> Mapping[str, str]:
 @contextmanager
 def _private_folder() -> Iterator[None]:
     """Hold the data folder for this demo alone, emptied of what an earlier one left."""
-    DATA_DIR.mkdir(parents=True, exist_ok=True)
-    with held_folder(DATA_DIR):
+    with private_folder(DATA_DIR), held_folder(DATA_DIR):
         for stale in (*DATA_DIR.glob("retriever.db*"), LOG):
             stale.unlink(missing_ok=True)
         yield

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.local.broker import Broker, open_broker
-from deploy.local.data_folder import end_processes, held_folder
+from deploy.local.data_folder import end_processes, held_folder, private_folder
 from deploy.local.errors import StartFailed
 from deploy.local.ports import LOOPBACK, free_port, listeners
 from deploy.local.processes import (
@@ -96,13 +96,13 @@ def open_stack(data_dir: Path, environment: Mapping[str, str], *, log: Path | No
         log: Where the processes write; None for the terminal.
 
     Raises:
-        LocalError: Another run has the folder, a port is taken, there is no broker, the migration failed, or
-            a process did not become ready.
+        LocalError: Another run has the folder, it is open to others and not ours, a port is taken, there is
+            no broker, the migration failed, or a process did not become ready.
     """
     data_dir = data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
     with (
         sigterm_as_exit(),
+        private_folder(data_dir),
         held_folder(data_dir),
         ports_checked(environment),
         open_broker(data_dir / "broker", environment=environment) as broker,

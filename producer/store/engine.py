@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ _MARK = "retriever.settings"
 def open_engine(database_url: str, *, sqlite_busy_seconds: float = SQLITE_BUSY_SECONDS) -> sa.Engine:
     """Return an engine for the database; connects only when first used. Safe from many threads.
 
-    Creates the folder of a SQLite file. Its errors hide the parameters of a statement: rows hold secrets.
+    A SQLite file and its folder are made for their owner alone. Errors hide the parameters of a statement:
+    rows hold secrets.
 
     Args:
         database_url: `sqlite:///path/to/file.db` or `postgresql://user@host/name`.
@@ -121,9 +123,10 @@ def check_writable(engine: sa.Engine) -> None:
 
 
 def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
-    folder = Path(url.database or "").absolute().parent
+    path = Path(url.database or "").absolute()
+    folder = path.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsInvalid(f"{_VARIABLE}: cannot create {folder}: {error.strerror}") from error
     engine = sa.create_engine(
@@ -135,6 +138,7 @@ def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
         # The driver must not begin transactions by itself: `_begin_sqlite` says which kind.
         connect_args={"isolation_level": None, "timeout": busy_seconds},
     )
+    event.listen(engine, "do_connect", lambda *_: _make_private(path))
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin_sqlite)
     event.listen(engine, "handle_error", _leave_read_only)
@@ -173,6 +177,14 @@ def _leave_read_only(context: sa.engine.ExceptionContext) -> None:
     # A connection stays read-only when the database is not any more: the pool makes new ones.
     if is_read_only(context.original_exception):
         context.is_disconnect = True
+
+
+def _make_private(path: Path) -> None:
+    # SQLite would let all users read it, and gives its log and index (`-wal`, `-shm`) the rights of it. One
+    # that is there is not even opened: to close it would drop SQLite's locks (howtocorrupt.html, 2.2).
+    with suppress(OSError):
+        # If it cannot be made, SQLite says so.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _set_pragmas(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:

@@ -2,8 +2,9 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -74,10 +75,18 @@ def _alone(engine: sa.Engine) -> Iterator[None]:
     folder = os.open(Path(engine.url.database or "").absolute().parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
+        _close_to_others(Path(engine.url.database or ""))
         _use_wal(engine)
         yield
     finally:
         os.close(folder)
+
+
+def _close_to_others(path: Path) -> None:
+    # Earlier versions let all users read it. A group may have been let in on purpose.
+    for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with suppress(FileNotFoundError, PermissionError):
+            each.chmod(stat.S_IMODE(each.stat().st_mode) & ~stat.S_IRWXO)
 
 
 def _use_wal(engine: sa.Engine) -> None:
