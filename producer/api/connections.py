@@ -29,6 +29,7 @@ class ConnectionLimits:
         idle_seconds: Between two requests.
         body_seconds: For what is left of a body once its request is answered: clients read the answer then.
         unread_seconds: How long an answer may stay unread; what is read gives seconds back.
+        max_heads_bytes: Of all heads that have come in part, and are not small.
         max_unsent_bytes: Of all answers that wait to be read; above it the slowest readers are cut off.
     """
 
@@ -37,6 +38,7 @@ class ConnectionLimits:
     idle_seconds: float = 5.0
     body_seconds: float = 30.0
     unread_seconds: float = 30.0
+    max_heads_bytes: int = 16_777_216
     max_unsent_bytes: int = 67_108_864
 
     @property
@@ -88,6 +90,7 @@ class Connections:
         self.refusals = refusals
         self._open: set[Connection] = set()
         self._of_address: Counter[str] = Counter()
+        self._heads_bytes = 0
         self._looked_at: float | None = None
 
     def __len__(self) -> int:
@@ -122,6 +125,11 @@ class Connections:
             self._of_address[gone.address] -= 1
             if not self._of_address[gone.address]:
                 del self._of_address[gone.address]
+
+    def keep_heads(self, more_bytes: int) -> bool:
+        """Count bytes of heads that have come in part, fewer when negative, and return whether they fit."""
+        self._heads_bytes += more_bytes
+        return self._heads_bytes <= self.limits.max_heads_bytes
 
     def end(self, connection: Connection) -> None:
         """End a connection at once: who says nothing may not read either, so nothing is flushed."""

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from producer.api.connections import Connections, address_of
@@ -27,6 +27,8 @@ from shared.patience import Patience
 # Many times what browsers and proxies send. A batch may have its defaults and labels in the query.
 MAX_HEAD_BYTES = 65_536
 MAX_FIELDS = 100
+# The beginnings of heads that are no longer have room in any case.
+_FREE_HEAD_BYTES = 1_024
 # Requests that wait behind the one that is being answered; hardly any client sends even one ahead.
 MAX_PIPELINED = 16
 # After a refusal as much is read and dropped, for so long: a client that still sends would lose it otherwise.
@@ -73,7 +75,7 @@ class ApiProtocol(HttpToolsProtocol):
         self._is_in_head = self._is_in_body = False
         self._fields = self._field_bytes = 0
         # Bytes that came since a head or a piece of a body was complete.
-        self._open_bytes = 0
+        self._open_bytes = self._kept_bytes = 0
         # What the client is told once the requests before are answered.
         self._refusal: RequestRefused | None = None
         # What is dropped yet, once it has been told; None before.
@@ -93,6 +95,7 @@ class ApiProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        self.all_connections.keep_heads(-self._kept_bytes)
         self.all_connections.forget(self)
         super().connection_lost(exc)
 
@@ -164,6 +167,8 @@ class ApiProtocol(HttpToolsProtocol):
         if self._open_bytes > MAX_HEAD_BYTES:
             # One field that never ends is not seen by `on_header`, nor are extensions of chunks.
             self._refuse(_head_too_large())
+        elif self._open_bytes > _FREE_HEAD_BYTES or self._kept_bytes:
+            self._keep_head()
 
     def on_message_begin(self) -> None:
         """Begin to read a request; its head has to be complete soon."""
@@ -224,9 +229,17 @@ class ApiProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Read a piece of a body; its own limits are those of the body guard."""
+        """Read a piece of a body; its own limits are those of the body guard.
+
+        As uvicorn's own, in half the time: a client may send a chunk for each byte.
+        """
         self._open_bytes = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """Note that a request is complete."""
@@ -267,6 +280,17 @@ class ApiProtocol(HttpToolsProtocol):
         else:
             self.deadline = now + self.limits.idle_seconds
 
+    def _keep_head(self) -> None:
+        """Count what is kept of a head that is not whole, and refuse it when there is no room."""
+        kept = self._open_bytes if self._open_bytes > _FREE_HEAD_BYTES else 0
+        more, self._kept_bytes = kept - self._kept_bytes, kept
+        if not self.all_connections.keep_heads(more) and more > 0:
+            detail = "Too many large heads of requests are arriving at once; try again."
+            retry = {"Retry-After": "5"}
+            self._refuse(
+                RequestRefused(Refusal.HEADS_FULL, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=retry)
+            )
+
     def _refuse(self, refusal: RequestRefused) -> None:
         """Take nothing more; tell the client why, once the requests that came before are answered."""
         if self.transport.is_closing() or self._refusal is not None:
@@ -299,6 +323,8 @@ class ApiProtocol(HttpToolsProtocol):
         self.transport.write(b"HTTP/1.1 %b\r\n%b\r\n%b" % (status, head, bytes(response.body)))
         self.transport.write_eof()
         self._refusal, self._left_to_drop = refusal, _DROPPED_BYTES
+        # They keep what has come of a head.
+        self.parser, self.headers = None, []  # type: ignore[assignment]
         self.waits_since = now = self.loop.time()
         self.deadline = now + _DROPPED_SECONDS
         self.flow.resume_reading()

@@ -17,6 +17,7 @@ class Refusal(StrEnum):
     NO_HTTP = "no_http"
     HEAD_TOO_LARGE = "head_too_large"
     HEAD_TOO_SLOW = "head_too_slow"
+    HEADS_FULL = "heads_full"
     BODY_TOO_LARGE = "body_too_large"
     BODY_TOO_SLOW = "body_too_slow"
     BODIES_FULL = "bodies_full"

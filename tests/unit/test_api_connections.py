@@ -91,6 +91,12 @@ def test_a_connection_that_is_gone_leaves_its_place(connections: Connections) ->
     assert not any(each.is_surplus for each in admit(connections, LIMITS.max_of_one_address, "a", None))
 
 
+def test_heads_that_come_in_part_have_a_limit_together() -> None:
+    connections = Connections(ConnectionLimits(max_heads_bytes=1_000), Refusals())
+
+    assert [connections.keep_heads(more) for more in (600, 400, 1, -1)] == [True, True, False, True]
+
+
 def test_deadlines_are_kept(connections: Connections) -> None:
     late, early = FakeConnection(deadline=1.0), FakeConnection(deadline=3.0)
     for each in (late, early):
