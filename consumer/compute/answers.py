@@ -109,3 +109,14 @@ class KeptPage(NamedTuple):
     items: bytes
     page: dict[str, Any]
     report: dict[str, Any]
+
+
+class RobotsVerdict(NamedTuple):
+    """What a robots.txt says to us of a URL.
+
+    Attributes:
+        crawl_delay_seconds: The time that the host wants between our requests, if it says so.
+    """
+
+    allows: bool = True
+    crawl_delay_seconds: float | None = None

@@ -265,7 +265,13 @@ def _with_cookies(message: _Message, cookies: ChainCookies | None, target: Targe
 async def _robots_denial(client: Client, polite: "PoliteRequest", target: URL) -> Failure | None:
     polite.release()  # The permit before is over, and reading the file takes one of its own.
     read = partial(_robots_file, client)
-    return await client.robots.denial(target, request=read, limiters=client.limiters)
+    return await client.robots.denial(
+        target,
+        request=read,
+        limiters=client.limiters,
+        compute=client.compute,
+        names=client.names(str(target)),
+    )
 
 
 def _robots_file(

@@ -1,19 +1,21 @@
 """robots.txt for the jobs that respect it (RFC 9309): read once an origin, politely and through the guard."""
 
 import asyncio
-import re
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Self
 from weakref import WeakValueDictionary
 
 import aiohttp
-from protego import Protego
 from yarl import URL
 
+from consumer.compute.answers import RobotsVerdict
+from consumer.compute.pool import ComputePool
+from consumer.compute.robots import SMALL_FILE_CHARACTERS, look_up
+from consumer.compute.shares import Names
 from consumer.http.body import content_codings, read_body
 from consumer.http.failures import ROBOTS_DENIED, ROBOTS_UNREACHABLE, Failure, failure_of_error
 from consumer.politeness.host_limiters import HostLimiters
@@ -45,13 +47,17 @@ class RobotsFiles:
         self._cache = RobotsCache()
         self._reading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def denial(self, target: URL, *, request: Request, limiters: HostLimiters) -> Failure | None:
+    async def denial(
+        self, target: URL, *, request: Request, limiters: HostLimiters, compute: ComputePool, names: Names
+    ) -> Failure | None:
         """Return None when a URL may be requested, or why not.
 
         Args:
             target: The URL that is about to be requested.
             request: Reads the robots.txt of its origin, if it is not known.
             limiters: Are told of a crawl delay.
+            compute: Looks a URL up in a large file.
+            names: For whom.
         """
         origin = str(target.origin())
         lock = self._reading.setdefault(origin, asyncio.Lock())
@@ -60,10 +66,13 @@ class RobotsFiles:
             rules = self._cache.get(origin, now=time.monotonic()) or await self._read(origin, request)
         if isinstance(rules, Failure):
             return rules
-        _keep_crawl_delay(rules, origin, limiters)
         if not rules.is_reachable:
             return ROBOTS_UNREACHABLE
-        return None if rules.allows(str(target.with_fragment(None))) else ROBOTS_DENIED
+        verdict = await rules.look_up(str(target.with_fragment(None)), compute, names)
+        if isinstance(verdict, Failure):
+            return verdict
+        _keep_crawl_delay(verdict.crawl_delay_seconds, origin, limiters)
+        return None if verdict.allows else ROBOTS_DENIED
 
     async def _read(self, origin: str, request: Request) -> "RobotsRules | Failure":
         rules = await self._request(origin, request)
@@ -83,7 +92,7 @@ class RobotsFiles:
             text = await _text(answer)
         if isinstance(text, Failure):
             return RobotsRules(self._token, is_reachable=False)
-        return await asyncio.to_thread(RobotsRules.parse, text, token=self._token)
+        return RobotsRules(self._token, text)
 
     def _without_answer(self, failure: Failure) -> "RobotsRules | Failure":
         if failure.before_sending:
@@ -93,8 +102,8 @@ class RobotsFiles:
         return RobotsRules(self._token, is_reachable=not failure.transient)
 
 
-def _keep_crawl_delay(rules: "RobotsRules", origin: str, limiters: HostLimiters) -> None:
-    delay_seconds, host = rules.crawl_delay_seconds, host_key(origin)
+def _keep_crawl_delay(delay_seconds: float | None, origin: str, limiters: HostLimiters) -> None:
+    host = host_key(origin)
     if delay_seconds and host:
         limiters.limit_rate(
             host, max(1 / min(delay_seconds, LONGEST_CRAWL_DELAY_SECONDS), MIN_RATE_PER_SECOND)
@@ -124,32 +133,22 @@ class RobotsRules:
     """The rules of one origin for one product token.
 
     Attributes:
-        parsed: None allows or denies everything.
+        text: The file, which is read again when a URL is looked up: what it says may take fifty times the
+            memory. Empty allows everything.
         is_reachable: Whether the file was read or does not exist; otherwise nothing is allowed.
     """
 
     token: str
-    parsed: Protego | None = None
+    text: str = ""
     is_reachable: bool = True
-    size_bytes: int = 0
 
-    @classmethod
-    def parse(cls, text: str, *, token: str) -> Self:
-        """Return the rules in a file; what is no rule is passed over."""
-        ours = token.lower()
-        lines = "\n".join(_only_ours(line, ours) for line in text.splitlines())
-        return cls(token, Protego.parse(lines), size_bytes=len(text))
-
-    def allows(self, url: str) -> bool:
-        """Return whether we may request a URL."""
-        if not self.is_reachable:
-            return False
-        return self.parsed is None or self.parsed.can_fetch(url, self.token)
-
-    @property
-    def crawl_delay_seconds(self) -> float | None:
-        """The time that the host wants between our requests, if it says so."""
-        return None if self.parsed is None else self.parsed.crawl_delay(self.token)
+    async def look_up(self, url: str, compute: ComputePool, names: Names) -> RobotsVerdict | Failure:
+        """Return what the file says to us of a URL, or why nobody can find that out now."""
+        if not self.text:
+            return RobotsVerdict()
+        if len(self.text) <= SMALL_FILE_CHARACTERS:
+            return look_up(self.text, self.token, url)
+        return await compute.run(names, look_up, self.text, self.token, url)
 
 
 class RobotsCache:
@@ -183,17 +182,4 @@ class RobotsCache:
 
 
 def _cost_bytes(rules: RobotsRules) -> int:
-    return rules.size_bytes + 1_024
-
-
-_AGENT_LINE = re.compile(r"[ \t]*user[- ]?agent[ \t]*:?[ \t]*([^#\r\n]*).*", re.IGNORECASE)
-_SOMEBODY_ELSE = "user-agent: somebody-else"
-
-
-def _only_ours(line: str, token: str) -> str:
-    # The parser gives every rule of a group to each of its agents: ten thousand agents and as many rules
-    # would be 100 million. So all agents but ours become one.
-    match = _AGENT_LINE.fullmatch(line)
-    if match is None or (agent := match[1].strip().lower()) == "*" or (agent and token.startswith(agent)):
-        return line
-    return _SOMEBODY_ELSE
+    return (sys.getsizeof(rules.text) if rules.text else 0) + 1_024

@@ -8,7 +8,7 @@ import random
 import resource
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from consumer.http.client import Client
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs
 from shared.outcomes import Failed, Outcome, Succeeded
-from tests.support.http_servers import client_that_reaches_loopback, raw_server
+from tests.support.http_servers import KEEP_OPEN, client_that_reaches_loopback, raw_server
 
 LAG_SECONDS = 1.0
 """These took 2 to 26 seconds of the loop. On a quiet machine the lag is below a tenth of this."""
@@ -211,6 +211,31 @@ async def test_the_loop_goes_on_and_memory_comes_back_whatever_is_computed(
     assert seen.seconds < LAG_SECONDS
     del outcomes
     assert resident_bytes() - before < GROWTH_BYTES
+
+
+async def test_a_large_robots_file_holds_nobody_up_and_takes_no_more_memory_than_its_text(
+    client: Client,
+) -> None:
+    rules = "".join(f"Disallow: /*{number:x}*z$\n" for number in range(24_000))
+    robots = answer(f"User-agent: *\n{rules}Disallow: /private\n".encode())
+    before = resident_bytes()
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(raw_server(robots, answer(b"ok"), then=KEEP_OPEN))
+            for _ in range(6)
+        ]
+        asked = [
+            {"url": f"{server.url}{path}", "robots": "respect", "method": "GET"}
+            for server in servers
+            for path in ("public", "private/1")
+        ]
+        async with lag() as seen:
+            outcomes = [await run("check", args, client) for args in asked]
+        grown_bytes = resident_bytes() - before
+
+    assert [reason_of(outcome) for outcome in outcomes] == ["ok", "robots_denied"] * 6
+    assert seen.seconds < LAG_SECONDS
+    assert grown_bytes < 30 * 1_048_576
 
 
 async def test_a_worker_that_is_busy_with_some_jobs_calls_no_other_target_down(client: Client) -> None:
