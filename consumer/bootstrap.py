@@ -74,6 +74,7 @@ async def run_worker(settings: Settings, plan: Plan, stop: asyncio.Event) -> Non
             serve_health(
                 host=settings.health_host,
                 port=settings.health_port,
+                allowed_hosts=settings.health_allowed_hosts,
                 probes=worker.probes,
                 registry=metrics.registry,
                 reasons={"publisher": lambda: publisher.reason},

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
 
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    health_allowed_hosts: Annotated[tuple[HostPattern, ...], NoDecode] = ()
 
     watchdog_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
 
@@ -152,6 +153,7 @@ class Settings(BaseSettings):
     @field_validator(
         "api_allowed_hosts",
         "api_allowed_origins",
+        "health_allowed_hosts",
         "command_programs",
         "command_env",
         "command_read",

@@ -42,6 +42,7 @@ async def run_agent(settings: Settings, stop: asyncio.Event, *, is_draining: boo
             serve_health(
                 host=settings.health_host,
                 port=settings.health_port,
+                allowed_hosts=settings.health_allowed_hosts,
                 probes=agent.probes,
                 registry=metrics.registry,
                 reasons={"api": lambda: agent.problem},

@@ -53,6 +53,7 @@ async def run_ledger(settings: Settings, database: Database, stop: asyncio.Event
         serve_health(
             host=settings.health_host,
             port=settings.health_port,
+            allowed_hosts=settings.health_allowed_hosts,
             probes=ledger.probes,
             registry=ledger.metrics.registry,
             reasons=ledger.reasons,
