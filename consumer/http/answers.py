@@ -28,6 +28,11 @@ INTERIM_ANSWERS = 10
 PIECE_BYTES = 16_384
 """As much of a head is parsed at once, so that what is too much of it is noticed early."""
 
+FRAMING_BYTES = 524_288
+"""Around the content of a chunked body, beyond as much as the content has: sizes and ends of chunks, their
+extensions, fields behind it. A chunk of one byte has five, and costs as much as a large one. What was
+received and not looked at yet counts for it too, up to 256 KiB."""
+
 READ_BUFFER_BYTES = 65_536
 
 MAX_MENDED_BYTES = 131_072
@@ -50,6 +55,12 @@ class Fault(str):
 
 class TooLarge(Fault):
     """A head that is HTTP, but larger than we take."""
+
+    __slots__ = ()
+
+
+class TooMuchFraming(Fault):
+    """A body that is HTTP, but with more around its content than we take."""
 
     __slots__ = ()
 
@@ -98,6 +109,7 @@ class AnswerParser:
     _is_chunked = False
     _head_bytes = 0
     _interim = 0
+    _body_bytes = 0
 
     def __init__(self, protocol: AnswerProtocol, parser: Any) -> None:
         """Begin an answer, with the parser that aiohttp made for it."""
@@ -187,6 +199,12 @@ class AnswerParser:
             if data:
                 self._protocol.end()
             return
+        if self._is_chunked:
+            self._body_bytes += len(data)
+            if self._body_bytes > FRAMING_BYTES + 2 * body.total_bytes:
+                body.set_exception(ClientPayloadError(TooMuchFraming("too much framing")))
+                self._protocol.end()
+                return
         try:
             has_more = bool(self._parser.feed_data(data)[0])
         except HttpProcessingError as error:

@@ -3,6 +3,7 @@
 Log-in walls and consent pages redirect in circles until their cookie comes back.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from aiohttp import CookieJar
@@ -57,5 +58,8 @@ def with_cookies(headers: Mapping[str, str], cookies: str) -> Mapping[str, str]:
 def _readable(fields: Iterable[str]) -> Iterator[str]:
     for field in fields:
         # aiohttp hands over bytes that are not UTF-8 as surrogates, which cannot be sent.
-        if len(field) <= MAX_FIELD_LENGTH and not any("\ud800" <= one <= "\udfff" for one in field):
+        if len(field) <= MAX_FIELD_LENGTH and not _SURROGATE.search(field):
             yield field
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")

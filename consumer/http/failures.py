@@ -29,7 +29,7 @@ from aiohttp import (
 
 from consumer.compute.answers import Flaw
 from consumer.egress import EgressDenied
-from consumer.http.answers import Fault, TooLarge
+from consumer.http.answers import Fault, TooLarge, TooMuchFraming
 from consumer.http.handshakes import HandshakeEnd, certificate_fault, end_of_handshake
 from shared.compression import MAX_STORED_BYTES
 from shared.kinds.check import ASSERTION_FAILED, MAX_BODY_BYTES, Verdict, unmet_words
@@ -163,6 +163,11 @@ REQUEST_FAILED = _transient("request_failed", "The request failed for an unknown
 # With the body.
 BODY_TRUNCATED = _transient("body_truncated", "The body ended before it was complete.")
 BODY_CORRUPT = _transient("body_corrupt", "The body is not compressed as its Content-Encoding says.")
+FRAMING_TOO_LARGE = _permanent(
+    "body_too_large",
+    "Around the content of the body is more than we take: chunks of a few bytes, their extensions, or fields "
+    "behind it.",
+)
 UNEXPECTED_TYPE = _permanent("unexpected_type", "The answer is of a media type that the job does not accept.")
 BODY_NOT_STORABLE = _permanent(
     "body_too_large",
@@ -437,6 +442,8 @@ def _of_answer(error: ClientResponseError | ClientPayloadError | ServerDisconnec
     said = error.message if isinstance(error, ClientResponseError) else error.args[0] if error.args else ""
     if isinstance(said, TooLarge):
         return replace(HEADER_TOO_LARGE, explanation=f"The header of the answer has {said}.")
+    if isinstance(said, TooMuchFraming):
+        return FRAMING_TOO_LARGE
     if isinstance(said, Fault):
         return replace(PROTOCOL_ERROR, explanation=f"{PROTOCOL_ERROR.explanation} {said}.")
     return PROTOCOL_ERROR if isinstance(error, ClientResponseError) else BODY_TRUNCATED

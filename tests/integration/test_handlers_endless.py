@@ -91,9 +91,14 @@ async def test_an_answer_that_never_begins_is_left_in_time_and_memory(
     [
         (OK + b"\r\n", b"x" * 65_536),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x" * 65_536),
+        (
+            OK + b"Transfer-Encoding: chunked\r\n\r\n",
+            b"1;x=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\nx\r\n" * 1_000,
+        ),
         (OK + b"Content-Length: 999999999999\r\n\r\n", b"x" * 65_536),
     ],
-    ids=["no length", "chunks", "a huge length"],
+    ids=["no length", "chunks", "an extension", "extensions", "a huge length"],
 )
 async def test_a_body_without_end_is_counted_and_refused(begin: bytes, again: bytes) -> None:
     async with endless(begin, again) as url, client_that_reaches_loopback() as client:
