@@ -24,8 +24,9 @@ from aio_pika import DeliveryMode, Message
 from bench.attacked import Harm, Innocents, Json, Measuring, end_of, ended, innocents, submitted
 from bench.hostile_kinds import CHECK, kind_named
 from bench.hostile_site import ONE_ADDRESS, HostileSite
-from bench.rig import served_by
+from bench.rig import served_by, serving_target
 from bench.system import API, LEDGER, WORKERS, System
+from deploy.local.ports import LOOPBACK, free_port
 from shared.broker.topology import JOBS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ WORKER = WORKERS[0]
 WITH_WORKER = (API, LEDGER, WORKER)
 LONGEST_SECONDS = 240.0
 _PASSWORD = "S3cr3t-of-a-url"  # noqa: S105 - made up
+_LOOKS_A_SECOND = 5
 _FOREIGN = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
 _JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -168,7 +170,7 @@ def _of_a_kind(
                 *(ended(stage.http, each, seconds=LONGEST_SECONDS) for each in ids)
             )
         ends = [(name, end_of(each)) for name, each in zip(names, documents, strict=True)]
-        untrue = sorted({end for name, end in ends if end not in kind_named(name).ends})
+        untrue = sorted({end for name, end in ends if not kind_named(name).is_true(end)})
         counted = {f"{name}: {end}": ends.count((name, end)) for name, end in sorted(set(ends))}
         holds = found.are_served and not untrue
         return Found(holds, str(found), {"ends": counted, "untrue": untrue}, stage.measuring.harm)
@@ -360,18 +362,19 @@ async def _many_schedules(stage: Stage) -> Found:
 
 
 async def _one_address(stage: Stage) -> Found:
-    port = urlsplit(stage.system.target_url).port
+    port = free_port()
     items = [{"url": f"http://n{number}.{ONE_ADDRESS}:{port}/", "method": "GET"} for number in range(1_000)]
-    await asyncio.sleep(2)
-    batch = {"kind": "check", "items": items}
-    (await stage.http.post("/batches", json=batch)).raise_for_status()
-    async with stage.measuring.attack():
-        before, began = served_by(stage.system.target_url), time.monotonic()
-        await asyncio.sleep(8)
-        served = served_by(stage.system.target_url) - before
-        per_second = round(served / (time.monotonic() - began), 1)
-    said = f"{per_second:g} requests a second to one address, where 20 are allowed"
-    return Found(per_second <= 22, said, {"per_second": per_second}, stage.measuring.harm)
+    counts: list[int] = []
+    with serving_target(port, stage.system.logs / "one-address.log"):
+        async with stage.measuring.attack():
+            (await stage.http.post("/batches", json={"kind": "check", "items": items})).raise_for_status()
+            for _ in range(10 * _LOOKS_A_SECOND):
+                counts.append(await asyncio.to_thread(served_by, f"http://{LOOPBACK}:{port}"))
+                await asyncio.sleep(1 / _LOOKS_A_SECOND)
+    a_second_later = zip(counts, counts[_LOOKS_A_SECOND:], strict=False)
+    busiest = max(later - count for count, later in a_second_later)
+    said = f"{busiest} requests in the busiest second to one address, where 20 are allowed"
+    return Found(0 < busiest <= 30, said, {"in_all": counts[-1]}, stage.measuring.harm)
 
 
 async def _raw_logs(stage: Stage) -> Found:

@@ -7,6 +7,7 @@ the submission to the end of the attempt. The run counts only if every job has e
 """
 
 import asyncio
+import base64
 import sys
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ from deploy.local.errors import ControlFailed, LocalError
 from deploy.local.processes import descendants
 
 PROCESSES = (API, LEDGER, WORKERS[0])
-SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBzb2FrIQ=="
+SECRET = "whsec_" + base64.b64encode(b"the secret of this soak alone").decode()
 SETTINGS = {"RETRIEVER_DNS_TIMEOUT_SECONDS": "2", "RETRIEVER_WEBHOOK_SECRETS": SECRET}
 MAX_TIMES = 2.0
 MAX_KEPT_MIB = 100.0
@@ -145,7 +146,8 @@ async def _soak(system: System, site: HostileSite, jobs: int, innocent: int) -> 
         with probing(system.health_urls) as answers:
             watching = asyncio.create_task(memory.watch("peak"))
             batches = await _submit(http, site, turns(jobs))
-            soak.among_hostile_ms, soak.innocent_ends = await _innocent(http, system.target_url, innocent)
+            soak.among_hostile_ms, ends = await _innocent(http, system.target_url, innocent)
+            soak.innocent_ends = dict(ends)
             for batch_id in batches:
                 await wait_finished(http, batch_id, deadline_seconds=DEADLINE_SECONDS)
             watching.cancel()
@@ -203,7 +205,7 @@ async def _note_ends(http: httpx.AsyncClient, batches: Mapping[str, Turn], soak:
             async for line in answer.aiter_lines():
                 end = end_of(orjson.loads(line))
                 ends[turn.hostile.name, end] += 1
-                if end not in turn.hostile.ends:
+                if not turn.hostile.is_true(end):
                     untrue[f"{turn.hostile.name}: {end}"] += 1
     soak.hostile_jobs = sum(ends.values())
     soak.ends = {f"{name}: {end}": count for (name, end), count in sorted(ends.items())}

@@ -101,9 +101,8 @@ _NOBODYS = "127.40.1.1"
 class _Server:
     """One kind at its address."""
 
-    def __init__(self, hostile: Hostile, *, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, hostile: Hostile) -> None:
         self._hostile = hostile
-        self._tls = tls
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Play one connection, within its bounds."""
@@ -118,8 +117,6 @@ class _Server:
                 await writer.wait_closed()
 
     async def _play(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._tls is not None:
-            await writer.start_tls(self._tls)
         for _ in range(MAX_ANSWERS):
             asked = Asked("", "", "")
             if self._hostile.answer.comes is Comes.ASKED:
@@ -240,8 +237,9 @@ async def _serve(port: int, dns_port: int) -> None:
         huge = huge_certificate(folder)
         await asyncio.get_running_loop().create_datagram_endpoint(_Names, (LOOPBACK, dns_port))
         for hostile in HOSTILE:
-            server = _Server(hostile, tls=huge if hostile.tls else None)
-            await asyncio.start_server(server.serve, address_of(hostile), port, backlog=1_000)
+            tls = huge if hostile.tls else None
+            server = _Server(hostile)
+            await asyncio.start_server(server.serve, address_of(hostile), port, ssl=tls, backlog=1_000)
         # Says that all others are there.
         await asyncio.start_server(lambda _, writer: writer.close(), _NOBODYS, port)
         await asyncio.Event().wait()
