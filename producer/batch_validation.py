@@ -1,15 +1,15 @@
 """Which lines and items of a batch become jobs, and whether the rest is stored without the others. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from producer.records import Rejected
+from producer.records import FIRST_REJECTED, Rejected
 from producer.submission import JobTemplate, ValidArgs
 from producer.submission_models import BatchSubmission
 from shared.errors import FieldError, JobInvalid
@@ -22,6 +22,14 @@ MAX_ERRORS = 20
 MAX_GIVEN_LENGTH = 200
 # As long as a URL may be: what is cut off before its password ends could not be told from a host.
 _MOST_READ_BYTES = 8_192
+MAX_LOC_LENGTH = 200
+MAX_MSG_LENGTH = 500
+# All are counted, and so many listed: a person corrects no more by hand.
+DEFAULT_MAX_REJECTED: Final = 10_000
+# When the first so many are all rejected, it is no list of jobs, and nobody reads on.
+HOPELESS_LINES: Final = 100_000
+# As many as there may be jobs: whoever has so many wrong lines among good ones sends the list in parts.
+MAX_REJECTED: Final = 1_000_000
 # PostgreSQL stores no NUL; the other controls, but for tabs and line ends, spoil what shows them.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _REF = TypeAdapter[str](Ref)
@@ -86,39 +94,103 @@ def check_ref(ref: object, *, at: str) -> None:
         raise JobInvalid([FieldError(f"{at}/ref", error.errors()[0]["msg"])]) from None
 
 
-def validate_items(submission: BatchSubmission, template: JobTemplate) -> Iterator[ValidArgs | Rejected]:
+def validate_items(
+    items: Iterable[Arguments], template: JobTemplate, defaults: Mapping[str, Any]
+) -> Iterator[ValidArgs | Rejected]:
     """Yield the validated arguments or the rejection of each item of a JSON batch, in their order."""
-    for index, item in enumerate(submission.items):
-        yield validate_item(template, submission.defaults, Arguments(index + 1, f"/items/{index}", item))
+    for item in items:
+        yield validate_item(template, defaults, item)
 
 
 def batch_args(
     submission: BatchSubmission, template: JobTemplate
-) -> tuple[Sequence[ValidArgs], Sequence[Rejected]]:
-    """Return the arguments of a JSON batch's jobs, and its rejected items.
+) -> tuple[Sequence[ValidArgs], Sequence[Rejected], int]:
+    """Return the arguments of a JSON batch's jobs, its rejected items that are kept, and how many there were.
 
     Raises:
-        BatchInvalid: as `check_batch` says.
+        BatchInvalid: as `RejectedLines` says.
     """
-    items = list(validate_items(submission, template))
-    valid = [item for item in items if isinstance(item, ValidArgs)]
-    rejected = [item for item in items if isinstance(item, Rejected)]
-    check_batch(valid=len(valid), rejected=len(rejected), first=rejected, strict=submission.strict)
-    return valid, rejected
+    valid: list[ValidArgs] = []
+    kept: list[Rejected] = []
+    rejected = RejectedLines("items", kept.append)
+    items = (Arguments(index + 1, f"/items/{index}", each) for index, each in enumerate(submission.items))
+    for item in validate_items(items, template, submission.defaults):
+        if isinstance(item, ValidArgs):
+            valid.append(item)
+        else:
+            rejected.add(item, valid=len(valid))
+    rejected.check(valid=len(valid), strict=submission.strict)
+    rejected.finish()
+    return valid, kept, rejected.count
 
 
-def check_batch(
-    *, valid: int, rejected: int, first: Sequence[Rejected], strict: bool, noun: str = "items"
-) -> None:
-    """Return if the batch may be stored.
+@dataclass(slots=True)
+class RejectedLines:
+    """What becomes no job of a batch that is being read: all are counted, the first are kept.
 
-    Raises:
-        BatchInvalid: an item was rejected and the batch is strict, or no item is valid.
+    Attributes:
+        noun: What the batch calls them: lines or items.
+        keep: Takes each that is kept.
+        most: How many are kept; one more tells of those that are not.
     """
-    if rejected and (strict or not valid):
-        errors = [FieldError(each.loc, each.msg) for each in first[:MAX_ERRORS]]
-        summary = f"{rejected:,} of {valid + rejected:,} {noun} are not valid; none was stored"
-        raise BatchInvalid(errors, summary)
+
+    noun: str
+    keep: Callable[[Rejected], None]
+    most: int = DEFAULT_MAX_REJECTED
+    count: int = 0
+    first: list[Rejected] = field(default_factory=list)
+    _left_out: Rejected | None = None
+
+    def add(self, rejected: Rejected, *, valid: int) -> None:
+        """Count a line, and keep it while there are few.
+
+        Args:
+            rejected: The line.
+            valid: How many jobs the batch has so far.
+
+        Raises:
+            BatchInvalid: so many were rejected, or so many with no valid one before, that nobody reads on.
+        """
+        self.count += 1
+        if self.count <= self.most + 1:
+            self._note(_shortened(rejected))
+        if self.count > MAX_REJECTED or (self.count >= HOPELESS_LINES and not valid):
+            seen = f"{self.count:,} of the first {valid + self.count:,} {self.noun} are not valid"
+            raise BatchInvalid(self._errors(), f"{seen}; the rest was not read, and none was stored")
+
+    def finish(self) -> None:
+        """Tell in the list of those that are not in it."""
+        if self._left_out is not None:
+            others = self.count - self.most - 1
+            rest = f". {others:,} more became no job: they are counted and not listed" if others else ""
+            self.keep(replace(self._left_out, msg=self._left_out.msg + rest))
+
+    def check(self, *, valid: int, strict: bool) -> None:
+        """Return if the batch may be stored.
+
+        Raises:
+            BatchInvalid: a line was rejected and the batch is strict, or no line is valid.
+        """
+        if self.count and (strict or not valid):
+            summary = f"{self.count:,} of {valid + self.count:,} {self.noun} are not valid; none was stored"
+            raise BatchInvalid(self._errors(), summary)
+
+    def _note(self, rejected: Rejected) -> None:
+        if len(self.first) < FIRST_REJECTED:
+            self.first.append(rejected)
+        if self.count <= self.most:
+            self.keep(rejected)
+        else:
+            self._left_out = rejected
+
+    def _errors(self) -> list[FieldError]:
+        return [FieldError(each.loc, each.msg) for each in self.first[:MAX_ERRORS]]
+
+
+def _shortened(rejected: Rejected) -> Rejected:
+    """Return a rejection as it is stored: a pointer into a stranger's JSON may be as long as that."""
+    loc, msg = rejected.loc[:MAX_LOC_LENGTH], rejected.msg[:MAX_MSG_LENGTH]
+    return replace(rejected, loc=loc, msg=msg)
 
 
 def is_ref(text: str) -> bool:

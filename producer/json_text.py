@@ -29,12 +29,13 @@ _UNSURE = -(2**60)
 _BLANKED = re.compile(rb'"[ \t\r\n]+:')
 
 
-def read_json(text: bytes | str, *, at: str = "") -> Any:
+def read_json(text: bytes | str, *, at: str = "", levels: int = 0) -> Any:
     """Return the value of a JSON text (RFC 8259).
 
     Args:
         text: The text.
         at: JSON pointer of the text, for the errors.
+        levels: How many levels of a larger text there are around it.
 
     Raises:
         orjson.JSONDecodeError: it is not JSON, a number is infinite as a double, or it has over 1,024 levels.
@@ -44,7 +45,7 @@ def read_json(text: bytes | str, *, at: str = "") -> Any:
     raw = text.encode() if isinstance(text, str) else text
     try:
         value = orjson.loads(raw)
-        names = _count_names([value], MAX_DEPTH + 1)
+        names = _count_names([value], MAX_DEPTH + 1 - levels)
     except RecursionError:
         raise JobInvalid([FieldError(at, TOO_DEEP)]) from None
     # As many names came out of it as can have gone in: nearly always, and cheaply, this is the end.

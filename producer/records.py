@@ -166,7 +166,10 @@ class TakenKey:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A batch that is about to be stored with its jobs."""
+    """A batch that is about to be stored with its jobs.
+
+    `rejected` counts the lines that became no job; the first of them are stored with it.
+    """
 
     id: UUID
     kind: str
@@ -177,6 +180,7 @@ class NewBatch:
     callback_url: str | None = None
     callback_events: Sequence[str] | None = None
     repeats: int = 0
+    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,8 +433,9 @@ class ProgressPoint:
 class BatchRecord:
     """A stored batch; `counts` holds every state that at least one of its jobs is in.
 
-    `rejected` counts the lines that became no job, `first_rejected` are the first of them. The points are
-    moved while jobs change; see `producer.progress`. `latest_due_at` is the last time that a job waits for.
+    `rejected` counts the lines that became no job, `rejected_kept` those that are listed (None: all), and
+    `first_rejected` are the first. The points are moved while jobs change; see `producer.progress`.
+    `latest_due_at` is the last time that a job waits for.
     """
 
     id: UUID
@@ -445,6 +450,7 @@ class BatchRecord:
     callback_url: str | None = None
     callback_events: Sequence[str] | None = None
     rejected: int = 0
+    rejected_kept: int | None = None
     first_rejected: Sequence[Rejected] = ()
     previous_point: ProgressPoint | None = None
     current_point: ProgressPoint | None = None

@@ -1,8 +1,10 @@
 """From a submitted schedule to the one to store, and from a stored one to its runs. Pure."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import assert_never
 from uuid import UUID
 
@@ -26,6 +28,7 @@ from producer.timetable import (
     check_timetable,
     first_time,
     next_step,
+    next_times,
     timezones,
 )
 from shared.errors import FieldError, JobInvalid
@@ -33,21 +36,41 @@ from shared.identity import new_id
 
 UTC_NAME = "UTC"
 _ERROR_CHARACTERS = 500
+_CRON_SECONDS = 60
+_CRON_TIMES = 100
 _ABSOLUTE_TIMES = ("run_at", "delay_seconds", "deadline_at")
 
 
-def new_schedule(submission: ScheduleSubmission, *, schedule_id: UUID, now: datetime) -> NewSchedule:
+@dataclass(frozen=True, slots=True)
+class ScheduleLimits:
+    """How many schedules there may be, how often one may run, and how many jobs a second it may make."""
+
+    most: int = 1_000
+    min_seconds: int = 1
+    jobs_per_second: int = 100
+
+
+def new_schedule(
+    submission: ScheduleSubmission,
+    *,
+    schedule_id: UUID,
+    now: datetime,
+    limits: ScheduleLimits = ScheduleLimits(),
+) -> NewSchedule:
     """Return the schedule that a submission asks for, ready to be stored; a trial run has been made.
 
     Raises:
-        JobInvalid: the times or the template break a rule; every field is named.
+        JobInvalid: the times or the template break a rule, or it would run too often; every field is named.
     """
     timetable = _timetable(submission, now)
     part, template = _template(submission)
     if (labels := len(submission.labels | template.labels)) > MAX_LABELS:
         raise _invalid("/labels", f"With those of the {part} there are {labels}; the most is {MAX_LABELS}")
     with located(f"/{part}"):
-        _make_run(_strictly(template), submission.labels, schedule_id=schedule_id, run_at=now, now=now)
+        trial = _make_run(
+            _strictly(template), submission.labels, schedule_id=schedule_id, run_at=now, now=now
+        )
+    _check_period(timetable, len(trial.jobs), limits, now=now)
     return NewSchedule(
         id=schedule_id,
         name=submission.name,
@@ -126,14 +149,33 @@ def _make_run(
             job = template.job(template.validate(args), job_id=new_id())
             return ScheduledRun(run_at, [replace(job, ref=ref)])
         case BatchSubmission():
-            valid, rejected = batch_args(submission, template)
+            valid, rejected, count = batch_args(submission, template)
             finder = RepeatFinder(template, dedupe=submission.dedupe)
             found = [(each, finder.find(each.document)) for each in valid]
-            batch = template.batch(batch_id=new_id(), repeats=finder.repeats)
+            batch = template.batch(batch_id=new_id(), repeats=finder.repeats, rejected=count)
             jobs = list(finder.jobs(template, found, batch_id=batch.id))
             return ScheduledRun(run_at, jobs, batch, rejected)
         case _:
             assert_never(submission)
+
+
+def _check_period(timetable: Timetable, jobs: int, limits: ScheduleLimits, *, now: datetime) -> None:
+    """Return if a schedule may run as often as its timetable says.
+
+    Raises:
+        JobInvalid: its period is too short, or too short for so many jobs.
+    """
+    needed = max(limits.min_seconds, math.ceil(jobs / limits.jobs_per_second))
+    if isinstance(timetable, Every):
+        field, period = "/every_seconds", timetable.seconds
+    else:
+        # Its shortest period is a minute, so most often there is nothing to look for.
+        times = next_times(timetable, not_before=now, limit=_CRON_TIMES if needed > _CRON_SECONDS else 1)
+        gaps = [int((after - before).total_seconds()) for before, after in pairwise(times)]
+        field, period = "/cron", min(gaps, default=needed)
+    if period < needed:
+        why = f"for {jobs:,} jobs a run" if needed > limits.min_seconds else "here"
+        raise _invalid(field, f"It would run every {period:,} s; the shortest period {why} is {needed:,} s")
 
 
 def _strictly(template: JobSubmission | BatchSubmission) -> JobSubmission | BatchSubmission:

@@ -195,8 +195,8 @@ class JobTemplate:
             same_as=same_as,
         )
 
-    def batch(self, *, batch_id: UUID, repeats: int = 0) -> NewBatch:
-        """Return a batch for jobs of this template, of which so many repeat others."""
+    def batch(self, *, batch_id: UUID, repeats: int = 0, rejected: int = 0) -> NewBatch:
+        """Return a batch for jobs of this template, of which so many repeat others; of so many came none."""
         return NewBatch(
             id=batch_id,
             kind=self.kind.name,
@@ -206,6 +206,7 @@ class JobTemplate:
             callback_url=self.callback_url,
             callback_events=self.callback_events,
             repeats=repeats,
+            rejected=rejected,
         )
 
 

@@ -31,6 +31,7 @@ RetrieverError
 ├── JobEndedAlready            a job that has succeeded or is parked cannot be cancelled
 ├── NotATask                   the job is of a kind that agents do not pull
 ├── LeaseLost                  an agent's token is not, or no longer, that of the lease on its task
+├── QuotaReached               there are as many of something as there may be; make room first
 ├── OperationFinished          only a running operation can be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
 
@@ -187,6 +188,10 @@ class LeaseLost(RetrieverError):
 
 class OperationFinished(RetrieverError):
     """The operation has done all its jobs, so there is nothing to cancel."""
+
+
+class QuotaReached(RetrieverError):
+    """There are as many of something as there may be; the message says of what, and how to make room."""
 
 
 class IdempotencyConflict(RetrieverError):

@@ -72,6 +72,13 @@ class Settings(BaseSettings):
 
     api_allowed_hosts: Annotated[tuple[HostPattern, ...], NoDecode] = ()
     api_allowed_origins: Annotated[tuple[WebOrigin, ...], NoDecode] = ()
+    max_batches_at_once: Annotated[int, Field(ge=1, le=1_000)] = 16
+    max_batch_jobs: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    max_rejected_lines: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
+    max_schedules: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    min_schedule_seconds: Annotated[int, Field(ge=1, le=86_400)] = 1
+    schedule_jobs_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    max_operations: Annotated[int, Field(ge=1, le=10_000)] = 20
 
     agent_host: str = "127.0.0.1"
     agent_port: Annotated[int, Field(ge=0, le=65_535)] = 0

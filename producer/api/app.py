@@ -56,6 +56,7 @@ from producer.api.refusals import Refusals
 from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleHandlers
 from producer.api.service import ServiceHandlers
+from producer.api.slow_work import SlowWork
 from producer.api.task_waiters import TaskWaiters
 from producer.api.tasks import TaskHandlers
 from producer.api.web_pages import WsgiBridge, add_pages
@@ -73,6 +74,8 @@ from shared.watchdog import loop_watched
 
 # Requests that run when the server is told to stop may take this long; then their connections are closed.
 GRACE_SECONDS = 10
+# Threads for what all others ask of the store; long calls have up to six of them.
+_THREADS = 10
 # Threads for what agents ask of the store.
 _AGENT_THREADS = 4
 # How often SQLite is asked whether anything has changed while agents wait: it tells nobody.
@@ -138,28 +141,29 @@ def _build_app(
     connections: Connections,
 ) -> ASGIApp:
     """Return a fresh application. Its lifespan ends its threads, and leaves the database open."""
-    store, probe = Store(database), StoreProbe(database)
+    store, probe = Store(database, threads=_THREADS), StoreProbe(database)
+    slow = SlowWork()
     writer, picks, ends = JobWriter(database), PickWriter(database), EndWriter(database)
     refusals = connections.refusals
     metrics = ApiMetrics(store, waiters.__len__, connections)
     operations = _operations(
-        JobHandlers(store, writer),
-        TaskHandlers(store, writer),
-        LeaseHandlers(agents_store, picks, ends, waiters, metrics.tasks),
-        BatchHandlers(store),
+        JobHandlers(store, writer, slow),
+        TaskHandlers(store, writer, slow),
+        LeaseHandlers(agents_store, picks, ends, waiters, metrics=metrics.tasks, slow=slow),
+        BatchHandlers(store, slow, settings),
         ExportHandlers(store),
         BodyHandlers(store),
         OutputHandlers(store),
         PagedFetchHandlers(store),
         ParkedJobHandlers(store),
-        BulkActionHandlers(store),
-        ScheduleHandlers(store),
+        BulkActionHandlers(store, slow, settings),
+        ScheduleHandlers(store, slow, settings),
         KindHandlers(store),
         ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()
     routes = RouteTable.of(contract)
-    lifespan = _lifespan((writer, picks, ends), waiters, (store, agents_store, probe), settings)
+    lifespan = _lifespan((writer, picks, ends), waiters, (slow, store, agents_store, probe), settings)
     app = _connexion_app(contract, operations, lifespan)
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings), refusals=refusals)
@@ -206,7 +210,7 @@ def _operations(*handlers: object) -> dict[str, Operation]:
 def _lifespan(
     writers: Sequence[JobWriter | PickWriter | EndWriter],
     waiters: TaskWaiters,
-    parts: Sequence[Store | StoreProbe],
+    parts: Sequence[SlowWork | Store | StoreProbe],
     settings: Settings,
 ) -> Lifespan:
     @asynccontextmanager

@@ -1,25 +1,31 @@
 """How the jobs of a batch arrive: validated line by line, and kept in files until they are stored."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Self
 from uuid import UUID
 
 import orjson
 
 from producer.api.batch_lines import Line, LineReader, open_reader
-from producer.api.requests import read_document, validate_document
-from producer.batch_validation import check_batch, located, validate_item
-from producer.json_text import AmbiguousJson, read_json
-from producer.records import FIRST_REJECTED, NewJob, Rejected
+from producer.api.problems import HttpProblem
+from producer.api.requests import read_document
+from producer.batch_validation import DEFAULT_MAX_REJECTED, RejectedLines, located, validate_item
+from producer.json_text import read_json
+from producer.records import NewJob, Rejected
 from producer.repeats import RepeatFinder
 from producer.submission import JobTemplate, ValidArgs
 from producer.submission_models import BatchSubmission, StreamedBatchSubmission
+from shared import exact_json
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid
 
 _SPOOL_MEMORY_BYTES = 1_048_576
+_PART_BYTES = 65_536
+# Four times the longest stream: what stands beside each URL, and room for defaults.
+_MAX_BATCH_BYTES = 1_073_741_824
 
 # These are written in the query as JSON; all others are written as they are.
 _AS_JSON = frozenset(
@@ -32,6 +38,15 @@ def _open_spool() -> tempfile.SpooledTemporaryFile[bytes]:
     return tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much one batch may store: jobs, listed lines that became none, bytes of all arguments."""
+
+    jobs: int = 1_000_000
+    rejected: int = DEFAULT_MAX_REJECTED
+    bytes: int = _MAX_BATCH_BYTES
+
+
 @dataclass(slots=True)
 class BatchSpool:
     """The valid jobs and the rejected lines of a batch that is arriving, in memory while they are few.
@@ -39,10 +54,14 @@ class BatchSpool:
     Blocking and not thread-safe: one call at a time, off the event loop.
     """
 
+    limits: BatchLimits = BatchLimits()
+    noun: str = "items"
     valid: int = 0
-    rejections: int = 0
-    first: list[Rejected] = field(default_factory=list)
     finder: RepeatFinder = field(default_factory=RepeatFinder)
+    # What the defaults add to each line, valid or not.
+    default_bytes: int = 0
+    _bytes: int = 0
+    _rejections: RejectedLines | None = None
     _jobs: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
     _rejected: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
 
@@ -53,22 +72,58 @@ class BatchSpool:
         self._jobs.close()
         self._rejected.close()
 
-    def add(self, item: ValidArgs | Rejected) -> None:
-        """Keep a job's arguments, or why a line becomes no job."""
-        if isinstance(item, ValidArgs):
-            self.valid += 1
-            self._jobs.write(orjson.dumps((tuple(item), self.finder.find(item.document))) + b"\n")
-            return
-        self.rejections += 1
-        why = (item.number, item.loc, item.msg, item.ref, item.given)
-        self._rejected.write(orjson.dumps(why) + b"\n")
-        if len(self.first) < FIRST_REJECTED:
-            self.first.append(item)
+    @property
+    def rejections(self) -> int:
+        """How many lines became no job."""
+        return self._rejections.count if self._rejections else 0
 
-    def add_all(self, items: Iterable[ValidArgs | Rejected]) -> None:
-        """Keep each of the items."""
+    @property
+    def first(self) -> Sequence[Rejected]:
+        """The first of them."""
+        return self._rejections.first if self._rejections else ()
+
+    @property
+    def listed(self) -> int:
+        """How many of them are kept."""
+        return min(self.rejections, self.limits.rejected + 1)
+
+    def begin(self, template: JobTemplate, submission: BatchSubmission | StreamedBatchSubmission) -> None:
+        """Prepare for the jobs of a submission."""
+        self.finder = RepeatFinder(template, dedupe=submission.dedupe)
+        self.noun = "items" if isinstance(submission, BatchSubmission) else "lines"
+        self.default_bytes = len(exact_json.dumps(submission.defaults))
+
+    def add(self, item: ValidArgs | Rejected) -> None:
+        """Keep a job's arguments, or why a line becomes no job.
+
+        Raises:
+            BatchInvalid: as `RejectedLines.add` says.
+            HttpProblem: 413: the jobs are too many, or too large together.
+        """
+        self._bytes += self.default_bytes
+        if isinstance(item, ValidArgs):
+            line = orjson.dumps((tuple(item), self.finder.find(item.document))) + b"\n"
+            self._bytes += len(line)
+            self._check_size()
+            self.valid += 1
+            self._jobs.write(line)
+            return
+        self._check_size()
+        if self._rejections is None:
+            self._rejections = RejectedLines(self.noun, self._keep, self.limits.rejected)
+        self._rejections.add(item, valid=self.valid)
+
+    def add_all(self, items: Iterable[ValidArgs | Rejected]) -> int:
+        """Keep each of the items, and return how many there were.
+
+        Raises:
+            BatchInvalid, HttpProblem: as `add` says.
+        """
+        count = 0
         for item in items:
             self.add(item)
+            count += 1
+        return count
 
     def check(self, *, strict: bool, noun: str) -> None:
         """Return if there is a batch to store.
@@ -79,7 +134,26 @@ class BatchSpool:
         """
         if not self.valid and not self.rejections:
             raise JobInvalid([FieldError(f"/{noun}", "There is no job in the body")])
-        check_batch(valid=self.valid, rejected=self.rejections, first=self.first, strict=strict, noun=noun)
+        if self._rejections:
+            self._rejections.check(valid=self.valid, strict=strict)
+            self._rejections.finish()
+
+    def _keep(self, rejected: Rejected) -> None:
+        why = (rejected.number, rejected.loc, rejected.msg, rejected.ref, rejected.given)
+        self._rejected.write(orjson.dumps(why) + b"\n")
+
+    def _check_size(self) -> None:
+        if self.valid >= self.limits.jobs:
+            msg = f"A batch may have {self.limits.jobs:,} jobs; send it in parts"
+        elif self._bytes > self.limits.bytes:
+            msg = (
+                f"With the defaults of each, the arguments of all jobs take more than {self.limits.bytes:,} "
+                "bytes; send the batch in parts"
+            )
+        else:
+            return
+        fault = FieldError(f"/{self.noun}", msg)
+        raise HttpProblem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{msg}. Nothing was stored.", errors=[fault])
 
     def jobs(self, template: JobTemplate, *, batch_id: UUID) -> Iterator[NewJob]:
         """Yield the jobs in the order of their lines, read from the file as they are asked for."""
@@ -120,7 +194,7 @@ class Stream:
         submission = read_query(query)
         with located("/query"):
             template = JobTemplate.of(submission, now=utc_now())
-        spool.finder = RepeatFinder(template, dedupe=submission.dedupe)
+        spool.begin(template, submission)
         reader = open_reader(media_type, template.kind, submission.defaults)
         return cls(submission, template, reader, spool)
 
@@ -148,24 +222,10 @@ class Stream:
                 yield validate_item(self.template, self.submission.defaults, line)
 
 
-def read_batch(body: bytes) -> BatchSubmission:
-    """Return the JSON batch in a body; in the place of an item that `read_json` refuses is the first reason.
-
-    Raises:
-        JobInvalid: the body is no batch, or what is refused is no item.
-    """
-    try:
-        return read_document(BatchSubmission, body)
-    except AmbiguousJson as error:
-        faults = {
-            index: fault for fault in reversed(error.errors) if (index := _item_index(fault.loc)) is not None
-        }
-        if any(_item_index(fault.loc) is None for fault in error.errors):
-            raise
-    submission = validate_document(BatchSubmission, body)
-    for index, fault in faults.items():
-        submission.items[index] = fault
-    return submission
+def parts_of(chunk: bytes) -> Iterator[bytes]:
+    """Cut what arrived at once into pieces of work of some 50 ms."""
+    for begin in range(0, len(chunk), _PART_BYTES):
+        yield chunk[begin : begin + _PART_BYTES]
 
 
 def read_query(query: Mapping[str, str]) -> StreamedBatchSubmission:
@@ -193,11 +253,3 @@ def _json(name: str, value: str) -> str:
 
 def _quoted(text: str) -> str:
     return orjson.dumps(text).decode()
-
-
-def _item_index(loc: str) -> int | None:
-    match loc.split("/"):
-        case ["", "items", index, *_] if index.isdigit():
-            return int(index)
-        case _:
-            return None

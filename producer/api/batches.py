@@ -1,41 +1,46 @@
 """The operations on batches: submit as JSON or as a stream, look up, list, cancel, list rejected lines."""
 
-import asyncio
 import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.batch_bodies import BatchSpool, Stream, read_batch
+from producer.api.batch_bodies import BatchLimits, BatchSpool, Stream, parts_of
+from producer.api.batch_documents import PART_ITEMS, BatchDocument
 from producer.api.documents import Batch, BatchPage, RejectedLine, RejectedPage, batch_document
 from producer.api.guard import JSON_TYPE
-from producer.api.problems import HttpProblem
+from producer.api.problems import RETRY_AFTER_SECONDS, HttpProblem
 from producer.api.replays import key_of, replay, respond
 from producer.api.requests import Query, read_actor, read_id, read_idempotency_key
 from producer.api.responses import first_page, json_response
+from producer.api.slow_work import SlowWork, caller_of
 from producer.batch_validation import validate_items
 from producer.records import BatchRecord, KeptAnswer, KeyScope, NewBatch, SubmissionStatus, TakenKey
-from producer.repeats import RepeatFinder
 from producer.store import endings, idempotency, queries, submissions
-from producer.store.database import Connection, Store
+from producer.store.database import Connection, LongCall, Store
 from producer.submission import JobTemplate, timing_of
 from producer.submission_models import BatchSubmission, StreamedBatchSubmission
+from producer.turns import FairTurns, TurnNotCome
 from shared.clock import utc_now
 from shared.errors import BatchNotFound
 from shared.identity import new_id
 from shared.kinds.registry import waiting_state
+from shared.settings import Settings
 from shared.states import JobState
 
 logger = logging.getLogger(__name__)
 
-# Parsing this much JSON in one piece holds Python's one lock for some 40 ms; larger batches come as lines.
+# It is held in memory; larger batches come as lines.
 MAX_JSON_BYTES: Final = 8 * 1_048_576
+# As long a batch waits until it may begin to arrive.
+_WAIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +49,39 @@ class _Taken:
 
     submission: BatchSubmission | StreamedBatchSubmission
     template: JobTemplate
-    noun: str
     fingerprint: bytes
 
 
 class BatchHandlers:
     """Accepts many jobs at once and shows how far they are."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, slow: SlowWork, settings: Settings) -> None:
         self._store = store
+        self._slow = slow
+        self._limits = BatchLimits(jobs=settings.max_batch_jobs, rejected=settings.max_rejected_lines)
+        # Each has files of its own until it is stored. Half of the places are not for one caller.
+        places = settings.max_batches_at_once
+        self._arriving = FairTurns(places, share=(places + 1) // 2)
 
     async def submit_batch(self, request: Request) -> Response:
         """Store the jobs of a body and answer 202 with the batch."""
+        try:
+            async with self._arriving.turn(caller_of(request), wait_seconds=_WAIT_SECONDS):
+                return await self._submit_batch(request)
+        except TurnNotCome as error:
+            raise self._turned_away(error) from None
+
+    def _turned_away(self, error: TurnNotCome) -> HttpProblem:
+        turns = self._arriving
+        logger.warning("batch_turned_away", extra={"places": turns.places, "has_share": error.has_share})
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        if error.has_share:
+            detail = f"{turns.share} batches of yours arrive already, which is the most. Try again later."
+            return HttpProblem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers=headers)
+        detail = f"{turns.places} batches arrive already, which is the most. Try again later."
+        return HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)
+
+    async def _submit_batch(self, request: Request) -> Response:
         key = read_idempotency_key(request)
         used_for = await self._find_answered(key)
         is_document = request.headers["content-type"] == JSON_TYPE
@@ -64,10 +90,10 @@ class BatchHandlers:
             fingerprint = await (_document_fingerprint if is_document else _stream_fingerprint)(request)
             if again := replay(used_for.result_for(fingerprint)):
                 return again
-        with BatchSpool() as spool:
-            taken = await (_take_document if is_document else _take_stream)(request, spool)
-            spool.check(strict=taken.submission.strict, noun=taken.noun)
-            return await self._store_batch(taken, spool, key)
+        with BatchSpool(self._limits) as spool:
+            taken = await (self._take_document if is_document else self._take_stream)(request, spool)
+            spool.check(strict=taken.submission.strict, noun=spool.noun)
+            return await self._store_batch(taken, spool, key, caller_of(request))
 
     async def _find_answered(self, key: str | None) -> TakenKey | None:
         if key is None:
@@ -75,15 +101,42 @@ class BatchHandlers:
         used_for = await self._store.read(idempotency.find_key, KeyScope.BATCH, key, now=utc_now())
         return used_for if used_for and used_for.answer else None
 
-    async def _store_batch(self, taken: _Taken, spool: BatchSpool, key: str | None) -> Response:
-        new = taken.template.batch(batch_id=new_id(), repeats=spool.finder.repeats)
-        batch = await asyncio.to_thread(accepted_document, new, spool, taken.template)
+    async def _take_document(self, request: Request, spool: BatchSpool) -> _Taken:
+        run, caller = self._slow.run, caller_of(request)
+        body = await _read_document_body(request)
+        document = BatchDocument(body)
+        while (submission := await run(caller, document.scan)) is None:
+            pass
+        template = JobTemplate.of(submission, now=utc_now())
+        spool.begin(template, submission)
+        items = validate_items(document.items(), template, submission.defaults)
+        while await run(caller, spool.add_all, islice(items, PART_ITEMS)):
+            pass
+        return _Taken(submission, template, hashlib.sha256(body).digest())
+
+    async def _take_stream(self, request: Request, spool: BatchSpool) -> _Taken:
+        run, caller = self._slow.run, caller_of(request)
+        media_type, query = request.headers["content-type"], request.query_params
+        stream = Stream.open(media_type, dict(query), spool)
+        seen = _stream_hash(request)
+        # A client that leaves raises ClientDisconnect here, so nothing of its batch is stored.
+        async for chunk in request.stream():
+            seen.update(chunk)
+            for part in parts_of(chunk):
+                await run(caller, stream.feed, part)
+        await run(caller, stream.finish)
+        return _Taken(stream.submission, stream.template, seen.digest())
+
+    async def _store_batch(self, taken: _Taken, spool: BatchSpool, key: str | None, caller: str) -> Response:
+        repeats, rejected = spool.finder.repeats, spool.rejections
+        new = taken.template.batch(batch_id=new_id(), repeats=repeats, rejected=rejected)
+        batch = accepted_document(new, spool, taken.template)
         answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/batches/{new.id}", _json(batch))
         if key is not None:
             keyed = replace(key_of(KeyScope.BATCH, key, taken.fingerprint), answer=answer)
             new = replace(new, idempotency=keyed)
         jobs = spool.jobs(taken.template, batch_id=new.id)
-        async with self._store.long_calls:
+        async with self._store.long_call(LongCall.SUBMIT, caller):
             result = await self._store.write(submissions.insert_batch, new, jobs, spool.rejected())
         if result.status is not SubmissionStatus.STORED:
             return replay(result) or await self._answer_of_old_key(result.id, taken)
@@ -105,7 +158,9 @@ class BatchHandlers:
     async def list_batches(self, request: Request) -> Response:
         """Answer with one page of batches, newest first; it may be short while there is more."""
         query = Query(request)
-        page = self._store.read_page(_batch_page, query.labels, limit=query.limit, after=query.id("cursor"))
+        page = self._store.read_page(
+            caller_of(request), _batch_page, query.labels, limit=query.limit, after=query.id("cursor")
+        )
         return json_response(await page)
 
     async def list_rejected(self, request: Request) -> Response:
@@ -120,7 +175,7 @@ class BatchHandlers:
         """Cancel a batch: what waits at once, what runs by its worker."""
         batch_id = read_id(request, "batch_id", BatchNotFound)
         by = read_actor(request)
-        async with self._store.long_calls:
+        async with self._store.long_call(LongCall.CHANGE, caller_of(request)):
             record = await self._store.run(endings.cancel_batch, batch_id, by=by, now=utc_now())
         logger.info("batch_cancel_requested", extra={"batch_id": str(batch_id), "total": record.total})
         return json_response(batch_document(record), HTTPStatus.ACCEPTED, _location(batch_id))
@@ -143,7 +198,8 @@ def accepted_document(new: NewBatch, spool: BatchSpool, template: JobTemplate) -
             finished_at=None,
             callback_url=new.callback_url,
             callback_events=new.callback_events,
-            rejected=spool.rejections,
+            rejected=new.rejected,
+            rejected_kept=spool.listed,
             first_rejected=spool.first,
             repeats=new.repeats,
         )
@@ -163,27 +219,6 @@ def first_document(record: BatchRecord, submission: BatchSubmission | StreamedBa
         current_point=None,
     )
     return batch_document(first)
-
-
-async def _take_document(request: Request, spool: BatchSpool) -> _Taken:
-    body = await _read_document_body(request)
-    submission = await asyncio.to_thread(read_batch, body)
-    template = JobTemplate.of(submission, now=utc_now())
-    spool.finder = RepeatFinder(template, dedupe=submission.dedupe)
-    await asyncio.to_thread(spool.add_all, validate_items(submission, template))
-    return _Taken(submission, template, "items", hashlib.sha256(body).digest())
-
-
-async def _take_stream(request: Request, spool: BatchSpool) -> _Taken:
-    media_type, query = request.headers["content-type"], request.query_params
-    stream = Stream.open(media_type, dict(query), spool)
-    seen = _stream_hash(request)
-    # A client that leaves raises ClientDisconnect here, so nothing of its batch is stored.
-    async for chunk in request.stream():
-        seen.update(chunk)
-        await asyncio.to_thread(stream.feed, chunk)
-    await asyncio.to_thread(stream.finish)
-    return _Taken(stream.submission, stream.template, "lines", seen.digest())
 
 
 async def _document_fingerprint(request: Request) -> bytes:

@@ -1,6 +1,5 @@
 """The operations on many parked jobs at a rate: begin them, follow them, cancel them; and the audit log."""
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer.api.batch_bodies import parts_of
 from producer.api.documents import NEXT, Document, shown
 from producer.api.guard import TEXT_TYPE
 from producer.api.id_lines import IdSpool
@@ -20,6 +20,7 @@ from producer.api.problems import HttpProblem
 from producer.api.replays import answer_of, find_replay, key_of, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id, read_idempotency_key
 from producer.api.responses import json_response
+from producer.api.slow_work import SlowWork, caller_of
 from producer.parking import (
     DEFAULT_RATE_PER_SECOND,
     MAX_RATE_PER_SECOND,
@@ -34,12 +35,13 @@ from producer.parking import (
 )
 from producer.records import IdempotencyKey, KeptAnswer, KeyScope, SubmissionResult, SubmissionStatus
 from producer.store import audit, bulk_actions, parking
-from producer.store.database import Connection, Store
+from producer.store.database import Connection, LongCall, Store
 from producer.stored_json import embed, json_text, page_of
 from shared.clock import utc_now
 from shared.errors import FieldError, JobInvalid, OperationNotFound
 from shared.identity import new_id
 from shared.redaction import redact_args, redact_value
+from shared.settings import Settings
 from shared.times import Rfc3339Time
 
 logger = logging.getLogger(__name__)
@@ -157,8 +159,10 @@ class AuditPage(Document):
 class BulkActionHandlers:
     """Begins redrives and discards of many parked jobs, shows how far they are, and ends them early."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, slow: SlowWork, settings: Settings) -> None:
         self._store = store
+        self._slow = slow
+        self._most = settings.max_operations
 
     async def redrive_parked(self, request: Request) -> Response:
         """Begin to send back all parked jobs that match."""
@@ -171,7 +175,9 @@ class BulkActionHandlers:
     async def list_operations(self, request: Request) -> Response:
         """Answer with one page of operations, newest first."""
         limit, after = Query(request).limit, Query(request).id("cursor")
-        return json_response(await self._store.read_page(_operation_page, limit=limit, after=after))
+        return json_response(
+            await self._store.read_page(caller_of(request), _operation_page, limit=limit, after=after)
+        )
 
     async def get_operation(self, request: Request) -> Response:
         """Answer with the operation and its progress."""
@@ -192,7 +198,11 @@ class BulkActionHandlers:
         """Answer with one page of the audit log, newest first."""
         query = Query(request)
         page = self._store.read_page(
-            _audit_page, target=query.text("target"), limit=query.limit, after=query.id("cursor")
+            caller_of(request),
+            _audit_page,
+            target=query.text("target"),
+            limit=query.limit,
+            after=query.id("cursor"),
         )
         return json_response(await page)
 
@@ -209,37 +219,42 @@ class BulkActionHandlers:
         wanted = read_document(OperationRequest, body)
         parked_filter = _parked_filter(wanted.filter)
         if wanted.dry_run:
-            async with self._store.long_calls:
+            async with self._store.long_call(LongCall.READ, caller_of(request)):
                 matching = await self._store.read(parking.count_matching, parked_filter)
             return json_response(DryRun(matching=matching))
         document = wanted.filter.model_dump(mode="json", exclude_none=True)
         new = _new_operation(request, action, document, wanted.rate_per_second)
-        return await self._start(new, parked_filter, key)
+        return await self._start(new, parked_filter, key, caller_of(request))
 
     async def _begin_listed(self, request: Request, action: OperationAction) -> Response:
-        query, name = Query(request), read_idempotency_key(request)
+        query, name, caller = Query(request), read_idempotency_key(request), caller_of(request)
         rate = int(query.text("rate_per_second") or DEFAULT_RATE_PER_SECOND)
         seen = hashlib.sha256(f"{action}\n{request.query_params}\n".encode())
         with IdSpool() as spool:
             async for chunk in request.stream():
                 seen.update(chunk)
-                await asyncio.to_thread(spool.feed, chunk)
-            await asyncio.to_thread(spool.finish)
+                for part in parts_of(chunk):
+                    await self._slow.run(caller, spool.feed, part)
+            await self._slow.run(caller, spool.finish)
             key = key_of(KeyScope.OPERATION, name, seen.digest()) if name is not None else None
             if again := await find_replay(self._store, key):
                 return again
             new = _new_operation(request, action, {"ids_sent": spool.count}, rate)
             if query.flag("dry_run"):
-                async with self._store.long_calls:
+                async with self._store.long_call(LongCall.CHANGE, caller):
                     matching = await self._store.write(bulk_actions.count_listed, new, spool.ids())
                 return json_response(DryRun(matching=matching))
-            return await self._start(new, spool.ids(), key)
+            return await self._start(new, spool.ids(), key, caller)
 
     async def _start(
-        self, new: NewOperation, which: ParkedFilter | Iterator[UUID], key: IdempotencyKey | None
+        self,
+        new: NewOperation,
+        which: ParkedFilter | Iterator[UUID],
+        key: IdempotencyKey | None,
+        caller: str,
     ) -> Response:
-        async with self._store.long_calls:
-            result = await self._store.write(_start, new, which, key)
+        async with self._store.long_call(LongCall.CHANGE, caller):
+            result = await self._store.write(_start, new, which, key, most=self._most)
         if result.status is SubmissionStatus.STORED:
             facts = {"operation_id": str(new.id), "action": new.action.value}
             logger.info("operation_started", extra=facts)
@@ -251,9 +266,11 @@ def _start(
     new: NewOperation,
     which: ParkedFilter | Iterator[UUID],
     key: IdempotencyKey | None,
+    *,
+    most: int,
 ) -> SubmissionResult:
     def start(connection: Connection) -> KeptAnswer:
-        operation = bulk_actions.start_operation(connection, new, which)
+        operation = bulk_actions.start_operation(connection, new, which, most=most)
         return KeptAnswer(HTTPStatus.ACCEPTED, f"/operations/{new.id}", _operation_document(operation))
 
     return make_once(connection, key, new.id, start)

@@ -152,6 +152,13 @@ class Rejections(Document):
     """How many lines or items of a batch became no job, and the first 20 of them."""
 
     count: int
+    listed: Annotated[
+        int,
+        Field(
+            description="How many of them are listed: the first. The last of these says how many more "
+            "there were, if that is not all."
+        ),
+    ]
     errors: list[RejectedLine]
 
 
@@ -283,7 +290,11 @@ def batch_document(record: BatchRecord) -> Batch:
         counts={state: record.counts.get(state, 0) for state in JobState},
         rate_per_second=progress.rate_per_second,
         estimated_end_at=progress.estimated_end_at,
-        rejected={"count": record.rejected, "errors": record.first_rejected},
+        rejected={
+            "count": record.rejected,
+            "listed": record.rejected if record.rejected_kept is None else record.rejected_kept,
+            "errors": record.first_rejected,
+        },
     )
 
 

@@ -21,9 +21,10 @@ from producer.api.junit import JUNIT_TAIL, Junit
 from producer.api.problems import HttpProblem
 from producer.api.requests import Query, read_id
 from producer.api.responses import StreamedResponse, attachment
+from producer.api.slow_work import caller_of
 from producer.records import REJECTED, JobRecord, Rejected, ResultFilter
 from producer.store import queries, results
-from producer.store.database import Connection, Store
+from producer.store.database import Connection, LongCall, Store
 from shared.errors import BatchNotFound
 from shared.redaction import redact_text, redact_url
 from shared.states import JobState
@@ -100,18 +101,24 @@ class ExportHandlers:
             query.texts("state"), query.texts("verdict"), query.texts("reason"), query.text("ref")
         )
         junit = Junit(query.texts("junit_fail_on"))
-        async with self._store.long_calls:
+        async with self._store.long_call(LongCall.READ, caller_of(request)):
             export = await self._store.read(_open_export, batch_id, _chosen_format(request), wanted, junit)
         headers = {**attachment(f"{batch_id}.{export.extension}"), "Vary": "Accept"}
-        return StreamedResponse(self._pages(batch_id, export, wanted), headers, export.media_type)
+        return StreamedResponse(
+            self._pages(batch_id, export, wanted, caller_of(request)), headers, export.media_type
+        )
 
-    async def _pages(self, batch_id: UUID, export: _Export, wanted: ResultFilter) -> AsyncIterator[bytes]:
+    async def _pages(
+        self, batch_id: UUID, export: _Export, wanted: ResultFilter, caller: str
+    ) -> AsyncIterator[bytes]:
         if export.head:
             yield export.head
         after: UUID | None = None
         is_open = wanted.has_jobs
         while is_open:
-            page, after = await self._store.read_page(_read_page, batch_id, after, export.encode, wanted)
+            page, after = await self._store.read_page(
+                caller, _read_page, batch_id, after, export.encode, wanted
+            )
             if page:
                 yield page
             is_open = after is not None

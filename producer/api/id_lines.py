@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from http import HTTPStatus
+from typing import Final, Self
 from uuid import UUID
 
 from producer.api.batch_splitting import LineSplitter
+from producer.api.problems import HttpProblem
 from shared.errors import FieldError, JobInvalid
 
 _ID_CHARACTERS = 36
@@ -14,6 +16,9 @@ _ID_BYTES = 16
 _SPOOL_MEMORY_BYTES = 1_048_576
 # How many faults an answer names.
 _MAX_FAULTS = 20
+# One transaction lists them, and SQLite has no other writer meanwhile.
+MAX_LISTED_IDS: Final = 1_000_000
+_TOO_MANY = f"A list may have {MAX_LISTED_IDS:,} ids; send it in parts"
 _NO_ID = "It is not the id of a job, such as 0199aa3e-7b5c-7d4e-9f00-3b1f6c2a9d10"
 
 
@@ -40,7 +45,14 @@ class IdSpool:
         self._ids.close()
 
     def feed(self, chunk: bytes) -> None:
-        """Keep the ids that this chunk completes."""
+        """Keep the ids that this chunk completes.
+
+        Raises:
+            JobInvalid: as many lines of what came before are no ids as are named, so nobody reads on.
+            HttpProblem: 413: there are too many.
+        """
+        if len(self._faults) == _MAX_FAULTS:
+            raise JobInvalid(self._faults)
         self._take(self._splitter.feed(chunk))
 
     def finish(self) -> None:
@@ -66,11 +78,15 @@ class IdSpool:
             if line == b"":
                 continue
             job_id = _read_id(line)
-            if job_id is not None:
-                self.count += 1
-                self._ids.write(job_id.bytes)
-            elif len(self._faults) < _MAX_FAULTS:
-                self._faults.append(FieldError(f"/lines/{number}", _NO_ID))
+            if job_id is None:
+                if len(self._faults) < _MAX_FAULTS:
+                    self._faults.append(FieldError(f"/lines/{number}", _NO_ID))
+                continue
+            self.count += 1
+            if self.count > MAX_LISTED_IDS:
+                fault = FieldError("/lines", _TOO_MANY)
+                raise HttpProblem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{_TOO_MANY}.", errors=[fault])
+            self._ids.write(job_id.bytes)
 
 
 def _read_id(line: bytes | None) -> UUID | None:

@@ -1,6 +1,5 @@
 """The operations on jobs: submit, look up, list, cancel."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from producer.api.documents import accepted_document, job_document, job_summary
 from producer.api.replays import find_replay, replay, request_key, respond
 from producer.api.requests import LARGE_BODY_BYTES, Query, read_actor, read_document, read_id
 from producer.api.responses import json_response
+from producer.api.slow_work import SlowWork, caller_of
 from producer.api.writer import JobWriter
 from producer.records import (
     IdempotencyKey,
@@ -65,13 +65,14 @@ _AS_JOB = Form("/jobs", JobSubmission, accepted_document, _duplicate_document)
 class JobHandlers:
     """Accepts single jobs and shows what became of them."""
 
-    def __init__(self, store: Store, writer: JobWriter) -> None:
+    def __init__(self, store: Store, writer: JobWriter, slow: SlowWork) -> None:
         self._store = store
         self._writer = writer
+        self._slow = slow
 
     async def submit_job(self, request: Request) -> Response:
         """Store one job, to run now or at its time, then answer 202: from then on it is never lost."""
-        return await submit(self._store, self._writer, request, _AS_JOB)
+        return await submit(self._store, self._writer, self._slow, request, _AS_JOB)
 
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
@@ -94,7 +95,9 @@ class JobHandlers:
             created_after=query.time("created_after"),
             created_before=query.time("created_before"),
         )
-        page = self._store.read_page(_job_page, job_filter, limit=query.limit, after=query.id("cursor"))
+        page = self._store.read_page(
+            caller_of(request), _job_page, job_filter, limit=query.limit, after=query.id("cursor")
+        )
         return json_response(await page)
 
     async def cancel_job(self, request: Request) -> Response:
@@ -106,12 +109,15 @@ class JobHandlers:
         return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))
 
 
-async def submit(store: Store, writer: JobWriter, request: Request, form: Form) -> Response:
+async def submit(store: Store, writer: JobWriter, slow: SlowWork, request: Request, form: Form) -> Response:
     """Store the one job that a request hands in, and answer with it, or with one that was there before."""
     body = await request.body()
     key = request_key(request, KeyScope.JOB, body)
     try:
-        submission, job, answer = await _read_job(body, form)
+        if len(body) > LARGE_BODY_BYTES:
+            submission, job, answer = await slow.run(caller_of(request), _parse_job, body, form)
+        else:
+            submission, job, answer = _parse_job(body, form)
     except JobInvalid:
         # Not before: a request without a key, or with a new one, pays nothing for it.
         if again := await find_replay(store, key):
@@ -147,12 +153,6 @@ async def _answer_with(
         case _:
             answer = await store.read(_duplicate, result.id, form)
     return respond(answer, is_replay=result.status is SubmissionStatus.DUPLICATE_REPLAYED)
-
-
-async def _read_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob, KeptAnswer]:
-    if len(body) > LARGE_BODY_BYTES:
-        return await asyncio.to_thread(_parse_job, body, form)
-    return _parse_job(body, form)
 
 
 def _parse_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob, KeptAnswer]:

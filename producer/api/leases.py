@@ -21,6 +21,7 @@ from producer.api.asked_queues import AskedQueues
 from producer.api.documents import Document
 from producer.api.requests import LARGE_BODY_BYTES, read_document
 from producer.api.responses import json_response
+from producer.api.slow_work import SlowWork, caller_of
 from producer.api.task_metrics import TaskMetrics
 from producer.api.task_waiters import TaskWaiters
 from producer.api.tasks import asked_of, read_task_id, task_summary
@@ -282,9 +283,17 @@ class LeaseHandlers:
     """Gives tasks to agents, and hears from them."""
 
     def __init__(
-        self, store: Store, picks: PickWriter, ends: EndWriter, waiters: TaskWaiters, metrics: TaskMetrics
+        self,
+        store: Store,
+        picks: PickWriter,
+        ends: EndWriter,
+        waiters: TaskWaiters,
+        *,
+        metrics: TaskMetrics,
+        slow: SlowWork,
     ) -> None:
         self._store = store
+        self._slow = slow
         self._picks = picks
         self._ends = ends
         self._waiters = waiters
@@ -293,7 +302,7 @@ class LeaseHandlers:
 
     async def pick_tasks(self, request: Request) -> Response:
         """Lease tasks to an agent, the moment there are any; none when there were none for so long."""
-        asked = await _read(request, PickTasks) or PickTasks()
+        asked = await _read(self._slow, request, PickTasks) or PickTasks()
         pick = PickRequest(asked.queue, asked.agent, asked.max, asked.lease_seconds, asked.order)
         await self._asked.note(asked.queue, asked.agent)
         async with _departure(request) as gone:
@@ -312,7 +321,7 @@ class LeaseHandlers:
 
     async def extend_lease(self, request: Request) -> Response:
         """Let an agent hold a task for longer, and tell it when somebody wants the task to end."""
-        task_id, asked = read_task_id(request), await _read_required(request, ExtendLease)
+        task_id, asked = read_task_id(request), await _read_required(self._slow, request, ExtendLease)
         lease = await self._store.write(_extend, task_id, asked)
         return json_response(
             Extension(expires_at=lease.leased_until, cancel_requested=lease.cancel_requested)
@@ -320,12 +329,12 @@ class LeaseHandlers:
 
     async def finish_task(self, request: Request) -> Response:
         """Record that an agent has done a task, or that it will never be done."""
-        task_id, asked = read_task_id(request), await _read_required(request, FinishTask)
+        task_id, asked = read_task_id(request), await _read_required(self._slow, request, FinishTask)
         return await self._end(task_id, asked.token, asked.end())
 
     async def fail_task(self, request: Request) -> Response:
         """Record that an agent could not do a task; it is tried again, or parked."""
-        task_id, asked = read_task_id(request), await _read_required(request, FailTask)
+        task_id, asked = read_task_id(request), await _read_required(self._slow, request, FailTask)
         return await self._end(task_id, asked.token, asked.end())
 
     async def _end(self, task_id: UUID, token: str, end: TaskEnd) -> Response:
@@ -394,17 +403,15 @@ def _failed(
     )
 
 
-async def _read(request: Request, model: type[Body]) -> Body | None:
+async def _read(slow: SlowWork, request: Request, model: type[Body]) -> Body | None:
+    return await _read_required(slow, request, model) if await request.body() else None
+
+
+async def _read_required(slow: SlowWork, request: Request, model: type[Body]) -> Body:
     body = await request.body()
-    if not body:
-        return None
     if len(body) > LARGE_BODY_BYTES:
-        return await asyncio.to_thread(read_document, model, body)
+        return await slow.run(caller_of(request), read_document, model, body)
     return read_document(model, body)
-
-
-async def _read_required(request: Request, model: type[Body]) -> Body:
-    return read_document(model, await request.body())
 
 
 @asynccontextmanager

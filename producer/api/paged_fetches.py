@@ -13,9 +13,10 @@ from producer.api.documents import Document
 from producer.api.guard import NDJSON_TYPE
 from producer.api.requests import Query, read_id
 from producer.api.responses import StreamedResponse, attachment, json_response
+from producer.api.slow_work import caller_of
 from producer.paged_fetch import PagesRecord, split_keys
 from producer.store import pages
-from producer.store.database import Connection, Store
+from producer.store.database import Connection, LongCall, Store
 from shared.errors import JobNotFound
 from shared.kinds.pages import StopReason
 from shared.states import JobState
@@ -69,7 +70,7 @@ class PagedFetchHandlers:
     async def get_pages(self, request: Request) -> Response:
         """Answer with what the pages come to, compared with their totals."""
         job_id = read_id(request, "job_id", JobNotFound)
-        async with self._store.long_calls:
+        async with self._store.long_call(LongCall.READ, caller_of(request)):
             record = await self._store.read(pages.get_pages, job_id)
         return json_response(paged_fetch(record))
 
@@ -78,12 +79,13 @@ class PagedFetchHandlers:
         job_id = read_id(request, "job_id", JobNotFound)
         await self._store.read(pages.get_root, job_id)
         seen: set[bytes] | None = set() if Query(request).flag("distinct") else None
-        return StreamedResponse(self._lines(job_id, seen), attachment(f"{job_id}.ndjson"), NDJSON_TYPE)
+        lines = self._lines(job_id, seen, caller_of(request))
+        return StreamedResponse(lines, attachment(f"{job_id}.ndjson"), NDJSON_TYPE)
 
-    async def _lines(self, job_id: UUID, seen: set[bytes] | None) -> AsyncIterator[bytes]:
+    async def _lines(self, job_id: UUID, seen: set[bytes] | None, caller: str) -> AsyncIterator[bytes]:
         after: int | None = -1
         while after is not None:
-            lines, after = await self._store.read_page(_read_page, job_id, after, seen)
+            lines, after = await self._store.read_page(caller, _read_page, job_id, after, seen)
             if lines:
                 yield lines
 

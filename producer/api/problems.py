@@ -26,6 +26,7 @@ from shared.errors import (
     OperationFinished,
     OperationNotFound,
     OutputNotFound,
+    QuotaReached,
     RetrieverError,
     RunsExhausted,
     ScheduleNotFound,
@@ -105,6 +106,7 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     ),
     NotATask: _Entry(HTTPStatus.NOT_FOUND, "not-a-task", "The job is no task"),
     LeaseLost: _Entry(HTTPStatus.CONFLICT, "lease-lost", "The lease is not held"),
+    QuotaReached: _Entry(HTTPStatus.CONFLICT, "quota-reached", "There is no room for more"),
     IdempotencyConflict: _Entry(
         HTTPStatus.CONFLICT,
         "idempotency-conflict",

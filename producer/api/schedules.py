@@ -1,6 +1,5 @@
 """The operations on schedules: create, look up, list, pause, resume, run now, delete."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,6 +16,7 @@ from producer.api.documents import NEXT, Document, ShownText, shown
 from producer.api.replays import answer_of, find_replay, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import json_response
+from producer.api.slow_work import SlowWork, caller_of
 from producer.records import (
     IdempotencyKey,
     KeptAnswer,
@@ -28,9 +28,9 @@ from producer.records import (
     SubmissionResult,
     SubmissionStatus,
 )
-from producer.scheduling import new_schedule, scheduled_run
+from producer.scheduling import ScheduleLimits, new_schedule, scheduled_run
 from producer.store import schedules
-from producer.store.database import Connection, Store
+from producer.store.database import Connection, LongCall, Store
 from producer.stored_json import NULL, embed, page_of, pick, text_of
 from producer.submission_models import ScheduleSubmission
 from producer.timetable import CatchUp, Cron, Every, first_time, next_times
@@ -38,6 +38,7 @@ from shared.clock import utc_now
 from shared.errors import ScheduleNotFound
 from shared.identity import new_id
 from shared.redaction import redact_submission
+from shared.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +100,14 @@ _TEMPLATE = msgspec.json.Decoder(_TemplateFields)
 class ScheduleHandlers:
     """Keeps what is to be run again and again; the ledger runs it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, slow: SlowWork, settings: Settings) -> None:
         self._store = store
+        self._slow = slow
+        self._limits = ScheduleLimits(
+            most=settings.max_schedules,
+            min_seconds=settings.min_schedule_seconds,
+            jobs_per_second=settings.schedule_jobs_per_second,
+        )
 
     async def submit_schedule(self, request: Request) -> Response:
         """Store a schedule and answer 201 with it."""
@@ -108,8 +115,8 @@ class ScheduleHandlers:
         key = request_key(request, KeyScope.SCHEDULE, body)
         if again := await find_replay(self._store, key):
             return again
-        schedule, answer = await asyncio.to_thread(_read_schedule, body)
-        result = await self._store.write(_insert, schedule, answer, key, by)
+        schedule, answer = await self._slow.run(caller_of(request), _read_schedule, body, self._limits)
+        result = await self._store.write(_insert, schedule, answer, key, by, most=self._limits.most)
         if result.status is SubmissionStatus.STORED:
             logger.info("schedule_created", extra={"schedule_id": str(schedule.id)})
         return answer_of(result)
@@ -117,11 +124,15 @@ class ScheduleHandlers:
     async def list_schedules(self, request: Request) -> Response:
         """Answer with one page of schedules, newest first."""
         query = Query(request)
-        return json_response(await self._store.read_page(_page, limit=query.limit, after=query.id("cursor")))
+        return json_response(
+            await self._store.read_page(
+                caller_of(request), _page, limit=query.limit, after=query.id("cursor")
+            )
+        )
 
     async def get_schedule(self, request: Request) -> Response:
         """Answer with the schedule, its next five times and its last run."""
-        return await _answer(await self._store.read(schedules.get_schedule, _id(request)))
+        return _answer(await self._store.read(schedules.get_schedule, _id(request)))
 
     async def pause_schedule(self, request: Request) -> Response:
         """Stop the schedule from running."""
@@ -129,13 +140,13 @@ class ScheduleHandlers:
             schedules.pause_schedule, _id(request), by=read_actor(request), now=utc_now()
         )
         logger.info("schedule_paused", extra={"schedule_id": str(record.id)})
-        return await _answer(record)
+        return _answer(record)
 
     async def resume_schedule(self, request: Request) -> Response:
         """Let the schedule run again, from its next time on."""
         record = await self._store.write(_resume, _id(request), read_actor(request))
         logger.info("schedule_resumed", extra={"schedule_id": str(record.id)})
-        return await _answer(record)
+        return _answer(record)
 
     async def run_schedule(self, request: Request) -> Response:
         """Make a run now, paused or not; the times of the schedule stay as they are."""
@@ -144,10 +155,11 @@ class ScheduleHandlers:
         if again := await find_replay(self._store, key):
             return again
         record = await self._store.read(schedules.get_schedule, schedule_id)
-        # Not in the transaction that stores it: a large batch takes seconds to validate.
-        run = await asyncio.to_thread(scheduled_run, record, run_at=now, now=now)
-        next_runs = await asyncio.to_thread(_next_runs, record)
-        result = await self._store.write(_run, record.id, run, next_runs, key, by=by, now=now)
+        # Not in the transaction that stores it: a large batch takes a while to validate.
+        run = await self._slow.run(caller_of(request), scheduled_run, record, run_at=now, now=now)
+        next_runs = _next_runs(record)
+        async with self._store.long_call(LongCall.SUBMIT, caller_of(request)):
+            result = await self._store.write(_run, record.id, run, next_runs, key, by=by, now=now)
         if result.status is SubmissionStatus.STORED:
             logger.info("schedule_run_made", extra={"schedule_id": str(record.id), **run.facts})
         return answer_of(result)
@@ -196,18 +208,25 @@ def _id(request: Request) -> UUID:
     return read_id(request, "schedule_id", ScheduleNotFound)
 
 
-def _read_schedule(body: bytes) -> tuple[NewSchedule, KeptAnswer]:
-    schedule = new_schedule(read_document(ScheduleSubmission, body), schedule_id=new_id(), now=utc_now())
+def _read_schedule(body: bytes, limits: ScheduleLimits) -> tuple[NewSchedule, KeptAnswer]:
+    submission = read_document(ScheduleSubmission, body)
+    schedule = new_schedule(submission, schedule_id=new_id(), now=utc_now(), limits=limits)
     document = schedule_document(ScheduleRecord.of(schedule))
     answer = KeptAnswer(HTTPStatus.CREATED, f"/schedules/{schedule.id}", document)
     return schedule, answer
 
 
 def _insert(
-    connection: Connection, schedule: NewSchedule, answer: KeptAnswer, key: IdempotencyKey | None, by: str
+    connection: Connection,
+    schedule: NewSchedule,
+    answer: KeptAnswer,
+    key: IdempotencyKey | None,
+    by: str,
+    *,
+    most: int,
 ) -> SubmissionResult:
     def insert(connection: Connection) -> KeptAnswer:
-        schedules.insert_schedule(connection, schedule, by=by)
+        schedules.insert_schedule(connection, schedule, by=by, most=most)
         return answer
 
     return make_once(connection, key, schedule.id, insert)
@@ -225,7 +244,6 @@ def _run(
 ) -> SubmissionResult:
     def make_run(connection: Connection) -> KeptAnswer:
         record = schedules.run_now(connection, schedule_id, run, by=by, now=now)
-        # Rare times of cron take long to find, and this transaction may keep others waiting.
         return KeptAnswer(HTTPStatus.ACCEPTED, run.path, schedule_document(record, next_runs))
 
     return make_once(connection, key, schedule_id, make_run)
@@ -242,6 +260,5 @@ def _page(connection: Connection, *, limit: int, after: UUID | None) -> bytes:
     return page_of([schedule_document(record) for record in found.records], following=found.following)
 
 
-async def _answer(record: ScheduleRecord) -> Response:
-    # Rare times of cron take long to find.
-    return json_response(await asyncio.to_thread(schedule_document, record))
+def _answer(record: ScheduleRecord) -> Response:
+    return json_response(schedule_document(record))

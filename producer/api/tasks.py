@@ -20,6 +20,7 @@ from producer.api.explanation import explain_new
 from producer.api.jobs import Form, submit
 from producer.api.requests import Query, read_actor, read_id
 from producer.api.responses import json_response
+from producer.api.slow_work import SlowWork, caller_of
 from producer.api.writer import JobWriter
 from producer.pausing import Circumstances
 from producer.records import JobFilter, JobRecord, NewJob
@@ -130,13 +131,14 @@ _SAID = msgspec.json.Decoder(_SaidFields)
 class TaskHandlers:
     """Accepts tasks and shows what became of them."""
 
-    def __init__(self, store: Store, writer: JobWriter) -> None:
+    def __init__(self, store: Store, writer: JobWriter, slow: SlowWork) -> None:
         self._store = store
         self._writer = writer
+        self._slow = slow
 
     async def submit_task(self, request: Request) -> Response:
         """Store one task, then answer 202: from then on agents may pick it, and it is never lost."""
-        return await submit(self._store, self._writer, request, _AS_TASK)
+        return await submit(self._store, self._writer, self._slow, request, _AS_TASK)
 
     async def get_task(self, request: Request) -> Response:
         """Answer with the task, its output and every attempt."""
@@ -153,7 +155,9 @@ class TaskHandlers:
             ref=query.text("ref"),
             labels=query.labels,
         )
-        page = self._store.read_page(_task_page, asked, limit=query.limit, after=query.id("cursor"))
+        page = self._store.read_page(
+            caller_of(request), _task_page, asked, limit=query.limit, after=query.id("cursor")
+        )
         return json_response(await page)
 
     async def abort_task(self, request: Request) -> Response:

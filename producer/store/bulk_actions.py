@@ -23,8 +23,8 @@ from producer.store.page_bytes import read_page
 from producer.store.parking import has_next_run, leave_parking, matching
 from producer.store.rows import lock_jobs
 from producer.store.schema import IS_PARKED, IS_RUNNING_OPERATION, jobs, operation_jobs, operations
-from producer.store.sql import is_one_of, stored
-from shared.errors import OperationFinished, OperationNotFound
+from producer.store.sql import count_under_lock, is_one_of, stored
+from shared.errors import OperationFinished, OperationNotFound, QuotaReached
 from shared.states import JobState
 
 # A page is what the rate gives in this time, so progress is smooth and a crash repeats nothing.
@@ -41,14 +41,29 @@ _STARTED = {
 
 
 def start_operation(
-    connection: sa.Connection, new: NewOperation, which: ParkedFilter | Iterable[UUID]
+    connection: sa.Connection,
+    new: NewOperation,
+    which: ParkedFilter | Iterable[UUID],
+    *,
+    most: int | None = None,
 ) -> Operation:
     """Store an operation and choose its jobs: those parked now that match or are listed. A ledger does it.
 
     A list is read a thousand ids at a time. SQLite has no other writer until the last is read, so it may not
     wait for a network.
+
+    Args:
+        most: How many operations may run at a time: each has a list of its jobs.
+
+    Raises:
+        QuotaReached: as many run already.
     """
     now = new.created_at
+    if most is not None and count_under_lock(connection, operations, IS_RUNNING_OPERATION) >= most:
+        raise QuotaReached(
+            f"{most:,} operations run, which is the most (RETRIEVER_MAX_OPERATIONS). "
+            "Wait for one of them, or cancel it."
+        )
     _insert(connection, new)
     total = _choose_jobs(connection, new.id, which)
     _change(connection, new.id, {"total": total, **({} if total else _end(OperationState.DONE, now))})

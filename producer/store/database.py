@@ -11,7 +11,8 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from enum import Enum
 from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
@@ -22,6 +23,7 @@ from producer.store.failures import BUSY_HERE, POOLER, store_failures
 from producer.store.migrate import check_schema
 from producer.store.sql import SQLITE
 from producer.store.sqlite_file import place_of
+from producer.turns import FairTurns
 from shared.errors import SettingsInvalid, StoreUnavailable
 from shared.repeated_warning import RepeatedWarning
 
@@ -33,12 +35,19 @@ R = TypeVar("R")
 
 # Below the connections that the engine may open.
 _THREADS = 8
-_LONG_CALLS = 2
-_PAGES_AT_ONCE = 2
 _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
+
+
+class LongCall(Enum):
+    """Calls of seconds or minutes, by what they do; each sort has places of its own."""
+
+    SUBMIT = "submit"
+    CHANGE = "change"
+    READ = "read"
+    PAGE = "page"
 
 
 class Database:
@@ -48,7 +57,8 @@ class Database:
         self._reader = engine
         self._writer = writing(engine)
         self._place = place_of(engine)
-        self._turns = _Turns() if engine.dialect.name == SQLITE else nullcontext()
+        self.has_one_writer = engine.dialect.name == SQLITE
+        self._turns = _Turns() if self.has_one_writer else nullcontext()
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -146,9 +156,17 @@ class Store:
         """
         self._database = database
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-        # Calls of seconds or minutes are made under it, so that they never hold up the short ones.
-        self.long_calls = asyncio.Semaphore(_LONG_CALLS)
-        self._pages = asyncio.Semaphore(_PAGES_AT_ONCE)
+        # A second batch would only wait for the one writer, in a thread, until its time is up.
+        self._long_calls = {
+            LongCall.SUBMIT: FairTurns(1 if database.has_one_writer else 2, share=1),
+            LongCall.CHANGE: FairTurns(1),
+            LongCall.READ: FairTurns(2, share=1),
+            LongCall.PAGE: FairTurns(2),
+        }
+
+    def long_call(self, sort: LongCall, caller: str) -> AbstractAsyncContextManager[None]:
+        """Wait for a fair turn to make a call of seconds or minutes: it never holds up the short ones."""
+        return self._long_calls[sort].turn(caller)
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
@@ -157,13 +175,18 @@ class Store:
         return await self._call(lambda: self._database.read(query, *args, **kwargs))
 
     async def read_page(
-        self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+        self,
+        caller: str,
+        query: Callable[Concatenate[sa.Connection, P], R],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> R:
         """Return a page of a list or an export, as it is sent.
 
-        While one is made it is in memory several times, so that few are made at once.
+        While one is made it is in memory several times, so few are made at once, in fair turns.
         """
-        async with self._pages:
+        async with self.long_call(LongCall.PAGE, caller):
             return await self.read(query, *args, **kwargs)
 
     async def write(

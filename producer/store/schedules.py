@@ -20,11 +20,11 @@ from producer.store.page_bytes import read_page
 from producer.store.repeats import look_after
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
-from producer.store.sql import encode_document, stored
+from producer.store.sql import count_under_lock, encode_document, stored
 from producer.store.submissions import insert_batch, insert_jobs
 from producer.store.wakeup import announce_waiting
 from producer.timetable import Cron, Every, Timetable
-from shared.errors import ScheduleNotFound
+from shared.errors import QuotaReached, ScheduleNotFound
 from shared.kinds.registry import waiting_state
 from shared.outcomes import EXPIRED
 from shared.states import JobState, position
@@ -39,8 +39,19 @@ _LAST_TIME = datetime.max.replace(tzinfo=UTC)
 _EXPLANATION = "Its deadline passed while no attempt was known to run."
 
 
-def insert_schedule(connection: sa.Connection, schedule: NewSchedule, *, by: str = ANONYMOUS) -> None:
-    """Store a schedule."""
+def insert_schedule(
+    connection: sa.Connection, schedule: NewSchedule, *, by: str = ANONYMOUS, most: int | None = None
+) -> None:
+    """Store a schedule.
+
+    Raises:
+        QuotaReached: there are as many as there may be.
+    """
+    if most is not None and count_under_lock(connection, schedules) >= most:
+        raise QuotaReached(
+            f"There are {most:,} schedules, which is the most (RETRIEVER_MAX_SCHEDULES). "
+            "Delete one of them first."
+        )
     connection.execute(
         schedules.insert().values(
             id=schedule.id,

@@ -77,8 +77,9 @@ batches = sa.Table(
     sa.Column("callback_url", PlainText(), nullable=True),
     # Of which events, its jobs' ends among them; null is its completion.
     sa.Column("callback_events", sa.JSON(none_as_null=True), nullable=True),
-    # How many lines of it became no job; they are in `rejected_lines`.
+    # How many lines of it became no job, and how many of those are in `rejected_lines`: null means all.
     sa.Column("rejected", sa.BigInteger(), nullable=False, server_default="0"),
+    sa.Column("rejected_kept", sa.BigInteger(), nullable=True),
     # How many of its jobs are repeats of others.
     sa.Column("repeats", sa.BigInteger(), nullable=False, server_default="0"),
     # How many of its jobs had ended at two recent times, for its rate: `batches.py` moves them.

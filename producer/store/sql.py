@@ -206,6 +206,18 @@ def is_one_of(
     return column.in_(ids)
 
 
+def count_under_lock(
+    connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool] | None = None
+) -> int:
+    """Count rows of a table, so that nobody else who asks adds one until the transaction ends."""
+    if connection.dialect.name == POSTGRESQL:
+        # SQLite has one writer at a time.
+        name = sa.literal(f"retriever.{table.name}")
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
+    query = sa.select(sa.func.count()).select_from(table)
+    return connection.scalar(query if where is None else query.where(where)) or 0
+
+
 def insert_absent(connection: sa.Connection, table: sa.Table) -> Insert:
     """Return an INSERT that leaves a row that is there as it is."""
     return _insert(connection.dialect.name, table).on_conflict_do_nothing()

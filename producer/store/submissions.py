@@ -100,7 +100,7 @@ def insert_batch(
     new_jobs: Iterable[NewJob],
     rejected: Iterable[Rejected] = (),
 ) -> SubmissionResult:
-    """Store a batch, its jobs and its rejected lines, unless its idempotency key leads to a batch.
+    """Store a batch, its jobs and those of its rejected lines that are kept, unless its key leads to a batch.
 
     Reads both a chunk at a time, the jobs first. SQLite has no other writer until the last is read, so
     neither may wait for a network. When reading raises, nothing is stored.
@@ -126,11 +126,13 @@ def insert_batch(
     )
     counts = _insert_many(connection, new_jobs, batch_id=batch.id)
     finished_at = None if counts else batch.created_at
-    rejections = _insert_rejected(connection, batch.id, rejected)
+    kept = _insert_rejected(connection, batch.id, rejected)
+    # Who counted none has kept all.
+    rejections = {"rejected": max(kept, batch.rejected), "rejected_kept": kept}
     connection.execute(
         batches.update()
         .where(batches.c.id == batch.id)
-        .values(total=counts.total(), rejected=rejections, finished_at=finished_at, **counts)
+        .values(total=counts.total(), finished_at=finished_at, **rejections, **counts)
     )
     if waiting_state(batch.kind) is JobState.QUEUED:
         announce_tasks_where(connection, jobs.c.batch_id == batch.id)

@@ -223,7 +223,8 @@ def test_a_replay_is_answered_as_before_with_what_was_rejected(api: RunningApi) 
 
 
 def test_two_hundred_thousand_wrong_lines_are_kept_in_flat_memory(tmp_path: Path) -> None:
-    settings = Settings(database_url=f"sqlite:///{tmp_path / 'retriever.db'}")
+    database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    settings = Settings(database_url=database_url, max_rejected_lines=200_000)
     with running_api(settings) as api:
         submit(api, b"http://a.example/\n" + b"nonsense\n" * 2_000, "text/plain")
         before = resident_bytes()

@@ -123,7 +123,7 @@ def test_a_batch_tells_of_what_was_chosen_of_it_and_of_its_jobs(store: Database)
         submission = BatchSubmission.model_validate({**body, "callback_url": URL, "callback_events": chosen})
         template = JobTemplate.of(submission, now=NOON)
         batch = template.batch(batch_id=new_id())
-        valid, _ = batch_args(submission, template)
+        valid, *_ = batch_args(submission, template)
         jobs = [template.job(each, job_id=new_id(), batch_id=batch.id) for each in valid]
         store.write(submissions.insert_batch, batch, jobs)
 

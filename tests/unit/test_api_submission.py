@@ -70,7 +70,7 @@ def test_arguments_that_are_no_json_are_invalid(args: dict[str, object]) -> None
 def test_items_of_a_batch_win_over_its_defaults() -> None:
     batch = make_batch(defaults={"max_redirects": 1, "url": URL}, items=[{}, {"max_redirects": 2}])
 
-    args, rejected = batch_args(batch, JobTemplate.of(batch, now=NOW))
+    args, rejected, _ = batch_args(batch, JobTemplate.of(batch, now=NOW))
 
     assert rejected == []
     assert [each.document["max_redirects"] for each in args] == [1, 2]
@@ -90,7 +90,7 @@ def test_every_wrong_item_is_counted_and_the_first_are_named() -> None:
 def test_wrong_items_do_not_sink_the_rest_unless_all_are_wrong() -> None:
     batch = make_batch(items=[{"url": "nonsense"}, 5, {"url": URL}])
 
-    args, rejected = batch_args(batch, JobTemplate.of(batch, now=NOW))
+    args, rejected, _ = batch_args(batch, JobTemplate.of(batch, now=NOW))
 
     assert [each.document["url"] for each in args] == [URL]
     assert [(each.number, each.loc) for each in rejected] == [(1, "/items/0/url"), (2, "/items/1")]

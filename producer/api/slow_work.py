@@ -1,0 +1,63 @@
+"""Slow work of the API, such as reading a batch: in a few threads of its own, in fair turns of its callers.
+
+The default threads stay free for what everybody needs at once: metrics, pages, bodies.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import ParamSpec, TypeVar
+
+from starlette.requests import Request
+
+from producer.turns import FairTurns
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# One holds Python's one lock while it parses, so more of them would only take it from the event loop.
+_THREADS = 2
+# What a provider gives to one customer (RFC 6177).
+_IPV6_PREFIX = 64
+
+
+class SlowWork:
+    """Runs calls that take long in threads: one at a time for each caller."""
+
+    def __init__(self) -> None:
+        """Make the threads, which start when they are needed."""
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="slow")
+        self._turns = FairTurns(_THREADS, share=1)
+
+    async def run(self, caller: str, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what work returns. In parts of some 50 ms, so that others have a turn between two."""
+        async with self._turns.turn(caller):
+            loop = asyncio.get_running_loop()
+            running = loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                # The thread works on: its place is free when it has ended, and nobody closes what it reads.
+                await asyncio.wait([running])
+                raise
+
+    def close(self) -> None:
+        """Wait for the calls that run, then end the threads. Blocks."""
+        self._pool.shutdown()
+
+
+def caller_of(request: Request) -> str:
+    """Return whose turn a request takes: the address of its client, of IPv6 the network.
+
+    A proxy on this machine tells it in `X-Forwarded-For`; all clients of another proxy are one caller.
+    """
+    try:
+        address = ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return "unknown"
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(ip_network((address, _IPV6_PREFIX), strict=False))
+        address = address.ipv4_mapped
+    return str(address)
