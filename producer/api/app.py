@@ -83,6 +83,9 @@ _TASK_POLL_SECONDS = 0.1
 # File descriptors that connections of clients leave to everything else.
 _KEPT_DESCRIPTORS = 256
 
+# Answers are data, and no page of others has a use for them.
+_HEADERS_OF_ALL = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
+
 Operation = Callable[[Request], Awaitable[Response]]
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 
@@ -128,6 +131,7 @@ def build_server(
         access_log=False,
         log_config=None,
         server_header=False,
+        headers=[*_HEADERS_OF_ALL.items()],
         timeout_graceful_shutdown=grace_seconds,
     )
     return ApiServer(config, settings, connections, on_stop=waiters.close)

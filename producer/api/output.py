@@ -57,7 +57,6 @@ class OutputHandlers:
             "Cache-Control": "private, no-cache",
             "Content-Security-Policy": "sandbox; default-src 'none'",
             "ETag": etag,
-            "X-Content-Type-Options": "nosniff",
         }
         if output is None:
             return Response(None, HTTPStatus.NOT_MODIFIED, headers)

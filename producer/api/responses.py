@@ -67,8 +67,5 @@ class StreamedResponse(Response):
 
 
 def attachment(filename: str) -> dict[str, str]:
-    """Return the headers that let a browser save an answer, and neither show nor guess what it is."""
-    return {
-        "Content-Disposition": f'attachment; filename="{filename}"',
-        "X-Content-Type-Options": "nosniff",
-    }
+    """Return the header that lets a browser save an answer, and not show it."""
+    return {"Content-Disposition": f'attachment; filename="{filename}"'}

@@ -1,5 +1,8 @@
 """Pages of others: a browser that can reach the API neither reads nor changes anything for them."""
 
+import base64
+import hashlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -269,3 +272,34 @@ def test_every_host_is_answered_where_that_is_asked_for(tmp_path_factory: pytest
     database = tmp_path_factory.mktemp("any") / "retriever.db"
     with running_api(Settings(database_url=f"sqlite:///{database}", api_allowed_hosts=("*",))) as api:
         assert ask(api, b"GET /livez", host=b"evil.example").status == 200
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/nope", "/ui/", "/openapi.json", "/metrics", "/livez", "/"])
+def test_answers_are_neither_guessed_at_nor_loaded_by_pages_of_others(api: RunningApi, path: str) -> None:
+    answer = api.client.get(path)
+
+    assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_so_are_those_that_no_operation_gave(api: RunningApi) -> None:
+    (answer,) = api.send_raw(b"no request\r\n\r\n")
+
+    assert (answer.status, answer.headers["x-content-type-options"]) == (400, "nosniff")
+
+
+def test_swagger_ui_runs_its_own_scripts_alone_and_is_not_framed(api: RunningApi) -> None:
+    page = api.client.get("/ui/")
+    policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == f"'self' 'sha256-{digest}'"
+    assert policy["frame-ancestors"] == "'none'"
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
+        answer = api.client.get(f"/ui/{name}")
+        assert (answer.status_code, answer.headers["content-security-policy"]) == (
+            200,
+            page.headers["content-security-policy"],
+        )
