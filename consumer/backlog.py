@@ -268,17 +268,21 @@ class SlotAdmission:
         self._admission = admission
         self._slots_by_kind = slots_by_kind
 
-    async def admit(self, job: JobMessage) -> FirstPermit | Deferred:
-        """Return the permit to hold during the attempt, maybe after long; or that it is deferred."""
+    async def admit(self, job: JobMessage, *, address: str | None = None) -> FirstPermit | Deferred:
+        """Return the permits to hold during the attempt, maybe after long; or that it is deferred.
+
+        Args:
+            address: As of `Admission.admit`.
+        """
         slots = self._slots_by_kind.get(job.kind)
         if slots is None:
-            return await self._admission.admit(job)
+            return await self._admission.admit(job, address=address)
         waiting = await slots.wait(job)
         if isinstance(waiting, Deferred):
             return waiting
         permit: FirstPermit | Deferred | None = None
         try:
-            permit = await self._admission.admit(job)
+            permit = await self._admission.admit(job, address=address)
         finally:
             if not isinstance(permit, FirstPermit):
                 slots.end(waiting)
@@ -293,13 +297,16 @@ class _SlotPermit(FirstPermit):
     has_waited = True
 
     def __init__(self, first: FirstPermit, slots: Slots, waiting: Waiting) -> None:
-        super().__init__(max_wait_seconds=first.max_wait_seconds)
+        super().__init__(max_wait_seconds=first.max_wait_seconds, request=first.request)
         self._first = first
         self._slots = slots
         self._waiting = waiting
 
     def take(self, host: str) -> Permit | None:
         return self._first.take(host)
+
+    def take_address(self) -> Permit | None:
+        return self._first.take_address()
 
     def __exit__(self, *args: object) -> None:
         self._first.__exit__(*args)

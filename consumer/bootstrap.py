@@ -23,6 +23,7 @@ from consumer.http.session import HttpSession, open_session
 from consumer.live_output import LiveOutput
 from consumer.metrics import WorkerMetrics
 from consumer.plan import Plan
+from consumer.politeness.address_limiters import AddressLimiters
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiters import FirstPermit, HostLimiters
 from consumer.report_batcher import ReportBatcher
@@ -32,7 +33,7 @@ from consumer.worker import Worker
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
 from shared.health import serve_health
-from shared.hosts import HostLimit
+from shared.hosts import HostLimit, NamedLimit, NetworkLimit
 from shared.kinds.command import COMMAND
 from shared.messages import JobMessage
 from shared.outcomes import Outcome
@@ -104,11 +105,12 @@ def _build_worker(
     rounds: Rounds,
     name: str,
 ) -> Worker:
-    limiters = _host_limiters(settings)
+    limiters, addresses = _limiters(settings)
     client = Client(
         session,
         secrets=Secrets(settings.secrets_dir),
         limiters=limiters,
+        addresses=addresses,
         robots=RobotsFiles(settings.user_agent),
         signer=Signer(settings.webhook_secrets),
         compute=compute,
@@ -119,7 +121,7 @@ def _build_worker(
     slots_by_kind = plan.slots_by_kind(
         settings, is_paused=pauses.cover, tell=PutOffs(publisher, worker=name).tell
     )
-    admission = Admission(limiters, prefetch_by_lane=plan.running_by_lane(settings))
+    admission = Admission(limiters, addresses, prefetch_by_lane=plan.running_by_lane(settings))
     handlers = _handlers(settings, plan, client, publisher, name=name)
     handler = DeliveryHandler(
         executor=Executor(handlers),
@@ -154,14 +156,14 @@ def _handlers(
     return handlers
 
 
-def _host_limiters(settings: Settings) -> HostLimiters:
+def _limiters(settings: Settings) -> tuple[HostLimiters, AddressLimiters]:
     if not settings.contact_url:
         logger.info("contact_url_missing", extra={"setting": "RETRIEVER_CONTACT_URL"})
-    return HostLimiters(
-        HostLimit(settings.host_concurrency, settings.host_rate_per_second),
-        settings.host_limits,
-        failures_to_open=settings.host_failures,
-    )
+    default = HostLimit(settings.host_concurrency, settings.host_rate_per_second)
+    named = [limit for limit in settings.host_limits if isinstance(limit, NamedLimit)]
+    networks = [limit for limit in settings.host_limits if isinstance(limit, NetworkLimit)]
+    hosts = HostLimiters(default, named, failures_to_open=settings.host_failures)
+    return hosts, AddressLimiters(default, networks)
 
 
 def _raise_file_limit() -> None:

@@ -13,8 +13,9 @@ from consumer.executor import Attempt, Executor
 from consumer.metrics import WorkerMetrics
 from consumer.poison import quarantine
 from consumer.politeness.admission import Admission
+from consumer.politeness.host_limiter import SHORTEST_DEFERRAL_SECONDS
 from consumer.report_batcher import ReportBatcher
-from consumer.running_attempts import RunningAttempts
+from consumer.running_attempts import RunningAttempt, RunningAttempts
 from consumer.settlement import (
     Decision,
     Park,
@@ -31,11 +32,13 @@ from shared.broker.topology import DEAD, RESULTS, is_bundle_key
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageTooLarge, MessageUndecodable
 from shared.messages import MAX_DEFERRALS, RAW_TYPE, REASON_HEADER, JobMessage
-from shared.outcomes import TOO_LARGE, Cancelled, Deferred, Failed, outcome_name
+from shared.outcomes import TOO_LARGE, Cancelled, DeferralReason, Deferred, Failed, outcome_name
 from shared.settings import MAX_BUNDLE_JOBS
 
 # How long a settlement under way may hold up a worker that has to stop.
 _SETTLE_LIMIT_SECONDS = 10.0
+# How often in a row an attempt may find an address busy. A second time is rare: a connection to another one.
+_MOST_GIVEN_BACK = 4
 # About as many as one connection can have unacked, several times over; 100 bytes each.
 _SETTLED_KEPT = 10_000
 
@@ -156,20 +159,42 @@ class DeliveryHandler:
         running = self._running.attempt(job, task)
         try:
             with running:
-                permit = await self._admission.admit(job)
-                if isinstance(permit, Deferred):
-                    return Attempt(None, utc_now(), permit)
-                if permit.has_waited and delivery.is_lost:
-                    with permit:
-                        raise DeliveryLost("its channel closed while it waited: it is another delivery's")
-                self._running.start(running, utc_now())
-                with permit:
-                    return await self._executor.execute(job, permit)
+                return await self._try(delivery, job, running)
         except asyncio.CancelledError:
             if running.was_cancelled():
                 return Attempt(running.started_at, utc_now(), Cancelled())
             await _give_back(delivery, job)
             raise
+
+    async def _try(self, delivery: Delivery | Part, job: JobMessage, running: RunningAttempt) -> Attempt:
+        """Return one attempt, or that it was deferred; one whose first request went nowhere is made again.
+
+        The address of a host is known only when the name has been looked up. An attempt that finds it busy
+        then has not begun, and waits for it here, or is deferred, as if it had been known.
+        """
+        given_back: Attempt | None = None
+        address: str | None = None
+        for rounds_left in reversed(range(_MOST_GIVEN_BACK)):
+            permit = await self._admission.admit(job, address=address)
+            if isinstance(permit, Deferred):
+                # Nothing moves a job back that was reported as running.
+                return given_back or Attempt(None, utc_now(), permit)
+            if permit.has_waited and delivery.is_lost:
+                with permit:
+                    raise DeliveryLost("its channel closed while it waited: it is another delivery's")
+            if given_back is None:
+                self._running.start(running, utc_now(), permit)
+            with permit:
+                attempt = await self._executor.execute(job, permit)
+            if permit.request is None or permit.busy_address is None:
+                return attempt
+            address = permit.busy_address
+            if given_back is not None or not self._running.take_back(running):
+                given_back = attempt
+            elif not rounds_left:
+                return Attempt(None, utc_now(), _deferred_again(address))
+        assert given_back is not None
+        return given_back
 
     async def _settle(self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt) -> None:
         decision = decide(job, attempt, random=random.random)
@@ -245,6 +270,11 @@ class DeliveryHandler:
             reason, seconds = attempt.outcome.reason, attempt.outcome.seconds
             self._metrics.deferrals.labels(job.kind, reason).inc()
             logger.info("job_deferred", extra={**facts, "reason": reason, "seconds": round(seconds, 3)})
+
+
+def _deferred_again(address: str) -> Deferred:
+    said = f"Deferred, because its host was found at {address}, which this worker may not ask just now."
+    return Deferred(SHORTEST_DEFERRAL_SECONDS, DeferralReason.BUSY, said)
 
 
 def _too_many_lines(delivery: Delivery | Part) -> MessageUndecodable | None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from consumer.control_streams import Cancellations
+from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit
 from consumer.settlement import report_message
 from shared.broker.publisher import Publisher
 from shared.errors import BrokerError
@@ -14,6 +15,9 @@ from shared.states import JobState
 
 # A shorter attempt is reported once, at its end: reporting each as running would double the traffic.
 _REPORT_AFTER_SECONDS = 0.5
+# One whose first request is not sent may still be deferred, and nothing moves a job back that was reported.
+# The scheduler waits three seconds after a deadline for the reports of attempts that began before.
+_REPORT_UNSENT_AFTER_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +44,28 @@ class RunningAttempts:
         """Return the attempt of a job; while inside it, its task is cancelled when the job is."""
         return RunningAttempt(job, task, self._attempts, self._unreported)
 
-    def start(self, attempt: "RunningAttempt", started_at: datetime) -> None:
-        """Report the attempt as running in half a second, unless it has ended by then."""
+    def start(
+        self, attempt: "RunningAttempt", started_at: datetime, first_permit: FirstPermit = NO_PERMIT
+    ) -> None:
+        """Report the attempt as running in half a second, unless it has ended by then.
+
+        While its first permit says that it can be given back, it is reported after two seconds.
+        """
         loop = attempt.task.get_loop()
-        attempt.started_at, attempt.report_at = started_at, loop.time() + _REPORT_AFTER_SECONDS
+        now = loop.time()
+        attempt.started_at, attempt.report_at = started_at, now + _REPORT_AFTER_SECONDS
+        attempt.first_permit, attempt.unsent_until = first_permit, now + _REPORT_UNSENT_AFTER_SECONDS
         self._unreported[attempt] = None
         if self._timer is None:
             self._timer = loop.call_at(attempt.report_at, self._report_due, loop)
+
+    def take_back(self, attempt: "RunningAttempt") -> bool:
+        """Note that an attempt has not begun after all; return False if it was reported as running."""
+        if attempt not in self._unreported:
+            return False
+        del self._unreported[attempt]
+        attempt.started_at = None
+        return True
 
     def _cancel(self) -> None:
         for attempt in self._attempts:
@@ -62,7 +81,11 @@ class RunningAttempts:
                 self._timer = loop.call_at(oldest.report_at, self._report_due, loop)
                 return
             del self._unreported[oldest]
-            self._report(oldest)
+            if oldest.first_permit.request is None or loop.time() >= oldest.unsent_until:
+                self._report(oldest)
+            else:
+                oldest.report_at = loop.time() + _REPORT_AFTER_SECONDS
+                self._unreported[oldest] = None
 
     def _report(self, attempt: "RunningAttempt") -> None:
         job = attempt.job
@@ -85,7 +108,17 @@ class RunningAttempt:
     """One attempt of a job; it is in the table while inside."""
 
     # A class, and no generator, because every attempt passes here.
-    __slots__ = ("_attempts", "_unreported", "is_cancelled", "job", "report_at", "started_at", "task")
+    __slots__ = (
+        "_attempts",
+        "_unreported",
+        "first_permit",
+        "is_cancelled",
+        "job",
+        "report_at",
+        "started_at",
+        "task",
+        "unsent_until",
+    )
 
     def __init__(
         self,
@@ -98,7 +131,9 @@ class RunningAttempt:
         self.job = job
         self.task = task
         self.started_at: datetime | None = None
+        self.first_permit = NO_PERMIT
         self.report_at = 0.0
+        self.unsent_until = 0.0
         self.is_cancelled = False
         self._attempts = attempts
         self._unreported = unreported

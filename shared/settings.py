@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from shared.broker.addresses import split_hosts
 from shared.errors import SettingsInvalid
-from shared.hosts import MAX_CONCURRENCY, NamedLimit
+from shared.hosts import MAX_CONCURRENCY, NamedLimit, NetworkLimit, parse_limit
 from shared.kinds.command import VariableName
 from shared.kinds.task import DEFAULT_QUEUE, PickOrder, QueueName
 from shared.setting_values import (
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     contact_url: ContactUrl = ""
     host_concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 8
     host_rate_per_second: HostRate = 20.0
-    host_limits: Annotated[tuple[NamedLimit, ...], NoDecode] = ()
+    host_limits: Annotated[tuple[NamedLimit | NetworkLimit, ...], NoDecode] = ()
     host_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     secrets_dir: Path | None = None
 
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     def _parse_limits(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return tuple(NamedLimit.parse(entry) for entry in value.split(",") if entry.strip())
+        return tuple(parse_limit(entry) for entry in value.split(",") if entry.strip())
 
     @field_validator("command_folder", "secrets_dir", "management_url", mode="before")
     @classmethod

@@ -52,7 +52,7 @@ def read_certificate(der: bytes, *, protocol: str | None, trusted: bool, now: da
 
 
 async def asks_for_certificate(
-    addresses: Sequence[tuple[Any, ...]], host: str, *, guarded_socket: SocketFactory
+    addresses: Sequence[tuple[Any, ...]], host: str, *, make_socket: SocketFactory
 ) -> bool:
     """Return whether a host asks clients for a certificate, as hosts do that hang up on those without one.
 
@@ -69,7 +69,7 @@ async def asks_for_certificate(
     # Not public: where it is missing, a test fails, and the host's wish is just not noticed.
     context._msg_callback = lambda *message: seen.add(message[3:5])  # type: ignore[attr-defined]  # noqa: SLF001
     connected = await aiohappyeyeballs.start_connection(
-        addr_infos=cast("Any", list(addresses)), socket_factory=guarded_socket
+        addr_infos=cast("Any", list(addresses)), socket_factory=make_socket
     )
     try:
         transport, _ = await asyncio.get_running_loop().create_connection(

@@ -20,13 +20,16 @@ from consumer.http.failures import (
     BAD_CERTIFICATE,
     CLIENT_CERTIFICATE_REQUIRED,
     CONNECTION_RESET,
+    PERMIT_TOO_LATE,
     TLS_INTERRUPTED,
     Failure,
     timed_out,
 )
 from consumer.http.markup import Markup, markup_of
-from consumer.http.redirect_chain import RedirectChain, final_answer
+from consumer.http.recording import Recording, dialling, put_permitted_first
+from consumer.http.redirect_chain import PoliteRequest, RedirectChain, final_answer
 from consumer.http.text import bounded_text
+from consumer.politeness.address_limiters import AddressBusy
 from shared.clock import utc_now
 from shared.hosts import host_key
 from shared.kinds.check import (
@@ -91,12 +94,17 @@ class _Check:
             with time_limit(self.args.timeout_seconds):
                 failure = await self._request()
         except TimeoutError:
-            return timed_out(self.args.timeout_seconds, while_doing=self.chain.recording.phase)
+            return self._timed_out(self.args.timeout_seconds)
         if failure is not None and failure.reason == BAD_CERTIFICATE.reason:
             self._note_certificate(trusted=False)
         if failure is not None and self._may_want_certificate(failure):
             return await self._look_for_wish(failure)
         return failure
+
+    def _timed_out(self, limit_seconds: float) -> Failure:
+        if self.chain.awaits_permit:
+            return PERMIT_TOO_LATE
+        return timed_out(limit_seconds, while_doing=self.chain.recording.phase)
 
     def _request(self) -> Coroutine[None, None, Failure | None]:
         if self.args.method is not CheckMethod.AUTO:
@@ -114,7 +122,7 @@ class _Check:
             with time_limit(limit_seconds):
                 failure = await self._request_with(CheckMethod.HEAD)
         except TimeoutError:
-            failure = timed_out(limit_seconds, while_doing=self.chain.recording.phase)
+            failure = self._timed_out(limit_seconds)
         if self._head_settles(failure):
             return failure
         # Hosts answer HEAD with any wrong status and redirect there is, so all else is worth a GET.
@@ -260,14 +268,24 @@ class _Check:
         return is_new and (is_reset or failure.reason == TLS_INTERRUPTED.reason)
 
     async def _look_for_wish(self, failure: Failure) -> Failure:
-        recording, host = self.chain.recording, url_host(self.chain.url).rstrip(".")
-        guarded_socket = self.client.session.connector.guarded_socket
+        url, polite = self.chain.url, PoliteRequest(self.client)
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                wants = await asks_for_certificate(recording.addresses, host, guarded_socket=guarded_socket)
-        except OSError:
+                if await polite.permit(url) is not None:
+                    return failure
+                wants = await self._asks_for_certificate(url_host(url).rstrip("."), polite)
+        except (OSError, AddressBusy):
             return failure  # A time limit, too. The host hung up, and that is all there is to say.
+        finally:
+            polite.release()
         return CLIENT_CERTIFICATE_REQUIRED if wants else failure
+
+    async def _asks_for_certificate(self, host: str, polite: PoliteRequest) -> bool:
+        look, addresses = Recording(permits=polite.addresses), list(self.chain.recording.addresses)
+        await put_permitted_first(addresses, look)
+        with dialling(polite.addresses):
+            make_socket = self.client.session.connector.polite_socket
+            return await asks_for_certificate(addresses, host, make_socket=make_socket)
 
     def result(self, verdict: Verdict, reason: str, explanation: str) -> dict[str, object]:
         """Return all that was seen, as the JSON of a `CheckResult`, without a model in between."""

@@ -18,6 +18,7 @@ from consumer.http.client import Client, HttpRequest, http_request
 from consumer.http.echoes import masked_body, masked_headers, masked_outcome
 from consumer.http.failures import (
     BODY_NOT_STORABLE,
+    PERMIT_TOO_LATE,
     UNEXPECTED_TYPE,
     Failure,
     failure_of_flaw,
@@ -82,7 +83,7 @@ async def fetch(
         with time_limit(args.timeout_seconds):
             failure = await _try(args, client, chain, page)
     except TimeoutError:
-        failure = timed_out(args.timeout_seconds)
+        failure = PERMIT_TOO_LATE if chain.awaits_permit else timed_out(args.timeout_seconds)
     if failure is None:
         return masked_outcome(page.echoes, Succeeded(_result(chain, page), page.stored))
     result = None if failure.is_ours or chain.status is None else _result(chain, page)

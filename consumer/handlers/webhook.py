@@ -12,6 +12,7 @@ from consumer.http.failures import (
     EGRESS_DENIED,
     INVALID_URL,
     NO_SIGNING_SECRET,
+    PERMIT_TOO_LATE,
     Failure,
     failure_of_status,
     timed_out,
@@ -71,7 +72,7 @@ async def _send(args: WebhookArgs, client: Client, chain: RedirectChain) -> Fail
             await _drop_body(answer)
             return _failure_of(answer.status)
     except TimeoutError:
-        return timed_out(args.timeout_seconds)
+        return PERMIT_TOO_LATE if chain.awaits_permit else timed_out(args.timeout_seconds)
 
 
 def _failure_of(status: int) -> Failure | None:

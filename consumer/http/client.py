@@ -14,6 +14,7 @@ from consumer.compute.pool import ComputePool
 from consumer.http.failures import Failure, secret_missing
 from consumer.http.robots import RobotsFiles
 from consumer.http.session import HttpSession
+from consumer.politeness.address_limiters import AddressLimiters
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit, HostLimiters
 from consumer.secrets import Secrets, Signer, secret_folder
 from shared.hosts import host_key
@@ -31,12 +32,13 @@ class Client:
         session: The one of this worker.
         secrets: Those of targets.
         limiters: Keep the worker polite to hosts.
+        addresses: Keep it polite to the machines behind them.
         robots: What the hosts' robots.txt say.
         signer: Signs webhooks.
         compute: Looks at large answers, and at answers with strangers' programs.
         inline_body_bytes: Up to this size a body is part of the result.
         job: Whose attempt it is; None only in tests.
-        first_permit: The permit for the first request of the attempt.
+        first_permit: The permits for the first request of the attempt.
     """
 
     session: HttpSession
@@ -48,6 +50,7 @@ class Client:
     inline_body_bytes: int = 65_536
     job: JobMessage | None = None
     first_permit: FirstPermit = NO_PERMIT
+    addresses: AddressLimiters = field(default_factory=AddressLimiters)
 
     def for_job(self, job: JobMessage, first_permit: FirstPermit) -> "Client":
         """Return the client of one attempt. `dataclasses.replace` would take several times as long."""
@@ -61,6 +64,7 @@ class Client:
             self.inline_body_bytes,
             job,
             first_permit,
+            self.addresses,
         )
 
     def names(self, url: str) -> tuple[str, str]:

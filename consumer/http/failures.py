@@ -143,6 +143,13 @@ WORKER_OVERLOADED = _unreached(
     is_ours=True,
 )
 
+PERMIT_TOO_LATE = _unreached(
+    "host_busy",
+    "The time of the attempt ran out while it waited until this worker may ask the host.",
+    transient=True,
+    is_ours=True,
+)
+
 # Webhooks.
 NO_SIGNING_SECRET = _unreached(
     "no_signing_secret",
@@ -219,9 +226,9 @@ ROBOTS_UNREACHABLE = _unreached(
 )
 
 
-def host_without_permit(reason: str, host: str, seconds: float) -> Failure:
-    """Return the failure of a request in the middle of an attempt whose host has no permit for it soon."""
-    said = f"A further request of this attempt had to go to {host}, which this worker may not ask just now."
+def host_without_permit(reason: str, host: str, seconds: float | None) -> Failure:
+    """Return the failure of a request of an attempt whose host, or its address, has no permit for it soon."""
+    said = f"A request of this attempt had to go to {host}, which this worker may not ask just now."
     return Failure(
         reason,
         transient=True,

@@ -6,7 +6,9 @@ costs a request one small object and a few looks at the clock.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +18,7 @@ from aiohttp.tracing import Trace
 from consumer.egress import AddressInfo
 from consumer.http.answers import AnswerProtocol
 from consumer.http.handshakes import WitnessedHandshake
+from consumer.politeness.address_limiters import AddressPermits
 from shared.kinds.check import Family, TimingsJson
 
 SocketFactory = Callable[[AddressInfo], Any]
@@ -27,6 +30,7 @@ class Phase(StrEnum):
     """What a request is doing, in words that people read in explanations."""
 
     DNS = "looking up the name"
+    PERMIT = "waiting until this worker may ask the host"
     CONNECT = "connecting"
     TLS = "agreeing on TLS"
     ANSWER = "waiting for the answer"
@@ -43,6 +47,7 @@ class Recording:
         ip: The peer, once there was a connection.
         addresses: What was dialled last, as `getaddrinfo` gives it.
         certificate: The peer's, verified, DER.
+        permits: For the addresses that it is sent to; None limits none.
         first_byte_timeout_seconds: What `clock` is set to once there is a connection; None stops it.
     """
 
@@ -63,11 +68,15 @@ class Recording:
     _timings: TimingsJson | None = None
 
     def __init__(
-        self, first_byte_timeout_seconds: float | None = None, clock: asyncio.Timeout | None = None
+        self,
+        first_byte_timeout_seconds: float | None = None,
+        clock: asyncio.Timeout | None = None,
+        permits: AddressPermits | None = None,
     ) -> None:
         """Begin the recording of a request that is about to be sent."""
         self.first_byte_timeout_seconds = first_byte_timeout_seconds
         self.clock = clock
+        self.permits = permits
         self.started = time.monotonic()
 
     def begin(self) -> None:
@@ -76,6 +85,21 @@ class Recording:
         self.is_reused = True
         self._began = time.monotonic()
         self._dialled = self._reached = self._connected = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wait for a permit while inside: the time is ours, so neither clock nor timings count it."""
+        phase, self.phase, since = self.phase, Phase.PERMIT, time.monotonic()
+        due = None if self.clock is None else self.clock.when()
+        if self.clock is not None:
+            self.clock.reschedule(None)
+        yield
+        # Only when it has ended well: whoever ends it from outside is told of this phase.
+        self.phase, seconds = phase, time.monotonic() - since
+        self.started += seconds
+        self._began += seconds
+        if self.clock is not None and due is not None:
+            self.clock.reschedule(due + seconds)
 
     def dial(self, addresses: list[tuple[Any, ...]], *, is_literal: bool, is_tls: bool) -> None:
         """Note that addresses are about to be tried."""
@@ -90,13 +114,12 @@ class Recording:
         self.phase = Phase.TLS if self._is_tls else Phase.ANSWER
         self._reached = time.monotonic()
 
-    def connect(self, transport: asyncio.Transport | None) -> None:
-        """Note the connection that the request goes over, new or kept."""
+    def connect(self, transport: asyncio.Transport | None, peer: str | None) -> None:
+        """Note the connection that the request goes over, new or kept, and the address that it leads to."""
         self.phase = Phase.ANSWER
         self._connected = time.monotonic()
         if transport is not None:
-            peer = transport.get_extra_info("peername")
-            self.ip = peer[0] if peer else None
+            self.ip = peer
             if tls := transport.get_extra_info("ssl_object"):
                 self.certificate, self.protocol = tls.getpeercert(binary_form=True), tls.version()
         self._wind_clock()
@@ -162,8 +185,8 @@ class RecordingConnector(aiohttp.TCPConnector):
 
     def __init__(self, *, socket_factory: SocketFactory, **options: Any) -> None:
         """Make a connector; every socket comes from the factory, the guard."""
-        super().__init__(socket_factory=socket_factory, **options)
-        self.guarded_socket = socket_factory
+        self.polite_socket = polite_socket_factory(socket_factory)
+        super().__init__(socket_factory=self.polite_socket, **options)
 
     async def connect(
         self,
@@ -171,17 +194,34 @@ class RecordingConnector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the signature is aiohttp's.
     ) -> aiohttp.connector.Connection:
-        """Return a connection for a request, kept or new."""
+        """Return a connection for a request, kept or new, to an address that has given a permit.
+
+        Raises:
+            AddressBusy: none has, in time.
+        """
         assert isinstance(req, RecordedRequest)
-        recording = req.recording
-        recording.begin()
-        connection = await super().connect(req, traces, timeout)
-        recording.connect(connection.transport)
+        recording, permits = req.recording, req.recording.permits
+        if permits is not None:
+            permits.begin()
+        while True:
+            recording.begin()
+            connection = await super().connect(req, traces, timeout)
+            peer = _peer(connection.transport)
+            if permits is None or peer is None or not recording.is_reused or permits.reuse(peer):
+                break
+            # Others may use it meanwhile, or the host may close it.
+            connection.release()
+            with recording.waiting():
+                await permits.wait(peer)
+        recording.connect(connection.transport, peer)
+        if permits is not None and peer is not None:
+            permits.connected(peer)
         return connection
 
     async def _wrap_create_connection(self, *args: Any, **options: Any) -> Any:
         request: RecordedRequest = options["req"]
         recording, addresses = request.recording, options["addr_infos"]
+        await put_permitted_first(addresses, recording)
         is_literal = addresses[0][4][0] == request.url.host
         context = options.get("ssl")
         recording.dial(addresses, is_literal=is_literal, is_tls=context is not None)
@@ -193,7 +233,76 @@ class RecordingConnector(aiohttp.TCPConnector):
             recording.reach()
             return AnswerProtocol(self._loop)
 
-        return await super()._wrap_create_connection(make_protocol, *args[1:], **options)
+        token = _dialling.set(recording.permits)
+        try:
+            return await super()._wrap_create_connection(make_protocol, *args[1:], **options)
+        except (aiohttp.ClientConnectorError, TimeoutError) as error:
+            if (permits := recording.permits) is not None:
+                permits.failed_dial = error
+                if (busy := permits.busy) is not None:
+                    raise busy from error
+            raise
+        finally:
+            _dialling.reset(token)
+
+
+_dialling: ContextVar[AddressPermits | None] = ContextVar("dialling", default=None)
+"""The permits of the connection that is being made. aiohttp tries several addresses at once, in tasks of its
+own, and has nothing else that leads from a socket to its request."""
+
+
+async def put_permitted_first(addresses: list[AddressInfo], recording: Recording) -> None:
+    """Let an address be dialled first that has a permit.
+
+    The others are tried, as always, if there is a permit for them then.
+
+    Raises:
+        AddressBusy: none has one in time.
+    """
+    permits = recording.permits
+    if permits is None:
+        return
+    literals = [info[4][0] for info in addresses]
+    index = permits.choose(literals)
+    if index is None:
+        index = permits.never_dialled(literals)
+        if index is None:
+            # aiohttp tries again what has failed; once is enough.
+            assert permits.failed_dial is not None
+            raise permits.failed_dial
+        with recording.waiting():
+            await permits.wait(literals[index])
+    if index:
+        addresses.insert(0, addresses.pop(index))
+
+
+def polite_socket_factory(make_socket: SocketFactory) -> SocketFactory:
+    """Return a factory that makes sockets only for addresses that have a permit for who dials them."""
+
+    def make_polite_socket(info: AddressInfo) -> Any:
+        # The guard comes first: what it denies needs no permit.
+        made, permits = make_socket(info), _dialling.get()
+        if permits is not None and not permits.dial(info[4][0]):
+            made.close()
+            raise OSError(None, "no permit for this address")
+        return made
+
+    return make_polite_socket
+
+
+@contextmanager
+def dialling(permits: AddressPermits | None) -> Iterator[None]:
+    """Take the permits for what is dialled while inside, with a socket of a polite factory."""
+    token = _dialling.set(permits)
+    try:
+        yield
+    finally:
+        _dialling.reset(token)
+
+
+def _peer(transport: asyncio.Transport | None) -> str | None:
+    name = None if transport is None else transport.get_extra_info("peername")
+    return name[0] if name else None
 
 
 def _between(start: float | None, end: float | None) -> float | None:

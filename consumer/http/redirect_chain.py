@@ -38,6 +38,7 @@ from consumer.http.handshakes import shown_certificates
 from consumer.http.header_fields import honours_retry_after, leads_on, retry_after_seconds
 from consumer.http.recording import Phase, Recording
 from consumer.http.target import Target, redirect_target, split_credentials, target_of
+from consumer.politeness.address_limiters import AddressBusy, AddressPermits, address_words
 from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
 from consumer.politeness.host_limiters import Permit
 from shared.clock import utc_now
@@ -45,6 +46,7 @@ from shared.hosts import host_key
 from shared.kinds.check import HopJson
 from shared.kinds.requests import Redirects, Robots
 from shared.origins import Barrier, across
+from shared.outcomes import DeferralReason
 
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 
@@ -62,6 +64,7 @@ class RedirectChain:
         has_left: Whether it has gone to another origin than its first URL's; it stays so when it returns.
         brings_fragment: Whether a redirect named a fragment, which took the place of that of the first URL.
         following: Where the last answer leads, or why it leads nowhere; None when it is no redirect.
+        awaits_host: Whether a request waits for a permit for its host.
     """
 
     url: str
@@ -73,6 +76,7 @@ class RedirectChain:
     has_left: bool = False
     brings_fragment: bool = False
     following: Target | Failure | None = None
+    awaits_host: bool = False
     _recording: Recording | None = None
     _begins_at: int = 0
 
@@ -82,6 +86,11 @@ class RedirectChain:
         if self._recording is None:
             self._recording = Recording()
         return self._recording
+
+    @property
+    def awaits_permit(self) -> bool:
+        """Whether a request waits for a permit, so that what ends it now is no fault of the target."""
+        return self.awaits_host or self.recording.phase is Phase.PERMIT
 
     @property
     def status(self) -> int | None:
@@ -186,7 +195,7 @@ async def _follow(
         if requested and _identity(message, target) in requested:
             return REDIRECT_LOOP
         chain.url = target.url
-        answer = await _refusal(client, polite, request, target) or await _send(
+        answer = await _refusal(client, polite, chain, request, target) or await _send(
             client, polite, chain, target=target, message=message, request=request
         )
         if isinstance(answer, Failure) or chain.following is None or request.redirects is Redirects.REPORT:
@@ -216,12 +225,17 @@ async def _follow(
 
 
 async def _refusal(
-    client: Client, polite: "PoliteRequest", request: HttpRequest, target: Target
+    client: Client, polite: "PoliteRequest", chain: RedirectChain, request: HttpRequest, target: Target
 ) -> Failure | None:
     """Return why a target may not be asked now, after waiting for a permit; None when it may."""
     if request.robots is Robots.RESPECT and (denied := await _robots_denial(client, polite, target.wire)):
         return denied
-    return None if polite.has_first_permit(target.url) else await polite.permit(target.url)
+    if polite.has_first_permit(target.url):
+        return None
+    chain.awaits_host = True
+    refusal = await polite.permit(target.url)
+    chain.awaits_host = False
+    return refusal
 
 
 class _Message(NamedTuple):
@@ -292,13 +306,16 @@ async def _send(
 ) -> aiohttp.ClientResponse | Failure:
     # The clock has the limit for connecting; the recording sets it to the next one.
     clock = asyncio.timeout(request.connect_timeout_seconds) if request.is_timed else None
-    recording = Recording(request.first_byte_timeout_seconds, clock)
+    recording = Recording(request.first_byte_timeout_seconds, clock, polite.addresses)
     chain.begin_request(recording)
     try:
         sending = client.session.send_request(
             message.method, target.wire, headers=message.headers, body=message.body, recording=recording
         )
         answer = await (sending if clock is None else _within(clock, sending))
+    except AddressBusy as busy:
+        recording.clock = None
+        return polite.without_address(busy)
     except (aiohttp.ClientError, OSError, UnicodeError) as error:
         recording.clock = None
         failure = failure_of_error(error)
@@ -401,21 +418,28 @@ def _is_private(own: _Message, crossing: _Message) -> bool:
 
 
 class PoliteRequest:
-    """Gives each request of a chain its permit, one after the other, and reports to the host's limiter."""
+    """Gives each request of a chain its permits, one after the other, and reports to the host's limiter.
 
-    __slots__ = ("_client", "_permit")
+    The host's is given before the request, those of its addresses when one is dialled.
+    """
+
+    __slots__ = ("_client", "_permit", "addresses")
 
     def __init__(self, client: Client) -> None:
         """Begin a chain; no permit is asked for yet."""
         self._client = client
         self._permit: Permit | None = None
+        self.addresses: AddressPermits | None = None
 
     def has_first_permit(self, url: str) -> bool:
         """Return whether the attempt came with a permit for this URL's host, and take it."""
         self.release()
         host = host_key(url)
-        self._permit = None if host is None else self._client.first_permit.take(host)
-        return self._permit is not None
+        permit = None if host is None else self._client.first_permit.take(host)
+        if permit is None:
+            return False
+        self._begin(permit)
+        return True
 
     async def permit(self, url: str) -> Failure | None:
         """Return None when a request to this URL may start now, or why not.
@@ -429,8 +453,24 @@ class PoliteRequest:
         permit = await self._client.limiters.permit(host, PermitRequest(Priority.UNDER_WAY, seconds, seconds))
         if isinstance(permit, Refusal):
             return host_without_permit(permit.reason, host, permit.seconds)
-        self._permit = permit
+        self._begin(permit)
         return None
+
+    def without_address(self, busy: AddressBusy) -> Failure:
+        """Return the failure of a request whose address has no permit."""
+        assert self._permit is not None
+        whom = address_words(busy.address, self._permit.host).rstrip(",")
+        refusal = busy.refusal
+        return host_without_permit(
+            DeferralReason.BUSY if refusal is None else refusal.reason,
+            whom,
+            None if refusal is None else refusal.seconds,
+        )
+
+    def _begin(self, permit: Permit) -> None:
+        client = self._client
+        self._permit = permit
+        self.addresses = AddressPermits(client.addresses, client.limiters, permit.host, client.first_permit)
 
     def answered(self, status: int, *, retry_after_seconds: float | None) -> None:
         """Report an answer to the host's limiter."""
@@ -448,6 +488,10 @@ class PoliteRequest:
 
     def release(self) -> None:
         """End the permit of the last request; its answer has been read, or is not wanted."""
+        # The address first: who gets the host's permit next finds its address free.
+        if self.addresses is not None:
+            self.addresses.release()
+            self.addresses = None
         if self._permit is not None:
             self._permit.release()
             self._permit = None

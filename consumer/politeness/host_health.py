@@ -48,6 +48,10 @@ class Pace:
         if self.share < 1.0:
             self.share = min(self.share + RECOVERY, 1.0)
 
+    def raise_to(self, limit: HostLimit) -> None:
+        """Raise the limit to at least another one."""
+        self.limit = self.limit.at_least(limit)
+
     def limit_to(self, per_second: float) -> None:
         """Lower the rate limit for good, as a `crawl-delay` asks."""
         if not self.limit.rate_per_second or per_second < self.limit.rate_per_second:

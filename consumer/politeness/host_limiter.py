@@ -1,4 +1,4 @@
-"""The limiter of one host: which request may go now, which waits, and which comes back later. Pure.
+"""The limiter of a host or address: which request may go now, which waits, and which comes back later. Pure.
 
 Nothing here reads a clock or waits: `now` is passed in, in seconds that only grow.
 """
@@ -69,13 +69,20 @@ class Refusal:
 
 
 class HostLimiter:
-    """The concurrency, rate, shared pause and circuit breaker of one host."""
+    """The concurrency, rate, shared pause and circuit breaker of one host.
 
-    def __init__(self, limit: HostLimit, *, failures_to_open: int) -> None:
-        """Make the limiter of a host about which nothing is known."""
+    An address has one, too. Nobody tells it of answers, so it has no complaints and its breaker stays closed.
+    """
+
+    def __init__(self, limit: HostLimit, *, failures_to_open: int, early_seconds: float = 0.0) -> None:
+        """Make the limiter of a host about which nothing is known.
+
+        Args:
+            early_seconds: How much before its time a request may start, without more in the long run.
+        """
         self.pace = Pace(limit)
         self.breaker = Breaker(failures_to_open)
-        self._rate = RateClock()
+        self._rate = RateClock(early_seconds)
         self._paused_until = 0.0
         self._running: dict[PermitRequest, float] = {}
         self._waiting: list[PermitRequest] = []
@@ -250,9 +257,18 @@ class RateClock:
     """A rate as a clock: the generic cell rate algorithm (GCRA, ITU-T I.371) with a burst of one.
 
     A pause is not saved up for a burst after it.
+
+    Attributes:
+        early_seconds: How early a request may be; those after it wait as if it had been on time.
     """
 
-    ready_at: float = 0.0
+    early_seconds: float = 0.0
+    _due_at: float = 0.0
+
+    @property
+    def ready_at(self) -> float:
+        """When the next request may start."""
+        return self._due_at - self.early_seconds
 
     def take(self, now: float, *, per_second: float) -> None:
         """Note a request that starts now.
@@ -261,4 +277,4 @@ class RateClock:
             per_second: The rate of this moment; 0 is no limit.
         """
         if per_second:
-            self.ready_at = max(self.ready_at, now) + 1 / per_second
+            self._due_at = max(self._due_at, now) + 1 / per_second

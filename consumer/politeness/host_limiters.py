@@ -1,13 +1,17 @@
-"""The limiters of all hosts of a worker: permits and waits, one timer a host. Nothing is decided here."""
+"""The limiters of all hosts of a worker: permits and waits, one timer a host. Nothing is decided here.
+
+`Limiters` knows no hosts: `consumer.politeness.address_limiters` keeps those of addresses with it.
+"""
 
 import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from consumer.politeness.host_limiter import HostLimiter, PermitRequest, Refusal
-from shared.hosts import HostLimit, NamedLimit, limit_of
+from shared.hosts import HostLimit, NamedLimit, named_limit
 
 MAX_HOSTS = 10_000
 """About 1 KB each. The host that was idle longest is forgotten first, its complaints with it."""
@@ -26,12 +30,16 @@ class _Entry:
 
 
 class Permit:
-    """Permission for one request to one host, now; `release` it when the answer has been read."""
+    """Permission for one request to one host or address, now; `release` it when the answer has been read.
+
+    Attributes:
+        host: The host or the address that it is for, as limits are kept by it.
+    """
 
     __slots__ = ("_entry", "_is_over", "_limiters", "_request", "host")
 
-    def __init__(self, limiters: "HostLimiters", host: str, entry: _Entry, request: PermitRequest) -> None:
-        """Make one; only `HostLimiters` does."""
+    def __init__(self, limiters: "Limiters", host: str, entry: _Entry, request: PermitRequest) -> None:
+        """Make one; only `Limiters` does."""
         self.host = host
         self._limiters = limiters
         self._entry = entry
@@ -58,21 +66,34 @@ class Permit:
 
 
 class FirstPermit:
-    """The permit that an attempt begins with; a context that releases it at the end if no request took it.
+    """What an attempt begins with; a context that releases at the end what no request took.
 
     Attributes:
-        max_wait_seconds: How long a further request of the attempt may wait for its permit.
+        max_wait_seconds: How long a further request of the attempt may wait for its permits.
+        request: How the attempt asked for its permits, while nothing was sent and it can be given back as if
+            it had not begun. None afterwards.
+        busy_address: The address without a permit for which it was given back, as limits are kept by it.
         has_waited: Whether the job may have been in hand for long before it was given.
     """
 
-    __slots__ = ("_permit", "max_wait_seconds")
+    __slots__ = ("_address_permit", "_permit", "busy_address", "max_wait_seconds", "request")
 
     has_waited = False
 
-    def __init__(self, permit: Permit | None = None, *, max_wait_seconds: float = MAX_WAIT_SECONDS) -> None:
-        """Keep a permit; None for an attempt that needs none before it begins."""
+    def __init__(
+        self,
+        permit: Permit | None = None,
+        address_permit: Permit | None = None,
+        *,
+        max_wait_seconds: float = MAX_WAIT_SECONDS,
+        request: PermitRequest | None = None,
+    ) -> None:
+        """Keep permits for a host and its address; None for an attempt that has none before it begins."""
         self._permit = permit
+        self._address_permit = address_permit
         self.max_wait_seconds = max_wait_seconds
+        self.request = request
+        self.busy_address: str | None = None
 
     def take(self, host: str) -> Permit | None:
         """Return the permit, once, if it is for this host."""
@@ -82,10 +103,17 @@ class FirstPermit:
         self._permit = None
         return permit
 
+    def take_address(self) -> Permit | None:
+        """Return the permit for an address of the host, once."""
+        permit, self._address_permit = self._address_permit, None
+        return permit
+
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
+        if self._address_permit is not None:
+            self._address_permit.release()
         if self._permit is not None:
             self._permit.release()
 
@@ -94,28 +122,28 @@ NO_PERMIT = FirstPermit()
 """Shared by all attempts that begin without a permit."""
 
 
-class HostLimiters:
+class Limiters:
     """Gives out permits. It belongs to one event loop; the limits are those of this process."""
 
     def __init__(
         self,
-        default: HostLimit | None = None,
-        named: Iterable[NamedLimit] = (),
+        limit_of: Callable[[str], HostLimit],
         *,
         failures_to_open: int = 0,
+        early_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make one that knows no host yet; without arguments nothing is limited.
+        """Make one that knows no host yet.
 
         Args:
-            default: The limit of hosts that none of `named` fits.
-            named: Limits of hosts by name.
+            limit_of: Says the limit of a host that is asked for the first time.
             failures_to_open: Failures in a row that open a host's breaker; 0 never opens it.
+            early_seconds: As of `HostLimiter`.
             clock: Seconds that only grow.
         """
-        self._default = default or HostLimit()
-        self._named = tuple(named)
+        self._limit_of = limit_of
         self._failures_to_open = failures_to_open
+        self._early_seconds = early_seconds
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._answers: dict[PermitRequest, asyncio.Future[Permit | Refusal]] = {}
@@ -158,16 +186,16 @@ class HostLimiters:
         if entry.limiter.has_line or entry.timer is not None:
             self._give_out(host, entry)
 
-    def limit_rate(self, host: str, per_second: float) -> None:
-        """Lower the rate of a host, as its `crawl-delay` asks; a higher one than it has changes nothing."""
-        self._entry(host).limiter.pace.limit_to(per_second)
-
     def _entry(self, host: str) -> _Entry:
         entry = self._entries.get(host)
         if entry is None:
             self._forget_idle()
-            limit = limit_of(host, self._named, self._default)
-            entry = self._entries[host] = _Entry(HostLimiter(limit, failures_to_open=self._failures_to_open))
+            limiter = HostLimiter(
+                self._limit_of(host),
+                failures_to_open=self._failures_to_open,
+                early_seconds=self._early_seconds,
+            )
+            entry = self._entries[host] = _Entry(limiter)
         self._entries.move_to_end(host)
         return entry
 
@@ -209,3 +237,40 @@ class HostLimiters:
             self._give_out(host, entry)
         elif answer.done() and not answer.cancelled() and isinstance(permit := answer.result(), Permit):
             permit.release()
+
+
+class HostLimiters(Limiters):
+    """The limiters of hosts by name, and what the hosts complained of."""
+
+    def __init__(
+        self,
+        default: HostLimit | None = None,
+        named: Iterable[NamedLimit] = (),
+        *,
+        failures_to_open: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make one that knows no host yet; without arguments nothing is limited.
+
+        Args:
+            default: The limit of hosts that none of `named` fits.
+            named: Limits of hosts by name.
+            failures_to_open: As of `Limiters`.
+            clock: As of `Limiters`.
+        """
+        unnamed = default or HostLimit()
+        patterns = tuple(named)
+        self._limit_by_name = lru_cache(MAX_HOSTS)(lambda host: named_limit(host, patterns))
+        super().__init__(
+            lambda host: self._limit_by_name(host) or unnamed,
+            failures_to_open=failures_to_open,
+            clock=clock,
+        )
+
+    def named_limit(self, host: str) -> HostLimit | None:
+        """Return the limit of a host if somebody has named one."""
+        return self._limit_by_name(host)
+
+    def limit_rate(self, host: str, per_second: float) -> None:
+        """Lower the rate of a host, as its `crawl-delay` asks; a higher one than it has changes nothing."""
+        self._entry(host).limiter.pace.limit_to(per_second)

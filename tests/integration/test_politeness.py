@@ -26,17 +26,20 @@ from shared.outcomes import OutcomeName
 from shared.settings import Settings
 from shared.states import JobState
 from tests.support.amqp import running, running_publisher
+from tests.support.dns import dns_server
 
 HOT = "127.0.0.1"
 HOT_JOBS = 500
 HOT_AT_ONCE, HOT_PER_SECOND = 4, 20
+HOT_NAMES = 300
+NAMES_AT_ONCE, NAMES_PER_SECOND = 6, 30
 OTHER_HOSTS = [f"127.0.1.{number}" for number in range(1, 101)]
 OTHERS_OF_A_LANE = 300
 
 
 @dataclass
 class Site:
-    """One listener that is many hosts; it counts who comes to the hot one, and when."""
+    """One listener that is many hosts; it counts who comes to the hot one, or to a name of it, and when."""
 
     port: int = 0
     hot_at: list[float] = field(default_factory=list)
@@ -45,7 +48,7 @@ class Site:
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer after a moment, as hosts do."""
-        if request.url.host != HOT:
+        if request.url.host in OTHER_HOSTS:
             await asyncio.sleep(0.05)
             return web.Response()
         self.hot_at.append(time.monotonic())
@@ -124,10 +127,12 @@ def urls_of(hosts: list[str], port: int, total: int) -> list[str]:
     return [f"http://{hosts[number % len(hosts)]}:{port}/{number}" for number in range(total)]
 
 
-async def seconds_of_others(publisher: Publisher, listener: Listener, port: int) -> float:
+async def seconds_of_others(
+    publisher: Publisher, listener: Listener, port: int, *, of_a_lane: int = OTHERS_OF_A_LANE
+) -> float:
     """Return how long jobs of many other hosts take in both lanes."""
     started = time.monotonic()
-    urls = urls_of(OTHER_HOSTS, port, OTHERS_OF_A_LANE)
+    urls = urls_of(OTHER_HOSTS, port, of_a_lane)
     async with asyncio.TaskGroup() as group:
         lanes = [group.create_task(publish(publisher, lane, urls)) for lane in Lane]
     await listener.until_ended(job_id for lane in lanes for job_id in lane.result())
@@ -173,3 +178,38 @@ async def test_five_hundred_urls_of_one_host_keep_its_limits_and_hold_up_no_othe
     assert [(end.state, end.attempt, end.outcome) for end in ends] == [
         (JobState.SUCCEEDED, 1, OutcomeName.SUCCEEDED)
     ] * HOT_JOBS
+
+
+async def test_many_names_of_one_machine_are_one_machine_and_hold_up_no_other(vhost_url: str) -> None:
+    names = [f"n{number}.wild.example" for number in range(HOT_NAMES)]
+    async with (
+        open_site() as site,
+        running_publisher(vhost_url, timeout_seconds=60) as publisher,
+        running((listener := Listener(vhost_url)).consumer.run()),
+    ):
+        with dns_server({name: [[HOT]] for name in names}) as dns:
+            settings = Settings(
+                amqp_url=vhost_url,
+                dns_servers=(dns.server,),
+                egress_allow="127.0.0.0/8",  # type: ignore[arg-type]
+                host_concurrency=NAMES_AT_ONCE,
+                host_rate_per_second=NAMES_PER_SECOND,
+            )
+            async with working(settings):
+                hot_jobs = await publish(publisher, Lane.BULK, urls_of(names, site.port, HOT_NAMES))
+                await seconds_of_others(publisher, listener, site.port, of_a_lane=50)
+                visits_by_then = len(site.hot_at)
+                await listener.until_ended(hot_jobs)
+
+    reports = [report for job_id in hot_jobs for report in listener.reports[job_id]]
+    said = {report.explanation for report in reports if report.is_deferral}
+    assert len(site.hot_at) == HOT_NAMES
+    assert site.hot_at_once <= NAMES_AT_ONCE
+    # As above; without a limit of the address they would all come within two seconds.
+    assert most_within(2, site.hot_at) <= 2 * NAMES_PER_SECOND + NAMES_PER_SECOND
+    assert visits_by_then < HOT_NAMES
+    assert said and all("127.0.0.1, the address of n" in (each or "") for each in said)
+    ends = [report for report in reports if report.state.is_final]
+    assert [end.state for end in ends] == [JobState.SUCCEEDED] * HOT_NAMES
+    # Only one whose name took two seconds to look up may have cost an attempt.
+    assert sum(end.attempt > 1 for end in ends) <= HOT_NAMES // 10

@@ -201,7 +201,7 @@ class ModelWorker:
         self.running.clear()
         self.start()
 
-    async def admit(self, _: JobMessage) -> FirstPermit | Deferred:
+    async def admit(self, _: JobMessage, *, address: str | None = None) -> FirstPermit | Deferred:
         """Let an attempt begin, or put it off, as `Admission` does."""
         deferral, self.deferral = self.deferral, None
         return deferral or NO_PERMIT

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,7 +16,9 @@ from consumer.control_streams import Cancellations
 from consumer.delivery_handler import DeliveryHandler
 from consumer.executor import Executor
 from consumer.metrics import WorkerMetrics
+from consumer.politeness.host_limiter import PermitRequest, Priority
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit
+from consumer.running_attempts import RunningAttempts
 from shared.broker.bundle import bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DEAD, DELAY, RESULTS, WORK_DELIVERY_LIMIT
@@ -27,6 +29,7 @@ from shared.messages import MAX_JOB_BYTES, RAW_TYPE, REASON_HEADER, JobMessage, 
 from shared.outcomes import DeferralReason, Deferred, Failed, Outcome, Succeeded
 
 GRACE_SECONDS = 5.0
+ADDRESS = "203.0.113.7"
 
 
 class FakeDelivery:
@@ -87,16 +90,19 @@ class FakeAdmission:
     def __init__(self) -> None:
         self.answer: FirstPermit | Deferred = NO_PERMIT
         self.error: Exception | None = None
+        self.addresses: list[str | None] = []
+        self.new_answer: Callable[[], FirstPermit | Deferred] | None = None
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.asked = asyncio.Event()
 
-    async def admit(self, _: JobMessage) -> FirstPermit | Deferred:
+    async def admit(self, _: JobMessage, *, address: str | None = None) -> FirstPermit | Deferred:
+        self.addresses.append(address)
         self.asked.set()
         await self.may_answer.wait()
         if self.error:
             raise self.error
-        return self.answer
+        return self.answer if self.new_answer is None else self.new_answer()
 
 
 @dataclass
@@ -328,6 +334,79 @@ async def test_a_deferred_job_is_no_attempt(heart: Heart) -> None:
     assert heart.metrics.registry.get_sample_value("retriever_deferrals_total", labels) == 1
     assert [metric.samples for metric in heart.metrics.attempts.collect()] == [[]]
     assert heart.work.starts == 0
+
+
+def first_permit() -> FirstPermit:
+    return FirstPermit(request=PermitRequest(Priority.BULK, 1, 5))
+
+
+def give_back_first(heart: Heart, *, times: int = 1) -> list[str | None]:
+    """Let so many attempts find the address of their host busy; return the addresses that are asked for."""
+    permits: list[FirstPermit] = []
+
+    async def work(_: BaseModel, __: JobMessage, permit: FirstPermit) -> Outcome:
+        permits.append(permit)
+        if len(permits) > times:
+            return Succeeded({})
+        permit.busy_address = ADDRESS
+        return Failed("host_busy", "Busy.", transient=True)
+
+    heart.handler._executor = Executor({"check": work})
+    heart.admission.new_answer = first_permit
+    return heart.admission.addresses
+
+
+async def test_an_attempt_that_found_its_address_busy_waits_for_it_and_is_made_again(heart: Heart) -> None:
+    asked = give_back_first(heart)
+    delivery = heart.take(make_job())
+    await heart.finish()
+
+    assert asked == [None, ADDRESS]
+    (report,) = heart.reports
+    assert (report.state, report.attempt) == ("succeeded", 1)
+    assert delivery.settled == ["ack"]
+
+
+async def test_a_job_is_deferred_when_the_address_that_its_attempt_found_busy_stays_so(heart: Heart) -> None:
+    give_back_first(heart)
+    answers: Iterator[FirstPermit | Deferred] = iter(
+        [first_permit(), Deferred(30.0, DeferralReason.BUSY, "Its address is busy.")]
+    )
+    heart.admission.new_answer = lambda: next(answers)
+    heart.take(make_job())
+    await heart.finish()
+
+    (copy,) = heart.copies
+    assert (copy.attempt, copy.deferrals) == (1, 1)
+    assert [metric.samples for metric in heart.metrics.attempts.collect()] == [[]]
+
+
+async def test_an_attempt_that_was_reported_as_running_is_not_deferred_but_fails_for_now(
+    heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_back_first(heart)
+    monkeypatch.setattr(RunningAttempts, "take_back", lambda *_: False)
+    answers: Iterator[FirstPermit | Deferred] = iter(
+        [first_permit(), Deferred(30.0, DeferralReason.BUSY, "Its address is busy.")]
+    )
+    heart.admission.new_answer = lambda: next(answers)
+    heart.take(make_job())
+    await heart.finish()
+
+    (copy,) = heart.copies
+    assert copy.report is not None and copy.report.reason == "host_busy"
+    assert (copy.attempt, copy.deferrals) == (2, 0)
+
+
+async def test_a_job_that_finds_its_address_busy_again_and_again_is_deferred(heart: Heart) -> None:
+    asked = give_back_first(heart, times=100)
+    heart.take(make_job())
+    await heart.finish()
+
+    (copy,) = heart.copies
+    assert (copy.attempt, copy.deferrals) == (1, 1)
+    assert len(asked) == 4
+    assert copy.report is not None and ADDRESS in (copy.report.explanation or "")
 
 
 async def test_a_redelivery_runs_when_the_attempt_in_hand_was_given_back(heart: Heart) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import SettingsInvalid
-from shared.hosts import HostLimit, NamedLimit, host_key, limit_of
+from shared.hosts import HostLimit, NamedLimit, host_key, named_limit
 from shared.settings import Settings, read_settings
 
 DEFAULT = HostLimit(8, 20)
@@ -47,7 +47,7 @@ def test_the_nearest_limit_wins(host: str, limit: HostLimit) -> None:
     said = "example.com=2:0.5,*.example.com=4:10,*.www.example.com=1:1,example.com:9000=3:3,[::1]=5:0"
     named = [NamedLimit.parse(entry) for entry in said.split(",")]
 
-    assert limit_of(host, named, DEFAULT) == limit
+    assert (named_limit(host, named) or DEFAULT) == limit
 
 
 @pytest.mark.parametrize(

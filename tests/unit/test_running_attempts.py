@@ -8,6 +8,8 @@ import pytest
 
 from consumer import running_attempts
 from consumer.control_streams import Cancellations
+from consumer.politeness.host_limiter import PermitRequest, Priority
+from consumer.politeness.host_limiters import FirstPermit
 from consumer.running_attempts import RunningAttempt, RunningAttempts
 from shared.broker.outgoing import Outgoing
 from shared.clock import utc_now
@@ -99,6 +101,40 @@ async def test_an_attempt_is_not_reported_before_its_time(
     # Timers of the loop have milliseconds.
     assert loop.time() - begun_at >= 0.049
     assert report.job_id == later.id
+
+
+async def test_an_attempt_that_has_sent_nothing_is_reported_later(
+    publisher: FakePublisher, table: RunningAttempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_attempts, "_REPORT_UNSENT_AFTER_SECONDS", 0.5)
+    loop = asyncio.get_running_loop()
+    permits = [FirstPermit(request=PermitRequest(Priority.BULK, 1, 5)) for _ in range(2)]
+    jobs, begun_at = [job() for _ in permits], loop.time()
+    for each, permit in zip(jobs, permits, strict=True):
+        table.start(table.attempt(each, this_task()).__enter__(), utc_now(), permit)
+    permits[1].request = None
+
+    async with asyncio.timeout(5):
+        reports = [await publisher.told.get() for _ in jobs]
+
+    assert [report.job_id for report in reports] == [jobs[1].id, jobs[0].id]
+    assert loop.time() - begun_at >= 0.499
+
+
+async def test_an_attempt_that_was_taken_back_is_not_reported_until_it_starts_again(
+    publisher: FakePublisher, table: RunningAttempts
+) -> None:
+    back, last = job(), job()
+    attempt = started(table, back)
+    assert table.take_back(attempt) and attempt.started_at is None
+    started(table, last)
+    async with asyncio.timeout(5):
+        assert (await publisher.told.get()).job_id == last.id
+
+    table.start(attempt, utc_now())
+    async with asyncio.timeout(5):
+        assert (await publisher.told.get()).job_id == back.id
+    assert not table.take_back(attempt)
 
 
 async def test_a_job_that_waits_to_be_admitted_is_not_reported(
