@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Self
 
 from shared.urls import MAX_URL_LENGTH, url_origin
@@ -134,7 +134,6 @@ def network_limit(key: str, networks: Iterable[NetworkLimit]) -> HostLimit | Non
     return max(fitting, key=lambda entry: entry.network.prefixlen).limit if fitting else None
 
 
-@lru_cache(maxsize=8_192)
 def address_key(address: str) -> str:
     """Return what the limits of an IP address are kept by, on all of its ports: the machine behind it.
 
@@ -144,9 +143,13 @@ def address_key(address: str) -> str:
     Args:
         address: A literal, as sockets have it; a scope id (`%eth0`) is left out.
     """
-    parsed = ip_address(address.partition("%")[0])
-    if not isinstance(parsed, IPv6Address):
-        return str(parsed)
+    # Sockets write an IPv4 address in one way.
+    return _key_of_ipv6(address) if ":" in address else address
+
+
+@lru_cache(maxsize=8_192)
+def _key_of_ipv6(address: str) -> str:
+    parsed = IPv6Address(address.partition("%")[0])
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     if parsed in _NAT64:

@@ -470,7 +470,10 @@ class PoliteRequest:
     def _begin(self, permit: Permit) -> None:
         client = self._client
         self._permit = permit
-        self.addresses = AddressPermits(client.addresses, client.limiters, permit.host, client.first_permit)
+        if not client.addresses.limits_nothing:
+            self.addresses = AddressPermits(
+                client.addresses, client.limiters, permit.host, client.first_permit
+            )
 
     def answered(self, status: int, *, retry_after_seconds: float | None) -> None:
         """Report an answer to the host's limiter."""

@@ -43,7 +43,11 @@ def address_words(key: str, host: str) -> str:
 
 
 class AddressLimiters(Limiters):
-    """The limiters of addresses, and which addresses hosts were last seen at."""
+    """The limiters of addresses, and which addresses hosts were last seen at.
+
+    Attributes:
+        limits_nothing: Whether no address has a limit, so that no permit need be asked for.
+    """
 
     def __init__(
         self,
@@ -60,9 +64,12 @@ class AddressLimiters(Limiters):
             clock: Seconds that only grow.
         """
         unnamed, named = default or HostLimit(), tuple(networks)
-        super().__init__(
-            lambda key: network_limit(key, named) or unnamed, early_seconds=EARLY_SECONDS, clock=clock
-        )
+
+        def limit_of(key: str) -> HostLimit:
+            return (network_limit(key, named) if named else None) or unnamed
+
+        super().__init__(limit_of, early_seconds=EARLY_SECONDS, clock=clock)
+        self.limits_nothing = unnamed == HostLimit() and not named
         self._known: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
 
     def known(self, host: str) -> tuple[str, ...]:
@@ -86,16 +93,6 @@ class AddressLimiters(Limiters):
         """Allow an address at least what the named limit of a host at it allows, until it is forgotten."""
         if limit is not None:
             self._entry(key).limiter.pace.raise_to(limit)
-
-    def first_free(
-        self, keys: Sequence[str], new_request: Callable[[], PermitRequest], at_least: HostLimit | None
-    ) -> Permit | None:
-        """Return a permit for the first of these addresses that is free now."""
-        for key in keys:
-            self.raise_limit(key, at_least)
-            if (permit := self.permit_now(key, new_request())) is not None:
-                return permit
-        return None
 
 
 class AddressPermits:
@@ -162,12 +159,17 @@ class AddressPermits:
 
         One that is held already goes first.
         """
+        if len(addresses) == 1:
+            key = address_key(addresses[0])
+            if self._take(key):
+                return 0
+            self._limiters.note(self._host, (key,))
+            return None
         keys = [address_key(address) for address in addresses]
         self._limiters.note(self._host, tuple(dict.fromkeys(keys)))
-        if self._fresh:
-            for index, key in enumerate(keys):
-                if key in self._fresh:
-                    return index
+        for index, key in enumerate(keys):
+            if key in self._fresh:
+                return index
         return next((index for index, key in enumerate(keys) if self._take(key)), None)
 
     def never_dialled(self, addresses: Sequence[str]) -> int | None:
@@ -234,7 +236,8 @@ class AddressPermits:
     def _take(self, key: str) -> bool:
         if key in self._fresh:
             return True
-        permit = self._limiters.first_free((key,), self._new_request, self._at_least)
+        self._limiters.raise_limit(key, self._at_least)
+        permit = self._limiters.permit_now(key, self._new_request())
         if permit is None:
             return False
         self._held.append(permit)

@@ -78,9 +78,12 @@ class Admission:
     def _address_now(
         self, job: JobMessage, share: "PrefetchShare", host: str, keys: tuple[str, ...]
     ) -> Permit | None:
-        return self._addresses.first_free(
-            keys, lambda: self._permit_request(job, share), self._limiters.named_limit(host)
-        )
+        for key in keys:
+            self._addresses.raise_limit(key, self._limiters.named_limit(host))
+            permit = self._addresses.permit_now(key, self._permit_request(job, share))
+            if permit is not None:
+                return permit
+        return None
 
     async def _address(
         self,
