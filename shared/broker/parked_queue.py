@@ -1,12 +1,15 @@
 """Walking `jobs.parked`, which has no consumer: chosen messages leave it, all others stay."""
 
 import asyncio
+import struct
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from pamqp.encode import field_table
 
 from shared.broker.connection import (
     CONNECTION_ERRORS,
@@ -18,9 +21,16 @@ from shared.broker.connection import (
 )
 from shared.broker.topology import PARKED_QUEUE
 from shared.errors import BrokerUnavailable
+from shared.messages import REASON_HEADER
 
 # Names the walk that put a copy back, so that no walk goes round twice.
 WALK_HEADER = "x-retriever-walk"
+
+# They say why a message is here, so they come first.
+_NEEDED = frozenset({REASON_HEADER, "x-death"})
+_ROUTING = frozenset({"CC", "BCC"})
+# A header goes in one frame, which has 128 KiB at most.
+_MAX_HEADER_BYTES = 65_536
 
 _PAGE_MESSAGES = 200
 _NAME = "retriever ledger parked"
@@ -155,7 +165,7 @@ async def _put_back(channel: AbstractChannel, message: AbstractIncomingMessage, 
 def _copy(message: AbstractIncomingMessage, walk_id: str) -> Message:
     return Message(
         message.body,
-        headers={**message.headers, WALK_HEADER: walk_id},
+        headers={**writable_headers(message.headers), WALK_HEADER: walk_id},
         content_type=message.content_type,
         correlation_id=message.correlation_id,
         # A new id: aiormq would confirm a returned message that has the id of another in flight.
@@ -164,3 +174,22 @@ def _copy(message: AbstractIncomingMessage, walk_id: str) -> Message:
         app_id=message.app_id,
         delivery_mode=DeliveryMode.PERSISTENT,
     )
+
+
+def writable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those headers of a stranger's message with which its copy can be published.
+
+    Some that can be read cannot be written again, and those of a copy must leave room in its frame for ours.
+    `CC` and `BCC` are none: the broker would send each copy to the queues that they name, too.
+    """
+    kept: dict[str, Any] = {}
+    room_bytes = _MAX_HEADER_BYTES
+    for name in sorted(headers, key=lambda name: name not in _NEEDED):
+        try:
+            size_bytes = len(field_table({name: headers[name]}))
+        except (TypeError, ValueError, OverflowError, struct.error):
+            continue
+        if size_bytes <= room_bytes and name not in _ROUTING:
+            kept[name] = headers[name]
+            room_bytes -= size_bytes
+    return kept

@@ -132,6 +132,26 @@ async def test_properties_that_nobody_can_decode_are_none_and_hold_up_no_message
     assert (found.properties.correlation_id, found.properties.message_type) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("octets", "read"),
+    [
+        (b"check.bulk.\xff", "check.bulk.?"),
+        (b"check.bulk.\xc3", "check.bulk.?"),
+        (b"\xed\xa0\x80" * 85, "?" * 255),
+        ("\N{REPLACEMENT CHARACTER}é".encode(), "\N{REPLACEMENT CHARACTER}é"),
+    ],
+)
+async def test_a_routing_key_that_is_no_text_holds_up_no_message(octets: bytes, read: str) -> None:
+    written = pamqp.frame.marshal(Basic.Deliver("c", 2, False, "jobs", "x" * len(octets)), 7)
+
+    frame = written.replace(b"x" * len(octets), octets)
+    _, _, found = await FrameReader(stream(frame, pieces=[])).get_frame()
+
+    assert (found.routing_key, found.exchange, found.delivery_tag) == (read, "jobs", 2)
+    # A message that is put aside goes out under the same key.
+    FrameWriter(1, 100).publish(Outgoing("jobs.dead", found.routing_key, b"", "raw", ""), "m")
+
+
 async def test_what_is_no_frame_ends_the_connection() -> None:
     broken = pamqp.frame.marshal(Basic.Ack(1), 7)[:-1] + b"\0"
 

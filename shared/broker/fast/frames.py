@@ -192,7 +192,11 @@ def _properties_in(payload: bytes) -> Basic.Properties:
 
 
 class QuickDeliver(Basic.Deliver):
-    """A `basic.deliver` read from its payload at once, without pamqp's loop over its fields."""
+    """A `basic.deliver` read from its payload at once, without pamqp's loop over its fields.
+
+    What is no UTF-8 in a routing key is read as `?`: the broker takes it from anybody, and whoever reads the
+    message must be able to put it aside, under a key that is no longer than this one.
+    """
 
     def __init__(self, payload: bytes) -> None:
         """Read the payload of its frame, the number of the method included."""
@@ -201,5 +205,12 @@ class QuickDeliver(Basic.Deliver):
         self.delivery_tag, self.redelivered = _DELIVERY.unpack_from(payload, tag_at)
         exchange_at = tag_at + _DELIVERY.size + 1
         key_at = exchange_at + payload[exchange_at - 1] + 1
-        self.exchange = payload[exchange_at : key_at - 1].decode()
-        self.routing_key = payload[key_at : key_at + payload[key_at - 1]].decode()
+        self.exchange = _text(payload[exchange_at : key_at - 1])
+        self.routing_key = _text(payload[key_at : key_at + payload[key_at - 1]])
+
+
+def _text(octets: bytes) -> str:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode(errors="replace").replace("\N{REPLACEMENT CHARACTER}", "?")
