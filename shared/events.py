@@ -5,9 +5,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.messages import KindName, Ref, Run, WireMessage
+from shared.redaction import redact_text
 from shared.states import JobState
 from shared.times import WireTime
 
@@ -17,6 +18,10 @@ PAUSES_TYPE: Final = "pauses"
 EVERY: Final = "*"
 # Microseconds until the year 2200: one beyond could never be followed by another.
 _LAST_REVISION = 7_258_118_400_000_000
+
+
+def _redact(text: str | None) -> str | None:
+    return text and redact_text(text)
 
 
 class EventType(StrEnum):
@@ -36,7 +41,8 @@ class JobEnded(WireMessage):
     state: JobState
     attempt: Annotated[int, Field(ge=0)]
     reason: str | None = None
-    explanation: str | None = None
+    # Agents write it, too, and listeners may be anybody.
+    explanation: Annotated[str | None, AfterValidator(_redact)] = None
     result: dict[str, Any] | None = None
     batch_id: UUID | None = None
     ref: Ref | None = None

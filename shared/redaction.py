@@ -42,9 +42,9 @@ _PLACEHOLDERS = frozenset({"user:password", "user:pass", "username:password"})
 _HOST_AND_PORT = "host:port"
 
 _QUERY_VALUE = re.compile(r"([?&;])([^\s=&;?#\"<>]{1,100})=([^\s&;#\"<>]+)")
-# A name and its text, as JSON and Python write them, also where the end is cut off.
+# A name and its text, as JSON, Python and JSON in a cell of CSV write them; the end may be cut off.
 _QUOTED_PAIR = re.compile(
-    r"""(["'])([^"'\\\s]{1,100})\1(\s{0,9}:\s{0,9}b?)(["'])((?:\\.|(?!\4)[^\\])*+)""", re.DOTALL
+    r"""((["'])\2?)([^"'\\\s]{1,100})\1(\s{0,9}:\s{0,9}b?)((["'])\6?)((?:\\.|(?!\5)[^\\])*+)""", re.DOTALL
 )
 _LOGIN = re.compile(r"\b(Bearer|Basic)( +)[A-Za-z0-9._~+/=-]{12,}")
 _ENDED_BY = re.compile(r"[/\\?#]")
@@ -125,8 +125,8 @@ def redact_pairs(text: str) -> str:
         return text
     return _QUOTED_PAIR.sub(
         lambda found: (
-            f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{MASK}"
-            if found[5] and is_secret_header(found[2])
+            f"{found[1]}{found[3]}{found[1]}{found[4]}{found[5]}{MASK}"
+            if found[7] and is_secret_header(found[3])
             else found[0]
         ),
         text,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.documents import Document, job_document
+from producer.api.documents import Document, ShownText, job_document
 from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import json_response
 from producer.parking import ParkedFilter, ParkedGroup
@@ -46,7 +46,7 @@ class ParkedGroupDocument(Document):
     first_parked_at: datetime
     last_parked_at: datetime
     sample_job_id: Annotated[UUID, Field(description="The newest of its jobs.")]
-    sample_explanation: str | None
+    sample_explanation: ShownText | None
 
 
 class ParkedGroupList(Document):

@@ -128,6 +128,7 @@ def test_query_parameters_that_open_something_are_masked_in_logs() -> None:
         f"{{'Cookie': 'a={PASSWORD}', 'b': 1}}",
         f'"password":"{PASSWORD}',
         f'{{"token": "a\\"{PASSWORD}"}}',
+        f'a,"{{""X-Api-Key"": ""{PASSWORD}""}}"',
         f"Authorization: Bearer {PASSWORD}",
     ],
 )
