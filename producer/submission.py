@@ -34,6 +34,8 @@ _MASKED = (
     f"{MASK} stands where Retriever hides a user, password or key; write out what belongs there, "
     "or the name of a secret"
 )
+# More than any document of ours, or the arguments of any kind, has.
+_MAX_NAMES = 1_000
 # pydantic's name for it.
 _UNKNOWN_FIELD = "extra_forbidden"
 
@@ -231,6 +233,7 @@ def valid_args(kind: Kind, args: Mapping[str, Any], *, at: str = "/args") -> Val
     Raises:
         JobInvalid: they break a rule; every field is named.
     """
+    check_names(args, at=at)
     text = _args_text(args, at=at)
     model = _validate_args(kind, text, at=at)
     document = args_document(model)
@@ -250,6 +253,16 @@ def _check_unmasked(document: object, *, at: str) -> None:
     # Arguments that were read from us and come back would send the mask, in silence.
     if (masked_at := next(masked_places(document, at), None)) is not None:
         raise _invalid(masked_at, _MASKED)
+
+
+def check_names(document: object, *, at: str = "") -> None:
+    """Do nothing if an object has no more names than any of ours: each that is unknown would be a fault.
+
+    Raises:
+        JobInvalid: it has.
+    """
+    if isinstance(document, dict) and len(document) > _MAX_NAMES:
+        raise _invalid(at, f"It has {len(document):,} names, and no document has so many")
 
 
 def check_storable(document: object, *, at: str) -> None:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from producer.records import Overlap
 from producer.timetable import CatchUp
+from shared.few import few_names
 from shared.kinds.registry import Lane
 from shared.kinds.task import DEFAULT_QUEUE, TASK, QueueName
 from shared.kinds.webhook import WebhookUrl
@@ -17,6 +18,8 @@ T = TypeVar("T")
 
 MAX_LABELS = 20
 MAX_LABEL_LENGTH = 200
+# Each may be named several times; there are four.
+MAX_EVENTS = 20
 # A leap year.
 MAX_AHEAD_SECONDS = 366 * 86_400
 
@@ -25,6 +28,7 @@ LabelValue = Annotated[str, Field(max_length=MAX_LABEL_LENGTH, pattern=r"^[^\x00
 Labels = Annotated[
     dict[LabelName, LabelValue],
     Field(max_length=MAX_LABELS, description="Your own names for the job: no control characters."),
+    few_names(MAX_LABELS),
 ]
 ScheduleName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 KindName = Annotated[str, Field(min_length=1, max_length=100, description="See `GET /kinds`.")]
@@ -94,7 +98,11 @@ class _SingleSubmission(_Submission):
 
     callback_events: Annotated[
         list[JobEnd] | None,
-        Field(min_length=1, description="The ends that `callback_url` is told of; all, when left out."),
+        Field(
+            min_length=1,
+            max_length=MAX_EVENTS,
+            description="The ends that `callback_url` is told of; all, when left out.",
+        ),
         AfterValidator(_once),
     ] = None
     unique_for_seconds: Annotated[
@@ -159,6 +167,7 @@ class _BatchSubmission(_Submission):
         list[BatchEvent] | None,
         Field(
             min_length=1,
+            max_length=MAX_EVENTS,
             description="What `callback_url` is told of: ends of each job, and that all have ended "
             "(`batch.completed`). The latter alone, when left out.",
         ),

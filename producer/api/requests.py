@@ -12,7 +12,7 @@ from starlette.requests import Request
 from producer.api.problems import HttpProblem
 from producer.json_text import read_json
 from producer.parking import ANONYMOUS
-from producer.submission import field_errors
+from producer.submission import check_names, field_errors
 from shared.errors import (
     BatchNotFound,
     FieldError,
@@ -119,9 +119,10 @@ def read_document(model: type[Model], body: bytes) -> Model:
     """
     try:
         # pydantic's own parser lets NaN and Infinity pass, which no JSON column takes.
-        read_json(body)
+        value = read_json(body)
     except orjson.JSONDecodeError as error:
         raise JobInvalid([FieldError("", f"The body is not JSON: {error}")]) from None
+    check_names(value)
     return validate_document(model, body)
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from shared.few import few_names
+
 COMMAND: Final = "command"
 
 # RabbitMQ takes a delivery back after half an hour (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
@@ -15,6 +17,8 @@ MAX_ARGUMENTS = 1_000
 MAX_ARGUMENT_LENGTH = 32_768
 MAX_STDIN_LENGTH = 262_144
 MAX_VARIABLES = 100
+# Every exit code, and the endings that have a name.
+_MAX_ENDINGS = 260
 MAX_OUTPUT_BYTES = 131_072
 """Of one stream. Both, as JSON, stay below what the recorder takes at once."""
 
@@ -96,6 +100,7 @@ class CommandArgs(BaseModel):
     env: Annotated[
         dict[VariableName, Argument],
         Field(max_length=MAX_VARIABLES, description="Variables, of those that the operator lets jobs set."),
+        few_names(MAX_VARIABLES),
     ] = {}
     timeout_seconds: Annotated[
         float,
@@ -113,11 +118,12 @@ class CommandArgs(BaseModel):
     exit_codes: Annotated[
         dict[Ending, Judgement],
         Field(
-            max_length=260,
+            max_length=_MAX_ENDINGS,
             description="What an ending means: by exit code, or `timeout`, `signal` (ended by one), `limit` "
             "(over one of its limits) and `other`. An ending that is not named is `other`; without that, 0 "
             "is `succeeded` and all else `permanent`. `transient` is tried again.",
         ),
+        few_names(_MAX_ENDINGS),
     ] = {}
 
     @model_validator(mode="after")

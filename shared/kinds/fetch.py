@@ -10,6 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from shared import exact_json
 from shared.bodies import MAX_BODY_BYTES
+from shared.few import few_items
 from shared.kinds.acceptance import SUCCESS, MediaRange, Statuses
 from shared.kinds.check import Hop
 from shared.kinds.expressions import JmesPath
@@ -18,6 +19,7 @@ from shared.kinds.requests import RequestArgs
 
 DEFAULT_BODY_BYTES = 1_048_576
 MAX_SENT_BYTES = 262_144
+_MAX_RANGES = 20
 
 
 class FetchMethod(StrEnum):
@@ -59,7 +61,8 @@ class FetchArgs(RequestArgs):
     ] = None
     accept: Annotated[
         tuple[MediaRange, ...],
-        Field(max_length=20, description="Sent as `Accept`; an answer of another type is refused."),
+        Field(max_length=_MAX_RANGES, description="Sent as `Accept`; an answer of another type is refused."),
+        few_items(_MAX_RANGES),
     ] = ()
     statuses: Annotated[
         Statuses,

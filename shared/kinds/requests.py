@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from shared.few import few_names
 from shared.urls import HttpUrl
 
 MAX_HEADERS = 50
@@ -113,6 +114,7 @@ Headers = Annotated[
     dict[HeaderName, HeaderValue | Secret],
     Field(max_length=MAX_HEADERS),
     AfterValidator(_check_unique),
+    few_names(MAX_HEADERS),
 ]
 
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.api.id_lines import IdSpool
+from producer.api.problems import HttpProblem
 from shared.errors import JobInvalid
 from shared.identity import new_id
 
@@ -70,3 +71,22 @@ def test_a_list_of_nothing_is_refused(body: bytes) -> None:
             spool.finish()
 
     assert [error.loc for error in caught.value.errors] == ["/lines"]
+
+
+def test_a_list_has_so_many_ids_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.api.id_lines.MAX_LISTED_IDS", 3)
+    with IdSpool() as spool:
+        spool.feed(f"{new_id()}\n".encode() * 3)
+
+        with pytest.raises(HttpProblem) as caught:
+            spool.feed(f"{new_id()}\n".encode())
+
+    assert (caught.value.status, caught.value.errors[0].loc) == (413, "/lines")
+
+
+def test_nobody_reads_on_behind_the_faults_that_are_named() -> None:
+    with IdSpool() as spool:
+        spool.feed(b"no id\n" * 100)
+
+        with pytest.raises(JobInvalid):
+            spool.feed(f"{new_id()}\n".encode())

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from producer.api.batch_bodies import BatchSpool, Stream, read_query
+from producer.api.batch_bodies import BatchLimits, BatchSpool, Stream, read_query
+from producer.api.problems import HttpProblem
 from producer.batch_validation import BatchInvalid
 from shared.errors import JobInvalid
 from shared.identity import new_id
@@ -116,3 +117,40 @@ def test_other_types_are_read_as_they_are() -> None:
             (job,) = spool.jobs(opened.template, batch_id=new_id())
 
         assert job.args == {"url": "http://a/", "timeout_seconds": 5}
+
+
+@pytest.mark.parametrize("line", [b"http://a.example/\n", b"nonsense\n"])
+def test_the_defaults_of_all_lines_count_for_the_size_of_a_batch(line: bytes) -> None:
+    defaults = f'{{"user": "{"x" * 10_000}"}}'
+    with BatchSpool(BatchLimits(bytes=1_000_000)) as spool, pytest.raises(HttpProblem) as caught:
+        stream(line * 101, spool, defaults=defaults)
+
+    assert (caught.value.status, caught.value.errors[0].loc) == (413, "/lines")
+    assert "With the defaults of each" in caught.value.detail
+
+
+def test_a_list_of_which_the_first_hundred_thousand_lines_are_wrong_is_read_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("producer.batch_validation.HOPELESS_LINES", 100)
+    monkeypatch.setattr("producer.batch_validation.MAX_REJECTED", 300)
+    with BatchSpool() as spool, pytest.raises(BatchInvalid, match="lines/1") as none_valid:
+        stream(b"nonsense\n" * 101, spool)
+    with BatchSpool() as spool:
+        stream(b"http://a.example/\n" + b"nonsense\n" * 300, spool)
+        assert (spool.valid, spool.rejections) == (1, 300)
+        with pytest.raises(BatchInvalid) as too_many:
+            stream(b"http://a.example/\n" + b"nonsense\n" * 301, spool)
+
+    assert none_valid.value.summary.startswith(
+        "100 of the first 100 lines are not valid; the rest was not read"
+    )
+    assert too_many.value.summary.startswith("301 of the first 303 lines")
+
+
+def test_a_pointer_into_a_strangers_json_is_kept_shortened() -> None:
+    body = b'{"a":' * 100 + b'{"b": 1, "b": 2}' + b"}" * 100
+    with BatchSpool() as spool:
+        stream(body, spool, media_type="application/x-ndjson")
+
+        assert [len(each.loc) for each in spool.rejected()] == [200]
