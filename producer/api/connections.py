@@ -4,6 +4,7 @@ No timer runs for a single one: all are looked at every second, which costs less
 """
 
 import heapq
+import math
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -105,18 +106,15 @@ class Connections:
         """
         self._open.add(newcomer)
         self._of_address[newcomer.address] += 1
-        limits, own = self.limits, self._of_address[newcomer.address]
-        is_crowd = own > limits.max_of_one_address
-        excess = max(len(self._open) - limits.max_connections, own - limits.max_of_one_address)
+        excess = self._excess(newcomer.address)
         if excess <= 0:
             return True
-        if waiting := self._longest_waiting(newcomer, newcomer.address if is_crowd else None):
-            for each in waiting:
-                self.refusals.count(Refusal.CLOSED_FOR_ANOTHER, client=each.address)
-                self.end(each)
-            return True
-        newcomer.is_surplus = True
-        return excess <= limits.max_surplus
+        for each in self._longest_waiting(newcomer):
+            self.refusals.count(Refusal.CLOSED_FOR_ANOTHER, client=each.address)
+            self.end(each)
+        excess = self._excess(newcomer.address)
+        newcomer.is_surplus = excess > 0
+        return excess <= self.limits.max_surplus
 
     def forget(self, gone: Connection) -> None:
         """Count a connection no more; harmless when it is gone already."""
@@ -168,11 +166,23 @@ class Connections:
             surplus_bytes -= unsent[each]
         return slow
 
-    def _longest_waiting(self, newcomer: Connection, address: str | None) -> list[Connection]:
+    def _excess(self, address: str) -> int:
+        """Return how many connections there are too many, of all or of an address."""
+        limits = self.limits
+        return max(
+            len(self._open) - limits.max_connections,
+            self._of_address[address] - limits.max_of_one_address,
+        )
+
+    def _longest_waiting(self, newcomer: Connection) -> list[Connection]:
+        is_crowd = self._of_address[newcomer.address] > self.limits.max_of_one_address
+        address = newcomer.address if is_crowd else None
+        # What was taken together with it may have sent a request that nobody could read yet.
+        now = math.inf if newcomer.waits_since is None else newcomer.waits_since
         waiting = [
             (self._of_address[each.address], each)
             for each in self._open
-            if each.waits_since is not None and each is not newcomer and address in {None, each.address}
+            if each.waits_since is not None and each.waits_since < now and address in {None, each.address}
         ]
         most = max((count for count, _ in waiting), default=0)
         crowd = (each for count, each in waiting if count == most)

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,7 @@ HEAD_SECONDS = 0.3
 MAX_CONNECTIONS = 12
 # Of one address.
 SHARE = 11
+GROWTH_BYTES = 100_000_000
 JOB = json.dumps({"kind": "check", "args": {"url": "https://example.com/"}}).encode()
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 POST = (
@@ -364,35 +366,56 @@ def test_each_refusal_is_counted_and_the_first_of_a_minute_logged(
     assert [line.message for line in lines if line.levelname == "WARNING"] in ([], ["api_refused"])
 
 
-def test_probes_are_answered_while_as_many_connections_are_silent_as_files_are_allowed(
-    tmp_path: Path,
-) -> None:
+@contextmanager
+def api_process(tmp_path: Path, *, open_files: int) -> Iterator[tuple[int, int]]:
+    """Run an API in a process that may have so many files open; give its port and its id."""
     port = free_port()
     database = {"RETRIEVER_DATABASE_URL": f"sqlite:///{tmp_path / 'retriever.db'}"}
     environment = clean_environment() | database | {"RETRIEVER_API_PORT": str(port)}
     python = f"{sys.executable} -m producer"
-    command = f"{python} migrate && ulimit -n 1024 && exec {python} api"
+    command = f"{python} migrate && ulimit -n {open_files} && exec {python} api"
     process = subprocess.Popen(
         ["/bin/sh", "-c", command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
     )
+    try:
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
+
+def resident_bytes(process_id: int) -> int:
+    """Return the memory of a process, seen from outside."""
+    pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_probes_are_answered_and_memory_stays_while_connections_fill_the_files(tmp_path: Path) -> None:
     async def is_ready() -> bool:
-        async with httpx.AsyncClient(timeout=10) as client:
+        async with httpx.AsyncClient(timeout=20) as client:
             try:
                 return (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
             except httpx.TransportError:
                 return False
 
-    try:
+    head = POST.replace(b"%d" % len(JOB), b"1000000") + b" " * 60_000
+    # Nothing, a part of a head, a large part of one, and a large part of a body.
+    starts = (b"", GET, GET + b"X: " + b"a" * 60_000, head)
+    with api_process(tmp_path, open_files=1_024) as (port, process_id):
         asyncio.run(eventually(is_ready, deadline_seconds=90))
-        with ExitStack() as stack:
-            for _ in range(1_008):
-                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        before = resident_bytes(process_id)
+        for start in starts:
+            with ExitStack() as stack:
+                for _ in range(1_008):
+                    connection = stack.enter_context(
+                        socket.create_connection(("127.0.0.1", port), timeout=20)
+                    )
+                    # Some are refused at once.
+                    with suppress(OSError):
+                        connection.sendall(start)
 
-            assert [asyncio.run(is_ready()) for _ in range(3)] == [True, True, True]
-    finally:
-        process.terminate()
-        process.wait()
+                assert [asyncio.run(is_ready()) for _ in range(3)] == [True, True, True], start[:20]
+        assert resident_bytes(process_id) - before < GROWTH_BYTES
 
 
 def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:

@@ -81,6 +81,27 @@ def test_where_none_waits_a_few_may_ask_how_the_service_is(connections: Connecti
     assert all(each.is_surplus for each in more)
 
 
+def test_places_of_those_that_wait_are_not_given_away_twice(connections: Connections) -> None:
+    admit(connections, LIMITS.max_of_one_address, "a", None)
+
+    # Refused, it lingers; the next one takes its place, which is none to work in.
+    for number in range(10 * LIMITS.max_surplus):
+        (refused,) = admit(connections, 1, "a", None)
+        assert refused.is_surplus
+        refused.waits_since = float(number)
+    (probe,) = admit(connections, 1, "a", 1_000.0)
+
+    assert probe.is_surplus
+    assert len(connections) <= LIMITS.max_connections + LIMITS.max_surplus
+
+
+def test_what_came_at_the_same_moment_is_not_closed_for_another(connections: Connections) -> None:
+    admit(connections, LIMITS.max_of_one_address, "a", None)
+    together = admit(connections, LIMITS.max_surplus, "a", 1.0)
+
+    assert not any(each.is_ended for each in together)
+
+
 def test_a_connection_that_is_gone_leaves_its_place(connections: Connections) -> None:
     gone = admit(connections, LIMITS.max_of_one_address, "a", None)
     for each in gone:
