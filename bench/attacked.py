@@ -88,9 +88,9 @@ class Measuring:
     async def attack(self) -> AsyncIterator[None]:
         """Measure what happens inside, against a quiet moment before."""
         urls = {**self._system.health_urls, _MACHINE: self._system.target_url}
-        with probing(urls) as quiet:
+        with probing(urls, self._system.pids) as quiet:
             await asyncio.sleep(QUIET_SECONDS)
-        with _sampling(self._system.pids) as memory, probing(urls) as answers:
+        with _sampling(self._system.pids) as memory, probing(urls, self._system.pids) as answers:
             yield
             await asyncio.sleep(AFTER_SECONDS)
         self.harm = self._harm(quiet, answers, memory)

@@ -143,7 +143,7 @@ async def _soak(system: System, site: HostileSite, jobs: int, innocent: int) -> 
         soak.quiet_ms, _ = await _innocent(http, system.target_url, innocent)
         memory.note("before")
         began = time.monotonic()
-        with probing(system.health_urls) as answers:
+        with probing(system.health_urls, system.pids) as answers:
             watching = asyncio.create_task(memory.watch("peak"))
             batches = await _submit(http, site, turns(jobs))
             soak.among_hostile_ms, ends = await _innocent(http, system.target_url, innocent)

@@ -1,7 +1,7 @@
 """How long processes are deaf: each is asked for /livez twenty times a second, from a process of its own.
 
-A loop that does one thing for a second answers a second late, whoever asks and whatever for. What is measured
-is from the first packet to the last byte, so it has the time in which the machine lets neither run.
+A loop that does one thing for a second answers a second late, whoever asks and whatever for. The time for
+which either waited for a turn of the processor is taken off: Linux counts it for each thread.
 """
 
 import http.client
@@ -28,6 +28,7 @@ class Answers:
     """What each process came to while it was asked, by its name: milliseconds to each answer.
 
     Attributes:
+        milliseconds: Without those in which it waited for a turn of the processor.
         unanswered: How many questions had none: no connection, or a status other than 200.
     """
 
@@ -42,11 +43,11 @@ class Answers:
 
 
 @contextmanager
-def probing(urls: Mapping[str, str]) -> Iterator[Answers]:
-    """Ask processes while inside; the answers are there afterwards."""
+def probing(urls: Mapping[str, str], pids: Mapping[str, int]) -> Iterator[Answers]:
+    """Ask processes, of which `pids` are known, while inside; the answers are there afterwards."""
     answers = Answers()
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.prober", json.dumps(dict(urls))],
+        [sys.executable, "-m", "bench.prober", json.dumps([dict(urls), dict(pids)])],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -69,17 +70,24 @@ class _Asking:
     """What one process was asked, in a thread."""
 
     url: str
+    pid: int | None = None
     milliseconds: list[float] = field(default_factory=list)
     unanswered: int = 0
 
     def run(self, over: threading.Event) -> None:
         while not over.is_set():
-            began = time.perf_counter()
+            waited, began = self._waited_seconds(), time.perf_counter()
             if self._ask():
-                self.milliseconds.append(round((time.perf_counter() - began) * 1_000, 2))
+                seconds = time.perf_counter() - began - (self._waited_seconds() - waited)
+                self.milliseconds.append(round(max(0.0, seconds) * 1_000, 2))
             else:
                 self.unanswered += 1
             over.wait(max(0.0, began + EVERY_SECONDS - time.perf_counter()))
+
+    def _waited_seconds(self) -> float:
+        """Return for how long this thread and the loop of the process have waited for the processor."""
+        own = waited_seconds(os.getpid(), threading.get_native_id())
+        return own + (0.0 if self.pid is None else waited_seconds(self.pid, self.pid))
 
     def _ask(self) -> bool:
         place = urlsplit(self.url)
@@ -92,12 +100,21 @@ class _Asking:
         return False
 
 
-def main(urls: Mapping[str, str]) -> None:
+def waited_seconds(pid: int, thread: int) -> float:
+    """Return for how long a thread was ready to run while others ran; 0 where Linux does not say."""
+    try:
+        counted = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text()
+    except OSError:
+        return 0.0
+    return int(counted.split()[1]) / 1_000_000_000
+
+
+def main(urls: Mapping[str, str], pids: Mapping[str, int]) -> None:
     """Ask until standard input ends, then print what came."""
     with suppress(PermissionError):
         # Whoever measures must not wait for a turn of the machine.
         os.nice(-10)
-    over, asking = threading.Event(), {name: _Asking(url) for name, url in urls.items()}
+    over, asking = threading.Event(), {name: _Asking(url, pids.get(name)) for name, url in urls.items()}
     threads = [threading.Thread(target=each.run, args=(over,)) for each in asking.values()]
     for thread in threads:
         thread.start()
@@ -114,4 +131,4 @@ def main(urls: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(*json.loads(sys.argv[1]))

@@ -1,5 +1,7 @@
 """What is attacked, and how it is judged; pure parts alone."""
 
+import os
+
 import pytest
 
 from bench.attack_lines import LINES, Found
@@ -8,7 +10,7 @@ from bench.attacks import row
 from bench.hostile import Soak, turns
 from bench.hostile_kinds import HOSTILE, LEFT_SECONDS, Hostile, Then, kind_named
 from bench.hostile_site import HostileSite, address_of, addresses_of
-from bench.prober import Answers
+from bench.prober import Answers, waited_seconds
 from bench.summary import Percentiles
 from shared.kinds.registry import KINDS
 
@@ -104,3 +106,8 @@ def test_names_lead_to_where_they_are_served() -> None:
     assert addresses_of("silent.hostile.example") is None
     assert len(addresses_of(str(many.host)) or ()) == 200
     assert addresses_of(str(inside.host)) == [address_of(inside), "169.254.169.254"]
+
+
+def test_the_time_for_which_a_thread_waited_is_known_of_what_runs_alone() -> None:
+    assert waited_seconds(os.getpid(), os.getpid()) >= 0
+    assert waited_seconds(2**22 + 1, 1) == 0
