@@ -86,7 +86,8 @@ class HostLimiter:
         self._paused_until = 0.0
         self._running: dict[PermitRequest, float] = {}
         self._waiting: list[PermitRequest] = []
-        self._planned_until = dict.fromkeys(Priority, 0.0)
+        # By priority; a list, because a dictionary would hash members of an enumeration in Python.
+        self._planned_until = [0.0] * len(Priority)
         self._request_seconds = _GUESSED_REQUEST_SECONDS
 
     @property
@@ -243,7 +244,7 @@ class HostLimiter:
 
     def _push_plans(self, now: float) -> None:
         # A further request of an attempt takes a permit that was not planned.
-        for priority, planned_until in self._planned_until.items():
+        for priority, planned_until in enumerate(self._planned_until):
             if planned_until > now:
                 self._planned_until[priority] = planned_until + self._interval_seconds(now)
 

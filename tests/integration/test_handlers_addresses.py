@@ -321,3 +321,14 @@ async def test_a_permit_from_before_the_attempt_is_used_whatever_the_order_of_th
         assert isinstance(outcome, Succeeded) and outcome.result["ip"] == THERE
         take(client, HERE).release()
         take(client, THERE).release()
+
+
+async def test_a_name_that_has_moved_meanwhile_needs_a_permit_of_where_it_is_now() -> None:
+    async with polite_client() as client, raw_server(OK, host=THERE) as server:
+        first = FirstPermit(None, take(client, HERE), max_wait_seconds=0.05)
+        with held(client, THERE), first:
+            outcome = await fetch_it(url_of("there.example", server), replace(client, first_permit=first))
+
+        assert isinstance(outcome, Failed) and outcome.reason == "host_busy"
+        assert server.connections == 0
+        take(client, HERE).release()

@@ -8,6 +8,7 @@ import pytest
 
 from consumer import backlog
 from consumer.backlog import OVERDUE_SECONDS, Order, SlotAdmission, Slots, Waiting, rank, wait_limit_seconds
+from consumer.politeness.address_limiters import AddressLimiters
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiters import FirstPermit, HostLimiters
 from shared.hosts import HostLimit, host_key
@@ -268,6 +269,20 @@ async def test_an_attempt_has_its_slot_and_its_hosts_permit_until_it_ends() -> N
         taken.release()
 
     assert isinstance(await entering, FirstPermit)
+
+
+async def test_an_attempt_with_a_slot_has_its_addresss_permit_and_can_be_given_back() -> None:
+    addresses = AddressLimiters(HostLimit(1))
+    inner = Admission(HostLimiters(), addresses, prefetch_by_lane=dict.fromkeys(Lane, 2))
+    door = SlotAdmission(inner, {"check": Slots(1)})
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            permit = await door.admit(job(), address="203.0.113.7")
+            assert isinstance(permit, FirstPermit) and permit.request is not None
+            with permit:
+                of_address = permit.take_address()
+                assert of_address is not None and of_address.host == "203.0.113.7"
+                of_address.release()
 
 
 async def test_a_job_that_its_host_defers_gives_its_slot_on() -> None:
