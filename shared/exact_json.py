@@ -16,7 +16,7 @@ MAX_DIGITS: Final = 4_300
 MAX_DATA_BYTES: Final = 1_048_576
 """Limit of what an expression picks out, as JSON."""
 
-MAX_JSON_VALUES: Final = 4_000_000
+MAX_JSON_VALUES: Final = 750_000
 """How many values a stranger's JSON may have to be read: lists in lists take 40 times its memory."""
 
 # The shortest that orjson may make a float of: 2^64 has 20 digits, -2^63 has 19.

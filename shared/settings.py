@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     worker_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     compute_processes: Annotated[int, Field(ge=1, le=64)] = 2
     compute_cpu_seconds: Annotated[int, Field(ge=1, le=20)] = 5
-    compute_memory_bytes: Annotated[int, Field(ge=134_217_728, le=17_179_869_184)] = 1_073_741_824
+    compute_memory_bytes: Annotated[int, Field(ge=134_217_728, le=17_179_869_184)] = 268_435_456
     inline_body_bytes: Annotated[int, Field(ge=0, le=1_048_576)] = 65_536
     user_agent: UserAgent = "Retriever/0.1"
     contact_url: ContactUrl = ""

@@ -7,6 +7,7 @@ refuses it memory beyond its limit, and ends it with its worker.
 
 import ctypes
 import gc
+import importlib
 import os
 import pickle
 import resource
@@ -27,7 +28,10 @@ ANSWER: Final = struct.Struct("!Q")
 
 # So much more memory than at the start may be kept; beyond it a new process is cheaper.
 _KEPT_BYTES = 67_108_864
-_NICENESS = 10
+# Of the processor the worker comes first. With more niceness, a busy machine would leave next to nothing.
+_NICENESS = 5
+# What nearly every call needs. Others are imported when they are asked for.
+_NEEDED = ("consumer.compute.judgement", "consumer.compute.keeping", "consumer.compute.robots")
 # The kernel ends this process before its worker when it runs out of memory. 1000 would be before all else.
 _OOM_SCORE = b"500"
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
@@ -65,6 +69,8 @@ def main(worker: int, memory_bytes: int) -> None:
     if os.getppid() != worker:
         return
     channel = socket.socket(fileno=0)
+    for module in _NEEDED:
+        importlib.import_module(module)
     _confine(memory_bytes)
     # The garbage collector would walk through millions of values, again and again, and finds hardly a cycle.
     gc.disable()
@@ -77,7 +83,7 @@ def main(worker: int, memory_bytes: int) -> None:
             if _MALLOC_TRIM is not None:
                 _MALLOC_TRIM(0)
             is_large = _resident_bytes() - _size_bytes(answer) > started_bytes + _KEPT_BYTES
-            answer = answer._replace(is_last=answer.is_out_of_memory or is_large)
+            answer = answer._replace(is_last=answer.is_last or is_large)
         octets = pickle.dumps(answer._asdict(), pickle.HIGHEST_PROTOCOL)
         channel.sendall(ANSWER.pack(len(octets)) + octets)
         if answer.is_last:
@@ -92,7 +98,7 @@ def _answer(call: bytearray) -> Answer:
         value = work(*args, **kwargs)
         answer = Answer(value)
     except MemoryError:
-        answer = Answer(is_out_of_memory=True)
+        answer = Answer(is_out_of_memory=True, is_last=True)
     except Exception:  # A bug of ours is the worker's to log, with the job that it knows.
         answer = Answer(traceback=traceback.format_exc())
     return answer._replace(cpu_seconds=time.process_time() - began)

@@ -105,8 +105,9 @@ class _BoundedInterpreter(TreeInterpreter):
         super().__init__(Options(custom_functions=_BoundedFunctions()))
         self._deadline = deadline
         self._made = 0
-        # By id, with the value, so that no id is used twice.
-        self._weights: dict[int, tuple[Any, int]] = {}
+        # By id. The values are kept, so that no id is used twice.
+        self._weights: dict[int, int] = {}
+        self._weighed: list[Any] = []
 
     def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         result = super().visit(node, *args, **kwargs)
@@ -121,6 +122,7 @@ class _BoundedInterpreter(TreeInterpreter):
     def forget(self) -> None:
         """Let go of the document: visitors hold themselves, and would hold it until garbage is collected."""
         self._weights.clear()
+        self._weighed.clear()
 
     def _weigh(self, value: Any) -> int:
         if isinstance(value, str):
@@ -129,7 +131,7 @@ class _BoundedInterpreter(TreeInterpreter):
             # A decimal digit takes over three bits.
             return 1 + value.bit_length() // 3 if isinstance(value, int) else 1
         if known := self._weights.get(id(value)):
-            return known[1]
+            return known
         self._make(len(value))
         if isinstance(value, dict):
             weight = 1 + sum(len(name) + self._weigh(part) for name, part in value.items())
@@ -137,7 +139,8 @@ class _BoundedInterpreter(TreeInterpreter):
             weight = 1 + sum(map(self._weigh, value))
         if weight > MAX_WEIGHT:
             raise _LimitReached
-        self._weights[id(value)] = (value, weight)
+        self._weights[id(value)] = weight
+        self._weighed.append(value)
         return weight
 
     def _make(self, weight: int) -> None:

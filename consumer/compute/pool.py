@@ -24,7 +24,7 @@ from consumer.http.failures import (
 
 DEFAULT_PROCESSES: Final = 2
 DEFAULT_CPU_SECONDS: Final = 5
-DEFAULT_MEMORY_BYTES: Final = 1_073_741_824
+DEFAULT_MEMORY_BYTES: Final = 268_435_456
 
 WAIT_SECONDS: Final = 10.0
 """How long a call waits for a process at most; then its job is tried again later."""

@@ -25,6 +25,7 @@ from consumer.http.failures import (
     Failure,
     timed_out,
 )
+from consumer.http.header_fields import declared_bytes
 from consumer.http.markup import Markup, markup_of
 from consumer.http.recording import Recording, dialling, put_permitted_first
 from consumer.http.redirect_chain import PoliteRequest, RedirectChain, final_answer
@@ -251,7 +252,7 @@ class _Check:
         self.content_type = (
             None if declared is None else bounded_text(self.echoes.text(declared), MAX_CONTENT_TYPE_LENGTH)
         )
-        self.body_bytes = answer.content_length
+        self.body_bytes = declared_bytes(answer.headers)
 
     def _note_certificate(self, *, trusted: bool) -> None:
         recording = self.chain.recording

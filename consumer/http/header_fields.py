@@ -11,6 +11,7 @@ MAX_SECONDS = 366 * 86_400.0
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
+_LENGTH = re.compile(r"[ \t]*0*(\d{1,18})[ \t]*", re.ASCII)
 _MAY_ASK_TO_WAIT = frozenset({403, 408, 409, 413, 425, 429})
 
 _SECONDS = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
@@ -60,6 +61,15 @@ def retry_after_seconds(headers: Mapping[str, str], *, now: datetime) -> float |
     if seconds is None and (until := _http_date(text)):
         seconds = (until - (_http_date(headers.get("Date", "").strip()) or now)).total_seconds()
     return None if seconds is None else min(max(seconds, 0.0), MAX_SECONDS)
+
+
+def declared_bytes(headers: Mapping[str, str]) -> int | None:
+    """Return the `Content-Length` of an answer, or None when it has none that anybody can mean.
+
+    Zeros before it say nothing, however many they are; `int` refuses thousands of them.
+    """
+    found = _LENGTH.fullmatch(headers.get("Content-Length", ""))
+    return int(found[1]) if found else None
 
 
 def leads_on(status: int, headers: Mapping[str, str]) -> bool:

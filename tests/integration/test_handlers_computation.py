@@ -62,6 +62,13 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A busy machine may take long to give the processes their turn.
+    monkeypatch.setattr("consumer.deadlines.COMPUTE_SECONDS", 300.0)
+    monkeypatch.setattr("consumer.compute.pool.WAIT_SECONDS", 100.0)
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     async with client_that_reaches_loopback(names={}) as opened, ComputePool(cpu_seconds=2) as compute:
@@ -266,6 +273,16 @@ async def test_a_character_reference_of_many_digits_is_one_that_is_no_character(
 
     assert isinstance(outcome, Succeeded)
     assert outcome.result["title"] == "t"
+
+
+@pytest.mark.parametrize("zeros", [0, 5_000])
+async def test_a_length_of_many_digits_is_read_as_the_number_that_it_is(client: Client, zeros: int) -> None:
+    octets = f"HTTP/1.1 200 OK\r\nContent-Length: {'0' * zeros}2\r\n\r\nok".encode()
+    async with raw_server(octets) as server:
+        outcome = await run("check", {"url": server.url, "method": "GET"}, client)
+
+    assert isinstance(outcome, Succeeded)
+    assert (outcome.result["verdict"], outcome.result["bytes"]) == ("ok", 2)
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])

@@ -4,6 +4,7 @@ import os
 import uuid
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 
 from consumer.executor import Attempt
@@ -17,9 +18,11 @@ from consumer.settlement import (
     put_off_report,
     settlement_message,
 )
+from shared import exact_json
 from shared.bodies import MAX_BODY_BYTES, StoredBody
 from shared.broker.topology import LARGE_REPORT_BYTES
 from shared.compression import MAX_STORED_BYTES
+from shared.kinds.pages import PageReport
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage, Report
 from shared.outcomes import DeferralReason, Deferred, Failed, Outcome, Succeeded
@@ -172,6 +175,26 @@ def test_a_large_result_takes_the_way_of_the_large_without_a_body() -> None:
 
     assert message.exchange == "results.large"
     assert b'"body"' not in message.body
+
+
+@pytest.mark.parametrize("is_again", [False, True], ids=["first attempt", "after a retry"])
+@pytest.mark.parametrize("page", [None, PageReport(items=2)], ids=["alone", "a page"])
+@pytest.mark.parametrize("data", [[[], {"a": 1.5}], 10**30, {"a": None}], ids=["lists", "number", "null"])
+def test_data_that_is_json_already_is_passed_on_as_it_is(
+    data: object, page: PageReport | None, is_again: bool
+) -> None:
+    job = make_job()
+    if is_again:
+        job = JobMessage.decode(settlement_message(job, make_attempt(TRANSIENT), Delay(4), worker="w").body)
+    outcome = Succeeded(
+        {"status": 200, "etag": None, "data": orjson.Fragment(exact_json.dumps(data))}, page=page
+    )
+
+    message = settlement_message(job, make_attempt(outcome), Finish(), worker="w", message=job.encode())
+
+    report = Report.decode(message.body)
+    assert report.result == {"status": 200, "etag": None, "data": data}
+    assert (report.page, report.job and report.job.id) == (page, job.id)
 
 
 def test_the_largest_body_fits_into_a_message() -> None:
