@@ -41,3 +41,15 @@ def test_the_same_is_told_once_a_minute_and_something_else_at_once(
         ("WARNING", "full", 1),
         ("WARNING", "away", 1),
     ]
+
+
+def test_what_is_of_one_time_alone_makes_no_news(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    warning = RepeatedWarning(logging.getLogger("test"))
+    for seconds, client in ((0, "a"), (1, "b"), (61, "c")):
+        clock[0] = seconds
+        warning.tell("refused", {"reason": "host"}, latest={"client": client})
+
+    told = [(line.__dict__["client"], line.__dict__["times"]) for line in caplog.records]
+    assert told == [("a", 1), ("c", 3)]
