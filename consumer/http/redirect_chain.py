@@ -486,6 +486,8 @@ class PoliteRequest:
         Only what concerns the whole host counts: that no connection could be made, for now. A name that does
         not exist and a bad certificate are answers.
         """
+        # Something was found out, so the attempt has begun, though nothing was sent.
+        self._client.first_permit.request = None
         if self._permit is not None and failure.before_sending and failure.transient and not failure.is_ours:
             self._permit.failed()
 

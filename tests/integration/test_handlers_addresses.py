@@ -248,7 +248,8 @@ async def test_an_attempt_whose_time_runs_out_while_it_waits_blames_nobody(
     assert server.connections == 0
 
 
-async def test_the_second_look_at_a_host_that_hangs_up_in_tls_needs_permits() -> None:
+@pytest.mark.parametrize("can_go_back", [False, True])
+async def test_the_second_look_at_a_host_that_hangs_up_in_tls_needs_permits(*, can_go_back: bool) -> None:
     connections = 0
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -256,13 +257,16 @@ async def test_the_second_look_at_a_host_that_hangs_up_in_tls_needs_permits() ->
         connections += 1
         writer.close()
 
+    first = FirstPermit(request=PermitRequest(Priority.BULK, 1, 5) if can_go_back else None)
     server = await asyncio.start_server(hang_up, HERE, 0)
     async with server, polite_client(HostLimit(8, 0.1)) as client:
         url = f"https://a.example:{server.sockets[0].getsockname()[1]}/"
-        outcome = await check_it(url, client)
+        outcome = await check_it(url, replace(client, first_permit=first))
 
     assert isinstance(outcome, Failed) and outcome.reason == "tls_interrupted"
     assert connections == 1
+    # What was found out is not thrown away for want of a second look.
+    assert (first.busy_address, first.request) == (None, None)
 
 
 async def test_a_network_that_an_operator_knows_has_a_limit_of_its_own() -> None:
