@@ -316,6 +316,11 @@ class ClaimedJob:
     known: KnownCopy | None = None
 
     @property
+    def claimed_bytes(self) -> int:
+        """What it adds to a page of the outbox."""
+        return len(self.args_json)
+
+    @property
     def args(self) -> Mapping[str, Any]:
         """Its arguments; read anew each time."""
         args: dict[str, Any] = exact_json.loads(self.args_json)
@@ -518,6 +523,11 @@ class ClaimedEvent:
     id: UUID
     type: EventType
     body_json: str
+
+    @property
+    def claimed_bytes(self) -> int:
+        """What it adds to a page of the outbox."""
+        return len(self.body_json)
 
     @property
     def body(self) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from producer.records import ClaimedEvent, ClaimedJob
 from producer.run_tokens import RunTokens
 from producer.store import events, outbox
 from producer.store.database import Store, retry_until_store_up
+from producer.store.page_bytes import PAGE_BYTES
 from producer.store.wakeup import Wakeup
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
@@ -46,6 +47,10 @@ class Claimed(Protocol):
     @property
     def id(self) -> UUID:
         """Its primary key."""
+
+    @property
+    def claimed_bytes(self) -> int:
+        """What it adds to a page of the outbox."""
 
 
 T = TypeVar("T")
@@ -114,12 +119,16 @@ class OutboxRelay(ABC, Generic[C]):
                     lambda: self._claim(self._page_rows, self._lease_seconds, now=utc_now())
                 )
                 pages.create_task(self._send_page(rows))
-                if len(rows) < self._page_rows:
+                if not self._is_full(rows):
                     await self._wakeup.wait(_SAFETY_SECONDS)
+
+    def _is_full(self, rows: Sequence[C]) -> bool:
+        """Return whether a page has as many rows, or bytes, as one may have, so that more may follow."""
+        return len(rows) == self._page_rows or sum(row.claimed_bytes for row in rows) >= PAGE_BYTES
 
     @abstractmethod
     async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[C]:
-        """Lease up to `limit` rows that nobody else holds."""
+        """Lease up to `limit` rows that nobody else holds, fewer if they have `PAGE_BYTES` before."""
 
     @abstractmethod
     def _pack(self, rows: Sequence[C]) -> Iterable[Packed[C]]:

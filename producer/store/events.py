@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from producer.callbacks import batch_callback, job_callback
 from producer.records import CallbackEvent, ClaimedEvent, NewJob
+from producer.store.page_bytes import lock_fitting
 from producer.store.rows import new_job_row
 from producer.store.schema import events, jobs
 from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order, rows_parameter
@@ -57,19 +58,23 @@ def announce_cancellations(
 def claim_events(
     connection: sa.Connection, *, limit: int, lease_seconds: float, now: datetime
 ) -> list[ClaimedEvent]:
-    """Lease the oldest events that nobody holds a lease on, and return them, oldest first."""
+    """Lease the oldest events that nobody holds a lease on, and return them, oldest first.
+
+    As many as fit into a page.
+    """
     read_in_order(connection)
     free = (
         sa.select(events.c.id)
         .where(is_free(events.c.claimed_until, seconds=lease_seconds, now=now))
         .order_by(events.c.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("free")
     )
+    ids = lock_fitting(connection, free, [events.c.body])
+    if not ids:
+        return []
     lease = (
         events.update()
-        .where(events.c.id.in_(sa.select(free.c.id)))
+        .where(is_one_of(connection, events.c.id, ids))
         .values(claimed_until=now + timedelta(seconds=lease_seconds))
         .returning(events.c.id, events.c.type, sa.cast(events.c.body, sa.Text))
     )

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from producer.records import ClaimedJob
 from producer.store.batches import Move, count_moves
 from producer.store.bodies import FETCH, copy_key, find_copies
+from producer.store.page_bytes import PAGE_BYTES, lock_fitting
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, lock_jobs
 from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
 from producer.store.sql import is_free, is_one_of, read_in_order
@@ -42,15 +43,17 @@ def claim_accepted(
     """Lease accepted jobs that nobody holds a lease on, and return them: interactive first, then by age.
 
     The interactive ones wait behind no batch. What they leave of the limit goes to the oldest of all, so the
-    bulk lane waits only while they fill whole pages.
+    bulk lane waits only while they fill whole pages. No more are leased once they have `PAGE_BYTES` of
+    arguments.
     """
     read_in_order(connection)
     until = now + timedelta(seconds=lease_seconds)
     claimed: list[ClaimedJob] = []
     for accepted in (_INTERACTIVE, _ANY_LANE):
-        if (room := limit - len(claimed)) > 0:
+        room, most_bytes = limit - len(claimed), PAGE_BYTES - sum(job.claimed_bytes for job in claimed)
+        if room > 0 and most_bytes > 0:
             free = accepted.where(is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now)).limit(room)
-            claimed += _lease(connection, free, until=until)
+            claimed += _lease(connection, free, until=until, most_bytes=most_bytes)
     if pulled := [job for job in claimed if job.kind not in BROKERED_KINDS and job.kind in KINDS]:
         # Code of version 0.1.0 has redriven them, or accepted them at their time.
         _hand_to_agents(connection, pulled, now=now)
@@ -122,14 +125,16 @@ def _copy_key(job: ClaimedJob) -> bytes | None:
     return copy_key(args) if args.get("if_changed") else None
 
 
-def _lease(connection: sa.Connection, free: sa.Select[UUID], *, until: datetime) -> list[ClaimedJob]:
+def _lease(
+    connection: sa.Connection, free: sa.Select[UUID], *, until: datetime, most_bytes: int
+) -> list[ClaimedJob]:
     """Lease jobs until a time, without those that another relay is leasing; return them, oldest first."""
-    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once and
-    # then leases more than the limit; one that locks rows is run once.
-    locked = free.with_for_update(skip_locked=True, key_share=True).cte("free")
+    ids = lock_fitting(connection, free, [jobs.c.args], most_bytes=most_bytes, key_share=True)
+    if not ids:
+        return []
     lease = (
         jobs.update()
-        .where(jobs.c.id.in_(sa.select(locked.c.id)))
+        .where(is_one_of(connection, jobs.c.id, ids))
         .values(claimed_until=until)
         .returning(*CLAIM_COLUMNS)
     )

@@ -30,6 +30,32 @@ def row_bytes(dialect: str, *columns: sa.ColumnElement[Any]) -> sa.ColumnElement
     return sa.type_coerce(total, sa.BigInteger())
 
 
+def lock_fitting(
+    connection: sa.Connection,
+    query: sa.Select[UUID],
+    large: Sequence[sa.ColumnElement[Any]],
+    *,
+    most_bytes: int = PAGE_BYTES,
+    key_share: bool = False,
+) -> list[UUID]:
+    """Lock rows that nobody has locked; return the ids of the first, until they reach a size together.
+
+    So a page whose rows have less is the last, or has as many rows as it may.
+
+    By a statement of its own: asked for rows and sums in one, PostgreSQL sorts, or reads another index.
+    """
+    sized = query.add_columns(row_bytes(connection.dialect.name, *large))
+    sized = sized.with_for_update(skip_locked=True, key_share=key_share)
+    ids: list[UUID] = []
+    total = 0
+    for row_id, size in connection.execute(sized).all():
+        if total >= most_bytes:
+            break
+        ids.append(row_id)
+        total += size
+    return ids
+
+
 def fitting(sized: Iterable[tuple[Key, int]], most_bytes: int = PAGE_BYTES) -> list[Key]:
     """Return the first rows that fit together into a page; the first one whatever its size.
 

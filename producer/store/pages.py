@@ -29,12 +29,12 @@ from producer.paged_fetch import (
 )
 from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
-from producer.store.page_bytes import fitting, row_bytes
+from producer.store.page_bytes import PAGE_BYTES, fitting, row_bytes
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
 from producer.store.schema import batches, jobs, pages, redrives
 from producer.store.sql import insert_absent, stored
 from producer.store.wakeup import announce_jobs
-from producer.stored_json import NULL, items_of, pick
+from producer.stored_json import NULL, items_of, json_text, pick
 from shared.errors import BatchNotFound, JobNotPaged
 from shared.kinds.pages import PagePlace
 from shared.messages import Report
@@ -86,7 +86,10 @@ def record_pages(
     for job, page, place in leading:
         if not _takes_more(connection, locked[page.batch_id], job, told[job.id].run):
             continue
-        _insert_pages(connection, page.batch_id, following_jobs(job, page, place, now=now))
+        # Each has about as many arguments as the page that leads to it.
+        chunk_jobs = max(1, min(_CHUNK_JOBS, PAGE_BYTES // len(json_text(job.args))))
+        following = following_jobs(job, page, place, now=now)
+        _insert_pages(connection, page.batch_id, following, chunk_jobs=chunk_jobs)
         if page.index == 0:
             named[job.id] = _naming_batch(told[job.id], page.batch_id)
     return named
@@ -257,9 +260,11 @@ def _takes_more(
     return began_at > cancelled_at
 
 
-def _insert_pages(connection: sa.Connection, batch_id: UUID, following: Iterator[NewJob]) -> None:
+def _insert_pages(
+    connection: sa.Connection, batch_id: UUID, following: Iterator[NewJob], *, chunk_jobs: int
+) -> None:
     """Store the jobs that are not there yet, and let their batch, which is locked, grow by them."""
-    while chunk := list(islice(following, _CHUNK_JOBS)):
+    while chunk := list(islice(following, chunk_jobs)):
         there = set(connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_([job.id for job in chunk]))))
         fresh = [new_job_row(job, batch_id=batch_id) for job in chunk if job.id not in there]
         if not fresh:

@@ -27,8 +27,17 @@ from producer.records import JobRecord, Recorded, Transition
 from producer.store.audit import job_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
+from producer.store.page_bytes import read_page
 from producer.store.queries import get_job
-from producer.store.rows import JOB_COLUMNS, Standing, job_records, lock_jobs, stored_host, write_jobs
+from producer.store.rows import (
+    JOB_COLUMNS,
+    LARGE_COLUMNS,
+    Standing,
+    job_record,
+    lock_jobs,
+    stored_host,
+    write_jobs,
+)
 from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jobs, redrives
 from producer.store.sql import PlainText
 from producer.store.wakeup import announce_waiting
@@ -43,6 +52,7 @@ _NO_BATCH = UUID(int=0)
 _FIRST_TIME, _LAST_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # A person has decided on the job: an old deadline or cancellation would end its next run at once.
 _FRESH = {"deadline_at": None, "cancel_requested_at": None}
+_WITHOUT_RESULT = [sa.null().label("result") if column.key == "result" else column for column in JOB_COLUMNS]
 _SETTLE = redrives.update().where(
     redrives.c.job_id == sa.bindparam("of_job"),
     redrives.c.run == sa.bindparam("of_run"),
@@ -88,16 +98,15 @@ def runs_of(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, tu
 def parked_page(
     connection: sa.Connection, *, recorded_before: datetime, after: UUID | None, limit: int
 ) -> list[JobRecord]:
-    """Return a page of jobs parked for some time, oldest id first, without attempts, above the id `after`."""
-    query = (
-        sa.select(*JOB_COLUMNS)
-        .where(IS_PARKED, jobs.c.updated_at <= recorded_before)
-        .order_by(jobs.c.id)
-        .limit(limit)
-    )
+    """Return a page of jobs parked for some time, oldest id first, above the id `after`: as many as fit.
+
+    They come without their attempts and results.
+    """
+    query = sa.select(*_WITHOUT_RESULT).where(IS_PARKED, jobs.c.updated_at <= recorded_before)
     if after is not None:
         query = query.where(jobs.c.id > after)
-    return job_records(connection, query)
+    found, _ = read_page(connection, query.order_by(jobs.c.id), jobs.c.id, LARGE_COLUMNS, limit=limit)
+    return [job_record(row) for row in found]
 
 
 def redrive(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:

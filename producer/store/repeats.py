@@ -16,10 +16,12 @@ from producer.records import LOOK_AFTER, JobRecord, Transition
 from producer.repeats import answer_of, successor_args
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs
-from producer.store.rows import JOB_COLUMNS, Standing, job_records, lock_jobs
+from producer.store.page_bytes import fitting, row_bytes
+from producer.store.rows import JOB_COLUMNS, LARGE_COLUMNS, Standing, job_records, lock_jobs
 from producer.store.schema import IS_ENDED_ORIGINAL, IS_WAITING_REPEAT, batches, is_waiting_repeat, jobs
-from producer.store.sql import encode_document, is_one_of
+from producer.store.sql import is_one_of, stored
 from producer.store.wakeup import announce_jobs
+from producer.stored_json import json_text
 from shared.events import JobEnded
 from shared.states import JobState, position
 
@@ -42,7 +44,9 @@ def answer_repeats(
     """End the next repeats of jobs that have ended, each as its original did; return what changed.
 
     Of a job that was cancelled alone, the first repeat asks in its place, and the others wait for that one.
+    Of jobs with large results only the first are dealt with; the others are found again.
     """
+    original_ids = _fitting(connection, original_ids)
     which = sa.and_(IS_WAITING_REPEAT, is_one_of(connection, jobs.c.same_as, original_ids))
     ids = connection.scalars(sa.select(jobs.c.id).where(which).limit(limit)).all()
     standing = lock_jobs(connection, [*original_ids, *ids])
@@ -86,6 +90,13 @@ class _Repeat:
     due_at: datetime | None
 
 
+def _fitting(connection: sa.Connection, ids: Collection[UUID]) -> list[UUID]:
+    """Return the first of some jobs whose rows fit into one page."""
+    size = row_bytes(connection.dialect.name, *LARGE_COLUMNS)
+    query = sa.select(jobs.c.id, size).where(is_one_of(connection, jobs.c.id, ids)).order_by(jobs.c.id)
+    return fitting((job_id, bytes_) for job_id, bytes_ in connection.execute(query))
+
+
 def _read_ended(connection: sa.Connection, ids: Collection[UUID]) -> dict[UUID, JobRecord]:
     """Return the originals that have ended, but for those that were redriven or done with meanwhile."""
     query = sa.select(*JOB_COLUMNS).where(is_one_of(connection, jobs.c.id, ids), IS_ENDED_ORIGINAL)
@@ -96,13 +107,13 @@ def _read_waiting(
     connection: sa.Connection, ids: Collection[UUID], originals: Mapping[UUID, JobRecord]
 ) -> list[_Repeat]:
     """Return which of the locked repeats still wait for these, as many as one transaction can answer."""
-    sizes = {id_: len(encode_document(each.result)) for id_, each in originals.items() if each.result}
-    columns = (jobs.c.id, jobs.c.same_as, jobs.c.args, jobs.c.due_at)
+    sizes = {id_: len(json_text(each.result)) for id_, each in originals.items()}
+    columns = (jobs.c.id, jobs.c.same_as, stored(jobs.c.args), jobs.c.due_at)
     query = sa.select(*columns).where(is_one_of(connection, jobs.c.id, ids), IS_WAITING_REPEAT)
     found: list[_Repeat] = []
     total_bytes = 0
     for repeat in (_Repeat(*row) for row in connection.execute(query.order_by(jobs.c.id))):
-        total_bytes += sizes.get(repeat.original_id, 0)
+        total_bytes += sizes.get(repeat.original_id, 0) + len(json_text(repeat.args))
         if repeat.original_id in originals and (total_bytes <= _PAGE_BYTES or not found):
             found.append(repeat)
     return found

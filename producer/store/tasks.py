@@ -12,11 +12,11 @@ Tasks of two API processes, within one millisecond or by clocks that differ, hav
 
 import random
 import secrets
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from producer.records import JobRecord
 from producer.store.batches import Move, count_moves
 from producer.store.outputs import keep_output
+from producer.store.page_bytes import lock_fitting
 from producer.store.queries import get_jobs
 from producer.store.queues import open_lanes
 from producer.store.recording import record_reports
@@ -33,6 +34,7 @@ from producer.store.rows import JOB_COLUMNS, job_record, write_jobs
 from producer.store.schema import IS_LEASED_TASK, IS_PICKABLE, IS_UNREADY_TASK, attempts, jobs
 from producer.store.sql import POSTGRESQL, is_one_of, json_rowset, read_in_order, rows_parameter, upsert
 from producer.store.wakeup import announce_tasks
+from producer.stored_json import json_text
 from producer.tasks import (
     MAX_LEASE_SECONDS,
     FinishRequest,
@@ -56,6 +58,8 @@ from shared.states import JobState, position
 _Row = Any
 
 _TOKEN_BYTES = 16
+PICK_BYTES = 1_048_576
+"""How much one pick gives, unless a single task has more: many agents pick at the same time."""
 # A lease that ends later than any taken now is from before the clock was set back, and its agent may be long
 # dead. Twice, because the clocks of two machines differ.
 _LONGEST_LEASE = timedelta(seconds=2 * MAX_LEASE_SECONDS)
@@ -80,6 +84,8 @@ _LAST_ATTEMPTS = sa.select(
         attempts.c.job_id == jobs.c.id, attempts.c.run == jobs.c.run, attempts.c.number == jobs.c.attempt
     ),
 )
+# The result of an attempt before is forgotten with the pick.
+_WITHOUT_RESULT = [sa.null().label("result") if column.key == "result" else column for column in JOB_COLUMNS]
 # After a hand in the database.
 _NO_ATTEMPT = ("unknown", None, None, None)
 
@@ -98,21 +104,30 @@ def pick_all(
     """Lease tasks to agents, and return what each got: what it would have got alone, one after the other.
 
     Those that want the same queue in the same order come one after the other, and cost little more than one.
+    Who wants many large tasks gets fewer: none further once they have `PICK_BYTES`.
     """
     picked: list[list[PickedTask]] = [[] for _ in asked]
     moves: list[Move] = []
     if lanes := open_lanes(connection, TASK):
         for places in _alike(asked):
-            limit = sum(asked[place].limit for place in places)
-            found = _lock_pickable(connection, asked[places[0]], lanes, limit=limit, now=now)
-            rest = iter(found)
-            for place in places:
-                picked[place] = _lease_out(islice(rest, asked[place].limit), asked[place], now)
-            # Before the next look, which does not pass over what this transaction has locked itself.
-            _write_picked(
-                connection, [(each, asked[place].agent) for place in places for each in picked[place]], now
-            )
-            moves += (Move(before.batch_id, before.state, JobState.RUNNING) for before in found)
+            waiting = deque(places)
+            while waiting:
+                limit = sum(asked[place].limit for place in waiting)
+                most_bytes = PICK_BYTES * len(waiting)
+                first = asked[waiting[0]]
+                found = deque(
+                    _lock_pickable(connection, first, lanes, limit=limit, most_bytes=most_bytes, now=now)
+                )
+                is_cut = sum(map(_task_bytes, found)) >= most_bytes
+                served: list[tuple[PickedTask, str]] = []
+                while waiting and (found or not is_cut):
+                    place = waiting.popleft()
+                    taken = _share(found, asked[place].limit)
+                    picked[place] = _lease_out(taken, asked[place], now)
+                    served += ((each, asked[place].agent) for each in picked[place])
+                    moves += (Move(before.batch_id, before.state, JobState.RUNNING) for before in taken)
+                # Before the next look, which does not pass over what this transaction has locked itself.
+                _write_picked(connection, served, now)
     # At the end, so that rows of batches are locked in their order.
     count_moves(connection, moves, now=now)
     return picked
@@ -283,21 +298,40 @@ def _alike(asked: Sequence[PickRequest]) -> list[list[int]]:
     return list(alike.values())
 
 
+def _task_bytes(task: JobRecord) -> int:
+    return len(json_text(task.args))
+
+
+def _share(found: deque[JobRecord], limit: int) -> list[JobRecord]:
+    """Take the tasks of one request from those that were found."""
+    taken: list[JobRecord] = []
+    taken_bytes = 0
+    while found and len(taken) < limit and taken_bytes < PICK_BYTES:
+        taken.append(found.popleft())
+        taken_bytes += _task_bytes(taken[-1])
+    return taken
+
+
 def _lock_pickable(
-    connection: sa.Connection, asked: PickRequest, lanes: Collection[Lane], *, limit: int, now: datetime
+    connection: sa.Connection,
+    asked: PickRequest,
+    lanes: Collection[Lane],
+    *,
+    limit: int,
+    most_bytes: int,
+    now: datetime,
 ) -> list[JobRecord]:
+    """Lock tasks in the order asked for, no further ones once they have so many bytes; return them."""
     read_in_order(connection)
     newest_first = asked.order is PickOrder.NEWEST
     # The queue too, though it is one: no other index then promises the order.
     order = [column.desc() if newest_first else column.asc() for column in (jobs.c.queue, jobs.c.id)]
-    query = (
-        sa.select(*JOB_COLUMNS)
-        .where(*_is_given(asked.queue, lanes, now))
-        .order_by(*order)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    return [job_record(row) for row in connection.execute(query).mappings()]
+    which = sa.select(jobs.c.id).where(*_is_given(asked.queue, lanes, now)).order_by(*order).limit(limit)
+    ids = lock_fitting(connection, which, [jobs.c.args], most_bytes=most_bytes, key_share=True)
+    query = sa.select(*_WITHOUT_RESULT).where(is_one_of(connection, jobs.c.id, ids))
+    found = [job_record(row) for row in connection.execute(query).mappings()] if ids else []
+    # By the numbers, because ids compare themselves in Python.
+    return sorted(found, key=lambda task: task.id.int, reverse=newest_first)
 
 
 def _have_tasks(

@@ -15,6 +15,7 @@ from producer.parking import AuditAction
 from producer.records import ClaimedJob, UnfinishedJob, UnfinishedPage, WaitingJob
 from producer.store.audit import queue_target, write_audit
 from producer.store.outbox import with_copies
+from producer.store.page_bytes import fitting, row_bytes
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, columns_of, first_id
 from producer.store.schema import jobs
 from producer.store.sql import Moment, is_one_of
@@ -202,23 +203,19 @@ def _page(
         return UnfinishedPage([], None)
     last_id: UUID | None = connection.scalar(ids.offset(window_jobs - 1).limit(1))
     until = [jobs.c.id >= lowest, *([jobs.c.id <= last_id] if last_id is not None else [])]
-    query = (
-        sa.select(
-            *CLAIM_COLUMNS,
-            jobs.c.state,
-            jobs.c.position,
-            jobs.c.attempt,
-            jobs.c.due_at,
-            jobs.c.updated_at,
-        )
-        .where(*here, *until, *which)
-        .order_by(jobs.c.id)
-        .limit(PAGE_JOBS)
-    )
+    found = sa.select(jobs.c.id).where(*here, *until, *which).order_by(jobs.c.id)
+    sizes = found.add_columns(row_bytes(connection.dialect.name, jobs.c.args)).limit(PAGE_JOBS)
+    sized = connection.execute(sizes).all()
+    if not sized:
+        return UnfinishedPage([], last_id)
+    last_read = fitting((job_id, size) for job_id, size in sized)[-1]
+    columns = (jobs.c.state, jobs.c.position, jobs.c.attempt, jobs.c.due_at, jobs.c.updated_at)
+    query = found.with_only_columns(*CLAIM_COLUMNS, *columns).where(jobs.c.id <= last_read)
     rows = connection.execute(query).all()
     messages = with_copies(connection, [claimed_job(row) for row in rows])
-    found = [_unfinished(message, row) for message, row in zip(messages, rows, strict=True)]
-    return UnfinishedPage(found, rows[-1].id if len(rows) == PAGE_JOBS else last_id)
+    unfinished = [_unfinished(message, row) for message, row in zip(messages, rows, strict=True)]
+    is_full = len(sized) == PAGE_JOBS or last_read != sized[-1].id
+    return UnfinishedPage(unfinished, last_read if is_full else last_id)
 
 
 def _unfinished(message: ClaimedJob, row: sa.Row[Any]) -> UnfinishedJob:

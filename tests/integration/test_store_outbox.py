@@ -80,7 +80,7 @@ def test_both_claims_read_an_index_in_its_order_whatever_was_counted(store: Data
     store.write(outbox.mark_queued, [(job.id, 1) for job in jobs[:1_500]], now=NOON)
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if "UPDATE jobs" in statement:
+        if statement.startswith("SELECT jobs.id") and "claimed_until" in statement:
             claims.append((statement, parameters))
 
     sa.event.listen(store._writer, "before_cursor_execute", note)

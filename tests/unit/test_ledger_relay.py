@@ -13,6 +13,7 @@ import pytest
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.relay import EventRelay, OutboxRelay, Packed
+from producer.store.page_bytes import PAGE_BYTES
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.errors import BrokerError, BrokerUnavailable, MessageRefused, StoreUnavailable
@@ -108,6 +109,7 @@ class Row:
     """A row of an outbox."""
 
     id: UUID
+    claimed_bytes: int = 100
 
 
 class Table(OutboxRelay[Row]):
@@ -126,6 +128,7 @@ class Table(OutboxRelay[Row]):
         self.settled: list[UUID] = []
         self.released: list[UUID] = []
         self.claims = self.waits = self.failures = 0
+        self.most_rows = 1_000
         self.poison: set[UUID] = set()
         self._rows_per_message = rows_per_message
         self._exchanges = cycle(exchanges)
@@ -157,7 +160,8 @@ class Table(OutboxRelay[Row]):
         self.claims += 1
         if self.claims <= self.failures:
             raise ValueError("a row that nobody can read")
-        claimed, self.free = self.free[:limit], self.free[limit:]
+        most = min(limit, self.most_rows)
+        claimed, self.free = self.free[:most], self.free[most:]
         return claimed
 
     def _pack(self, rows: Sequence[Row]) -> Iterator[Packed[Row]]:
@@ -183,6 +187,17 @@ async def test_every_row_is_published_and_settled_however_many_pages_they_are() 
 
     assert sorted(table.settled) == sorted(ids)
     assert publisher.published == ["jobs"] * 25 and table.released == []
+
+
+async def test_a_page_that_its_bytes_fill_is_followed_at_once_like_one_that_is_full_of_rows() -> None:
+    table = Table(3, publisher=Confirming(), relay_page_jobs=2)
+    table.free = [Row(new_id(), PAGE_BYTES) for _ in range(3)]
+    # As the store does, whatever it is asked for.
+    table.most_rows = 1
+
+    await table.run_until(lambda: len(table.settled) == 3)
+
+    assert table.claims >= 3
 
 
 async def test_the_next_page_is_claimed_and_sent_while_confirms_of_one_are_awaited() -> None:
