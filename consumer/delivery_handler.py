@@ -31,6 +31,7 @@ from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD, RESULTS, is_bundle_key
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageTooLarge, MessageUndecodable
+from shared.log_lines import printable
 from shared.messages import MAX_DEFERRALS, RAW_TYPE, REASON_HEADER, JobMessage
 from shared.outcomes import TOO_LARGE, Cancelled, DeferralReason, Deferred, Failed, outcome_name
 from shared.settings import MAX_BUNDLE_JOBS
@@ -246,7 +247,7 @@ class DeliveryHandler:
             delivery.body,
             RAW_TYPE,
             delivery.correlation_id,
-            {REASON_HEADER: reason[:1_000]},
+            {REASON_HEADER: printable(reason, limit=1_000)},
             content_type="application/octet-stream",
         )
         await publish_until_confirmed(raw, self._publisher)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from producer.api.documents import Job, JobSummary
 from shared.kinds.check import Verdict
+from shared.log_lines import escaped, printable_lines
 from shared.states import JobState
 
 PLAIN_WIDTH = 100
@@ -118,7 +119,7 @@ class Screen:
     def say(self, text: str) -> None:
         """Print a paragraph, wrapped."""
         for line in textwrap.wrap(text, self._console.width - len(INDENT), break_on_hyphens=False):
-            self._console.print(Text(INDENT + line), soft_wrap=True)
+            self._console.print(Text(INDENT + escaped(line)), soft_wrap=True)
 
     def gap(self) -> None:
         """Print an empty line."""
@@ -129,12 +130,12 @@ class Screen:
         width = max(len(name) for name, _ in facts)
         for name, value in facts:
             self._console.print(
-                f"  {name:<{width}}  ", Text(value, "cyan"), sep="", soft_wrap=True, highlight=False
+                f"  {name:<{width}}  ", Text(escaped(value), "cyan"), sep="", soft_wrap=True, highlight=False
             )
 
     def complain(self, text: str) -> None:
         """Print what went wrong."""
-        self._console.print(Text(text, "red"), soft_wrap=True)
+        self._console.print(Text(printable_lines(text), "red"), soft_wrap=True)
 
     @contextmanager
     def step(self, doing: str) -> Iterator[None]:
@@ -152,7 +153,7 @@ class Screen:
     def following(self) -> Iterator[Callable[[Moment], None]]:
         """Yield what shows a moment: in the place of the one before, or as a line when it differs."""
         if not self._is_live:
-            lines = Lines(lambda text: self._console.print(Text(text), soft_wrap=True))
+            lines = Lines(lambda text: self._console.print(Text(escaped(text)), soft_wrap=True))
             yield lines.show
             lines.finish()
             return
@@ -172,13 +173,13 @@ class Screen:
         for row in rows:
             state = Text(f" {row.state}", STYLES.get(row.state, ""))
             table.add_row(
-                row.kind,
-                row.name,
-                Text(row.verdict or "-", STYLES.get(row.verdict, "dim")),
+                Text(escaped(row.kind)),
+                Text(escaped(row.name)),
+                Text(escaped(row.verdict) or "-", STYLES.get(row.verdict, "dim")),
                 str(row.status or "-"),
                 f" {row.attempts}",
                 f"{row.seconds:.1f} s",
-                state.append(f", {row.reason}" if row.reason else "", "default"),
+                state.append(f", {escaped(row.reason)}" if row.reason else "", "default"),
             )
         self._console.print(Padding(table, (0, 0, 1, 2), expand=False))
 

@@ -12,6 +12,7 @@ from dotenv import dotenv_values
 
 from deploy.local.errors import LocalError
 from deploy.local.stack import ROOT, Stack, open_stack
+from shared.log_lines import printable_lines
 
 DEFAULTS = {"RETRIEVER_API_PORT": "8080", "RETRIEVER_LOG_FORMAT": "console"}
 
@@ -36,7 +37,7 @@ def serve(data_dir: Path, *, parent: int | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except LocalError as error:
-        print(f"make run: {error}", file=sys.stderr)
+        print(f"make run: {printable_lines(str(error))}", file=sys.stderr)
         return 1
 
 

@@ -61,7 +61,11 @@ class JobSummary(Document):
 
     id: UUID
     kind: str
-    args: Annotated[Mapping[str, Any], AfterValidator(redact_args)]
+    args: Annotated[
+        Mapping[str, Any],
+        AfterValidator(redact_args),
+        Field(description="As they were handed in; passwords and keys are `***`, which is no argument."),
+    ]
     lane: Lane
     state: JobState
     reason: Annotated[str | None, Field(description="The code of the last failure, such as `http_503`.")]

@@ -13,6 +13,7 @@ from deploy.local.broker import Broker
 from producer.api.contract import load_contract
 from shared.broker.topology import JOBS, PARKED_QUEUE
 from shared.identity import new_id
+from shared.messages import RAW_TYPE
 from tests.support.client import Client
 from tests.support.system import LocalSystem
 from tests.support.virtual_hosts import VirtualHosts
@@ -20,6 +21,7 @@ from tests.support.waiting import eventually
 
 MARK = "s3cr3tmarked"
 PASSWORD = f"p4ss-{MARK}"
+RAW = "a\n12:00:00 ERROR \x1b[2J\x9b1m\u2028\u202e"
 ONCE = {"max_attempts": 1}
 EXPORTS = [
     {"format": format_, **more}
@@ -102,11 +104,14 @@ async def test_a_password_is_shown_nowhere(client: Client, tmp_path: Path) -> No
     await _read_everything(shown)
     calls = await eventually(lambda: client.webhook_calls("told"), deadline_seconds=30)
     shown.texts["webhooks"] = json.dumps(calls)
-    shown.texts |= _logs(tmp_path)
+    logs = _logs(tmp_path)
+    shown.texts |= logs
     for message in client.management.messages(system.vhost, PARKED_QUEUE):
         shown.texts[f"parked {len(shown.texts)}"] = _beside_arguments(message)
 
     assert len(shown.texts) > 60
+    assert "job_id=" + ascii(RAW)[1:-1] in logs["worker-1.log"] + logs["worker-2.log"]
+    assert [line for log in logs.values() for line in log.split("\n") if not line.isprintable()] == []
     assert not shown.with_secrets(), "\n".join(shown.with_secrets())
 
 
@@ -245,6 +250,9 @@ def _publish_as_a_stranger(client: Client, site: str) -> None:
     ):
         key = f"{payload['kind']}.interactive"
         client.management.publish(client.system.vhost, JOBS, key, json.dumps(payload))
+    # What nobody can read is known by what its sender calls it.
+    unreadable = json.dumps({"id": url, url: url, "args": {url: f"{url}\x1b[2J"}})
+    client.management.publish(client.system.vhost, JOBS, "check.interactive", unreadable, correlation_id=RAW)
 
 
 async def _all_ended(client: Client) -> bool:
@@ -290,5 +298,8 @@ def _logs(folder: Path) -> dict[str, str]:
 def _beside_arguments(message: dict[str, Any]) -> str:
     """Return a parked message without its arguments, which a redrive and `adopt-parked` need as they are."""
     payload = json.loads(message["payload"])
+    if message["properties"]["type"] == RAW_TYPE:
+        # One that could not be read stays as it came, byte for byte.
+        return json.dumps(message["properties"]["headers"])
     payload.pop("args")
     return json.dumps({**message, "payload": payload})

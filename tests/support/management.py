@@ -38,13 +38,15 @@ class Management:
         path = f"/queues/{quote(vhost, safe='')}/{quote(name, safe='')}/get"
         return list(self._call("POST", path, body).json())
 
-    def publish(self, vhost: str, exchange: str, routing_key: str, payload: str) -> None:
+    def publish(
+        self, vhost: str, exchange: str, routing_key: str, payload: str, **properties: object
+    ) -> None:
         """Publish a message as a stranger would."""
         body = {
             "routing_key": routing_key,
             "payload": payload,
             "payload_encoding": "string",
-            "properties": {},
+            "properties": properties,
         }
         path = f"/exchanges/{quote(vhost, safe='')}/{quote(exchange, safe='')}/publish"
         assert self._call("POST", path, body).json() == {"routed": True}

@@ -203,3 +203,18 @@ def test_a_log_gets_no_escape_codes_and_a_narrow_terminal_every_reason() -> None
     assert "\x1b" not in out.getvalue()
     assert "connection_refused" in out.getvalue()
     assert all(len(line) <= 80 for line in out.getvalue().splitlines())
+
+
+def test_nothing_that_a_target_sends_reaches_the_terminal_raw() -> None:
+    said = io.StringIO()
+    screen = Screen(Console(file=said, width=100), is_live=False)
+    raw = "\x1b[2J\x9b1m\u202e[red]"
+    job = make_finished(state=PARKED, reason=raw)
+
+    screen.say(raw)
+    screen.facts([("name", raw)])
+    screen.complain(f"{raw}\nmore")
+    screen.table([row_of(raw, job)])
+
+    assert all(line.isprintable() for line in said.getvalue().split("\n"))
+    assert said.getvalue().count("[red]") >= 4

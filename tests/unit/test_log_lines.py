@@ -82,13 +82,18 @@ def test_an_error_with_a_long_message_is_not_logged_whole(formatter: logging.For
 def test_no_secret_is_logged(formatter: logging.Formatter) -> None:
     url = "https://user:marked@host.example/?sig=marked"
     try:
+        # The traceback shows this line, with a name in braces.
         raise ValueError(f"cannot open {url}")
     except ValueError:
         line = line_of(
-            formatter, url=url, password="marked", more={"api_key": "marked"}, exc_info=sys.exc_info()
+            formatter,
+            url=url,
+            password="marked",
+            more={"api_key": "marked"},
+            said="Bearer marked1234567890",
+            exc_info=sys.exc_info(),
         )
 
-    # The source line of the test itself has it, as a name in braces.
     assert "marked" not in line
 
 
