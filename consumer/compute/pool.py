@@ -189,21 +189,23 @@ class ComputePool:
         try:
             await turn.has_come
         except asyncio.CancelledError:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            else:
+            # Cancelled before or after its turn had come.
+            if not turn.has_come.cancelled():
                 self._free += 1
-                self._serve()
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            self._serve()
             raise
 
     def _serve(self) -> None:
         while self._waiting and self._free:
             is_last = self._free == 1 < self._most
             now = asyncio.get_running_loop().time()
-            chosen = self._shares.next_of([turn.names for turn in self._waiting], is_last=is_last, now=now)
+            waiting = [turn for turn in self._waiting if not turn.has_come.done()]
+            chosen = self._shares.next_of([turn.names for turn in waiting], is_last=is_last, now=now)
             if chosen is None:
                 return
-            turn = next(turn for turn in self._waiting if turn.names is chosen)
+            turn = next(turn for turn in waiting if turn.names is chosen)
             self._waiting.remove(turn)
             self._free -= 1
             turn.has_come.set_result(None)

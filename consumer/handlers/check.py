@@ -14,6 +14,7 @@ from consumer.deadlines import time_limit
 from consumer.handlers.certificates import asks_for_certificate, read_certificate
 from consumer.handlers.check_verdict import failure_of_answer, failure_of_assertions, wanted_of
 from consumer.http.body import Beginning, read_beginning
+from consumer.http.body_room import HeldRoom
 from consumer.http.client import Client, http_request
 from consumer.http.echoes import masked_body, masked_outcome
 from consumer.http.failures import (
@@ -148,12 +149,13 @@ class _Check:
         if isinstance(request, Failure):
             return request
         self.echoes = request.echoes
-        async with final_answer(self.client, self.chain, request) as answer:
-            seen = answer if isinstance(answer, Failure) else await self._examine(answer)
-        # The host's permit is free by now, however long this waits.
-        return await self._judge(seen) if isinstance(seen, SeenAnswer) else seen
+        with self.client.session.bodies.hold() as held:
+            async with final_answer(self.client, self.chain, request) as answer:
+                seen = answer if isinstance(answer, Failure) else await self._examine(answer, held)
+            # The host's permit is free by now, however long this waits.
+            return await self._judge(seen) if isinstance(seen, SeenAnswer) else seen
 
-    async def _examine(self, answer: aiohttp.ClientResponse) -> SeenAnswer | Failure | None:
+    async def _examine(self, answer: aiohttp.ClientResponse, held: HeldRoom) -> SeenAnswer | Failure | None:
         """Return what is to be judged, if anything, or what is wrong already."""
         self._note_answer(answer)
         is_own = not self.chain.has_left
@@ -166,7 +168,7 @@ class _Check:
             return self._seen(answer, markup, None)
         if answer.method == CheckMethod.HEAD:
             return None  # GET follows.
-        body = await read_beginning(answer, max_bytes=self.args.max_body_bytes)
+        body = await read_beginning(answer, max_bytes=self.args.max_body_bytes, held=held)
         if isinstance(body, Failure):
             return body
         self.chain.end_body()

@@ -14,6 +14,7 @@ from consumer.compute.keeping import is_small_json, keep_body, pick, pick_at_onc
 from consumer.compute.shares import Names
 from consumer.deadlines import time_limit
 from consumer.http.body import read_body
+from consumer.http.body_room import HeldRoom
 from consumer.http.client import Client, HttpRequest, http_request
 from consumer.http.echoes import masked_body, masked_headers, masked_outcome
 from consumer.http.failures import (
@@ -107,6 +108,20 @@ async def _request(
     if isinstance(request, Failure):
         return request
     page.echoes = request.echoes
+    with client.session.bodies.hold() as held:
+        return await _ask(args, client, chain, page, request, known=known, held=held)
+
+
+async def _ask(
+    args: FetchArgs,
+    client: Client,
+    chain: RedirectChain,
+    page: Fetched,
+    request: HttpRequest,
+    *,
+    known: KnownCopy | None,
+    held: HeldRoom,
+) -> Failure | None:
     async with final_answer(client, chain, request) as answer:
         if isinstance(answer, Failure):
             return answer
@@ -118,7 +133,7 @@ async def _request(
             return None
         if failure := _refusal(args, answer):
             return failure
-        body = await read_body(answer, max_bytes=args.max_bytes)
+        body = await read_body(answer, max_bytes=args.max_bytes, held=held)
         charset = answer.charset
     body = body if isinstance(body, Failure) else await masked_body(client, chain.url, page.echoes, body)
     if isinstance(body, Failure):

@@ -9,9 +9,11 @@ import brotli
 from multidict import CIMultiDictProxy
 
 from consumer.deadlines import uncounted
+from consumer.http.body_room import FREE_BYTES, HeldRoom
 from consumer.http.failures import (
     BODY_CORRUPT,
     BODY_TRUNCATED,
+    COMPUTE_BUSY,
     Failure,
     body_too_large,
     failure_of_error,
@@ -37,15 +39,19 @@ class Beginning(NamedTuple):
     is_whole: bool
 
 
-async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> bytes | Failure:
+async def read_body(
+    response: aiohttp.ClientResponse, *, max_bytes: int, held: HeldRoom | None = None
+) -> bytes | Failure:
     """Return the expanded body, or why there is none; one beyond the limit is `body_too_large`."""
-    beginning = await read_beginning(response, max_bytes=max_bytes)
+    beginning = await read_beginning(response, max_bytes=max_bytes, held=held)
     if isinstance(beginning, Failure):
         return beginning
     return beginning.content if beginning.is_whole else body_too_large(max_bytes)
 
 
-async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) -> Beginning | Failure:
+async def read_beginning(
+    response: aiohttp.ClientResponse, *, max_bytes: int, held: HeldRoom | None = None
+) -> Beginning | Failure:
     """Return the expanded body up to a limit, or why there is none.
 
     Both forms are counted as they come, so never more than the limit is held. The session must not expand
@@ -53,6 +59,7 @@ async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) ->
 
     Args:
         max_bytes: Limit of the expanded body.
+        held: Gives room to a body that turns out to be large.
     """
     expander = _expander(content_codings(response.headers))
     if isinstance(expander, Failure):
@@ -65,6 +72,8 @@ async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) ->
             raw_bytes += len(chunk)
             expander.feed(chunk)
             while (piece := expander.take(min(STEP_BYTES, max_bytes - len(body) + 1))) is not None:
+                if held is not None and len(body) + len(piece) > FREE_BYTES:
+                    await _make_room(held, max_bytes)
                 body += piece
                 if len(body) > max_bytes:
                     return Beginning(bytes(body[:max_bytes]), is_whole=False)
@@ -72,11 +81,36 @@ async def read_beginning(response: aiohttp.ClientResponse, *, max_bytes: int) ->
                     await _turn()
             if raw_bytes > max_bytes + RAW_SLACK_BYTES:
                 return Beginning(bytes(body), is_whole=False)
-    except (zlib.error, brotli.error):
-        return BODY_CORRUPT
-    except (aiohttp.ClientError, OSError) as error:
-        return failure_of_error(error)
+    except (zlib.error, brotli.error, aiohttp.ClientError, OSError, _NoRoom) as error:
+        return _failure_of(error)
     return Beginning(bytes(body), is_whole=True) if expander.is_complete else BODY_TRUNCATED
+
+
+class _NoRoom(Exception):
+    """Other bodies take all the room that there is."""
+
+
+def _failure_of(error: Exception) -> Failure:
+    match error:
+        case zlib.error() | brotli.error():
+            return BODY_CORRUPT
+        case _NoRoom():
+            return COMPUTE_BUSY
+        case _:
+            return failure_of_error(error)
+
+
+async def _make_room(held: HeldRoom, size: int) -> None:
+    with uncounted() as left_seconds:
+        try:
+            # Before the limits around run out, which would blame the target.
+            async with asyncio.timeout(max(left_seconds - _MARGIN_SECONDS, 0.0)):
+                await held.take(size)
+        except TimeoutError:
+            raise _NoRoom from None
+
+
+_MARGIN_SECONDS = 0.1
 
 
 async def _turn() -> None:

@@ -11,6 +11,7 @@ from yarl import URL
 
 from consumer.egress import guarded_socket_factory
 from consumer.http import fast, plain
+from consumer.http.body_room import BodyRoom
 from consumer.http.recording import RecordedRequest, Recording, RecordingConnector
 from consumer.resolver import BoundedResolver
 from shared.settings import Settings
@@ -109,15 +110,17 @@ class HttpSession:
 
     Attributes:
         connector: Makes the connections, each through the guard.
+        bodies: What its large bodies may take together.
     """
 
-    __slots__ = ("_send", "_session", "connector")
+    __slots__ = ("_send", "_session", "bodies", "connector")
 
     def __init__(
         self, session: aiohttp.ClientSession, connector: RecordingConnector, send: SendRequest
     ) -> None:
         """Make one; `open_session` does."""
         self.connector = connector
+        self.bodies = BodyRoom()
         self._session = session
         self._send = send
 

@@ -57,8 +57,9 @@ async def lag() -> AsyncIterator[Lag]:
         ticking.cancel()
 
 
-def resident_bytes() -> int:
-    gc.collect()
+def resident_bytes(*, collect: bool = True) -> int:
+    if collect:
+        gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -243,6 +244,22 @@ async def test_a_large_robots_file_holds_nobody_up_and_takes_no_more_memory_than
     assert [reason_of(outcome) for outcome in outcomes] == ["ok", "robots_denied"] * 6
     assert seen.seconds < LAG_SECONDS
     assert grown_bytes < 30 * 1_048_576
+
+
+async def test_large_bodies_share_the_room_that_there_is(client: Client) -> None:
+    bomb = zipped(bytes(15_000_000), "x/y")
+    before = peak = resident_bytes()
+    async with raw_server(bomb) as server:
+        args = {"url": server.url, "max_bytes": 16_000_000, "timeout_seconds": 10}
+        fetches = [asyncio.create_task(run("fetch", args, client)) for _ in range(8)]
+        while not all(each.done() for each in fetches):
+            peak = max(peak, resident_bytes(collect=False))
+            await asyncio.sleep(0.02)
+        outcomes = [each.result() for each in fetches]
+
+    assert [reason_of(outcome) for outcome in outcomes] == ["ok"] * 8
+    # All together are 120 MB, and the last copy of each as much again.
+    assert peak - before < 110 * 1_048_576
 
 
 async def test_a_worker_that_is_busy_with_some_jobs_calls_no_other_target_down(client: Client) -> None:
