@@ -344,7 +344,7 @@ async def _many_schedules(stage: Stage) -> Found:
     free = asyncio.Semaphore(20)
 
     async def create(name: str) -> httpx.Response:
-        body = {"name": name, "every_seconds": 1, "job": template}
+        body = {"name": name, "every_seconds": 1, "overlap": "allow", "job": template}
         async with free:
             return await stage.http.post("/schedules", json=body)
 

@@ -624,5 +624,10 @@ HOSTILE: tuple[Hostile, ...] = (
         host="many.hostile.example",
         is_left=True,
     ),
-    Hostile("DNS that also leads inside", Answer(), _is("egress_denied"), host="inside.hostile.example"),
+    Hostile(
+        "DNS that also leads inside",
+        Answer(),
+        _is("egress_denied", "dns_timeout"),
+        host="inside.hostile.example",
+    ),
 )

@@ -33,6 +33,10 @@ FRAMING_BYTES = 524_288
 extensions, fields behind it. A chunk of one byte has five, and costs as much as a large one. What was
 received and not looked at yet counts for it too, up to 256 KiB."""
 
+WAITING_CHUNKS = 256
+"""So many chunks of a body wait to be read at most, so that those of a few bytes are taken a millisecond at a
+time; aiohttp takes 4,096."""
+
 READ_BUFFER_BYTES = 65_536
 
 MAX_MENDED_BYTES = 131_072
@@ -200,6 +204,9 @@ class AnswerParser:
                 self._protocol.end()
             return
         if self._is_chunked:
+            if not self._body_bytes:
+                body._high_water_chunks = WAITING_CHUNKS  # noqa: SLF001 - there is no public name
+                body._low_water_chunks = WAITING_CHUNKS // 2  # noqa: SLF001
             self._body_bytes += len(data)
             if self._body_bytes > FRAMING_BYTES + 2 * body.total_bytes:
                 body.set_exception(ClientPayloadError(TooMuchFraming("too much framing")))

@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol
 
 import aiohttp
@@ -68,7 +69,7 @@ async def read_beginning(
     raw_bytes = 0
     chunk_bytes = CHUNK_BYTES if isinstance(expander, _Plain) else COMPRESSED_CHUNK_BYTES
     try:
-        async for chunk in response.content.iter_chunked(chunk_bytes):
+        async for chunk in _pieces(response.content, chunk_bytes):
             raw_bytes += len(chunk)
             expander.feed(chunk)
             while (piece := expander.take(min(STEP_BYTES, max_bytes - len(body) + 1))) is not None:
@@ -111,6 +112,16 @@ async def _make_room(held: HeldRoom, size: int) -> None:
 
 
 _MARGIN_SECONDS = 0.1
+
+
+async def _pieces(content: aiohttp.StreamReader, size: int) -> AsyncIterator[bytes]:
+    # What is there: `iter_chunked` would go on until it has its size, and thousands of chunks take long.
+    async for received in content.iter_any():
+        if len(received) <= size:
+            yield received
+            continue
+        for at in range(0, len(received), size):
+            yield received[at : at + size]
 
 
 async def _turn() -> None:

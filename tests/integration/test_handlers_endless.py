@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp.streams import StreamReader
 
 from consumer.handlers.check import check
 from consumer.handlers.fetch import fetch
 from shared.kinds.check import CheckArgs, CheckMethod
 from shared.kinds.fetch import FetchArgs
-from shared.outcomes import Failed
-from tests.support.http_servers import client_that_reaches_loopback
+from shared.outcomes import Failed, Succeeded
+from tests.support.http_servers import client_that_reaches_loopback, raw_server
 
 LIMIT_SECONDS = 1.0
 GROWTH_BYTES = 64 * 1_048_576
@@ -106,3 +107,24 @@ async def test_a_body_without_end_is_counted_and_refused(begin: bytes, again: by
 
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.transient) == ("body_too_large", False)
+
+
+async def test_chunks_of_one_byte_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read took 43,000 of them, 50 ms in which nobody else had a turn."""
+    read = StreamReader._read_nowait
+    sizes = []
+
+    def noted(self: StreamReader, n: int) -> bytes:
+        data = read(self, n)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(StreamReader, "_read_nowait", noted)
+    chunks = OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
+    async with raw_server(chunks) as server, client_that_reaches_loopback() as client:
+        outcome = await fetch(FetchArgs(url=server.url), client)
+
+    assert isinstance(outcome, Succeeded)
+    assert outcome.result["body_bytes"] == sum(sizes) == 60_000
+    # A piece of 16 KiB that came with the head has 2,700.
+    assert max(sizes) < 4_000
