@@ -44,7 +44,8 @@ _HOST_AND_PORT = "host:port"
 _QUERY_VALUE = re.compile(r"([?&;])([^\s=&;?#\"<>]{1,100})=([^\s&;#\"<>]+)")
 # A name and its text, as JSON, Python and JSON in a cell of CSV write them; the end may be cut off.
 _QUOTED_PAIR = re.compile(
-    r"""((["'])\2?)([^"'\\\s]{1,100})\1(\s{0,9}:\s{0,9}b?)((["'])\6?)((?:\\.|(?!\5)[^\\])*+)""", re.DOTALL
+    r"""(\\{0,3}(["'])\2?)([^"'\\\s]{1,100})\1(\s{0,9}:\s{0,9}b?)(\\{0,3}(["'])\6?)((?:(?!\5)(?:\\.|[^\\]))*+)""",
+    re.DOTALL,
 )
 _LOGIN = re.compile(r"\b(Bearer|Basic)( +)[A-Za-z0-9._~+/=-]{12,}")
 _ENDED_BY = re.compile(r"[/\\?#]")
@@ -68,6 +69,9 @@ _KEY_OWNERS = frozenset(
     )
 )
 # Where a list goes on, and how many words a model may write.
+_TELLING = re.compile(
+    "auth|bearer|cookie|credential|csrf|jwt|key|pass|pwd|secret|session|sig|token|xsrf", re.IGNORECASE
+)
 _HARMLESS_TOKENS = frozenset({"continuation", "next", "page", "sync"})
 _HARMLESS_KEYS = frozenset({"idempotency-key", "sec-websocket-key", "surrogate-key"})
 # Of signed URLs (OpenTelemetry, semantic conventions for URLs), and what Google calls an API key.
@@ -216,8 +220,8 @@ def _is_secret_name(name: str) -> bool:
 
 def is_secret_name(name: str) -> bool:
     """Return whether what stands under a name opens something: `password`, `api_key`, `accessToken`."""
-    # A long name is a text, and is not remembered.
-    return _is_secret_name(name) if len(name) <= 100 else False
+    # A long name is a text. Most names are told at once, and not remembered.
+    return len(name) <= 100 and _TELLING.search(name) is not None and _is_secret_name(name)
 
 
 def is_secret_header(name: str) -> bool:

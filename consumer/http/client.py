@@ -149,7 +149,8 @@ async def http_request(
 
 _NO_HEADERS: frozenset[str] = frozenset()
 _BETWEEN_PARTS = re.compile(r"[ \t;,=]+")
-# A header that is called a cookie or a key may say `theme=default`; no real key is so short.
+# A header that is called a cookie or a key may say `theme=default`, and `password` is a word of many pages.
+# No real key is so short.
 _MIN_WRITTEN_OUT = 12
 
 
@@ -169,7 +170,9 @@ def _said_in_secret(
         )
         yield basic_authorization(user, password).partition(" ")[2]
         # Without a password the user is one, as the tokens of many APIs are.
-        yield password or user
+        written = password or user
+        if not written.isalpha() or len(written) >= _MIN_WRITTEN_OUT:
+            yield written
 
 
 def _secret_headers(args: RequestArgs) -> frozenset[str]:

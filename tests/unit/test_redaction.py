@@ -14,6 +14,8 @@ from producer.submission import find_kind, valid_args
 from shared.errors import JobInvalid
 from shared.outcomes import Failed, Succeeded
 from shared.redaction import (
+    _SECRET_ENDINGS,
+    _SECRET_WORDS,
     MASK,
     Echoes,
     is_secret_header,
@@ -129,6 +131,7 @@ def test_query_parameters_that_open_something_are_masked_in_logs() -> None:
         f'"password":"{PASSWORD}',
         f'{{"token": "a\\"{PASSWORD}"}}',
         f'a,"{{""X-Api-Key"": ""{PASSWORD}""}}"',
+        f'\'{{\\"X-Api-Key\\": \\"{PASSWORD}\\"}}\'',
         f"Authorization: Bearer {PASSWORD}",
     ],
 )
@@ -274,11 +277,20 @@ def test_a_secret_is_masked_in_results_and_explanations() -> None:
     assert "s3cret-value" not in repr(echoes)
 
 
+def test_every_secret_word_is_told_at_once() -> None:
+    words = (*_SECRET_WORDS, *_SECRET_ENDINGS, "api_key", "signingKey")
+
+    assert [word for word in words if not is_secret_name(word)] == []
+
+
 def test_a_short_secret_is_left_in_words() -> None:
     assert not Echoes.of(frozenset({"the", ""}))
 
 
 PIECES = [*"aZ0:/\\@?#% \t\n\"'.-*&=[]", "%2f", "%40", "%25", "https:", "token=", "\ud800"]
+NAMES = st.sampled_from(
+    ["password", "apiKey", "X-Api-Key", "name", "next_token", "https://u:p@h", "a//b", "naïve"]
+)
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
 
