@@ -235,7 +235,15 @@ class Telling:
         if result is None:
             return cls()
         found = pick(result, _TELLING)
-        return cls(*(scalar(getattr(found, name)) for name in cls.__slots__))
+        return cls(
+            verdict=scalar(found.verdict),
+            reason=scalar(found.reason),
+            explanation=scalar(found.explanation),
+            status=scalar(found.status),
+            final_url=scalar(found.final_url),
+            title=scalar(found.title),
+            exit_code=scalar(found.exit_code),
+        )
 
 
 @dataclass(frozen=True, slots=True)

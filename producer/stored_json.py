@@ -20,6 +20,8 @@ Picked = TypeVar("Picked", bound=msgspec.Struct)
 NULL: Final = msgspec.Raw(b"null")
 """What a field is that a document lacks."""
 
+# Shorter numbers need no look at how long they are.
+_SHORT_DIGITS = 19
 _TEXT = msgspec.json.Decoder(str)
 # The first surrogate, and where as many code points are that Unicode has for private use.
 _LONE = 0xD800
@@ -111,9 +113,13 @@ def items_of(field: msgspec.Raw) -> list[bytes]:
 
 def scalar(field: msgspec.Raw) -> str | float | bool | None:
     """Return the value of a field; None for an array or an object, which may be of any size."""
+    if field is NULL:
+        return None
     octets = bytes(field)
     if octets[:1] in (b"[", b"{", b"n"):
         return None
+    if len(octets) < _SHORT_DIGITS and octets.isdigit():
+        return int(octets)
     try:
         if octets.startswith(b'"'):
             text: str = _TEXT.decode(octets)
