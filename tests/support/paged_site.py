@@ -21,6 +21,7 @@ from producer.store import pages as stored_pages
 from producer.store.database import Database
 from producer.submission import new_job
 from producer.submission_models import JobSubmission
+from shared import exact_json
 from shared.broker.topology import RESULTS
 from shared.clock import utc_now
 from shared.identity import new_id
@@ -154,5 +155,5 @@ def items(store: Database, root: JobRecord) -> list[Any]:
     after = -1
     while (page := store.read(stored_pages.next_page_items, root.id, after=after)) is not None:
         after = page[0]
-        found += page[1]
+        found += map(exact_json.loads, page[1])
     return found
