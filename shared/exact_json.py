@@ -5,6 +5,7 @@ same, so it does all but those. What decimals and exponents make is a double, as
 """
 
 import json
+from math import isinf
 from typing import Any, Final
 
 import orjson
@@ -21,19 +22,43 @@ MAX_JSON_VALUES: Final = 750_000
 
 # The shortest that orjson may make a float of: 2^64 has 20 digits, -2^63 has 19.
 _LONG_NUMBER = re2.compile(rb"[0-9]{20}|-[0-9]{19}")
+# The largest double has 309 digits.
+_BEYOND_DOUBLES = re2.compile(rb"[0-9]{309,}")
 _MAX_DEPTH = 254
 
 
 def loads(text: bytes | str) -> Any:
-    """Return the value of a JSON text in UTF-8.
+    """Return the value of a JSON text in UTF-8; a whole number of too many digits is an infinity.
 
     Raises:
-        orjson.JSONDecodeError: it is not JSON, or orjson does not take it: for a number that no double can
-            hold, half of a surrogate pair, or more than 1,024 levels.
+        orjson.JSONDecodeError: it is not JSON, or orjson does not take it: for a fraction or an exponent that
+            no double can hold, half of a surrogate pair, or more than 1,024 levels.
     """
     octets = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    value = orjson.loads(octets)
+    try:
+        value = orjson.loads(octets)
+    except orjson.JSONDecodeError as error:
+        return _with_longest_numbers(octets, error)
     return json.loads(octets, parse_int=read_whole) if _LONG_NUMBER.search(octets) else value
+
+
+def _with_longest_numbers(octets: bytes, error: orjson.JSONDecodeError) -> Any:
+    """Return the value of a text that orjson does not take, if only for whole numbers beyond doubles.
+
+    Raises:
+        orjson.JSONDecodeError: for anything else.
+    """
+    if not _BEYOND_DOUBLES.search(octets):
+        raise error
+    # Whatever else is wrong with it, orjson sees it here.
+    orjson.loads(_BEYOND_DOUBLES.sub(b"0", octets))
+
+    def read_fraction(digits: str) -> float:
+        if isinf(number := float(digits)):
+            raise error
+        return number
+
+    return json.loads(octets, parse_int=read_whole, parse_float=read_fraction)
 
 
 def count_values(text: bytes) -> int:

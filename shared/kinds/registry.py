@@ -26,6 +26,7 @@ time is the worker's own, so it counts for no limit of the job."""
 _TIMEOUT_FIELD = "timeout_seconds"
 # For a kind without a limit of its own.
 _DEFAULT_SECONDS = 60.0
+_LONGEST_SECONDS = 86_400.0
 
 
 class Lane(StrEnum):
@@ -100,12 +101,14 @@ def handler_seconds(args: BaseModel) -> float:
 def attempt_seconds(kind: str, args: Mapping[str, Any]) -> float:
     """Return how long an attempt may take, for arguments as they are stored, without defaults.
 
-    They need not be valid: a job that is parked for its arguments has an attempt, too.
+    They need not be valid: a job that is parked for its arguments has an attempt, too. A time that no
+    arguments of ours can have counts as none.
     """
     field = KINDS[kind].args_model.model_fields.get(_TIMEOUT_FIELD) if kind in KINDS else None
     default = _DEFAULT_SECONDS if field is None else float(field.default)
     asked = args.get(_TIMEOUT_FIELD, default)
-    seconds = float(asked) if isinstance(asked, int | float) else default
+    is_possible = isinstance(asked, int | float) and 0 <= asked <= _LONGEST_SECONDS
+    seconds = float(asked) if is_possible else default
     return seconds + OVERTIME_SECONDS + (COMPUTE_SECONDS if kind in _LOOKS_AT_ANSWERS else 0.0)
 
 

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from shared import exact_json
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.integers(2**62, 2**66) | st.integers(-(2**66), -(2**62)),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(2**62, 2**66)
+    | st.integers(-(2**66), -(2**62))
+    | st.sampled_from([10**308, 10**309, -(10**309), 10**4_299]),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
 )
 
@@ -28,6 +33,36 @@ def test_ordinary_values_are_written_as_orjson_writes_them(value: Any) -> None:
     except TypeError:
         return
     assert exact_json.dumps(value) == expected
+
+
+@pytest.mark.parametrize("long", ["9" * 309, "-" + "9" * 400, "1" + "0" * 4_299])
+def test_a_whole_number_beyond_doubles_is_read_as_it_is(long: str) -> None:
+    text = f'{{"{long}": [{long}, 0.5, "{long}", 1.{long.lstrip("-")}]}}'
+
+    name, (number, half, same, fraction) = next(iter(exact_json.loads(text).items()))
+
+    assert (name, number, half, same) == (long, int(long), 0.5, long)
+    assert 1 <= fraction <= 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "1e999",
+        "-1e400",
+        "1." + "0" * 400 + "e999",
+        "NaN",
+        '"\\ud800"',
+        "[1,]",
+        '{"a" 1}',
+        "01",
+        "1e" + "9" * 309,
+    ],
+)
+@pytest.mark.parametrize("beside", ["1", "9" * 400])
+def test_a_long_number_excuses_nothing_that_is_beside_it(wrong: str, beside: str) -> None:
+    with pytest.raises(orjson.JSONDecodeError):
+        exact_json.loads(f"[{beside}, {wrong}]")
 
 
 def test_names_are_sorted_when_that_is_asked_for() -> None:
