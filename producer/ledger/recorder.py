@@ -139,7 +139,11 @@ class Recorder:
         disbelieved = await self._park_unreadable(parsed)
         heard = [(place, each, each.report) for place, each in enumerate(parsed) if each.report is not None]
         disbelieved |= await self._redrive([each for each in heard if each[2].asks_for_redrive])
-        told = [each for each in heard if not each[2].asks_for_redrive]
+        told = [
+            each if each[2].body is None else await self._with_true_body(each)
+            for each in heard
+            if not each[2].asks_for_redrive
+        ]
         if not told:
             return disbelieved
         recorded = await self._write(told)
@@ -157,6 +161,18 @@ class Recorder:
             )
         self._note(recorded, [report for _, _, report in told])
         return disbelieved | {place: _disbelieved(parsed[place]) for place in recorded.disbelieved}
+
+    async def _with_true_body(self, told: _Told) -> _Told:
+        """Return a report as it came, or without a body that is not what it says: it could not be served.
+
+        A worker of ours says the truth, and the token shows that it is one.
+        """
+        place, parsed, report = told
+        is_ours = self._tokens.is_token_of(parsed.token, report.job_id, report.run)
+        if is_ours or report.body is None or await asyncio.to_thread(report.body.is_as_said):
+            return told
+        logger.warning("body_not_as_said", extra={"job_id": str(report.job_id), "run": report.run})
+        return place, parsed, report.model_copy(update={"body": None})
 
     async def _write(self, told: Sequence[_Told]) -> Recorded:
         """Write reports, each with its place; return what they came to, with these places."""

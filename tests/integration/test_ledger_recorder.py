@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from consumer.settlement import report_message
+from producer.store import bodies as store_bodies
 from producer.store import outbox, queries, submissions
 from producer.store.database import Database
 from shared.broker.bundle import NDJSON, bodies_of, bundled
@@ -30,6 +31,7 @@ from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, JobMessage, Repo
 from shared.outcomes import Failed, Succeeded
 from shared.states import JobState
 from tests.support.amqp import get_message, message_count
+from tests.support.bodies import compress_body
 from tests.support.factories import TOKENS, make_job, make_report
 from tests.support.recording_ledger import STARTED_AT, URL, Ledger, make_message, open_ledger, settled
 
@@ -320,3 +322,19 @@ def refuse(store: Database, host: str) -> None:
     }
     with store.writing() as connection:
         connection.execute(sa.text(statements[connection.dialect.name]))
+
+
+async def test_a_body_that_is_not_what_a_stranger_says_is_not_kept(ledger: Ledger) -> None:
+    true = compress_body(b"the body " * 20_000, content_type="text/plain", charset=None)
+    assert true is not None
+    bodies = [true, true.model_copy(update={"size": 7}), true.model_copy(update={"content": b"x"})]
+    jobs = [make_message() for _ in bodies]
+
+    async with ledger.recording():
+        for job, body in zip(jobs, bodies, strict=True):
+            await ledger.settle(job, Succeeded({"body_stored": True}, body))
+        for job in jobs:
+            await ledger.job_in(job.id, JobState.SUCCEEDED)
+
+    kept = [ledger.store.read(store_bodies.find_body, job.id) for job in jobs]
+    assert [found is not None for found in kept] == [True, False, False]
