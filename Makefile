@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak hostile \
+.PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak fuzz hostile \
   reliability bench bench-peers asyncapi lock lock-peers lock-pipenv pin-images clean
 
 PYTHON_IN_VENV := .venv/bin/python
@@ -96,6 +96,10 @@ reliability: $(READY) ## Write the table of docs/reliability.md anew, from what 
 
 bench: $(READY) $(PEERS_READY) ## Measure Retriever beside other systems (ARGS="throughput --quick"; ARGS=--help lists the parts)
 	@$(PYTHON_IN_VENV) -m bench $(or $(ARGS),all)
+
+fuzz: $(READY) ## Send 20,000 spoilt messages and as many spoilt requests to each store: make fuzz SEED=7 (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
+	@SEED=$(or $(SEED),17) FUZZ_MESSAGES=$(or $(FUZZ_MESSAGES),20000) FUZZ_REQUESTS=$(or $(FUZZ_REQUESTS),20000) \
+	  $(PYTHON_IN_VENV) -m pytest -n 0 tests/fuzz $(ARGS)
 
 hostile: $(READY) ## Attack the service in every way that once succeeded, then soak it in hostile targets; status 1 if it minds
 	@$(PYTHON_IN_VENV) -m bench attacks

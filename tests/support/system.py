@@ -18,7 +18,7 @@ from tests.support.environment import clean_environment
 from tests.support.factories import make_webhook_secret
 
 ROOT = Path(__file__).resolve().parents[2]
-_READY_SECONDS = 60.0
+_READY_SECONDS = 180.0
 
 
 class System(Protocol):
@@ -278,7 +278,7 @@ def wait_until(is_so: Callable[[], bool], *, what: str) -> None:
     """Return once something is so.
 
     Raises:
-        AssertionError: it was not within a minute; names `what` is not ready.
+        AssertionError: it was not within three minutes; names `what` is not ready.
     """
     ends_at = time.monotonic() + _READY_SECONDS
     while not is_so():
