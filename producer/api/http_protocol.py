@@ -313,7 +313,8 @@ class ApiProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         if self._unanswered:
-            # Its operation has nobody to answer any more.
+            # Its operation has nobody to answer any more, nor to tell to go on.
+            self.cycle.waiting_for_100_continue = False
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         response = problem_response(refusal)

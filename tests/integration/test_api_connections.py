@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import socket
@@ -33,6 +34,8 @@ POST = (
     b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     % len(JOB)
 )
+
+CHUNKED = b"Transfer-Encoding: chunked"
 
 # The server says 100 when it begins to read the body.
 EXPECTING_POST = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
@@ -165,6 +168,23 @@ def test_a_request_in_hand_is_not_closed_for_another(api: RunningApi) -> None:
 
         asking.sendall(JOB)
         assert status(asking.recv(65_536)) == 202
+
+
+@pytest.mark.parametrize(
+    "path", [b"/jobs", b"/batches", b"/tasks/01a203f7-2316-7400-922d-0a315fe2b95f/finish"]
+)
+def test_a_client_that_waits_to_go_on_and_does_not_is_refused_without_an_error(
+    api: RunningApi, caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    head = EXPECTING_POST.replace(b"/jobs", path).replace(b"Content-Length: %d" % len(JOB), CHUNKED)
+    with api.connect() as connection:
+        # No chunk, in the segment of the head: the refusal comes before the operation asks for the body.
+        connection.sendall(head + b"no length\r\n")
+        refused = read_all(connection)
+
+    assert api.client.get("/livez").status_code == 200
+    assert status(refused) == 400
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def use_all(api: RunningApi, stack: ExitStack) -> list[socket.socket]:
