@@ -29,6 +29,9 @@ STEP_BYTES = 262_144
 """As much is expanded at once, in a millisecond; then others have their turn."""
 
 STEP_MEMBERS = 500
+SMALL_BYTES, SMALL_READS = 1_024, 4
+"""Chunks of a byte or two make small reads; after so many of those, a millisecond, others have their turn."""
+
 RAW_SLACK_BYTES = 65_536
 """How much larger than the limit the compressed form may be, far more than honest gzip adds."""
 
@@ -116,10 +119,13 @@ _MARGIN_SECONDS = 0.1
 
 async def _pieces(content: aiohttp.StreamReader, size: int) -> AsyncIterator[bytes]:
     # What is there: `iter_chunked` would go on until it has its size, and thousands of chunks take long.
+    small = 0
     async for received in content.iter_any():
-        if len(received) <= size:
-            yield received
-            continue
+        if len(received) < SMALL_BYTES:
+            small += 1
+            if small % SMALL_READS == 0:
+                # A read that finds something waits for nothing, so nobody else would have a turn.
+                await _turn()
         for at in range(0, len(received), size):
             yield received[at : at + size]
 

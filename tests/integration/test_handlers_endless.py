@@ -112,19 +112,28 @@ async def test_a_body_without_end_is_counted_and_refused(begin: bytes, again: by
 async def test_chunks_of_one_byte_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One read took 43,000 of them, 50 ms in which nobody else had a turn."""
     read = StreamReader._read_nowait
-    sizes = []
+    sizes, turns = [], 0
 
     def noted(self: StreamReader, n: int) -> bytes:
         data = read(self, n)
         sizes.append(len(data))
         return data
 
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
     monkeypatch.setattr(StreamReader, "_read_nowait", noted)
     chunks = OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
     async with raw_server(chunks) as server, client_that_reaches_loopback() as client:
+        counting = asyncio.create_task(count())
         outcome = await fetch(FetchArgs(url=server.url), client)
+        counting.cancel()
 
     assert isinstance(outcome, Succeeded)
     assert outcome.result["body_bytes"] == sum(sizes) == 60_000
+    assert turns > 60_000 / 4_000
     # A piece of 16 KiB that came with the head has 2,700.
     assert max(sizes) < 4_000
