@@ -10,7 +10,7 @@ from consumer.politeness.host_limiter import SHORTEST_DEFERRAL_SECONDS, PermitRe
 from consumer.politeness.host_limiters import MAX_WAIT_SECONDS, NO_PERMIT, FirstPermit, HostLimiters, Permit
 from shared.clock import utc_now
 from shared.hosts import host_key
-from shared.kinds.registry import Lane
+from shared.kinds.registry import Lane, asked_seconds
 from shared.messages import JobMessage
 from shared.outcomes import DeferralReason, Deferred
 
@@ -142,10 +142,8 @@ def _host_of(job: JobMessage) -> str | None:
 
 def _max_wait_seconds(args: Mapping[str, Any]) -> float:
     # A quarter of the attempt's time, so that our waiting never looks like the target's silence.
-    limit_seconds = args.get("timeout_seconds")
-    if not isinstance(limit_seconds, int | float):
-        return MAX_WAIT_SECONDS
-    return min(MAX_WAIT_SECONDS, limit_seconds / 4)
+    limit_seconds = asked_seconds(args)
+    return MAX_WAIT_SECONDS if limit_seconds is None else min(MAX_WAIT_SECONDS, limit_seconds / 4)
 
 
 class PrefetchShare:

@@ -98,17 +98,26 @@ def handler_seconds(args: BaseModel) -> float:
     return float(getattr(args, _TIMEOUT_FIELD, _DEFAULT_SECONDS))
 
 
+def asked_seconds(args: Mapping[str, Any]) -> float | None:
+    """Return the time limit of an attempt that arguments ask for, valid or not.
+
+    None when they ask for none, or for one that no arguments of ours can have.
+    """
+    asked = args.get(_TIMEOUT_FIELD)
+    if isinstance(asked, int | float) and 0 <= asked <= _LONGEST_SECONDS:
+        return float(asked)
+    return None
+
+
 def attempt_seconds(kind: str, args: Mapping[str, Any]) -> float:
     """Return how long an attempt may take, for arguments as they are stored, without defaults.
 
-    They need not be valid: a job that is parked for its arguments has an attempt, too. A time that no
-    arguments of ours can have counts as none.
+    They need not be valid: a job that is parked for its arguments has an attempt, too.
     """
     field = KINDS[kind].args_model.model_fields.get(_TIMEOUT_FIELD) if kind in KINDS else None
     default = _DEFAULT_SECONDS if field is None else float(field.default)
-    asked = args.get(_TIMEOUT_FIELD, default)
-    is_possible = isinstance(asked, int | float) and 0 <= asked <= _LONGEST_SECONDS
-    seconds = float(asked) if is_possible else default
+    asked = asked_seconds(args)
+    seconds = default if asked is None else asked
     return seconds + OVERTIME_SECONDS + (COMPUTE_SECONDS if kind in _LOOKS_AT_ANSWERS else 0.0)
 
 

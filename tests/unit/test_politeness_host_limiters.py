@@ -12,7 +12,7 @@ import pytest
 from consumer.politeness import host_limiters as limiters_module
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
-from consumer.politeness.host_limiters import FirstPermit, HostLimiters, Permit
+from consumer.politeness.host_limiters import MAX_WAIT_SECONDS, FirstPermit, HostLimiters, Permit
 from shared.clock import utc_now
 from shared.hosts import HostLimit, NamedLimit
 from shared.kinds.registry import Lane
@@ -141,6 +141,32 @@ async def test_an_attempt_begins_with_a_permit_that_its_first_request_takes() ->
         assert deferred is None  # Nobody takes the permit, and it is given back all the same.
     async with asyncio.timeout(5), admitted(admission, make_job()) as deferred:
         assert deferred is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        (2, 0.5),
+        (10**400, MAX_WAIT_SECONDS),
+        (-(10**400), MAX_WAIT_SECONDS),
+        (1e308, MAX_WAIT_SECONDS),
+        (float("nan"), MAX_WAIT_SECONDS),
+        (-1, MAX_WAIT_SECONDS),
+        ("2", MAX_WAIT_SECONDS),
+    ],
+    ids=lambda value: str(value)[:8],
+)
+async def test_a_later_request_waits_for_a_quarter_of_the_time_whatever_a_stranger_asks_for(
+    asked: Any, seconds: float
+) -> None:
+    job = make_job()
+    job = job.model_copy(update={"args": {**job.args, "timeout_seconds": asked}})
+
+    permit = await Admission(HostLimiters(HostLimit(1)), prefetch_by_lane=PREFETCH).admit(job)
+
+    assert isinstance(permit, FirstPermit)
+    with permit:
+        assert permit.max_wait_seconds == seconds
 
 
 async def test_a_job_without_a_permit_soon_is_deferred_with_a_sentence_that_names_the_host() -> None:
