@@ -470,7 +470,10 @@ class PoliteRequest:
     def _begin(self, permit: Permit) -> None:
         client = self._client
         self._permit = permit
-        if not client.addresses.limits_nothing:
+        if client.addresses.limits_nothing:
+            # No address can be busy, so nothing gives the attempt back.
+            client.first_permit.request = None
+        else:
             self.addresses = AddressPermits(
                 client.addresses, client.limiters, permit.host, client.first_permit
             )
