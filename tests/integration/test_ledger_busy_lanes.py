@@ -45,7 +45,9 @@ from tests.support.worker import working
 
 FETCHES, BULK, BUNDLES = "jobs.fetch.bulk", work_queue("check", Lane.BULK), bundle_queue("check")
 LOOK_SECONDS = 20.0
-SILENT = timedelta(seconds=35 + 20)
+# How long an attempt may be silent; the looks below are counted for it.
+ATTEMPT_SECONDS = 35.0
+SILENT = timedelta(seconds=ATTEMPT_SECONDS + 20)
 
 
 @dataclass
@@ -136,6 +138,7 @@ async def ledger(store: Database, vhost_url: str, monkeypatch: pytest.MonkeyPatc
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         made = Ledger(store, publisher, channel)
         monkeypatch.setattr(lost_jobs, "utc_now", made.clock.wall)
+        monkeypatch.setattr(lost_jobs, "attempt_seconds", lambda *_: ATTEMPT_SECONDS)
         yield made
 
 

@@ -216,8 +216,9 @@ async def test_a_running_job_is_sent_again_after_its_own_time_limit(ledger: Ledg
         make_job(args={"url": "http://a/"}),
     )
     ledger.store_queued(short, long)
-    # Within 30 s and the 5 s after which it is stopped from outside, an attempt need not be heard of.
-    started_at = utc_now() - timedelta(seconds=LOST_AFTER + 20)
+    # An attempt need not be heard of within its 30 s, the 5 s after which it is stopped from outside, and the
+    # 30 s that its worker may take to look at the answer.
+    started_at = utc_now() - timedelta(seconds=LOST_AFTER + 50)
     reports = [make_report(job.id, JobState.RUNNING, attempt=2) for job in (short, long)]
     ledger.store.write(recording.record_reports, reports, now=started_at)
 
