@@ -15,7 +15,7 @@ ROWS = re.findall(r"^\| [\w ]+ \| `(.*)` \| `(.*)` \|$", read("docs/fetching.md"
 
 
 def test_there_are_examples() -> None:
-    assert (len(EXAMPLES), len(ROWS)) == (2, 9)
+    assert (len(EXAMPLES), len(ROWS)) == (3, 9)
 
 
 def test_the_job_of_the_page_is_valid() -> None:
@@ -26,4 +26,4 @@ def test_the_job_of_the_page_is_valid() -> None:
 
 @pytest.mark.parametrize(("expression", "data"), ROWS)
 def test_an_expression_makes_what_the_page_says(expression: str, data: str) -> None:
-    assert extract(json.loads(EXAMPLES[1]), expression) == json.loads(data)
+    assert extract(json.loads(EXAMPLES[2]), expression) == json.loads(data)

@@ -199,7 +199,7 @@ def unfinished(state: JobState, *, due_in_seconds: float | None = None) -> Unfin
     [
         (unfinished(JobState.QUEUED), 0),
         # It may have come back when its worker died, at the end of the attempt.
-        (unfinished(JobState.RUNNING), 65),
+        (unfinished(JobState.RUNNING), 95),
         (unfinished(JobState.DELAYED, due_in_seconds=-9), 0),
         (unfinished(JobState.DELAYED, due_in_seconds=11.8), 12),
         # Sent again an hour before it is due, it waits in the queue of the next step.

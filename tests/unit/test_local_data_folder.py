@@ -14,8 +14,13 @@ from deploy.local.processes import command_line
 
 
 def test_leftovers_are_named_in_short_and_helpers_of_theirs_are_not() -> None:
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with subprocess.Popen([*sleep, " producer ledger"]) as telling, subprocess.Popen(sleep) as silent:
+    sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    with (
+        subprocess.Popen([*sleep, " producer ledger"], stdout=subprocess.PIPE) as telling,
+        subprocess.Popen(sleep, stdout=subprocess.PIPE) as silent,
+    ):
+        # Before that, a process may not have its own command line.
+        assert [each.stdout and each.stdout.readline() for each in (telling, silent)] == [b"\n", b"\n"]
         processes = {each.pid: each for each in (telling, silent)}
 
         said = end_processes(lambda: {pid for pid, each in processes.items() if each.poll() is None})
