@@ -25,12 +25,7 @@ async def masked_body(client: Client, url: str, echoes: Echoes, body: bytes) -> 
         return body
     if len(body) <= LARGEST_MASKED_AT_ONCE:
         return echoes.octets(body)
-    return await client.compute.run(client.names(url), mask_octets, echoes, body)
-
-
-def mask_octets(echoes: Echoes, body: bytes) -> bytes:
-    """Return a body without secrets."""
-    return echoes.octets(body)
+    return await client.compute.run(client.names(url), echoes.octets, body)
 
 
 def masked_headers(echoes: Echoes, headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:

@@ -12,16 +12,15 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from producer.api.guard import MAX_ECHO_LENGTH
 from producer.api.problems import HttpProblem, problem_response
 from producer.api.refusals import Refusal, Refusals, client_of
 from shared.allowed_hosts import AllowedHosts, split_host, split_origin
+from shared.origins import SAFE_METHODS
 from shared.settings import Settings
 
-# They change nothing (RFC 9110 section 9.2.1).
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a page of this service sends, and what a person does who types an address.
 _OWN_SITES = frozenset({b"same-origin", b"none"})
-_MAX_ECHO_LENGTH = 100
 # How many spellings of allowed hosts are remembered.
 _MAX_KNOWN = 1_000
 
@@ -55,7 +54,7 @@ class BrowserGuard:
                 sites.append(value)
         if not (len(hosts) == 1 and hosts[0] in self._known) and (problem := self._wrong_host(scope, hosts)):
             return problem
-        if scope["method"] in _SAFE_METHODS or not (origins or sites):
+        if scope["method"] in SAFE_METHODS or not (origins or sites):
             return None
         return self._wrong_origin(scope, hosts, origins, sites)
 
@@ -70,10 +69,10 @@ class BrowserGuard:
             return HttpProblem(HTTPStatus.BAD_REQUEST, "The field Host is no host with an optional port.")
         host, _ = parts
         if not self._hosts.allows(host):
-            self._refusals.count(Refusal.HOST, client=client_of(scope), what=host[:_MAX_ECHO_LENGTH])
+            self._refusals.count(Refusal.HOST, client=client_of(scope), what=host[:MAX_ECHO_LENGTH])
             # The client has reached another server than the one it looked for (RFC 9110 section 15.5.20).
             detail = (
-                f"This service does not answer to the host '{host[:_MAX_ECHO_LENGTH]}'. "
+                f"This service does not answer to the host '{host[:MAX_ECHO_LENGTH]}'. "
                 "RETRIEVER_API_ALLOWED_HOSTS names those that it answers to, beside addresses and localhost."
             )
             return HttpProblem(HTTPStatus.MISDIRECTED_REQUEST, detail)
@@ -89,7 +88,7 @@ class BrowserGuard:
             return None
         if all(_is_own(origin, hosts) for origin in origins) and _OWN_SITES.issuperset(sites):
             return None
-        named = origins[0].decode("latin-1")[:_MAX_ECHO_LENGTH] if origins else "another"
+        named = origins[0].decode("latin-1")[:MAX_ECHO_LENGTH] if origins else "another"
         self._refusals.count(Refusal.ORIGIN, client=client_of(scope), what=named)
         detail = (
             f"A page of the origin '{named}' may not change anything here. "

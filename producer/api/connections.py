@@ -7,13 +7,11 @@ import heapq
 import math
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 from producer.api.refusals import Refusal, Refusals
+from shared.hosts import MACHINE_PREFIX_V6, address_key
 
-# Clients that share a machine or a home share so much of an IPv6 address.
-_NETWORK_BITS = 64
 # This part of the connections is closed at once, or kept for other addresses than the one with the most.
 _PART = 16
 # These beyond the limit may ask how the service is, and nothing else.
@@ -195,12 +193,5 @@ def address_of(client: tuple[str, int] | None) -> str:
     """Return the address whose connections are counted together: an IPv6 address stands for its /64."""
     if client is None:
         return ""
-    host = client[0]
-    if ":" not in host:
-        return host
-    address = ip_address(host.partition("%")[0])
-    assert isinstance(address, IPv6Address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    shared = int(address) >> _NETWORK_BITS << _NETWORK_BITS
-    return str(IPv6Address(shared))
+    # Logs name it as an address.
+    return address_key(client[0]).removesuffix(f"/{MACHINE_PREFIX_V6}")

@@ -6,20 +6,19 @@ The default threads stay free for what everybody needs at once: metrics, pages, 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 from typing import ParamSpec, TypeVar
 
 from starlette.requests import Request
 
 from producer.turns import FairTurns
+from shared.hosts import address_key
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # One holds Python's one lock while it parses, so more of them would only take it from the event loop.
 _THREADS = 2
-# What a provider gives to one customer (RFC 6177).
-_IPV6_PREFIX = 64
 
 
 class SlowWork:
@@ -53,11 +52,6 @@ def caller_of(request: Request) -> str:
     A proxy on this machine tells it in `X-Forwarded-For`; all clients of another proxy are one caller.
     """
     try:
-        address = ip_address(request.client.host if request.client else "")
+        return address_key(str(ip_address(request.client.host if request.client else "")))
     except ValueError:
         return "unknown"
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is None:
-            return str(ip_network((address, _IPV6_PREFIX), strict=False))
-        address = address.ipv4_mapped
-    return str(address)

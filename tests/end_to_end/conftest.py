@@ -1,8 +1,7 @@
 """One running service for all end-to-end tests: processes here, or the compose stack of `make e2e`."""
 
-import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -11,9 +10,8 @@ from deploy.local.broker import Broker
 from tests.conftest import new_postgres_database
 from tests.support.client import Client
 from tests.support.compose import ComposeSystem
-from tests.support.management import Management
 from tests.support.stores import IS_COMPOSE, STORES
-from tests.support.system import LocalSystem, System
+from tests.support.system import LocalSystem, System, running_system
 
 # They need a server on the loopback of the workers, which those in containers have to themselves, or
 # processes of two versions or of our own; `make test` runs them. The last one is about containers.
@@ -30,27 +28,12 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         return
     folder = tmp_path_factory.mktemp(f"system-{request.param}")
     broker: Broker = request.getfixturevalue("own_broker")
-    if request.param == "sqlite":
-        yield from _local_system(broker, f"sqlite:///{folder / 'retriever.db'}", folder)
-    else:
-        with new_postgres_database(request.getfixturevalue("postgres"), prefix="system") as database_url:
-            yield from _local_system(broker, database_url, folder)
-
-
-def _local_system(broker: Broker, database_url: str, logs: Path) -> Iterator[System]:
-    assert broker.management_url is not None
-    management = Management(broker.management_url)
-    vhost = f"e2e-{uuid.uuid4().hex[:12]}"
-    management.create_vhost(vhost)
-    amqp_url = f"{broker.amqp_url.rsplit('/', maxsplit=1)[0]}/{vhost}"
-    system = LocalSystem(broker=broker, vhost=vhost, amqp_url=amqp_url, database_url=database_url, logs=logs)
-    try:
-        system.start()
-        yield system
-    finally:
-        system.stop()
-        management.delete_vhost(vhost)
-        management.close()
+    with ExitStack() as stack:
+        database_url = f"sqlite:///{folder / 'retriever.db'}"
+        if request.param == "postgresql":
+            postgres = request.getfixturevalue("postgres")
+            database_url = stack.enter_context(new_postgres_database(postgres, prefix="system"))
+        yield stack.enter_context(running_system(LocalSystem, broker, database_url, folder, name="e2e"))
 
 
 @pytest.fixture

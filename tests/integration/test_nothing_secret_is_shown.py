@@ -15,8 +15,7 @@ from shared.broker.topology import JOBS, PARKED_QUEUE
 from shared.identity import new_id
 from shared.messages import RAW_TYPE
 from tests.support.client import Client
-from tests.support.system import LocalSystem
-from tests.support.virtual_hosts import VirtualHosts
+from tests.support.system import LocalSystem, running_system
 from tests.support.waiting import eventually
 
 MARK = "s3cr3tmarked"
@@ -31,23 +30,14 @@ EXPORTS = [
 
 
 @pytest.fixture
-def system(
-    broker: Broker, virtual_hosts: VirtualHosts, new_vhost: str, tmp_path: Path
-) -> Iterator[LocalSystem]:
+def system(broker: Broker, tmp_path: Path) -> Iterator[LocalSystem]:
     """Yield a service that logs all that it can."""
-    running = LocalSystem(
-        broker=broker,
-        vhost=new_vhost,
-        amqp_url=virtual_hosts.url(new_vhost),
-        database_url=f"sqlite:///{tmp_path / 'retriever.db'}",
-        logs=tmp_path,
-        settings={"RETRIEVER_LOG_LEVEL": "DEBUG", "RETRIEVER_LOG_FORMAT": "console"},
-    )
-    try:
-        running.start()
+    settings = {"RETRIEVER_LOG_LEVEL": "DEBUG", "RETRIEVER_LOG_FORMAT": "console"}
+    database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
+    with running_system(
+        LocalSystem, broker, database_url, tmp_path, name="secrets", settings=settings
+    ) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture

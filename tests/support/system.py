@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import httpx
 
@@ -16,6 +17,7 @@ from deploy.local.broker import Broker
 from deploy.local.ports import free_port
 from tests.support.environment import clean_environment
 from tests.support.factories import make_webhook_secret
+from tests.support.management import Management
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 180.0
@@ -73,6 +75,9 @@ class System(Protocol):
 
     def run_python(self, script: Path, *arguments: str) -> str:
         """Run a script where the service's own processes run; return what it printed."""
+
+
+AnySystem = TypeVar("AnySystem", bound="LocalSystem")
 
 
 class LocalSystem:
@@ -272,6 +277,47 @@ def is_ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@contextmanager
+def running_system(
+    made: type[AnySystem],
+    broker: Broker,
+    database_url: str,
+    logs: Path,
+    *,
+    name: str,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[AnySystem]:
+    """Run a system on a virtual host of its own while inside.
+
+    Args:
+        made: Of which class.
+        broker: Where the virtual host is made, and deleted afterwards.
+        database_url: Its store.
+        logs: The folder of its logs.
+        name: What the virtual host's name begins with.
+        settings: Variables that it has beside the usual.
+    """
+    assert broker.management_url is not None
+    management = Management(broker.management_url)
+    vhost = f"{name}-{uuid.uuid4().hex[:12]}"
+    management.create_vhost(vhost)
+    system = made(
+        broker=broker,
+        vhost=vhost,
+        amqp_url=f"{broker.amqp_url.rsplit('/', maxsplit=1)[0]}/{vhost}",
+        database_url=database_url,
+        logs=logs,
+        settings=settings,
+    )
+    try:
+        system.start()
+        yield system
+    finally:
+        system.stop()
+        management.delete_vhost(vhost)
+        management.close()
 
 
 def wait_until(is_so: Callable[[], bool], *, what: str) -> None:

@@ -60,6 +60,12 @@ def test_the_nearest_limit_wins(host: str, limit: HostLimit) -> None:
         "a=3000:1",
         "*=1:1",
         "x=1:1e9",
+        "104.16.0.1/13=1:1",
+        "104.16.0.0/33=1:1",
+        "*.104.16.0.0/13=1:1",
+        "example.com/8=1:1",
+        "2001:db8::1/128=1:1",
+        "104.16.0.0/13=0:1",
     ],
 )
 def test_a_limit_that_cannot_be_read_stops_the_start_and_is_named(

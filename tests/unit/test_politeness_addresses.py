@@ -17,12 +17,11 @@ from consumer.politeness.address_limiters import (
 from consumer.politeness.admission import Admission
 from consumer.politeness.host_limiter import PermitRequest, Priority
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit, HostLimiters, Permit
-from shared.errors import SettingsInvalid
 from shared.hosts import HostLimit, NamedLimit, NetworkLimit, address_key, network_limit
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage
 from shared.outcomes import DeferralReason, Deferred
-from shared.settings import Settings, read_settings
+from shared.settings import Settings
 
 HERE, THERE = "203.0.113.7", "203.0.113.8"
 PREFETCH = {Lane.INTERACTIVE: 20, Lane.BULK: 100}
@@ -91,26 +90,6 @@ def test_networks_and_names_are_set_in_one_list(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(named, NamedLimit) and named.pattern == "example.com"
     assert isinstance(first, NetworkLimit) and str(first.network) == "104.16.0.0/13"
     assert isinstance(second, NetworkLimit) and second.limit == HostLimit(8, 20)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "104.16.0.1/13=1:1",
-        "104.16.0.0/33=1:1",
-        "*.104.16.0.0/13=1:1",
-        "example.com/8=1:1",
-        "2001:db8::1/128=1:1",
-        "104.16.0.0/13=0:1",
-    ],
-)
-def test_a_network_that_cannot_be_read_stops_the_start_and_is_named(
-    value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RETRIEVER_HOST_LIMITS", value)
-
-    with pytest.raises(SettingsInvalid, match="RETRIEVER_HOST_LIMITS"):
-        read_settings()
 
 
 @pytest.mark.parametrize(
