@@ -42,21 +42,26 @@ EXPECTING_POST = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    database = tmp_path_factory.mktemp("api") / "retriever.db"
+def hasty_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    database = tmp_path_factory.mktemp("hasty") / "retriever.db"
     settings = Settings(
-        database_url=f"sqlite:///{database}",
-        api_header_seconds=HEAD_SECONDS,
-        api_body_seconds=0.5,
-        api_max_connections=MAX_CONNECTIONS,
+        database_url=f"sqlite:///{database}", api_header_seconds=HEAD_SECONDS, api_body_seconds=0.5
     )
     with running_api(settings) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def patient_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    database = tmp_path_factory.mktemp("patient") / "retriever.db"
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    database = tmp_path_factory.mktemp("api") / "retriever.db"
+    with running_api(Settings(database_url=f"sqlite:///{database}")) as running:
+        yield running
+
+
+@pytest.fixture
+def small_api(tmp_path: Path) -> Iterator[RunningApi]:
+    """Serve few connections, of which none is left from another test."""
+    database = tmp_path / "retriever.db"
     with running_api(
         Settings(database_url=f"sqlite:///{database}", api_max_connections=MAX_CONNECTIONS)
     ) as running:
@@ -78,16 +83,16 @@ def status(answer: bytes) -> int:
     return int(answer.split()[1])
 
 
-def test_a_connection_that_says_nothing_is_closed(api: RunningApi) -> None:
-    with api.connect() as connection:
+def test_a_connection_that_says_nothing_is_closed(hasty_api: RunningApi) -> None:
+    with hasty_api.connect() as connection:
         assert read_all(connection) == b""
 
 
 @pytest.mark.parametrize(
     "head", [b"G", b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"GET /livez HTTP/1.1\r\nX: a", b"\r\n"]
 )
-def test_a_head_that_does_not_end_is_refused_in_time(api: RunningApi, head: bytes) -> None:
-    with api.connect() as connection:
+def test_a_head_that_does_not_end_is_refused_in_time(hasty_api: RunningApi, head: bytes) -> None:
+    with hasty_api.connect() as connection:
         connection.sendall(head)
         answer = read_all(connection)
 
@@ -96,8 +101,8 @@ def test_a_head_that_does_not_end_is_refused_in_time(api: RunningApi, head: byte
     assert b"did not come within 0.3 seconds" in answer
 
 
-def test_the_second_request_of_a_connection_has_as_long(api: RunningApi) -> None:
-    with api.connect() as connection:
+def test_the_second_request_of_a_connection_has_as_long(hasty_api: RunningApi) -> None:
+    with hasty_api.connect() as connection:
         connection.sendall(GET + b"\r\n" + GET)
         answers = read_all(connection)
 
@@ -148,23 +153,23 @@ def test_what_is_around_a_chunked_body_is_bounded_too(api: RunningApi, rest: byt
         connection.sendall(head + rest + b"a" * 50_000_000)
 
 
-def test_silent_connections_are_closed_for_one_that_asks(api: RunningApi) -> None:
+def test_silent_connections_are_closed_for_one_that_asks(small_api: RunningApi) -> None:
     with ExitStack() as stack:
-        silent = [stack.enter_context(api.connect()) for _ in range(5 * MAX_CONNECTIONS)]
+        silent = [stack.enter_context(small_api.connect()) for _ in range(5 * MAX_CONNECTIONS)]
 
-        with api.connect() as connection:
+        with small_api.connect() as connection:
             connection.sendall(GET + b"Connection: close\r\n\r\n")
             assert status(read_all(connection)) == 200
         assert read_all(silent[0]) == b""
 
 
-def test_a_request_in_hand_is_not_closed_for_another(api: RunningApi) -> None:
+def test_a_request_in_hand_is_not_closed_for_another(small_api: RunningApi) -> None:
     with ExitStack() as stack:
-        asking = stack.enter_context(api.connect())
+        asking = stack.enter_context(small_api.connect())
         asking.sendall(EXPECTING_POST)
         assert status(asking.recv(65_536)) == 100
         for _ in range(5 * MAX_CONNECTIONS):
-            stack.enter_context(api.connect())
+            stack.enter_context(small_api.connect())
 
         asking.sendall(JOB)
         assert status(asking.recv(65_536)) == 202
@@ -196,10 +201,12 @@ def use_all(api: RunningApi, stack: ExitStack) -> list[socket.socket]:
     return asking
 
 
-def test_one_request_more_is_refused_while_an_address_has_all_its_connections_in_use(api: RunningApi) -> None:
+def test_one_request_more_is_refused_while_an_address_has_all_its_connections_in_use(
+    small_api: RunningApi,
+) -> None:
     with ExitStack() as stack:
-        asking = use_all(api, stack)
-        with api.connect() as surplus:
+        asking = use_all(small_api, stack)
+        with small_api.connect() as surplus:
             surplus.sendall(POST + JOB)
             refused = read_all(surplus)
 
@@ -209,12 +216,12 @@ def test_one_request_more_is_refused_while_an_address_has_all_its_connections_in
             assert status(each.recv(65_536)) == 202
 
 
-def test_probes_are_answered_while_all_connections_are_in_use(api: RunningApi) -> None:
+def test_probes_are_answered_while_all_connections_are_in_use(small_api: RunningApi) -> None:
     with ExitStack() as stack:
-        use_all(api, stack)
+        use_all(small_api, stack)
         answers = []
         for path in (b"/livez", b"/readyz", b"/metrics"):
-            with api.connect() as probe:
+            with small_api.connect() as probe:
                 probe.sendall(GET.replace(b"/livez", path) + b"\r\n")
                 answers.append(read_all(probe))
 
@@ -223,25 +230,25 @@ def test_probes_are_answered_while_all_connections_are_in_use(api: RunningApi) -
     assert all(b"connection: close" in answer for answer in answers)
 
 
-def test_another_address_is_served_while_one_has_all_its_connections_in_use(api: RunningApi) -> None:
+def test_another_address_is_served_while_one_has_all_its_connections_in_use(small_api: RunningApi) -> None:
     with ExitStack() as stack:
-        use_all(api, stack)
-        with api.connect() as surplus:
+        use_all(small_api, stack)
+        with small_api.connect() as surplus:
             surplus.sendall(EXPECTING_POST)
             assert status(surplus.recv(65_536)) == 503
-        with api.connect(source="127.0.0.2") as other:
+        with small_api.connect(source="127.0.0.2") as other:
             other.sendall(POST + JOB)
 
             assert status(other.recv(65_536)) == 202
 
 
-def test_the_address_with_the_most_connections_loses_them_first(patient_api: RunningApi) -> None:
+def test_the_address_with_the_most_connections_loses_them_first(small_api: RunningApi) -> None:
     with ExitStack() as stack:
         # It waits longer than all others.
-        other = stack.enter_context(patient_api.connect(source="127.0.0.2"))
+        other = stack.enter_context(small_api.connect(source="127.0.0.2"))
         for _ in range(5 * MAX_CONNECTIONS):
-            stack.enter_context(patient_api.connect())
-        with patient_api.connect() as last:
+            stack.enter_context(small_api.connect())
+        with small_api.connect() as last:
             last.sendall(GET + b"\r\n")
             assert status(last.recv(65_536)) == 200
 
@@ -275,12 +282,12 @@ def test_requests_ahead_of_their_answers_are_few(api: RunningApi) -> None:
     assert answers == [b"200"] * (1 + MAX_PIPELINED) + [b"429"]
 
 
-def test_what_is_pipelined_behind_a_pick_that_waits_is_not_read(patient_api: RunningApi) -> None:
+def test_what_is_pipelined_behind_a_pick_that_waits_is_not_read(api: RunningApi) -> None:
     pick = json.dumps({"agent": "a", "wait_seconds": 60}).encode()
     head = POST.replace(b"/jobs", b"/tasks/pick").replace(b"%d" % len(JOB), b"%d" % len(pick))
     posts = POST.replace(b"%d" % len(JOB), b"100000000")
 
-    with patient_api.connect() as connection:
+    with api.connect() as connection:
         connection.settimeout(2)
         connection.sendall(head + pick + posts)
         # The system's buffers take some megabytes.
@@ -307,8 +314,8 @@ def test_many_large_heads_that_are_not_whole_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("drip", [b"X", b"X: y\r\n"])
-def test_a_head_that_drips_is_refused_in_time(api: RunningApi, drip: bytes) -> None:
-    with api.connect() as connection:
+def test_a_head_that_drips_is_refused_in_time(hasty_api: RunningApi, drip: bytes) -> None:
+    with hasty_api.connect() as connection:
         connection.sendall(GET)
         connection.settimeout(0.02)
         answer = b""
@@ -325,8 +332,10 @@ def test_a_head_that_drips_is_refused_in_time(api: RunningApi, drip: bytes) -> N
 @pytest.mark.parametrize(
     ("path", "content_type"), [(b"/jobs", b"application/json"), (b"/batches?kind=check", b"text/plain")]
 )
-def test_a_body_that_drips_is_refused_in_time(api: RunningApi, path: bytes, content_type: bytes) -> None:
-    with api.connect() as connection:
+def test_a_body_that_drips_is_refused_in_time(
+    hasty_api: RunningApi, path: bytes, content_type: bytes
+) -> None:
+    with hasty_api.connect() as connection:
         connection.sendall(
             b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: %b\r\n" % (path, content_type)
         )
@@ -348,8 +357,8 @@ def test_a_body_that_drips_is_refused_in_time(api: RunningApi, path: bytes, cont
 @pytest.mark.parametrize(
     "request_line", [b"POST /jobs HTTP/1.1\r\nContent-Type: text/html", b"GET /livez HTTP/1.1"]
 )
-def test_a_body_that_nobody_wants_is_not_awaited_for_long(api: RunningApi, request_line: bytes) -> None:
-    with api.connect() as connection:
+def test_a_body_that_nobody_wants_is_not_awaited_for_long(hasty_api: RunningApi, request_line: bytes) -> None:
+    with hasty_api.connect() as connection:
         connection.sendall(request_line + b"\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n ")
         assert status(connection.recv(65_536)) in {200, 415}
 
