@@ -1,0 +1,47 @@
+"""Who asks something of the API, and what they may do. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from producer.parking import ANONYMOUS
+
+DEFAULT_PROJECT: Final = "default"
+"""Where work belongs that nobody gave another project."""
+
+PROJECT_PATTERN: Final = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+
+
+class Scope(StrEnum):
+    """What a caller may do; a scope token of RFC 6749 section 3.3."""
+
+    JOBS_READ = "jobs:read"
+    JOBS_WRITE = "jobs:write"
+    JOBS_OPERATE = "jobs:operate"
+    TASKS_PICK = "tasks:pick"
+    COMMANDS_RUN = "commands:run"
+    KEYS_ADMIN = "keys:admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One caller, known by a key, a token, or not at all.
+
+    Attributes:
+        actor: Who it is, as the audit log keeps it.
+        project: What it may see belongs to this project; None for an operator, who sees all projects.
+        scopes: What it may do.
+    """
+
+    actor: str
+    project: str | None
+    scopes: frozenset[Scope]
+
+    @property
+    def home(self) -> str:
+        """The project of what it hands in."""
+        return self.project or DEFAULT_PROJECT
+
+
+NOBODY: Final = Caller(ANONYMOUS, None, frozenset(Scope))
+"""Whoever reaches a service that asks for no key yet."""
