@@ -97,6 +97,38 @@ def test_both_claims_read_an_index_in_its_order_whatever_was_counted(store: Data
     assert not any(sort in plan for plan in plans for sort in ("TEMP B-TREE", "Sort", "Bitmap"))
 
 
+def test_no_page_of_a_new_large_batch_is_looked_for_in_the_whole_table(store: Database) -> None:
+    # Nobody has counted it yet: PostgreSQL does so within a minute.
+    _store_jobs(store, 5_000, lane=Lane.BULK)
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    sa.event.listen(store._writer, "before_cursor_execute", note)
+    claimed = store.write(outbox.claim_accepted, limit=1_000, lease_seconds=60, now=NOON)
+    claiming, statements = statements, []
+    store.write(outbox.mark_queued, [(job.id, 1) for job in claimed], now=NOON)
+    sa.event.remove(store._writer, "before_cursor_execute", note)
+
+    plans = [plan for each in (claiming, statements) for plan in _plans(store, each)]
+    assert len(claimed) == 1_000 and len(plans) >= 5
+    assert [plan for plan in plans if "Seq Scan on jobs" in plan or "SCAN jobs'" in plan] == []
+
+
+def _plans(store: Database, statements: list[tuple[str, Any]]) -> list[str]:
+    """Return how a transaction of these statements finds its rows."""
+    plans = []
+    with store.writing() as connection:
+        explain = "EXPLAIN" if connection.dialect.name == POSTGRESQL else "EXPLAIN QUERY PLAN"
+        for sql, values in statements:
+            if sql.startswith("SET"):
+                connection.exec_driver_sql(sql)
+            else:
+                plans.append(str(connection.exec_driver_sql(f"{explain} {sql}", values).all()))
+    return plans
+
+
 def test_a_claimed_job_is_claimed_again_only_after_its_lease(store: Database) -> None:
     _store_jobs(store, 1)
     store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
