@@ -317,7 +317,8 @@ HOSTILE: tuple[Hostile, ...] = (
     Hostile("gzip in gzip", Answer(_lazily(_nested_bomb)), _is("unsupported_encoding"), _FETCH),
     Hostile("gzip of 40,000 members", Answer(_lazily(_members)), _is("ok"), _FETCH),
     Hostile("page bomb", Answer(_lazily(_page_bomb)), _is("ok"), _PAGE),
-    Hostile("bomb that a webhook gets", Answer(_lazily(_bomb)), _is("ok"), _WEBHOOK),
+    # The site hangs up without having read the request, and a reset may overtake the answer.
+    Hostile("bomb that a webhook gets", Answer(_lazily(_bomb)), _is("ok", "connection_reset"), _WEBHOOK),
     # Drips and silence.
     Hostile("silence", Answer(then=Then.SILENT), _TIMEOUTS, is_left=True),
     Hostile("dripping head", Answer(head()[:-2], b"X: y\r\n", 0.05), _TIMEOUTS, is_left=True),

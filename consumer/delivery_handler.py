@@ -40,6 +40,7 @@ from shared.settings import MAX_BUNDLE_JOBS
 _SETTLE_LIMIT_SECONDS = 10.0
 # How often in a row an attempt may find an address busy. A second time is rare: a connection to another one.
 _MOST_GIVEN_BACK = 4
+_ROUNDS = tuple(reversed(range(_MOST_GIVEN_BACK)))
 # About as many as one connection can have unacked, several times over; 100 bytes each.
 _SETTLED_KEPT = 10_000
 
@@ -175,7 +176,7 @@ class DeliveryHandler:
         """
         given_back: Attempt | None = None
         address: str | None = None
-        for rounds_left in reversed(range(_MOST_GIVEN_BACK)):
+        for rounds_left in _ROUNDS:
             permit = await self._admission.admit(job, address=address)
             if isinstance(permit, Deferred):
                 # Nothing moves a job back that was reported as running.

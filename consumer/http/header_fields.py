@@ -11,6 +11,8 @@ MAX_SECONDS = 366 * 86_400.0
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
+# No body of ours comes near it.
+_USUAL_DIGITS = 15
 _LENGTH = re.compile(r"[ \t]*0*(\d{1,18})[ \t]*", re.ASCII)
 _MAY_ASK_TO_WAIT = frozenset({403, 408, 409, 413, 425, 429})
 
@@ -68,7 +70,13 @@ def declared_bytes(headers: Mapping[str, str]) -> int | None:
 
     Zeros before it say nothing, however many they are; `int` refuses thousands of them.
     """
-    found = _LENGTH.fullmatch(headers.get("Content-Length", ""))
+    length = headers.get("Content-Length")
+    if length is None:
+        return None
+    if len(length) <= _USUAL_DIGITS and length.isascii() and length.isdecimal():
+        # Nearly always, and in a third of the time.
+        return int(length)
+    found = _LENGTH.fullmatch(length)
     return int(found[1]) if found else None
 
 

@@ -98,13 +98,17 @@ def handler_seconds(args: BaseModel) -> float:
     return float(getattr(args, _TIMEOUT_FIELD, _DEFAULT_SECONDS))
 
 
+# Not as a union, which is made anew for each look.
+_NUMBERS = (int, float)
+
+
 def asked_seconds(args: Mapping[str, Any]) -> float | None:
     """Return the time limit of an attempt that arguments ask for, valid or not.
 
     None when they ask for none, or for one that no arguments of ours can have.
     """
     asked = args.get(_TIMEOUT_FIELD)
-    if isinstance(asked, int | float) and 0 <= asked <= _LONGEST_SECONDS:
+    if isinstance(asked, _NUMBERS) and 0 <= asked <= _LONGEST_SECONDS:
         return float(asked)
     return None
 
