@@ -13,7 +13,7 @@ from consumer.handlers.registry import check_handlers
 from consumer.plan import NEWEST_AT_ONCE, Plan
 from shared.errors import DrainGivenUp, DrainStopped, RetrieverError, SettingsInvalid, StaysUnready
 from shared.log_lines import printable
-from shared.process import prepare_process, stop_event
+from shared.process import prepare_process, stop_event, warn_of_open_broker
 from shared.settings import Settings, read_settings
 from shared.watchdog import EXIT_STATUS
 
@@ -93,6 +93,7 @@ def worker(kinds: str, order: str, concurrency: int | None, drain: bool, every: 
         drains=drain and every is None,
         every_seconds=every,
     )
+    warn_of_open_broker(settings)
     uvloop.run(_run_worker(settings, plan))
 
 

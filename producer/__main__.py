@@ -11,11 +11,12 @@ from producer.ledger.recovery import adopt_parked, chosen_queues, republish_all
 from producer.ledger.service import run_ledger
 from producer.store import unfinished
 from producer.store.database import Database
+from producer.store.engine import warn_of_open_store
 from producer.store.migrate import migrate as migrate_store
 from shared.errors import RetrieverError, StaysUnready
 from shared.kinds.registry import BROKERED_KINDS, Lane
 from shared.log_lines import printable
-from shared.process import prepare_process, stop_event
+from shared.process import prepare_process, stop_event, warn_of_open_broker
 from shared.settings import Settings, read_settings
 from shared.states import UNDER_WAY, JobState
 from shared.watchdog import EXIT_STATUS
@@ -39,6 +40,7 @@ def api(settings: Settings) -> None:
     warnings.filterwarnings("ignore", module="connexion.apps.abstract")
     from producer.api.app import serve  # noqa: PLC0415
 
+    warn_of_open_store(settings.database_url, unwarned=settings.no_tls_hosts)
     serve(settings)
 
 
@@ -46,6 +48,8 @@ def api(settings: Settings) -> None:
 @click.pass_obj
 def ledger(settings: Settings) -> None:
     """Relay jobs to RabbitMQ and record their results until stopped."""
+    warn_of_open_store(settings.database_url, unwarned=settings.no_tls_hosts)
+    warn_of_open_broker(settings)
     store = Database.open(settings.database_url)
     try:
         store.check_settings()

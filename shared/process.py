@@ -9,10 +9,13 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from urllib.parse import urlsplit
 
+from shared.broker.addresses import hosts_of
 from shared.broker.fast.patches import patch_libraries
 from shared.log_lines import ConsoleFormatter, JsonLines, log_what_nobody_catches
 from shared.settings import LogFormat, Settings
+from shared.tls import exposure, warn_of_exposure
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,24 @@ def prepare_process(settings: Settings, *, process: str, collect_every: int = 5_
     _raise_descriptor_limit()
     _collect_seldom(collect_every)
     _return_large_memory()
+
+
+def warn_of_open_broker(settings: Settings) -> None:
+    """Log if RabbitMQ or its management API is on another machine, and the way there is open."""
+    management = settings.management_url.get_secret_value() if settings.management_url is not None else None
+    if management is not None:
+        warn_of_exposure(
+            exposure(management),
+            setting="RETRIEVER_MANAGEMENT_URL",
+            hosts=[urlsplit(management).hostname or ""],
+            unwarned=settings.no_tls_hosts,
+        )
+    warn_of_exposure(
+        exposure(settings.amqp_url),
+        setting="RETRIEVER_AMQP_URL",
+        hosts=hosts_of(settings.amqp_url),
+        unwarned=settings.no_tls_hosts,
+    )
 
 
 def descriptor_limit() -> int:

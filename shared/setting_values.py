@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from shared.allowed_hosts import check_host_pattern, check_origin
 from shared.hosts import MAX_RATE_PER_SECOND, MIN_RATE_PER_SECOND
+from shared.tls import tls_context
 
 # Standard Webhooks: at least 24 bytes, which nobody guesses, and at most 64, the block of SHA-256.
 _WEBHOOK_MARK = "whsec_"
@@ -75,6 +76,7 @@ def _check_management_url(secret: SecretStr) -> SecretStr:
     parts = urlsplit(secret.get_secret_value())
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must look like http://user:password@host:15672")
+    tls_context(secret.get_secret_value())
     return secret
 
 

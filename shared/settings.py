@@ -28,6 +28,7 @@ from shared.setting_values import (
     WebhookSecrets,
     WebOrigin,
 )
+from shared.tls import tls_context
 
 PREFIX = "RETRIEVER_"
 MAX_BUNDLE_JOBS = 100
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     database_url: str = "sqlite:///.run/retriever.db"
 
     management_url: ManagementUrl | None = None
+    no_tls_hosts: Annotated[tuple[str, ...], NoDecode] = ()
 
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Field(ge=1, le=65_535)] = 8_080
@@ -158,6 +160,7 @@ class Settings(BaseSettings):
         return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
 
     @field_validator(
+        "no_tls_hosts",
         "api_allowed_hosts",
         "api_allowed_origins",
         "health_allowed_hosts",
@@ -192,6 +195,7 @@ class Settings(BaseSettings):
     @classmethod
     def _amqp(cls, value: str) -> str:
         split_hosts(value)
+        tls_context(value)
         return value
 
     @field_validator("log_level")

@@ -60,7 +60,7 @@ class PostgresServer:
         Raises:
             ProgramMissing: PostgreSQL is not installed.
         """
-        self._account = _account()
+        self._account = server_account()
         self._home = self._choose_home(data_dir, temporary)
         self._data = self._home / "data"
         self._log = self._home / "postgres.log"
@@ -170,7 +170,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
-def _account() -> pwd.struct_passwd | None:
+def server_account() -> pwd.struct_passwd | None:
     """Return whom the server runs as, or None to run it as ourselves."""
     if os.geteuid() != 0:
         return None

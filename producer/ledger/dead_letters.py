@@ -7,6 +7,7 @@ but is neither ready nor unacknowledged, and AMQP itself does not show it.
 import asyncio
 import logging
 import math
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -20,6 +21,7 @@ from producer.ledger.metrics import LedgerMetrics
 from shared.broker.topology import queues
 from shared.kinds.registry import BROKERED_KINDS
 from shared.settings import Settings
+from shared.tls import distrust_of, tls_context
 
 STUCK_AFTER_SECONDS: Final = 60.0
 
@@ -80,6 +82,7 @@ class DeadLetterWatch:
         """Make a watch that has seen nothing yet."""
         self._metrics = metrics
         self._address = settings.management_url
+        self._tls = tls_context(self._address.get_secret_value()) if self._address is not None else None
         self._vhost = unquote(urlsplit(settings.amqp_url).path[1:]) or "/"
         self._clock = clock
         self._stuck = StuckDeadLetters()
@@ -93,7 +96,8 @@ class DeadLetterWatch:
         self._stuck = StuckDeadLetters()
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session:
+            connector = aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True)
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
                 while True:
                     await self.look(session)
                     await asyncio.sleep(_EVERY_SECONDS)
@@ -105,8 +109,7 @@ class DeadLetterWatch:
         try:
             counts = await self._read(session)
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
-            # Without its text: that may show the address, and with it the password.
-            logger.warning("management_unavailable", extra={"error": type(error).__name__})
+            logger.warning("management_unavailable", extra={"error": _words_of(error)})
             self._show_nothing()
         else:
             self._show([each for each in counts if each.name in _QUEUES])
@@ -140,3 +143,12 @@ class DeadLetterWatch:
     def _show_nothing(self) -> None:
         self._metrics.queue_messages.clear()
         self._metrics.dead_letters_stuck.set(math.nan)
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        distrust = error.certificate_error
+        if isinstance(distrust, ssl.SSLCertVerificationError):
+            return distrust_of(distrust, f"{error.host}:{error.port}")
+    # Without its text: that may show the address, and with it the password.
+    return type(error).__name__

@@ -2,18 +2,21 @@
 
 import os
 import sqlite3
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.pq import Conninfo
 from sqlalchemy import event
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from producer.store.failures import POOLER, READ_ONLY, READ_ONLY_FILE, is_read_only, store_failures
 from producer.store.sql import SQLITE, encode_document
 from shared.errors import SettingsInvalid, StoreUnavailable
+from shared.tls import Exposure, warn_of_exposure
 
 _VARIABLE = "RETRIEVER_DATABASE_URL"
 SQLITE_BUSY_SECONDS = 30
@@ -78,6 +81,31 @@ def read_url(database_url: str) -> sa.URL:
             return url.set(drivername="postgresql+psycopg")
         case other:
             raise SettingsInvalid(f"{_VARIABLE}: {other} is neither sqlite nor postgresql")
+
+
+def warn_of_open_store(database_url: str, *, unwarned: Collection[str]) -> None:
+    """Log if PostgreSQL is on another machine, and the way there is open. Does not connect.
+
+    Args:
+        unwarned: Hosts that the operator has said are safe to reach all the same.
+
+    Raises:
+        SettingsInvalid: as `open_engine`.
+    """
+    url = read_url(database_url)
+    if url.drivername == SQLITE:
+        return
+    # libpq's own variables, such as PGSSLMODE, say what the URL does not.
+    used = {each.keyword.decode(): (each.val or b"").decode() for each in Conninfo.get_defaults()}
+    used |= url.get_dialect()().create_connect_args(url)[1]
+    # `prefer` encrypts if the other side likes to, and so does who has taken its place.
+    found = {"verify-full": None, "disable": Exposure.READ_IT, "allow": Exposure.READ_IT}
+    warn_of_exposure(
+        found.get(used["sslmode"], Exposure.TAKE_ITS_PLACE),
+        setting=_VARIABLE,
+        hosts=str(used["host"] or used["hostaddr"]).split(","),
+        unwarned=unwarned,
+    )
 
 
 def postgresql_arguments(url: sa.URL) -> dict[str, Any]:

@@ -33,6 +33,19 @@ _NOT_UP = "PostgreSQL is starting or stopping."
 _REFUSED = "Nothing listens at the host and port of RETRIEVER_DATABASE_URL."
 _STRANGER = "What answers at the host and port of RETRIEVER_DATABASE_URL is no PostgreSQL."
 _NO_HOST = "The host of RETRIEVER_DATABASE_URL has no address."
+# libpq does not say which of the two it is.
+_DISTRUSTED = (
+    "PostgreSQL's certificate is not trusted: sslrootcert of RETRIEVER_DATABASE_URL does not name its"
+    " authority, or a certificate has expired."
+)
+_OTHER_HOST = "PostgreSQL's certificate is for another host than RETRIEVER_DATABASE_URL names."
+_NO_ROOT = "The file that sslrootcert of RETRIEVER_DATABASE_URL names, or libpq's own, cannot be used."
+_NO_PAIR = "The files that sslcert and sslkey of RETRIEVER_DATABASE_URL name, or libpq's own, cannot be used."
+_OUR_CERTIFICATE = (
+    "PostgreSQL demands a client certificate, or does not trust ours: sslcert and sslkey of"
+    " RETRIEVER_DATABASE_URL name it."
+)
+_NOT_WITHOUT_TLS = "PostgreSQL's pg_hba.conf has no entry for this user, database and address without TLS."
 
 # SQLSTATE, or its class of two characters: postgresql.org/docs/current/errcodes-appendix.html.
 _BY_STATE: Final[Mapping[str, str]] = {
@@ -55,6 +68,18 @@ _BY_STATE: Final[Mapping[str, str]] = {
 # libpq gives no SQLSTATE for a connection that fails. A server may speak another language; its own words are
 # logged in any case.
 _BY_WORDS: Final[Mapping[str, str]] = {
+    "certificate verify failed": _DISTRUSTED,
+    "does not match host name": _OTHER_HOST,
+    "root certificate file": _NO_ROOT,
+    "private key file": _NO_PAIR,
+    "certificate file": _NO_PAIR,
+    "alert certificate required": _OUR_CERTIFICATE,
+    "alert unknown ca": _OUR_CERTIFICATE,
+    "requires a valid client certificate": _OUR_CERTIFICATE,
+    # With and without TLS: both are refused.
+    ", SSL encryption": _LOGIN,
+    ", no encryption": _NOT_WITHOUT_TLS,
+    "sslmode": "sslmode of RETRIEVER_DATABASE_URL is none that there is, or does not go with sslrootcert.",
     "unsupported startup parameter": POOLER,
     "too many clients": _FULL,
     "too many connections": _FULL,

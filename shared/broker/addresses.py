@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import AddressValueError, IPv6Address
+from urllib.parse import urlsplit
 
 _SCHEMES = frozenset({"amqp", "amqps"})
 _AUTHORITY = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
@@ -28,6 +29,15 @@ def split_hosts(url: str) -> tuple[str, ...]:
     for number, place in enumerate(places, start=1):
         _check_host(place, f"host {number} of {len(places)}")
     return tuple(f"{parts['scheme']}://{user}{at}{place}{parts['rest']}" for place in places)
+
+
+def hosts_of(url: str) -> tuple[str, ...]:
+    """Return the names or addresses of the hosts of a URL, without ports.
+
+    Raises:
+        ValueError: as `split_hosts`.
+    """
+    return tuple(urlsplit(each).hostname or "" for each in split_hosts(url))
 
 
 def _check_host(place: str, name: str) -> None:

@@ -8,6 +8,7 @@ from the start after each loss, so a connection that is up is set up completely.
 import asyncio
 import logging
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,6 +23,7 @@ from yarl import URL
 from shared.broker.addresses import split_hosts
 from shared.broker.refusals import NotConnected, reason_of
 from shared.repeated_warning import RepeatedWarning
+from shared.tls import tls_context
 
 # What aio-pika and aiormq raise when the broker is away or goes away.
 CONNECTION_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
@@ -198,9 +200,19 @@ async def _connect_to(address: str, *, name: str, timeout_seconds: float) -> Abs
     try:
         with teardown_means_lost():
             async with asyncio.timeout(timeout_seconds):
-                return await aio_pika.connect(asked.with_query(query))
+                return await aio_pika.connect(asked.with_query(query), ssl_context=await _tls_to(address))
+    except NotConnected:
+        raise
     except CONNECTION_ERRORS as error:
         raise NotConnected(reason_of(error, asked, timeout_seconds=timeout_seconds)) from error
+
+
+async def _tls_to(address: str) -> ssl.SSLContext | None:
+    # Read for each connection, so that nothing has to be restarted when certificates are renewed.
+    try:
+        return await asyncio.to_thread(tls_context, address)
+    except ValueError as error:
+        raise NotConnected(f"RETRIEVER_AMQP_URL: {error}") from error
 
 
 async def _use_until_lost(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from ipaddress import ip_address
+from pathlib import Path
 from typing import cast
 
 import trustme
@@ -46,11 +47,28 @@ class Authority:
         """Return the certificate to trust, as PEM."""
         return self._ours.cert_pem.bytes()
 
+    def write_server(self, folder: Path, *, days: float = 30) -> None:
+        """Write what a server on 127.0.0.1 reads, as `server.pem`, `server.key` and `ca.pem`."""
+        self._write(folder, "server", self._issued("127.0.0.1", days=days))
+
+    def write_client(self, folder: Path, name: str) -> None:
+        """Write what a client shows a server, as `<name>.pem` and `<name>.key`, and our `ca.pem`."""
+        self._write(folder, name, self._ours.issue_cert(f"{name}.example", common_name=name))
+
+    def _write(self, folder: Path, name: str, certificate: trustme.LeafCert) -> None:
+        (folder / "ca.pem").write_bytes(self.root())
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+        chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
+        (folder / f"{name}.pem").write_bytes(chain)
+
     def good(self, *, days: float = 30, name: str = "127.0.0.1") -> ssl.SSLContext:
         """Return a server with a good certificate for so many days; below 0 it has expired."""
+        return _server(self._issued(name, days=days))
+
+    def _issued(self, name: str, *, days: float) -> trustme.LeafCert:
         until = datetime.now(UTC) + timedelta(days=days)
         since = min(until, datetime.now(UTC)) - timedelta(days=60)
-        return _server(self._ours.issue_cert(name, not_before=since, not_after=until))
+        return self._ours.issue_cert(name, not_before=since, not_after=until)
 
     def expired(self) -> ssl.SSLContext:
         """Return a server whose certificate has expired three days ago."""
