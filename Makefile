@@ -4,13 +4,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak fuzz hostile \
-  reliability bench bench-peers asyncapi lock lock-peers lock-pipenv pin-images clean
+  reliability bench bench-peers audit sbom asyncapi lock lock-peers lock-audit lock-pipenv pin-images clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
 READY := .venv/.synced
-# The same for the other systems that the bench measures; made by bench/peers/setup.
+# The same for environments beside it, made by deploy/local/setup-beside: of the other systems that the bench measures, of
+# the tools that look at our packages, and of what is installed for production and nothing else.
 PEERS_READY := .run/peers/.synced
+AUDIT_READY := .run/audit/.synced
+PRODUCTION_READY := .run/production/.synced
 # More arguments for pytest, demo or the end-to-end tests: make test ARGS="-k retry -n 0" (-n 0: in one process)
 ARGS ?=
 # How many processes run the tests, each with a broker of its own: as many as a small machine has cores. With
@@ -108,8 +111,23 @@ hostile: $(READY) ## Attack the service in every way that once succeeded, then s
 bench-peers: $(PEERS_READY) ## Make the environment of the other systems that the bench measures, .run/peers
 	@echo "setup: .run/peers is up to date"
 
-$(PEERS_READY): $(READY) bench/peers/Pipfile.lock bench/peers/setup
-	@bench/peers/setup
+$(PEERS_READY): $(READY) bench/peers/Pipfile.lock deploy/local/setup-beside
+	@deploy/local/setup-beside bench/peers .run/peers
+
+audit: $(AUDIT_READY) ## Ask advisory sources about every package that is pinned; error 75 when none answers
+	@$(PYTHON_IN_VENV) -m deploy.audit.advisories $(ARGS)
+
+sbom: $(AUDIT_READY) $(PRODUCTION_READY) ## Write what is installed for production to .run/sbom.json (CycloneDX)
+	@.run/audit/bin/cyclonedx-py environment --output-format JSON --validate --output-file .run/sbom.json .run/production
+	@echo "sbom: .run/sbom.json"
+
+$(AUDIT_READY): $(READY) deploy/audit/Pipfile.lock deploy/local/setup-beside
+	@deploy/local/setup-beside deploy/audit .run/audit
+
+# Made anew, so that nothing stays of what an earlier lock named.
+$(PRODUCTION_READY): $(READY) Pipfile.lock deploy/local/setup-beside
+	@rm -rf .run/production
+	@deploy/local/setup-beside . .run/production
 
 asyncapi: $(READY) ## Renew docs/asyncapi.yaml from the models of the messages
 	@$(PYTHON_IN_VENV) -m shared.asyncapi > docs/asyncapi.yaml
@@ -126,7 +144,10 @@ pin-images: ## Name the images of the compose stack by their digests, in .env, a
 	@deploy/compose/pin-images
 
 lock-peers: $(READY) ## Renew bench/peers/Pipfile.lock in the same way
-	@bench/peers/setup lock
+	@deploy/local/setup-beside bench/peers .run/peers lock
+
+lock-audit: $(READY) ## Renew deploy/audit/Pipfile.lock in the same way
+	@deploy/local/setup-beside deploy/audit .run/audit lock
 
 clean: ## Remove what was made here: .venv, .tools, .run (all local data), caches
 	@rm -rf .venv .tools .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -35,7 +35,7 @@ SETTING = re.compile(rf"^#?{PREFIX}([A-Z_]+)=(.*)$", re.MULTILINE)
 # One stop: its number, what happens, the file, the name in it.
 STOP = re.compile(r"^\| (\d+) \| .* \| `([^`]+)` \| `([^`]+)` \|$", re.MULTILINE)
 # A test in a table of docs/security.md, by its file and its name, or an exchange of tests/data by its words.
-NAMED_FILE = re.compile(r"\b((?:unit|integration|end_to_end|fuzz|data)/[\w/]+\.(?:py|yaml))")
+NAMED_FILE = re.compile(r"\b((?:unit|integration|contract|end_to_end|fuzz|data)/[\w/]+\.(?:py|yaml))")
 NAMED_TEST = re.compile(r"`(test_\w+)`")
 README_LINES = 130
 SHOWN = """HTTP/1.1 202 Accepted
@@ -256,6 +256,17 @@ def test_every_volume_of_secrets_has_a_folder_in_the_image_whose_owner_it_takes_
     assert folders and folders <= set(re.findall(r"/secrets/\w+", read("Dockerfile")))
 
 
+def test_every_asset_and_entrance_has_a_test_that_holds_it() -> None:
+    chapters = re.split(r"^## ", read("docs/security.md"), flags=re.MULTILINE)
+    tables = {chapter.partition("\n")[0]: chapter.split("| --- |\n")[-1] for chapter in chapters}
+    rows = [
+        row for name in ("Assets", "Entrances") for row in tables[name].splitlines() if row.startswith("| ")
+    ]
+
+    assert len(rows) >= 16
+    assert [row for row in rows if not NAMED_FILE.search(row.split("|")[-2])] == []
+
+
 def test_every_bound_of_the_page_on_security_has_a_test_that_is_there() -> None:
     rows = [line for line in read("docs/security.md").splitlines() if re.match(r"\| (\+|[\d, ]+) \|", line)]
     defined = {
@@ -264,9 +275,9 @@ def test_every_bound_of_the_page_on_security_has_a_test_that_is_there() -> None:
         for name in re.findall(r"def (test_\w+)", path.read_text())
     }
 
-    named = {name for row in rows for name in NAMED_TEST.findall(row)}
-    files = {path for row in rows for path in NAMED_FILE.findall(row)}
-    assert len(rows) >= 45 and named <= defined
+    page = read("docs/security.md")
+    files = set(NAMED_FILE.findall(page))
+    assert len(rows) >= 45 and set(NAMED_TEST.findall(page)) <= defined
     assert [path for path in sorted(files) if not (ROOT / "tests" / path).is_file()] == []
     assert {line for row in rows for line in re.findall(r"\d+", row.split("|")[1])} == {
         str(line) for line in range(1, 20)
