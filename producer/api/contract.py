@@ -82,7 +82,8 @@ _REF = "#/components/schemas/"
 
 def load_contract() -> dict[str, Any]:
     """Return the whole contract, as it is published."""
-    contract: dict[str, Any] = yaml.safe_load(PATH.read_text())
+    # Read by libyaml: in Python it takes a quarter of the time in which the API starts.
+    contract: dict[str, Any] = yaml.load(PATH.read_text(), Loader=yaml.CSafeLoader)
     # Each example is written once there; its readers see it where it is used.
     del contract["x-examples"]
     schemas = contract["components"].setdefault("schemas", {})
