@@ -287,7 +287,7 @@ class QueueConsumer:
             self._consumption = None
         if lost.is_set():
             return False
-        await consumption.end()
+        await consumption.end(timeout_seconds=REQUEST_SECONDS)
         facts = {"queue": self.queue, "is_held": self._is_held, "in_hand": consumption.intake.in_hand}
         logger.debug("consumer_ended", extra=facts)
         return True
@@ -329,7 +329,7 @@ class _Consumption:
     tag: str
     intake: Intake
 
-    async def end(self, *, timeout_seconds: float = REQUEST_SECONDS) -> None:
+    async def end(self, *, timeout_seconds: float) -> None:
         """Cancel the consumer, then give back the messages that were not handed on."""
         self.intake.shut()
         async with asyncio.timeout(timeout_seconds):
