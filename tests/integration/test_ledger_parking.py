@@ -38,16 +38,12 @@ RATE = 50
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """A parking lot: the API and its store, a publisher and a channel of the broker."""
+    """A parking lot: its store, a publisher and a channel of the broker."""
 
-    api: RunningApi
+    store: Database
     settings: Settings
     publisher: Publisher
     channel: AbstractChannel
-
-    @property
-    def store(self) -> Database:
-        return self.api.store
 
     async def park(self, count: int, *, host: str, reason: str) -> list[NewJob]:
         """Store jobs as parked, and put a message of each into the parking queue."""
@@ -97,12 +93,18 @@ def parked_message(job: NewJob, *, run: int = 1) -> Outgoing:
 
 
 @pytest.fixture
-async def lot(database_url: str, vhost_url: str) -> AsyncIterator[Lot]:
+async def lot(store: Database, vhost_url: str) -> AsyncIterator[Lot]:
     """Yield an empty parking lot."""
-    settings = Settings(database_url=database_url, amqp_url=vhost_url, publish_timeout_seconds=30)
-    with running_api(settings) as api:
-        async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
-            yield Lot(api, settings, publisher, channel)
+    settings = Settings(amqp_url=vhost_url, publish_timeout_seconds=30)
+    async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
+        yield Lot(store, settings, publisher, channel)
+
+
+@pytest.fixture
+def api(database_url: str) -> Iterator[RunningApi]:
+    """Yield an API on the store of the parking lot."""
+    with running_api(Settings(database_url=database_url), migrated=False) as running:
+        yield running
 
 
 @asynccontextmanager
@@ -113,10 +115,12 @@ async def ledgers(lot: Lot, count: int) -> AsyncIterator[None]:
         yield
 
 
-async def test_one_group_of_seven_is_redriven_at_its_rate_and_cancelled_half_way(lot: Lot) -> None:
+async def test_one_group_of_seven_is_redriven_at_its_rate_and_cancelled_half_way(
+    lot: Lot, api: RunningApi
+) -> None:
+    client = api.client
     for (host, reason), count in zip(GROUPS, GROUP_JOBS, strict=True):
         await lot.park(count, host=host, reason=reason)
-    client = lot.api.client
     groups = client.get("/parked").json()
     assert (groups["total_groups"], groups["total_jobs"], await lot.length()) == (7, ALL_JOBS, ALL_JOBS)
     largest = groups["items"][0]
@@ -162,20 +166,20 @@ async def test_one_group_of_seven_is_redriven_at_its_rate_and_cancelled_half_way
     assert actions == [("operation_cancelled", "bob"), ("redrive_started", "ann")]
 
 
-async def test_a_mass_discard_empties_queue_and_store(lot: Lot) -> None:
+async def test_a_mass_discard_empties_queue_and_store(lot: Lot, api: RunningApi) -> None:
     jobs = await lot.park(450, host="gone.example", reason="http_404")
     stays = await lot.park(3, host="other.example", reason="http_404")
     body = {"filter": {"host": "gone.example"}, "rate_per_second": 1_000}
 
     async with ledgers(lot, 1):
-        path = lot.api.client.post("/parked/discard", json=body).headers["location"]
+        path = api.client.post("/parked/discard", json=body).headers["location"]
 
         async def is_swept() -> bool:
             return await lot.length() == len(stays)
 
         await eventually(is_swept, deadline_seconds=60)
 
-    assert lot.api.client.get(path).json()["done"] == 450
+    assert api.client.get(path).json()["done"] == 450
     assert lot.store.read(queries.get_job, jobs[0].id).state is JobState.CANCELLED
     assert lot.store.read(queries.count_unfinished) == {JobState.PARKED: 3}
 
