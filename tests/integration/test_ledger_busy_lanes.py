@@ -345,7 +345,12 @@ async def steady_load(store: Database, publisher: Publisher, target: Target) -> 
         yield ids
 
 
-@pytest.mark.parametrize("place", ["work queue", "delay queue"])
+# Each store once: what differs between them is in the tests above.
+@pytest.mark.parametrize(
+    ("database_url", "place"),
+    [("sqlite", "work queue"), ("postgresql", "delay queue")],
+    indirect=["database_url"],
+)
 async def test_what_is_taken_out_of_a_queue_under_steady_load_ends(
     store: Database, vhost_url: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
