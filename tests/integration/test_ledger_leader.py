@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from producer.ledger.leader import Elector, Lease
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.service import run_ledger
@@ -116,6 +118,8 @@ async def running_ledger(settings: Settings, store: Database) -> AsyncIterator[N
         stop.set()
 
 
+# Connections to the broker are the same on every store.
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_leader_has_one_connection_more_than_a_ledger_that_only_relays_and_records(
     store: Database, database_url: str, vhost_url: str, vhost: str, management: Management
 ) -> None:
