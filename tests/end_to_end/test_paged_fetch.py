@@ -9,9 +9,13 @@ import pytest
 
 from deploy.local.json_server import open_json_server
 from tests.support.client import Client, Json
+from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
 
 ITEMS = [{"id": number, "name": f"item {number}"} for number in range(1, 1_001)]
+# What differs between the stores is in integration/test_store_paging.py.
+pytestmark = on_one_store
+
 PAGES = {
     "by": "page",
     "parameter": "_page",

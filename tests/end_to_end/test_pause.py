@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 
 from tests.support.client import Client, Json
+from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
 
 # What the two workers take at once from the bulk lane.
@@ -13,6 +14,7 @@ AT_ONCE = 200
 QUEUED = 50
 
 
+@on_one_store
 async def test_a_paused_kind_starts_nothing_and_says_so_until_it_is_resumed(client: Client) -> None:
     gate = str(uuid.uuid4())
     batch = await client.submit_batch([f"/gate/{gate}?n={n}" for n in range(AT_ONCE + QUEUED)])

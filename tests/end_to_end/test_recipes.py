@@ -1,4 +1,4 @@
-"""The recipes of examples/, as a person copies them: with other addresses, on each store and in compose."""
+"""The recipes of examples/, as a person copies them: with other addresses, here and in compose."""
 
 import asyncio
 import csv
@@ -16,7 +16,11 @@ from shared.broker.topology import OUTCOMES, RESULTS
 from tests.support.client import Client, Json
 from tests.support.documents import examples_with_real_names
 from tests.support.environment import clean_environment
+from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
+
+# What a recipe asks of the service is the same on every store.
+pytestmark = on_one_store
 
 
 @pytest.fixture

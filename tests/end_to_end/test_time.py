@@ -8,6 +8,7 @@ from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
 
 
+@on_one_store
 async def test_a_job_with_a_time_is_not_run_before_it(client: Client) -> None:
     job = await client.submit("check", f"/ok/{uuid.uuid4()}", delay_seconds=2)
 

@@ -6,6 +6,7 @@ import httpx
 from standardwebhooks import Webhook
 
 from tests.support.client import QUICK_RETRY, Client, Json
+from tests.support.stores import on_one_store
 from tests.support.waiting import eventually
 
 DELIVERY_SECONDS = 40.0
@@ -27,6 +28,7 @@ async def webhooks_of(client: Client, of: str) -> list[Json]:
     return [job for job in jobs if job["labels"].get("callback_of") == of]
 
 
+@on_one_store
 async def test_a_receiver_that_fails_three_times_gets_the_same_call_a_fourth_time(client: Client) -> None:
     key = str(uuid.uuid4())
     callback_url = client.site(f"/hooks/{key}?fail=3")
