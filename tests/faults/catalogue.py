@@ -25,10 +25,11 @@ async def _nothing(world: World, _rng: random.Random) -> None:
 CALM: Final = Fault(
     "none; two of every process at work", "nothing", "Each job is done once.", _nothing, False
 )
+BROKER: Final = tuple(broker_faults())
 SINGLE_NODE: Final = (
     CALM,
     *process_faults(),
-    *broker_faults(),
+    *BROKER,
     *link_faults(),
     *postgres_faults(),
     *loss_faults(),

@@ -24,7 +24,9 @@ IS_SOAK = "SOAK_MINUTES" in os.environ
 IS_SHORTENED = not (IS_SOAK and os.environ.get("FAULT_SETTINGS") == "default")
 SINGLE_NODE = "tests/faults/test_single_node.py"
 collect_ignore_glob = (
-    ["test_s[iq]*.py", "test_cluster.py", "test_default_settings.py"] if IS_SOAK else ["test_soak.py"]
+    ["test_s[iq]*.py", "test_broker.py", "test_cluster.py", "test_default_settings.py"]
+    if IS_SOAK
+    else ["test_soak.py"]
 )
 
 
