@@ -25,7 +25,7 @@ from tests.support.management import Management
 from tests.support.raw_amqp import RawPublisher, Refused
 from tests.support.waiting import eventually
 
-MESSAGES = int(os.environ.get("FUZZ_MESSAGES", "300"))
+MESSAGES = int(os.environ.get("FUZZ_MESSAGES", "150"))
 INNOCENTS = 40
 CONNECTIONS = 4
 # The broker itself answers some with the end of the connection; most of them must come through.
