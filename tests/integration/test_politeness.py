@@ -29,12 +29,12 @@ from tests.support.amqp import running, running_publisher
 from tests.support.dns import dns_server
 
 HOT = "127.0.0.1"
-HOT_JOBS = 500
+HOT_JOBS = 250
 HOT_AT_ONCE, HOT_PER_SECOND = 4, 20
 HOT_NAMES = 300
 NAMES_AT_ONCE, NAMES_PER_SECOND = 6, 30
 OTHER_HOSTS = [f"127.0.1.{number}" for number in range(1, 101)]
-OTHERS_OF_A_LANE = 300
+OTHERS_OF_A_LANE = 150
 
 
 @dataclass
@@ -143,7 +143,7 @@ def most_within(seconds: float, times: list[float]) -> int:
     return max(sum(start <= time < start + seconds for time in times) for start in times)
 
 
-async def test_five_hundred_urls_of_one_host_keep_its_limits_and_hold_up_no_other(vhost_url: str) -> None:
+async def test_many_urls_of_one_host_keep_its_limits_and_hold_up_no_other(vhost_url: str) -> None:
     async with (
         open_site() as site,
         running_publisher(vhost_url, timeout_seconds=60) as publisher,
@@ -172,7 +172,7 @@ async def test_five_hundred_urls_of_one_host_keep_its_limits_and_hold_up_no_othe
     assert most_within(5, site.hot_at) <= 5 * HOT_PER_SECOND + HOT_PER_SECOND
     # The host was busy all the time that the others were measured.
     assert visits_by_then < HOT_JOBS
-    # Behind the hot host they would take its 25 s.
+    # Behind the hot host they would take its 12 s.
     assert disturbed_seconds <= 2 * undisturbed_seconds + 5
     assert max(deferrals.values()) <= 3
     assert [(end.state, end.attempt, end.outcome) for end in ends] == [
