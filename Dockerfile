@@ -21,7 +21,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --
  # New volumes take over the owner of these folders: see the service `secrets` in docker-compose.yml.
  && install -d -o retriever -g retriever /secrets \
       /secrets/broker /secrets/console /secrets/amqp-ledger /secrets/amqp-worker /secrets/amqp-executor /secrets/management \
-      /secrets/database /secrets/database-migrate /secrets/database-api /secrets/database-ledger /secrets/webhook
+      /secrets/database /secrets/database-migrate /secrets/database-api /secrets/database-ledger /secrets/webhook /secrets/api-key /secrets/agent-key
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY . .

@@ -48,6 +48,7 @@ up: ## Start the compose stack in the background: API on :8080, RabbitMQ console
 	@docker compose up --build --detach --wait
 	@echo "up: API at http://$$(docker compose port api 8080), Swagger UI at /ui/ there;" \
 	  "RabbitMQ console at http://$$(docker compose port rabbitmq 15672); \`make logs\` follows what they log"
+	@echo 'up: the API asks for a key; the first: docker compose run --rm secrets cat /secrets/api-key/key'
 
 down: ## Stop the compose stack and remove its containers; jobs, messages and passwords stay
 	@$(NEED_DOCKER)

@@ -1,6 +1,7 @@
 """wrk, the HTTP load generator of Debian: one run of POSTs, and what it printed as figures."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ _WRONG = re.compile(r"^\s*(?:Non-2xx or 3xx responses|Socket errors):.*$", re.MU
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1_000.0, "m": 60_000.0}
 _SCRIPT = """wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
+{headers}
 wrk.body = [[{body}]]
 """
 
@@ -29,7 +31,15 @@ class Load:
     p99_ms: float
 
 
-def post_for(url: str, body: str, *, connections: int, seconds: int, folder: Path) -> Load:
+def post_for(
+    url: str,
+    body: str,
+    *,
+    connections: int,
+    seconds: int,
+    folder: Path,
+    headers: Mapping[str, str] | None = None,
+) -> Load:
     """POST the same JSON again and again, from one thread. Blocks; wrk is installed if it is missing.
 
     Raises:
@@ -38,7 +48,8 @@ def post_for(url: str, body: str, *, connections: int, seconds: int, folder: Pat
     """
     program = require("wrk", "wrk")
     script = folder / "post.lua"
-    script.write_text(_SCRIPT.format(body=body))
+    lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in (headers or {}).items()]
+    script.write_text(_SCRIPT.format(body=body, headers="\n".join(lines)))
     counts = ("-t1", f"-c{connections}", f"-d{seconds}s", "--latency")
     told = run_control(
         [str(program), *counts, "-s", str(script), url],

@@ -1,4 +1,4 @@
-"""`python -m producer api | ledger | migrate | republish | adopt-parked`."""
+"""`python -m producer api | ledger | migrate | keys | republish | adopt-parked`."""
 
 import sys
 import warnings
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 import uvloop
 
+from producer.key_commands import keys
 from producer.ledger.recovery import adopt_parked, chosen_queues, republish_all
 from producer.ledger.service import run_ledger
 from producer.store import unfinished
@@ -29,6 +30,9 @@ def main(context: click.Context) -> None:
     settings = read_settings()
     prepare_process(settings, process=context.invoked_subcommand or "producer")
     context.obj = settings
+
+
+main.add_command(keys)
 
 
 @main.command()

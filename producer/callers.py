@@ -1,10 +1,13 @@
 """Who asks something of the API, and what they may do. Pure."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from producer.parking import ANONYMOUS
+from shared.kinds.command import COMMAND
+from shared.kinds.task import TASK
 
 DEFAULT_PROJECT: Final = "default"
 """Where work belongs that nobody gave another project."""
@@ -41,6 +44,13 @@ class Caller:
     def home(self) -> str:
         """The project of what it hands in."""
         return self.project or DEFAULT_PROJECT
+
+
+def runs_program(kind: str, arguments: Iterable[object]) -> bool:
+    """Return whether a job of a kind runs a program with any of these arguments: a command, in a task too."""
+    if kind == TASK:
+        return any(isinstance(each, Mapping) and each.get("command") is not None for each in arguments)
+    return kind == COMMAND
 
 
 NOBODY: Final = Caller(ANONYMOUS, None, frozenset(Scope))

@@ -62,6 +62,9 @@ class AuditAction(StrEnum):
     SCHEDULE_RUN_SKIPPED = "schedule_run_skipped"
     SCHEDULE_RUN_FAILED = "schedule_run_failed"
     SCHEDULE_RUNS_MISSED = "schedule_runs_missed"
+    KEY_CREATED = "key_created"
+    KEY_ROTATED = "key_rotated"
+    KEY_REVOKED = "key_revoked"
 
 
 # What the scheduler does by itself, as often as its schedules say; such entries go with the retention.

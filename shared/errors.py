@@ -150,6 +150,18 @@ class ScheduleNotFound(RetrieverError):
     """No schedule has this id."""
 
 
+class KeyNotFound(RetrieverError):
+    """No API key has this id."""
+
+
+class KeyNameTaken(RetrieverError):
+    """Another API key has this name, or had it."""
+
+
+class KeyEnded(RetrieverError):
+    """The API key has expired or was revoked, so nothing new can be made of it."""
+
+
 class OperationNotFound(RetrieverError):
     """No operation has this id."""
 

@@ -1,8 +1,20 @@
 """Ports that a process of ours shall listen on: one that it cannot have is named before anything starts."""
 
 import socket
+from ipaddress import ip_address
 
 from shared.errors import SettingsInvalid
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a name or an address is this machine to itself; other names are not looked up."""
+    if host == "localhost" or host.endswith(".localhost"):
+        # RFC 6761 section 6.3.
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_port(host: str, port: int, *, variable: str) -> None:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from shared.allowed_hosts import check_host_pattern, check_origin
 from shared.hosts import MAX_RATE_PER_SECOND, MIN_RATE_PER_SECOND
+from shared.listening import is_loopback
 from shared.tls import tls_context
 
 # Standard Webhooks: at least 24 bytes, which nobody guesses, and at most 64, the block of SHA-256.
@@ -94,6 +96,35 @@ def _check_api_url(value: str) -> str:
 
 
 ApiUrl = Annotated[str, AfterValidator(_check_api_url)]
+
+
+def _check_provider_url(value: str) -> str:
+    parts = urlsplit(value)
+    if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("must look like https://login.example.com/realms/us")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        # Whoever is on the way could put keys of their own into its answer.
+        raise ValueError("must be https, or http on loopback")
+    return value
+
+
+ProviderUrl = Annotated[str, AfterValidator(_check_provider_url)]
+
+
+class SigningAlgorithm(StrEnum):
+    """What a token may be signed with (RFC 7518 section 3.1, RFC 8037): a key that only the provider has."""
+
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    PS256 = "PS256"
+    PS384 = "PS384"
+    PS512 = "PS512"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    ES512 = "ES512"
+    ED25519 = "Ed25519"
+    EDDSA = "EdDSA"
 
 
 def _not_too_slow(rate: float) -> float:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -24,6 +24,8 @@ from shared.setting_values import (
     HostRate,
     ManagementUrl,
     NameServer,
+    ProviderUrl,
+    SigningAlgorithm,
     UserAgent,
     WebhookSecrets,
     WebOrigin,
@@ -40,6 +42,13 @@ class LogFormat(StrEnum):
 
     JSON = "json"
     CONSOLE = "console"
+
+
+class AuthMode(StrEnum):
+    """Who needs a key: `auto` asks nobody on loopback until the first key is made, `required` everybody."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
 
 
 class RunTokenPolicy(StrEnum):
@@ -74,6 +83,16 @@ class Settings(BaseSettings):
 
     api_allowed_hosts: Annotated[tuple[HostPattern, ...], NoDecode] = ()
     api_allowed_origins: Annotated[tuple[WebOrigin, ...], NoDecode] = ()
+
+    auth: AuthMode = AuthMode.AUTO
+    oidc_issuer: ProviderUrl | None = None
+    oidc_audience: Annotated[str, Field(max_length=500, validate_default=True)] = ""
+    oidc_algorithms: Annotated[tuple[SigningAlgorithm, ...], NoDecode, Field(min_length=1)] = (
+        SigningAlgorithm.RS256,
+    )
+    oidc_jwks_url: ProviderUrl | None = None
+    oidc_project_claim: Annotated[str, Field(min_length=1, max_length=100)] = "project"
+
     max_batches_at_once: Annotated[int, Field(ge=1, le=1_000)] = 16
     max_batch_jobs: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     max_rejected_lines: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
@@ -142,6 +161,8 @@ class Settings(BaseSettings):
     egress_deny_ports: Annotated[tuple[Annotated[int, Field(ge=0, le=65_535)], ...], NoDecode] = BAD_PORTS
 
     agent_api_url: ApiUrl = "http://127.0.0.1:8080"
+    # What opens the API; never shown when it is printed or logged.
+    agent_key: SecretStr | None = None
     agent_name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._:@/-]*)?$", max_length=100)] = ""
     agent_queue: QueueName = DEFAULT_QUEUE
     agent_order: PickOrder = PickOrder.OLDEST
@@ -164,6 +185,7 @@ class Settings(BaseSettings):
         "api_allowed_hosts",
         "api_allowed_origins",
         "health_allowed_hosts",
+        "oidc_algorithms",
         "command_programs",
         "command_env",
         "command_read",
@@ -185,7 +207,15 @@ class Settings(BaseSettings):
             return value
         return tuple(parse_limit(entry) for entry in value.split(",") if entry.strip())
 
-    @field_validator("command_folder", "secrets_dir", "management_url", mode="before")
+    @field_validator(
+        "agent_key",
+        "command_folder",
+        "secrets_dir",
+        "management_url",
+        "oidc_issuer",
+        "oidc_jwks_url",
+        mode="before",
+    )
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
         # Path("") would be the current folder.
@@ -196,6 +226,14 @@ class Settings(BaseSettings):
     def _amqp(cls, value: str) -> str:
         split_hosts(value)
         tls_context(value)
+        return value
+
+    @field_validator("oidc_audience")
+    @classmethod
+    def _audience_of_issuer(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("oidc_issuer") and not value:
+            # Or tokens that were issued for other services would do here.
+            raise ValueError("must be set where RETRIEVER_OIDC_ISSUER is")
         return value
 
     @field_validator("log_level")

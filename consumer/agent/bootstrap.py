@@ -30,7 +30,7 @@ async def run_agent(settings: Settings, stop: asyncio.Event, *, is_draining: boo
     """
     name = settings.agent_name or f"{socket.gethostname()}-{os.getpid()}"
     work, metrics = TaskWork.of(settings), AgentMetrics()
-    async with _open_session() as session:
+    async with _open_session(settings) as session:
         agent = Agent(
             name=name,
             pace=_pace(settings, is_draining=is_draining),
@@ -59,11 +59,13 @@ async def run_agent(settings: Settings, stop: asyncio.Event, *, is_draining: boo
     logger.info("agent_stopped", extra={"agent": name})
 
 
-def _open_session() -> aiohttp.ClientSession:
+def _open_session(settings: Settings) -> aiohttp.ClientSession:
     # There are as many requests at once as tasks in hand, and a pick. A connection is given up before the API
     # closes it, which it does after some idle seconds, or a request might just meet that.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    key = settings.agent_key
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=headers)
 
 
 def _pace(settings: Settings, *, is_draining: bool) -> Pace:

@@ -6,7 +6,7 @@ BrowserGuard        refuses hosts that are not ours, and what pages of others wo
 ListenerGate        keeps what is for agents on their own port, if they have one
 BodyGuard           refuses a body that is too large, too slow, cut short or of an unsupported type
 FixedResponses      the contract, redirects, OPTIONS, 405, and 404 for whatever is no path of ours
-connexion.FlaskApp  routes by the contract, turns errors into problem+json
+connexion.FlaskApp  routes by the contract, asks the Gate who calls, turns errors into problem+json
 OperationDispatch   checks the parameters, hands it to the operation that the contract names, or to Flask
 *Handlers           `async` operations, on the event loop
 WsgiBridge, Flask   pages for people, in threads
@@ -15,7 +15,7 @@ WsgiBridge, Flask   pages for people, in threads
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any
@@ -37,12 +37,14 @@ from producer.api.bodies import BodyHandlers
 from producer.api.browser_guard import BrowserGuard
 from producer.api.bulk_actions import BulkActionHandlers
 from producer.api.connections import ConnectionLimits, Connections
-from producer.api.contract import load_contract, without_bodies
+from producer.api.contract import SCHEME, for_connexion, load_contract
 from producer.api.exports import ExportHandlers
 from producer.api.fixed_responses import FixedResponses
 from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, BodyLimits
 from producer.api.http_protocol import ApiProtocol
 from producer.api.jobs import JobHandlers
+from producer.api.key_ring import KeyRing
+from producer.api.keys import KeyHandlers
 from producer.api.kinds import KindHandlers
 from producer.api.leases import EndWriter, LeaseHandlers, PickWriter
 from producer.api.listeners import ApiServer, ListenerGate, check_ports
@@ -55,6 +57,7 @@ from producer.api.problems import PROBLEM_TYPE, problem_response
 from producer.api.refusals import Refusals
 from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleHandlers
+from producer.api.security import Gate, check_closed
 from producer.api.service import ServiceHandlers
 from producer.api.slow_work import SlowWork
 from producer.api.task_waiters import TaskWaiters
@@ -100,6 +103,7 @@ def serve(settings: Settings) -> None:
     database = Database.open(settings.database_url)
     try:
         database.check_settings()
+        check_closed(database, settings)
         server = build_server(database, settings)
         with suppress(KeyboardInterrupt):
             server.run()
@@ -148,7 +152,8 @@ def _build_app(
     store, probe = Store(database, threads=_THREADS), StoreProbe(database)
     slow = SlowWork()
     writer, picks, ends = JobWriter(database), PickWriter(database), EndWriter(database)
-    refusals = connections.refusals
+    refusals, ring = connections.refusals, KeyRing(store)
+    gate = Gate(ring, settings, refusals)
     metrics = ApiMetrics(store, waiters.__len__, connections)
     operations = _operations(
         JobHandlers(store, writer, slow),
@@ -163,12 +168,14 @@ def _build_app(
         BulkActionHandlers(store, slow, settings),
         ScheduleHandlers(store, slow, settings),
         KindHandlers(store),
+        KeyHandlers(store, ring),
         ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()
     routes = RouteTable.of(contract)
-    lifespan = _lifespan((writer, picks, ends), waiters, (slow, store, agents_store, probe), settings)
-    app = _connexion_app(contract, operations, lifespan)
+    loops = (waiters.run, ring.run)
+    lifespan = _lifespan((writer, picks, ends), loops, (slow, store, agents_store, probe), settings)
+    app = _connexion_app(contract, operations, lifespan, gate)
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings), refusals=refusals)
     app = ListenerGate(app, routes=routes, settings=settings)
@@ -213,7 +220,7 @@ def _operations(*handlers: object) -> dict[str, Operation]:
 
 def _lifespan(
     writers: Sequence[JobWriter | PickWriter | EndWriter],
-    waiters: TaskWaiters,
+    loops: Sequence[Callable[[], Coroutine[Any, Any, None]]],
     parts: Sequence[SlowWork | Store | StoreProbe],
     settings: Settings,
 ) -> Lifespan:
@@ -221,13 +228,14 @@ def _lifespan(
     async def lifespan(_app: object) -> AsyncIterator[None]:
         for writer in writers:
             writer.start()
-        calling = asyncio.create_task(waiters.run())
+        running = [asyncio.create_task(loop()) for loop in loops]
         with loop_watched(settings.watchdog_seconds):
             try:
                 yield
             finally:
-                calling.cancel()
-                await asyncio.gather(calling, return_exceptions=True)
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
                 # The last requests have been answered; what they left behind ends off the event loop.
                 for part in (*writers, *parts):
                     await asyncio.to_thread(part.close)
@@ -236,20 +244,21 @@ def _lifespan(
 
 
 def _connexion_app(
-    contract: Mapping[str, Any], operations: Mapping[str, Operation], lifespan: Lifespan
+    contract: Mapping[str, Any], operations: Mapping[str, Operation], lifespan: Lifespan, gate: Gate
 ) -> ASGIApp:
     app = connexion.FlaskApp(
         __name__,
         lifespan=lifespan,
         strict_validation=True,
         validator_map={"parameter": NoCheck},
+        security_map={SCHEME: gate.handler},
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui=False),
     )
     add_pages(app.app)
     # FlaskApp has no parameter for it: its own bridge loses its threads to slow readers.
     pages = WsgiBridge(app.app.wsgi_app)
     app._middleware_app.asgi_app = OperationDispatch(operations, Parameters.of(contract), pages)  # noqa: SLF001
-    app.add_api(without_bodies(contract), resolver=connexion.resolver.Resolver(operations.__getitem__))
+    app.add_api(for_connexion(contract), resolver=connexion.resolver.Resolver(operations.__getitem__))
     for error in (RetrieverError, ProblemException, HTTPException, Exception):
         app.add_error_handler(error, _handle_error)
     return app  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from producer.api.batch_lines import Line, LineReader, open_reader
 from producer.api.problems import HttpProblem
 from producer.api.requests import read_document
 from producer.batch_validation import DEFAULT_MAX_REJECTED, RejectedLines, located, validate_item
+from producer.callers import runs_program
 from producer.json_text import read_json
 from producer.records import NewJob, Rejected
 from producer.repeats import RepeatFinder
@@ -60,6 +61,9 @@ class BatchSpool:
     finder: RepeatFinder = field(default_factory=RepeatFinder)
     # What the defaults add to each line, valid or not.
     default_bytes: int = 0
+    kind: str = ""
+    # Whether one of its jobs runs a program.
+    runs_program: bool = False
     _bytes: int = 0
     _rejections: RejectedLines | None = None
     _jobs: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
@@ -89,6 +93,7 @@ class BatchSpool:
 
     def begin(self, template: JobTemplate, submission: BatchSubmission | StreamedBatchSubmission) -> None:
         """Prepare for the jobs of a submission."""
+        self.kind = template.kind.name
         self.finder = RepeatFinder(template, dedupe=submission.dedupe)
         self.noun = "items" if isinstance(submission, BatchSubmission) else "lines"
         self.default_bytes = len(exact_json.dumps(submission.defaults))
@@ -106,6 +111,7 @@ class BatchSpool:
             self._bytes += len(line)
             self._check_size()
             self.valid += 1
+            self.runs_program = self.runs_program or runs_program(self.kind, [item.document])
             self._jobs.write(line)
             return
         self._check_size()

@@ -20,8 +20,10 @@ from producer.api.problems import RETRY_AFTER_SECONDS, HttpProblem
 from producer.api.replays import key_of, replay, respond
 from producer.api.requests import Query, read_actor, read_id, read_idempotency_key
 from producer.api.responses import first_page, json_response
+from producer.api.security import check_scopes
 from producer.api.slow_work import SlowWork, caller_of
 from producer.batch_validation import validate_items
+from producer.callers import Scope
 from producer.records import BatchRecord, KeptAnswer, KeyScope, NewBatch, SubmissionStatus, TakenKey
 from producer.store import endings, idempotency, queries, submissions
 from producer.store.database import Connection, LongCall, Store
@@ -93,6 +95,8 @@ class BatchHandlers:
         with BatchSpool(self._limits) as spool:
             taken = await (self._take_document if is_document else self._take_stream)(request, spool)
             spool.check(strict=taken.submission.strict, noun=spool.noun)
+            if spool.runs_program:
+                check_scopes(request, Scope.COMMANDS_RUN)
             return await self._store_batch(taken, spool, key, caller_of(request))
 
     async def _find_answered(self, key: str | None) -> TakenKey | None:

@@ -1,7 +1,7 @@
 """The browser guard: keeps pages of others, opened in a browser that can reach this service, from using it.
 
-The API has no keys, so whoever reaches its port is served, and any page that an operator visits can make
-the browser send what needs no leave: a POST of text/plain. What such a page cannot do is to say that it is
+Without keys whoever reaches the API's port is served, and any page that an operator visits can make the
+browser send what needs no leave: a POST of text/plain. What such a page cannot do is to say that it is
 another one: `Origin` (RFC 6454) and `Sec-Fetch-Site` (W3C Fetch Metadata) are the browser's own. Reading
 takes leave, by CORS, which this service never gives; a page whose name leads to this address needs none,
 and is told by `Host`.

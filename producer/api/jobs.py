@@ -14,6 +14,7 @@ from producer.api.documents import accepted_document, job_document, job_summary
 from producer.api.replays import find_replay, replay, request_key, respond
 from producer.api.requests import LARGE_BODY_BYTES, Query, read_actor, read_document, read_id
 from producer.api.responses import json_response
+from producer.api.security import check_may_run
 from producer.api.slow_work import SlowWork, caller_of
 from producer.api.writer import JobWriter
 from producer.records import (
@@ -123,6 +124,7 @@ async def submit(store: Store, writer: JobWriter, slow: SlowWork, request: Reque
         if again := await find_replay(store, key):
             return again
         raise
+    check_may_run(request, job.kind, [job.args])
     if key:
         job = replace(job, idempotency=replace(key, answer=answer))
     result = await writer.write(job)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from producer.api.documents import Document, ShownText, job_document
 from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import json_response
+from producer.api.security import check_may_run
 from producer.parking import ParkedFilter, ParkedGroup
 from producer.records import JobRecord
 from producer.store import parking, queries
@@ -82,6 +83,9 @@ class ParkedJobHandlers:
         job_id = read_id(request, "job_id", JobNotFound)
         body = await request.body()
         wanted = read_document(RedriveRequest, body) if body else RedriveRequest()
+        if wanted.args is not None:
+            record = await self._store.read(queries.get_job, job_id)
+            check_may_run(request, record.kind, [wanted.args])
         record = await self._store.write(_redrive, job_id, wanted, read_actor(request))
         _log("job_redriven", record)
         headers = {"Location": f"/jobs/{job_id}"}

@@ -21,6 +21,9 @@ from shared.errors import (
     JobNotFound,
     JobNotPaged,
     JobNotParked,
+    KeyEnded,
+    KeyNameTaken,
+    KeyNotFound,
     LeaseLost,
     NotATask,
     OperationFinished,
@@ -95,6 +98,9 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     ),
     RunsExhausted: _Entry(HTTPStatus.CONFLICT, "runs-exhausted", "The job has had its last run"),
     JobNotPaged: _Entry(HTTPStatus.CONFLICT, "job-not-paged", "The job is not the first of many pages"),
+    KeyNotFound: _Entry(HTTPStatus.NOT_FOUND, "key-not-found", "No such key", "No key has this id."),
+    KeyNameTaken: _Entry(HTTPStatus.CONFLICT, "key-name-taken", "The name is taken"),
+    KeyEnded: _Entry(HTTPStatus.CONFLICT, "key-ended", "The key opens nothing any more"),
     OperationNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "operation-not-found", "No such operation", "No operation has this id."
     ),

@@ -27,6 +27,8 @@ class Refusal(StrEnum):
     ANSWER_UNREAD = "answer_unread"
     HOST = "host"
     ORIGIN = "origin"
+    UNKNOWN_CALLER = "unknown_caller"
+    SCOPE = "scope"
 
 
 def client_of(scope: Scope) -> str:

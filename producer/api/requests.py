@@ -10,14 +10,15 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from producer.api.problems import HttpProblem
+from producer.callers import Caller
 from producer.json_text import read_json
-from producer.parking import ANONYMOUS
 from producer.submission import check_names, field_errors
 from shared.errors import (
     BatchNotFound,
     FieldError,
     JobInvalid,
     JobNotFound,
+    KeyNotFound,
     OperationNotFound,
     ScheduleNotFound,
 )
@@ -29,12 +30,14 @@ LARGE_BODY_BYTES: Final = 65_536
 _DEFAULT_LIMIT = 100
 _CANONICAL_ID_LENGTH = 36
 
+CALLER: Final = "retriever.caller"
+"""Where the ASGI scope of a request has its `Caller`."""
 _ACTOR_HEADER = "Retriever-Actor"
 _KEY_HEADER = "Idempotency-Key"
 _MAX_KEY_LENGTH = 255
 
 Model = TypeVar("Model", bound=BaseModel)
-NotFound = JobNotFound | BatchNotFound | ScheduleNotFound | OperationNotFound
+NotFound = JobNotFound | BatchNotFound | ScheduleNotFound | OperationNotFound | KeyNotFound
 
 
 class Query:
@@ -171,13 +174,20 @@ def read_idempotency_key(request: Request) -> str | None:
     return key
 
 
+def read_caller(request: Request) -> Caller:
+    """Return who sends a request, as it was found out before the request got in."""
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
 def read_actor(request: Request) -> str:
-    """Return who sends a request, for the audit log. No key is asked for yet, so it is what they say.
+    """Return who sends a request, for the audit log, with the note that they may send along.
 
     Raises:
         HttpProblem: 400: it was sent more than once.
     """
-    return read_header(request, _ACTOR_HEADER) or ANONYMOUS
+    actor, note = read_caller(request).actor, read_header(request, _ACTOR_HEADER)
+    return f"{actor} ({note})" if note else actor
 
 
 def _invalid(loc: str, msg: str) -> HttpProblem:

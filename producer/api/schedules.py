@@ -16,6 +16,7 @@ from producer.api.documents import NEXT, Document, ShownText, shown
 from producer.api.replays import answer_of, find_replay, make_once, request_key
 from producer.api.requests import Query, read_actor, read_document, read_id
 from producer.api.responses import json_response
+from producer.api.security import check_may_run
 from producer.api.slow_work import SlowWork, caller_of
 from producer.records import (
     IdempotencyKey,
@@ -116,6 +117,7 @@ class ScheduleHandlers:
         if again := await find_replay(self._store, key):
             return again
         schedule, answer = await self._slow.run(caller_of(request), _read_schedule, body, self._limits)
+        check_may_run(request, *_what_runs(schedule.template))
         result = await self._store.write(_insert, schedule, answer, key, by, most=self._limits.most)
         if result.status is SubmissionStatus.STORED:
             logger.info("schedule_created", extra={"schedule_id": str(schedule.id)})
@@ -214,6 +216,14 @@ def _read_schedule(body: bytes, limits: ScheduleLimits) -> tuple[NewSchedule, Ke
     document = schedule_document(ScheduleRecord.of(schedule))
     answer = KeptAnswer(HTTPStatus.CREATED, f"/schedules/{schedule.id}", document)
     return schedule, answer
+
+
+def _what_runs(template: Mapping[str, Any]) -> tuple[str, list[object]]:
+    """Return the kind of a template's jobs, and all arguments that one may have."""
+    if "job" in template:
+        return template["job"]["kind"], [template["job"]["args"]]
+    batch = template["batch"]
+    return batch["kind"], [batch.get("defaults"), *batch["items"]]
 
 
 def _insert(

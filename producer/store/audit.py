@@ -85,6 +85,11 @@ def operation_target(operation_id: UUID) -> str:
     return f"operation/{operation_id}"
 
 
+def key_target(key_id: UUID) -> str:
+    """Return how the log names an API key."""
+    return f"key/{key_id}"
+
+
 def queue_target(kind: str, lane: str) -> str:
     """Return how the log names a kind, or a lane over all kinds."""
     return f"lane/{lane}" if kind == EVERY else f"kind/{kind}"

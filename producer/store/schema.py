@@ -504,13 +504,45 @@ revisions = sa.Table(
     sa.Column("value", sa.BigInteger(), nullable=False),
 )
 
-# Random keys, made when they are first needed: with `run_tokens` the ledgers make the tokens of runs.
+# Random keys, made when they are first needed: with `run_tokens` the ledgers make the tokens of runs, with
+# `api_keys` the API makes the hashes of its keys.
 secret_keys = sa.Table(
     "secret_keys",
     metadata,
     sa.Column("name", PlainText(), primary_key=True),
     sa.Column("value", sa.LargeBinary(), nullable=False),
 )
+
+# Keys of the API. Names are never given twice, so the audit log tells whom it means.
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("name", PlainText(), nullable=False),
+    # Null is an operator's, who sees all projects.
+    sa.Column("project", PlainText(), nullable=True),
+    sa.Column("scopes", sa.JSON(), nullable=False),
+    sa.Column("created_at", Moment(), nullable=False),
+    sa.Column("created_by", PlainText(), nullable=False),
+    sa.Column("expires_at", Moment(), nullable=True),
+    sa.Column("revoked_at", Moment(), nullable=True),
+    sa.Column("last_used_at", Moment(), nullable=True),
+)
+
+sa.Index("ix_api_keys_name", api_keys.c.name, unique=True)
+
+# What opens each: two while a key is rotated.
+api_key_secrets = sa.Table(
+    "api_key_secrets",
+    metadata,
+    sa.Column("start", PlainText(), primary_key=True),
+    sa.Column("key_id", sa.Uuid(), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("digest", sa.LargeBinary(), nullable=False),
+    sa.Column("created_at", Moment(), nullable=False),
+    # When it ends before its key does.
+    sa.Column("expires_at", Moment(), nullable=True),
+)
+sa.Index("ix_api_key_secrets_key_id", api_key_secrets.c.key_id)
 
 _reason_characters = sa.func.coalesce(sa.func.length(jobs.c.reason), sa.literal_column("0"))
 _most_characters: sa.ColumnElement[int] = sa.literal_column(str(FINGERPRINT_CHARACTERS))

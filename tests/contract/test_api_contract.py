@@ -22,7 +22,8 @@ from producer.api.contract import load_contract
 from producer.api.leases import MAX_WAIT_SECONDS
 from producer.api.routes import METHODS
 from shared.settings import Settings
-from tests.support.api import running_api
+from tests.support.api import RunningApi, running_api
+from tests.support.keys import bearer, make_key
 
 EXAMPLES = 40
 CHECKS = [
@@ -64,10 +65,36 @@ def _shorten_wait(case: schemathesis.Case[Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseSchema]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     database = tmp_path_factory.mktemp("contract") / "retriever.db"
-    with running_api(Settings(database_url=f"sqlite:///{database}")) as api:
-        yield schemathesis.openapi.from_url(f"{api.client.base_url}/openapi.json")
+    with running_api(Settings(database_url=f"sqlite:///{database}")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def headers(api: RunningApi) -> dict[str, str]:
+    """Return what lets a request do everything: some make keys, so the API asks for one."""
+    return bearer(make_key(api.store, "generated"))
+
+
+@pytest.fixture(scope="module")
+def schema(api: RunningApi, headers: dict[str, str]) -> schemathesis.BaseSchema:
+    schema: schemathesis.BaseSchema = schemathesis.openapi.from_url(f"{api.client.base_url}/openapi.json")
+
+    @schema.auth()
+    class _Auth:
+        def get(self, _case: schemathesis.Case[Any], _context: schemathesis.AuthContext) -> dict[str, str]:
+            return headers
+
+        def set(
+            self,
+            case: schemathesis.Case[Any],
+            data: dict[str, str],
+            _context: schemathesis.AuthContext,
+        ) -> None:
+            case.headers.update(data)
+
+    return schema
 
 
 @pytest.mark.parametrize(("path", "method", "mode"), list(_operations()))
@@ -86,9 +113,12 @@ def test_no_request_breaks_the_contract(
     holds()
 
 
-def test_documents_of_real_jobs_and_batches_are_as_the_contract_says(schema: schemathesis.BaseSchema) -> None:
+def test_documents_of_real_jobs_and_batches_are_as_the_contract_says(
+    schema: schemathesis.BaseSchema, headers: dict[str, str]
+) -> None:
     def call(path: str, method: str, status: int, **request: Any) -> Any:
-        response = schema[path][method].Case(**request).call_and_validate(checks=CHECKS)
+        case = schema[path][method].Case(headers=headers, **request)
+        response = case.call_and_validate(checks=CHECKS)
         assert response.status_code == status
         return response.json()
 

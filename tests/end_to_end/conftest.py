@@ -39,7 +39,7 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 async def client(system: System) -> AsyncIterator[Client]:
     """Yield a client of the running service."""
-    async with httpx.AsyncClient(base_url=system.api_url, timeout=30.0) as http:
+    async with httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as http:
         client = Client(system, http)
         yield client
         client.management.close()

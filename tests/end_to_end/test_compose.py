@@ -144,9 +144,8 @@ def test_what_runs_programs_is_shut_in(stack: ComposeSystem, service: str) -> No
     assert limits["ReadonlyRootfs"] and limits["CapDrop"] == ["ALL"] and not limits["CapAdd"]
     assert "no-new-privileges:true" in limits["SecurityOpt"]
     assert 0 < limits["PidsLimit"] <= 256 and 0 < limits["Memory"] <= 2**30
-    assert [mount["Destination"] for mount in told["Mounts"]] == (
-        ["/run/secrets/amqp"] if service == "executor" else []
-    )
+    secret = "amqp" if service == "executor" else "agent-key"
+    assert [mount["Destination"] for mount in told["Mounts"]] == [f"/run/secrets/{secret}"]
     assert [word for word in told["Config"]["Env"] if "://" in word] == []
 
 
@@ -164,6 +163,29 @@ async def test_a_command_runs_and_finds_no_secret(client: Client, stack: Compose
     state, printed, complaint = await run("cat", "/run/secrets/amqp/url", "/proc/1/environ")
     assert (state, printed) == ("parked", "")
     assert complaint.count("Permission denied") == 2
+
+
+async def test_a_task_does_not_find_the_key_that_picked_it(client: Client, stack: ComposeSystem) -> None:
+    key = stack.execute("agent", "cat", "/run/secrets/agent-key/key")
+    answer = await client.http.post("/tasks", json={"command": ["cat", "/run/secrets/agent-key/key"]})
+    done = await client.job_in(answer.json()["id"], "succeeded", "parked")
+    output = (await client.http.get(f"/tasks/{done['id']}")).json()
+
+    assert key.startswith("rtv_")
+    assert (done["state"], output["stdout"]["text"]) == ("parked", "")
+    assert "Permission denied" in output["stderr"]["text"]
+
+
+async def test_the_key_of_the_agents_picks_tasks_and_does_nothing_else(
+    client: Client, stack: ComposeSystem
+) -> None:
+    headers = {
+        "Authorization": f"Bearer {stack.execute('agent', 'cat', '/run/secrets/agent-key/key').strip()}"
+    }
+
+    answers = [await client.http.get(path, headers=headers) for path in ("/jobs", "/tasks", "/keys")]
+
+    assert [answer.status_code for answer in answers] == [403, 403, 403]
 
 
 async def test_a_pick_on_the_public_port_is_told_where_it_belongs(client: Client) -> None:

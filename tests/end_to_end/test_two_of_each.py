@@ -31,7 +31,7 @@ def schedule(system: System, api_urls: tuple[str, str]) -> Json:
     starts_at = datetime.now(UTC) + timedelta(seconds=2)
     job = {"kind": "check", "args": {"url": f"{system.site_url}/ok/{uuid.uuid4()}"}}
     submission = {"every_seconds": 1, "starts_at": starts_at.isoformat(), "overlap": "allow", "job": job}
-    answer = httpx.post(f"{api_urls[0]}/schedules", json=submission, timeout=30)
+    answer = httpx.post(f"{api_urls[0]}/schedules", json=submission, headers=system.headers, timeout=30)
     assert answer.status_code == 201, answer.text
     return {**answer.json(), "starts_at": starts_at}
 

@@ -52,7 +52,7 @@ def test_a_redrive_with_edited_arguments_keeps_the_old_ones_in_the_audit_log(api
     job = answer.json()
     assert (job["args"], job["host"], job["run"]) == ({"url": "https://b.example/"}, "b.example", 2)
     (entry,) = api.client.get("/audit", params={"target": f"job/{job_id}"}).json()["items"]
-    assert (entry["action"], entry["by"]) == ("job_redriven", "ann@example.com")
+    assert (entry["action"], entry["by"]) == ("job_redriven", "anonymous (ann@example.com)")
     assert entry["details"]["old_args"] == {"url": "https://a.example/"}
 
 
@@ -187,7 +187,7 @@ def test_jobs_can_be_listed_without_a_limit(api: RunningApi) -> None:
     operation = api.client.get(begun.headers["location"]).json()
     assert operation == begun.json()
     assert (operation["action"], operation["total"], operation["rate_per_second"]) == ("discard", 2, 7)
-    assert (operation["filter"], operation["by"]) == ({"ids_sent": 2_505}, ANN["Retriever-Actor"])
+    assert (operation["filter"], operation["by"]) == ({"ids_sent": 2_505}, "anonymous (ann@example.com)")
     (entry,) = api.client.get("/audit").json()["items"]
     assert (entry["action"], entry["details"]["total"]) == ("discard_started", 2)
 
@@ -238,7 +238,7 @@ def test_an_operation_is_listed_and_can_be_cancelled_twice(api: RunningApi) -> N
     assert (begun.json()["filter"], begun.json()["rate_per_second"], begun.json()["by"]) == (
         body["filter"],
         50,
-        "ann@example.com",
+        "anonymous (ann@example.com)",
     )
     assert [answer.json()["state"] for answer in cancelled] == ["cancelled"] * 2
     assert api.client.get("/operations").json() == {"items": [cancelled[0].json()], "next": None}

@@ -19,7 +19,14 @@ ID = "0199aa40-0000-7aaa-8bbb-0123456789ab"
 CONTRACT = load_contract()
 PATHS = sorted(
     path.format(
-        job_id=ID, task_id=ID, batch_id=ID, schedule_id=ID, operation_id=ID, kind="check", lane="bulk"
+        job_id=ID,
+        task_id=ID,
+        batch_id=ID,
+        schedule_id=ID,
+        operation_id=ID,
+        key_id=ID,
+        kind="check",
+        lane="bulk",
     )
     for path in CONTRACT["paths"]
 )

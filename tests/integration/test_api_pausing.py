@@ -11,6 +11,7 @@ from shared.kinds.registry import KINDS
 from tests.support.api import RunningApi
 
 ANN = {"Retriever-Actor": "ann"}
+BY_ANN = "anonymous (ann)"
 
 
 def queues(api: RunningApi) -> dict[str, dict[str, Any]]:
@@ -39,7 +40,7 @@ def test_tasks_are_paused_although_no_queue_of_the_broker_holds_them(api: Runnin
     (queue,) = api.client.post("/kinds/task/pause", json={"lane": "bulk"}, headers=ANN).json()["items"]
 
     assert (queue["name"], queue["ready"], queue["consumers"]) == (None, None, None)
-    assert (queue["kind"], queue["lane"], queue["paused"]["by"]) == ("task", "bulk", "ann")
+    assert (queue["kind"], queue["lane"], queue["paused"]["by"]) == ("task", "bulk", BY_ANN)
     assert paused(api) == {"task.bulk"}
 
 
@@ -59,10 +60,16 @@ def test_a_kind_is_paused_in_a_lane_and_resumed(api: RunningApi) -> None:
     (queue,) = answer.json()["items"]
     assert (queue["name"], queue["ready"], queue["consumers"]) == ("jobs.check.bulk", 7, 2)
     since = queue["paused"].pop("since")
-    assert queue["paused"] == {"kind": "check", "lane": "bulk", "by": "ann", "note": "the target is down"}
+    assert queue["paused"] == {
+        "kind": "check",
+        "lane": "bulk",
+        "by": BY_ANN,
+        "note": "the target is down",
+    }
     assert paused(api) == {"check.bulk"}
     said = api.client.get(f"/jobs/{job['id']}").json()["explanation"]
-    assert said == f"Kind check is paused in lane bulk since {since[:19]}+00:00 by ann: the target is down."
+    since = f"{since[:19]}+00:00"
+    assert said == f"Kind check is paused in lane bulk since {since} by {BY_ANN}: the target is down."
     assert api.client.get("/jobs").json()["items"][0]["explanation"] == said
 
     resumed = [api.client.post("/kinds/check/resume", headers=ANN) for _ in range(2)]
@@ -70,7 +77,10 @@ def test_a_kind_is_paused_in_a_lane_and_resumed(api: RunningApi) -> None:
     assert [each.status_code for each in resumed] == [200, 200]
     assert len(resumed[0].json()["items"]) == 2 and paused(api) == set()
     log = api.client.get("/audit", params={"target": "kind/check"}).json()["items"]
-    assert [(entry["action"], entry["by"]) for entry in log] == [("resumed", "ann"), ("paused", "ann")]
+    assert [(entry["action"], entry["by"]) for entry in log] == [
+        ("resumed", BY_ANN),
+        ("paused", BY_ANN),
+    ]
     said = api.client.get(f"/jobs/{job['id']}").json()["explanation"]
     assert said == "Stored; waiting to be published to the broker."
 

@@ -26,7 +26,7 @@ MEBIBYTE = 1_048_576
 GOOD = b'{"url":"http://a.example/"}'
 JOB = {"kind": "check", "args": {"url": "https://example.com/"}}
 # The API believes proxies on this machine, so this is another caller.
-STRANGER = {"X-Forwarded-For": "203.0.113.7"}
+STRANGER = {"X-Forwarded-For": "127.0.9.7"}
 
 
 @contextmanager
@@ -142,14 +142,14 @@ def test_batches_at_once_are_capped_and_one_caller_has_half(
 
     with api_with(tmp_path, max_batches_at_once=4) as api, ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(Dripping(api, "203.0.113.1").socket)
-        until(lambda: post("203.0.113.1").status_code == 429)
-        own = post("203.0.113.1")
-        other = post("203.0.113.2")
+            stack.enter_context(Dripping(api, "127.0.9.1").socket)
+        until(lambda: post("127.0.9.1").status_code == 429)
+        own = post("127.0.9.1")
+        other = post("127.0.9.2")
         for _ in range(2):
-            stack.enter_context(Dripping(api, "203.0.113.3").socket)
-        until(lambda: post("203.0.113.2").status_code == 503)
-        full = post("203.0.113.2")
+            stack.enter_context(Dripping(api, "127.0.9.3").socket)
+        until(lambda: post("127.0.9.2").status_code == 503)
+        full = post("127.0.9.2")
 
     assert (own.status_code, own.headers["retry-after"]) == (429, "5")
     assert own.json()["detail"].startswith("2 batches of yours")

@@ -55,7 +55,9 @@ def test_who_orders_what_of_a_schedule_or_a_cancel_is_in_the_audit_log(api: Runn
     api.client.delete(path, headers=as_ann)
 
     entries = api.client.get("/audit").json()["items"]
-    assert [(entry["action"], entry["target"]) for entry in reversed(entries) if entry["by"] == "ann"] == [
+    assert [
+        (entry["action"], entry["target"]) for entry in reversed(entries) if entry["by"] == "anonymous (ann)"
+    ] == [
         ("schedule_run_made", f"schedule/{schedule['id']}"),
         ("schedule_paused", f"schedule/{schedule['id']}"),
         ("schedule_resumed", f"schedule/{schedule['id']}"),

@@ -163,7 +163,7 @@ async def test_one_group_of_seven_is_redriven_at_its_rate_and_cancelled_half_way
         JobState.ACCEPTED: done,
     }
     actions = [(entry["action"], entry["by"]) for entry in client.get("/audit").json()["items"]]
-    assert actions == [("operation_cancelled", "bob"), ("redrive_started", "ann")]
+    assert actions == [("operation_cancelled", "anonymous (bob)"), ("redrive_started", "anonymous (ann)")]
 
 
 async def test_a_mass_discard_empties_queue_and_store(lot: Lot, api: RunningApi) -> None:

@@ -15,6 +15,7 @@ from shared.broker.topology import JOBS, PARKED_QUEUE
 from shared.identity import new_id
 from shared.messages import RAW_TYPE
 from tests.support.client import Client
+from tests.support.keys import bearer
 from tests.support.system import LocalSystem, running_system
 from tests.support.waiting import eventually
 
@@ -270,6 +271,11 @@ async def _read_everything(shown: Shown) -> None:
     """Read every GET operation of the contract, for everything that there is."""
     found = (await shown.client.http.get("/batches", params={"limit": 100})).json()["items"]
     shown.ids["batch_id"] += [batch["id"] for batch in found]
+    # From then on the API asks for one.
+    asked = {"name": "reader", "scopes": ["jobs:read", "keys:admin"]}
+    made = (await shown.client.http.post("/keys", json=asked)).json()
+    shown.ids["key_id"] = [made["id"]]
+    shown.client.http.headers.update(bearer(made["key"]))
     for path, operations in load_contract()["paths"].items():
         if "get" not in operations:
             continue

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.keys import bearer
+
 PROJECT = "retriever-e2e"
 _PROFILES = ("--profile", "commands", "--profile", "agents")
 _FILES = ("docker-compose.yml", "tests/end_to_end/docker-compose.e2e.yml")
@@ -27,6 +29,7 @@ class ComposeSystem:
         self.control_url = os.environ["E2E_CONTROL_URL"]
         self.management_url = os.environ["RETRIEVER_MANAGEMENT_URL"]
         self.amqp_url = os.environ["RETRIEVER_AMQP_URL"]
+        self.headers: Mapping[str, str] = bearer(os.environ["E2E_API_KEY"])
         self.webhook_secrets: tuple[str, ...] = tuple(os.environ["E2E_WEBHOOK_SECRETS"].split())
 
     def kill_workers(self) -> None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import httpx
@@ -35,6 +36,8 @@ class System(Protocol):
     vhost: str
     amqp_url: str
     """The broker as the service's own processes reach it."""
+    headers: Mapping[str, str]
+    """What each request to the API brings: its key, where it asks for one."""
     webhook_secrets: tuple[str, ...]
     """The secrets that sign webhooks, the newest first."""
     seen_after_seconds: int
@@ -83,6 +86,7 @@ AnySystem = TypeVar("AnySystem", bound="LocalSystem")
 class LocalSystem:
     """API, ledger and two workers as processes on this machine."""
 
+    headers: Mapping[str, str] = MappingProxyType({})
     webhook_secrets: tuple[str, ...] = (make_webhook_secret(), make_webhook_secret())
     seen_after_seconds = 3
 

@@ -7,8 +7,9 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 from jsonschema import Draft4Validator
 
-from producer.api.contract import load_contract, to_openapi, without_bodies
+from producer.api.contract import for_connexion, load_contract, to_openapi
 from producer.api.routes import METHODS
+from producer.callers import Scope
 
 CONTRACT = load_contract()
 
@@ -54,8 +55,26 @@ def test_the_contract_documents_the_errors_of_every_operation_that_takes_a_body(
 def test_connexion_gets_no_bodies_to_check_but_the_published_contract_has_them() -> None:
     contract = load_contract()
 
-    assert "requestBody" not in without_bodies(contract)["paths"]["/jobs"]["post"]
+    assert "requestBody" not in for_connexion(contract)["paths"]["/jobs"]["post"]
     assert "requestBody" in contract["paths"]["/jobs"]["post"]
+
+
+def test_every_operation_says_which_scope_it_takes_but_for_those_of_probes() -> None:
+    open_to_all, scopes = set(), set()
+    for path, item in CONTRACT["paths"].items():
+        for method in (each for each in METHODS if each in item):
+            operation = item[method]
+            if operation.get("security") == []:
+                open_to_all.add(path)
+            else:
+                # Nobody's default, which a new operation would have without anybody's thought.
+                scopes.add(Scope(operation["x-scope"]))
+                assert operation["security"] == [{"bearer": []}]
+                assert {"401", "403"} <= operation["responses"].keys()
+
+    assert open_to_all == {"/livez", "/readyz"}
+    # It is asked for by what is handed in, not by where.
+    assert set(Scope) - scopes == {Scope.COMMANDS_RUN}
 
 
 def test_a_submission_shows_its_usual_answer_first() -> None:

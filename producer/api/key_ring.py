@@ -1,0 +1,141 @@
+"""The keys that an API process holds in memory: asking the store each time would cost more than most answers.
+
+They are read again every second, so a key that is revoked elsewhere opens nothing a second or two later; one
+that is not known yet is looked for at once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from producer.callers import Caller
+from producer.keys import ApiKey, KeySecret, opens, start_of
+from producer.store.database import Store
+from producer.store.keys import USE_NOTED_EVERY, KnownKeys, known_keys, note_uses
+from shared.clock import utc_now
+from shared.errors import StoreRefused, StoreUnavailable
+from shared.repeated_warning import RepeatedWarning
+
+logger = logging.getLogger(__name__)
+
+READ_EVERY_SECONDS: Final = 1.0
+# Strangers who try keys by the thousand have the store asked this often.
+_LOOK_EVERY_SECONDS = 0.2
+
+
+class KeyRing:
+    """All live keys of a store, as one process knows them."""
+
+    def __init__(self, store: Store, *, now: Callable[[], datetime] = utc_now) -> None:
+        """Know none yet."""
+        self._store = store
+        self._now = now
+        self._hash_key: bytes | None = None
+        self._known: dict[str, tuple[KeySecret, ApiKey]] = {}
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+        self._uses: dict[UUID, datetime] = {}
+
+    async def any_made(self) -> bool:
+        """Return whether a key has ever been made.
+
+        Raises:
+            StoreUnavailable: the store has never told.
+        """
+        await self._need_one_reading()
+        return self._hash_key is not None
+
+    async def find(self, text: str) -> Caller | None:
+        """Return whose key a text is; None when it opens nothing.
+
+        Raises:
+            StoreUnavailable: the store has never told.
+        """
+        if (start := start_of(text)) is None:
+            return None
+        await self._need_one_reading()
+        if start not in self._known:
+            await self._look_again()
+        return self._open(text, start)
+
+    async def read(self) -> None:
+        """Read all keys anew; whoever asks meanwhile gets the same reading.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(self._on_read)
+        await asyncio.shield(self._reading)
+
+    async def run(self) -> None:
+        """Read the keys and note their uses, again and again, until cancelled."""
+        warning = RepeatedWarning(logger)
+        while True:
+            try:
+                await self.read()
+                await self._note_uses()
+                warning = RepeatedWarning(logger)
+            except (StoreUnavailable, StoreRefused) as error:
+                warning.tell("keys_not_read", {"error": str(error)[:300]})
+            await asyncio.sleep(READ_EVERY_SECONDS)
+
+    async def _need_one_reading(self) -> None:
+        # While the store is away what it told last holds: nobody can have revoked anything.
+        if self._read_at == float("-inf"):
+            await self.read()
+
+    async def _look_again(self) -> None:
+        """Read the keys as they are from now on; whoever asks meanwhile waits for the same reading."""
+        asked_at = time.monotonic()
+        while self._read_at < asked_at:
+            await asyncio.sleep(max(0.0, self._read_at + _LOOK_EVERY_SECONDS - time.monotonic()))
+            if not await self.refresh():
+                return
+
+    async def refresh(self) -> bool:
+        """Read all keys anew, and return whether the store answered; what is known holds if it did not."""
+        try:
+            await self.read()
+        except StoreUnavailable:
+            return False
+        return True
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        known: KnownKeys = await self._store.read(known_keys, now=self._now())
+        self._hash_key = known.hash_key
+        self._known = {secret.start: (secret, key) for key in known.live for secret in key.secrets}
+        self._read_at = began
+
+    def _on_read(self, task: asyncio.Task[None]) -> None:
+        self._reading = None
+        if not task.cancelled():
+            # Whoever waits for it hears of it; nobody may be left to.
+            task.exception()
+
+    def _open(self, text: str, start: str) -> Caller | None:
+        if self._hash_key is None or (found := self._known.get(start)) is None:
+            return None
+        secret, key = found
+        now = self._now()
+        if not opens(text, secret, self._hash_key) or secret not in key.live_secrets(now):
+            return None
+        self._uses[key.id] = now
+        return key.caller
+
+    async def _note_uses(self) -> None:
+        known = {key.id: key.last_used_at for _, key in self._known.values()}
+        news = {key_id: at for key_id, at in self._uses.items() if _is_news(known.get(key_id), at)}
+        if news:
+            await self._store.write(note_uses, news)
+        self._uses = {}
+
+
+def _is_news(noted: datetime | None, used_at: datetime) -> bool:
+    return noted is None or used_at - noted > USE_NOTED_EVERY + timedelta(seconds=1)
