@@ -349,3 +349,11 @@ def test_a_text_ten_times_as_long_takes_no_hundred_times_as_long(unit: str) -> N
 
     # Quadratic, it would be some 100 times; the constant is for clocks that tick coarsely.
     assert seconds(200_000) < 40 * short + 0.5
+
+
+def test_a_key_of_ours_is_not_logged_wherever_it_stands_but_for_what_names_it() -> None:
+    key = "rtv_4fK2mQ9x_" + "7mJ0hXcVbN3sWq8RtYpLkZ1dFgHjM5nBvC2xSaQwE6uI9o0Rk"
+
+    for text in (f"GET /jobs?q={key}", f"'{key}'", f"Bearer {key} is unknown", f"x{key}."):
+        assert key[13:] not in redact_logged(text)
+    assert redact_logged(f"no key: {key}") == "no key: rtv_4fK2mQ9x_***"
