@@ -1,11 +1,13 @@
 """Ports that a process of ours shall listen on: one that it cannot have is named before anything starts."""
 
 import socket
+from functools import lru_cache
 from ipaddress import ip_address
 
 from shared.errors import SettingsInvalid
 
 
+@lru_cache(1_000)
 def is_loopback(host: str) -> bool:
     """Return whether a name or an address is this machine to itself; other names are not looked up."""
     if host == "localhost" or host.endswith(".localhost"):
