@@ -42,6 +42,7 @@ REQUEST_SECONDS = 10.0
 A broker with an alarm on reads nothing from a connection that publishes, and so answers nothing for hours.
 """
 _FIRST_BACKOFF_SECONDS = 0.2
+_TLS_SCHEME = "amqps"
 _MAX_BACKOFF_SECONDS = 5.0
 # A connection that was of use for so long is well: what ends it is news, and the next pause is short again.
 _WELL_SECONDS = 5.0
@@ -200,14 +201,28 @@ async def _connect_to(address: str, *, name: str, timeout_seconds: float) -> Abs
     try:
         with teardown_means_lost():
             async with asyncio.timeout(timeout_seconds):
-                return await aio_pika.connect(asked.with_query(query), ssl_context=await _tls_to(address))
+                return await _opened(asked.with_query(query), await _tls_to(address))
     except NotConnected:
         raise
     except CONNECTION_ERRORS as error:
         raise NotConnected(reason_of(error, asked, timeout_seconds=timeout_seconds)) from error
 
 
+async def _opened(url: URL, context: ssl.SSLContext | None) -> AbstractConnection:
+    connection = aio_pika.Connection(url, ssl_context=context)
+    try:
+        await connection.connect()
+    except BaseException:
+        # One that is thrown away unclosed closes itself when it is collected, in whichever thread that is; in
+        # one without a loop it cannot, and Python complains of what was never awaited.
+        await connection.close()
+        raise
+    return connection
+
+
 async def _tls_to(address: str) -> ssl.SSLContext | None:
+    if URL(address).scheme != _TLS_SCHEME:
+        return None
     # Read for each connection, so that nothing has to be restarted when certificates are renewed.
     try:
         return await asyncio.to_thread(tls_context, address)
