@@ -28,7 +28,7 @@ from shared.broker.bundle import Bundle, Part, count_bodies
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.broker.topology import DEAD, RESULTS, is_bundle_key
+from shared.broker.topology import DEAD, RESULTS, is_bundle_key, may_carry
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageTooLarge, MessageUndecodable
 from shared.log_lines import printable
@@ -121,6 +121,8 @@ class DeliveryHandler:
     async def _handle(self, delivery: Delivery | Part, task: asyncio.Task[None]) -> None:
         try:
             job = JobMessage.decode(delivery.body)
+            if not may_carry(delivery.routing_key, job.kind):
+                raise MessageUndecodable(f"kind: {job.kind} came with the routing key {delivery.routing_key}")
         except MessageUndecodable as error:
             with self._tasks.settling(task):
                 await self._park_raw(delivery, _too_many_lines(delivery) or error)

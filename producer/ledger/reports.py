@@ -10,7 +10,7 @@ import orjson
 
 from producer.records import UnreadableJob
 from shared.broker.bundle import MAX_REPORTS, bodies_of, count_bodies
-from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN
+from shared.broker.topology import DEAD, DELAY, JOBS, LARGE_RESULTS, RESULTS, RETURN, may_carry
 from shared.errors import MessageUndecodable
 from shared.kinds.registry import BROKERED_KINDS
 from shared.messages import JOBS_TYPE, MAX_RUN, RAW_TYPE, REASON_HEADER, Job, JobMessage, Report
@@ -66,6 +66,10 @@ class ReportDelivery(Protocol):
     @property
     def exchange(self) -> str:
         """The exchange it was last published to."""
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key that it was published with."""
 
     @property
     def type(self) -> str:
@@ -147,7 +151,9 @@ def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport
         report = Report.decode(body)
         return _report_of(report, report.job)
     if delivery.exchange == JOBS:
-        return ParsedReport(job=JobMessage.decode(body))
+        job = JobMessage.decode(body)
+        # The worker that takes it parks it, as one that it cannot read.
+        return ParsedReport(job=job) if may_carry(delivery.routing_key, job.kind) else ParsedReport()
     if delivery.type == RAW_TYPE:
         return _unreadable(delivery)
     job = JobMessage.decode(body)

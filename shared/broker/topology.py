@@ -12,7 +12,7 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from pamqp.common import FieldTable
 
-from shared.kinds.registry import Lane, is_bundled
+from shared.kinds.registry import KINDS, Lane, is_bundled
 from shared.retry import DELAY_STEPS_SECONDS
 
 DEFAULT = ""
@@ -110,6 +110,16 @@ def is_bundle_key(key: str) -> bool:
 
 def is_work_queue(name: str) -> bool:
     """Return whether it is the name of a queue that workers of any kind consume."""
+def may_carry(key: str, kind: str) -> bool:
+    """Return whether a job of a kind may come with a routing key: a key that names a kind names the job's.
+
+    Who may publish checks shall not begin commands by what a body says. Keys that name no kind are those of
+    messages that a person has moved.
+    """
+    named = key.partition(".")[0]
+    return named == kind or named not in KINDS or kind not in KINDS
+
+
     match name.split("."):
         case ["jobs", _, last]:
             return last in _WORK_QUEUE_ENDS

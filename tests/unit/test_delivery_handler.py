@@ -571,6 +571,18 @@ async def test_a_body_that_nobody_can_read_is_parked_byte_for_byte_with_the_reas
     assert delivery.settled == ["ack"]
 
 
+async def test_a_job_whose_kind_is_not_that_of_its_routing_key_is_parked_unread(heart: Heart) -> None:
+    # Its publisher may publish checks, and no commands.
+    job = make_job().model_copy(update={"kind": "command"})
+    delivery = heart.take(job)
+    await heart.finish()
+
+    (raw,) = heart.publisher.published
+    assert (raw.exchange, raw.routing_key, raw.type, raw.body) == (DEAD, "check.bulk", RAW_TYPE, job.encode())
+    assert raw.headers[REASON_HEADER] == "kind: command came with the routing key check.bulk"
+    assert (heart.work.starts, delivery.settled) == (0, ["ack"])
+
+
 async def test_parking_a_body_that_nobody_can_read_is_a_settlement_too(heart: Heart) -> None:
     heart.publisher.may_confirm.clear()
     delivery = heart.take(b"{")

@@ -29,6 +29,7 @@ class Delivered:
     exchange: str
     type: str = "job"
     headers: dict[str, object] = field(default_factory=dict)
+    routing_key: str = "check.bulk"
 
 
 def delivered(message: Outgoing) -> Delivered:
@@ -180,6 +181,15 @@ def test_a_job_that_somebody_else_publishes_has_no_report_yet() -> None:
     third_party = job()
 
     assert parsed(Delivered(third_party.encode(), "jobs", "")) == ParsedReport(job=third_party)
+
+
+@pytest.mark.parametrize(("key", "is_taken"), [("command.bulk", False), ("check.interactive", True)])
+def test_a_job_is_taken_from_somebody_else_only_if_its_kind_is_that_of_the_routing_key(
+    key: str, is_taken: bool
+) -> None:
+    said = parsed(Delivered(job().encode(), "jobs", "", routing_key=key))
+
+    assert (said != ParsedReport()) is is_taken
 
 
 @pytest.mark.parametrize(
