@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import cycle
 from typing import Generic, TypeVar
 from uuid import UUID, uuid4
 
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.stream import StreamReader
-from shared.broker.topology import CANCELLED_STREAM, DEFAULT, PAUSED_STREAM
+from shared.broker.topology import CANCELLED_STREAM, DEFAULT, MARKS, PAUSED_STREAM
 from shared.errors import BrokerError, MessageUndecodable
 from shared.events import EVERY, PAUSES_TYPE, Cancellation, EventType, PausedQueues, PauseSnapshot
 from shared.kinds.registry import Lane
@@ -31,7 +32,8 @@ class ControlStream(Generic[Order]):
     """Reads one stream of orders from its start, and again after each loss; orders must be idempotent.
 
     It ends catching up with a barrier: a message of its own at the end of the stream. Once it has read that,
-    it has read all that came before.
+    it has read all that came before. Barriers have an exchange of their own, so that the login of a worker
+    need not reach any queue there is, and gives no orders.
     """
 
     def __init__(self, url: str, *, name: str, stream: str, message_type: str, order: type[Order]) -> None:
@@ -60,10 +62,11 @@ class ControlStream(Generic[Order]):
     async def catch_up(self, publisher: Publisher) -> None:
         """Publish the barrier, and return once it was read: every order from before now is known."""
         body = self._order(marker=self._barrier_id).encode()
-        barrier = Outgoing(DEFAULT, self._stream, body, self._message_type)
+        # A ledger of the version before has not declared the exchange, and a login of before may not use it.
+        exchanges = cycle((MARKS, DEFAULT))
         while not self.is_caught_up:
             try:
-                await publisher.publish(barrier)
+                await publisher.publish(Outgoing(next(exchanges), self._stream, body, self._message_type))
                 # A long stream takes its time; one that was made anew has lost the barrier. Any copy will do.
                 async with asyncio.timeout(_BARRIER_SECONDS):
                     await self._barrier_read.wait()
@@ -73,8 +76,8 @@ class ControlStream(Generic[Order]):
                 logger.debug("barrier_failed", extra={"stream": self._stream, "error": str(error)})
                 await asyncio.sleep(_BARRIER_AGAIN_SECONDS)
 
-    def take(self, body: bytes) -> None:
-        """Take a message of the stream."""
+    def take(self, body: bytes, exchange: str = DEFAULT) -> None:
+        """Take a message of the stream, which came through an exchange."""
         try:
             order = self._order.decode(body)
         except MessageUndecodable as error:
@@ -83,7 +86,8 @@ class ControlStream(Generic[Order]):
             return
         if order.marker == self._barrier_id:
             self._barrier_read.set()
-        self._obey(order)
+        if exchange != MARKS:
+            self._obey(order)
 
     def _obey(self, order: Order) -> None:
         raise NotImplementedError

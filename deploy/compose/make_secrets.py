@@ -4,7 +4,8 @@
 
 Each file lies in a folder of its own, a volume each, so that a container can be given one secret and not the
 others. Every process has a login of its own at the broker and the database, with what it needs and no more.
-What is there stays; what a stack of an older version lacks is added.
+Passwords that are there stay; what a stack of an older version lacks is added, and what the logins may do is
+written anew.
 """
 
 import base64
@@ -12,53 +13,78 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from shared.broker.topology import DELAY, JOBS
 
 PASSWORD_BYTES = 24
 CONSOLE_USER = "retriever"
 LEDGER_USER = "retriever-ledger"
 WORKER_USER = "retriever-worker"
 EXECUTOR_USER = "retriever-executor"
+PUBLISHER_USER = "retriever-publisher"
 MIGRATE_ROLE = "retriever_migrate"
 API_ROLE = "retriever_api"
 LEDGER_ROLE = "retriever_ledger"
 
 # Every name of our topology (shared/broker/topology.py).
 _OURS = r"^(jobs|results|outcomes|control)(\..+)?$"
-# A worker publishes reports, delayed copies and dead letters, and marks the end of a control stream over the
-# default exchange; it consumes the queues of its kinds, and declares nothing. It looks whether every queue is
-# there, which takes a right to it since RabbitMQ 4.3: to write, which without a right to read an exchange
-# binds nothing.
+# A worker publishes reports, delayed copies and dead letters, and marks the end of a control stream; it
+# consumes the queues of its kinds, and declares nothing. It looks whether every queue is there, which takes a
+# right to it since RabbitMQ 4.3: to write, which without a right to read an exchange binds nothing.
 _QUEUES = (
     r"jobs\.parked|jobs\.delay\.\d+s|jobs\.[a-z_]+\.(interactive|bulk|bundles)|control\.(cancelled|paused)"
 )
-_WORKER_WRITES = rf"^(results(\.(large|recorder))?|jobs\.(delay|dead)|amq\.default|{_QUEUES})$"
+_WORKER_WRITES = rf"^(results(\.(large|recorder))?|jobs\.(delay|dead)|control\.marks|{_QUEUES})$"
 _QUEUES_OF_KINDS = r"^(jobs\.({kinds})\.(interactive|bulk|bundles)|control\.(cancelled|paused))$"
+# What is delayed comes back as a job to run, so a worker delays jobs of its own kinds alone.
+_DELAYS_OF_KINDS = r"^({kinds})\.(interactive|bulk)\.\d+s$"
 _NOTHING = "^$"
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerUser:
-    """A login of the broker, and what it may do (https://www.rabbitmq.com/docs/access-control)."""
+    """A login of the broker, and what it may do (https://www.rabbitmq.com/docs/access-control).
+
+    Attributes:
+        keys: By the name of an exchange, the routing keys that it may publish there.
+    """
 
     name: str
     configure: str = _NOTHING
     write: str = _NOTHING
     read: str = _NOTHING
+    keys: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 
 
+def _worker(name: str, kinds: str) -> BrokerUser:
+    return BrokerUser(
+        name,
+        write=_WORKER_WRITES,
+        read=_QUEUES_OF_KINDS.replace("{kinds}", kinds),
+        keys={DELAY: _DELAYS_OF_KINDS.replace("{kinds}", kinds)},
+    )
+
+
 BROKER_USERS = (
-    BrokerUser(CONSOLE_USER, ".*", ".*", ".*", ("administrator",)),
+    BrokerUser(CONSOLE_USER, ".*", ".*", ".*", tags=("administrator",)),
     # It asks the management API for the depths of its own queues.
-    BrokerUser(LEDGER_USER, _OURS, rf"{_OURS[:-1]}|^amq\.default$", _OURS, ("management",)),
-    BrokerUser(
-        WORKER_USER, write=_WORKER_WRITES, read=_QUEUES_OF_KINDS.replace("{kinds}", "check|fetch|webhook")
-    ),
-    BrokerUser(EXECUTOR_USER, write=_WORKER_WRITES, read=_QUEUES_OF_KINDS.replace("{kinds}", "command")),
+    BrokerUser(LEDGER_USER, _OURS, rf"{_OURS}|^amq\.default$", _OURS, tags=("management",)),
+    _worker(WORKER_USER, "check|fetch|webhook"),
+    _worker(EXECUTOR_USER, "command"),
+    # A third party. Its jobs are neither programs nor signed requests, and the recorder hears of each.
+    BrokerUser(PUBLISHER_USER, write=rf"^{JOBS}$", keys={JOBS: r"^(check|fetch)\.(interactive|bulk)$"}),
 )
+_URLS = {
+    LEDGER_USER: "amqp-ledger/url",
+    WORKER_USER: "amqp-worker/url",
+    EXECUTOR_USER: "amqp-executor/url",
+    PUBLISHER_USER: "amqp-publisher/url",
+}
 
 
 def make_secrets(folder: Path, random: Callable[[int], str] = secrets.token_hex) -> None:
@@ -79,16 +105,15 @@ def make_secrets(folder: Path, random: Callable[[int], str] = secrets.token_hex)
 
 
 def _make_broker(folder: Path, random: Callable[[int], str]) -> None:
-    definitions = folder / "broker/definitions.json"
-    if not definitions.exists():
-        passwords = {user.name: random(PASSWORD_BYTES) for user in BROKER_USERS}
-        for name, user in (("ledger", LEDGER_USER), ("worker", WORKER_USER), ("executor", EXECUTOR_USER)):
-            _write(folder / f"amqp-{name}/url", f"amqp://{user}:{passwords[user]}@rabbitmq:5672/")
-        _write(folder / "management/url", f"http://{LEDGER_USER}:{passwords[LEDGER_USER]}@rabbitmq:15672")
-        _write(folder / "console/password", passwords[CONSOLE_USER])
-        _write(folder / "broker/rabbitmq.conf", _BROKER_SETTINGS)
-        # The last one written says that all are there.
-        _write(definitions, json.dumps(broker_definitions(passwords), indent=2))
+    passwords = {}
+    for user, path in _URLS.items():
+        _write_once(folder / path, lambda: f"amqp://{user}:{random(PASSWORD_BYTES)}@rabbitmq:5672/")  # noqa: B023
+        passwords[user] = urlsplit((folder / path).read_text()).password or ""
+    _write_once(folder / "console/password", lambda: random(PASSWORD_BYTES))
+    passwords[CONSOLE_USER] = (folder / "console/password").read_text().strip()
+    _renew(folder / "management/url", f"http://{LEDGER_USER}:{passwords[LEDGER_USER]}@rabbitmq:15672")
+    _renew(folder / "broker/rabbitmq.conf", _BROKER_SETTINGS)
+    _renew(folder / "broker/definitions.json", json.dumps(broker_definitions(passwords), indent=2))
 
 
 _BROKER_SETTINGS = """\
@@ -121,13 +146,27 @@ def broker_definitions(passwords: dict[str, str]) -> dict[str, object]:
             }
             for each in BROKER_USERS
         ],
+        "topic_permissions": [
+            {"user": each.name, "vhost": "/", "exchange": exchange, "write": keys, "read": _NOTHING}
+            for each in BROKER_USERS
+            for exchange, keys in each.keys.items()
+        ],
     }
 
 
 def password_hash(password: str) -> str:
-    """Return a salted SHA-256 (https://www.rabbitmq.com/docs/passwords#computing-password-hash)."""
-    salt = secrets.token_bytes(4)
+    """Return a salted SHA-256 (https://www.rabbitmq.com/docs/passwords#computing-password-hash).
+
+    The salt is made of the password, so that the same passwords give the same file. It is for passwords that
+    nobody else can have: random ones.
+    """
+    salt = hashlib.sha256(f"salt of {password}".encode()).digest()[:4]
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def _renew(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != f"{text}\n":
+        _write(path, text)
 
 
 def _write_once(path: Path, make: Callable[[], str]) -> None:

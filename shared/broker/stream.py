@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 
 class StreamReader:
-    """Hands every message of a stream to `take`, in order, and all of them again after each loss.
+    """Hands every message of a stream to `take`, with the name of the exchange that it came through.
+
+    They come in order, and all of them again after each loss.
 
     No offset outlives a connection: a new broker has a new stream, and the reader would skip its first
     messages. Within a connection a quiet reader subscribes anew at the last message that it has read, which
@@ -42,7 +44,7 @@ class StreamReader:
         *,
         name: str,
         stream: str,
-        take: Callable[[bytes], None],
+        take: Callable[[bytes, str], None],
         renew_seconds: float = _RENEW_SECONDS,
     ) -> None:
         """Make a reader that is not connected yet; `take` must not block or raise, and is idempotent."""
@@ -112,9 +114,9 @@ class StreamReader:
             return False
         return not subscription.lost.is_set()
 
-    def _take_read(self, body: bytes) -> None:
+    def _take_read(self, body: bytes, exchange: str) -> None:
         self._heard_at = time.monotonic()
-        self._take(body)
+        self._take(body, exchange)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class _Subscription:
     """One consumer of the stream; one that expects a message hands on nothing before that has come again."""
 
     channel: AbstractChannel
-    take: Callable[[bytes], None]
+    take: Callable[[bytes, str], None]
     expected: _Read | None
     last: _Read | None
     lost: asyncio.Event = field(default_factory=asyncio.Event)
@@ -156,5 +158,5 @@ class _Subscription:
             self.is_another = read != self.expected
         elif not self.is_another:
             self.last = read
-            self.take(message.body)
+            self.take(message.body, message.exchange or "")
         await message.ack()

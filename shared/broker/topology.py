@@ -26,6 +26,8 @@ LARGE_RESULTS = "results.large"
 LARGE_REPORT_BYTES = 262_144
 """Larger reports go to `LARGE_RESULTS`, of which a recorder has only few in hand at once."""
 OUTCOMES = "outcomes"
+# Leads to the streams below. Workers may publish here, and reading workers take no order that came this way.
+MARKS = "control.marks"
 
 PARKED_QUEUE = "jobs.parked"
 RECORDER_QUEUE = "results.recorder"
@@ -108,8 +110,6 @@ def is_bundle_key(key: str) -> bool:
     return key.endswith(bundle_key(""))
 
 
-def is_work_queue(name: str) -> bool:
-    """Return whether it is the name of a queue that workers of any kind consume."""
 def may_carry(key: str, kind: str) -> bool:
     """Return whether a job of a kind may come with a routing key: a key that names a kind names the job's.
 
@@ -120,6 +120,8 @@ def may_carry(key: str, kind: str) -> bool:
     return named == kind or named not in KINDS or kind not in KINDS
 
 
+def is_work_queue(name: str) -> bool:
+    """Return whether it is the name of a queue that workers of any kind consume."""
     match name.split("."):
         case ["jobs", _, last]:
             return last in _WORK_QUEUE_ENDS
@@ -158,6 +160,7 @@ def exchanges() -> tuple[ExchangeSpec, ...]:
         ExchangeSpec(RESULTS),
         ExchangeSpec(LARGE_RESULTS),
         ExchangeSpec(OUTCOMES),
+        ExchangeSpec(MARKS, ExchangeType.DIRECT),
     )
 
 
@@ -247,7 +250,10 @@ def _dead_lettering_to_parking() -> dict[str, str | int]:
 def _stream_spec(name: str) -> QueueSpec:
     # Old messages go by whole segments, so these are small: some 5,000 cancellations each.
     return QueueSpec(
-        name, (), {"x-max-age": "7D", "x-stream-max-segment-size-bytes": 1_000_000}, type="stream"
+        name,
+        ((MARKS, name),),
+        {"x-max-age": "7D", "x-stream-max-segment-size-bytes": 1_000_000},
+        type="stream",
     )
 
 

@@ -33,7 +33,9 @@ async def test_a_stream_is_read_from_its_start_again_after_a_lost_connection(
     vhost_url: str, management: Management, vhost: str
 ) -> None:
     bodies: asyncio.Queue[bytes] = asyncio.Queue()
-    reader = StreamReader(vhost_url, name=NAME, stream=CANCELLED_STREAM, take=bodies.put_nowait)
+    reader = StreamReader(
+        vhost_url, name=NAME, stream=CANCELLED_STREAM, take=lambda body, _: bodies.put_nowait(body)
+    )
     async with running_publisher(vhost_url) as publisher:
         await publisher.publish(message("1"))
         async with running(reader.run()):
@@ -46,7 +48,9 @@ async def test_a_stream_is_read_from_its_start_again_after_a_lost_connection(
 
 async def test_the_first_message_of_a_stream_that_was_made_anew_is_not_skipped(vhost_url: str) -> None:
     bodies: asyncio.Queue[bytes] = asyncio.Queue()
-    reader = StreamReader(vhost_url, name=NAME, stream=CANCELLED_STREAM, take=bodies.put_nowait)
+    reader = StreamReader(
+        vhost_url, name=NAME, stream=CANCELLED_STREAM, take=lambda body, _: bodies.put_nowait(body)
+    )
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
         for text in ("1", "2", "3"):
             await publisher.publish(message(text))
@@ -87,7 +91,11 @@ async def test_what_is_published_after_a_channel_ended_in_silence_is_heard(
 async def test_a_quiet_reader_proves_that_it_hears_and_reads_nothing_again(vhost_url: str) -> None:
     bodies: asyncio.Queue[bytes] = asyncio.Queue()
     reader = StreamReader(
-        vhost_url, name=NAME, stream=CANCELLED_STREAM, take=bodies.put_nowait, renew_seconds=0.2
+        vhost_url,
+        name=NAME,
+        stream=CANCELLED_STREAM,
+        take=lambda body, _: bodies.put_nowait(body),
+        renew_seconds=0.2,
     )
     assert not reader.is_well
     async with running_publisher(vhost_url) as publisher:

@@ -22,7 +22,7 @@ async def test_pauses_are_told_at_once_on_each_connection_and_now_and_then(
         vhost_url,
         name="test",
         stream=PAUSED_STREAM,
-        take=lambda body: told.append(PauseSnapshot.decode(body)),
+        take=lambda body, _: told.append(PauseSnapshot.decode(body)),
     )
 
     async def told_so_often(times: int) -> None:

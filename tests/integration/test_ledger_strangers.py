@@ -2,23 +2,29 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from itertools import product
 from typing import Any
 
+import aio_pika
 import pytest
 import sqlalchemy as sa
 
 from consumer.settlement import report_message
+from deploy.compose.make_secrets import PUBLISHER_USER
 from producer.store import parking, submissions
 from producer.store.database import Database
 from producer.store.schema import jobs
 from shared.broker.outgoing import Outgoing
-from shared.broker.topology import DEAD, LARGE_RESULTS, PARKED_QUEUE, RESULTS
+from shared.broker.topology import DEAD, JOBS, LARGE_RESULTS, PARKED_QUEUE, RESULTS
+from shared.identity import new_id
 from shared.messages import JOB_TYPE, RAW_TYPE, REPORT_TYPE, JobMessage
 from shared.outcomes import Cancelled, Failed, Outcome, Succeeded
 from shared.states import JobState
-from tests.support.amqp import get_message, message_count
+from tests.support.amqp import get_message, message_count, open_channel
 from tests.support.factories import TOKENS, make_job, make_report
+from tests.support.logins import broker_logins
+from tests.support.management import Management
 from tests.support.recording_ledger import STARTED_AT, Ledger, make_message, open_ledger, settled
 
 FORGED = Succeeded({"verdict": "forged"})
@@ -75,17 +81,67 @@ async def test_a_finished_result_is_not_replaced_by_a_report_of_a_later_run(ledg
     assert ledger.job(job.id) == done
 
 
-async def test_a_scheduled_job_is_ended_by_nobody(ledger: Ledger) -> None:
-    scheduled = make_job(due_at=STARTED_AT)
-    ledger.store.write(submissions.insert_jobs, [scheduled])
-    forged = JobMessage(id=scheduled.id, kind="check", args={})
+async def test_a_job_that_was_never_sent_out_is_moved_by_no_report(ledger: Ledger) -> None:
+    scheduled, accepted = make_job(due_at=STARTED_AT), make_job()
+    ledger.store.write(submissions.insert_jobs, [scheduled, accepted])
+    before = [ledger.job(job.id) for job in (scheduled, accepted)]
 
-    await ledger.settle(forged, FORGED)
-    await ledger.publisher.publish(lone(DEAD, b"?", RAW_TYPE)._replace(job_id=str(scheduled.id)))
+    for job in (scheduled, accepted):
+        for token in (None, "0" * 32, TOKENS.of(job.id, 2)):
+            forged = JobMessage(id=job.id, kind="check", args={}, token=token)
+            for outcome in (FORGED, FAILED, GONE, Cancelled()):
+                await ledger.settle(forged, outcome)
+        await ledger.publisher.publish(lone(DEAD, b"?", RAW_TYPE)._replace(job_id=str(job.id)))
     async with ledger.recording():
+        await ledger.have_put_aside(2 * 3 * 4, reason="token")
         await ledger.all_recorded()
 
-    assert ledger.job(scheduled.id).state is JobState.SCHEDULED
+    assert [ledger.job(job.id) for job in (scheduled, accepted)] == before
+    assert [job.state for job in before] == [JobState.SCHEDULED, JobState.ACCEPTED]
+
+
+async def test_what_a_publisher_says_of_others_jobs_changes_none_of_them(
+    ledger: Ledger, management: Management, vhost: str, vhost_url: str
+) -> None:
+    victims = [ledger.submit() for _ in range(6)]
+    past = STARTED_AT - timedelta(days=9)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"run": 2, "attempt": 1_000},
+        {"expires_at": past},
+        {"args": {"url": "https://forged.example/"}},
+        {"batch_id": new_id(), "ref": "forged"},
+        # As if a worker had parked it.
+        {"report": make_report(victims[5].id, JobState.PARKED)},
+    ]
+    before = [ledger.job(job.id) for job in victims]
+
+    with broker_logins(management, vhost, vhost_url) as logins:
+        async with open_channel(logins[PUBLISHER_USER]) as channel:
+            for job, change in zip(victims, changes, strict=True):
+                message = aio_pika.Message(of_a_stranger(job, **change).encode(), type=JOB_TYPE)
+                await aio_pika.Exchange(channel, JOBS).publish(message, "check.bulk", mandatory=True)
+        async with ledger.recording():
+            await ledger.all_recorded()
+            after = [ledger.job(job.id) for job in victims]
+            for job in victims:
+                await ledger.settle(job, Succeeded({"verdict": "ok"}))
+            done = [await ledger.job_in(job.id, JobState.SUCCEEDED) for job in victims]
+
+    assert after == before
+    assert [(job.run, len(job.attempts)) for job in done] == [(1, 1)] * 6
+    assert ledger.stored() == 6 + 1
+
+
+async def test_a_publisher_of_checks_begins_nothing_else(ledger: Ledger) -> None:
+    forged = make_message().model_copy(update={"kind": "command", "args": {"argv": ["true"]}})
+
+    async with ledger.recording():
+        await ledger.publish(forged.encode(), "check.bulk")
+        await ledger.all_recorded()
+
+    # The one by which all is known to be recorded.
+    assert ledger.stored() == 1
 
 
 async def test_a_running_report_a_broken_copy_and_garbage_touch_no_job(ledger: Ledger) -> None:

@@ -75,6 +75,16 @@ class Management:
         """Say what a user may do in a virtual host: patterns for configure, write and read."""
         self._call("PUT", f"/permissions/{quote(vhost, safe='')}/{quote(user, safe='')}", rights)
 
+    def permit_keys(self, vhost: str, user: str, exchange: str, keys: str) -> None:
+        """Say which routing keys a user may publish to a topic exchange of a virtual host, as a pattern."""
+        rights = {"exchange": exchange, "write": keys, "read": "^$"}
+        self._call("PUT", f"/topic-permissions/{quote(vhost, safe='')}/{quote(user, safe='')}", rights)
+
+    def rights(self) -> dict[str, list[dict[str, Any]]]:
+        """Return all users, permissions and topic permissions, by what they are called in definitions."""
+        names = ("users", "permissions", "topic_permissions")
+        return {name: list(self._call("GET", f"/{name.replace('_', '-')}").json()) for name in names}
+
     def delete_user(self, name: str) -> None:
         """Delete a user."""
         self._call("DELETE", f"/users/{name}")

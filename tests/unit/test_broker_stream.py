@@ -12,6 +12,8 @@ from shared.broker.stream import StreamReader, _Read, _Subscription
 class FakeMessage:
     """A message of a stream."""
 
+    exchange = "an.exchange"
+
     def __init__(self, offset: int, body: bytes) -> None:
         self.headers = {"x-stream-offset": offset}
         self.body = body
@@ -23,8 +25,12 @@ class FakeMessage:
 
 def subscribed(expected: _Read | None) -> tuple[_Subscription, list[bytes]]:
     taken: list[bytes] = []
-    channel = cast("AbstractChannel", None)
-    return _Subscription(channel, taken.append, expected=expected, last=expected), taken
+
+    def take(body: bytes, exchange: str) -> None:
+        assert exchange == FakeMessage.exchange
+        taken.append(body)
+
+    return _Subscription(cast("AbstractChannel", None), take, expected=expected, last=expected), taken
 
 
 async def receive(subscription: _Subscription, *messages: FakeMessage) -> None:
@@ -64,7 +70,7 @@ async def test_the_first_subscription_takes_everything() -> None:
 
 
 def test_a_reader_that_proved_nothing_for_two_renewals_is_not_well() -> None:
-    reader: Any = StreamReader("amqp://nowhere/", name="test", stream="s", take=lambda _: None)
+    reader: Any = StreamReader("amqp://nowhere/", name="test", stream="s", take=lambda *_: None)
     assert not reader.is_well
     reader._heard_at = time.monotonic() - 59
     assert reader.is_well
