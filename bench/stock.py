@@ -111,7 +111,7 @@ class _Making:
     def batch(self, size: int, kind: str | None) -> Submitted:
         at, kind = self._moment(), kind or self._random.choice(("check", "fetch"))
         labels = {"team": self._random.choice(TEAMS)}
-        batch = NewBatch(id=self._id(at), kind=kind, created_at=at, labels=labels)
+        batch = NewBatch(id=self._id(at), kind=kind, created_at=at, labels=labels, project="default")
         jobs = [self._job(kind, at, labels, batch_id=batch.id, lane=Lane.BULK) for _ in range(size)]
         return Submitted(batch, sorted(jobs, key=lambda job: job.id))
 
@@ -151,7 +151,8 @@ class _Making:
             labels=labels,
             batch_id=batch_id,
             due_at=due_at,
-            unique_key=None if batch_id else unique_key(kind, args),
+            unique_key=None if batch_id else unique_key(kind, args, project="default"),
+            project="default",
         )
 
     def _moment(self) -> datetime:

@@ -28,7 +28,7 @@ from shared.broker.bundle import Bundle, Part, count_bodies
 from shared.broker.delivery import Delivery
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
-from shared.broker.topology import DEAD, RESULTS, is_bundle_key, may_carry
+from shared.broker.topology import DEAD, RESULTS, RETURN, is_bundle_key, may_carry
 from shared.clock import utc_now
 from shared.errors import DeliveryLost, MessageTooLarge, MessageUndecodable
 from shared.log_lines import printable
@@ -120,7 +120,7 @@ class DeliveryHandler:
 
     async def _handle(self, delivery: Delivery | Part, task: asyncio.Task[None]) -> None:
         try:
-            job = JobMessage.decode(delivery.body)
+            job = _attributed(JobMessage.decode(delivery.body), delivery)
             if not may_carry(delivery.routing_key, job.kind):
                 raise MessageUndecodable(f"kind: {job.kind} came with the routing key {delivery.routing_key}")
         except MessageUndecodable as error:
@@ -202,7 +202,9 @@ class DeliveryHandler:
 
     async def _settle(self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt) -> None:
         decision = decide(job, attempt, random=random.random)
-        message = settlement_message(job, attempt, decision, worker=self._worker, message=delivery.body)
+        # A stranger's job is written anew: what it says itself of its publisher is not passed on.
+        came = delivery.body if job.token is not None else None
+        message = settlement_message(job, attempt, decision, worker=self._worker, message=came)
         publisher = self._reports if message.exchange == RESULTS else self._publisher
         try:
             await publish_until_confirmed(message, publisher)
@@ -349,6 +351,14 @@ class AttemptDedupe:
         self._settled[key] = None
         if len(self._settled) > _SETTLED_KEPT:
             self._settled.popitem(last=False)
+
+
+def _attributed(job: JobMessage, delivery: Delivery | Part) -> JobMessage:
+    """Return a job; one of a third party with the user who published it, as long as the broker says that."""
+    # What comes back from a delay was written by a worker.
+    if job.token is not None or delivery.exchange == RETURN or job.publisher == delivery.user_id:
+        return job
+    return job.model_copy(update={"publisher": delivery.user_id})
 
 
 def attempt_key(job: JobMessage) -> AttemptKey:

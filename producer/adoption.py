@@ -1,11 +1,13 @@
 """From a job that came over the broker to one that can be stored as if it had been submitted. Pure."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from producer.callers import DEFAULT_PROJECT
 from producer.records import AdoptedJob, NewJob
+from producer.run_tokens import RunTokens
 from producer.submission import unique_key, valid_args
 from shared.errors import JobInvalid
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Kind
@@ -15,8 +17,27 @@ from shared.retry import MAX_ATTEMPTS
 MAX_ADOPTED_RUN = 10_000
 
 
+def project_of(job: Job, *, tokens: RunTokens, publishers: Mapping[str, str]) -> str:
+    """Return whose a job is that the store does not know.
+
+    One that has the token of our relay says it itself. That of a third party goes where its publisher is
+    mapped to; nobody can be sure of one with a token that is not ours.
+
+    Args:
+        publishers: The projects of users of the broker.
+    """
+    if job.token is None:
+        return publishers.get(job.publisher or "", DEFAULT_PROJECT)
+    is_ours = tokens.is_token_of(job.token, job.id, job.run)
+    return job.project or DEFAULT_PROJECT if is_ours else DEFAULT_PROJECT
+
+
 def adopt_jobs(
-    jobs: Iterable[Job], *, now: datetime, kinds: Collection[str] = BROKERED_KINDS
+    jobs: Iterable[Job],
+    *,
+    whose: Callable[[Job], str],
+    now: datetime,
+    kinds: Collection[str] = BROKERED_KINDS,
 ) -> list[AdoptedJob]:
     """Return the jobs as they are stored, each id once, without those that may not be stored.
 
@@ -24,6 +45,7 @@ def adopt_jobs(
     reports to say.
 
     Args:
+        whose: Returns the project of a job.
         now: When they are taken to be created; a message does not say it.
         kinds: Those of other kinds are left out. No message makes a task: agents would pick what the store
             never had.
@@ -33,7 +55,11 @@ def adopt_jobs(
         known = earliest.setdefault(job.id, job)
         if (job.run, job.attempt) < (known.run, known.attempt):
             earliest[job.id] = job
-    return [_adopted(KINDS[job.kind], job, now) for job in earliest.values() if is_adoptable(job, kinds)]
+    return [
+        _adopted(KINDS[job.kind], job, whose(job), now)
+        for job in earliest.values()
+        if is_adoptable(job, kinds)
+    ]
 
 
 def is_adoptable(job: Job, kinds: Collection[str] = BROKERED_KINDS) -> bool:
@@ -45,7 +71,7 @@ def is_adoptable(job: Job, kinds: Collection[str] = BROKERED_KINDS) -> bool:
     return job.kind in kinds and job.run <= MAX_ADOPTED_RUN and job.attempt <= MAX_ATTEMPTS
 
 
-def _adopted(kind: Kind, job: Job, now: datetime) -> AdoptedJob:
+def _adopted(kind: Kind, job: Job, project: str, now: datetime) -> AdoptedJob:
     # Its batch's counts were settled when the batch was handed in, so it joins none.
     new = NewJob(
         id=job.id,
@@ -57,6 +83,7 @@ def _adopted(kind: Kind, job: Job, now: datetime) -> AdoptedJob:
         created_at=now,
         deadline_at=job.expires_at,
         ref=job.ref,
+        project=project,
     )
     try:
         args = valid_args(kind, job.args)
@@ -68,6 +95,6 @@ def _adopted(kind: Kind, job: Job, now: datetime) -> AdoptedJob:
         args=args.document,
         host=args.host,
         given_url=args.given_url,
-        unique_key=unique_key(job.kind, args.document),
+        unique_key=unique_key(job.kind, args.document, project=project),
     )
     return AdoptedJob(valid, run=job.run, attempt=job.attempt - 1)

@@ -4,6 +4,7 @@ import json
 from datetime import datetime
 from typing import Any
 
+from producer.callers import DEFAULT_PROJECT
 from producer.records import CallbackEvent, NewJob
 from shared.events import BatchCompleted, JobEnded
 from shared.identity import new_id
@@ -24,15 +25,16 @@ _DISPENSABLE = ("result", "explanation", "reason")
 def job_callback(ended: JobEnded, url: str, *, now: datetime) -> NewJob:
     """Return the webhook job that reports a job's end, with the document that `outcomes` gets."""
     data = callback_data(ended)
-    return _webhook(url, f"job.{ended.state}", data["finished_at"], data, of=f"job/{ended.job_id}", now=now)
+    of, project = f"job/{ended.job_id}", ended.project
+    return _webhook(url, f"job.{ended.state}", data["finished_at"], data, of=of, project=project, now=now)
 
 
 def batch_callback(completed: BatchCompleted, url: str, *, now: datetime) -> NewJob:
     """Return the webhook job that reports a batch's completion, with the document that `outcomes` gets."""
     data = callback_data(completed)
-    return _webhook(
-        url, CallbackEvent.BATCH_COMPLETED, data["completed_at"], data, of=f"batch/{completed.id}", now=now
-    )
+    of, project = f"batch/{completed.id}", completed.project
+    at = data["completed_at"]
+    return _webhook(url, CallbackEvent.BATCH_COMPLETED, at, data, of=of, project=project, now=now)
 
 
 def callback_data(event: WireMessage) -> dict[str, Any]:
@@ -48,7 +50,14 @@ def callback_data(event: WireMessage) -> dict[str, Any]:
 
 
 def _webhook(
-    url: str, event_type: str, timestamp: str, data: dict[str, Any], *, of: str, now: datetime
+    url: str,
+    event_type: str,
+    timestamp: str,
+    data: dict[str, Any],
+    *,
+    of: str,
+    project: str | None,
+    now: datetime,
 ) -> NewJob:
     return NewJob(
         id=new_id(),
@@ -59,4 +68,5 @@ def _webhook(
         host=url_host(url),
         created_at=now,
         labels={CALLBACK_LABEL: of},
+        project=project or DEFAULT_PROJECT,
     )

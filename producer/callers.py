@@ -6,13 +6,14 @@ from enum import StrEnum
 from typing import Final
 
 from producer.parking import ANONYMOUS
+from shared import messages
 from shared.kinds.command import COMMAND
 from shared.kinds.task import TASK
 
 DEFAULT_PROJECT: Final = "default"
 """Where work belongs that nobody gave another project."""
 
-PROJECT_PATTERN: Final = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+PROJECT_PATTERN: Final = messages.PROJECT_PATTERN
 
 
 class Scope(StrEnum):
@@ -55,3 +56,22 @@ def runs_program(kind: str, arguments: Iterable[object]) -> bool:
 
 NOBODY: Final = Caller(ANONYMOUS, None, frozenset(Scope))
 """Whoever reaches a service that asks for no key yet."""
+
+
+def scoped(name: str, project: str) -> str:
+    """Return a name as it is kept where each project has names of its own.
+
+    Those of the default project are kept as they are, as all were before there were projects.
+    """
+    return name if project == DEFAULT_PROJECT else f"{name}@{project}"
+
+
+def unscoped(name: str) -> tuple[str, str]:
+    """Return the project and the name that `scoped` put together; the name has no `@`."""
+    own, _, project = name.partition("@")
+    return project or DEFAULT_PROJECT, own
+
+
+def wire_project(project: str) -> str | None:
+    """Return a project as messages say it: None for the default one."""
+    return None if project == DEFAULT_PROJECT else project

@@ -66,7 +66,7 @@ def page_of(job: JobRecord) -> Page | None:
 
 def pages_batch(job: JobRecord, page: Page, *, now: datetime) -> NewBatch:
     """Return the batch for the pages of a root, with the labels of the job that leads to them."""
-    return NewBatch(page.batch_id, job.kind, now, job.labels, job.schedule_id)
+    return NewBatch(page.batch_id, job.kind, now, job.labels, job.schedule_id, project=job.project)
 
 
 def following_jobs(job: JobRecord, page: Page, following: PagePlace, *, now: datetime) -> Iterator[NewJob]:
@@ -96,6 +96,7 @@ def following_jobs(job: JobRecord, page: Page, following: PagePlace, *, now: dat
             batch_id=page.batch_id,
             schedule_id=job.schedule_id,
             ref=job.ref,
+            project=job.project,
         )
 
 

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Self
@@ -145,7 +145,10 @@ class ParkedGroups:
 
 @dataclass(frozen=True, slots=True)
 class NewOperation:
-    """An operation that is about to be stored; `filter_document` is the filter as it was asked for."""
+    """An operation that is about to be stored; `filter_document` is the filter as it was asked for.
+
+    It is on the jobs of its project; None is an operator's, on those of all projects.
+    """
 
     id: UUID
     action: OperationAction
@@ -153,6 +156,7 @@ class NewOperation:
     rate_per_second: int
     by: str
     created_at: datetime
+    project: str | None = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,7 @@ class Operation:
     skipped: int
     created_at: datetime
     finished_at: datetime | None
+    project: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +204,4 @@ class AuditEntry:
     action: str
     target: str
     details: Mapping[str, Any]
+    project: str | None

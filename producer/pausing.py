@@ -75,7 +75,10 @@ class TaskQueueObservation:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What is known around a job at a moment; `is_known` is false when nobody asked the store."""
+    """What is known around a job at a moment; `is_known` is false when nobody asked the store.
+
+    Task queues are named as `producer.callers.scoped` does.
+    """
 
     now: datetime
     queues: Mapping[tuple[str, str], QueueObservation] = field(default_factory=dict)

@@ -56,6 +56,7 @@ class IdempotencyKey:
     fingerprint: bytes
     expires_at: datetime
     answer: KeptAnswer | None = None
+    project: str = field(kw_only=True)
 
 
 class CallbackEvent(StrEnum):
@@ -103,6 +104,7 @@ class NewJob:
     line: int | None = None
     given_url: str | None = None
     same_as: UUID | None = None
+    project: str = field(kw_only=True)
 
     @property
     def state(self) -> JobState:
@@ -181,6 +183,7 @@ class NewBatch:
     callback_events: Sequence[str] | None = None
     repeats: int = 0
     rejected: int = 0
+    project: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +286,7 @@ class JobRecord:
     queue: str | None = None
     leased_until: datetime | None = None
     attempts: Sequence[AttemptRecord] = ()
+    project: str = field(kw_only=True)
 
     @property
     def original(self) -> UUID | None:
@@ -320,6 +324,7 @@ class ClaimedJob:
     run: int
     batch_id: UUID | None
     deadline_at: datetime | None
+    project: str
     ref: str | None = None
     known: KnownCopy | None = None
 
@@ -470,6 +475,7 @@ class BatchRecord:
     last_ended_at: datetime | None = None
     latest_due_at: datetime | None = None
     repeats: int = 0
+    project: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -624,6 +630,7 @@ class NewSchedule:
     labels: Mapping[str, str]
     created_at: datetime
     next_run_at: datetime | None
+    project: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,10 +54,11 @@ def new_schedule(
     submission: ScheduleSubmission,
     *,
     schedule_id: UUID,
+    project: str,
     now: datetime,
     limits: ScheduleLimits = ScheduleLimits(),
 ) -> NewSchedule:
-    """Return the schedule that a submission asks for, ready to be stored; a trial run has been made.
+    """Return the schedule of a project that a submission asks for, to be stored; a trial run has been made.
 
     Raises:
         JobInvalid: the times or the template break a rule, or it would run too often; every field is named.
@@ -68,7 +69,12 @@ def new_schedule(
         raise _invalid("/labels", f"With those of the {part} there are {labels}; the most is {MAX_LABELS}")
     with located(f"/{part}"):
         trial = _make_run(
-            _strictly(template), submission.labels, schedule_id=schedule_id, run_at=now, now=now
+            _strictly(template),
+            submission.labels,
+            schedule_id=schedule_id,
+            project=project,
+            run_at=now,
+            now=now,
         )
     _check_period(timetable, len(trial.jobs), limits, now=now)
     return NewSchedule(
@@ -81,6 +87,7 @@ def new_schedule(
         labels=submission.labels,
         created_at=now,
         next_run_at=first_time(timetable, after=now),
+        project=project,
     )
 
 
@@ -99,6 +106,7 @@ def scheduled_run(schedule: ScheduleRecord, *, run_at: datetime, now: datetime) 
             model.model_validate(schedule.template[part]),
             schedule.labels,
             schedule_id=schedule.id,
+            project=schedule.project,
             run_at=run_at,
             now=now,
         )
@@ -139,10 +147,11 @@ def _make_run(
     labels: Mapping[str, str],
     *,
     schedule_id: UUID,
+    project: str,
     run_at: datetime,
     now: datetime,
 ) -> ScheduledRun:
-    own = JobTemplate.of(submission, now=now, schedule_id=schedule_id)
+    own = JobTemplate.of(submission, project=project, now=now, schedule_id=schedule_id)
     template = replace(own, labels={**labels, **own.labels})
     match submission:
         case JobSubmission(args=args, ref=ref):

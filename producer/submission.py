@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
+from producer.callers import DEFAULT_PROJECT
 from producer.records import LOOK_AFTER, CallbackEvent, NewBatch, NewJob
 from producer.submission_models import (
     MAX_AHEAD_SECONDS,
@@ -40,24 +41,26 @@ _MAX_NAMES = 1_000
 _UNKNOWN_FIELD = "extra_forbidden"
 
 
-def new_job(submission: JobSubmission | TaskSubmission, *, job_id: UUID, now: datetime) -> NewJob:
-    """Return the job that a submission asks for, ready to be stored.
+def new_job(
+    submission: JobSubmission | TaskSubmission, *, job_id: UUID, project: str, now: datetime
+) -> NewJob:
+    """Return the job of a project that a submission asks for, ready to be stored.
 
     Raises:
         JobInvalid: the kind is unknown or its arguments break a rule; every field is named.
     """
-    template = JobTemplate.of(submission, now=now)
+    template = JobTemplate.of(submission, project=project, now=now)
     args = template.validate(submission.args, at=submission.ARGS_AT)
     return replace(
         template.job(args, job_id=job_id),
-        unique_key=unique_key(submission.kind, args.document),
+        unique_key=unique_key(submission.kind, args.document, project=project),
         unique_for_seconds=submission.unique_for_seconds,
         ref=submission.ref,
     )
 
 
-def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
-    """Return 16 bytes that are the same for jobs that ask for the same.
+def unique_key(kind: str, args: Mapping[str, Any], *, project: str) -> bytes:
+    """Return 16 bytes that are the same for jobs of a project that ask for the same.
 
     The arguments are normalized already. The fragment of a URL does not count: it is never sent to a server
     (RFC 9110 section 4.2.5).
@@ -65,7 +68,8 @@ def unique_key(kind: str, args: Mapping[str, Any]) -> bytes:
     asked = dict(args)
     if isinstance(url := asked.get("url"), str):
         asked["url"] = url.partition("#")[0]
-    text = exact_json.dumps([kind, asked], sort_keys=True)
+    said = [kind, asked] if project == DEFAULT_PROJECT else [kind, asked, project]
+    text = exact_json.dumps(said, sort_keys=True)
     return hashlib.sha256(text).digest()[:16]
 
 
@@ -107,6 +111,7 @@ class JobTemplate:
     retry: RetryPolicy
     labels: Mapping[str, str]
     created_at: datetime
+    project: str
     timing: Timing = NOW
     schedule_id: UUID | None = None
     callback_url: str | None = None
@@ -117,10 +122,11 @@ class JobTemplate:
         cls,
         submission: JobSubmission | TaskSubmission | BatchSubmission | StreamedBatchSubmission,
         *,
+        project: str,
         now: datetime,
         schedule_id: UUID | None = None,
     ) -> Self:
-        """Return the template of a submission.
+        """Return the template of a submission to a project.
 
         Raises:
             JobInvalid: the kind is unknown or has no callback, or the times contradict each other.
@@ -140,6 +146,7 @@ class JobTemplate:
             retry,
             submission.labels,
             now,
+            project,
             timing,
             schedule_id,
             callback_url,
@@ -195,6 +202,7 @@ class JobTemplate:
             line=args.line,
             given_url=args.given_url,
             same_as=same_as,
+            project=self.project,
         )
 
     def batch(self, *, batch_id: UUID, repeats: int = 0, rejected: int = 0) -> NewBatch:
@@ -209,6 +217,7 @@ class JobTemplate:
             callback_events=self.callback_events,
             repeats=repeats,
             rejected=rejected,
+            project=self.project,
         )
 
 

@@ -5,10 +5,10 @@ counts any more, because whoever picks the task next gets another token.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hmac import compare_digest
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from producer.records import JobRecord, Transition
@@ -27,13 +27,14 @@ _CANCELLED = "cancelled"
 
 @dataclass(frozen=True, slots=True)
 class PickRequest:
-    """An agent asks for up to `limit` tasks of a queue, each for `lease_seconds`."""
+    """An agent asks for up to `limit` tasks of a queue of its project, each for `lease_seconds`."""
 
     queue: str
     agent: str
     limit: int = 1
     lease_seconds: float = 60.0
     order: PickOrder = PickOrder.OLDEST
+    project: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,19 @@ class LeaseEnd:
     queue: str
 
 
+class TaskQueue(NamedTuple):
+    """A task queue: each project has its own of a name."""
+
+    project: str
+    queue: str
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLength:
-    """How many tasks of a queue wait, wait for another attempt, and are held; when the oldest was created."""
+    """How many tasks of a queue wait, wait for another attempt, and are held; when the oldest was created.
+
+    In all projects together.
+    """
 
     queue: str
     ready: int = 0
@@ -77,11 +88,12 @@ TaskEnd = Succeeded | Failed | Cancelled
 
 @dataclass(frozen=True, slots=True)
 class FinishRequest:
-    """An agent ends the task that it holds with a token, as it says."""
+    """An agent ends the task that it holds with a token, as it says; `project` says which tasks it sees."""
 
     job_id: UUID
     token: str
     end: TaskEnd
+    project: str | None = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,10 @@ How all else travels is in docs/messages.md.
 _HOW_TO_PUBLISH: Final = """\
 Publish to `jobs` with the routing key `<kind>.<lane>`, persistent and mandatory, and wait for the confirm: a
 message that comes back found no queue. Use the AMQP properties `type` = `job`, `correlation_id` = the job's
-id and `content_type` = `application/json`; no header is read. The id is a UUID of your own making (version 7,
-please) that no other job has. A message that cannot be read is parked with its reason. The HTTP API validates
-first and answers; prefer it.
+id and `content_type` = `application/json`; no header is read. With the property `user_id`, your own
+login, the job belongs to the project that its operator maps you to. The id is a UUID of your own making
+(version 7, please) that no other job has. A message that cannot be read is parked with its reason. The HTTP
+API validates first and answers; prefer it.
 """
 _HOW_TO_HEAR_OF_JOBS: Final = """\
 Bind a queue of your own to `outcomes`: `check.succeeded`, `check.*`, `*.parked`, `#`. Told once the end is
@@ -219,7 +220,7 @@ def _published_job(schema: Mapping[str, Any]) -> Json:
     published = copy.deepcopy(dict(schema))
     published["description"] = "One job. Leave out what has its default."
     # They are ours.
-    for name in ("report", "token"):
+    for name in ("report", "token", "project", "publisher"):
         del published["properties"][name]
     published["allOf"] = [
         {

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shared.messages import KindName, Ref, Run, WireMessage
+from shared.messages import KindName, ProjectName, Ref, Run, WireMessage
 from shared.redaction import redact_text
 from shared.states import JobState
 from shared.times import WireTime
@@ -46,6 +46,8 @@ class JobEnded(WireMessage):
     result: dict[str, Any] | None = None
     batch_id: UUID | None = None
     ref: Ref | None = None
+    # None is the default project.
+    project: ProjectName | None = None
     finished_at: WireTime
 
 
@@ -57,6 +59,7 @@ class BatchCompleted(WireMessage):
     total: int
     counts: Mapping[JobState, int]
     labels: Mapping[str, str]
+    project: ProjectName | None = None
     created_at: WireTime
     completed_at: WireTime
 

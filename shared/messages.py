@@ -1,6 +1,6 @@
 """The bodies of our AMQP messages. Third parties read and write them: docs/messages.md."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 import orjson
@@ -48,6 +48,10 @@ MAX_EXPLANATION_LENGTH = 20_000
 _MOST_WAIT_SECONDS = 10 * 86_400
 # A part of routing keys, which may have 255 bytes, and of metric labels.
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
+PROJECT_PATTERN: Final = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+ProjectName = Annotated[str, Field(pattern=PROJECT_PATTERN)]
+# A user of the broker, as the AMQP property `user_id` has it: a short string.
+PublisherName = Annotated[str, Field(max_length=255)]
 # Opaque to all but the ledger; room for a longer one of a version to come.
 Token = Annotated[str, Field(max_length=200)]
 MAX_REF_LENGTH = 512
@@ -96,7 +100,8 @@ class Job(WireMessage):
     """One job, asking for its attempt number `attempt`. No attempt starts from `expires_at` on.
 
     A job of the ledger has a `token`, which all copies and the jobs in reports pass on: with it the recorder
-    believes what is said of this run.
+    believes what is said of this run, and whose `project` the job is. In a job of a third party its first
+    worker notes the `publisher`: the user whom the broker vouches for, who is mapped to a project.
     """
 
     id: UUID
@@ -110,6 +115,8 @@ class Job(WireMessage):
     expires_at: WireTime | None = None
     token: Token | None = None
     ref: Ref | None = None
+    project: ProjectName | None = None
+    publisher: PublisherName | None = None
 
 
 class Report(WireMessage):

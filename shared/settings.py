@@ -1,6 +1,7 @@
 """Settings, read once at start from `RETRIEVER_*` variables or the files that `RETRIEVER_*_FILE` name."""
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -15,6 +16,7 @@ from shared.errors import SettingsInvalid
 from shared.hosts import MAX_CONCURRENCY, NamedLimit, NetworkLimit, parse_limit
 from shared.kinds.command import VariableName
 from shared.kinds.task import DEFAULT_QUEUE, PickOrder, QueueName
+from shared.messages import ProjectName
 from shared.setting_values import (
     BAD_PORTS,
     AbsolutePath,
@@ -116,6 +118,7 @@ class Settings(BaseSettings):
     relay_poll_seconds: Annotated[float, Field(gt=0)] = 0.1
     relay_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
     bundle_jobs: Annotated[int, Field(ge=1, le=MAX_BUNDLE_JOBS)] = 10
+    publisher_projects: Annotated[Mapping[str, ProjectName], NoDecode] = {}
     run_tokens: RunTokenPolicy = RunTokenPolicy.REQUIRED
     relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
@@ -206,6 +209,19 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(parse_limit(entry) for entry in value.split(",") if entry.strip())
+
+    @field_validator("publisher_projects", mode="before")
+    @classmethod
+    def _parse_pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.replace(",", " ").split()]
+        if not all(user and project for user, _, project in pairs):
+            raise ValueError("must be pairs of a user and a project, such as crawler=web")
+        projects = {user: project for user, _, project in pairs}
+        if len(projects) < len(pairs):
+            raise ValueError("must name each user once")
+        return projects
 
     @field_validator(
         "agent_key",

@@ -15,8 +15,9 @@ WsgiBridge, Flask   pages for people, in threads
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -64,10 +65,12 @@ from producer.api.task_waiters import TaskWaiters
 from producer.api.tasks import TaskHandlers
 from producer.api.web_pages import WsgiBridge, add_pages
 from producer.api.writer import JobWriter
+from producer.callers import scoped, unscoped
 from producer.store import tasks
 from producer.store.database import Database, Store
 from producer.store.wakeup import open_task_wakeup
 from producer.store_probe import StoreProbe
+from producer.tasks import TaskQueue
 from shared.asyncapi import asyncapi_document
 from shared.clock import utc_now
 from shared.errors import RetrieverError
@@ -120,9 +123,7 @@ def build_server(
     # Agents that extend leases by the hundred must not keep everybody else from a thread.
     agents_store = Store(database, threads=_AGENT_THREADS)
     wakeup = open_task_wakeup(settings.database_url, _TASK_POLL_SECONDS)
-    waiters = TaskWaiters(
-        wakeup, lambda queues: agents_store.read(tasks.waiting_queues, queues, now=utc_now())
-    )
+    waiters = TaskWaiters(wakeup, partial(_find_ready, agents_store))
     connections = Connections(_connection_limits(settings), Refusals())
     config = uvicorn.Config(
         _build_app(database, settings, agents_store, waiters, connections),
@@ -181,6 +182,13 @@ def _build_app(
     app = ListenerGate(app, routes=routes, settings=settings)
     app = BrowserGuard(app, settings=settings, refusals=refusals)
     return MeteredApp(app, routes=routes, metrics=metrics)
+
+
+async def _find_ready(store: Store, queues: Iterable[str]) -> frozenset[str]:
+    """Return which of these task queues, named as `scoped` does, have a task to pick."""
+    asked = [TaskQueue(*unscoped(name)) for name in queues]
+    found = await store.read(tasks.waiting_queues, asked, now=utc_now())
+    return frozenset(scoped(queue, project) for project, queue in found)
 
 
 class OperationDispatch:

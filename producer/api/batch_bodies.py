@@ -191,15 +191,15 @@ class Stream:
     spool: BatchSpool
 
     @classmethod
-    def open(cls, media_type: str, query: Mapping[str, str], spool: BatchSpool) -> Self:
-        """Return the stream that a query announces.
+    def open(cls, media_type: str, query: Mapping[str, str], spool: BatchSpool, *, project: str) -> Self:
+        """Return the stream to a project that a query announces.
 
         Raises:
             JobInvalid: the query breaks a rule; every parameter is named.
         """
         submission = read_query(query)
         with located("/query"):
-            template = JobTemplate.of(submission, now=utc_now())
+            template = JobTemplate.of(submission, project=project, now=utc_now())
         spool.begin(template, submission)
         reader = open_reader(media_type, template.kind, submission.defaults)
         return cls(submission, template, reader, spool)

@@ -18,7 +18,7 @@ from producer.api.documents import Batch, BatchPage, RejectedLine, RejectedPage,
 from producer.api.guard import JSON_TYPE
 from producer.api.problems import RETRY_AFTER_SECONDS, HttpProblem
 from producer.api.replays import key_of, replay, respond
-from producer.api.requests import Query, read_actor, read_id, read_idempotency_key
+from producer.api.requests import Query, read_actor, read_caller, read_id, read_idempotency_key
 from producer.api.responses import first_page, json_response
 from producer.api.security import check_scopes
 from producer.api.slow_work import SlowWork, caller_of
@@ -84,8 +84,8 @@ class BatchHandlers:
         return HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)
 
     async def _submit_batch(self, request: Request) -> Response:
-        key = read_idempotency_key(request)
-        used_for = await self._find_answered(key)
+        key, project = read_idempotency_key(request), read_caller(request).home
+        used_for = await self._find_answered(key, project)
         is_document = request.headers["content-type"] == JSON_TYPE
         if used_for:
             # Only compared with the request that was answered: what was valid then may be so no longer.
@@ -99,10 +99,12 @@ class BatchHandlers:
                 check_scopes(request, Scope.COMMANDS_RUN)
             return await self._store_batch(taken, spool, key, caller_of(request))
 
-    async def _find_answered(self, key: str | None) -> TakenKey | None:
+    async def _find_answered(self, key: str | None, project: str) -> TakenKey | None:
         if key is None:
             return None
-        used_for = await self._store.read(idempotency.find_key, KeyScope.BATCH, key, now=utc_now())
+        used_for = await self._store.read(
+            idempotency.find_key, KeyScope.BATCH, key, project=project, now=utc_now()
+        )
         return used_for if used_for and used_for.answer else None
 
     async def _take_document(self, request: Request, spool: BatchSpool) -> _Taken:
@@ -111,7 +113,7 @@ class BatchHandlers:
         document = BatchDocument(body)
         while (submission := await run(caller, document.scan)) is None:
             pass
-        template = JobTemplate.of(submission, now=utc_now())
+        template = JobTemplate.of(submission, project=read_caller(request).home, now=utc_now())
         spool.begin(template, submission)
         items = validate_items(document.items(), template, submission.defaults)
         while await run(caller, spool.add_all, islice(items, PART_ITEMS)):
@@ -121,7 +123,7 @@ class BatchHandlers:
     async def _take_stream(self, request: Request, spool: BatchSpool) -> _Taken:
         run, caller = self._slow.run, caller_of(request)
         media_type, query = request.headers["content-type"], request.query_params
-        stream = Stream.open(media_type, dict(query), spool)
+        stream = Stream.open(media_type, dict(query), spool, project=read_caller(request).home)
         seen = _stream_hash(request)
         # A client that leaves raises ClientDisconnect here, so nothing of its batch is stored.
         async for chunk in request.stream():
@@ -137,8 +139,8 @@ class BatchHandlers:
         batch = accepted_document(new, spool, taken.template)
         answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/batches/{new.id}", _json(batch))
         if key is not None:
-            keyed = replace(key_of(KeyScope.BATCH, key, taken.fingerprint), answer=answer)
-            new = replace(new, idempotency=keyed)
+            keyed = key_of(KeyScope.BATCH, key, taken.fingerprint, project=new.project)
+            new = replace(new, idempotency=replace(keyed, answer=answer))
         jobs = spool.jobs(taken.template, batch_id=new.id)
         async with self._store.long_call(LongCall.SUBMIT, caller):
             result = await self._store.write(submissions.insert_batch, new, jobs, spool.rejected())
@@ -150,37 +152,52 @@ class BatchHandlers:
 
     async def _answer_of_old_key(self, batch_id: UUID, taken: _Taken) -> Response:
         """Answer with a batch whose key version 0.1.0 took, without keeping the answer."""
-        batch = first_document(await self._store.read(queries.get_batch, batch_id), taken.submission)
+        project = taken.template.project
+        record = await self._store.read(queries.get_batch, batch_id, project=project)
+        batch = first_document(record, taken.submission)
         answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/batches/{batch_id}", _json(batch))
         return respond(answer, is_replay=True)
 
     async def get_batch(self, request: Request) -> Response:
         """Answer with the batch and its counts."""
-        batch_id = read_id(request, "batch_id", BatchNotFound)
-        return json_response(batch_document(await self._store.read(queries.get_batch, batch_id)))
+        batch_id, project = read_id(request, "batch_id", BatchNotFound), read_caller(request).project
+        record = await self._store.read(queries.get_batch, batch_id, project=project)
+        return json_response(batch_document(record))
 
     async def list_batches(self, request: Request) -> Response:
         """Answer with one page of batches, newest first; it may be short while there is more."""
         query = Query(request)
         page = self._store.read_page(
-            caller_of(request), _batch_page, query.labels, limit=query.limit, after=query.id("cursor")
+            caller_of(request),
+            _batch_page,
+            query.labels,
+            project=read_caller(request).project,
+            limit=query.limit,
+            after=query.id("cursor"),
         )
         return json_response(await page)
 
     async def list_rejected(self, request: Request) -> Response:
         """Answer with one page of the lines or items that became no job, in their order."""
         batch_id, query = read_id(request, "batch_id", BatchNotFound), Query(request)
-        after = int(query.text("cursor") or 0)
-        found = await self._store.read(queries.list_rejected, batch_id, after=after, limit=query.limit + 1)
+        found = await self._store.read(
+            queries.list_rejected,
+            batch_id,
+            project=read_caller(request).project,
+            after=int(query.text("cursor") or 0),
+            limit=query.limit + 1,
+        )
         page, following = first_page(found, limit=query.limit, key=lambda line: line.number)
         return json_response(RejectedPage(items=[RejectedLine.of(each) for each in page], next=following))
 
     async def cancel_batch(self, request: Request) -> Response:
         """Cancel a batch: what waits at once, what runs by its worker."""
         batch_id = read_id(request, "batch_id", BatchNotFound)
-        by = read_actor(request)
+        by, project = read_actor(request), read_caller(request).project
         async with self._store.long_call(LongCall.CHANGE, caller_of(request)):
-            record = await self._store.run(endings.cancel_batch, batch_id, by=by, now=utc_now())
+            record = await self._store.run(
+                endings.cancel_batch, batch_id, project=project, by=by, now=utc_now()
+            )
         logger.info("batch_cancel_requested", extra={"batch_id": str(batch_id), "total": record.total})
         return json_response(batch_document(record), HTTPStatus.ACCEPTED, _location(batch_id))
 
@@ -206,6 +223,7 @@ def accepted_document(new: NewBatch, spool: BatchSpool, template: JobTemplate) -
             rejected_kept=spool.listed,
             first_rejected=spool.first,
             repeats=new.repeats,
+            project=new.project,
         )
     )
 
@@ -253,9 +271,14 @@ def _json(batch: Batch) -> bytes:
 
 
 def _batch_page(
-    connection: Connection, labels: list[tuple[str, str]], *, limit: int, after: UUID | None
+    connection: Connection,
+    labels: list[tuple[str, str]],
+    *,
+    project: str | None,
+    limit: int,
+    after: UUID | None,
 ) -> bytes:
-    found = queries.search_batches(connection, labels, limit=limit, after=after)
+    found = queries.search_batches(connection, labels, project=project, limit=limit, after=after)
     document = BatchPage(
         items=[batch_document(record) for record in found.records],
         next=str(found.following) if found.following else None,

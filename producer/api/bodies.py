@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from producer.api.guard import TEXT_TYPE
 from producer.api.problems import HttpProblem, problem_response
-from producer.api.requests import read_header, read_id
+from producer.api.requests import read_caller, read_header, read_id
 from producer.api.responses import StreamedResponse, attachment
 from producer.records import BodyRecord, JobRecord
 from producer.store import bodies, queries
@@ -71,7 +71,8 @@ class BodyHandlers:
 
     async def get_body(self, request: Request) -> Response:
         """Answer with the body of a fetch, or a part of it."""
-        body = await self._store.read(_find, read_id(request, "job_id", JobNotFound))
+        job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
+        body = await self._store.read(_find, job_id, project=project)
         headers = _headers(body)
         # Several fields are one list (RFC 9110 section 5.3).
         if names_etag(", ".join(request.headers.getlist("if-none-match")), body.etag):
@@ -162,11 +163,12 @@ def _inline(job_id: UUID, content: bytes, content_type: str | None) -> Body:
     return Body(job_id, content_type, len(content), hashlib.sha256(content).hexdigest(), content)
 
 
-def _find(connection: Connection, job_id: UUID) -> Body:
-    record = queries.get_job(connection, job_id)
+def _find(connection: Connection, job_id: UUID, *, project: str | None) -> Body:
+    record = queries.get_job(connection, job_id, project=project)
     if (since := _unchanged_since(record)) is not None:
         try:
-            holder = queries.get_job(connection, since)
+            # An operator, too, is shown no body of another project in the place of one of this.
+            holder = queries.get_job(connection, since, project=record.project)
         except JobNotFound:
             raise BodyNotFound(f"job {since}, which had the body, is deleted") from None
         # A stranger may report it of a job of his own, and would get the body of any other.
@@ -181,7 +183,7 @@ def _find(connection: Connection, job_id: UUID) -> Body:
 
 
 def _ask_the_same(record: JobRecord, holder: JobRecord) -> bool:
-    key, others = bodies.copy_key(record.args), bodies.copy_key(holder.args)
+    key, others = (bodies.copy_key(each.args, project=each.project) for each in (record, holder))
     return record.kind == holder.kind == bodies.FETCH and key is not None and key == others
 
 

@@ -18,7 +18,14 @@ from producer.api.guard import TEXT_TYPE
 from producer.api.id_lines import IdSpool
 from producer.api.problems import HttpProblem
 from producer.api.replays import answer_of, find_replay, key_of, make_once, request_key
-from producer.api.requests import Query, read_actor, read_document, read_id, read_idempotency_key
+from producer.api.requests import (
+    Query,
+    read_actor,
+    read_caller,
+    read_document,
+    read_id,
+    read_idempotency_key,
+)
 from producer.api.responses import json_response
 from producer.api.slow_work import SlowWork, caller_of
 from producer.parking import (
@@ -122,6 +129,9 @@ class OperationDocument(Document):
     created_at: datetime
     finished_at: datetime | None
     by: Annotated[str, Field(description="The `Retriever-Actor` who ordered it.")]
+    project: Annotated[
+        str | None, Field(description="On whose jobs it is; null when it is on those of all projects.")
+    ]
 
 
 class OperationPageDocument(Document):
@@ -146,6 +156,9 @@ class AuditEntryDocument(Document):
     ]
     details: Annotated[
         Mapping[str, Any], Field(description="An edited redrive has `old_args` and `new_args` here.")
+    ]
+    project: Annotated[
+        str | None, Field(description="Whose the target is; null when it is everybody's, such as a kind.")
     ]
 
 
@@ -174,22 +187,30 @@ class BulkActionHandlers:
 
     async def list_operations(self, request: Request) -> Response:
         """Answer with one page of operations, newest first."""
-        limit, after = Query(request).limit, Query(request).id("cursor")
-        return json_response(
-            await self._store.read_page(caller_of(request), _operation_page, limit=limit, after=after)
+        query = Query(request)
+        page = self._store.read_page(
+            caller_of(request),
+            _operation_page,
+            project=read_caller(request).project,
+            limit=query.limit,
+            after=query.id("cursor"),
         )
+        return json_response(await page)
 
     async def get_operation(self, request: Request) -> Response:
         """Answer with the operation and its progress."""
         operation_id = read_id(request, "operation_id", OperationNotFound)
-        operation = await self._store.read(bulk_actions.get_operation, operation_id)
+        project = read_caller(request).project
+        operation = await self._store.read(bulk_actions.get_operation, operation_id, project=project)
         return json_response(_operation_document(operation))
 
     async def cancel_operation(self, request: Request) -> Response:
         """End a running operation; what it has done stays done."""
         operation_id = read_id(request, "operation_id", OperationNotFound)
-        by = read_actor(request)
-        operation = await self._store.write(bulk_actions.cancel_operation, operation_id, by=by, now=utc_now())
+        by, project = read_actor(request), read_caller(request).project
+        operation = await self._store.write(
+            bulk_actions.cancel_operation, operation_id, project=project, by=by, now=utc_now()
+        )
         facts = {"operation_id": str(operation_id), "done": operation.done, "total": operation.total}
         logger.info("operation_cancelled", extra=facts)
         return json_response(_operation_document(operation))
@@ -200,6 +221,7 @@ class BulkActionHandlers:
         page = self._store.read_page(
             caller_of(request),
             _audit_page,
+            project=read_caller(request).project,
             target=query.text("target"),
             limit=query.limit,
             after=query.id("cursor"),
@@ -220,7 +242,9 @@ class BulkActionHandlers:
         parked_filter = _parked_filter(wanted.filter)
         if wanted.dry_run:
             async with self._store.long_call(LongCall.READ, caller_of(request)):
-                matching = await self._store.read(parking.count_matching, parked_filter)
+                matching = await self._store.read(
+                    parking.count_matching, parked_filter, project=read_caller(request).project
+                )
             return json_response(DryRun(matching=matching))
         document = wanted.filter.model_dump(mode="json", exclude_none=True)
         new = _new_operation(request, action, document, wanted.rate_per_second)
@@ -236,7 +260,10 @@ class BulkActionHandlers:
                 for part in parts_of(chunk):
                     await self._slow.run(caller, spool.feed, part)
             await self._slow.run(caller, spool.finish)
-            key = key_of(KeyScope.OPERATION, name, seen.digest()) if name is not None else None
+            key = None
+            if name is not None:
+                project = read_caller(request).home
+                key = key_of(KeyScope.OPERATION, name, seen.digest(), project=project)
             if again := await find_replay(self._store, key):
                 return again
             new = _new_operation(request, action, {"ids_sent": spool.count}, rate)
@@ -286,6 +313,7 @@ def _new_operation(
         rate_per_second=rate_per_second,
         by=read_actor(request),
         created_at=utc_now(),
+        project=read_caller(request).project,
     )
 
 
@@ -294,13 +322,20 @@ def _operation_document(operation: Operation) -> bytes:
     return embed(said, filter=json_text(operation.filter_document))
 
 
-def _operation_page(connection: Connection, *, limit: int, after: UUID | None) -> bytes:
-    found = bulk_actions.list_operations(connection, limit=limit, after=after)
+def _operation_page(connection: Connection, *, project: str | None, limit: int, after: UUID | None) -> bytes:
+    found = bulk_actions.list_operations(connection, project=project, limit=limit, after=after)
     return page_of([_operation_document(each) for each in found.records], following=found.following)
 
 
-def _audit_page(connection: Connection, *, target: str | None, limit: int, after: UUID | None) -> bytes:
-    found = audit.list_audit(connection, target=target, limit=limit, after=after)
+def _audit_page(
+    connection: Connection,
+    *,
+    project: str | None,
+    target: str | None,
+    limit: int,
+    after: UUID | None,
+) -> bytes:
+    found = audit.list_audit(connection, project=project, target=target, limit=limit, after=after)
     return page_of([_entry_document(each) for each in found.records], following=found.following)
 
 

@@ -79,6 +79,7 @@ class JobSummary(Document):
     batch_id: UUID | None
     schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     labels: Mapping[str, str]
+    project: Annotated[str, Field(description="Whose it is; `default` when nobody gave another.")]
     ref: Annotated[str | None, Field(description="Your own name for it, as it was handed in.")]
     line: Annotated[
         int | None, Field(description="The line or item of its batch that it came from, counted from 1.")
@@ -184,6 +185,7 @@ class Batch(Document):
     ]
     counts: Mapping[JobState, int]
     labels: Mapping[str, str]
+    project: Annotated[str, Field(description="Whose it is; `default` when nobody gave another.")]
     schedule_id: Annotated[UUID | None, Field(description="The schedule that made it.")]
     created_at: datetime
     finished_at: Annotated[datetime | None, Field(description="When its last job ended; null until then.")]

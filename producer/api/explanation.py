@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Final
 
+from producer.callers import scoped
 from producer.pausing import MOST_COUNTED, Circumstances, Pause, QueueObservation, TaskQueueObservation
 from producer.records import JobRecord, NewJob
 from shared.broker.topology import lane_queues
@@ -125,7 +126,7 @@ def _pause_words(pause: Pause) -> str:
 def _place_words(record: JobRecord, known: Circumstances) -> str:
     if record.queue is None:
         return _queue_words(record, known)
-    seen = known.task_queues.get(record.queue)
+    seen = known.task_queues.get(scoped(record.queue, record.project))
     return _unseen_words(record.queue) if seen is None else _task_queue_words(record.queue, seen, known.now)
 
 

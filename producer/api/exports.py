@@ -19,7 +19,7 @@ from producer.api.documents import RejectedResult, job_explanation, job_summary
 from producer.api.guard import CSV_TYPE, JSONL_TYPE, NDJSON_TYPE
 from producer.api.junit import JUNIT_TAIL, Junit
 from producer.api.problems import HttpProblem
-from producer.api.requests import Query, read_id
+from producer.api.requests import Query, read_caller, read_id
 from producer.api.responses import StreamedResponse, attachment
 from producer.api.slow_work import caller_of
 from producer.records import REJECTED, JobRecord, Rejected, ResultFilter
@@ -88,6 +88,14 @@ class _Export:
     tail: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Whose results are asked for, and the project of who asks."""
+
+    id: UUID
+    project: str | None
+
+
 class ExportHandlers:
     """Streams what became of the jobs of a batch."""
 
@@ -100,32 +108,35 @@ class ExportHandlers:
         wanted = ResultFilter(
             query.texts("state"), query.texts("verdict"), query.texts("reason"), query.text("ref")
         )
-        junit = Junit(query.texts("junit_fail_on"))
+        junit, batch = Junit(query.texts("junit_fail_on")), _Batch(batch_id, read_caller(request).project)
         async with self._store.long_call(LongCall.READ, caller_of(request)):
-            export = await self._store.read(_open_export, batch_id, _chosen_format(request), wanted, junit)
+            export = await self._store.read(_open_export, batch, _chosen_format(request), wanted, junit)
         headers = {**attachment(f"{batch_id}.{export.extension}"), "Vary": "Accept"}
         return StreamedResponse(
-            self._pages(batch_id, export, wanted, caller_of(request)), headers, export.media_type
+            self._pages(batch, export, wanted, caller_of(request)), headers, export.media_type
         )
 
     async def _pages(
-        self, batch_id: UUID, export: _Export, wanted: ResultFilter, caller: str
+        self, batch: _Batch, export: _Export, wanted: ResultFilter, caller: str
     ) -> AsyncIterator[bytes]:
         if export.head:
             yield export.head
         after: UUID | None = None
         is_open = wanted.has_jobs
         while is_open:
-            page, after = await self._store.read_page(
-                caller, _read_page, batch_id, after, export.encode, wanted
-            )
+            page, after = await self._store.read_page(caller, _read_page, batch, after, export.encode, wanted)
             if page:
                 yield page
             is_open = after is not None
         number, is_open = 0, wanted.has_rejected
         while is_open:
             lines = await self._store.read(
-                queries.list_rejected, batch_id, after=number, limit=PAGE_JOBS, ref=wanted.ref
+                queries.list_rejected,
+                batch.id,
+                project=batch.project,
+                after=number,
+                limit=PAGE_JOBS,
+                ref=wanted.ref,
             )
             if lines and (page := export.encode_rejected(lines)):
                 yield page
@@ -190,9 +201,9 @@ def _chosen_format(request: Request) -> ExportFormat:
 
 
 def _open_export(
-    connection: Connection, batch_id: UUID, chosen: ExportFormat, wanted: ResultFilter, junit: Junit
+    connection: Connection, asked: _Batch, chosen: ExportFormat, wanted: ResultFilter, junit: Junit
 ) -> _Export:
-    batch = queries.get_batch(connection, batch_id)
+    batch = queries.get_batch(connection, asked.id, project=asked.project)
     match chosen:
         case ExportFormat.NDJSON:
             # Every line is a job to those who do not ask for others.
@@ -208,7 +219,8 @@ def _open_export(
             )
         case ExportFormat.JUNIT:
             # Its counts come first, so they are those of now; jobs that end meanwhile are not in them.
-            head = junit.head(batch, results.count_results(connection, batch_id, wanted))
+            counts = results.count_results(connection, asked.id, wanted, project=asked.project)
+            head = junit.head(batch, counts)
             rejected = partial(junit.rejected_cases, kind=batch.kind)
             return _Export(
                 "application/xml", "xml", partial(_encode_cases, junit), rejected, head, JUNIT_TAIL
@@ -218,9 +230,11 @@ def _open_export(
 
 
 def _read_page(
-    connection: Connection, batch_id: UUID, after: UUID | None, encode: Encode, wanted: ResultFilter
+    connection: Connection, batch: _Batch, after: UUID | None, encode: Encode, wanted: ResultFilter
 ) -> tuple[bytes, UUID | None]:
-    found = results.batch_jobs(connection, batch_id, after=after, limit=PAGE_JOBS, wanted=wanted)
+    found = results.batch_jobs(
+        connection, batch.id, project=batch.project, after=after, limit=PAGE_JOBS, wanted=wanted
+    )
     return encode(connection, found.records), found.following
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from producer.api.documents import accepted_document, job_document, job_summary
 from producer.api.replays import find_replay, replay, request_key, respond
-from producer.api.requests import LARGE_BODY_BYTES, Query, read_actor, read_document, read_id
+from producer.api.requests import LARGE_BODY_BYTES, Query, read_actor, read_caller, read_document, read_id
 from producer.api.responses import json_response
 from producer.api.security import check_may_run
 from producer.api.slow_work import SlowWork, caller_of
@@ -77,7 +77,8 @@ class JobHandlers:
 
     async def get_job(self, request: Request) -> Response:
         """Answer with the job and every attempt."""
-        return json_response(await self._store.read(_look_up, read_id(request, "job_id", JobNotFound)))
+        job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
+        return json_response(await self._store.read(_look_up, job_id, project=project))
 
     async def list_jobs(self, request: Request) -> Response:
         """Answer with one page of jobs, newest first; it may be short while there is more."""
@@ -97,14 +98,21 @@ class JobHandlers:
             created_before=query.time("created_before"),
         )
         page = self._store.read_page(
-            caller_of(request), _job_page, job_filter, limit=query.limit, after=query.id("cursor")
+            caller_of(request),
+            _job_page,
+            job_filter,
+            project=read_caller(request).project,
+            limit=query.limit,
+            after=query.id("cursor"),
         )
         return json_response(await page)
 
     async def cancel_job(self, request: Request) -> Response:
         """Cancel a job: at once when it waits, by its worker when it runs."""
-        job_id = read_id(request, "job_id", JobNotFound)
-        record = await self._store.write(endings.cancel_job, job_id, by=read_actor(request), now=utc_now())
+        job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
+        record = await self._store.write(
+            endings.cancel_job, job_id, project=project, by=read_actor(request), now=utc_now()
+        )
         facts = {"job_id": str(job_id), "kind": record.kind, "run": record.run, "attempt": record.attempt}
         logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
         return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))
@@ -112,13 +120,13 @@ class JobHandlers:
 
 async def submit(store: Store, writer: JobWriter, slow: SlowWork, request: Request, form: Form) -> Response:
     """Store the one job that a request hands in, and answer with it, or with one that was there before."""
-    body = await request.body()
+    body, project = await request.body(), read_caller(request).home
     key = request_key(request, KeyScope.JOB, body)
     try:
         if len(body) > LARGE_BODY_BYTES:
-            submission, job, answer = await slow.run(caller_of(request), _parse_job, body, form)
+            submission, job, answer = await slow.run(caller_of(request), _parse_job, body, form, project)
         else:
-            submission, job, answer = _parse_job(body, form)
+            submission, job, answer = _parse_job(body, form, project)
     except JobInvalid:
         # Not before: a request without a key, or with a new one, pays nothing for it.
         if again := await find_replay(store, key):
@@ -129,7 +137,7 @@ async def submit(store: Store, writer: JobWriter, slow: SlowWork, request: Reque
         job = replace(job, idempotency=replace(key, answer=answer))
     result = await writer.write(job)
     if result.status is not SubmissionStatus.STORED:
-        return replay(result) or await _answer_with(store, result, submission, key, form)
+        return replay(result) or await _answer_with(store, result, submission, job, form)
     facts = {"job_id": str(job.id), "kind": job.kind, "lane": job.lane, "attempt": 0}
     logger.info("job_scheduled" if job.due_at else "job_accepted", extra=facts)
     return respond(answer)
@@ -139,36 +147,41 @@ async def _answer_with(
     store: Store,
     result: SubmissionResult,
     submission: JobSubmission | TaskSubmission,
-    key: IdempotencyKey | None,
+    job: NewJob,
     form: Form,
 ) -> Response:
-    """Answer with a job that was there before, where no answer is kept."""
+    """Answer with a job that was there before the one handed in, where no answer is kept."""
+    key, project = job.idempotency, job.project
     match result.status:
         case SubmissionStatus.REPLAYED:
             # Version 0.1.0 took the key. The stored job may have another time or other arguments by now.
-            record = await store.read(queries.get_job, result.id)
-            first = new_job(submission, job_id=record.id, now=record.created_at)
+            record = await store.read(queries.get_job, result.id, project=project)
+            first = new_job(submission, job_id=record.id, project=project, now=record.created_at)
             answer = _answer(HTTPStatus.ACCEPTED, form, record.id, _json(form.accepted(first)))
             return respond(answer, is_replay=True)
         case SubmissionStatus.DUPLICATE | SubmissionStatus.DUPLICATE_REPLAYED if key:
             answer = await store.write(_keep_duplicate, result.id, key, form)
         case _:
-            answer = await store.read(_duplicate, result.id, form)
+            answer = await store.read(_duplicate, result.id, form, project=project)
     return respond(answer, is_replay=result.status is SubmissionStatus.DUPLICATE_REPLAYED)
 
 
-def _parse_job(body: bytes, form: Form) -> tuple[JobSubmission | TaskSubmission, NewJob, KeptAnswer]:
+def _parse_job(
+    body: bytes, form: Form, project: str
+) -> tuple[JobSubmission | TaskSubmission, NewJob, KeptAnswer]:
     submission = read_document(form.model, body)
-    job = new_job(submission, job_id=new_id(), now=utc_now())
+    job = new_job(submission, job_id=new_id(), project=project, now=utc_now())
     return submission, job, _answer(HTTPStatus.ACCEPTED, form, job.id, _json(form.accepted(job)))
 
 
-def _duplicate(connection: Connection, job_id: UUID, form: Form) -> KeptAnswer:
-    return _answer(HTTPStatus.OK, form, job_id, form.duplicate(queries.get_job(connection, job_id)))
+def _duplicate(connection: Connection, job_id: UUID, form: Form, *, project: str) -> KeptAnswer:
+    record = queries.get_job(connection, job_id, project=project)
+    return _answer(HTTPStatus.OK, form, job_id, form.duplicate(record))
 
 
 def _keep_duplicate(connection: Connection, job_id: UUID, key: IdempotencyKey, form: Form) -> KeptAnswer:
-    return idempotency.keep_answer(connection, key, _duplicate(connection, job_id, form))
+    answer = _duplicate(connection, job_id, form, project=key.project)
+    return idempotency.keep_answer(connection, key, answer)
 
 
 def _answer(status: HTTPStatus, form: Form, job_id: UUID, document: bytes) -> KeptAnswer:
@@ -179,16 +192,23 @@ def _json(document: BaseModel) -> bytes:
     return document.model_dump_json().encode()
 
 
-def _look_up(connection: Connection, job_id: UUID) -> bytes:
-    record = queries.get_job(connection, job_id)
+def _look_up(connection: Connection, job_id: UUID, *, project: str | None) -> bytes:
+    record = queries.get_job(connection, job_id, project=project)
     if record.state.is_final:
         # Pauses and queues no longer matter to it.
         return job_document(record)
     return job_document(record, queues.circumstances(connection, now=utc_now(), around=[record]))
 
 
-def _job_page(connection: Connection, job_filter: JobFilter, *, limit: int, after: UUID | None) -> bytes:
-    found = queries.search_jobs(connection, job_filter, limit=limit, after=after)
+def _job_page(
+    connection: Connection,
+    job_filter: JobFilter,
+    *,
+    project: str | None,
+    limit: int,
+    after: UUID | None,
+) -> bytes:
+    found = queries.search_jobs(connection, job_filter, project=project, limit=limit, after=after)
     known = queues.circumstances(connection, now=utc_now(), around=found.records)
     return page_of([job_summary(record, known) for record in found.records], following=found.following)
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import Document
-from producer.api.requests import read_actor, read_document
+from producer.api.problems import HttpProblem
+from producer.api.requests import read_actor, read_caller, read_document
 from producer.api.responses import json_response
 from producer.pausing import Circumstances
 from producer.store import queues
@@ -22,6 +24,8 @@ from shared.kinds.registry import BROKERED_KINDS, KINDS, Kind, Lane
 from shared.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
+
+_NOT_YOURS = "Kinds and lanes are those of all projects: only an operator pauses and resumes them."
 
 # Pauses or resumes a kind in a lane; either may be `*`.
 Order = Callable[..., None]
@@ -162,6 +166,9 @@ class KindHandlers:
     async def _order(
         self, request: Request, order: Order, event: str, *, kind: str, lane: str, note: str | None
     ) -> Circumstances:
+        if read_caller(request).project is not None:
+            # They would hold up the jobs of all others.
+            raise HttpProblem(HTTPStatus.FORBIDDEN, _NOT_YOURS)
         by = read_actor(request)
         known = await self._store.write(_give_order, order, kind, lane, by=by, note=note)
         logger.info(event, extra={"kind": kind, "lane": lane, "by": by})

@@ -19,13 +19,14 @@ from starlette.responses import Response
 
 from producer.api.asked_queues import AskedQueues
 from producer.api.documents import Document
-from producer.api.requests import LARGE_BODY_BYTES, read_document
+from producer.api.requests import LARGE_BODY_BYTES, read_caller, read_document
 from producer.api.responses import json_response
 from producer.api.slow_work import SlowWork, caller_of
 from producer.api.task_metrics import TaskMetrics
 from producer.api.task_waiters import TaskWaiters
 from producer.api.tasks import asked_of, read_task_id, task_summary
 from producer.api.writer import GroupWriter
+from producer.callers import scoped
 from producer.records import JobRecord
 from producer.store import tasks
 from producer.store.database import Connection, Database, Store
@@ -303,11 +304,15 @@ class LeaseHandlers:
     async def pick_tasks(self, request: Request) -> Response:
         """Lease tasks to an agent, the moment there are any; none when there were none for so long."""
         asked = await _read(self._slow, request, PickTasks) or PickTasks()
-        pick = PickRequest(asked.queue, asked.agent, asked.max, asked.lease_seconds, asked.order)
-        await self._asked.note(asked.queue, asked.agent)
+        project = read_caller(request).home
+        pick = PickRequest(
+            asked.queue, asked.agent, asked.max, asked.lease_seconds, asked.order, project=project
+        )
+        queue = scoped(asked.queue, project)
+        await self._asked.note(queue, asked.agent)
         async with _departure(request) as gone:
             picked = await self._waiters.take(
-                asked.queue,
+                queue,
                 lambda: self._picks.write(pick),
                 wait_seconds=asked.wait_seconds,
                 gone=gone,
@@ -322,23 +327,27 @@ class LeaseHandlers:
     async def extend_lease(self, request: Request) -> Response:
         """Let an agent hold a task for longer, and tell it when somebody wants the task to end."""
         task_id, asked = read_task_id(request), await _read_required(self._slow, request, ExtendLease)
-        lease = await self._store.write(_extend, task_id, asked)
+        project = read_caller(request).project
+        lease = await self._store.write(_extend, task_id, asked, project=project)
         return json_response(
             Extension(expires_at=lease.leased_until, cancel_requested=lease.cancel_requested)
         )
 
     async def finish_task(self, request: Request) -> Response:
         """Record that an agent has done a task, or that it will never be done."""
-        task_id, asked = read_task_id(request), await _read_required(self._slow, request, FinishTask)
-        return await self._end(task_id, asked.token, asked.end())
+        task_id = read_task_id(request)
+        return await self._end(request, task_id, await _read_required(self._slow, request, FinishTask))
 
     async def fail_task(self, request: Request) -> Response:
         """Record that an agent could not do a task; it is tried again, or parked."""
-        task_id, asked = read_task_id(request), await _read_required(self._slow, request, FailTask)
-        return await self._end(task_id, asked.token, asked.end())
+        task_id = read_task_id(request)
+        return await self._end(request, task_id, await _read_required(self._slow, request, FailTask))
 
-    async def _end(self, task_id: UUID, token: str, end: TaskEnd) -> Response:
-        record, now = await self._ends.write(FinishRequest(task_id, token, end))
+    async def _end(self, request: Request, task_id: UUID, asked: FinishTask | FailTask) -> Response:
+        project = read_caller(request).project
+        record, now = await self._ends.write(
+            FinishRequest(task_id, asked.token, asked.end(), project=project)
+        )
         if record.attempts and record.attempts[-1].ended_at == now:
             # Otherwise it had been told before.
             self._metrics.observe_end(record.queue or DEFAULT_QUEUE, record.attempts[-1])
@@ -351,11 +360,15 @@ def _pick(connection: Connection, asked: Sequence[PickRequest]) -> list[list[Pic
     return tasks.pick_all(connection, asked, now=utc_now())
 
 
-def _extend(connection: Connection, task_id: UUID, asked: ExtendLease) -> Lease:
-    now = utc_now()
-    snapshot = asked.output.snapshot() if asked.output else None
+def _extend(connection: Connection, task_id: UUID, asked: ExtendLease, *, project: str | None) -> Lease:
     return tasks.extend(
-        connection, task_id, asked.token, lease_seconds=asked.lease_seconds, output=snapshot, now=now
+        connection,
+        task_id,
+        asked.token,
+        project=project,
+        lease_seconds=asked.lease_seconds,
+        output=asked.output.snapshot() if asked.output else None,
+        now=utc_now(),
     )
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from producer.api.bodies import names_etag
 from producer.api.documents import Document
 from producer.api.guard import TEXT_TYPE
-from producer.api.requests import Query, read_id
+from producer.api.requests import Query, read_caller, read_id
 from producer.api.responses import json_response
 from producer.records import JobOutput
 from producer.store import outputs
@@ -49,10 +49,11 @@ class OutputHandlers:
 
     async def get_output(self, request: Request) -> Response:
         """Answer with the output of a job's attempt: both streams in a document, or one as plain text."""
-        job_id, stream = read_id(request, "job_id", JobNotFound), Query(request).text("stream")
+        job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
+        stream = Query(request).text("stream")
         # Several fields are one list (RFC 9110 section 5.3).
         had = ", ".join(request.headers.getlist("if-none-match"))
-        etag, output = await self._store.read(_look_up, job_id, stream, had)
+        etag, output = await self._store.read(_look_up, job_id, stream, had, project=project)
         headers = {
             "Cache-Control": "private, no-cache",
             "Content-Security-Policy": "sandbox; default-src 'none'",
@@ -66,12 +67,15 @@ class OutputHandlers:
 
 
 def _look_up(
-    connection: Connection, job_id: UUID, stream: str | None, had: str
+    connection: Connection, job_id: UUID, stream: str | None, had: str, *, project: str | None
 ) -> tuple[str, JobOutput | None]:
     """Return the ETag of an output, and the output unless the client has it."""
     # The version first: of an output that changes in between, the client then asks again.
-    etag = f'"{outputs.output_version(connection, job_id)}.{stream or "both"}"'
-    return etag, None if names_etag(had, etag) else outputs.find_output(connection, job_id)
+    version = outputs.output_version(connection, job_id, project=project)
+    etag = f'"{version}.{stream or "both"}"'
+    if names_etag(had, etag):
+        return etag, None
+    return etag, outputs.find_output(connection, job_id, project=project)
 
 
 def _plain(stream: OutputText) -> str:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from producer.api.documents import Document
 from producer.api.guard import NDJSON_TYPE
-from producer.api.requests import Query, read_id
+from producer.api.requests import Query, read_caller, read_id
 from producer.api.responses import StreamedResponse, attachment, json_response
 from producer.api.slow_work import caller_of
 from producer.paged_fetch import PagesRecord, split_keys
@@ -69,23 +69,27 @@ class PagedFetchHandlers:
 
     async def get_pages(self, request: Request) -> Response:
         """Answer with what the pages come to, compared with their totals."""
-        job_id = read_id(request, "job_id", JobNotFound)
+        job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
         async with self._store.long_call(LongCall.READ, caller_of(request)):
-            record = await self._store.read(pages.get_pages, job_id)
+            record = await self._store.read(pages.get_pages, job_id, project=project)
         return json_response(paged_fetch(record))
 
     async def stream_items(self, request: Request) -> Response:
         """Answer with the items of all pages that are done, in their order."""
-        job_id = read_id(request, "job_id", JobNotFound)
-        await self._store.read(pages.get_root, job_id)
+        job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
+        await self._store.read(pages.get_root, job_id, project=project)
         seen: set[bytes] | None = set() if Query(request).flag("distinct") else None
-        lines = self._lines(job_id, seen, caller_of(request))
+        lines = self._lines(job_id, seen, caller_of(request), project)
         return StreamedResponse(lines, attachment(f"{job_id}.ndjson"), NDJSON_TYPE)
 
-    async def _lines(self, job_id: UUID, seen: set[bytes] | None, caller: str) -> AsyncIterator[bytes]:
+    async def _lines(
+        self, job_id: UUID, seen: set[bytes] | None, caller: str, project: str | None
+    ) -> AsyncIterator[bytes]:
         after: int | None = -1
         while after is not None:
-            lines, after = await self._store.read_page(caller, _read_page, job_id, after, seen)
+            lines, after = await self._store.read_page(
+                caller, _read_page, job_id, after, seen, project=project
+            )
             if lines:
                 yield lines
 
@@ -165,9 +169,9 @@ def _other_origin(args: Mapping[str, Any]) -> str:
 
 
 def _read_page(
-    connection: Connection, job_id: UUID, after: int, seen: set[bytes] | None
+    connection: Connection, job_id: UUID, after: int, seen: set[bytes] | None, *, project: str | None
 ) -> tuple[bytes, int | None]:
-    page = pages.next_page_items(connection, job_id, after=after)
+    page = pages.next_page_items(connection, job_id, project=project, after=after)
     if page is None:
         return b"", None
     number, items, digests = page

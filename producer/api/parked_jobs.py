@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import Document, ShownText, job_document
-from producer.api.requests import Query, read_actor, read_document, read_id
+from producer.api.requests import Query, read_actor, read_caller, read_document, read_id
 from producer.api.responses import json_response
 from producer.api.security import check_may_run
 from producer.parking import ParkedFilter, ParkedGroup
@@ -75,7 +75,10 @@ class ParkedJobHandlers:
             parked_after=query.time("parked_after"),
             parked_before=query.time("parked_before"),
         )
-        groups = await self._store.read(parking.list_groups, parked_filter, limit=query.limit)
+        project = read_caller(request).project
+        groups = await self._store.read(
+            parking.list_groups, parked_filter, project=project, limit=query.limit
+        )
         return json_response(ParkedGroupList.of(groups, items=[_group(group) for group in groups.largest]))
 
     async def redrive_job(self, request: Request) -> Response:
@@ -83,33 +86,40 @@ class ParkedJobHandlers:
         job_id = read_id(request, "job_id", JobNotFound)
         body = await request.body()
         wanted = read_document(RedriveRequest, body) if body else RedriveRequest()
+        project, by = read_caller(request).project, read_actor(request)
         if wanted.args is not None:
-            record = await self._store.read(queries.get_job, job_id)
-            check_may_run(request, record.kind, [wanted.args])
-        record = await self._store.write(_redrive, job_id, wanted, read_actor(request))
+            stored = await self._store.read(queries.get_job, job_id, project=project)
+            check_may_run(request, stored.kind, [wanted.args])
+        record = await self._store.write(_redrive, job_id, wanted, project=project, by=by)
         _log("job_redriven", record)
         headers = {"Location": f"/jobs/{job_id}"}
         return json_response(job_document(record), HTTPStatus.ACCEPTED, headers)
 
     async def discard_job(self, request: Request) -> Response:
         """End a parked job for good."""
-        job_id = read_id(request, "job_id", JobNotFound)
-        record = await self._store.write(parking.discard, job_id, now=utc_now(), by=read_actor(request))
+        job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
+        record = await self._store.write(
+            parking.discard, job_id, project=project, now=utc_now(), by=read_actor(request)
+        )
         _log("job_discarded", record)
         return json_response(job_document(record))
 
 
-def _redrive(connection: Connection, job_id: UUID, wanted: RedriveRequest, by: str) -> JobRecord:
+def _redrive(
+    connection: Connection, job_id: UUID, wanted: RedriveRequest, *, project: str | None, by: str
+) -> JobRecord:
     if wanted.args is None:
-        return parking.redrive(connection, job_id, now=utc_now(), by=by)
-    kind = find_kind(queries.get_job(connection, job_id).kind)
+        return parking.redrive(connection, job_id, project=project, now=utc_now(), by=by)
+    record = queries.get_job(connection, job_id, project=project)
+    kind = find_kind(record.kind)
     args = valid_args(kind, wanted.args)
     return parking.redrive_edited(
         connection,
         job_id,
+        project=project,
         args=args.document,
         host=args.host,
-        unique_key=unique_key(kind.name, args.document),
+        unique_key=unique_key(kind.name, args.document, project=record.project),
         by=by,
         now=utc_now(),
     )

@@ -13,7 +13,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.requests import read_idempotency_key
+from producer.api.requests import read_caller, read_idempotency_key
 from producer.api.responses import json_response
 from producer.records import IdempotencyKey, KeptAnswer, KeyScope, SubmissionResult, SubmissionStatus
 from producer.store import idempotency
@@ -31,13 +31,14 @@ def request_key(request: Request, scope: KeyScope, *said: bytes) -> IdempotencyK
     Raises:
         HttpProblem: 400: the key is not valid.
     """
-    key = read_idempotency_key(request)
-    return key_of(scope, key, hashlib.sha256(b"\n".join(said)).digest()) if key is not None else None
+    key, project = read_idempotency_key(request), read_caller(request).home
+    fingerprint = hashlib.sha256(b"\n".join(said)).digest()
+    return key_of(scope, key, fingerprint, project=project) if key is not None else None
 
 
-def key_of(scope: KeyScope, key: str, fingerprint: bytes) -> IdempotencyKey:
-    """Return a key that is kept for a day, for a request with this fingerprint."""
-    return IdempotencyKey(scope, key, fingerprint, utc_now() + _KEPT)
+def key_of(scope: KeyScope, key: str, fingerprint: bytes, *, project: str) -> IdempotencyKey:
+    """Return a key of a project that is kept for a day, for a request with this fingerprint."""
+    return IdempotencyKey(scope, key, fingerprint, utc_now() + _KEPT, project=project)
 
 
 async def find_replay(store: Store, key: IdempotencyKey | None) -> Response | None:
@@ -48,7 +49,7 @@ async def find_replay(store: Store, key: IdempotencyKey | None) -> Response | No
     """
     if key is None:
         return None
-    taken = await store.read(idempotency.find_key, key.scope, key.key, now=utc_now())
+    taken = await store.read(idempotency.find_key, key.scope, key.key, project=key.project, now=utc_now())
     return replay(taken.result_for(key.fingerprint)) if taken else None
 
 

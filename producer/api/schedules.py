@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from producer.api.documents import NEXT, Document, ShownText, shown
 from producer.api.replays import answer_of, find_replay, make_once, request_key
-from producer.api.requests import Query, read_actor, read_document, read_id
+from producer.api.requests import Query, read_actor, read_caller, read_document, read_id
 from producer.api.responses import json_response
 from producer.api.security import check_may_run
 from producer.api.slow_work import SlowWork, caller_of
@@ -70,6 +70,7 @@ class Schedule(Document):
     overlap: Overlap
     catch_up: CatchUp
     labels: Mapping[str, str]
+    project: Annotated[str, Field(description="Whose it is; `default` when nobody gave another.")]
     paused: bool
     next_runs: Annotated[list[datetime], Field(description="The next five times; none while it is paused.")]
     last_run: LastRun | None
@@ -112,11 +113,13 @@ class ScheduleHandlers:
 
     async def submit_schedule(self, request: Request) -> Response:
         """Store a schedule and answer 201 with it."""
-        body, by = await request.body(), read_actor(request)
+        body, by, project = await request.body(), read_actor(request), read_caller(request).home
         key = request_key(request, KeyScope.SCHEDULE, body)
         if again := await find_replay(self._store, key):
             return again
-        schedule, answer = await self._slow.run(caller_of(request), _read_schedule, body, self._limits)
+        schedule, answer = await self._slow.run(
+            caller_of(request), _read_schedule, body, self._limits, project=project
+        )
         check_may_run(request, *_what_runs(schedule.template))
         result = await self._store.write(_insert, schedule, answer, key, by, most=self._limits.most)
         if result.status is SubmissionStatus.STORED:
@@ -126,51 +129,62 @@ class ScheduleHandlers:
     async def list_schedules(self, request: Request) -> Response:
         """Answer with one page of schedules, newest first."""
         query = Query(request)
-        return json_response(
-            await self._store.read_page(
-                caller_of(request), _page, limit=query.limit, after=query.id("cursor")
-            )
+        page = self._store.read_page(
+            caller_of(request),
+            _page,
+            project=read_caller(request).project,
+            limit=query.limit,
+            after=query.id("cursor"),
         )
+        return json_response(await page)
 
     async def get_schedule(self, request: Request) -> Response:
         """Answer with the schedule, its next five times and its last run."""
-        return _answer(await self._store.read(schedules.get_schedule, _id(request)))
+        project = read_caller(request).project
+        return _answer(await self._store.read(schedules.get_schedule, _id(request), project=project))
 
     async def pause_schedule(self, request: Request) -> Response:
         """Stop the schedule from running."""
         record = await self._store.write(
-            schedules.pause_schedule, _id(request), by=read_actor(request), now=utc_now()
+            schedules.pause_schedule,
+            _id(request),
+            project=read_caller(request).project,
+            by=read_actor(request),
+            now=utc_now(),
         )
         logger.info("schedule_paused", extra={"schedule_id": str(record.id)})
         return _answer(record)
 
     async def resume_schedule(self, request: Request) -> Response:
         """Let the schedule run again, from its next time on."""
-        record = await self._store.write(_resume, _id(request), read_actor(request))
+        project, by = read_caller(request).project, read_actor(request)
+        record = await self._store.write(_resume, _id(request), project=project, by=by)
         logger.info("schedule_resumed", extra={"schedule_id": str(record.id)})
         return _answer(record)
 
     async def run_schedule(self, request: Request) -> Response:
         """Make a run now, paused or not; the times of the schedule stay as they are."""
         schedule_id, by, now = _id(request), read_actor(request), utc_now()
+        project = read_caller(request).project
         key = request_key(request, KeyScope.SCHEDULE_RUN, schedule_id.bytes)
         if again := await find_replay(self._store, key):
             return again
-        record = await self._store.read(schedules.get_schedule, schedule_id)
+        record = await self._store.read(schedules.get_schedule, schedule_id, project=project)
         # Not in the transaction that stores it: a large batch takes a while to validate.
         run = await self._slow.run(caller_of(request), scheduled_run, record, run_at=now, now=now)
         next_runs = _next_runs(record)
         async with self._store.long_call(LongCall.SUBMIT, caller_of(request)):
-            result = await self._store.write(_run, record.id, run, next_runs, key, by=by, now=now)
+            result = await self._store.write(
+                _run, record.id, run, next_runs, key, project=project, by=by, now=now
+            )
         if result.status is SubmissionStatus.STORED:
             logger.info("schedule_run_made", extra={"schedule_id": str(record.id), **run.facts})
         return answer_of(result)
 
     async def delete_schedule(self, request: Request) -> Response:
         """Delete the schedule; the jobs that it made stay."""
-        schedule_id = _id(request)
-        by = read_actor(request)
-        await self._store.write(schedules.delete_schedule, schedule_id, by=by, now=utc_now())
+        schedule_id, by, project = _id(request), read_actor(request), read_caller(request).project
+        await self._store.write(schedules.delete_schedule, schedule_id, project=project, by=by, now=utc_now())
         logger.info("schedule_deleted", extra={"schedule_id": str(schedule_id)})
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
@@ -210,9 +224,9 @@ def _id(request: Request) -> UUID:
     return read_id(request, "schedule_id", ScheduleNotFound)
 
 
-def _read_schedule(body: bytes, limits: ScheduleLimits) -> tuple[NewSchedule, KeptAnswer]:
+def _read_schedule(body: bytes, limits: ScheduleLimits, *, project: str) -> tuple[NewSchedule, KeptAnswer]:
     submission = read_document(ScheduleSubmission, body)
-    schedule = new_schedule(submission, schedule_id=new_id(), now=utc_now(), limits=limits)
+    schedule = new_schedule(submission, schedule_id=new_id(), project=project, now=utc_now(), limits=limits)
     document = schedule_document(ScheduleRecord.of(schedule))
     answer = KeptAnswer(HTTPStatus.CREATED, f"/schedules/{schedule.id}", document)
     return schedule, answer
@@ -249,24 +263,27 @@ def _run(
     next_runs: list[datetime],
     key: IdempotencyKey | None,
     *,
+    project: str | None,
     by: str,
     now: datetime,
 ) -> SubmissionResult:
     def make_run(connection: Connection) -> KeptAnswer:
-        record = schedules.run_now(connection, schedule_id, run, by=by, now=now)
+        record = schedules.run_now(connection, schedule_id, run, project=project, by=by, now=now)
         return KeptAnswer(HTTPStatus.ACCEPTED, run.path, schedule_document(record, next_runs))
 
     return make_once(connection, key, schedule_id, make_run)
 
 
-def _resume(connection: Connection, schedule_id: UUID, by: str) -> ScheduleRecord:
-    record, now = schedules.get_schedule(connection, schedule_id), utc_now()
+def _resume(connection: Connection, schedule_id: UUID, *, project: str | None, by: str) -> ScheduleRecord:
+    record, now = schedules.get_schedule(connection, schedule_id, project=project), utc_now()
     next_run_at = first_time(record.timetable, after=now)
-    return schedules.resume_schedule(connection, schedule_id, next_run_at=next_run_at, by=by, now=now)
+    return schedules.resume_schedule(
+        connection, schedule_id, project=project, next_run_at=next_run_at, by=by, now=now
+    )
 
 
-def _page(connection: Connection, *, limit: int, after: UUID | None) -> bytes:
-    found = schedules.list_schedules(connection, limit=limit, after=after)
+def _page(connection: Connection, *, project: str | None, limit: int, after: UUID | None) -> bytes:
+    found = schedules.list_schedules(connection, project=project, limit=limit, after=after)
     return page_of([schedule_document(record) for record in found.records], following=found.following)
 
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from producer.api.documents import NEXT_OF_SEARCH, Attempt, Document, ShownText, job_explanation, shown
 from producer.api.explanation import explain_new
 from producer.api.jobs import Form, submit
-from producer.api.requests import Query, read_actor, read_id
+from producer.api.requests import Query, read_actor, read_caller, read_id
 from producer.api.responses import json_response
 from producer.api.slow_work import SlowWork, caller_of
 from producer.api.writer import JobWriter
@@ -75,6 +75,7 @@ class TaskSummary(Document):
     ]
     lane: Lane
     labels: Mapping[str, str]
+    project: Annotated[str, Field(description="Whose it is; `default` when nobody gave another.")]
     ref: Annotated[str | None, Field(description="Your own name for it, as it was handed in.")]
     batch_id: UUID | None
     schedule_id: UUID | None
@@ -142,7 +143,8 @@ class TaskHandlers:
 
     async def get_task(self, request: Request) -> Response:
         """Answer with the task, its output and every attempt."""
-        return json_response(await self._store.read(_look_up, read_task_id(request)))
+        project = read_caller(request).project
+        return json_response(await self._store.read(_look_up, read_task_id(request), project=project))
 
     async def list_tasks(self, request: Request) -> Response:
         """Answer with one page of tasks, newest first; it may be short while there is more."""
@@ -156,14 +158,19 @@ class TaskHandlers:
             labels=query.labels,
         )
         page = self._store.read_page(
-            caller_of(request), _task_page, asked, limit=query.limit, after=query.id("cursor")
+            caller_of(request),
+            _task_page,
+            asked,
+            project=read_caller(request).project,
+            limit=query.limit,
+            after=query.id("cursor"),
         )
         return json_response(await page)
 
     async def abort_task(self, request: Request) -> Response:
         """Cancel a task: at once when it waits; its agent is told when it extends its lease."""
-        task_id = read_task_id(request)
-        record = await self._store.write(_abort, task_id, by=read_actor(request))
+        task_id, project = read_task_id(request), read_caller(request).project
+        record = await self._store.write(_abort, task_id, project=project, by=read_actor(request))
         facts = {"job_id": str(task_id), "kind": TASK, "run": record.run, "attempt": record.attempt}
         logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
         headers = {"Location": f"{PATH}/{task_id}"}
@@ -269,27 +276,29 @@ def _text(said: msgspec.Raw) -> OutputText | None:
         return None
 
 
-def _look_up(connection: Connection, task_id: UUID) -> bytes:
-    record = _get_task(connection, task_id)
+def _look_up(connection: Connection, task_id: UUID, *, project: str | None) -> bytes:
+    record = _get_task(connection, task_id, project=project)
     if record.state.is_final:
         # Pauses no longer matter to it.
         return task_document(record)
     return task_document(record, queues.circumstances(connection, now=utc_now(), around=[record]))
 
 
-def _get_task(connection: Connection, task_id: UUID) -> JobRecord:
-    record = queries.get_job(connection, task_id)
+def _get_task(connection: Connection, task_id: UUID, *, project: str | None) -> JobRecord:
+    record = queries.get_job(connection, task_id, project=project)
     if record.kind != TASK:
         raise NotATask(f"The job is of kind {record.kind}, and no task; see GET /jobs/{task_id}.")
     return record
 
 
-def _abort(connection: Connection, task_id: UUID, *, by: str) -> JobRecord:
-    _get_task(connection, task_id)
-    return endings.cancel_job(connection, task_id, by=by, now=utc_now())
+def _abort(connection: Connection, task_id: UUID, *, project: str | None, by: str) -> JobRecord:
+    _get_task(connection, task_id, project=project)
+    return endings.cancel_job(connection, task_id, project=project, by=by, now=utc_now())
 
 
-def _task_page(connection: Connection, asked: JobFilter, *, limit: int, after: UUID | None) -> bytes:
-    found = queries.search_jobs(connection, asked, limit=limit, after=after)
+def _task_page(
+    connection: Connection, asked: JobFilter, *, project: str | None, limit: int, after: UUID | None
+) -> bytes:
+    found = queries.search_jobs(connection, asked, project=project, limit=limit, after=after)
     known = queues.circumstances(connection, now=utc_now(), around=found.records)
     return page_of([task_summary(record, known) for record in found.records], following=found.following)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from producer.callers import wire_project
 from producer.ledger.leader import Lease
 from producer.ledger.metrics import LedgerMetrics
 from producer.parking import ParkedFilter
@@ -19,6 +20,7 @@ from producer.records import JobRecord
 from producer.run_tokens import RunTokens
 from producer.store import parking
 from producer.store.database import RetryingStore
+from producer.store.projects import EVERY_PROJECT
 from shared.broker.bundle import bodies_of, count_bodies
 from shared.broker.outgoing import Outgoing
 from shared.broker.parked_queue import Choice, Walk, count_parked, walk_parked
@@ -140,7 +142,7 @@ class ParkedReconciler:
             # They are swept first.
             return False
         messages = await count_parked(self._amqp_url)
-        jobs = await self._store.read(parking.count_matching, ParkedFilter())
+        jobs = await self._store.read(parking.count_matching, ParkedFilter(), project=EVERY_PROJECT)
         return messages != jobs + self._strangers
 
     async def mend(self, *, settled: timedelta = _SETTLED) -> None:
@@ -297,6 +299,7 @@ def _parked_message(job: JobRecord, tokens: RunTokens) -> Outgoing:
         run=job.run,
         attempt=max(1, job.attempt),
         batch_id=job.batch_id,
+        project=wire_project(job.project),
         token=tokens.of(job.id, job.run),
         # As its worker would have written it, so that a message is known for what it is wherever it goes.
         report=Report(

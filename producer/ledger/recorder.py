@@ -7,8 +7,9 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from producer.adoption import adopt_jobs, is_adoptable
+from producer.adoption import adopt_jobs, is_adoptable, project_of
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.reports import REPORTS_ONLY, ParsedDelivery, ParsedReport, parse_delivery
 from producer.records import Recorded
@@ -54,6 +55,7 @@ class Recorder:
         """Make a recorder that is not connected yet."""
         self._store = store
         self._tokens = tokens
+        self._whose = partial(project_of, tokens=tokens, publishers=settings.publisher_projects)
         self._metrics = metrics
         self._batch_limit = settings.recorder_prefetch
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -189,7 +191,7 @@ class Recorder:
             if job.kind in KINDS and not is_adoptable(job):
                 facts = {"job_id": str(job.id), "run": job.run, "attempt": job.attempt}
                 logger.warning("job_not_adopted", extra=facts)
-        adopted = adopt_jobs(jobs, now=utc_now())
+        adopted = adopt_jobs(jobs, whose=self._whose, now=utc_now())
         if not adopted:
             return
         for job_id in sorted(await self._store.write(submissions.insert_adopted, adopted)):

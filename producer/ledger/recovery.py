@@ -7,12 +7,13 @@ messages are still in `jobs.parked`.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 from uuid import UUID
 
-from producer.adoption import adopt_jobs
+from producer.adoption import adopt_jobs, project_of
 from producer.ledger.leader import Lease
 from producer.ledger.lost_jobs import Republisher
 from producer.ledger.metrics import LedgerMetrics
@@ -28,7 +29,7 @@ from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable
 from shared.events import EVERY
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane
-from shared.messages import JobMessage, Report
+from shared.messages import Job, JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.settings import Settings
 from shared.states import UNDER_WAY, JobState
@@ -101,13 +102,16 @@ async def adopt_parked(settings: Settings, database: Database) -> tuple[int, int
     Raises:
         BrokerUnavailable: the broker went away, or a ledger is walking; calling it again goes on.
     """
-    lease = Lease(Store(database), PARKED_WALK, seconds=WALK_LEASE_SECONDS)
+    store = Store(database)
+    tokens = RunTokens(await store.write(keep_key, RUN_TOKENS, key_bytes=KEY_BYTES))
+    whose = partial(project_of, tokens=tokens, publishers=settings.publisher_projects)
+    lease = Lease(store, PARKED_WALK, seconds=WALK_LEASE_SECONDS)
     adopted = 0
 
     async def choose(bodies: Sequence[bytes]) -> Choice:
         nonlocal adopted
         jobs = [job for body in bodies for job in parked_jobs(body) if job is not None]
-        adopted += await asyncio.to_thread(_adopt, database, jobs)
+        adopted += await asyncio.to_thread(_adopt, database, jobs, whose)
         return Choice(frozenset())
 
     walk = await walk_alone(settings.amqp_url, lease, choose=choose)
@@ -153,9 +157,9 @@ async def _connected(settings: Settings) -> AsyncIterator[Publisher]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-def _adopt(database: Database, jobs: Sequence[JobMessage]) -> int:
+def _adopt(database: Database, jobs: Sequence[JobMessage], whose: Callable[[Job], str]) -> int:
     now = utc_now()
-    adopted = adopt_jobs(jobs, now=now, kinds=KINDS)
+    adopted = adopt_jobs(jobs, whose=whose, now=now, kinds=KINDS)
     # Together: an agent must not pick a task that is parked a moment later.
     with database.writing() as connection:
         new = submissions.insert_adopted(connection, adopted)

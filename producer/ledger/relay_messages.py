@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from producer.callers import wire_project
 from producer.records import ClaimedEvent, ClaimedJob
 from producer.run_tokens import RunTokens
 from shared.broker.bundle import NDJSON, bundled
@@ -57,6 +58,7 @@ def job_message(job: ClaimedJob, *, tokens: RunTokens, attempt: int = 1) -> JobM
         expires_at=_expires_at(job),
         token=tokens.of(job.id, job.run),
         ref=job.ref,
+        project=wire_project(job.project),
         known=job.known,
     )
 
@@ -118,9 +120,10 @@ def _body(job: ClaimedJob, tokens: RunTokens) -> bytes:
     expires_at = _expires_at(job)
     expiry = f',"expires_at":"{expires_at.isoformat()}"' if expires_at else ""
     ref = f',"ref":{json.dumps(job.ref)}' if job.ref else ""
+    project = f',"project":"{job.project}"' if wire_project(job.project) else ""
     known = f',"known":{job.known.model_dump_json(exclude_none=True)}' if job.known else ""
     return (
         f'{{"version":1,"id":"{job.id}","kind":"{job.kind}","lane":"{job.lane}","args":{job.args_json},'
         f'"retry":{job.retry_json},"run":{job.run},"attempt":1,"deferrals":0,"returns":0,'
-        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{ref}{known}}}'
+        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{ref}{project}{known}}}'
     ).encode()

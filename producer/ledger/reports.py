@@ -76,6 +76,10 @@ class ReportDelivery(Protocol):
         """Its AMQP type: `job`, `jobs`, `report`, `reports` or `raw`."""
 
     @property
+    def user_id(self) -> str | None:
+        """The user who published it, as far as the broker says."""
+
+    @property
     def headers(self) -> Mapping[str, object]:
         """Its headers."""
 
@@ -151,9 +155,11 @@ def _parse(delivery: ReportDelivery, body: bytes, now: datetime) -> ParsedReport
         report = Report.decode(body)
         return _report_of(report, report.job)
     if delivery.exchange == JOBS:
-        job = JobMessage.decode(body)
+        # As its first worker notes it: nobody else can say who published it.
+        published = JobMessage.decode(body).model_copy(update={"publisher": delivery.user_id})
         # The worker that takes it parks it, as one that it cannot read.
-        return ParsedReport(job=job) if may_carry(delivery.routing_key, job.kind) else ParsedReport()
+        is_taken = may_carry(delivery.routing_key, published.kind)
+        return ParsedReport(job=published) if is_taken else ParsedReport()
     if delivery.type == RAW_TYPE:
         return _unreadable(delivery)
     job = JobMessage.decode(body)

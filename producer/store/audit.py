@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from producer.parking import AuditAction, AuditEntry
 from producer.records import Found
 from producer.store.page_bytes import read_page
+from producer.store.projects import visible
 from producer.store.schema import audit
 from producer.store.sql import stored
 from shared.events import EVERY
@@ -25,37 +26,50 @@ def write_audit(
     action: AuditAction,
     *,
     target: str,
+    project: str | None,
     by: str,
     details: Mapping[str, Any],
     now: datetime,
 ) -> None:
-    """Note one action."""
-    connection.execute(
-        audit.insert().values(id=new_id(), at=now, by=by, action=action, target=target, details=dict(details))
-    )
+    """Note one action.
+
+    Args:
+        target: To what it was done.
+        project: Whose that is; None for the installation.
+    """
+    entry = {"at": now, "by": by, "action": action, "target": target, "details": dict(details)}
+    connection.execute(audit.insert().values(id=new_id(), project=project, **entry))
 
 
 def write_audits(
     connection: sa.Connection,
-    actions: Iterable[tuple[AuditAction, str, Mapping[str, Any]]],
+    actions: Iterable[tuple[AuditAction, str, str, Mapping[str, Any]]],
     *,
     by: str,
     now: datetime,
 ) -> None:
-    """Note many actions of one actor: each with its target and its details."""
+    """Note many actions of one actor: each with its target, whose that is, and its details."""
     rows = [
-        {"id": new_id(), "at": now, "by": by, "action": action, "target": target, "details": dict(details)}
-        for action, target, details in actions
+        {
+            "id": new_id(),
+            "at": now,
+            "by": by,
+            "action": action,
+            "target": target,
+            "details": dict(details),
+            "project": project,
+        }
+        for action, target, project, details in actions
     ]
     if rows:
         connection.execute(audit.insert(), rows)
 
 
 def list_audit(
-    connection: sa.Connection, *, target: str | None, limit: int, after: UUID | None
+    connection: sa.Connection, *, project: str | None, target: str | None, limit: int, after: UUID | None
 ) -> Found[AuditEntry]:
     """Return a page of entries, newest first, from below the id `after`: as many as fit."""
-    rows = sa.select(audit.c.id).order_by(audit.c.id.desc())
+    rows = sa.select(audit.c.id).where(*visible(audit, project)).order_by(audit.c.id.desc())
     if target is not None:
         rows = rows.where(audit.c.target == target)
     if after is not None:

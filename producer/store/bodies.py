@@ -14,6 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from pydantic import ValidationError
 
+from producer.callers import DEFAULT_PROJECT
 from producer.records import BodyRecord
 from producer.store.schema import bodies, jobs, validators
 from producer.store.sql import upsert
@@ -58,8 +59,8 @@ def remember_validators(connection: sa.Connection, reports: Iterable[Report], *,
     fetched = {report.job_id: (report.ended_at or now, copy) for report in reports if (copy := _copy(report))}
     if not fetched:
         return
-    query = sa.select(jobs.c.id, jobs.c.args).where(jobs.c.id.in_(sorted(fetched)))
-    keys = {job_id: copy_key(args) for job_id, args in connection.execute(query)}
+    query = sa.select(jobs.c.id, jobs.c.args, jobs.c.project).where(jobs.c.id.in_(sorted(fetched)))
+    keys = {job_id: copy_key(args, project=project) for job_id, args, project in connection.execute(query)}
     # In the order of their ends, so that the later of two with one key is kept; written in the order of the
     # keys, so that two transactions cannot deadlock.
     rows = {
@@ -94,10 +95,11 @@ def find_copies(connection: sa.Connection, asking: Mapping[UUID, bytes]) -> dict
     return {job_id: copies[key] for job_id, key in asking.items() if key in copies}
 
 
-def copy_key(args: Mapping[str, Any]) -> bytes | None:
-    """Return 16 bytes that are the same for fetches that bring back the same; None for all but GET.
+def copy_key(args: Mapping[str, Any], *, project: str) -> bytes | None:
+    """Return 16 bytes that are the same for fetches of a project that bring back the same.
 
-    Third parties' arguments may be no JSON that can be written; they have none, either.
+    None for all but GET. The project is in them, because a copy hands over a body. Third parties' arguments
+    may be no JSON that can be written; they have none, either.
 
     The arguments are normalized already; a fragment is never sent (RFC 9110 section 4.2.5).
     """
@@ -105,8 +107,9 @@ def copy_key(args: Mapping[str, Any]) -> bytes | None:
         return None
     asked = {name: value for name, value in args.items() if name not in _BESIDE}
     asked["url"] = str(asked.get("url", "")).partition("#")[0]
+    said = asked if project == DEFAULT_PROJECT else [project, asked]
     try:
-        return hashlib.sha256(exact_json.dumps(asked, sort_keys=True)).digest()[:16]
+        return hashlib.sha256(exact_json.dumps(said, sort_keys=True)).digest()[:16]
     except (TypeError, ValueError):
         return None
 

@@ -21,6 +21,7 @@ from producer.records import Found
 from producer.store.audit import operation_target, write_audit
 from producer.store.page_bytes import read_page
 from producer.store.parking import has_next_run, leave_parking, matching
+from producer.store.projects import EVERY_PROJECT, visible
 from producer.store.rows import lock_jobs
 from producer.store.schema import IS_PARKED, IS_RUNNING_OPERATION, jobs, operation_jobs, operations
 from producer.store.sql import count_under_lock, is_one_of, stored
@@ -65,7 +66,7 @@ def start_operation(
             "Wait for one of them, or cancel it."
         )
     _insert(connection, new)
-    total = _choose_jobs(connection, new.id, which)
+    total = _choose_jobs(connection, new, which)
     _change(connection, new.id, {"total": total, **({} if total else _end(OperationState.DONE, now))})
     details = {
         "filter": dict(new.filter_document),
@@ -73,37 +74,45 @@ def start_operation(
         "total": total,
     }
     write_audit(
-        connection, _STARTED[new.action], target=operation_target(new.id), by=new.by, details=details, now=now
+        connection,
+        _STARTED[new.action],
+        target=operation_target(new.id),
+        project=new.project,
+        by=new.by,
+        details=details,
+        now=now,
     )
-    return get_operation(connection, new.id)
+    return get_operation(connection, new.id, project=new.project)
 
 
 def count_listed(connection: sa.Connection, new: NewOperation, ids: Iterable[UUID]) -> int:
     """Return how many jobs an operation on listed jobs would have; nothing is left of it."""
     # A list may name a job twice, and be longer than memory is large: the table knows what it has.
     _insert(connection, new)
-    total = _choose_jobs(connection, new.id, ids)
+    total = _choose_jobs(connection, new, ids)
     connection.execute(operation_jobs.delete().where(operation_jobs.c.operation_id == new.id))
     connection.execute(operations.delete().where(operations.c.id == new.id))
     return total
 
 
-def get_operation(connection: sa.Connection, operation_id: UUID) -> Operation:
+def get_operation(connection: sa.Connection, operation_id: UUID, *, project: str | None) -> Operation:
     """Return the operation.
 
     Raises:
-        OperationNotFound: no row has this id.
+        OperationNotFound: no row has this id, for a caller of this project.
     """
-    query = sa.select(*_COLUMNS).where(operations.c.id == operation_id)
+    query = sa.select(*_COLUMNS).where(operations.c.id == operation_id, *visible(operations, project))
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise OperationNotFound(f"no operation has the id {operation_id}")
     return _operation(row)
 
 
-def list_operations(connection: sa.Connection, *, limit: int, after: UUID | None) -> Found[Operation]:
+def list_operations(
+    connection: sa.Connection, *, project: str | None, limit: int, after: UUID | None
+) -> Found[Operation]:
     """Return a page of operations, newest first, from below the id `after`: as many as fit."""
-    query = sa.select(*_COLUMNS).order_by(operations.c.id.desc())
+    query = sa.select(*_COLUMNS).where(*visible(operations, project)).order_by(operations.c.id.desc())
     if after is not None:
         query = query.where(operations.c.id < after)
     # A filter may have a thousand ids.
@@ -111,27 +120,33 @@ def list_operations(connection: sa.Connection, *, limit: int, after: UUID | None
     return Found([_operation(row) for row in found], following)
 
 
-def cancel_operation(connection: sa.Connection, operation_id: UUID, *, by: str, now: datetime) -> Operation:
+def cancel_operation(
+    connection: sa.Connection, operation_id: UUID, *, project: str | None, by: str, now: datetime
+) -> Operation:
     """End a running operation; what it has done stays done. Cancelling it again changes nothing.
 
     Raises:
-        OperationNotFound: no row has this id.
+        OperationNotFound: no row has this id, for a caller of this project.
         OperationFinished: it has done all its jobs.
     """
-    query = sa.select(operations.c.state).where(operations.c.id == operation_id).with_for_update()
-    match connection.scalar(query):
+    here = [operations.c.id == operation_id, *visible(operations, project)]
+    match connection.scalar(sa.select(operations.c.state).where(*here).with_for_update()):
         case OperationState.RUNNING:
             _change(connection, operation_id, _end(OperationState.CANCELLED, now))
             connection.execute(operation_jobs.delete().where(operation_jobs.c.operation_id == operation_id))
-            cancelled = get_operation(connection, operation_id)
-            details = {"total": cancelled.total, "done": cancelled.done, "skipped": cancelled.skipped}
-            target = operation_target(operation_id)
+            cancelled = get_operation(connection, operation_id, project=project)
             write_audit(
-                connection, AuditAction.OPERATION_CANCELLED, target=target, by=by, details=details, now=now
+                connection,
+                AuditAction.OPERATION_CANCELLED,
+                target=operation_target(operation_id),
+                project=cancelled.project,
+                by=by,
+                details={"total": cancelled.total, "done": cancelled.done, "skipped": cancelled.skipped},
+                now=now,
             )
         case OperationState.DONE:
             raise OperationFinished(f"operation {operation_id} is done")
-    return get_operation(connection, operation_id)
+    return get_operation(connection, operation_id, project=project)
 
 
 def next_page_at(connection: sa.Connection, *, now: datetime) -> datetime | None:
@@ -168,7 +183,7 @@ def make_page(connection: sa.Connection, *, now: datetime, most: int | None = No
     next_at = _next_at(row["next_at"], len(chosen), operation.rate_per_second, now=now)
     end = _end(OperationState.DONE, now) if done + skipped >= operation.total else {}
     _change(connection, operation.id, {"done": done, "skipped": skipped, "next_at": next_at, **end})
-    return OperationPage(get_operation(connection, operation.id), moved)
+    return OperationPage(get_operation(connection, operation.id, project=EVERY_PROJECT), moved)
 
 
 def skip_job(connection: sa.Connection, *, now: datetime) -> UUID | None:
@@ -207,6 +222,7 @@ def _insert(connection: sa.Connection, new: NewOperation) -> None:
             filter=dict(new.filter_document),
             rate_per_second=new.rate_per_second,
             by=new.by,
+            project=new.project,
             state=OperationState.RUNNING,
             total=0,
             done=0,
@@ -217,18 +233,18 @@ def _insert(connection: sa.Connection, new: NewOperation) -> None:
     )
 
 
-def _choose_jobs(connection: sa.Connection, operation_id: UUID, which: ParkedFilter | Iterable[UUID]) -> int:
-    columns = sa.literal(operation_id, sa.Uuid()), jobs.c.id, jobs.c.run
+def _choose_jobs(connection: sa.Connection, new: NewOperation, which: ParkedFilter | Iterable[UUID]) -> int:
+    columns = sa.literal(new.id, sa.Uuid()), jobs.c.id, jobs.c.run
     if isinstance(which, ParkedFilter):
-        _list_jobs(connection, matching(which, *columns))
+        _list_jobs(connection, matching(which, *columns, project=new.project))
     else:
-        listed = operation_jobs.c.operation_id == operation_id, operation_jobs.c.job_id == jobs.c.id
+        listed = operation_jobs.c.operation_id == new.id, operation_jobs.c.job_id == jobs.c.id
         is_new = ~sa.exists().where(*listed)
         remaining = iter(which)
         while ids := set(islice(remaining, _CHUNK_IDS)):
-            here = is_one_of(connection, jobs.c.id, ids)
-            _list_jobs(connection, sa.select(*columns).where(IS_PARKED, here, is_new))
-    query = sa.select(sa.func.count()).where(operation_jobs.c.operation_id == operation_id)
+            here = is_one_of(connection, jobs.c.id, ids), *visible(jobs, new.project)
+            _list_jobs(connection, sa.select(*columns).where(IS_PARKED, *here, is_new))
+    query = sa.select(sa.func.count()).where(operation_jobs.c.operation_id == new.id)
     return connection.scalar(query) or 0
 
 

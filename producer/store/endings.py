@@ -11,6 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.callers import wire_project
 from producer.paged_fetch import page_of
 from producer.parking import ANONYMOUS, AuditAction
 from producer.records import BatchRecord, JobRecord, Transition, UnreadableJob
@@ -18,10 +19,11 @@ from producer.store.audit import batch_target, job_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.database import Database
 from producer.store.events import announce_cancellations, announce_outcomes
+from producer.store.projects import EVERY_PROJECT, visible
 from producer.store.queries import get_batch, get_job
-from producer.store.rows import OPEN_STATES, Standing, lock_jobs, write_jobs
+from producer.store.rows import OPEN_STATES, Standing, lock_job, lock_jobs, write_jobs
 from producer.store.schema import batches, jobs
-from shared.errors import BatchNotFound, JobEndedAlready, JobNotFound
+from shared.errors import BatchNotFound, JobEndedAlready
 from shared.events import Cancellation, JobEnded
 from shared.states import UNDER_WAY, JobState, position
 
@@ -87,47 +89,54 @@ def end_of(
         explanation=explanation,
         batch_id=place.batch_id,
         ref=place.ref,
+        project=wire_project(place.project),
         finished_at=now,
     )
 
 
-def cancel_job(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
+def cancel_job(
+    connection: sa.Connection, job_id: UUID, *, project: str | None, now: datetime, by: str = ANONYMOUS
+) -> JobRecord:
     """Cancel a job and return it; a running one is ended by its worker. Cancelling again changes nothing.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         JobEndedAlready: the job has succeeded or is parked.
     """
-    standing = lock_jobs(connection, [job_id])
-    if job_id not in standing:
-        raise JobNotFound(f"no job has the id {job_id}")
-    place = standing[job_id]
+    place = lock_job(connection, job_id, project=project)
     if place.state is not JobState.CANCELLED:
         if place.state.is_final:
             raise JobEndedAlready(f"job {job_id} has {place.state}")
         # The workers are told whatever the state says: a delivery may be on its way, or running unannounced.
         announce_cancellations(connection, [Cancellation(job_id=job_id, run=place.run)], now=now)
-        _cancel(connection, standing, now=now)
-        details = {"kind": place.kind, "run": place.run, "state": place.state}
+        _cancel(connection, {job_id: place}, now=now)
         write_audit(
-            connection, AuditAction.JOB_CANCELLED, target=job_target(job_id), by=by, details=details, now=now
+            connection,
+            AuditAction.JOB_CANCELLED,
+            target=job_target(job_id),
+            project=place.project,
+            by=by,
+            details={"kind": place.kind, "run": place.run, "state": place.state},
+            now=now,
         )
-    return get_job(connection, job_id)
+    return get_job(connection, job_id, project=project)
 
 
-def cancel_batch(database: Database, batch_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> BatchRecord:
+def cancel_batch(
+    database: Database, batch_id: UUID, *, project: str | None, now: datetime, by: str = ANONYMOUS
+) -> BatchRecord:
     """Cancel a batch and return it: the workers are told first, then its jobs are cancelled in pages.
 
     It ends the runs that are under way; a job that is redriven later runs. Many transactions. If this process
     dies in between, the workers end the rest when it reaches them, and a second call goes on.
 
     Raises:
-        BatchNotFound: no batch has this id.
+        BatchNotFound: no batch has this id, for a caller of this project.
     """
-    database.write(_begin_batch_cancel, batch_id, by=by, now=now)
+    database.write(_begin_batch_cancel, batch_id, project=project, by=by, now=now)
     while database.write(_cancel_page, batch_id, limit=_PAGE_JOBS, now=now):
         pass
-    return database.read(get_batch, batch_id)
+    return database.read(get_batch, batch_id, project=project)
 
 
 def park_unreadable(
@@ -161,14 +170,17 @@ def park_unreadable(
     return end_jobs(connection, ends, standing, now=now)
 
 
-def _begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, by: str, now: datetime) -> None:
+def _begin_batch_cancel(
+    connection: sa.Connection, batch_id: UUID, *, project: str | None, by: str, now: datetime
+) -> None:
+    here = [batches.c.id == batch_id, *visible(batches, project)]
     is_open = sa.exists().where(_is_open_of(batch_id))
     # A later cancel finds what was redriven since.
     mark = (
         batches.update()
-        .where(batches.c.id == batch_id, sa.or_(batches.c.cancelled_at.is_(None), is_open))
+        .where(*here, sa.or_(batches.c.cancelled_at.is_(None), is_open))
         .values(cancelled_at=now)
-        .returning(batches.c.kind, batches.c.total)
+        .returning(batches.c.kind, batches.c.total, batches.c.project)
     )
     if row := connection.execute(mark).one_or_none():
         announce_cancellations(connection, [Cancellation(batch_id=batch_id)], now=now)
@@ -176,11 +188,12 @@ def _begin_batch_cancel(connection: sa.Connection, batch_id: UUID, *, by: str, n
             connection,
             AuditAction.BATCH_CANCELLED,
             target=batch_target(batch_id),
+            project=row.project,
             by=by,
             details={"kind": row.kind, "total": row.total},
             now=now,
         )
-    elif not connection.scalar(sa.select(sa.exists().where(batches.c.id == batch_id))):
+    elif not connection.scalar(sa.select(sa.exists().where(*here))):
         raise BatchNotFound(f"no batch has the id {batch_id}")
 
 
@@ -209,7 +222,7 @@ def _is_open_of(batch_id: UUID) -> sa.ColumnElement[bool]:
 def _has_pages(connection: sa.Connection, standing: Mapping[UUID, Standing]) -> bool:
     """Return whether these jobs of a batch are the pages of a paged fetch; then all jobs of it are."""
     first = next(iter(standing), None)
-    return first is not None and page_of(get_job(connection, first)) is not None
+    return first is not None and page_of(get_job(connection, first, project=EVERY_PROJECT)) is not None
 
 
 def _cancel(connection: sa.Connection, standing: Mapping[UUID, Standing], *, now: datetime) -> None:

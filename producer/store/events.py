@@ -9,6 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.callbacks import batch_callback, job_callback
+from producer.callers import wire_project
 from producer.records import CallbackEvent, ClaimedEvent, NewJob
 from producer.store.page_bytes import lock_fitting
 from producer.store.rows import new_job_row
@@ -38,6 +39,7 @@ def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: dateti
         total=row["total"],
         counts={state: row[state.value] for state in JobState if row[state.value]},
         labels=row["labels"],
+        project=wire_project(row["project"]),
         created_at=row["created_at"],
         completed_at=now,
     )

@@ -14,6 +14,7 @@ from producer.keys import HASH_KEY_BYTES, MAX_KEYS, ApiKey, KeySecret, KeyState,
 from producer.parking import AuditAction
 from producer.records import Found
 from producer.store.audit import key_target, write_audit
+from producer.store.projects import visible
 from producer.store.schema import api_key_secrets, api_keys
 from producer.store.secret_keys import API_KEYS, find_key, keep_key
 from producer.store.sql import count_under_lock
@@ -72,7 +73,7 @@ def insert_key(connection: sa.Connection, key: ApiKey) -> None:
     )
     _insert_secret(connection, key.id, key.secrets[0], now=key.created_at)
     details = {"name": key.name, "project": key.project, "scopes": sorted(key.scopes)}
-    _audit(connection, AuditAction.KEY_CREATED, key.id, details, by=key.created_by, now=key.created_at)
+    _audit(connection, AuditAction.KEY_CREATED, key, details, by=key.created_by, now=key.created_at)
 
 
 def get_key(connection: sa.Connection, key_id: UUID, *, project: str | None) -> ApiKey:
@@ -81,7 +82,7 @@ def get_key(connection: sa.Connection, key_id: UUID, *, project: str | None) -> 
     Raises:
         KeyNotFound: the project has none of this id.
     """
-    query = sa.select(api_keys).where(api_keys.c.id == key_id, _is_of(project))
+    query = sa.select(api_keys).where(api_keys.c.id == key_id, *visible(api_keys, project))
     if not (found := _keys(connection, query)):
         raise KeyNotFound(f"no API key has the id {key_id}")
     return found[0]
@@ -91,7 +92,9 @@ def list_keys(
     connection: sa.Connection, *, project: str | None, limit: int, after: UUID | None
 ) -> Found[ApiKey]:
     """Return a page of a project's keys, of all for None, newest first, from below the id `after`."""
-    query = sa.select(api_keys).where(_is_of(project)).order_by(api_keys.c.id.desc()).limit(limit + 1)
+    query = (
+        sa.select(api_keys).where(*visible(api_keys, project)).order_by(api_keys.c.id.desc()).limit(limit + 1)
+    )
     if after is not None:
         query = query.where(api_keys.c.id < after)
     found = _keys(connection, query)
@@ -129,7 +132,7 @@ def rotate_key(
         )
     _insert_secret(connection, key_id, new, now=now)
     details = {"name": key.name, "overlap_seconds": int(overlap.total_seconds())}
-    _audit(connection, AuditAction.KEY_ROTATED, key_id, details, by=by, now=now)
+    _audit(connection, AuditAction.KEY_ROTATED, key, details, by=by, now=now)
     return get_key(connection, key_id, project=project)
 
 
@@ -145,7 +148,7 @@ def revoke_key(
     is_live = api_keys.c.revoked_at.is_(None)
     revoked = api_keys.update().where(api_keys.c.id == key_id, is_live).values(revoked_at=now)
     if connection.execute(revoked).rowcount:
-        _audit(connection, AuditAction.KEY_REVOKED, key_id, {"name": key.name}, by=by, now=now)
+        _audit(connection, AuditAction.KEY_REVOKED, key, {"name": key.name}, by=by, now=now)
     return get_key(connection, key_id, project=project)
 
 
@@ -197,10 +200,6 @@ def _known_scopes(names: Collection[str]) -> Iterable[Scope]:
     return (scope for scope in Scope if scope in names)
 
 
-def _is_of(project: str | None) -> sa.ColumnElement[bool]:
-    return sa.true() if project is None else api_keys.c.project == project
-
-
 def _is_live(now: datetime) -> sa.ColumnElement[bool]:
     ends = api_keys.c.expires_at
     return api_keys.c.revoked_at.is_(None) & (ends.is_(None) | (ends > now))
@@ -209,10 +208,11 @@ def _is_live(now: datetime) -> sa.ColumnElement[bool]:
 def _audit(
     connection: sa.Connection,
     action: AuditAction,
-    key_id: UUID,
+    key: ApiKey,
     details: Mapping[str, Any],
     *,
     by: str,
     now: datetime,
 ) -> None:
-    write_audit(connection, action, target=key_target(key_id), by=by, details=details, now=now)
+    target, project = key_target(key.id), key.project
+    write_audit(connection, action, target=target, project=project, by=by, details=details, now=now)

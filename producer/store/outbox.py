@@ -122,7 +122,7 @@ def _copy_key(job: ClaimedJob) -> bytes | None:
     except ValueError:
         # A lone surrogate, which JSON of a third party may hold: no worker takes such arguments.
         return None
-    return copy_key(args) if args.get("if_changed") else None
+    return copy_key(args, project=job.project) if args.get("if_changed") else None
 
 
 def _lease(

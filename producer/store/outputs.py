@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from producer.records import JobOutput
+from producer.store.projects import visible
 from producer.store.schema import attempts, jobs, outputs
 from producer.store.sql import upsert
 from shared.errors import JobNotFound, OutputNotFound
@@ -70,34 +71,35 @@ def forget_outputs(connection: sa.Connection, ended: Mapping[UUID, Mapping[str, 
         connection.execute(outputs.delete().where(outputs.c.job_id.in_(told)))
 
 
-def output_version(connection: sa.Connection, job_id: UUID) -> str:
+def output_version(connection: sa.Connection, job_id: UUID, *, project: str | None) -> str:
     """Return a text that is another one as soon as the output is, and read none of that.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         OutputNotFound: jobs of its kind write none.
     """
     columns = (jobs.c.kind, jobs.c.state, jobs.c.run, jobs.c.attempt, *_ORDER)
     found = jobs.outerjoin(outputs, outputs.c.job_id == jobs.c.id)
-    row = connection.execute(sa.select(*columns).select_from(found).where(jobs.c.id == job_id)).one_or_none()
+    here = [jobs.c.id == job_id, *visible(jobs, project)]
+    row = connection.execute(sa.select(*columns).select_from(found).where(*here)).one_or_none()
     if row is None:
         raise JobNotFound(f"no job has the id {job_id}")
     _check_kind(row.kind)
     return ".".join(map(str, row[1:]))
 
 
-def find_output(connection: sa.Connection, job_id: UUID) -> JobOutput:
+def find_output(connection: sa.Connection, job_id: UUID, *, project: str | None) -> JobOutput:
     """Return what the running attempt of a job has written so far, or what the last one wrote.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         OutputNotFound: jobs of its kind write none.
     """
     of_last_attempt = sa.and_(
         attempts.c.job_id == jobs.c.id, attempts.c.run == jobs.c.run, attempts.c.number == jobs.c.attempt
     )
     known = jobs.outerjoin(outputs, outputs.c.job_id == jobs.c.id).outerjoin(attempts, of_last_attempt)
-    query = sa.select(*_COLUMNS).select_from(known).where(jobs.c.id == job_id)
+    query = sa.select(*_COLUMNS).select_from(known).where(jobs.c.id == job_id, *visible(jobs, project))
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise JobNotFound(f"no job has the id {job_id}")

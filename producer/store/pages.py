@@ -30,6 +30,7 @@ from producer.paged_fetch import (
 from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
 from producer.store.page_bytes import PAGE_BYTES, fitting, row_bytes
+from producer.store.projects import visible
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
 from producer.store.schema import batches, jobs, pages, redrives
 from producer.store.sql import insert_absent, stored
@@ -95,29 +96,29 @@ def record_pages(
     return named
 
 
-def get_pages(connection: sa.Connection, root_id: UUID) -> PagesRecord:
+def get_pages(connection: sa.Connection, root_id: UUID, *, project: str | None) -> PagesRecord:
     """Return a paged fetch, measured: reads a row for each page, and none of their results.
 
     Raises:
-        JobNotFound: no job has this id.
+        JobNotFound: no job has this id, for a caller of this project.
         JobNotPaged: the job has no `pages`, or is itself one of the pages of another.
     """
-    root = get_root(connection, root_id)
+    root = get_root(connection, root_id, project=project)
     try:
-        batch = queries.get_batch(connection, pages_batch_id(root_id))
+        batch = queries.get_batch(connection, pages_batch_id(root_id), project=project)
     except BatchNotFound:
         batch = None
     return PagesRecord(root, batch, measure_pages(_read_pages(connection, root_id)))
 
 
-def get_root(connection: sa.Connection, root_id: UUID) -> JobRecord:
+def get_root(connection: sa.Connection, root_id: UUID, *, project: str | None) -> JobRecord:
     """Return a job that is the first of a paged fetch.
 
     Raises:
-        JobNotFound: no job has this id.
+        JobNotFound: no job has this id, for a caller of this project.
         JobNotPaged: the job has no `pages`, or is itself one of the pages of another.
     """
-    root = queries.get_job(connection, root_id)
+    root = queries.get_job(connection, root_id, project=project)
     page = page_of(root)
     if page is None:
         raise JobNotPaged("The job fetches no pages.")
@@ -127,7 +128,7 @@ def get_root(connection: sa.Connection, root_id: UUID) -> JobRecord:
 
 
 def next_page_items(
-    connection: sa.Connection, root_id: UUID, *, after: int
+    connection: sa.Connection, root_id: UUID, *, project: str | None, after: int
 ) -> tuple[int, Sequence[bytes], bytes | None] | None:
     """Return number, items and digests of keys of the first page behind `after`; None behind the last.
 
@@ -136,7 +137,7 @@ def next_page_items(
     query = (
         sa.select(pages.c.number, pages.c.key_digests, stored(jobs.c.result))
         .join(jobs, jobs.c.id == pages.c.job_id)
-        .where(pages.c.root_id == root_id, pages.c.number > after)
+        .where(pages.c.root_id == root_id, pages.c.number > after, *visible(jobs, project))
         .order_by(pages.c.number)
         .limit(1)
     )
@@ -218,6 +219,7 @@ def _make_batches(connection: sa.Connection, new: Sequence[NewBatch]) -> None:
             "total": 0,
             "labels": batch.labels,
             "schedule_id": batch.schedule_id,
+            "project": batch.project,
             "created_at": batch.created_at,
         }
         for batch in new

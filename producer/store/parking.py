@@ -28,12 +28,14 @@ from producer.store.audit import job_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
 from producer.store.page_bytes import read_page
+from producer.store.projects import visible, visible_of_batch
 from producer.store.queries import get_job
 from producer.store.rows import (
     JOB_COLUMNS,
     LARGE_COLUMNS,
     Standing,
     job_record,
+    lock_job,
     lock_jobs,
     stored_host,
     write_jobs,
@@ -42,7 +44,7 @@ from producer.store.schema import IS_PARKED, IS_PARKED_LONG, IS_PARKED_SHORT, jo
 from producer.store.sql import PlainText
 from producer.store.wakeup import announce_waiting
 from shared.broker.topology import PARKED_QUEUE
-from shared.errors import JobNotFound, JobNotParked, RunsExhausted
+from shared.errors import JobNotParked, RunsExhausted
 from shared.kinds.registry import waiting_state
 from shared.kinds.task import queue_of
 from shared.messages import MAX_RUN, Report
@@ -60,9 +62,11 @@ _SETTLE = redrives.update().where(
 )
 
 
-def list_groups(connection: sa.Connection, parked_filter: ParkedFilter, *, limit: int) -> ParkedGroups:
+def list_groups(
+    connection: sa.Connection, parked_filter: ParkedFilter, *, project: str | None, limit: int
+) -> ParkedGroups:
     """Return the largest groups of the jobs that match. One query, on the indexes of parked jobs."""
-    groups = _groups(parked_filter, limit).cte("parked_groups")
+    groups = _groups(parked_filter, project, limit).cte("parked_groups")
     sample = jobs.alias("sample")
     query = (
         sa.select(groups, sample.c.explanation)
@@ -78,15 +82,17 @@ def list_groups(connection: sa.Connection, parked_filter: ParkedFilter, *, limit
     )
 
 
-def count_matching(connection: sa.Connection, parked_filter: ParkedFilter) -> int:
+def count_matching(connection: sa.Connection, parked_filter: ParkedFilter, *, project: str | None) -> int:
     """Return how many parked jobs match."""
-    query = sa.select(sa.func.count()).select_from(matching(parked_filter, jobs.c.id).subquery())
-    return connection.scalar(query) or 0
+    matched = matching(parked_filter, jobs.c.id, project=project).subquery()
+    return connection.scalar(sa.select(sa.func.count()).select_from(matched)) or 0
 
 
-def matching(parked_filter: ParkedFilter, *columns: sa.ColumnElement[Any]) -> sa.CompoundSelect[Any]:
+def matching(
+    parked_filter: ParkedFilter, *columns: sa.ColumnElement[Any], project: str | None
+) -> sa.CompoundSelect[Any]:
     """Return the query of the parked jobs that match; it reads no row for columns that the index has."""
-    return sa.union_all(*(sa.select(*columns).where(*part) for part in _parts(parked_filter)))
+    return sa.union_all(*(sa.select(*columns).where(*part) for part in _parts(parked_filter, project)))
 
 
 def runs_of(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, tuple[int, JobState]]:
@@ -109,23 +115,26 @@ def parked_page(
     return [job_record(row) for row in found]
 
 
-def redrive(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
+def redrive(
+    connection: sa.Connection, job_id: UUID, *, project: str | None, now: datetime, by: str = ANONYMOUS
+) -> JobRecord:
     """Start a parked job's next run and return the job, which waits with fresh attempts beside the old ones.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         JobNotParked: the job is in another state; of two redrives at once, the second finds it accepted.
     """
-    standing = _lock_parked(connection, job_id)
+    standing = _lock_parked(connection, job_id, project=project)
     leave_parking(connection, OperationAction.REDRIVE, {job_id: standing}, by=by, now=now)
     _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, standing, by=by, now=now)
-    return get_job(connection, job_id)
+    return get_job(connection, job_id, project=project)
 
 
 def redrive_edited(
     connection: sa.Connection,
     job_id: UUID,
     *,
+    project: str | None,
     args: Mapping[str, Any],
     host: str,
     unique_key: bytes,
@@ -135,10 +144,10 @@ def redrive_edited(
     """Start a parked job's next run with other arguments, which the audit log keeps beside the old ones.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         JobNotParked: the job is in another state.
     """
-    standing = _lock_parked(connection, job_id)
+    standing = _lock_parked(connection, job_id, project=project)
     old_args = connection.scalar(sa.select(jobs.c.args).where(jobs.c.id == job_id))
     edited = {
         "args": args,
@@ -152,7 +161,7 @@ def redrive_edited(
     leave_parking(connection, OperationAction.REDRIVE, {job_id: standing}, by=by, now=now)
     edit = {"old_args": old_args, "new_args": args}
     _audit_one(connection, AuditAction.JOB_REDRIVEN, job_id, standing, by=by, now=now, more=edit)
-    return get_job(connection, job_id)
+    return get_job(connection, job_id, project=project)
 
 
 def redrive_moved(
@@ -192,17 +201,19 @@ def redrive_moved(
     return Recorded(transitions, unknown, disbelieved)
 
 
-def discard(connection: sa.Connection, job_id: UUID, *, now: datetime, by: str = ANONYMOUS) -> JobRecord:
+def discard(
+    connection: sa.Connection, job_id: UUID, *, project: str | None, now: datetime, by: str = ANONYMOUS
+) -> JobRecord:
     """End a parked job for good, as cancelled, and return it.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         JobNotParked: the job is in another state.
     """
-    standing = _lock_parked(connection, job_id)
+    standing = _lock_parked(connection, job_id, project=project)
     leave_parking(connection, OperationAction.DISCARD, {job_id: standing}, by=by, now=now)
     _audit_one(connection, AuditAction.JOB_DISCARDED, job_id, standing, by=by, now=now)
-    return get_job(connection, job_id)
+    return get_job(connection, job_id, project=project)
 
 
 def leave_parking(
@@ -252,9 +263,12 @@ def settle_redrives(connection: sa.Connection, pairs: Iterable[tuple[UUID, int]]
         connection.execute(_SETTLE, rows)
 
 
-def _parts(asked: ParkedFilter) -> list[list[sa.ColumnElement[bool]]]:
+def _parts(asked: ParkedFilter, project: str | None) -> list[list[sa.ColumnElement[bool]]]:
     """Return the conditions of each part of the jobs that match: every job is in one of them."""
-    conditions = _conditions(asked)
+    if asked.batch_id is None:
+        conditions = [*visible(jobs, project), *_conditions(asked)]
+    else:
+        conditions = [*visible_of_batch(asked.batch_id, project), *_conditions(asked)]
     in_batch = [] if asked.batch_id is None else [jobs.c.batch_id == asked.batch_id]
     if asked.ids is not None:
         # The primary key finds fewer jobs than there are parked ones.
@@ -294,9 +308,9 @@ def _in_calendar(at: datetime) -> datetime:
         return _FIRST_TIME if at.year == 1 else _LAST_TIME
 
 
-def _groups(parked_filter: ParkedFilter, limit: int) -> sa.Select[tuple[object, ...]]:
+def _groups(parked_filter: ParkedFilter, project: str | None, limit: int) -> sa.Select[tuple[object, ...]]:
     # By the whole reason first, in the order of the index, which leaves few rows.
-    parts = sa.union_all(*(_by_reason(part) for part in _parts(parked_filter))).subquery("parts").c
+    parts = sa.union_all(*(_by_reason(part) for part in _parts(parked_filter, project))).subquery("parts").c
     reason = _fingerprint(parts.reason)
     count = sa.cast(sa.func.sum(parts.jobs), sa.BigInteger())
     return (
@@ -350,10 +364,8 @@ def _group(row: sa.RowMapping) -> ParkedGroup:
     )
 
 
-def _lock_parked(connection: sa.Connection, job_id: UUID) -> Standing:
-    standing = lock_jobs(connection, [job_id]).get(job_id)
-    if standing is None:
-        raise JobNotFound(f"no job has the id {job_id}")
+def _lock_parked(connection: sa.Connection, job_id: UUID, *, project: str | None) -> Standing:
+    standing = lock_job(connection, job_id, project=project)
     if standing.state is not JobState.PARKED:
         raise JobNotParked(f"job {job_id} is {standing.state}; only a parked job can be redriven")
     if not has_next_run(standing):
@@ -421,4 +433,5 @@ def _audit_one(
     more: Mapping[str, object] | None = None,
 ) -> None:
     details = {"kind": standing.kind, "parked_run": standing.run, **(more or {})}
-    write_audit(connection, action, target=job_target(job_id), by=by, details=details, now=now)
+    target, project = job_target(job_id), standing.project
+    write_audit(connection, action, target=target, project=project, by=by, details=details, now=now)

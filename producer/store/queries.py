@@ -14,6 +14,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.callers import DEFAULT_PROJECT
 from producer.records import (
     FIRST_REJECTED,
     LOOK_AFTER,
@@ -25,6 +26,7 @@ from producer.records import (
     Rejected,
 )
 from producer.store.page_bytes import fitting, row_bytes
+from producer.store.projects import EVERY_PROJECT, visible, visible_of_batch
 from producer.store.rows import (
     ATTEMPT_COLUMNS,
     JOB_COLUMNS,
@@ -60,6 +62,8 @@ _DRIVERS = (
     ("state",),
     ("kind",),
 )
+# Of any other project than the default one: of no other index is known how many jobs of others it has.
+_DRIVERS_OF_PROJECT = (("batch_id", "state"), ("batch_id",), ("project", "ref"), ("project",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +80,40 @@ class _Search:
     scans: Sequence[Scan]
 
 
-def get_job(connection: sa.Connection, job_id: UUID) -> JobRecord:
+def get_job(connection: sa.Connection, job_id: UUID, *, project: str | None) -> JobRecord:
     """Return the job with every attempt, oldest first.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
     """
-    found = get_jobs(connection, [job_id])
+    found = get_jobs(connection, [job_id], project=project)
     if job_id not in found:
         raise JobNotFound(f"no job has the id {job_id}")
     return found[job_id]
 
 
-def get_jobs(connection: sa.Connection, job_ids: Collection[UUID]) -> dict[UUID, JobRecord]:
+def get_jobs(
+    connection: sa.Connection, job_ids: Collection[UUID], *, project: str | None
+) -> dict[UUID, JobRecord]:
     """Return those jobs that are there, each with every attempt, oldest first."""
     if not job_ids:
         return {}
-    query = sa.select(*JOB_COLUMNS).where(is_one_of(connection, jobs.c.id, job_ids))
+    here = is_one_of(connection, jobs.c.id, job_ids)
+    query = sa.select(*JOB_COLUMNS).where(here, *visible(jobs, project))
     rows = connection.execute(query).mappings().all()
     made: dict[UUID, list[AttemptRecord]] = {row["id"]: [] for row in rows}
-    for job_id, attempt in _attempts_of(connection, job_ids):
+    for job_id, attempt in _attempts_of(connection, [*made]):
         made[job_id].append(attempt)
     return {row["id"]: job_record(row, attempts=made[row["id"]]) for row in rows}
 
 
-def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
+def get_batch(connection: sa.Connection, batch_id: UUID, *, project: str | None) -> BatchRecord:
     """Return the batch with the number of its jobs in each state.
 
     Raises:
-        BatchNotFound: no row has this id.
+        BatchNotFound: no row has this id, for a caller of this project.
     """
-    query = sa.select(batches).where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
+    query = sa.select(batches).where(*_is_batch(batch_id, project))
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise BatchNotFound(f"no batch has the id {batch_id}")
@@ -115,7 +122,13 @@ def get_batch(connection: sa.Connection, batch_id: UUID) -> BatchRecord:
 
 
 def list_rejected(
-    connection: sa.Connection, batch_id: UUID, *, after: int, limit: int, ref: str | None = None
+    connection: sa.Connection,
+    batch_id: UUID,
+    *,
+    project: str | None,
+    after: int,
+    limit: int,
+    ref: str | None = None,
 ) -> list[Rejected]:
     """Return a page of a batch's rejected lines in their order, from above the number `after`.
 
@@ -123,19 +136,19 @@ def list_rejected(
         ref: Only those with exactly this ref.
 
     Raises:
-        BatchNotFound: no row has this id.
+        BatchNotFound: no row has this id, for a caller of this project.
     """
-    check_batch(connection, batch_id)
+    check_batch(connection, batch_id, project=project)
     return _rejected_lines(connection, batch_id, after=after, limit=limit, ref=ref)
 
 
-def check_batch(connection: sa.Connection, batch_id: UUID) -> None:
+def check_batch(connection: sa.Connection, batch_id: UUID, *, project: str | None) -> None:
     """Do nothing if there is such a batch.
 
     Raises:
-        BatchNotFound: no row has this id.
+        BatchNotFound: no row has this id, for a caller of this project.
     """
-    here = sa.exists().where(batches.c.id == batch_id, batches.c.expired_at.is_(None))
+    here = sa.exists().where(*_is_batch(batch_id, project))
     if not connection.scalar(sa.select(here)):
         raise BatchNotFound(f"no batch has the id {batch_id}")
 
@@ -144,12 +157,13 @@ def search_jobs(
     connection: sa.Connection,
     job_filter: JobFilter,
     *,
+    project: str | None,
     limit: int,
     after: UUID | None,
     window_rows: int = WINDOW_ROWS,
 ) -> Found[JobRecord]:
     """Return a page of the jobs that match, newest first, from below the id `after`: as many as fit."""
-    search = _job_search(job_filter)
+    search = _job_search(job_filter, project)
     ids, following = _fit(connection, search, *_find_ids(connection, search, limit, after, window_rows))
     query = sa.select(*JOB_COLUMNS).where(jobs.c.id.in_(ids)).order_by(jobs.c.id.desc())
     records = job_records(connection, query) if ids else []
@@ -160,13 +174,15 @@ def search_batches(
     connection: sa.Connection,
     labels: Labels,
     *,
+    project: str | None,
     limit: int,
     after: UUID | None,
     window_rows: int = WINDOW_ROWS,
 ) -> Found[BatchRecord]:
     """Return a page of the batches that have these labels, newest first, from below the id `after`."""
     scans: list[Scan] = [lambda row: row["expired_at"].is_(None), *map(_has_label, labels)]
-    search = _Search(batches, _LARGE_OF_BATCH, [], frozenset({"expired_at", "labels"}), scans)
+    ours = visible(batches, project)
+    search = _Search(batches, _LARGE_OF_BATCH, ours, frozenset({"expired_at", "labels"}), scans)
     ids, following = _fit(connection, search, *_find_ids(connection, search, limit, after, window_rows))
     query = sa.select(batches).where(batches.c.id.in_(ids)).order_by(batches.c.id.desc())
     rows = connection.execute(query).mappings().all() if ids else []
@@ -178,6 +194,10 @@ def count_unfinished(connection: sa.Connection) -> Mapping[JobState, int]:
     """Return how many jobs are in each state but succeeded and cancelled; empty states are missing."""
     query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.state.in_(_UNFINISHED))
     return dict(connection.execute(query.group_by(jobs.c.state)).all())
+
+
+def _is_batch(batch_id: UUID, project: str | None) -> list[sa.ColumnElement[bool]]:
+    return [batches.c.id == batch_id, batches.c.expired_at.is_(None), *visible(batches, project)]
 
 
 def _latest_due(connection: sa.Connection, row: sa.RowMapping) -> datetime | None:
@@ -223,7 +243,7 @@ def _attempts_of(
         yield facts.pop("job_id"), AttemptRecord(**facts)
 
 
-def _job_search(asked: JobFilter) -> _Search:
+def _job_search(asked: JobFilter, project: str | None) -> _Search:
     equal: dict[str, Any] = {
         "ref": asked.ref,
         "batch_id": asked.batch_id,
@@ -233,10 +253,17 @@ def _job_search(asked: JobFilter) -> _Search:
         "kind": asked.kind,
         "queue": asked.queue,
         "reason": asked.reason,
+        # All jobs of a batch are of its project, and the batch is asked.
+        "project": project if asked.batch_id is None else None,
     }
     equal = {name: value for name, value in equal.items() if value is not None}
-    drivers: tuple[str, ...] = next((names for names in _DRIVERS if equal.keys() >= set(names)), ())
+    order = _DRIVERS if project in {EVERY_PROJECT, DEFAULT_PROJECT} else _DRIVERS_OF_PROJECT
+    drivers: tuple[str, ...] = next((names for names in order if equal.keys() >= set(names)), ())
     driving = [jobs.c[name] == equal[name] for name in drivers]
+    if "project" in drivers:
+        driving = [*visible(jobs, project), *(jobs.c[name] == equal[name] for name in drivers[1:])]
+    if asked.batch_id is not None:
+        driving += visible_of_batch(asked.batch_id, project)
     if asked.created_after is not None:
         driving.append(jobs.c.id >= first_id(asked.created_after))
     if asked.created_before is not None:

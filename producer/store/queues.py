@@ -1,11 +1,12 @@
 """What is paused, in rows; the work queues as a ledger last saw them; and whether agents ask for tasks."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from producer.callers import scoped
 from producer.parking import AuditAction
 from producer.pausing import (
     MOST_COUNTED,
@@ -35,7 +36,8 @@ def circumstances(
 ) -> Circumstances:
     """Return what is paused, and what is known of all work queues and of the task queues of some jobs."""
     seen = {(queue.kind, queue.lane): queue for queue in _list_queues(connection)}
-    names = {job.queue for job in around if job.queue is not None and not job.state.is_final}
+    waiting = (job for job in around if job.queue is not None and not job.state.is_final)
+    names = {scoped(job.queue or "", job.project): (job.project, job.queue or "") for job in waiting}
     return Circumstances(now, seen, _list_pauses(connection), _look_at(connection, names))
 
 
@@ -78,7 +80,11 @@ def record_queues(connection: sa.Connection, seen: Sequence[QueueObservation]) -
 
 
 def note_asked(connection: sa.Connection, name: str, *, agent: str, now: datetime) -> None:
-    """Note that an agent asks for the tasks of a queue; those that nobody asks for any more are forgotten."""
+    """Note that an agent asks for the tasks of a queue; those that nobody asks for any more are forgotten.
+
+    Args:
+        name: Of the queue in its project, as `producer.callers.scoped` makes it.
+    """
     known = task_queues.update().where(task_queues.c.name == name).values(asked_at=now, agent=agent)
     if connection.execute(known).rowcount:
         return
@@ -90,19 +96,23 @@ def note_asked(connection: sa.Connection, name: str, *, agent: str, now: datetim
     connection.execute(insert_absent(connection, task_queues), row)
 
 
-def _look_at(connection: sa.Connection, names: Collection[str]) -> dict[str, TaskQueueObservation]:
+def _look_at(
+    connection: sa.Connection, names: Mapping[str, tuple[str, str]]
+) -> dict[str, TaskQueueObservation]:
+    """Return what is known of task queues, by their names, which are given with project and queue."""
     if not names:
         return {}
     query = sa.select(task_queues.c.name, task_queues.c.asked_at, task_queues.c.agent)
-    asked = {name: said for name, *said in connection.execute(query.where(task_queues.c.name.in_(names)))}
+    asked = {name: said for name, *said in connection.execute(query.where(task_queues.c.name.in_([*names])))}
     return {
-        name: TaskQueueObservation(_count_waiting(connection, name), *asked.get(name, ()))
+        name: TaskQueueObservation(_count_waiting(connection, *names[name]), *asked.get(name, ()))
         for name in sorted(names)
     }
 
 
-def _count_waiting(connection: sa.Connection, name: str) -> int:
-    some = sa.select(jobs.c.id).where(IS_PICKABLE, jobs.c.queue.between(name, name)).limit(MOST_COUNTED)
+def _count_waiting(connection: sa.Connection, project: str, queue: str) -> int:
+    here = jobs.c.project == project, jobs.c.queue.between(queue, queue)
+    some = sa.select(jobs.c.id).where(IS_PICKABLE, *here).limit(MOST_COUNTED)
     return connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
 
 
@@ -156,6 +166,7 @@ def _change(
         connection,
         action,
         target=queue_target(order.kind, order.lane),
+        project=None,
         by=order.by,
         details={"kind": order.kind, "lane": order.lane, "note": order.note},
         now=order.since,

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.callers import wire_project
 from producer.records import Recorded, Transition
 from producer.store.batches import Move
 from producer.store.bodies import remember_validators, write_bodies
@@ -214,6 +215,7 @@ def _end(report: Report, place: Standing, now: datetime) -> JobEnded:
         result=report.result,
         batch_id=place.batch_id,
         ref=place.ref,
+        project=wire_project(place.project),
         finished_at=_ended_at(report, now) or now,
     )
 

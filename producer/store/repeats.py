@@ -12,6 +12,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.callers import wire_project
 from producer.records import LOOK_AFTER, JobRecord, Transition
 from producer.repeats import answer_of, successor_args
 from producer.store.batches import Move, count_moves
@@ -152,6 +153,7 @@ def _end(original: JobRecord, repeat: _Repeat, place: Standing, now: datetime) -
         result=result,
         batch_id=place.batch_id,
         ref=place.ref,
+        project=wire_project(place.project),
         finished_at=now,
     )
 

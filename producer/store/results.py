@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from producer.records import EVERY_RESULT, Found, JobRecord, ResultCounts, ResultFilter
 from producer.store.page_bytes import fitting, row_bytes
+from producer.store.projects import EVERY_PROJECT, visible_of_batch
 from producer.store.queries import WINDOW_ROWS, check_batch
 from producer.store.rows import JOB_COLUMNS, LARGE_COLUMNS, job_records
 from producer.store.schema import attempts, jobs, rejected_lines
@@ -33,6 +34,7 @@ def batch_jobs(
     connection: sa.Connection,
     batch_id: UUID,
     *,
+    project: str | None,
     after: UUID | None,
     limit: int,
     wanted: ResultFilter = EVERY_RESULT,
@@ -41,9 +43,9 @@ def batch_jobs(
     """Return a page of a batch's jobs that match, oldest first, from above the id `after`: as many as fit.
 
     Raises:
-        BatchNotFound: no batch has this id.
+        BatchNotFound: no batch has this id, for a caller of this project.
     """
-    rows = sa.select(jobs.c.id).where(*_by_columns(batch_id, wanted)).order_by(jobs.c.id)
+    rows = sa.select(jobs.c.id).where(*_by_columns(batch_id, project, wanted)).order_by(jobs.c.id)
     if after is not None:
         rows = rows.where(jobs.c.id > after)
     scans = _by_results(wanted)
@@ -53,7 +55,7 @@ def batch_jobs(
     sized = connection.execute(sizes).all()
     if not sized:
         if end is None:
-            check_batch(connection, batch_id)
+            check_batch(connection, batch_id, project=project)
         return Found([], end)
     last = fitting((job_id, size) for job_id, size in sized)[-1]
     following = last if last != sized[-1].id or len(sized) == limit else end
@@ -62,8 +64,15 @@ def batch_jobs(
     return Found([record for record in found if wanted.is_met_by(record)], following)
 
 
-def count_results(connection: sa.Connection, batch_id: UUID, wanted: ResultFilter) -> ResultCounts:
-    """Count the results of a batch that match: jobs by state and verdict, and rejected lines."""
+def count_results(
+    connection: sa.Connection, batch_id: UUID, wanted: ResultFilter, *, project: str | None
+) -> ResultCounts:
+    """Count the results of a batch that match: jobs by state and verdict, and rejected lines.
+
+    Raises:
+        BatchNotFound: no batch has this id, for a caller of this project.
+    """
+    check_batch(connection, batch_id, project=project)
     return ResultCounts(
         _count_jobs(connection, batch_id, wanted) if wanted.has_jobs else {},
         _count_rejected(connection, batch_id, wanted.ref) if wanted.has_rejected else 0,
@@ -84,7 +93,7 @@ def first_starts(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUI
 def _count_jobs(connection: sa.Connection, batch_id: UUID, wanted: ResultFilter) -> dict[Any, int]:
     each = (
         sa.select(jobs.c.state, _verdict().label("verdict"))
-        .where(*_by_columns(batch_id, wanted), *_by_results(wanted))
+        .where(*_by_columns(batch_id, EVERY_PROJECT, wanted), *_by_results(wanted))
         .subquery()
     )
     query = sa.select(each.c.state, each.c.verdict, sa.func.count()).group_by(each.c.state, each.c.verdict)
@@ -96,8 +105,8 @@ def _count_rejected(connection: sa.Connection, batch_id: UUID, ref: str | None) 
     return connection.scalar(query if ref is None else query.where(rejected_lines.c.ref == ref)) or 0
 
 
-def _by_columns(batch_id: UUID, wanted: ResultFilter) -> list[sa.ColumnElement[bool]]:
-    conditions = [jobs.c.batch_id == batch_id]
+def _by_columns(batch_id: UUID, project: str | None, wanted: ResultFilter) -> list[sa.ColumnElement[bool]]:
+    conditions = [jobs.c.batch_id == batch_id, *visible_of_batch(batch_id, project)]
     if wanted.states:
         conditions.append(jobs.c.state.in_(wanted.job_states))
     if wanted.ref is not None:

@@ -22,8 +22,10 @@ from producer.records import (
     ProgressPoint,
     Rejected,
 )
+from producer.store.projects import visible
 from producer.store.schema import attempts, batches, jobs, rejected_lines
 from producer.store.sql import is_one_of, json_rowset, rows_parameter, stored
+from shared.errors import JobNotFound
 from shared.states import JobState, position
 
 # A name has at most 253 characters (RFC 1035 section 2.3.4), but a URL may hold a longer host that no
@@ -60,6 +62,7 @@ STANDING_COLUMNS = (
     jobs.c.position,
     jobs.c.attempt,
     jobs.c.batch_id,
+    jobs.c.project,
     jobs.c.callback_url,
     jobs.c.token_from_run,
     jobs.c.callback_events,
@@ -75,6 +78,7 @@ CLAIM_COLUMNS = (
     jobs.c.run,
     jobs.c.batch_id,
     jobs.c.deadline_at,
+    jobs.c.project,
     jobs.c.ref,
 )
 
@@ -99,6 +103,7 @@ class Standing:
     position: int
     attempt: int
     batch_id: UUID | None
+    project: str
     callback_url: str | None = None
     token_from_run: int | None = None
     callback_events: Sequence[str] | None = None
@@ -162,6 +167,19 @@ def lock_jobs(connection: sa.Connection, job_ids: Iterable[UUID]) -> dict[UUID, 
         .with_for_update(key_share=True)
     )
     return standing_of(connection.execute(query).all())
+
+
+def lock_job(connection: sa.Connection, job_id: UUID, *, project: str | None) -> Standing:
+    """Return where a job is, locked until the transaction ends.
+
+    Raises:
+        JobNotFound: no row has this id, for a caller of this project.
+    """
+    query = sa.select(*STANDING_COLUMNS).where(jobs.c.id == job_id, *visible(jobs, project))
+    standing = standing_of(connection.execute(query.with_for_update(key_share=True)).all())
+    if job_id not in standing:
+        raise JobNotFound(f"no job has the id {job_id}")
+    return standing[job_id]
 
 
 def standing_of(rows: Iterable[Sequence[Any]]) -> dict[UUID, Standing]:

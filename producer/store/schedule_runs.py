@@ -97,7 +97,10 @@ def take_steps(
     moved = _advance(connection, steps)
     taken = [step for step in steps if step.schedule.id in moved]
     _insert_runs(connection, (step.run for step in taken if step.run))
-    noted = ((_ACTIONS[step.effect], schedule_target(step.schedule.id), step.facts) for step in taken)
+    noted = (
+        (_ACTIONS[step.effect], schedule_target(step.schedule.id), step.schedule.project, step.facts)
+        for step in taken
+    )
     write_audits(connection, noted, by=SCHEDULER, now=now)
     return taken
 

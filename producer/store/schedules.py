@@ -11,12 +11,13 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.paged_fetch import pages_batch_id
-from producer.parking import ANONYMOUS, SCHEDULER, AuditAction
+from producer.parking import ANONYMOUS, AuditAction
 from producer.records import Found, NewSchedule, ScheduledRun, ScheduleRecord, Transition
 from producer.store.audit import schedule_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
 from producer.store.page_bytes import read_page
+from producer.store.projects import visible
 from producer.store.repeats import look_after
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
@@ -63,6 +64,7 @@ def insert_schedule(
             labels=schedule.labels,
             created_at=schedule.created_at,
             next_run_at=schedule.next_run_at,
+            project=schedule.project,
             revision=0,
             runs=0,
             skipped=0,
@@ -70,25 +72,27 @@ def insert_schedule(
         )
     )
     details = {"name": schedule.name} if schedule.name else {}
-    _audit(connection, AuditAction.SCHEDULE_CREATED, schedule.id, details, by=by, now=schedule.created_at)
+    _audit(connection, AuditAction.SCHEDULE_CREATED, schedule, details, by=by, now=schedule.created_at)
 
 
-def get_schedule(connection: sa.Connection, schedule_id: UUID) -> ScheduleRecord:
+def get_schedule(connection: sa.Connection, schedule_id: UUID, *, project: str | None) -> ScheduleRecord:
     """Return the schedule.
 
     Raises:
-        ScheduleNotFound: no row has this id.
+        ScheduleNotFound: no row has this id, for a caller of this project.
     """
-    query = sa.select(*_COLUMNS).where(schedules.c.id == schedule_id)
+    query = sa.select(*_COLUMNS).where(*_is_schedule(schedule_id, project))
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
     return schedule_record(row)
 
 
-def list_schedules(connection: sa.Connection, *, limit: int, after: UUID | None) -> Found[ScheduleRecord]:
-    """Return a page of all schedules, newest first, from below the id `after`: as many as fit."""
-    query = sa.select(*_COLUMNS).order_by(schedules.c.id.desc())
+def list_schedules(
+    connection: sa.Connection, *, project: str | None, limit: int, after: UUID | None
+) -> Found[ScheduleRecord]:
+    """Return a page of schedules, newest first, from below the id `after`: as many as fit."""
+    query = sa.select(*_COLUMNS).where(*visible(schedules, project)).order_by(schedules.c.id.desc())
     if after is not None:
         query = query.where(schedules.c.id < after)
     found, following = read_page(connection, query, schedules.c.id, _LARGE, limit=limit)
@@ -110,37 +114,48 @@ def has_unfinished_run(connection: sa.Connection, schedule: ScheduleRecord) -> b
 
 
 def run_now(
-    connection: sa.Connection, schedule_id: UUID, run: ScheduledRun, *, now: datetime, by: str = ANONYMOUS
+    connection: sa.Connection,
+    schedule_id: UUID,
+    run: ScheduledRun,
+    *,
+    project: str | None,
+    now: datetime,
+    by: str = ANONYMOUS,
 ) -> ScheduleRecord:
     """Make a run that a person asked for; return the schedule, whose times stay as they are.
 
     Raises:
-        ScheduleNotFound: no row has this id.
+        ScheduleNotFound: no row has this id, for a caller of this project.
     """
-    _change(connection, schedule_id, {"last_error": None, **_run_columns(run)})
+    _change(connection, schedule_id, {"last_error": None, **_run_columns(run)}, project=project)
+    record = get_schedule(connection, schedule_id, project=project)
     _insert_run(connection, run)
-    _audit(connection, AuditAction.SCHEDULE_RUN_MADE, schedule_id, run.facts, by=by, now=now)
-    return get_schedule(connection, schedule_id)
+    _audit(connection, AuditAction.SCHEDULE_RUN_MADE, record, run.facts, by=by, now=now)
+    return record
 
 
 def pause_schedule(
-    connection: sa.Connection, schedule_id: UUID, *, now: datetime, by: str = ANONYMOUS
+    connection: sa.Connection, schedule_id: UUID, *, project: str | None, now: datetime, by: str = ANONYMOUS
 ) -> ScheduleRecord:
     """Take away the schedule's next run and return it; one that is paused stays as it is.
 
     Raises:
-        ScheduleNotFound: no row has this id.
+        ScheduleNotFound: no row has this id, for a caller of this project.
     """
+    paused = {"next_run_at": None, "paused_at": now}
     is_running = schedules.c.paused_at.is_(None)
-    if _change(connection, schedule_id, {"next_run_at": None, "paused_at": now}, where=is_running):
-        _audit(connection, AuditAction.SCHEDULE_PAUSED, schedule_id, {}, by=by, now=now)
-    return get_schedule(connection, schedule_id)
+    is_changed = _change(connection, schedule_id, paused, project=project, where=is_running)
+    record = get_schedule(connection, schedule_id, project=project)
+    if is_changed:
+        _audit(connection, AuditAction.SCHEDULE_PAUSED, record, {}, by=by, now=now)
+    return record
 
 
 def resume_schedule(
     connection: sa.Connection,
     schedule_id: UUID,
     *,
+    project: str | None,
     next_run_at: datetime | None,
     now: datetime,
     by: str = ANONYMOUS,
@@ -148,26 +163,30 @@ def resume_schedule(
     """Give a paused schedule its next run and return it; one that is not paused stays as it is.
 
     Raises:
-        ScheduleNotFound: no row has this id.
+        ScheduleNotFound: no row has this id, for a caller of this project.
     """
+    resumed = {"next_run_at": next_run_at, "paused_at": None}
     is_paused = schedules.c.paused_at.is_not(None)
-    if _change(connection, schedule_id, {"next_run_at": next_run_at, "paused_at": None}, where=is_paused):
+    is_changed = _change(connection, schedule_id, resumed, project=project, where=is_paused)
+    record = get_schedule(connection, schedule_id, project=project)
+    if is_changed:
         details = {"next_run_at": next_run_at.isoformat() if next_run_at else None}
-        _audit(connection, AuditAction.SCHEDULE_RESUMED, schedule_id, details, by=by, now=now)
-    return get_schedule(connection, schedule_id)
+        _audit(connection, AuditAction.SCHEDULE_RESUMED, record, details, by=by, now=now)
+    return record
 
 
 def delete_schedule(
-    connection: sa.Connection, schedule_id: UUID, *, now: datetime, by: str = ANONYMOUS
+    connection: sa.Connection, schedule_id: UUID, *, project: str | None, now: datetime, by: str = ANONYMOUS
 ) -> None:
     """Delete the schedule; the jobs that it made stay.
 
     Raises:
-        ScheduleNotFound: no row has this id.
+        ScheduleNotFound: no row has this id, for a caller of this project.
     """
-    if connection.execute(schedules.delete().where(schedules.c.id == schedule_id)).rowcount != 1:
+    record = get_schedule(connection, schedule_id, project=project)
+    if connection.execute(schedules.delete().where(schedules.c.id == record.id)).rowcount != 1:
         raise ScheduleNotFound(f"no schedule has the id {schedule_id}")
-    _audit(connection, AuditAction.SCHEDULE_DELETED, schedule_id, {}, by=by, now=now)
+    _audit(connection, AuditAction.SCHEDULE_DELETED, record, {}, by=by, now=now)
 
 
 def next_due_at(connection: sa.Connection, *, without: Collection[UUID] = ()) -> datetime | None:
@@ -248,6 +267,10 @@ def expire_jobs(
     return end_jobs(connection, ends, late, now=now)
 
 
+def _is_schedule(schedule_id: UUID, project: str | None) -> list[sa.ColumnElement[bool]]:
+    return [schedules.c.id == schedule_id, *visible(schedules, project)]
+
+
 def _is_due(now: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(IS_SCHEDULED, jobs.c.due_at <= now)
 
@@ -285,30 +308,27 @@ def _change(
     schedule_id: UUID,
     values: Mapping[str, object],
     *,
+    project: str | None,
     where: sa.ColumnElement[bool] | None = None,
 ) -> bool:
-    """Change a schedule that exists, if the condition holds; return whether it did."""
-    change = schedules.update().where(schedules.c.id == schedule_id)
+    """Change a schedule, if it is there and the condition holds; return whether it did."""
+    change = schedules.update().where(*_is_schedule(schedule_id, project))
     if where is not None:
         change = change.where(where)
-    if connection.execute(change.values(revision=schedules.c.revision + 1, **values)).rowcount == 1:
-        return True
-    # Raises when there is none.
-    get_schedule(connection, schedule_id)
-    return False
+    return connection.execute(change.values(revision=schedules.c.revision + 1, **values)).rowcount == 1
 
 
 def _audit(
     connection: sa.Connection,
     action: AuditAction,
-    schedule_id: UUID,
+    schedule: NewSchedule,
     details: Mapping[str, object],
     *,
+    by: str,
     now: datetime,
-    by: str = SCHEDULER,
 ) -> None:
-    target = schedule_target(schedule_id)
-    write_audit(connection, action, target=target, by=by, details=details, now=now)
+    target, project = schedule_target(schedule.id), schedule.project
+    write_audit(connection, action, target=target, project=project, by=by, details=details, now=now)
 
 
 def _run_columns(run: ScheduledRun) -> dict[str, object]:

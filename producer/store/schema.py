@@ -20,8 +20,12 @@ are only those that a query cannot do without:
   cancelled. Both hold only jobs of batches; a single job pays nothing for them.
 - `(unique_key, id)`: has the same been asked for? Only jobs that were submitted singly.
 - `(ref, id)`: lists by a ref. A job without one pays nothing for it.
-- `(queue, id)` of the tasks that agents may pick, `(due_at, id)` of those that wait for another attempt,
-  `(leased_until, id)` of those that agents hold: all three partial.
+- `(project, queue, id)` of the tasks that agents may pick, `(due_at, id)` of those that wait for another
+  attempt, `(leased_until, id)` of those that agents hold: all three partial.
+- `(project, id)`, and `(project, ref, id)` of those with a ref, of all projects but the default one: their
+  lists, however many jobs others have. `(project, kind, host, reason, ...)` of the parked among them.
+  A job of the default project pays for none of these; its own lists pass over the jobs of others, a window a
+  page, as every search does over what does not match.
 - `(same_as, id)` of the repeats that wait, `(id)` of the originals that have ended: who gets which answer.
 
 Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT):
@@ -32,6 +36,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from producer.callers import DEFAULT_PROJECT
 from producer.parking import FINGERPRINT_CHARACTERS, OperationAction, OperationState
 from producer.records import Overlap
 from producer.store.sql import Choice, Moment, PlainText, RetryDocument
@@ -53,6 +58,11 @@ metadata = sa.MetaData(
 
 def _partial_index(name: str, *columns: sa.Column[Any], where: sa.ColumnElement[bool]) -> None:
     sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+def _project(*, nullable: bool = False) -> sa.Column[str]:
+    # What was stored before there were projects, and what code of then stores, is the default project's.
+    return sa.Column("project", PlainText(), nullable=nullable, server_default=DEFAULT_PROJECT)
 
 
 batches = sa.Table(
@@ -90,8 +100,11 @@ batches = sa.Table(
     # When the number of ended jobs changed last, and the time before that.
     sa.Column("last_ended_at", Moment(), nullable=True),
     sa.Column("ended_before_at", Moment(), nullable=True),
+    # All its jobs are of this project too.
+    _project(),
 )
 
+sa.Index("ix_batches_project_id", batches.c.project, batches.c.id)
 # For the reconciler: the unfinished, and those that finished lately.
 sa.Index("ix_batches_finished_at_id", batches.c.finished_at, batches.c.id)
 
@@ -169,6 +182,8 @@ jobs = sa.Table(
     sa.Column("lease", PlainText(), nullable=True),
     sa.Column("leased_until", Moment(), nullable=True),
     sa.Column("ready_at", Moment(), nullable=True),
+    # It never changes.
+    _project(),
     # Half of each page is left free: a job's row is written again for its lease and for every state, and a
     # lease that finds room beside its row costs PostgreSQL a quarter.
     postgresql_with={"fillfactor": 50},
@@ -180,6 +195,10 @@ _OF_A_BATCH = jobs.c.batch_id.is_not(None)
 def _written(choice: JobState | Lane) -> sa.ColumnElement[str]:
     # A literal and not bound: a prepared plan trusts the partial index only if it sees the value.
     return sa.literal_column(f"'{choice.value}'")
+
+
+# Of another project than the default one.
+IS_OF_A_PROJECT: sa.ColumnElement[bool] = jobs.c.project != sa.literal_column(f"'{DEFAULT_PROJECT}'")
 
 
 IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
@@ -232,6 +251,14 @@ _WITH_UNIQUE_KEY = jobs.c.unique_key.is_not(None)
 
 _partial_index("ix_jobs_unique_key_id", jobs.c.unique_key, jobs.c.id, where=_WITH_UNIQUE_KEY)
 _partial_index("ix_jobs_ref_id", jobs.c.ref, jobs.c.id, where=jobs.c.ref.is_not(None))
+_partial_index("ix_jobs_project_id", jobs.c.project, jobs.c.id, where=IS_OF_A_PROJECT)
+_partial_index(
+    "ix_jobs_project_ref_id",
+    jobs.c.project,
+    jobs.c.ref,
+    jobs.c.id,
+    where=sa.and_(jobs.c.ref.is_not(None), IS_OF_A_PROJECT),
+)
 _partial_index("ix_jobs_scheduled_due_at", jobs.c.due_at, jobs.c.id, where=IS_SCHEDULED)
 _partial_index("ix_jobs_waiting_repeats", jobs.c.same_as, jobs.c.id, where=IS_WAITING_REPEAT)
 _partial_index("ix_jobs_ended_originals", jobs.c.id, where=IS_ENDED_ORIGINAL)
@@ -249,7 +276,7 @@ IS_PICKABLE = sa.and_(
 IS_UNREADY_TASK = sa.and_(_is_delayed_task, jobs.c.ready_at.is_(None))
 IS_LEASED_TASK = sa.and_(_is_task, _state == _written(JobState.RUNNING))
 
-_partial_index("ix_jobs_pickable", jobs.c.queue, jobs.c.id, where=IS_PICKABLE)
+_partial_index("ix_jobs_pickable", jobs.c.project, jobs.c.queue, jobs.c.id, where=IS_PICKABLE)
 _partial_index("ix_jobs_unready_tasks", jobs.c.due_at, jobs.c.id, where=IS_UNREADY_TASK)
 _partial_index("ix_jobs_leased_tasks", jobs.c.leased_until, jobs.c.id, where=IS_LEASED_TASK)
 
@@ -282,6 +309,7 @@ outputs = sa.Table(
 )
 
 # When an agent asked for tasks of a queue last, and which, to about ten seconds: whether anybody serves it.
+# The name is that of the queue in its project: `producer.callers.scoped`.
 task_queues = sa.Table(
     "task_queues",
     metadata,
@@ -352,6 +380,7 @@ events = sa.Table(
 idempotency_keys = sa.Table(
     "idempotency_keys",
     metadata,
+    # What the request makes, in its project: `producer.callers.scoped`.
     sa.Column("scope", PlainText(), primary_key=True),
     sa.Column("key", PlainText(), primary_key=True),
     # SHA-256 of the request.
@@ -411,7 +440,10 @@ schedules = sa.Table(
     sa.Column("last_job_id", sa.Uuid(), nullable=True),
     sa.Column("last_batch_id", sa.Uuid(), nullable=True),
     sa.Column("last_error", PlainText(), nullable=True),
+    _project(),
 )
+
+sa.Index("ix_schedules_project_id", schedules.c.project, schedules.c.id)
 
 HAS_A_RUN = schedules.c.next_run_at.is_not(None)
 
@@ -433,7 +465,11 @@ operations = sa.Table(
     sa.Column("next_at", Moment(), nullable=False),
     sa.Column("created_at", Moment(), nullable=False),
     sa.Column("finished_at", Moment(), nullable=True),
+    # Null is an operator's, on the jobs of all projects.
+    _project(nullable=True),
 )
+
+sa.Index("ix_operations_project_id", operations.c.project, operations.c.id)
 
 IS_PARKED = jobs.c.state == _written(JobState.PARKED)
 IS_RUNNING_OPERATION = operations.c.state == sa.literal_column(f"'{OperationState.RUNNING.value}'")
@@ -460,9 +496,12 @@ audit = sa.Table(
     sa.Column("action", PlainText(), nullable=False),
     sa.Column("target", PlainText(), nullable=False),
     sa.Column("details", sa.JSON(), nullable=False),
+    # Whose it was done to; null is the installation.
+    _project(nullable=True),
 )
 
 sa.Index("ix_audit_target_id", audit.c.target, audit.c.id)
+sa.Index("ix_audit_project_id", audit.c.project, audit.c.id)
 
 # Who leads, and until when.
 leases = sa.Table(
@@ -563,7 +602,21 @@ _partial_index(
     jobs.c.run,
     # The condition has it; SQLite would look it up in the row.
     jobs.c.state,
+    jobs.c.project,
     where=IS_PARKED_SHORT,
+)
+_partial_index(
+    "ix_jobs_parked_of_project",
+    jobs.c.project,
+    jobs.c.kind,
+    jobs.c.host,
+    jobs.c.reason,
+    jobs.c.id,
+    jobs.c.finished_at,
+    jobs.c.batch_id,
+    jobs.c.run,
+    jobs.c.state,
+    where=sa.and_(IS_PARKED_SHORT, IS_OF_A_PROJECT),
 )
 _partial_index(
     "ix_jobs_parked_short_of_batch",

@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 import sqlalchemy as sa
 
+from producer.callers import scoped
 from producer.records import (
     AdoptedJob,
     IdempotencyKey,
@@ -89,7 +90,8 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
         return
     rows = [new_job_row(job, batch_id=job.batch_id) for job in new_jobs]
     connection.execute(insert_absent(connection, jobs), rows)
-    announce_tasks(connection, (job.queue for job in new_jobs if job.state is JobState.QUEUED and job.queue))
+    picked = (job for job in new_jobs if job.state is JobState.QUEUED and job.queue is not None)
+    announce_tasks(connection, (scoped(job.queue or "", job.project) for job in picked))
     if any(job.queue is None for job in new_jobs):
         announce_jobs(connection)
 
@@ -116,6 +118,7 @@ def insert_batch(
             total=0,
             labels=batch.labels,
             schedule_id=batch.schedule_id,
+            project=batch.project,
             repeats=batch.repeats,
             callback_url=batch.callback_url,
             callback_events=batch.callback_events,
@@ -153,7 +156,8 @@ def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> 
 def _find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
     """Return the newest job that asks for the same and is unfinished, or recent enough.
 
-    Until the transaction ends nobody else looks for the same thing.
+    It is of the same project: the keys of two projects are never the same. Until the transaction ends nobody
+    else looks for the same thing.
     """
     if job.unique_key is None or job.unique_for_seconds is None:
         return None
@@ -203,10 +207,15 @@ def _insert_rejected(connection: sa.Connection, batch_id: UUID, rejected: Iterab
 def _by_key(new_jobs: Iterable[NewJob]) -> tuple[list[_Keyed], list[_Keyed]]:
     """Return the jobs with an idempotency key in the order of their keys: the first of each, and the rest."""
     keyed = [(job, job.idempotency) for job in new_jobs if job.idempotency]
-    first: dict[str, _Keyed] = {}
+    first: dict[tuple[str, str], _Keyed] = {}
     for each in keyed:
-        first.setdefault(each[1].key, each)
-    return [first[key] for key in sorted(first)], [each for each in keyed if each is not first[each[1].key]]
+        first.setdefault(_place_of(each), each)
+    rest = [each for each in keyed if each is not first[_place_of(each)]]
+    return [first[place] for place in sorted(first)], rest
+
+
+def _place_of(keyed: _Keyed) -> tuple[str, str]:
+    return keyed[1].project, keyed[1].key
 
 
 def _unique_key_of(job: NewJob) -> bytes:

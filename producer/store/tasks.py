@@ -12,7 +12,7 @@ Tasks of two API processes, within one millisecond or by clocks that differ, hav
 
 import random
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,20 +20,21 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-import orjson
 import sqlalchemy as sa
 
+from producer.callers import scoped
 from producer.records import JobRecord
 from producer.store.batches import Move, count_moves
 from producer.store.outputs import keep_output
 from producer.store.page_bytes import lock_fitting
+from producer.store.projects import EVERY_PROJECT, visible
 from producer.store.queries import get_jobs
 from producer.store.queues import open_lanes
 from producer.store.recording import record_reports
 from producer.store.rows import JOB_COLUMNS, job_record, write_jobs
 from producer.store.schema import IS_LEASED_TASK, IS_PICKABLE, IS_UNREADY_TASK, attempts, jobs
-from producer.store.sql import POSTGRESQL, is_one_of, json_rowset, read_in_order, rows_parameter, upsert
-from producer.store.wakeup import announce_tasks
+from producer.store.sql import is_one_of, json_rowset, read_in_order, rows_parameter, upsert
+from producer.store.wakeup import announce_tasks, announce_tasks_where
 from producer.stored_json import json_text
 from producer.tasks import (
     MAX_LEASE_SECONDS,
@@ -44,6 +45,7 @@ from producer.tasks import (
     PickRequest,
     QueueLength,
     TaskEnd,
+    TaskQueue,
     TaskStanding,
     ended_report,
     expired_report,
@@ -138,6 +140,7 @@ def extend(
     job_id: UUID,
     token: str,
     *,
+    project: str | None,
     lease_seconds: float,
     output: OutputSnapshot | None = None,
     now: datetime,
@@ -145,11 +148,11 @@ def extend(
     """Let a lease run for so long from now, and return it; keep what the task has written so far.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         NotATask: the job is of another kind.
         LeaseLost: the token is not that of a lease that is held now.
     """
-    task = _lock_task(connection, job_id)
+    task = _lock_task(connection, job_id, project=project)
     if not task.is_held_by(token, now):
         raise LeaseLost(task.refusal(token, now))
     leased_until = now + timedelta(seconds=lease_seconds)
@@ -161,15 +164,23 @@ def extend(
     return Lease(leased_until, cancel_requested=task.cancel_requested_at is not None)
 
 
-def finish(connection: sa.Connection, job_id: UUID, token: str, end: TaskEnd, *, now: datetime) -> JobRecord:
+def finish(
+    connection: sa.Connection,
+    job_id: UUID,
+    token: str,
+    end: TaskEnd,
+    *,
+    project: str | None,
+    now: datetime,
+) -> JobRecord:
     """End an attempt as its agent says, and return the task; the same once more changes nothing.
 
     Raises:
-        JobNotFound: no row has this id.
+        JobNotFound: no row has this id, for a caller of this project.
         NotATask: the job is of another kind.
         LeaseLost: the token is not that of a lease that is held now, and has not ended the attempt so before.
     """
-    (ended,) = finish_all(connection, [FinishRequest(job_id, token, end)], now=now)
+    (ended,) = finish_all(connection, [FinishRequest(job_id, token, end, project=project)], now=now)
     if isinstance(ended, RetrieverError):
         raise ended
     return ended
@@ -190,7 +201,8 @@ def finish_all(
         first = {asked[place].job_id: place for place in reversed(left)}
         refused |= _finish_each(connection, {place: asked[place] for place in first.values()}, now=now)
         left = [place for place in left if first[asked[place].job_id] != place]
-    ended = get_jobs(connection, {each.job_id for place, each in enumerate(asked) if place not in refused})
+    done = {each.job_id for place, each in enumerate(asked) if place not in refused}
+    ended = get_jobs(connection, done, project=EVERY_PROJECT)
     return [refused.get(place) or ended[each.job_id] for place, each in enumerate(asked)]
 
 
@@ -211,8 +223,9 @@ def expire_leases(
     connection.execute(jobs.update().where(is_one_of(connection, jobs.c.id, ids)).values(lease=None))
     again = [each.job_id for each in recorded.transitions if each.state is JobState.DELAYED]
     connection.execute(jobs.update().where(is_one_of(connection, jobs.c.id, again)).values(ready_at=now))
+    if again:
+        announce_tasks_where(connection, is_one_of(connection, jobs.c.id, again))
     queues = {task.id: task.queue or "" for task in ended}
-    announce_tasks(connection, (queues[job_id] for job_id in again))
     return [LeaseEnd(each, queues[each.job_id]) for each in recorded.transitions]
 
 
@@ -240,9 +253,9 @@ def make_ready(connection: sa.Connection, *, limit: int, now: datetime) -> list[
         .cte("due")
     )
     ready = jobs.update().where(jobs.c.id.in_(sa.select(due.c.id))).values(ready_at=now)
-    queues = [queue or "" for queue in connection.scalars(ready.returning(jobs.c.queue))]
-    announce_tasks(connection, queues)
-    return queues
+    found = connection.execute(ready.returning(jobs.c.project, jobs.c.queue)).all()
+    announce_tasks(connection, (scoped(queue or "", project) for project, queue in found))
+    return [queue or "" for _, queue in found]
 
 
 def next_due_at(
@@ -263,7 +276,9 @@ def next_due_at(
     return min((at for at in times if at is not None), default=None)
 
 
-def waiting_queues(connection: sa.Connection, queues: Iterable[str], *, now: datetime) -> frozenset[str]:
+def waiting_queues(
+    connection: sa.Connection, queues: Iterable[TaskQueue], *, now: datetime
+) -> frozenset[TaskQueue]:
     """Return which of these queues have a task that a pick would give: one look into an index for each."""
     found = _have_tasks(connection, frozenset(queues), list(Lane), now)
     # Mostly there is nothing, and then nobody need know what is paused.
@@ -278,23 +293,30 @@ def queue_lengths(connection: sa.Connection, *, limit: int) -> list[QueueLength]
     Args:
         limit: How many queues at most, those with the most tasks.
     """
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, Counter[str]] = {}
+    projects: dict[str, set[str]] = {}
     for name, which in (("ready", IS_PICKABLE), ("delayed", IS_UNREADY_TASK), ("running", IS_LEASED_TASK)):
-        query = sa.select(jobs.c.queue, sa.func.count()).where(which).group_by(jobs.c.queue)
-        for queue, number in connection.execute(query):
-            counts.setdefault(queue or "", {})[name] = number
-    longest = sorted(counts, key=lambda queue: (-sum(counts[queue].values()), queue))[:limit]
+        columns = jobs.c.project, jobs.c.queue
+        query = sa.select(*columns, sa.func.count()).where(which).group_by(*columns)
+        for project, queue, number in connection.execute(query):
+            projects.setdefault(queue or "", set()).add(project)
+            counts.setdefault(queue or "", Counter())[name] += number
+    longest = sorted(counts, key=lambda queue: (-counts[queue].total(), queue))[:limit]
     return [
-        QueueLength(queue, **counts[queue], oldest_ready_at=_oldest_ready_at(connection, queue))
+        QueueLength(
+            queue,
+            **counts[queue],
+            oldest_ready_at=_oldest_ready_at(connection, queue, projects.get(queue, ())),
+        )
         for queue in sorted(longest)
     ]
 
 
 def _alike(asked: Sequence[PickRequest]) -> list[list[int]]:
     """Return the places of the requests, together those for the same queue in the same order."""
-    alike: dict[tuple[str, PickOrder], list[int]] = {}
+    alike: dict[tuple[str, str, PickOrder], list[int]] = {}
     for place, each in enumerate(asked):
-        alike.setdefault((each.queue, each.order), []).append(place)
+        alike.setdefault((each.project, each.queue, each.order), []).append(place)
     return list(alike.values())
 
 
@@ -326,7 +348,8 @@ def _lock_pickable(
     newest_first = asked.order is PickOrder.NEWEST
     # The queue too, though it is one: no other index then promises the order.
     order = [column.desc() if newest_first else column.asc() for column in (jobs.c.queue, jobs.c.id)]
-    which = sa.select(jobs.c.id).where(*_is_given(asked.queue, lanes, now)).order_by(*order).limit(limit)
+    given = _is_given(asked.project, asked.queue, lanes, now)
+    which = sa.select(jobs.c.id).where(*given).order_by(*order).limit(limit)
     ids = lock_fitting(connection, which, [jobs.c.args], most_bytes=most_bytes, key_share=True)
     query = sa.select(*_WITHOUT_RESULT).where(is_one_of(connection, jobs.c.id, ids))
     found = [job_record(row) for row in connection.execute(query).mappings()] if ids else []
@@ -335,31 +358,32 @@ def _lock_pickable(
 
 
 def _have_tasks(
-    connection: sa.Connection, queues: Collection[str], lanes: Collection[Lane], now: datetime
-) -> frozenset[str]:
+    connection: sa.Connection, queues: Collection[TaskQueue], lanes: Collection[Lane], now: datetime
+) -> frozenset[TaskQueue]:
     query = _queues_with_tasks(connection.dialect.name, frozenset(lanes))
-    asked = {"asked": orjson.dumps(list(queues)).decode(), "now": now}
-    return frozenset(connection.scalars(query, asked))
+    asked = [{"project": project, "queue": queue} for project, queue in queues]
+    found = connection.execute(query, {**rows_parameter(connection, asked), "now": now})
+    return frozenset(TaskQueue(row.project, row.queue) for row in found)
 
 
 @cache
-def _queues_with_tasks(dialect: str, lanes: frozenset[Lane]) -> sa.Select[str]:
-    """Return the query for those of the queues `asked` for that have a task. Made once: it is put often."""
-    asked = sa.bindparam("asked", type_=sa.Text())
-    if dialect == POSTGRESQL:
-        names = sa.func.json_array_elements_text(sa.cast(asked, sa.JSON))
-    else:
-        names = sa.func.json_each(asked)
-    queue = names.table_valued(sa.column("value", sa.Text()), name="names").c.value
+def _queues_with_tasks(dialect: str, lanes: frozenset[Lane]) -> sa.Select[tuple[str, str]]:
+    """Return the query for those of the queues asked for that have a task. Made once: it is put often."""
+    asked = json_rowset(dialect, jobs, ("project", "queue")).c
     now = sa.bindparam("now", type_=jobs.c.deadline_at.type)
-    return sa.select(queue).where(sa.exists().where(*_is_given(queue, lanes, now)))
+    given = _is_given(asked.project, asked.queue, lanes, now)
+    return sa.select(asked.project, asked.queue).where(sa.exists().where(*given))
 
 
 def _is_given(
-    queue: str | sa.ColumnElement[str], lanes: Collection[Lane], now: datetime | sa.ColumnElement[datetime]
+    project: str | sa.ColumnElement[str],
+    queue: str | sa.ColumnElement[str],
+    lanes: Collection[Lane],
+    now: datetime | sa.ColumnElement[datetime],
 ) -> list[sa.ColumnElement[bool]]:
     given = [
         IS_PICKABLE,
+        jobs.c.project == project,
         jobs.c.queue.between(queue, queue),
         sa.or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > now),
     ]
@@ -439,7 +463,7 @@ def _finish_each(
     connection: sa.Connection, asked: Mapping[int, FinishRequest], *, now: datetime
 ) -> dict[int, RetrieverError]:
     """End attempts of different tasks; return the errors of those that are refused, by their places."""
-    tasks = _lock_tasks(connection, {each.job_id for each in asked.values()})
+    tasks = _lock_tasks(connection, {each.job_id: each.project for each in asked.values()})
     refused: dict[int, RetrieverError] = {}
     reports = []
     for place, each in asked.items():
@@ -455,25 +479,36 @@ def _finish_each(
     return refused
 
 
-def _lock_task(connection: sa.Connection, job_id: UUID) -> TaskStanding:
-    task = _lock_tasks(connection, {job_id})[job_id]
+def _lock_task(connection: sa.Connection, job_id: UUID, *, project: str | None) -> TaskStanding:
+    task = _lock_tasks(connection, {job_id: project})[job_id]
     if isinstance(task, RetrieverError):
         raise task
     return task
 
 
 def _lock_tasks(
-    connection: sa.Connection, job_ids: Collection[UUID]
+    connection: sa.Connection, asked: Mapping[UUID, str | None]
 ) -> dict[UUID, TaskStanding | RetrieverError]:
-    """Lock tasks in the order of their ids; return where each is, or why it is none."""
+    """Lock tasks in the order of their ids; return where each is, or why it is none.
+
+    Args:
+        asked: The ids, each with the project of whoever names it.
+    """
+    ids_by_project: dict[str | None, list[UUID]] = {}
+    for job_id, project in asked.items():
+        ids_by_project.setdefault(project, []).append(job_id)
+    named = [
+        sa.and_(is_one_of(connection, jobs.c.id, ids), *visible(jobs, project))
+        for project, ids in ids_by_project.items()
+    ]
     query = (
         sa.select(*_TASK_COLUMNS)
-        .where(is_one_of(connection, jobs.c.id, job_ids))
+        .where(sa.or_(sa.false(), *named))
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
     found: dict[UUID, TaskStanding | RetrieverError] = {
-        job_id: JobNotFound(f"no job has the id {job_id}") for job_id in job_ids
+        job_id: JobNotFound(f"no job has the id {job_id}") for job_id in asked
     }
     for task in _standing(connection, connection.execute(query).all()):
         is_task = task.kind == TASK
@@ -521,11 +556,13 @@ def _standing(connection: sa.Connection, locked: Sequence[_Row]) -> list[TaskSta
     return [TaskStanding(*row, *last.get(row.id, _NO_ATTEMPT)) for row in locked]
 
 
-def _oldest_ready_at(connection: sa.Connection, queue: str) -> datetime | None:
-    here = sa.and_(IS_PICKABLE, jobs.c.queue.between(queue, queue))
-    query = sa.select(jobs.c.created_at).where(here).order_by(jobs.c.queue, jobs.c.id).limit(1)
-    created_at: datetime | None = connection.scalar(query)
-    return created_at
+def _oldest_ready_at(connection: sa.Connection, queue: str, projects: Iterable[str]) -> datetime | None:
+    found: list[datetime | None] = []
+    for project in projects:
+        here = IS_PICKABLE, jobs.c.project == project, jobs.c.queue.between(queue, queue)
+        query = sa.select(jobs.c.created_at).where(*here).order_by(jobs.c.queue, jobs.c.id).limit(1)
+        found.append(connection.scalar(query))
+    return min((at for at in found if at is not None), default=None)
 
 
 def _are_not(without: Collection[UUID]) -> list[sa.ColumnElement[bool]]:

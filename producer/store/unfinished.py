@@ -183,6 +183,7 @@ def note_republished(
         connection,
         AuditAction.REPUBLISHED,
         target=queue_target(kind, lane),
+        project=None,
         by=by,
         details={"kind": kind, "lane": lane, "sent": dict(counts)},
         now=now,

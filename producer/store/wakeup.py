@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 import sqlalchemy as sa
 
+from producer.callers import scoped
 from producer.store.engine import postgresql_arguments, read_url
 from producer.store.schema import IS_PICKABLE, jobs
 from producer.store.sql import POSTGRESQL, SQLITE, is_one_of
@@ -34,8 +35,8 @@ def announce_jobs(connection: sa.Connection) -> None:
 def announce_tasks(connection: sa.Connection, queues: Iterable[str]) -> None:
     """Wake the agents that wait for tasks of these queues when this transaction commits; not on SQLite.
 
-    Once for each queue, however many of its tasks became pickable. What is announced while nobody listens is
-    lost.
+    The queues are named as `producer.callers.scoped` does. Once for each queue, however many of its tasks
+    became pickable. What is announced while nobody listens is lost.
     """
     if connection.dialect.name == POSTGRESQL:
         for queue in sorted(set(queues)):
@@ -46,8 +47,9 @@ def announce_tasks_where(connection: sa.Connection, which: sa.ColumnElement[bool
     """Wake the agents for those of some stored tasks that they may pick now, as `announce_tasks` does."""
     if connection.dialect.name == POSTGRESQL:
         # Of very many queues, those that are left out are looked at when an agent asks for them anew.
-        query = sa.select(jobs.c.queue).where(IS_PICKABLE, which).distinct().limit(_MOST_QUEUES)
-        announce_tasks(connection, [queue for queue in connection.scalars(query) if queue is not None])
+        query = sa.select(jobs.c.project, jobs.c.queue).where(IS_PICKABLE, which).distinct()
+        found = connection.execute(query.limit(_MOST_QUEUES)).all()
+        announce_tasks(connection, [scoped(queue, project) for project, queue in found if queue is not None])
 
 
 def announce_waiting(connection: sa.Connection, kinds: Mapping[UUID, str]) -> None:

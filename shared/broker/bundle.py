@@ -58,6 +58,16 @@ class Part:
         return ""
 
     @property
+    def exchange(self) -> str:
+        """The exchange that its message was published to."""
+        return self._bundle.delivery.exchange
+
+    @property
+    def user_id(self) -> str | None:
+        """The user who published its message, if that says so."""
+        return self._bundle.delivery.user_id
+
+    @property
     def was_dead(self) -> bool:
         """Whether the broker had taken its message out of a queue for good."""
         return self._bundle.delivery.was_dead

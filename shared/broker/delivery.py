@@ -178,6 +178,11 @@ class Delivery:
         return self._properties.correlation_id or ""
 
     @property
+    def user_id(self) -> str | None:
+        """The user who published it, if it says so: the broker takes no other name than that of the login."""
+        return self._properties.user_id or None
+
+    @property
     def headers(self) -> Mapping[str, object]:
         """What the publisher and the broker noted on it."""
         return self._properties.headers or {}

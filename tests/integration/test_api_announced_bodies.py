@@ -127,7 +127,7 @@ def test_a_client_that_leaves_before_its_body_has_come_changes_nothing(api: Runn
 
     assert api.client.get("/readyz").status_code == 200
     assert paused_lanes(api) == set()
-    assert api.store.read(queries.get_job, job_id).state is JobState.PARKED
+    assert api.store.read(queries.get_job, job_id, project=None).state is JobState.PARKED
 
 
 @pytest.mark.parametrize("offer", ["", H2C])
@@ -148,7 +148,7 @@ def test_a_redrive_whose_announced_body_is_empty_is_refused(api: RunningApi) -> 
     (refused,) = api.send_raw(chunked("POST", f"/jobs/{job_id}/redrive", b""))
 
     assert refused.status == 400
-    assert api.store.read(queries.get_job, job_id).state is JobState.PARKED
+    assert api.store.read(queries.get_job, job_id, project=None).state is JobState.PARKED
 
 
 @pytest.mark.parametrize("fields", [(), ("Content-Length: 0\r\n",), ("Content-Length: 0\r\n", H2C)])

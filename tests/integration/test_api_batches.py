@@ -25,7 +25,9 @@ def submit_lines(api: RunningApi, body: bytes | Iterator[bytes], query: str = ""
 
 
 def stored(api: RunningApi) -> int:
-    return len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records)
+    return len(
+        api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None, project=None).records
+    )
 
 
 def test_a_json_batch_fills_in_its_defaults(api: RunningApi) -> None:
@@ -210,7 +212,10 @@ def test_an_unknown_batch_is_not_found(api: RunningApi) -> None:
 def test_a_batch_is_exported_as_junit(api: RunningApi) -> None:
     batch = submit_lines(api, b"http://a.example/?a=1&b=2\nhttp://b.example/\nhttp://c.example/\n").json()
     ids = [
-        job.id for job in api.store.read(results.batch_jobs, UUID(batch["id"]), after=None, limit=10).records
+        job.id
+        for job in api.store.read(
+            results.batch_jobs, UUID(batch["id"]), after=None, limit=10, project=None
+        ).records
     ]
     broken = {"verdict": "broken", "reason": "http_404", "explanation": "\0 & gone"}
     reports = [

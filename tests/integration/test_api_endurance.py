@@ -51,6 +51,7 @@ def make_job(**args: object) -> NewJob:
         retry=RetryPolicy(),
         host="example.com",
         created_at=datetime.now(UTC),
+        project="default",
     )
 
 
@@ -111,7 +112,7 @@ def test_slow_bodies_end_in_408_and_hold_up_nobody(api: RunningApi) -> None:
 
 
 def test_abandoned_exports_stop_and_leave_the_service_well(api: RunningApi) -> None:
-    batch = NewBatch(new_id(), "check", datetime.now(UTC))
+    batch = NewBatch(new_id(), "check", datetime.now(UTC), project="default")
     api.store.write(
         submissions.insert_batch,
         batch,
@@ -172,7 +173,10 @@ def test_concurrent_submissions_are_all_stored(api: RunningApi) -> None:
     for thread in threads:
         thread.join()
 
-    assert len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records) == 200
+    assert (
+        len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None, project=None).records)
+        == 200
+    )
 
 
 class CountingDatabase(Database):
@@ -211,7 +215,7 @@ async def test_one_bad_row_fails_only_its_own_request(store: Database) -> None:
         SubmissionResult,
         SubmissionResult,
     ]
-    assert {store.read(queries.get_job, job.id).id for job in good} == {job.id for job in good}
+    assert {store.read(queries.get_job, job.id, project=None).id for job in good} == {job.id for job in good}
     await asyncio.to_thread(writer.close)
 
 
@@ -241,7 +245,7 @@ async def test_the_writer_outlives_a_bug_and_logs_it(
     await writer.write(job)
 
     assert type(answer) is ZeroDivisionError
-    assert store.read(queries.get_job, job.id).id == job.id
+    assert store.read(queries.get_job, job.id, project=None).id == job.id
     assert [record.exc_info is not None for record in caplog.records] == [True]
     await asyncio.to_thread(writer.close)
     store.close()
@@ -261,7 +265,7 @@ async def test_a_full_writer_refuses_and_a_closing_one_stores_what_waits(store: 
     with pytest.raises(StoreUnavailable, match="stopping"):
         await writer.write(make_job())
 
-    assert len(store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records) == 2
+    assert len(store.read(queries.search_jobs, JobFilter(), limit=10, after=None, project=None).records) == 2
 
 
 async def test_a_bug_that_a_group_meets_fails_only_those_that_meet_it_alone(database_url: str) -> None:

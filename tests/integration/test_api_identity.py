@@ -109,7 +109,9 @@ def test_a_batch_sent_again_is_stored_once(api: RunningApi) -> None:
     assert (again.status_code, again.json()) == (202, first.json())
     assert again.headers["idempotent-replayed"] == "true"
     assert other.status_code == 409
-    assert len(api.store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records) == 2
+    assert (
+        len(api.store.read(queries.search_jobs, JobFilter(), limit=10, after=None, project=None).records) == 2
+    )
 
 
 def test_a_batch_that_has_ended_is_replayed_as_it_was_accepted(api: RunningApi) -> None:

@@ -92,7 +92,7 @@ def test_times_that_make_no_sense_are_named(api: RunningApi) -> None:
 def test_an_override_changes_only_its_own_part_of_the_retry_policy(api: RunningApi) -> None:
     job = submit(api, retry={"max_attempts": 9})
 
-    stored = api.store.read(queries.get_job, UUID(str(job["id"])))
+    stored = api.store.read(queries.get_job, UUID(str(job["id"])), project=None)
     assert stored.retry.max_attempts == 9
     assert stored.retry.first_delay_seconds == 5.0
 

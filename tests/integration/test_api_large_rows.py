@@ -175,7 +175,7 @@ def test_a_page_of_a_batch_holds_no_more_than_a_page_may(store: Database) -> Non
 
     pages, after = [], None
     while True:
-        found = store.read(results.batch_jobs, batch_id, after=after, limit=500)
+        found = store.read(results.batch_jobs, batch_id, after=after, limit=500, project=None)
         pages.append([str(job.id) for job in found.records])
         if (after := found.following) is None:
             break
@@ -206,7 +206,13 @@ def test_an_audit_log_with_large_arguments_is_read_in_pages_by_bytes(api: Runnin
     for number in range(6):
         details = {"old_args": {"number": number, "payload": "x" * 1_000_000}}
         api.store.write(
-            audit.write_audit, AuditAction.JOB_REDRIVEN, target="job/x", by="ann", details=details, now=NOON
+            audit.write_audit,
+            AuditAction.JOB_REDRIVEN,
+            target="job/x",
+            by="ann",
+            details=details,
+            now=NOON,
+            project=None,
         )
 
     first = api.client.get("/audit")

@@ -46,7 +46,9 @@ def stored_rejections(api: RunningApi) -> int:
 
 
 def stored_jobs(api: RunningApi) -> int:
-    return len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records)
+    return len(
+        api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None, project=None).records
+    )
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def test_outcomes_and_webhooks_tell_the_ref(api: RunningApi, end: str) -> None:
 
     if end == "cancelled":
         for job_id in ids:
-            api.store.write(endings.cancel_job, job_id, now=NOON)
+            api.store.write(endings.cancel_job, job_id, now=NOON, project=None)
     else:
         reports = [make_report(job_id, JobState(end)) for job_id in ids]
         api.store.write(recording.record_reports, reports, now=NOON)

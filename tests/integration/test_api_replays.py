@@ -126,7 +126,7 @@ def test_a_batch_is_replayed_when_its_times_have_passed_and_it_is_cancelled(
 ) -> None:
     document = {**ITEMS, **dict.fromkeys(batch, soon())}
     first = post(api, "/batches", document)
-    endings.cancel_batch(api.store, UUID(first.json()["id"]), now=utc_now())
+    endings.cancel_batch(api.store, UUID(first.json()["id"]), now=utc_now(), project=None)
     pass_time(monkeypatch, hours=1)
 
     again = post(api, "/batches", document)
@@ -252,12 +252,12 @@ def test_a_key_is_free_again_after_a_day(api: RunningApi, monkeypatch: pytest.Mo
 def test_jobs_of_one_commit_with_one_key_are_answered_with_a_job_that_is_stored(api: RunningApi) -> None:
     there = make_job()
     api.store.write(submissions.admit_jobs, [unique_job(there.args)])
-    key = IdempotencyKey(KeyScope.JOB, "one", b"same", utc_now() + timedelta(days=1))
+    key = IdempotencyKey(KeyScope.JOB, "one", b"same", utc_now() + timedelta(days=1), project="default")
     group = [unique_job(there.args, key) for _ in range(3)]
 
     answers = api.store.write(submissions.admit_jobs, group)
 
-    (stored,) = api.store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records
+    (stored,) = api.store.read(queries.search_jobs, JobFilter(), limit=10, after=None, project=None).records
     assert {answer.id for answer in answers.values()} == {stored.id}
     statuses = [answers[job.id].status for job in group]
     assert statuses == [SubmissionStatus.DUPLICATE, *[SubmissionStatus.DUPLICATE_REPLAYED] * 2]

@@ -41,7 +41,7 @@ def path(api: RunningApi) -> str:
     """Return where the results of a batch are, of which one job is unfinished and two lines are rejected."""
     answer = api.client.post("/batches", content=TABLE, headers={"Content-Type": "text/csv"})
     assert answer.status_code == 202, answer.text
-    page = api.store.read(results.batch_jobs, UUID(answer.json()["id"]), after=None, limit=10)
+    page = api.store.read(results.batch_jobs, UUID(answer.json()["id"]), after=None, limit=10, project=None)
     reports = []
     for job in page.records:
         if job.line is not None and job.line in ENDS:

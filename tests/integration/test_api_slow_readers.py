@@ -31,7 +31,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
 @pytest.fixture(scope="module")
 def target(api: RunningApi) -> str:
     """Return the path of the batch's results."""
-    batch = NewBatch(new_id(), "check", datetime.now(UTC))
+    batch = NewBatch(new_id(), "check", datetime.now(UTC), project="default")
     jobs = (make_job(url="http://example.com/" + "x" * 4_000) for _ in range(JOBS))
     api.store.write(submissions.insert_batch, batch, jobs)
     return f"/batches/{batch.id}/results"

@@ -24,7 +24,9 @@ def submit(
 
 
 def stored(api: RunningApi) -> int:
-    return len(api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records)
+    return len(
+        api.store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None, project=None).records
+    )
 
 
 def jobs_of(api: RunningApi, response: httpx.Response) -> list[dict[str, object]]:

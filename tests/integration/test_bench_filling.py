@@ -47,8 +47,8 @@ def test_copies_are_the_same_jobs_in_earlier_hours(store: Database, database_url
     for each in hour.submitted:
         job = each.jobs[-1]
         here, there = (
-            store.read(queries.get_job, job.id),
-            store.read(queries.get_job, moved_id(job.id, HOUR * COPIES)),
+            store.read(queries.get_job, job.id, project=None),
+            store.read(queries.get_job, moved_id(job.id, HOUR * COPIES), project=None),
         )
         assert here.state is hour.states[job.id]
         assert shown(there) == shown(here)
@@ -62,7 +62,7 @@ def test_counts_of_batches_and_groups_are_those_of_their_jobs(
     store: Database, database_url: str, hour: Hour
 ) -> None:
     write_hour(store, hour)
-    groups = store.read(parking.list_groups, ParkedFilter(), limit=1_000)
+    groups = store.read(parking.list_groups, ParkedFilter(), limit=1_000, project=None)
 
     copy_hour(database_url, hour, copies=COPIES)
 
@@ -75,8 +75,8 @@ def test_counts_of_batches_and_groups_are_those_of_their_jobs(
         each: {} for each in every
     }
     sizes = [len(each.jobs) for each in hour.submitted if each.batch and each.batch.id == hour.biggest]
-    assert store.read(queries.get_batch, hour.biggest).total == sizes[0] * (COPIES + 1)
-    after = store.read(parking.list_groups, ParkedFilter(), limit=1_000)
+    assert store.read(queries.get_batch, hour.biggest, project=None).total == sizes[0] * (COPIES + 1)
+    after = store.read(parking.list_groups, ParkedFilter(), limit=1_000, project=None)
     assert after.total_jobs == groups.total_jobs * (COPIES + 1)
     assert after.total_groups == groups.total_groups
     unfinished = store.read(queries.count_unfinished)[JobState.QUEUED]

@@ -214,7 +214,7 @@ async def test_an_empty_look_proves_as_much_as_a_later_job(ledger: Ledger) -> No
     await ledger.looks(5, {FETCHES: 3})
 
     assert await ledger.sent() == [lost]
-    assert ledger.store.read(queries.get_job, young[0]).state is JobState.QUEUED
+    assert ledger.store.read(queries.get_job, young[0], project=None).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize("waiting", [RECORDER_QUEUE, LARGE_RESULTS_QUEUE])
@@ -379,7 +379,9 @@ async def test_what_is_taken_out_of_a_queue_under_steady_load_ends(
             taken = [JobMessage.decode((await get_message(channel, queue)).body).id for _ in range(10)]
 
             async def all_have_ended() -> bool:
-                jobs = [await asyncio.to_thread(store.read, queries.get_job, each) for each in taken]
+                jobs = [
+                    await asyncio.to_thread(store.read, queries.get_job, each, project=None) for each in taken
+                ]
                 return all(job.state is JobState.SUCCEEDED for job in jobs)
 
             await eventually(all_have_ended, deadline_seconds=60)

@@ -37,11 +37,12 @@ async def test_old_ends_are_deleted_with_their_batches_and_parked_jobs_stay(stor
 
     await janitor.clean(before=utc_now() + timedelta(hours=1))
 
-    assert [job.id for job in store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records] == [
-        parked.id
-    ]
+    assert [
+        job.id
+        for job in store.read(queries.search_jobs, JobFilter(), limit=10, after=None, project=None).records
+    ] == [parked.id]
     with pytest.raises(BatchNotFound):
-        store.read(queries.get_batch, batch.id)
+        store.read(queries.get_batch, batch.id, project=None)
     assert metrics.registry.get_sample_value("retriever_jobs_deleted_total") == 1_700
 
 
@@ -61,8 +62,8 @@ async def test_rejected_lines_are_deleted_with_their_batch(store: Database) -> N
 
 async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: Database) -> None:
     job, batch = make_job(), make_batch()
-    expired = [IdempotencyKey(KeyScope.JOB, f"old-{n}", b"", NOON) for n in range(1_100)]
-    lasting = IdempotencyKey(KeyScope.JOB, "new", b"", utc_now() + timedelta(hours=1))
+    expired = [IdempotencyKey(KeyScope.JOB, f"old-{n}", b"", NOON, project="default") for n in range(1_100)]
+    lasting = IdempotencyKey(KeyScope.JOB, "new", b"", utc_now() + timedelta(hours=1), project="default")
     store.write(submissions.admit_jobs, [replace(make_job(), idempotency=key) for key in (*expired, lasting)])
     store.write(submissions.insert_jobs, [job])
     store.write(submissions.insert_batch, batch, [])
@@ -80,5 +81,5 @@ async def test_keys_are_forgotten_also_when_all_jobs_are_kept(store: Database) -
     async with running(janitor.run()):
         await eventually(only_the_new_one_is_left)
 
-    assert store.read(queries.get_job, job.id).state is JobState.SUCCEEDED
-    assert store.read(queries.get_batch, batch.id).total == 0
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.SUCCEEDED
+    assert store.read(queries.get_batch, batch.id, project=None).total == 0

@@ -207,7 +207,7 @@ async def test_a_delayed_job_is_sent_again_when_it_is_overdue(ledger: Ledger) ->
 
     message = await ledger.take()
     assert (message.id, message.attempt, await ledger.sent()) == (overdue.id, 3, 0)
-    assert ledger.store.read(queries.get_job, overdue.id).state is JobState.DELAYED
+    assert ledger.store.read(queries.get_job, overdue.id, project=None).state is JobState.DELAYED
 
 
 async def test_a_running_job_is_sent_again_after_its_own_time_limit(ledger: Ledger) -> None:
@@ -330,12 +330,14 @@ async def test_a_job_that_was_sent_twice_after_all_ends_once(ledger: Ledger) -> 
     async with running(recorder.run()):
 
         async def all_is_recorded() -> bool:
-            attempts = (await asyncio.to_thread(ledger.store.read, queries.get_job, job.id)).attempts
+            attempts = (
+                await asyncio.to_thread(ledger.store.read, queries.get_job, job.id, project=None)
+            ).attempts
             return len(attempts) == 2
 
         await eventually(all_is_recorded)
 
-    ended = ledger.store.read(queries.get_job, job.id)
+    ended = ledger.store.read(queries.get_job, job.id, project=None)
     events = ledger.store.write(store_events.claim_events, limit=10, lease_seconds=60, now=utc_now())
     assert (ended.state, ended.result, ended.attempt) == (JobState.SUCCEEDED, {"verdict": "ok"}, 1)
     assert [event.body["state"] for event in events] == ["succeeded"]

@@ -180,7 +180,7 @@ async def test_a_mass_discard_empties_queue_and_store(lot: Lot, api: RunningApi)
         await eventually(is_swept, deadline_seconds=60)
 
     assert api.client.get(path).json()["done"] == 450
-    assert lot.store.read(queries.get_job, jobs[0].id).state is JobState.CANCELLED
+    assert lot.store.read(queries.get_job, jobs[0].id, project=None).state is JobState.CANCELLED
     assert lot.store.read(queries.count_unfinished) == {JobState.PARKED: 3}
 
 
@@ -191,7 +191,7 @@ async def test_the_reconciler_makes_the_queue_agree_with_the_store(lot: Lot) -> 
     gone_on, succeeded, unrecorded = (make_job() for _ in range(3))
     lot.store.write(submissions.insert_jobs, [gone_on, succeeded, unrecorded])
     lot.store.write(recording.record_reports, [make_report(gone_on.id, JobState.PARKED)], now=NOON)
-    lot.store.write(parking.redrive, gone_on.id, now=NOON)
+    lot.store.write(parking.redrive, gone_on.id, now=NOON, project=None)
     lot.store.write(parking.settle_redrives, [(gone_on.id, 1)], now=NOON)
     lot.store.write(recording.record_reports, [make_report(succeeded.id, JobState.SUCCEEDED)], now=NOON)
     await lot.publish([gone_on, succeeded, unrecorded, make_job()])
@@ -225,7 +225,7 @@ async def test_a_message_with_several_jobs_makes_way_for_one_of_each_when_all_of
     lot.store.write(outbox.mark_queued, [(late.id, 1)], now=NOON)
     lot.store.write(recording.record_reports, [make_report(parked.id, JobState.PARKED)], now=NOON)
     lot.store.write(recording.record_reports, [make_report(gone_on.id, JobState.PARKED)], now=NOON)
-    lot.store.write(parking.redrive, gone_on.id, now=NOON)
+    lot.store.write(parking.redrive, gone_on.id, now=NOON, project=None)
     lot.store.write(parking.settle_redrives, [(gone_on.id, 1)], now=NOON)
     reconciler = lot.reconciler()
 
@@ -259,7 +259,7 @@ async def test_a_sweep_takes_a_message_of_several_jobs_for_that_of_a_redriven_on
     lot.store.write(
         recording.record_reports, [make_report(job.id, JobState.PARKED) for job in jobs], now=NOON
     )
-    lot.store.write(parking.redrive, jobs[0].id, now=NOON)
+    lot.store.write(parking.redrive, jobs[0].id, now=NOON, project=None)
 
     async with running(lot.reconciler().run()):
 
@@ -293,7 +293,7 @@ async def test_the_raw_message_of_a_parked_job_counts_as_its_own_until_the_job_i
     reconciler = lot.reconciler()
 
     while_parked = await reconciler.differs()
-    lot.store.write(parking.redrive, job.id, now=NOON)
+    lot.store.write(parking.redrive, job.id, now=NOON, project=None)
     lot.store.write(parking.settle_redrives, [(job.id, 1)], now=NOON)
     redriven = await reconciler.differs()
     await reconciler.mend()
@@ -314,7 +314,7 @@ class LostLease(Lease):
 
 async def test_a_walk_whose_lease_is_lost_settles_nothing_and_loses_nothing(lot: Lot) -> None:
     jobs = await lot.park(250, host="a.example", reason="timeout")
-    lot.store.write(parking.redrive, jobs[-1].id, now=NOON)
+    lot.store.write(parking.redrive, jobs[-1].id, now=NOON, project=None)
     reconciler = lot.reconciler(LostLease(Store(lot.store), PARKED_WALK, seconds=60))
 
     await reconciler.sweep({(jobs[-1].id, 1)})
@@ -330,7 +330,7 @@ async def test_a_walk_whose_lease_is_lost_settles_nothing_and_loses_nothing(lot:
 
 async def test_nobody_walks_while_another_does(lot: Lot) -> None:
     jobs = await lot.park(2, host="a.example", reason="timeout")
-    lot.store.write(parking.redrive, jobs[-1].id, now=NOON)
+    lot.store.write(parking.redrive, jobs[-1].id, now=NOON, project=None)
     other = lot.lease()
     assert await other.hold()
 

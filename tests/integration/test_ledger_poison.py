@@ -38,7 +38,7 @@ def spoil(store: Database, job_id: UUID, **columns: object) -> None:
 
 
 def state(store: Database, job_id: UUID) -> JobState:
-    return store.read(queries.get_job, job_id).state
+    return store.read(queries.get_job, job_id, project=None).state
 
 
 def park(store: Database, count: int) -> list[NewJob]:
@@ -92,7 +92,7 @@ def test_a_job_in_its_last_run_says_so_and_stays_parked(store: Database, action:
     spoil(store, job.id, run=MAX_RUN)
 
     with pytest.raises(RunsExhausted, match="run 1,000,000, the last"):
-        store.write(action, job.id, now=LATER)  # type: ignore[arg-type]
+        store.write(action, job.id, now=LATER, project=None)  # type: ignore[arg-type]
 
     assert state(store, job.id) is JobState.PARKED
 
@@ -101,7 +101,7 @@ async def test_an_operation_skips_a_job_in_its_last_run_and_one_that_nobody_can_
     last, poison, *others = park(store, 4)
     spoil(store, last.id, run=MAX_RUN)
     spoil(store, poison.id, kind="No kind", run=1)
-    operation = NewOperation(new_id(), OperationAction.DISCARD, {}, 1_000, "somebody", NOON)
+    operation = NewOperation(new_id(), OperationAction.DISCARD, {}, 1_000, "somebody", NOON, project=None)
     store.write(bulk_actions.start_operation, operation, ParkedFilter())
     metrics = LedgerMetrics()
 
@@ -109,7 +109,7 @@ async def test_an_operation_skips_a_job_in_its_last_run_and_one_that_nobody_can_
     await runner.make_page()
     await runner.make_page()
 
-    done = store.read(bulk_actions.get_operation, operation.id)
+    done = store.read(bulk_actions.get_operation, operation.id, project=None)
     assert (done.state, done.total, done.done, done.skipped) == ("done", 4, 2, 2)
     assert [state(store, job.id) for job in (last, poison, *others)] == [
         *[JobState.PARKED] * 2,

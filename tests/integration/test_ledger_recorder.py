@@ -96,7 +96,7 @@ async def test_a_report_that_comes_before_its_job_makes_the_row(ledger: Ledger) 
             await ledger.publish(message.encode())
         await ledger.all_recorded()
 
-    assert [ledger.store.read(queries.get_job, job.id) for job in jobs] == jobs
+    assert [ledger.store.read(queries.get_job, job.id, project=None) for job in jobs] == jobs
     assert [(job.attempt, len(job.attempts), job.host) for job in jobs] == [(1, 1, "third.example")] * 4
     assert ledger.stored() == 5
 
@@ -124,7 +124,7 @@ async def test_a_job_that_is_known_is_left_as_it_is(ledger: Ledger) -> None:
         await ledger.publish(copy.encode())
         await ledger.all_recorded()
 
-    job = ledger.store.read(queries.get_job, known.id)
+    job = ledger.store.read(queries.get_job, known.id, project=None)
     assert (job.state, job.args, ledger.stored()) == (JobState.ACCEPTED, known.args, 2)
 
 

@@ -60,7 +60,8 @@ async def test_few_large_reports_are_in_hand_at_once_and_all_are_recorded(
 
                 async def are_recorded() -> bool:
                     return all(
-                        store.read(queries.get_job, job.id).state is JobState.SUCCEEDED for job in jobs
+                        store.read(queries.get_job, job.id, project=None).state is JobState.SUCCEEDED
+                        for job in jobs
                     )
 
                 await eventually(are_recorded)

@@ -54,7 +54,8 @@ class Ledger:
 
         async def look() -> bool:
             states = [
-                (await asyncio.to_thread(self.store.read, queries.get_job, job.id)).state for job in jobs
+                (await asyncio.to_thread(self.store.read, queries.get_job, job.id, project=None)).state
+                for job in jobs
             ]
             return set(states) == {JobState.QUEUED}
 

@@ -41,13 +41,13 @@ async def test_a_group_that_cannot_be_answered_is_put_aside_and_holds_up_no_othe
     monkeypatch.setattr(repeats, "_end", end_but_one)
     assert await answerer.tick()
 
-    assert store.read(queries.get_job, fine.id).state is JobState.SUCCEEDED
-    assert store.read(queries.get_job, waiting.id).state is JobState.SCHEDULED
+    assert store.read(queries.get_job, fine.id, project=None).state is JobState.SUCCEEDED
+    assert store.read(queries.get_job, waiting.id, project=None).state is JobState.SCHEDULED
     assert not await answerer.tick()
     # The next ledger, or this one started again, looks at it once more.
     monkeypatch.setattr(repeats, "_end", end)
     assert await RepeatAnswerer(store=RetryingStore(store), metrics=LedgerMetrics()).tick()
-    assert store.read(queries.get_job, waiting.id).state is JobState.SUCCEEDED
+    assert store.read(queries.get_job, waiting.id, project=None).state is JobState.SUCCEEDED
 
 
 def test_two_answerers_at_once_end_each_repeat_once(store: Database) -> None:

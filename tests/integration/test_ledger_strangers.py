@@ -228,7 +228,7 @@ async def test_a_job_of_a_third_party_needs_no_token_until_it_is_redriven(ledger
         await ledger.publish(third_party.encode())
         await ledger.settle(third_party, GONE)
         await ledger.job_in(third_party.id, JobState.PARKED)
-        ledger.store.write(parking.redrive, third_party.id, now=STARTED_AT)
+        ledger.store.write(parking.redrive, third_party.id, now=STARTED_AT, project=None)
 
         await ledger.settle(third_party.model_copy(update={"run": 2}), FORGED)
         await ledger.all_recorded()
@@ -252,7 +252,7 @@ async def test_a_job_of_the_version_before_ends_without_a_token_and_no_later_run
         await ledger.settle(of_a_stranger(job, run=2), FORGED)
         await ledger.settle(of_a_stranger(job), GONE)
         parked = await ledger.job_in(job.id, JobState.PARKED)
-        ledger.store.write(parking.redrive, job.id, now=STARTED_AT)
+        ledger.store.write(parking.redrive, job.id, now=STARTED_AT, project=None)
         await ledger.settle(of_a_stranger(job, run=2), FORGED)
         await ledger.all_recorded()
 

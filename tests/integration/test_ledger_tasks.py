@@ -46,12 +46,12 @@ PERMANENT = Failed("agent_failed", "There is no such film.", transient=False)
 def pick(
     store: Database, *, queue: str = "default", limit: int = 9, now: datetime = NOON
 ) -> list[PickedTask]:
-    asked = PickRequest(queue=queue, agent="agent-1", limit=limit, lease_seconds=60)
+    asked = PickRequest(queue=queue, agent="agent-1", limit=limit, lease_seconds=60, project="default")
     return store.write(tasks.pick, asked, now=now)
 
 
 def get(store: Database, job_id: UUID) -> JobRecord:
-    return store.read(queries.get_job, job_id)
+    return store.read(queries.get_job, job_id, project=None)
 
 
 def keeper(store: Database, metrics: LedgerMetrics | None = None) -> TaskKeeper:
@@ -66,7 +66,7 @@ def park(store: Database, *, queue: str = "films") -> NewJob:
     task = make_task(queue=queue)
     store.write(submissions.insert_jobs, [task])
     (picked,) = pick(store, queue=queue)
-    store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON)
+    store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON, project=None)
     return task
 
 
@@ -75,7 +75,7 @@ async def test_a_keeper_does_all_that_is_due_and_nothing_else(store: Database) -
     failing, held, later = make_task(queue="mail"), make_task(queue="mail"), make_task(queue="mail")
     store.write(submissions.insert_jobs, [failing, held])
     failed, _ = pick(store, queue="mail")
-    store.write(tasks.finish, failing.id, failed.token, TRANSIENT, now=NOON)
+    store.write(tasks.finish, failing.id, failed.token, TRANSIENT, now=NOON, project=None)
     store.write(submissions.insert_jobs, [later])
     pick(store, queue="mail", now=NOON + 30 * SECOND)
 
@@ -89,7 +89,7 @@ async def test_a_keeper_does_all_that_is_due_and_nothing_else(store: Database) -
 
 async def test_a_running_keeper_lets_a_task_be_picked_soon_after_its_lease(store: Database) -> None:
     store.write(submissions.insert_jobs, [make_task(created_at=utc_now())])
-    asked = PickRequest(queue="default", agent="agent-1", lease_seconds=0.3)
+    asked = PickRequest(queue="default", agent="agent-1", lease_seconds=0.3, project="default")
     (first,) = store.write(tasks.pick, asked, now=utc_now())
 
     async def is_picked_again() -> list[PickedTask]:
@@ -147,7 +147,7 @@ def test_a_task_that_an_older_version_has_accepted_waits_for_agents_and_no_messa
     store.write(submissions.insert_batch, batch, [task])
     store.write(submissions.insert_jobs, [check])
     (picked,) = pick(store, queue="films")
-    store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON)
+    store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON, project=None)
     # As version 0.1.0 redrives it: it knows no kind whose jobs wait in the store.
     accepted = position(run=2, attempt=0, state=JobState.ACCEPTED)
     with store.writing() as connection:
@@ -168,7 +168,7 @@ def test_a_task_that_an_older_version_has_accepted_waits_for_agents_and_no_messa
 def test_redriven_tasks_are_queued_at_once_and_picked_with_fresh_attempts(store: Database) -> None:
     one, edited, many = park(store), park(store), park(store)
 
-    assert store.write(parking.redrive, one.id, now=NOON).state is JobState.QUEUED
+    assert store.write(parking.redrive, one.id, now=NOON, project=None).state is JobState.QUEUED
     store.write(
         parking.redrive_edited,
         edited.id,
@@ -177,6 +177,7 @@ def test_redriven_tasks_are_queued_at_once_and_picked_with_fresh_attempts(store:
         unique_key=b"key",
         by="me",
         now=NOON,
+        project=None,
     )
     report = make_report(many.id, JobState.ACCEPTED, kind="task")
     moved = store.write(parking.redrive_moved, [report], now=NOON)
@@ -187,7 +188,7 @@ def test_redriven_tasks_are_queued_at_once_and_picked_with_fresh_attempts(store:
         (many.id, 2, 1),
     ]
     assert [each.job.id for each in pick(store, queue="mail")] == [edited.id]
-    assert store.write(parking.discard, park(store).id, now=NOON).state is JobState.CANCELLED
+    assert store.write(parking.discard, park(store).id, now=NOON, project=None).state is JobState.CANCELLED
     assert pick(store, queue="films") == []
 
 
@@ -195,11 +196,11 @@ def test_an_end_that_is_told_again_after_a_redrive_is_refused(store: Database) -
     task = make_task()
     store.write(submissions.insert_jobs, [task])
     (picked,) = pick(store)
-    store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON)
-    store.write(parking.redrive, task.id, now=NOON)
+    store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON, project=None)
+    store.write(parking.redrive, task.id, now=NOON, project=None)
 
     with pytest.raises(LeaseLost, match="Nobody holds a lease: the task is queued"):
-        store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON)
+        store.write(tasks.finish, task.id, picked.token, PERMANENT, now=NOON, project=None)
 
 
 def test_waiting_tasks_are_neither_overdue_nor_lost_nor_markers_of_a_queue(store: Database) -> None:
@@ -259,7 +260,7 @@ async def test_a_parked_task_has_its_message_leaves_with_it_and_comes_back_when_
 
         await reconciler.mend(settled=timedelta())
         assert await message_count(channel, PARKED_QUEUE) == 2
-        store.write(parking.redrive, redriven.id, now=NOON)
+        store.write(parking.redrive, redriven.id, now=NOON, project=None)
         await reconciler.sweep(set(store.read(parking.pending_redrives, 9)))
         assert await message_count(channel, PARKED_QUEUE) == 1
 
@@ -270,5 +271,5 @@ async def test_a_parked_task_has_its_message_leaves_with_it_and_comes_back_when_
 
     back = get(store, kept.id)
     assert (back.state, back.reason, back.queue) == (JobState.PARKED, "agent_failed", "films")
-    store.write(parking.redrive, kept.id, now=NOON)
+    store.write(parking.redrive, kept.id, now=NOON, project=None)
     assert [each.job.id for each in pick(store, queue="films")] == [kept.id]

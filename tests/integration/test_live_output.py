@@ -73,7 +73,7 @@ def snapshot(said: str) -> OutputSnapshot:
 
 
 def output(ledger: Ledger, job_id: UUID) -> JobOutput:
-    return ledger.store.read(outputs.find_output, job_id)
+    return ledger.store.read(outputs.find_output, job_id, project=None)
 
 
 async def written(ledger: Ledger, job_id: UUID, said: str) -> JobOutput:

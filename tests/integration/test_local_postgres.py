@@ -65,7 +65,7 @@ def test_a_migrated_database_has_its_tables_and_no_job(database_url: str, _again
     store = Database.open(database_url)
 
     store.ping()
-    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []
+    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None, project=None).records == []
     store.write(submissions.insert_jobs, [make_job()])
 
     store.close()

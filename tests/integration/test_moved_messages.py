@@ -72,7 +72,7 @@ async def test_a_parked_message_that_is_moved_to_its_work_queue_begins_the_next_
     assert ledger.job(message.id) == redriven
     assert await message_count(ledger.channel, WORK) == 0
     (entry,) = ledger.store.read(
-        audit.list_audit, target=audit.job_target(message.id), limit=10, after=None
+        audit.list_audit, target=audit.job_target(message.id), limit=10, after=None, project=None
     ).records
     assert (entry.action, entry.by, entry.details["parked_run"]) == ("job_redriven", PARKED_QUEUE, 1)
     # The ledger publishes the next run; the parked one was not repeated.
@@ -84,7 +84,7 @@ async def test_a_parked_message_of_a_stranger_or_of_an_earlier_run_begins_nothin
 ) -> None:
     async with ledger.recording(), working(vhost_url, Worked()):
         forged, old = await parked_message(ledger), await parked_message(ledger)
-        ledger.store.write(parking.discard, old.id, now=STARTED_AT)
+        ledger.store.write(parking.discard, old.id, now=STARTED_AT, project=None)
         await move(ledger, forged.model_copy(update={"token": None}))
         await move(ledger, old)
         await ledger.have_put_aside(1, reason="token")

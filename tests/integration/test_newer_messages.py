@@ -67,7 +67,7 @@ def recorder_of(store: Database, url: str) -> Recorder:
 
 async def job_in(store: Database, job_id: UUID, state: JobState) -> JobRecord:
     async def look() -> JobRecord | None:
-        job = store.read(queries.get_job, job_id)
+        job = store.read(queries.get_job, job_id, project=None)
         return job if job.state is state else None
 
     return await eventually(look)
@@ -86,7 +86,7 @@ async def test_a_job_is_parked_raw_shown_as_such_and_can_be_redriven(store: Data
     assert "version" in str(parked.headers[REASON_HEADER])
     assert (shown.reason, shown.attempts, work.starts) == ("message_undecodable", [], 0)
     # The redrive is of this version's making, from what the store has.
-    store.write(parking.redrive, job.id, now=NOON)
+    store.write(parking.redrive, job.id, now=NOON, project=None)
     [claim] = store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON)
     assert (claim.id, claim.run, claim.args) == (job.id, 2, job.args)
 
@@ -106,7 +106,7 @@ async def test_a_report_is_dead_lettered_as_it_came(store: Database, vhost_url: 
             parked = await get_message(channel, PARKED_QUEUE)
 
     assert (parked.body, parked.type, parked.correlation_id) == (body, REPORT_TYPE, str(told.id))
-    assert store.read(queries.get_job, told.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, told.id, project=None).state is JobState.QUEUED
 
 
 async def test_what_a_worker_cannot_read_of_the_streams_holds_up_nothing(vhost_url: str) -> None:

@@ -84,9 +84,9 @@ async def test_numbered_pages_are_read_in_a_row_or_as_planned(
     assert (report.missing, report.drift) == ((0, 0) if has_total else (None, None))
     assert all(path.startswith("/api?q=a%20b&") for path in site.asked)
     assert report.batch_id is not None
-    batch = store.read(queries.get_batch, report.batch_id)
+    batch = store.read(queries.get_batch, report.batch_id, project=None)
     assert (batch.total, batch.labels, batch.finished_at is not None) == (asked - 1, {"team": "web"}, True)
-    first = store.read(queries.get_job, root.id)
+    first = store.read(queries.get_job, root.id, project=None)
     assert first.result is not None and first.result["page"]["batch_id"] == str(report.batch_id)
 
 
@@ -154,7 +154,7 @@ async def test_a_batch_of_pages_is_never_complete_before_the_last_of_them(
         (job,) = claim(store)
         report = await work_one(store, client, job)
         store.write(recording.record_reports, [report], now=utc_now())
-        if (batch := store.read(store_pages.get_pages, root.id).batch) is not None:
+        if (batch := store.read(store_pages.get_pages, root.id, project=None).batch) is not None:
             seen.append((batch.total, batch.finished_at is not None))
 
     assert seen == [(n, False) for n in range(1, 10)] + [(9, True)]
@@ -322,13 +322,15 @@ async def test_a_page_that_is_parked_is_missed_and_a_redrive_mends_it(
     (parked,) = (
         [
             job
-            for job in store.read(results.batch_jobs, before.batch_id, after=None, limit=100).records
+            for job in store.read(
+                results.batch_jobs, before.batch_id, after=None, limit=100, project=None
+            ).records
             if job.reason
         ]
         if (before.batch_id)
         else []
     )
-    store.write(parking.redrive, parked.id, now=utc_now())
+    store.write(parking.redrive, parked.id, now=utc_now(), project=None)
     await work_all(store, client)
 
     assert (before.pages.done, before.pages.parked, before.items) == (9, 1, 85)
@@ -350,10 +352,12 @@ async def test_a_row_of_pages_goes_on_from_the_one_that_was_parked(
 
     (parked,) = [
         job
-        for job in store.read(results.batch_jobs, before.batch_id, after=None, limit=100).records
+        for job in store.read(
+            results.batch_jobs, before.batch_id, after=None, limit=100, project=None
+        ).records
         if job.reason
     ]
-    store.write(parking.redrive, parked.id, now=utc_now())
+    store.write(parking.redrive, parked.id, now=utc_now(), project=None)
     await work_all(store, client)
 
     assert (before.pages.done, before.pages.parked, before.complete) == (3, 1, False)
@@ -377,7 +381,7 @@ async def test_expressions_that_do_not_fit_park_the_job(
 
     await work_all(store, client)
 
-    job = store.read(queries.get_job, root.id)
+    job = store.read(queries.get_job, root.id, project=None)
     assert (job.state, job.reason) == (JobState.PARKED, reason)
     report = measured(store, root)
     assert (report.pages.planned, report.pages.done, report.pages.parked, report.complete) == (1, 0, 1, False)
@@ -431,9 +435,9 @@ async def test_a_next_url_inside_is_refused_by_the_guard(store: Database, site: 
     async with client_that_reaches_loopback(allow=()) as client:
         await work_all(store, client)
 
-    record = store.read(store_pages.get_pages, root.id)
+    record = store.read(store_pages.get_pages, root.id, project=None)
     assert record.batch is not None
-    (page,) = store.read(results.batch_jobs, record.batch.id, after=None, limit=9).records
+    (page,) = store.read(results.batch_jobs, record.batch.id, after=None, limit=9, project=None).records
     assert (page.state, page.reason, page.host) == (JobState.PARKED, "egress_denied", "127.0.0.2")
 
 
@@ -477,9 +481,9 @@ async def test_cancelling_the_batch_of_pages_stops_a_row_of_them(
     store.write(recording.record_reports, [await work_one(store, client, first)], now=utc_now())
     (second,) = claim(store)
     in_hand = await work_one(store, client, second)
-    batch_id = store.read(store_pages.get_pages, root.id).batch.id  # type: ignore[union-attr]
+    batch_id = store.read(store_pages.get_pages, root.id, project=None).batch.id  # type: ignore[union-attr]
 
-    endings.cancel_batch(store, batch_id, now=utc_now())
+    endings.cancel_batch(store, batch_id, now=utc_now(), project=None)
     store.write(recording.record_reports, [in_hand], now=utc_now())
 
     assert claim(store) == []

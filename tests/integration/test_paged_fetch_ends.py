@@ -151,7 +151,7 @@ async def test_a_first_page_that_is_not_there_is_a_failure(
 
     await work_all(store, client)
 
-    assert store.read(queries.get_job, root.id).state is JobState.PARKED
+    assert store.read(queries.get_job, root.id, project=None).state is JobState.PARKED
 
 
 @pytest.mark.parametrize("status", [400, 404, 416])

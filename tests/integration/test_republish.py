@@ -67,9 +67,11 @@ async def test_every_unfinished_job_is_sent_again_at_once(
     asked = {job.id: job.attempt for job in now}
     assert asked == {queued.id: 1, running.id: 3, overdue.id: 2}
     assert [(job.id, job.attempt) for job in later] == [(ahead.id, 2)]
-    states = [store.read(queries.get_job, job.id).state for job in (queued, running, overdue, ahead)]
+    states = [
+        store.read(queries.get_job, job.id, project=None).state for job in (queued, running, overdue, ahead)
+    ]
     assert states == ["queued", "running", "delayed", "delayed"]
-    (entry,) = store.read(audit.list_audit, target=None, limit=5, after=None).records
+    (entry,) = store.read(audit.list_audit, target=None, limit=5, after=None, project=None).records
     assert (entry.by, entry.action) == ("command line", "republished")
     assert entry.details["sent"] == {"queued": 1, "delayed": 2, "running": 1}
 
@@ -111,4 +113,4 @@ def test_a_broker_that_is_away_is_named_and_nothing_has_changed(
 
 
 def _audited(store: Database) -> Sequence[object]:
-    return store.read(audit.list_audit, target=None, limit=5, after=None).records
+    return store.read(audit.list_audit, target=None, limit=5, after=None, project=None).records

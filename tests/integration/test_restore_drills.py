@@ -131,7 +131,7 @@ class Drill:
         found = {}
         for job_id in job_ids:
             try:
-                found[job_id] = self.store.read(queries.get_job, job_id).state
+                found[job_id] = self.store.read(queries.get_job, job_id, project=None).state
             except JobNotFound:
                 continue
         return found
@@ -174,10 +174,13 @@ async def test_jobs_come_back_from_the_broker_when_the_store_was_lost(
             await ours.reach({**states, **dict.fromkeys((job.id for job in parked), JobState.PARKED)})
 
     assert (said.returncode, said.stdout.splitlines()[-1]) == (0, "adopted: 2 jobs of 2 parked messages")
-    one = store.read(queries.get_job, parked[0].id)
+    one = store.read(queries.get_job, parked[0].id, project=None)
     assert (one.reason, one.explanation, len(one.attempts)) == (GONE.reason, GONE.explanation, 1)
-    assert [each.number for each in store.read(queries.get_job, retried[0].id).attempts] == [1, 2]
-    assert store.write(parking.redrive, one.id, now=utc_now()).run == 2
+    assert [each.number for each in store.read(queries.get_job, retried[0].id, project=None).attempts] == [
+        1,
+        2,
+    ]
+    assert store.write(parking.redrive, one.id, now=utc_now(), project=None).run == 2
 
 
 async def test_parked_jobs_are_adopted_once_and_their_messages_stay(
@@ -210,7 +213,7 @@ async def test_every_parked_job_of_a_message_with_several_is_adopted(
         ran = await asyncio.to_thread(run_producer, database_url, vhost_url, "adopt-parked")
 
     assert ran.stdout.splitlines()[-1] == "adopted: 3 jobs of 1 parked messages"
-    found = [store.read(queries.get_job, job.id) for job in jobs]
+    found = [store.read(queries.get_job, job.id, project=None) for job in jobs]
     assert {(job.state, job.reason) for job in found} == {(JobState.PARKED, REASON_LOST)}
 
 

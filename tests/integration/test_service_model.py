@@ -201,7 +201,7 @@ class Service(RuleBasedStateMachine):
         with suppress(LeaseLost):
             now = self.service.now
             self.service.write(
-                tasks.extend, picked.job.id, picked.token, lease_seconds=LEASE_SECONDS, now=now
+                tasks.extend, picked.job.id, picked.token, lease_seconds=LEASE_SECONDS, now=now, project=None
             )
 
     @rule(outcome=outcomes)
@@ -249,14 +249,14 @@ class Service(RuleBasedStateMachine):
         """A person cancels a job."""
         job_id, run = self._in(*OPEN)[index % len(self._in(*OPEN))]
         self.service.truth.cancelled_runs.add((job_id, run))
-        self.service.write(endings.cancel_job, job_id, now=self.service.now)
+        self.service.write(endings.cancel_job, job_id, now=self.service.now, project=None)
 
     @rule()
     def cancel_batch(self) -> None:
         """A person cancels the batch."""
         together = {job.id for job in self.jobs[SINGLES:]}
         self.service.truth.cancelled_runs |= {(id_, run) for id_, run in self._in(*OPEN) if id_ in together}
-        self.service.run(endings.cancel_batch, self.batch.id, now=self.service.now)
+        self.service.run(endings.cancel_batch, self.batch.id, now=self.service.now, project=None)
 
     @precondition(lambda self: self._in(JobState.PARKED))
     @rule(index=indexes, action=st.sampled_from(OperationAction))
@@ -266,9 +266,9 @@ class Service(RuleBasedStateMachine):
         job_id, _ = parked[index % len(parked)]
         if action is OperationAction.DISCARD:
             self.service.truth.discarded_jobs.add(job_id)
-            self.service.write(parking.discard, job_id, now=self.service.now)
+            self.service.write(parking.discard, job_id, now=self.service.now, project=None)
         else:
-            self.service.write(parking.redrive, job_id, now=self.service.now)
+            self.service.write(parking.redrive, job_id, now=self.service.now, project=None)
 
     @precondition(lambda self: self._in(JobState.PARKED))
     @rule(action=st.sampled_from(OperationAction))
@@ -278,7 +278,7 @@ class Service(RuleBasedStateMachine):
             # Webhooks, too.
             parked = [job.id for job in self._all_jobs() if job.state is JobState.PARKED]
             self.service.truth.discarded_jobs.update(parked)
-        operation = NewOperation(new_id(), action, {}, 100, "operator", self.service.now)
+        operation = NewOperation(new_id(), action, {}, 100, "operator", self.service.now, project=None)
         self.service.write(bulk_actions.start_operation, operation, ParkedFilter())
         self.service.write(bulk_actions.make_page, now=self.service.now)
 
@@ -427,7 +427,7 @@ class Service(RuleBasedStateMachine):
 
     def _pick(self, order: PickOrder, most: int) -> None:
         agent = f"agent {self.service.changes}"
-        asked = PickRequest("default", agent, most, LEASE_SECONDS, order)
+        asked = PickRequest("default", agent, most, LEASE_SECONDS, order, project="default")
         for picked in self.service.write(tasks.pick, asked, now=self.service.now):
             name = picked.job.id, picked.job.run, picked.job.attempt
             start = Start(name, agent, self.service.promise())
@@ -438,7 +438,9 @@ class Service(RuleBasedStateMachine):
         picked, start = lease
         value = self._outcome(start, outcome)
         try:
-            self.service.write(tasks.finish, picked.job.id, picked.token, value, now=self.service.now)
+            self.service.write(
+                tasks.finish, picked.job.id, picked.token, value, now=self.service.now, project=None
+            )
         except LeaseLost:
             # Nothing of it counts, unless it was told before.
             return
@@ -487,12 +489,12 @@ class Service(RuleBasedStateMachine):
         return [(job_id, run) for job_id, (run, state) in self._seen.items() if state in states]
 
     def _record(self, job_id: UUID) -> JobRecord:
-        return self.service.database.read(queries.get_job, job_id)
+        return self.service.database.read(queries.get_job, job_id, project=None)
 
     def _all_jobs(self) -> Sequence[JobRecord]:
         with self.service.database.reading() as connection:
             ids = connection.scalars(sa.select(jobs.c.id).order_by(jobs.c.id)).all()
-            return [queries.get_job(connection, job_id) for job_id in ids]
+            return [queries.get_job(connection, job_id, project=None) for job_id in ids]
 
 
 def _own_words(explanation: str | None) -> str | None:

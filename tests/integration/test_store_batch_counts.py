@@ -51,7 +51,7 @@ async def test_wrong_counts_are_mended_and_a_completion_that_they_hid_is_told_on
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED) for job in jobs], now=NOON)
     assert (
         store.read(store_batches.wrong_counts, batch.id) != {}
-        and store.read(queries.get_batch, batch.id).finished_at is not None
+        and store.read(queries.get_batch, batch.id, project=None).finished_at is not None
     )
     assert completions(store) == 1
     # Complete, but nobody noticed: as if the last change had not reached the row.
@@ -63,9 +63,9 @@ async def test_wrong_counts_are_mended_and_a_completion_that_they_hid_is_told_on
         await reconciler.check_page()
 
     assert store.read(store_batches.wrong_counts, batch.id) == {}
-    record = store.read(queries.get_batch, batch.id)
+    record = store.read(queries.get_batch, batch.id, project=None)
     assert (record.counts, record.finished_at is None) == ({JobState.SUCCEEDED: 3}, False)
-    assert store.read(queries.get_batch, right.id).counts == {JobState.ACCEPTED: 2}
+    assert store.read(queries.get_batch, right.id, project=None).counts == {JobState.ACCEPTED: 2}
     assert completions(store) == 1
     assert [entry.message for entry in caplog.records] == ["batch_counts_wrong"]
     assert metrics.registry.get_sample_value("retriever_batch_counts_corrected_total") == 1
@@ -80,9 +80,15 @@ async def test_a_batch_that_was_not_finished_after_all_is_open_again(store: Data
         JobState.SUCCEEDED: (2, 0),
     }
 
-    assert (store.read(queries.get_batch, batch.id).finished_at, completions(store)) == (None, 0)
+    assert (store.read(queries.get_batch, batch.id, project=None).finished_at, completions(store)) == (
+        None,
+        0,
+    )
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED) for job in jobs], now=NOON)
-    assert (store.read(queries.get_batch, batch.id).finished_at, completions(store)) == (NOON, 1)
+    assert (store.read(queries.get_batch, batch.id, project=None).finished_at, completions(store)) == (
+        NOON,
+        1,
+    )
 
 
 async def test_batches_are_checked_a_page_at_a_time_and_old_or_expired_ones_not_at_all(
@@ -112,7 +118,7 @@ def test_the_estimate_of_a_batch_follows_its_jobs_and_not_its_pauses(store: Data
 
     def told(seconds: float) -> tuple[float, float | None]:
         now = NOON + timedelta(seconds=seconds)
-        progress = progress_of(store.read(queries.get_batch, batch.id), now=now)
+        progress = progress_of(store.read(queries.get_batch, batch.id, project=None), now=now)
         end_at = progress.estimated_end_at
         return progress.rate_per_second, (end_at - NOON).total_seconds() if end_at else None
 
@@ -139,8 +145,8 @@ def test_jobs_that_wait_for_another_attempt_hold_the_estimate_of_their_batch(sto
     store.write(recording.record_reports, [delayed, *done], now=NOON + timedelta(seconds=10))
 
     records = [
-        store.read(queries.get_batch, batch.id),
-        *store.read(queries.search_batches, [], limit=9, after=None).records,
+        store.read(queries.get_batch, batch.id, project=None),
+        *store.read(queries.search_batches, [], limit=9, after=None, project=None).records,
     ]
     for record in records:
         for seconds in (10, 300, 899):

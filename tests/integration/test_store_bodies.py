@@ -134,7 +134,7 @@ def test_jobs_of_batches_and_redrives_get_the_copy_too(store: Database) -> None:
     store.write(recording.record_reports, [succeeded(seen.id, etag='"1"')], now=NOON)
     store.write(recording.record_reports, [make_report(parked.id, JobState.PARKED, kind="fetch")], now=NOON)
     store.write(submissions.insert_batch, make_batch(kind="fetch"), [fetch_job()])
-    store.write(parking.redrive, parked.id, now=NOON)
+    store.write(parking.redrive, parked.id, now=NOON, project=None)
 
     claims = store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
 

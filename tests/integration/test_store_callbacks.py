@@ -36,7 +36,9 @@ LATER = NOON + timedelta(seconds=1)
 
 def webhooks(store: Database) -> Sequence[JobRecord]:
     """Return all webhook jobs, oldest first."""
-    return store.read(queries.search_jobs, JobFilter(kind=WEBHOOK), limit=1_000, after=None).records[::-1]
+    return store.read(
+        queries.search_jobs, JobFilter(kind=WEBHOOK), limit=1_000, after=None, project=None
+    ).records[::-1]
 
 
 def told(store: Database) -> list[str]:
@@ -62,12 +64,12 @@ def park(store: Database, job: NewJob) -> None:
 
 
 def cancel_at_once(store: Database, job: NewJob) -> None:
-    store.write(endings.cancel_job, job.id, now=LATER)
+    store.write(endings.cancel_job, job.id, now=LATER, project=None)
 
 
 def cancel_running(store: Database, job: NewJob) -> None:
     store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=LATER)
-    store.write(endings.cancel_job, job.id, now=LATER)
+    store.write(endings.cancel_job, job.id, now=LATER, project=None)
     store.write(recording.record_reports, [make_report(job.id, JobState.CANCELLED)], now=LATER)
 
 
@@ -107,9 +109,9 @@ def test_a_job_tells_only_of_the_ends_that_were_chosen(
 
     end(store, job)
 
-    state = store.read(queries.get_job, job.id).state
+    state = store.read(queries.get_job, job.id, project=None).state
     assert told(store) == ([f"job.{wanted}"] if state == wanted else [])
-    assert store.read(queries.get_job, job.id).callback_events == [wanted]
+    assert store.read(queries.get_job, job.id, project=None).callback_events == [wanted]
 
 
 def test_a_batch_tells_of_what_was_chosen_of_it_and_of_its_jobs(store: Database) -> None:
@@ -121,7 +123,7 @@ def test_a_batch_tells_of_what_was_chosen_of_it_and_of_its_jobs(store: Database)
         before = len(told(store))
         body = {"kind": "check", "items": [{"url": "http://a.example/"}] * 2}
         submission = BatchSubmission.model_validate({**body, "callback_url": URL, "callback_events": chosen})
-        template = JobTemplate.of(submission, now=NOON)
+        template = JobTemplate.of(submission, now=NOON, project="default")
         batch = template.batch(batch_id=new_id())
         valid, *_ = batch_args(submission, template)
         jobs = [template.job(each, job_id=new_id(), batch_id=batch.id) for each in valid]
@@ -131,7 +133,7 @@ def test_a_batch_tells_of_what_was_chosen_of_it_and_of_its_jobs(store: Database)
         succeed(store, jobs[1])
 
         assert sorted(told(store)[before:]) == expected
-        assert store.read(queries.get_batch, batch.id).callback_events == chosen
+        assert store.read(queries.get_batch, batch.id, project=None).callback_events == chosen
 
 
 def test_a_job_that_expired_calls_back(store: Database) -> None:
@@ -147,9 +149,9 @@ def test_every_run_and_a_discard_are_told(store: Database) -> None:
     job = stored(store)
     park(store, job)
 
-    store.write(parking.redrive, job.id, now=LATER)
+    store.write(parking.redrive, job.id, now=LATER, project=None)
     store.write(recording.record_reports, [make_report(job.id, JobState.PARKED, run=2)], now=LATER)
-    store.write(parking.discard, job.id, now=LATER)
+    store.write(parking.discard, job.id, now=LATER, project=None)
 
     assert told(store) == ["job.parked", "job.parked", "job.cancelled"]
     assert [webhook.args["data"]["run"] for webhook in webhooks(store)] == [1, 2, 3]
@@ -158,7 +160,7 @@ def test_every_run_and_a_discard_are_told(store: Database) -> None:
 def test_jobs_that_an_operation_discards_call_back(store: Database) -> None:
     for job in (stored(store), stored(store)):
         park(store, job)
-    new = NewOperation(new_id(), OperationAction.DISCARD, {}, 50, "ann", LATER)
+    new = NewOperation(new_id(), OperationAction.DISCARD, {}, 50, "ann", LATER, project=None)
     store.write(bulk_actions.start_operation, new, ParkedFilter(kind="check"))
 
     store.write(bulk_actions.make_page, now=LATER)
@@ -173,15 +175,15 @@ def test_a_batch_calls_back_once_and_its_jobs_do_not(store: Database) -> None:
     park(store, jobs[1])
     assert told(store) == []
 
-    endings.cancel_batch(store, batch.id, now=LATER)
-    store.write(parking.redrive, jobs[1].id, now=LATER)
+    endings.cancel_batch(store, batch.id, now=LATER, project=None)
+    store.write(parking.redrive, jobs[1].id, now=LATER, project=None)
     store.write(recording.record_reports, [make_report(jobs[1].id, JobState.SUCCEEDED, run=2)], now=LATER)
 
     [webhook] = webhooks(store)
     assert webhook.args["type"] == "batch.completed" and webhook.batch_id is None
     assert webhook.args["data"]["id"] == str(batch.id)
     assert webhook.args["data"]["counts"] == {"succeeded": 1, "parked": 1, "cancelled": 1}
-    assert store.read(queries.get_batch, batch.id).callback_url == URL
+    assert store.read(queries.get_batch, batch.id, project=None).callback_url == URL
 
 
 def test_a_webhooks_own_end_calls_nobody(store: Database) -> None:
@@ -202,11 +204,11 @@ def test_an_end_whose_callback_cannot_be_stored_is_not_recorded(store: Database,
     with pytest.raises(StoreRefused):
         succeed(store, job)
 
-    assert store.read(queries.get_job, job.id).state is JobState.ACCEPTED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.ACCEPTED
     assert store.write(events.claim_events, limit=10, lease_seconds=60, now=LATER) == []
     _run(database_url, sqlite="DROP TRIGGER refuse", postgresql="ALTER TABLE jobs DROP CONSTRAINT refuse")
     succeed(store, job)
-    assert store.read(queries.get_job, job.id).state is JobState.SUCCEEDED and told(store) == [
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.SUCCEEDED and told(store) == [
         "job.succeeded"
     ]
 

@@ -62,7 +62,7 @@ def test_an_operation_goes_on_after_a_step_back_at_its_rate(store: Database) -> 
     store.write(
         recording.record_reports, [make_report(job.id, JobState.PARKED) for job in jobs], now=AN_HOUR_AGO
     )
-    new = NewOperation(new_id(), OperationAction.REDRIVE, {}, 1, "ann", NOON)
+    new = NewOperation(new_id(), OperationAction.REDRIVE, {}, 1, "ann", NOON, project=None)
     store.write(bulk_actions.start_operation, new, ParkedFilter())
     store.write(bulk_actions.make_page, now=NOON)
 

@@ -36,7 +36,7 @@ def test_a_stored_job_comes_back_as_it_was_given(store: Database) -> None:
 
     store.write(submissions.insert_jobs, [job])
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert (stored.id, stored.kind, stored.lane, stored.host) == (job.id, "fetch", Lane.BULK, job.host)
     assert (stored.args, stored.retry, stored.labels) == (UGLY_DOCUMENT, retry, {"a": "b"})
     assert (stored.state, stored.run, stored.attempt, stored.batch_id) == (JobState.ACCEPTED, 1, 0, batch.id)
@@ -60,19 +60,19 @@ def test_what_was_handed_in_with_a_job_is_kept_beside_it(store: Database) -> Non
     store.write(submissions.insert_batch, batch, of_batch, rejected)
     store.write(submissions.insert_jobs, [alone, make_job()])
 
-    stored = store.read(results.batch_jobs, batch.id, after=None, limit=10).records
+    stored = store.read(results.batch_jobs, batch.id, after=None, limit=10, project=None).records
     assert [(job.ref, job.line, job.given_url) for job in stored] == [
         *given[:-1],
         (None, 4, "x\N{REPLACEMENT CHARACTER}"),
     ]
-    found = store.read(queries.get_job, alone.id)
+    found = store.read(queries.get_job, alone.id, project=None)
     assert (found.ref, found.line, found.given_url) == (alone.ref, None, alone.given_url)
-    assert store.read(queries.list_rejected, batch.id, after=0, limit=10) == rejected
+    assert store.read(queries.list_rejected, batch.id, after=0, limit=10, project=None) == rejected
 
 
 def test_an_unknown_job_is_not_found(store: Database) -> None:
     with pytest.raises(JobNotFound):
-        store.read(queries.get_job, new_id())
+        store.read(queries.get_job, new_id(), project=None)
 
 
 def test_jobs_inserted_twice_are_stored_once_and_stay_where_they_are(store: Database) -> None:
@@ -82,8 +82,8 @@ def test_jobs_inserted_twice_are_stored_once_and_stay_where_they_are(store: Data
 
     store.write(submissions.insert_jobs, [job, make_job()])
 
-    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
-    assert len(store.read(queries.search_jobs, JobFilter(), limit=10, after=None).records) == 2
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.QUEUED
+    assert len(store.read(queries.search_jobs, JobFilter(), limit=10, after=None, project=None).records) == 2
 
 
 def test_no_job_of_a_refused_insert_is_stored(store: Database) -> None:
@@ -94,7 +94,7 @@ def test_no_job_of_a_refused_insert_is_stored(store: Database) -> None:
         store.write(submissions.insert_jobs, [good, bad])
 
     with pytest.raises(JobNotFound):
-        store.read(queries.get_job, good.id)
+        store.read(queries.get_job, good.id, project=None)
 
 
 def test_text_that_no_database_holds_is_stored_with_replacement_characters(store: Database) -> None:
@@ -102,9 +102,11 @@ def test_text_that_no_database_holds_is_stored_with_replacement_characters(store
 
     store.write(submissions.insert_jobs, [job])
 
-    assert store.read(queries.get_job, job.id).host == "nul\ufffdlone\ufffd.example"
+    assert store.read(queries.get_job, job.id, project=None).host == "nul\ufffdlone\ufffd.example"
     assert (
-        store.read(queries.search_jobs, JobFilter(host="nul\0lone\ud800.example"), limit=1, after=None)
+        store.read(
+            queries.search_jobs, JobFilter(host="nul\0lone\ud800.example"), limit=1, after=None, project=None
+        )
         .records[0]
         .id
         == job.id
@@ -120,7 +122,9 @@ def test_a_host_longer_than_an_index_entry_is_stored_and_found(store: Database) 
 
     assert [
         found.id
-        for found in store.read(queries.search_jobs, JobFilter(host=host), limit=9, after=None).records
+        for found in store.read(
+            queries.search_jobs, JobFilter(host=host), limit=9, after=None, project=None
+        ).records
     ] == [job.id]
 
 
@@ -157,8 +161,11 @@ def test_a_list_has_no_attempts(store: Database) -> None:
     store.write(submissions.insert_jobs, [job])
     store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=NOON)
 
-    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records[0].attempts == ()
-    assert len(store.read(queries.get_job, job.id).attempts) == 1
+    assert (
+        store.read(queries.search_jobs, JobFilter(), limit=1, after=None, project=None).records[0].attempts
+        == ()
+    )
+    assert len(store.read(queries.get_job, job.id, project=None).attempts) == 1
 
 
 def test_a_batch_counts_its_jobs_by_state(store: Database) -> None:
@@ -166,11 +173,11 @@ def test_a_batch_counts_its_jobs_by_state(store: Database) -> None:
     jobs = [make_job() for _ in range(2_500)]
 
     store.write(submissions.insert_batch, batch, iter(jobs))
-    total = store.read(queries.get_batch, batch.id).total
+    total = store.read(queries.get_batch, batch.id, project=None).total
 
     store.write(submissions.insert_jobs, [make_job()])
     store.write(outbox.mark_queued, [(job.id, 1) for job in jobs[:2]], now=NOON)
-    stored = store.read(queries.get_batch, batch.id)
+    stored = store.read(queries.get_batch, batch.id, project=None)
     assert (total, stored.total, stored.kind, stored.labels) == (2_500, 2_500, "check", {"team": "web"})
     assert stored.counts == {JobState.ACCEPTED: 2_498, JobState.QUEUED: 2}
     assert (stored.created_at, stored.finished_at) == (NOON, None)
@@ -187,7 +194,7 @@ def test_a_batch_is_finished_when_its_last_job_is(store: Database) -> None:
         now=NOON,
     )
 
-    before = store.read(queries.get_batch, batch.id)
+    before = store.read(queries.get_batch, batch.id, project=None)
     store.write(
         recording.record_reports,
         [
@@ -199,8 +206,11 @@ def test_a_batch_is_finished_when_its_last_job_is(store: Database) -> None:
 
     assert before.finished_at is None
     assert before.counts == {JobState.SUCCEEDED: 1, JobState.RUNNING: 1, JobState.ACCEPTED: 1}
-    assert store.read(queries.get_batch, batch.id).finished_at == later
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.SUCCEEDED: 2, JobState.PARKED: 1}
+    assert store.read(queries.get_batch, batch.id, project=None).finished_at == later
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {
+        JobState.SUCCEEDED: 2,
+        JobState.PARKED: 1,
+    }
 
 
 def test_an_empty_batch_is_finished_when_it_is_made(store: Database) -> None:
@@ -208,15 +218,15 @@ def test_an_empty_batch_is_finished_when_it_is_made(store: Database) -> None:
 
     assert store.write(submissions.insert_batch, batch, []) == SubmissionResult(batch.id)
 
-    assert store.read(queries.get_batch, batch.id).finished_at == NOON
-    assert store.read(results.batch_jobs, batch.id, after=None, limit=10).records == []
+    assert store.read(queries.get_batch, batch.id, project=None).finished_at == NOON
+    assert store.read(results.batch_jobs, batch.id, after=None, limit=10, project=None).records == []
 
 
 def test_an_unknown_batch_is_not_found(store: Database) -> None:
     with pytest.raises(BatchNotFound):
-        store.read(queries.get_batch, new_id())
+        store.read(queries.get_batch, new_id(), project=None)
     with pytest.raises(BatchNotFound):
-        store.read(results.batch_jobs, new_id(), after=None, limit=10)
+        store.read(results.batch_jobs, new_id(), after=None, limit=10, project=None)
 
 
 def test_a_batch_whose_upload_breaks_off_leaves_nothing(store: Database) -> None:
@@ -229,9 +239,9 @@ def test_a_batch_whose_upload_breaks_off_leaves_nothing(store: Database) -> None
     with pytest.raises(ConnectionResetError):
         store.write(submissions.insert_batch, batch, broken_upload())
 
-    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []
+    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None, project=None).records == []
     with pytest.raises(BatchNotFound):
-        store.read(queries.get_batch, batch.id)
+        store.read(queries.get_batch, batch.id, project=None)
 
 
 def test_a_batch_is_exported_oldest_first_each_job_once(store: Database) -> None:
@@ -240,10 +250,10 @@ def test_a_batch_is_exported_oldest_first_each_job_once(store: Database) -> None
     store.write(submissions.insert_batch, batch, reversed(jobs))
     store.write(submissions.insert_jobs, [make_job()])
 
-    page = store.read(results.batch_jobs, batch.id, after=None, limit=60)
+    page = store.read(results.batch_jobs, batch.id, after=None, limit=60, project=None)
     exported = [job.id for job in page.records]
     while page.following:
-        page = store.read(results.batch_jobs, batch.id, after=page.following, limit=60)
+        page = store.read(results.batch_jobs, batch.id, after=page.following, limit=60, project=None)
         exported.extend(job.id for job in page.records)
 
     assert exported == sorted(job.id for job in jobs)
@@ -271,6 +281,6 @@ def test_unfinished_jobs_are_counted_by_state(store: Database) -> None:
 
 def _all_pages(store: Database, job_filter: JobFilter) -> Iterator[UUID]:
     after = None
-    while page := store.read(queries.search_jobs, job_filter, limit=40, after=after).records:
+    while page := store.read(queries.search_jobs, job_filter, limit=40, after=after, project=None).records:
         yield from (job.id for job in page)
         after = page[-1].id

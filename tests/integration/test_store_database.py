@@ -112,7 +112,7 @@ def test_processes_can_write_at_once(database_url: str) -> None:
     _run_at_once([INSERT_MANY, database_url, str(JOBS_PER_WRITER)], times=WRITERS)
 
     store = Database.open(database_url)
-    jobs = store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records
+    jobs = store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None, project=None).records
     store.close()
     assert len(jobs) == WRITERS * JOBS_PER_WRITER
 
@@ -128,7 +128,7 @@ def test_threads_can_write_and_read_at_once(database_url: str) -> None:
                 job = make_job()
                 store.write(submissions.insert_jobs, [job])
                 store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
-                store.read(queries.search_jobs, JobFilter(), limit=5, after=None)
+                store.read(queries.search_jobs, JobFilter(), limit=5, after=None, project=None)
         except StoreUnavailable as error:
             failures.append(error)
 
@@ -137,7 +137,7 @@ def test_threads_can_write_and_read_at_once(database_url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    jobs = store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records
+    jobs = store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None, project=None).records
     store.close()
 
     assert failures == []
@@ -188,14 +188,22 @@ def test_readers_do_not_wait_for_a_batch_that_is_being_stored(database_url: str)
             yield make_job()
         yield make_job(
             labels={
-                "seen": str(len(store.read(queries.search_jobs, JobFilter(), limit=9, after=None).records))
+                "seen": str(
+                    len(
+                        store.read(
+                            queries.search_jobs, JobFilter(), limit=9, after=None, project=None
+                        ).records
+                    )
+                )
             }
         )
 
     batch = make_batch()
     store.write(submissions.insert_batch, batch, jobs_that_look())  # type: ignore[arg-type]
 
-    last = store.read(queries.search_jobs, JobFilter(batch_id=batch.id), limit=1, after=None).records
+    last = store.read(
+        queries.search_jobs, JobFilter(batch_id=batch.id), limit=1, after=None, project=None
+    ).records
     store.close()
     assert last[0].labels == {"seen": "1"}
 
@@ -265,8 +273,8 @@ def test_times_are_utc_whatever_the_server_s_zone(postgres_url: str) -> None:
 
     store.write(submissions.insert_jobs, [job])
 
-    assert store.read(queries.get_job, job.id).created_at == edge
-    assert str(store.read(queries.get_job, job.id).created_at.tzinfo) == "UTC"
+    assert store.read(queries.get_job, job.id, project=None).created_at == edge
+    assert str(store.read(queries.get_job, job.id, project=None).created_at.tzinfo) == "UTC"
     store.close()
 
 

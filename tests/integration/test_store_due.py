@@ -22,7 +22,8 @@ PAST_GRACE = NOON + EXPIRY_GRACE
 
 def states(store: Database) -> list[JobState]:
     return [
-        job.state for job in store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None).records
+        job.state
+        for job in store.read(queries.search_jobs, JobFilter(), limit=1_000, after=None, project=None).records
     ]
 
 
@@ -39,8 +40,8 @@ def test_a_scheduled_job_is_held_back_until_it_is_due(store: Database) -> None:
     early = store.write(schedules.release_due, limit=10, now=NOON + MINUTE - timedelta(microseconds=1))
 
     assert early == [] and claim(store) == []
-    assert store.read(queries.get_job, job.id).state is JobState.SCHEDULED
-    assert (store.read(queries.get_job, job.id).due_at, store.read(schedules.next_due_at)) == (
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.SCHEDULED
+    assert (store.read(queries.get_job, job.id, project=None).due_at, store.read(schedules.next_due_at)) == (
         NOON + MINUTE,
         NOON + MINUTE,
     )
@@ -53,13 +54,16 @@ def test_a_due_job_is_accepted_and_then_like_any_other(store: Database) -> None:
     (released,) = store.write(schedules.release_due, limit=10, now=NOON)
 
     assert (released.job_id, released.kind, released.state) == (job.id, "check", JobState.ACCEPTED)
-    assert (store.read(queries.get_job, job.id).state, store.read(queries.get_job, job.id).due_at) == (
+    assert (
+        store.read(queries.get_job, job.id, project=None).state,
+        store.read(queries.get_job, job.id, project=None).due_at,
+    ) == (
         JobState.ACCEPTED,
         None,
     )
     assert len(claim(store)) == 1
     store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
-    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.QUEUED
     assert (store.write(schedules.release_due, limit=10, now=NOON), store.read(schedules.next_due_at)) == (
         [],
         None,
@@ -81,9 +85,9 @@ def test_a_batch_waits_for_its_time_as_a_whole(store: Database) -> None:
     batch = make_batch()
     store.write(submissions.insert_batch, batch, (make_job(due_at=NOON) for _ in range(3)))
 
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.SCHEDULED: 3}
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {JobState.SCHEDULED: 3}
     store.write(schedules.release_due, limit=10, now=NOON)
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.ACCEPTED: 3}
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {JobState.ACCEPTED: 3}
 
 
 def test_two_schedulers_release_and_expire_each_job_once(store: Database) -> None:
@@ -116,7 +120,7 @@ def test_a_job_that_nobody_started_in_time_is_parked_as_expired(store: Database)
     assert {(each.job_id, each.state, each.reason) for each in expired} == {
         (job.id, JobState.PARKED, "expired") for job in (scheduled, accepted, queued, delayed)
     }
-    parked = store.read(queries.get_job, delayed.id)
+    parked = store.read(queries.get_job, delayed.id, project=None)
     assert (parked.state, parked.reason, parked.finished_at) == (JobState.PARKED, "expired", PAST_GRACE)
     assert (parked.attempt, [each.reason for each in parked.attempts]) == (1, ["http_503"])
     assert (store.write(schedules.expire_jobs, limit=10, now=PAST_GRACE), claim(store)) == ([], [])
@@ -160,7 +164,7 @@ def test_a_late_report_does_not_bring_an_expired_job_back(store: Database) -> No
     )
 
     assert recorded.transitions == []
-    assert store.read(queries.get_job, job.id).state is JobState.PARKED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.PARKED
 
 
 def test_a_worker_that_declines_an_expired_delivery_made_no_attempt(store: Database) -> None:
@@ -174,7 +178,7 @@ def test_a_worker_that_declines_an_expired_delivery_made_no_attempt(store: Datab
         now=NOON,
     )
 
-    parked = store.read(queries.get_job, job.id)
+    parked = store.read(queries.get_job, job.id, project=None)
     assert (parked.state, parked.reason, parked.attempt) == (JobState.PARKED, "expired", 1)
     assert [(each.number, each.reason) for each in parked.attempts] == [(1, "http_503")]
     (told,) = store.write(events.claim_events, limit=9, lease_seconds=60, now=NOON)
@@ -199,10 +203,10 @@ def test_the_relay_is_told_the_deadline_and_a_redrive_lifts_it(store: Database) 
     assert claim(store) == [NOON]
     store.write(schedules.expire_jobs, limit=10, now=PAST_GRACE)
 
-    store.write(parking.redrive, job.id, now=PAST_GRACE)
+    store.write(parking.redrive, job.id, now=PAST_GRACE, project=None)
 
     assert store.write(schedules.expire_jobs, limit=10, now=NOON + MINUTE) == []
-    assert store.read(queries.get_job, job.id).deadline_at is None
+    assert store.read(queries.get_job, job.id, project=None).deadline_at is None
     assert claim(store, NOON + 2 * MINUTE) == [None]
 
 
@@ -232,9 +236,9 @@ def test_no_explanation_denies_the_attempts_that_were_made(store: Database) -> N
     store.write(recording.record_reports, failed, now=NOON)
 
     store.write(schedules.expire_jobs, limit=9, now=PAST_GRACE + MINUTE)
-    store.write(endings.cancel_job, cancelled.id, now=NOON)
+    store.write(endings.cancel_job, cancelled.id, now=NOON, project=None)
 
-    records = [store.read(queries.get_job, job.id) for job in (expired, cancelled)]
+    records = [store.read(queries.get_job, job.id, project=None) for job in (expired, cancelled)]
     assert [len(record.attempts) for record in records] == [1, 1]
     assert [record.explanation for record in records] == [
         "Its deadline passed while no attempt was known to run.",

@@ -101,7 +101,7 @@ def test_a_missing_table_a_missing_database_and_a_full_server_are_told_apart(pos
     }.items():
         store = Database.open(url)
         with pytest.raises(StoreUnavailable) as raised:
-            store.read(queries.get_job, make_job().id)
+            store.read(queries.get_job, make_job().id, project=None)
         said[what] = raised.value.reason
         store.close()
     _administer(postgres_url, "DROP ROLE narrow")

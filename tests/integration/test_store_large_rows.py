@@ -141,11 +141,13 @@ def test_pages_that_follow_one_with_large_arguments_are_made_in_small_chunks(sto
 
     store.write(recording.record_reports, [report.model_copy(update={"page": page})], now=NOON)
 
-    assert store.read(store_pages.get_pages, root.id).planned == 41
+    assert store.read(store_pages.get_pages, root.id, project=None).planned == 41
 
 
 def pick(order: PickOrder = PickOrder.OLDEST, limit: int = 100) -> PickRequest:
-    return PickRequest(queue="default", agent="ann", limit=limit, lease_seconds=60, order=order)
+    return PickRequest(
+        queue="default", agent="ann", limit=limit, lease_seconds=60, order=order, project="default"
+    )
 
 
 @pytest.mark.parametrize("order", list(PickOrder))

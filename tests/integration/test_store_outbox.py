@@ -64,7 +64,7 @@ def test_the_bulk_lane_is_claimed_while_interactive_jobs_are_leased(store: Datab
 def test_an_interactive_job_that_is_accepted_again_is_claimed_first(store: Database) -> None:
     _store_jobs(store, 2, lane=Lane.BULK)
     parked = _store_parked_job(store)
-    store.write(parking.redrive, parked.id, now=NOON)
+    store.write(parking.redrive, parked.id, now=NOON, project=None)
 
     (first,) = store.write(outbox.claim_accepted, limit=1, lease_seconds=60, now=NOON)
 
@@ -145,7 +145,7 @@ def test_a_queued_job_is_not_claimed_again(store: Database) -> None:
     store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
     store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
 
-    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.QUEUED
     assert store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON + LEASE * 2) == []
 
 
@@ -156,18 +156,18 @@ def test_a_job_whose_report_came_first_is_not_moved_back_to_queued(store: Databa
 
     store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
 
-    assert store.read(queries.get_job, job.id).state is JobState.RUNNING
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.RUNNING
 
 
 def test_marking_an_older_run_queued_leaves_the_new_run_accepted(store: Database) -> None:
     job = _store_parked_job(store)
-    store.write(parking.redrive, job.id, now=NOON)
+    store.write(parking.redrive, job.id, now=NOON, project=None)
 
     store.write(outbox.mark_queued, [(job.id, 1), (new_id(), 1)], now=NOON)
 
-    assert store.read(queries.get_job, job.id).state is JobState.ACCEPTED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.ACCEPTED
     store.write(outbox.mark_queued, [(job.id, 2)], now=NOON)
-    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.QUEUED
 
 
 def test_a_released_job_is_claimed_after_its_pause_and_a_queued_one_never(store: Database) -> None:
@@ -217,7 +217,7 @@ def test_relays_that_claim_at_once_share_the_jobs(store: Database, database_url:
 def test_a_redriven_job_starts_over_and_keeps_its_attempts(store: Database) -> None:
     job = _store_parked_job(store)
 
-    redriven = store.write(parking.redrive, job.id, now=NOON)
+    redriven = store.write(parking.redrive, job.id, now=NOON, project=None)
 
     assert (redriven.id, redriven.state, redriven.run, redriven.attempt) == (job.id, JobState.ACCEPTED, 2, 0)
     assert (redriven.reason, redriven.explanation, redriven.result) == (None, None, None)
@@ -226,16 +226,16 @@ def test_a_redriven_job_starts_over_and_keeps_its_attempts(store: Database) -> N
     (claimed,) = store.write(outbox.claim_accepted, limit=10, lease_seconds=60, now=NOON)
     assert (claimed.id, claimed.run) == (job.id, 2)
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED, run=2)], now=NOON)
-    assert store.read(queries.get_job, job.id).state is JobState.SUCCEEDED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.SUCCEEDED
 
 
 def test_only_a_parked_job_can_be_redriven(store: Database) -> None:
     (job,) = _store_jobs(store, 1)
 
     with pytest.raises(JobNotParked, match="accepted"):
-        store.write(parking.redrive, job.id, now=NOON)
+        store.write(parking.redrive, job.id, now=NOON, project=None)
     with pytest.raises(JobNotFound):
-        store.write(parking.redrive, new_id(), now=NOON)
+        store.write(parking.redrive, new_id(), now=NOON, project=None)
     assert store.read(parking.pending_redrives, 10) == []
 
 
@@ -245,7 +245,7 @@ def test_of_two_redrives_at_once_one_wins(store: Database, database_url: str) ->
 
     def try_redrive(caller: Database) -> JobRecord | None:
         try:
-            return caller.write(parking.redrive, job.id, now=NOON)
+            return caller.write(parking.redrive, job.id, now=NOON, project=None)
         except JobNotParked:
             return None
 
@@ -253,14 +253,14 @@ def test_of_two_redrives_at_once_one_wins(store: Database, database_url: str) ->
     other.close()
 
     assert sum(record is not None for record in won) == 1
-    assert store.read(queries.get_job, job.id).run == 2
+    assert store.read(queries.get_job, job.id, project=None).run == 2
     assert store.read(parking.pending_redrives, 10) == [(job.id, 1)]
 
 
 def test_a_redrive_is_pending_until_its_message_has_left_the_parking_lot(store: Database) -> None:
     first, second = _store_parked_job(store), _store_parked_job(store)
-    store.write(parking.redrive, second.id, now=NOON)
-    store.write(parking.redrive, first.id, now=NOON + timedelta(seconds=1))
+    store.write(parking.redrive, second.id, now=NOON, project=None)
+    store.write(parking.redrive, first.id, now=NOON + timedelta(seconds=1), project=None)
 
     before = store.read(parking.pending_redrives, 10)
     store.write(parking.settle_redrives, [(second.id, 1), (second.id, 1), (new_id(), 1)], now=NOON)

@@ -57,7 +57,7 @@ def record(store: Database, *reports: Report, unproven: Sequence[int] = ()) -> N
 
 
 def output(store: Database, job_id: UUID) -> JobOutput:
-    return store.read(outputs.find_output, job_id)
+    return store.read(outputs.find_output, job_id, project=None)
 
 
 def snapshots(store: Database) -> int:
@@ -152,7 +152,7 @@ def test_what_was_written_by_an_attempt_that_was_cancelled_or_lost_is_kept(store
 def test_a_job_that_a_person_has_asked_to_end_shows_what_it_still_writes(store: Database) -> None:
     job_id = queued(store)
     record(store, written(job_id, "half"))
-    store.write(endings.cancel_job, job_id, now=LATER)
+    store.write(endings.cancel_job, job_id, now=LATER, project=None)
 
     record(store, written(job_id, "half and more", sequence=2))
 
@@ -162,7 +162,7 @@ def test_a_job_that_a_person_has_asked_to_end_shows_what_it_still_writes(store: 
 def test_after_a_redrive_the_output_of_the_run_before_is_named_as_such(store: Database) -> None:
     job_id = queued(store)
     record(store, written(job_id, "half"), ended(job_id, JobState.PARKED, None))
-    store.write(parking.redrive, job_id, by="ann", now=LATER)
+    store.write(parking.redrive, job_id, by="ann", now=LATER, project=None)
 
     assert output(store, job_id) == JobOutput(1, 1, False, LATER, text("half"), text("!"))
     record(store, written(job_id, "again", run=2))
@@ -243,7 +243,7 @@ def test_the_version_of_an_output_is_another_one_whenever_the_output_is(store: D
     seen: list[tuple[str, JobOutput]] = []
 
     def look() -> None:
-        seen.append((store.read(outputs.output_version, job_id), output(store, job_id)))
+        seen.append((store.read(outputs.output_version, job_id, project=None), output(store, job_id)))
 
     look()
     for report in (
@@ -258,7 +258,7 @@ def test_the_version_of_an_output_is_another_one_whenever_the_output_is(store: D
     ):
         record(store, report)
         look()
-    store.write(parking.redrive, job_id, by="ann", now=LATER)
+    store.write(parking.redrive, job_id, by="ann", now=LATER, project=None)
     look()
 
     for version, shown in seen:
@@ -266,6 +266,6 @@ def test_the_version_of_an_output_is_another_one_whenever_the_output_is(store: D
     # What comes twice changes neither.
     assert seen[2] == seen[3]
     with pytest.raises(OutputNotFound):
-        store.read(outputs.output_version, queued(store, "check"))
+        store.read(outputs.output_version, queued(store, "check"), project=None)
     with pytest.raises(JobNotFound):
-        store.read(outputs.output_version, new_id())
+        store.read(outputs.output_version, new_id(), project=None)

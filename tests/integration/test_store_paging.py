@@ -85,7 +85,7 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: Datab
 
     store.write(recording.record_reports, [page_report(root.id, plan(9_999))], now=LATER)
 
-    record = store.read(store_pages.get_pages, root.id)
+    record = store.read(store_pages.get_pages, root.id, project=None)
     assert record.batch is not None
     assert record.root.result is not None and record.root.result["page"]["batch_id"] == str(record.batch.id)
     assert (record.batch.id, record.batch.total, record.batch.kind) == (
@@ -95,7 +95,7 @@ def test_a_plan_becomes_a_batch_of_jobs_in_the_order_of_their_pages(store: Datab
     )
     assert (dict(record.batch.counts), record.batch.labels) == ({JobState.ACCEPTED: 2_500}, {"team": "web"})
     assert store.read(batches.wrong_counts, record.batch.id) == {}
-    jobs = store.read(results.batch_jobs, record.batch.id, after=None, limit=3_000).records
+    jobs = store.read(results.batch_jobs, record.batch.id, after=None, limit=3_000, project=None).records
     assert [job.args["page"]["index"] for job in jobs] == list(range(1, 2_501))
     one = jobs[6]
     assert (one.id, one.lane, one.retry.max_attempts) == (derived_id(root.id, 7), Lane.BULK, 9)
@@ -115,7 +115,7 @@ def test_a_success_that_comes_again_or_late_leads_on_once(store: Database) -> No
     store.write(recording.record_reports, [report], now=LATER)
     store.write(recording.record_reports, [page_report(root.id, plan(9))], now=LATER)
 
-    record = store.read(store_pages.get_pages, root.id)
+    record = store.read(store_pages.get_pages, root.id, project=None)
     assert (record.planned, record.completeness.done) == (4, 1)
 
 
@@ -141,7 +141,7 @@ def test_two_recorders_at_once_make_the_pages_once(store: Database) -> None:
 
     assert failures == []
     for root in roots:
-        record_of_root = store.read(store_pages.get_pages, root.id)
+        record_of_root = store.read(store_pages.get_pages, root.id, project=None)
         assert record_of_root.batch is not None and record_of_root.batch.total == 5
         assert store.read(batches.wrong_counts, record_of_root.batch.id) == {}
 
@@ -164,12 +164,12 @@ def test_pages_that_find_more_at_once_add_each_page_once_and_the_batch_is_told_c
     for thread in threads:
         thread.join(30)
 
-    between = store.read(store_pages.get_pages, root.id)
+    between = store.read(store_pages.get_pages, root.id, project=None)
     store.write(
         recording.record_reports, [page_report(derived_id(root.id, index)) for index in (4, 5)], now=LATER
     )
 
-    after = store.read(store_pages.get_pages, root.id)
+    after = store.read(store_pages.get_pages, root.id, project=None)
     assert between.batch is not None and after.batch is not None
     assert (between.planned, between.completeness.done, between.batch.finished_at) == (6, 4, None)
     assert (after.planned, after.completeness.done, after.batch.finished_at) == (6, 6, LATER)
@@ -186,8 +186,8 @@ def test_a_page_leads_on_within_a_batch_of_somebody_and_their_counts_stay_true(s
     store.write(recording.record_reports, [page_report(root.id, plan(2)) for root in roots], now=LATER)
 
     assert store.read(batches.wrong_counts, batch.id) == {}
-    assert store.read(queries.get_batch, batch.id).finished_at == LATER
-    assert [store.read(store_pages.get_pages, root.id).planned for root in roots] == [3, 3]
+    assert store.read(queries.get_batch, batch.id, project=None).finished_at == LATER
+    assert [store.read(store_pages.get_pages, root.id, project=None).planned for root in roots] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_forged_report_makes_no_pages_that_its_job_could_not_lead_to(
 
     store.write(recording.record_reports, [page_report(derived_id(root.id, index), following)], now=LATER)
 
-    assert store.read(store_pages.get_pages, root.id).planned == 3
+    assert store.read(store_pages.get_pages, root.id, project=None).planned == 3
 
 
 def test_a_job_that_only_says_that_it_is_a_page_leads_nowhere(store: Database) -> None:
@@ -223,16 +223,16 @@ def test_a_job_that_only_says_that_it_is_a_page_leads_nowhere(store: Database) -
         store.write(recording.record_reports, [page_report(job.id, plan(9))], now=LATER)
 
     assert (
-        store.read(store_pages.get_pages, root.id).planned,
-        store.read(store_pages.get_pages, root.id).completeness.done,
+        store.read(store_pages.get_pages, root.id, project=None).planned,
+        store.read(store_pages.get_pages, root.id, project=None).completeness.done,
     ) == (3, 1)
     for job in (liar, plain, check):
         with pytest.raises(JobNotPaged):
-            store.read(store_pages.get_pages, job.id)
+            store.read(store_pages.get_pages, job.id, project=None)
     with pytest.raises(JobNotFound):
-        store.read(store_pages.get_pages, new_id())
+        store.read(store_pages.get_pages, new_id(), project=None)
     with pytest.raises(JobNotPaged, match=f"page 1 of job {root.id}"):
-        store.read(store_pages.get_root, derived_id(root.id, 1))
+        store.read(store_pages.get_root, derived_id(root.id, 1), project=None)
 
 
 BY_URL = {"by": "next_url", "next_url": "next", "other_origins": True}
@@ -256,7 +256,7 @@ def test_a_page_gets_the_headers_of_its_job_only_at_its_origin_and_when_that_nam
 
     store.write(recording.record_reports, [page_report(root.id, place)], now=LATER)
 
-    page = store.read(queries.get_job, derived_id(root.id, 1))
+    page = store.read(queries.get_job, derived_id(root.id, 1), project=None)
     assert (page.args["url"], page.args.get("headers"), page.host) == (url, headers, url_host(url))
     assert not {"url", "is_foreign"} & page.args["page"].keys()
 
@@ -290,7 +290,7 @@ def test_a_page_that_a_worker_of_before_leads_to_and_that_may_not_be_asked_for_e
 
     store.write(recording.record_reports, [page_report(root.id, place)], now=LATER)
 
-    record = store.read(store_pages.get_pages, root.id)
+    record = store.read(store_pages.get_pages, root.id, project=None)
     assert (record.planned, record.completeness.stopped_by, record.is_complete) == (1, stopped_by, False)
 
 
@@ -300,12 +300,12 @@ def test_a_fetch_whose_pages_were_cancelled_in_mid_way_is_not_complete(store: Da
     store.write(recording.record_reports, [page_report(root.id, first)], now=LATER)
     running = make_report(derived_id(root.id, 1), JobState.RUNNING, kind="fetch")
     store.write(recording.record_reports, [running], now=LATER)
-    endings.cancel_batch(store, derived_id(root.id, 0), now=LATER)
+    endings.cancel_batch(store, derived_id(root.id, 0), now=LATER, project=None)
 
     # It was faster than its cancellation, and leads nowhere.
     store.write(recording.record_reports, [page_report(running.job_id, second)], now=LATER)
 
-    record = store.read(store_pages.get_pages, root.id)
+    record = store.read(store_pages.get_pages, root.id, project=None)
     assert (record.planned, record.completeness.done, record.completeness.stopped_by) == (2, 2, None)
     assert (record.is_cut, record.is_complete) == (True, False)
 
@@ -318,39 +318,39 @@ def test_a_page_that_is_redriven_after_its_batch_was_cancelled_leads_on(store: D
     ids = [derived_id(root.id, index) for index in range(5)]
     store.write(recording.record_reports, [page_report(root.id, place(1))], now=LATER)
     store.write(recording.record_reports, [make_report(ids[1], JobState.PARKED, kind="fetch")], now=LATER)
-    endings.cancel_batch(store, ids[0], now=LATER)
-    store.write(parking.redrive, ids[1], now=LATER + timedelta(seconds=1))
+    endings.cancel_batch(store, ids[0], now=LATER, project=None)
+    store.write(parking.redrive, ids[1], now=LATER + timedelta(seconds=1), project=None)
 
     again = page_report(ids[1], place(2)).model_copy(update={"run": 2})
     store.write(recording.record_reports, [again], now=LATER + timedelta(seconds=2))
     # What follows is in its first run, and began after the cancel as well.
     store.write(recording.record_reports, [page_report(ids[2], place(3))], now=LATER + timedelta(seconds=3))
 
-    assert store.read(queries.get_job, ids[3]).state is JobState.ACCEPTED
+    assert store.read(queries.get_job, ids[3], project=None).state is JobState.ACCEPTED
     # No worker covers pages by their batch, so each is told of.
-    endings.cancel_batch(store, ids[0], now=LATER + timedelta(seconds=4))
+    endings.cancel_batch(store, ids[0], now=LATER + timedelta(seconds=4), project=None)
     told = store.write(store_events.claim_events, limit=100, lease_seconds=60, now=LATER)
     assert (str(ids[3]), 1) in [(event.body.get("job_id"), event.body.get("run")) for event in told]
     late = page_report(ids[3], place(4))
     store.write(recording.record_reports, [late], now=LATER + timedelta(seconds=5))
     with pytest.raises(JobNotFound):
-        store.read(queries.get_job, ids[4])
+        store.read(queries.get_job, ids[4], project=None)
 
 
 def test_a_parked_or_cancelled_first_page_has_no_others_and_a_redriven_one_gets_them(store: Database) -> None:
     root, ended = stored(store), stored(store)
     store.write(recording.record_reports, [make_report(root.id, JobState.PARKED, kind="fetch")], now=LATER)
     store.write(recording.record_reports, [page_report(root.id, plan(3))], now=LATER)
-    store.write(endings.cancel_job, ended.id, now=LATER)
+    store.write(endings.cancel_job, ended.id, now=LATER, project=None)
     store.write(recording.record_reports, [page_report(ended.id, plan(3))], now=LATER)
-    before = [store.read(store_pages.get_pages, job.id).planned for job in (root, ended)]
+    before = [store.read(store_pages.get_pages, job.id, project=None).planned for job in (root, ended)]
 
-    store.write(parking.redrive, root.id, now=LATER)
+    store.write(parking.redrive, root.id, now=LATER, project=None)
     late = page_report(root.id, plan(3))
     store.write(recording.record_reports, [late, late.model_copy(update={"run": 2})], now=LATER)
 
     assert before == [1, 1]
-    assert store.read(store_pages.get_pages, root.id).planned == 4
+    assert store.read(store_pages.get_pages, root.id, project=None).planned == 4
 
 
 @pytest.mark.parametrize(
@@ -371,10 +371,10 @@ def test_keys_are_compared_over_all_pages_when_each_item_has_one(
         recording.record_reports, [page_report(derived_id(root.id, 1), keys=keys[1], total=4)], now=LATER
     )
 
-    seen = store.read(store_pages.get_pages, root.id).completeness
+    seen = store.read(store_pages.get_pages, root.id, project=None).completeness
     assert (seen.items, seen.distinct) == (4, distinct)
     assert seen.missing == (0 if distinct is None else 4 - distinct)
-    assert store.read(store_pages.next_page_items, root.id, after=0) == (
+    assert store.read(store_pages.next_page_items, root.id, after=0, project=None) == (
         1,
         [b"0", b"1"],
         keys[1] if distinct else None,
@@ -392,7 +392,7 @@ def test_digests_of_keys_that_cannot_be_read_stop_no_recorder(store: Database, k
         recording.record_reports, [report.model_copy(update={"page": odd, "result": None})], now=LATER
     )
 
-    record = store.read(store_pages.get_pages, root.id)
+    record = store.read(store_pages.get_pages, root.id, project=None)
     assert (record.completeness.items, record.completeness.distinct) == (2, None)
 
 
@@ -401,15 +401,17 @@ def test_a_run_of_a_schedule_is_unfinished_while_pages_of_its_job_are(store: Dat
     other = stored(store)
     root = paged_job()
     store.write(schedules.insert_schedule, schedule)
-    before = store.read(schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id))
-    record = store.write(schedules.run_now, schedule.id, ScheduledRun(NOON, [root]), now=NOON)
+    before = store.read(
+        schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id, project=None)
+    )
+    record = store.write(schedules.run_now, schedule.id, ScheduledRun(NOON, [root]), now=NOON, project=None)
     store.write(recording.record_reports, [page_report(root.id, plan(1))], now=LATER)
     between = store.read(schedules.has_unfinished_run, record)
 
     store.write(recording.record_reports, [page_report(derived_id(root.id, 1))], now=LATER)
 
     assert (before, between, store.read(schedules.has_unfinished_run, record)) == (False, True, False)
-    assert store.read(queries.get_job, other.id).state is JobState.ACCEPTED
+    assert store.read(queries.get_job, other.id, project=None).state is JobState.ACCEPTED
 
 
 def test_pages_are_deleted_with_their_jobs(store: Database) -> None:
@@ -425,4 +427,4 @@ def test_pages_are_deleted_with_their_jobs(store: Database) -> None:
         == 1
     )
 
-    assert store.read(store_pages.next_page_items, root.id, after=-1) == (1, [b"0", b"1"], None)
+    assert store.read(store_pages.next_page_items, root.id, after=-1, project=None) == (1, [b"0", b"1"], None)

@@ -65,12 +65,12 @@ def start(
     rate: int = 20,
 ) -> Operation:
     """Start an operation at LATER."""
-    new = NewOperation(new_id(), action, {"host": "a.example"}, rate, "ann", LATER)
+    new = NewOperation(new_id(), action, {"host": "a.example"}, rate, "ann", LATER, project=None)
     return store.write(bulk_actions.start_operation, new, parked_filter)
 
 
 def states(store: Database, jobs: Sequence[NewJob]) -> list[JobState]:
-    return [store.read(queries.get_job, job.id).state for job in jobs]
+    return [store.read(queries.get_job, job.id, project=None).state for job in jobs]
 
 
 def test_parked_jobs_are_grouped_by_kind_reason_and_host(store: Database) -> None:
@@ -79,7 +79,7 @@ def test_parked_jobs_are_grouped_by_kind_reason_and_host(store: Database) -> Non
     park(store, 1, reason="x" * 150)
     store.write(submissions.insert_jobs, [make_job(host="a.example")])
 
-    groups = store.read(parking.list_groups, ParkedFilter(), limit=10)
+    groups = store.read(parking.list_groups, ParkedFilter(), limit=10, project=None)
 
     assert (groups.total_groups, groups.total_jobs) == (3, 6)
     assert [(group.key, group.count) for group in groups.largest] == [
@@ -90,8 +90,8 @@ def test_parked_jobs_are_grouped_by_kind_reason_and_host(store: Database) -> Non
     first = groups.largest[0]
     assert (first.first_parked_at, first.last_parked_at) == (NOON, NOON + timedelta(seconds=2))
     assert (first.sample_job_id, first.sample_explanation) == (jobs[2].id, "http_503 2")
-    assert len(store.read(parking.list_groups, ParkedFilter(), limit=1).largest) == 1
-    assert store.read(parking.list_groups, ParkedFilter(), limit=1).total_groups == 3
+    assert len(store.read(parking.list_groups, ParkedFilter(), limit=1, project=None).largest) == 1
+    assert store.read(parking.list_groups, ParkedFilter(), limit=1, project=None).total_groups == 3
 
 
 def test_a_reason_of_any_length_is_stored_and_told_apart_by_its_beginning(store: Database) -> None:
@@ -102,10 +102,10 @@ def test_a_reason_of_any_length_is_stored_and_told_apart_by_its_beginning(store:
         park(store, 1, reason=reason)
     none = park(store, 1, reason="")
 
-    groups = store.read(parking.list_groups, ParkedFilter(), limit=10)
+    groups = store.read(parking.list_groups, ParkedFilter(), limit=10, project=None)
 
     assert [(group.key.reason, group.count) for group in groups.largest] == [(beginning, 4), ("http_503", 1)]
-    assert store.read(parking.count_matching, ParkedFilter(reason=endless)) == 4
+    assert store.read(parking.count_matching, ParkedFilter(reason=endless), project=None) == 4
     assert groups.largest[1].sample_job_id == none[0].id
     operation = start(store, ParkedFilter(reason=endless), rate=1_000)
     assert operation.total == 4
@@ -122,10 +122,13 @@ def test_a_batch_has_its_parked_jobs_whatever_the_length_of_their_reasons(store:
     store.write(recording.record_reports, reports, now=LATER)
     park(store, 2, reason="x" * 101)
 
-    groups = store.read(parking.list_groups, ParkedFilter(batch_id=batch.id), limit=9)
+    groups = store.read(parking.list_groups, ParkedFilter(batch_id=batch.id), limit=9, project=None)
 
     assert [(group.key.reason, group.count) for group in groups.largest] == [("x" * 100, 2), ("timeout", 1)]
-    assert store.read(parking.count_matching, ParkedFilter(batch_id=batch.id, reason="x" * 100)) == 2
+    assert (
+        store.read(parking.count_matching, ParkedFilter(batch_id=batch.id, reason="x" * 100), project=None)
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_sqlite_reads_groups_from_an_index_alone(tmp_path: Path, asked: ParkedFi
     url = f"sqlite:///{tmp_path / 'retriever.db'}"
     migrate(url)
     engine = open_engine(url)
-    query = parked._groups(asked, limit=9).compile(engine, compile_kwargs={"literal_binds": True})
+    query = parked._groups(asked, None, 9).compile(engine, compile_kwargs={"literal_binds": True})
 
     with engine.connect() as connection:
         plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all())
@@ -186,11 +189,11 @@ def test_a_filter_takes_what_matches_all_its_fields(store: Database) -> None:
         ParkedFilter(ids=(jobs[0].id, of_batch.id), batch_id=batch.id): 1,
     }
 
-    counted = {each: store.read(parking.count_matching, each) for each in expected}
+    counted = {each: store.read(parking.count_matching, each, project=None) for each in expected}
 
     assert counted == expected
     for each, count in expected.items():
-        assert store.read(parking.list_groups, each, limit=9).total_jobs == count
+        assert store.read(parking.list_groups, each, limit=9, project=None).total_jobs == count
 
 
 def test_an_operation_takes_a_page_at_a_time_at_its_rate(store: Database) -> None:
@@ -210,10 +213,10 @@ def test_an_operation_takes_a_page_at_a_time_at_its_rate(store: Database) -> Non
 
     assert progress == [(10, "running", 10), (20, "running", 10), (25, "done", 5)]
     assert states(store, jobs) == [JobState.ACCEPTED] * 25
-    assert {store.read(queries.get_job, job.id).run for job in jobs} == {2}
+    assert {store.read(queries.get_job, job.id, project=None).run for job in jobs} == {2}
     assert len(store.read(parking.pending_redrives, 100)) == 25
-    assert store.read(parking.count_matching, ParkedFilter()) == 5
-    assert store.read(bulk_actions.get_operation, operation.id).finished_at == LATER + 2 * PAGE
+    assert store.read(parking.count_matching, ParkedFilter(), project=None) == 5
+    assert store.read(bulk_actions.get_operation, operation.id, project=None).finished_at == LATER + 2 * PAGE
     assert store.read(bulk_actions.next_page_at, now=LATER) is None
 
 
@@ -242,14 +245,14 @@ def test_a_crash_in_the_middle_of_a_page_leaves_nothing_of_it(
         broken.setattr(operations, "_change", die)
         with pytest.raises(StoreUnavailable):
             store.write(bulk_actions.make_page, now=LATER + PAGE)
-    between = store.read(bulk_actions.get_operation, operation.id)
-    left = store.read(parking.count_matching, ParkedFilter())
+    between = store.read(bulk_actions.get_operation, operation.id, project=None)
+    left = store.read(parking.count_matching, ParkedFilter(), project=None)
     resumed = store.write(bulk_actions.make_page, now=LATER + PAGE)
 
     assert (between.done, left) == (10, 5)
     assert resumed is not None
     assert (resumed.operation.done, resumed.operation.skipped, resumed.operation.state) == (10 + 5, 0, "done")
-    assert {store.read(queries.get_job, job.id).run for job in jobs} == {2}
+    assert {store.read(queries.get_job, job.id, project=None).run for job in jobs} == {2}
 
 
 def test_two_ledgers_do_no_job_twice_and_keep_the_rate(store: Database, database_url: str) -> None:
@@ -272,7 +275,7 @@ def test_two_ledgers_do_no_job_twice_and_keep_the_rate(store: Database, database
 
     assert [len(page) for page in moved] == [10] * 6
     assert sorted(job_id for page in moved for job_id in page) == [job.id for job in jobs]
-    assert store.read(bulk_actions.get_operation, operation.id).done == 60
+    assert store.read(bulk_actions.get_operation, operation.id, project=None).done == 60
 
 
 def _make_pages(store: Database, now: datetime, done: list[UUID]) -> None:
@@ -283,17 +286,17 @@ def _make_pages(store: Database, now: datetime, done: list[UUID]) -> None:
 def test_jobs_dealt_with_since_are_skipped_and_new_ones_are_not_taken(store: Database) -> None:
     jobs = park(store, 4)
     operation = start(store, ParkedFilter(host="a.example"))
-    store.write(parking.redrive, jobs[0].id, now=LATER)
-    store.write(parking.redrive, jobs[1].id, now=LATER)
+    store.write(parking.redrive, jobs[0].id, now=LATER, project=None)
+    store.write(parking.redrive, jobs[1].id, now=LATER, project=None)
     # Parked again in its next run: that is for a person to look at afresh.
     store.write(recording.record_reports, [make_report(jobs[1].id, JobState.PARKED, run=2)], now=LATER)
     newer = park(store, 1)
 
     store.write(bulk_actions.make_page, now=LATER)
 
-    ended = store.read(bulk_actions.get_operation, operation.id)
+    ended = store.read(bulk_actions.get_operation, operation.id, project=None)
     assert (ended.state, ended.total, ended.done, ended.skipped) == (OperationState.DONE, 4, 2, 2)
-    assert store.read(queries.get_job, jobs[1].id).run == 2
+    assert store.read(queries.get_job, jobs[1].id, project=None).run == 2
     assert states(store, [*jobs, *newer]) == ["accepted", "parked", "accepted", "accepted", "parked"]
 
 
@@ -302,14 +305,20 @@ def test_a_cancelled_operation_stops_where_it_is(store: Database) -> None:
     operation = start(store, ParkedFilter(host="a.example"), rate=20)
     store.write(bulk_actions.make_page, now=LATER)
 
-    cancelled = store.write(bulk_actions.cancel_operation, operation.id, by="bob", now=LATER + PAGE)
-    again = store.write(bulk_actions.cancel_operation, operation.id, by="eve", now=LATER + 2 * PAGE)
+    cancelled = store.write(
+        bulk_actions.cancel_operation, operation.id, by="bob", now=LATER + PAGE, project=None
+    )
+    again = store.write(
+        bulk_actions.cancel_operation, operation.id, by="eve", now=LATER + 2 * PAGE, project=None
+    )
 
     assert (cancelled.state, cancelled.done, cancelled.finished_at) == ("cancelled", 10, LATER + PAGE)
     assert again == cancelled
     assert store.write(bulk_actions.make_page, now=LATER + timedelta(hours=1)) is None
     assert states(store, jobs).count(JobState.PARKED) == 20
-    entries = store.read(audit.list_audit, target=f"operation/{operation.id}", limit=10, after=None).records
+    entries = store.read(
+        audit.list_audit, target=f"operation/{operation.id}", limit=10, after=None, project=None
+    ).records
     assert [(entry.action, entry.by) for entry in entries] == [
         (AuditAction.OPERATION_CANCELLED, "bob"),
         (AuditAction.REDRIVE_STARTED, "ann"),
@@ -322,20 +331,21 @@ def test_an_operation_that_is_done_cannot_be_cancelled(store: Database) -> None:
 
     assert (empty.state, empty.total, empty.finished_at) == (OperationState.DONE, 0, LATER)
     with pytest.raises(OperationFinished):
-        store.write(bulk_actions.cancel_operation, empty.id, by="ann", now=LATER)
+        store.write(bulk_actions.cancel_operation, empty.id, by="ann", now=LATER, project=None)
     with pytest.raises(OperationNotFound):
-        store.write(bulk_actions.cancel_operation, new_id(), by="ann", now=LATER)
+        store.write(bulk_actions.cancel_operation, new_id(), by="ann", now=LATER, project=None)
     with pytest.raises(OperationNotFound):
-        store.read(bulk_actions.get_operation, new_id())
-    assert [each.id for each in store.read(bulk_actions.list_operations, limit=5, after=None).records] == [
-        empty.id
-    ]
+        store.read(bulk_actions.get_operation, new_id(), project=None)
+    assert [
+        each.id
+        for each in store.read(bulk_actions.list_operations, limit=5, after=None, project=None).records
+    ] == [empty.id]
 
 
 def test_a_discarded_job_has_ended_for_good(store: Database) -> None:
     (job,) = park(store, 1)
 
-    discarded = store.write(parking.discard, job.id, now=LATER, by="ann")
+    discarded = store.write(parking.discard, job.id, now=LATER, by="ann", project=None)
 
     assert (discarded.state, discarded.reason, discarded.run) == (JobState.CANCELLED, "discarded", 2)
     assert (discarded.explanation, discarded.finished_at) == ("Discarded from the parking lot by ann.", LATER)
@@ -345,9 +355,9 @@ def test_a_discarded_job_has_ended_for_good(store: Database) -> None:
     assert store.write(recording.record_reports, late, now=LATER).transitions == []
     for change in (parking.redrive, parking.discard):
         with pytest.raises(JobNotParked):
-            store.write(change, job.id, now=LATER)
+            store.write(change, job.id, now=LATER, project=None)
     with pytest.raises(JobNotFound):
-        store.write(parking.discard, new_id(), now=LATER)
+        store.write(parking.discard, new_id(), now=LATER, project=None)
 
 
 def test_a_mass_discard_ends_jobs_and_leaves_nothing_to_publish(store: Database) -> None:
@@ -366,15 +376,26 @@ def test_an_edited_redrive_keeps_the_old_arguments_in_the_audit_log(store: Datab
     args = {"url": "https://b.example/nul\0"}
 
     edited = store.write(
-        parking.redrive_edited, job.id, args=args, host="b.example", unique_key=b"k", by="ann", now=LATER
+        parking.redrive_edited,
+        job.id,
+        args=args,
+        host="b.example",
+        unique_key=b"k",
+        by="ann",
+        now=LATER,
+        project=None,
     )
 
     assert (edited.state, edited.run, edited.args, edited.host) == ("accepted", 2, args, "b.example")
-    (entry,) = store.read(audit.list_audit, target=f"job/{job.id}", limit=10, after=None).records
+    (entry,) = store.read(
+        audit.list_audit, target=f"job/{job.id}", limit=10, after=None, project=None
+    ).records
     assert (entry.action, entry.by, entry.at) == (AuditAction.JOB_REDRIVEN, "ann", LATER)
     assert (entry.details["old_args"], entry.details["new_args"]) == (job.args, args)
     assert (
-        store.read(queries.search_jobs, JobFilter(host="b.example"), limit=2, after=None).records[0].id
+        store.read(queries.search_jobs, JobFilter(host="b.example"), limit=2, after=None, project=None)
+        .records[0]
+        .id
         == job.id
     )
 
@@ -384,18 +405,18 @@ def test_a_refused_action_is_not_in_the_audit_log(store: Database) -> None:
     store.write(submissions.insert_jobs, [job])
 
     with pytest.raises(JobNotParked):
-        store.write(parking.redrive, job.id, now=LATER)
+        store.write(parking.redrive, job.id, now=LATER, project=None)
 
-    assert store.read(audit.list_audit, target=None, limit=10, after=None).records == []
+    assert store.read(audit.list_audit, target=None, limit=10, after=None, project=None).records == []
 
 
 def test_the_audit_log_is_paged_newest_first(store: Database) -> None:
     jobs = park(store, 5)
     for job in jobs:
-        store.write(parking.redrive, job.id, now=LATER, by="ann")
+        store.write(parking.redrive, job.id, now=LATER, by="ann", project=None)
 
     seen, after = [], None
-    while page := store.read(audit.list_audit, target=None, limit=2, after=after).records:
+    while page := store.read(audit.list_audit, target=None, limit=2, after=after, project=None).records:
         seen += [entry.target for entry in page]
         after = page[-1].id
 

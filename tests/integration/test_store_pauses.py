@@ -28,7 +28,7 @@ def test_orders_change_what_is_paused_and_are_logged_once(store: Database) -> No
         "ann",
         "down",
     )
-    log = store.read(audit.list_audit, target="kind/check", limit=9, after=None).records
+    log = store.read(audit.list_audit, target="kind/check", limit=9, after=None, project=None).records
     assert [(entry.action, entry.by, entry.details["lane"]) for entry in log] == [
         ("resumed", "bob", "bulk"),
         ("paused", "ann", "*"),

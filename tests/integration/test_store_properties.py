@@ -21,7 +21,7 @@ from tests.support.factories import NOON, make_batch, make_deferral, make_job, m
 JOBS = 3
 EXAMPLES = 25
 LATER = NOON + timedelta(hours=1)
-KEY = IdempotencyKey(KeyScope.JOB, "property", b"fingerprint", NOON + timedelta(days=1))
+KEY = IdempotencyKey(KeyScope.JOB, "property", b"fingerprint", NOON + timedelta(days=1), project="default")
 
 indexes = st.integers(0, JOBS - 1)
 runs = st.integers(1, 3)
@@ -66,9 +66,9 @@ class Life(RuleBasedStateMachine):
     def defer(self, index: int, run: int, attempt: int, seconds: int) -> None:
         """A worker sends a job back, because its host has no turn: on time, late or twice."""
         deferral = make_deferral(self.jobs[index].id, run=run, attempt=attempt, seconds=seconds)
-        before = self.store.read(queries.get_job, deferral.job_id)
+        before = self.store.read(queries.get_job, deferral.job_id, project=None)
         self.store.write(recording.record_reports, [deferral], now=LATER)
-        after = self.store.read(queries.get_job, deferral.job_id)
+        after = self.store.read(queries.get_job, deferral.job_id, project=None)
         assert after.attempts == before.attempts
         here = before.run, before.attempt, before.state
         if after.state is JobState.DELAYED and here == (after.run, after.attempt, after.state):
@@ -82,22 +82,22 @@ class Life(RuleBasedStateMachine):
     @rule(index=indexes)
     def cancel(self, index: int) -> None:
         """A person cancels a job."""
-        self._try(lambda: self.store.write(endings.cancel_job, self.jobs[index].id, now=LATER))
+        self._try(lambda: self.store.write(endings.cancel_job, self.jobs[index].id, now=LATER, project=None))
 
     @rule()
     def cancel_batch(self) -> None:
         """A person cancels all of them."""
-        endings.cancel_batch(self.store, self.batch.id, now=LATER)
+        endings.cancel_batch(self.store, self.batch.id, now=LATER, project=None)
 
     @rule(index=indexes)
     def redrive(self, index: int) -> None:
         """A person sends a parked job back."""
-        self._try(lambda: self.store.write(parking.redrive, self.jobs[index].id, now=LATER))
+        self._try(lambda: self.store.write(parking.redrive, self.jobs[index].id, now=LATER, project=None))
 
     @rule(index=indexes)
     def discard(self, index: int) -> None:
         """A person ends a parked job for good."""
-        self._try(lambda: self.store.write(parking.discard, self.jobs[index].id, now=LATER))
+        self._try(lambda: self.store.write(parking.discard, self.jobs[index].id, now=LATER, project=None))
 
     @rule()
     def submit_again(self) -> None:
@@ -111,7 +111,7 @@ class Life(RuleBasedStateMachine):
     def nothing_moves_back(self) -> None:
         """A job's position only grows."""
         for job in self.jobs:
-            record = self.store.read(queries.get_job, job.id)
+            record = self.store.read(queries.get_job, job.id, project=None)
             here = position(run=record.run, attempt=record.attempt, state=record.state)
             assert here >= self.reached.get(job.id, 0)
             self.reached[job.id] = here
@@ -134,7 +134,9 @@ class Life(RuleBasedStateMachine):
         assert set(self.outcomes.values()) <= {1}
         assert self.completions <= 1
         ended = [
-            record for job in self.jobs if (record := self.store.read(queries.get_job, job.id)).state.is_final
+            record
+            for job in self.jobs
+            if (record := self.store.read(queries.get_job, job.id, project=None)).state.is_final
         ]
         assert all(self.outcomes[str(record.id), record.run] == 1 for record in ended)
 

@@ -36,7 +36,7 @@ def test_a_success_is_recorded_with_its_attempt_and_result(store: Database, job:
 
     recorded = store.write(recording.record_reports, [report], now=LATER)
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert [(t.job_id, t.kind, t.state, t.reason) for t in recorded.transitions] == [
         (job.id, "check", JobState.SUCCEEDED, None)
     ]
@@ -56,7 +56,7 @@ def test_a_success_is_recorded_with_its_attempt_and_result(store: Database, job:
 def test_a_retry_is_recorded_with_its_wait_and_its_end_is_not_the_job_s(store: Database, job: NewJob) -> None:
     store.write(recording.record_reports, [make_report(job.id, JobState.DELAYED)], now=LATER)
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert (stored.state, stored.reason, stored.finished_at) == (JobState.DELAYED, "http_503", None)
     assert (stored.explanation, stored.due_at) == ("The server answered 503.", NOON + timedelta(seconds=6))
     assert stored.attempts[0].wait_seconds == 5.0
@@ -64,41 +64,41 @@ def test_a_retry_is_recorded_with_its_wait_and_its_end_is_not_the_job_s(store: D
 
 def test_a_running_attempt_has_no_end_until_its_end_is_reported(store: Database, job: NewJob) -> None:
     store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING, worker="first")], now=NOON)
-    open_attempt = store.read(queries.get_job, job.id).attempts[0]
+    open_attempt = store.read(queries.get_job, job.id, project=None).attempts[0]
 
     store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=NOON)
 
     assert (open_attempt.ended_at, open_attempt.outcome) == (None, None)
-    (attempt,) = store.read(queries.get_job, job.id).attempts
+    (attempt,) = store.read(queries.get_job, job.id, project=None).attempts
     assert attempt.outcome is OutcomeName.FAILED_PERMANENT
     assert attempt.ended_at == NOON + timedelta(seconds=1)
 
 
 def test_a_late_running_report_changes_nothing(store: Database, job: NewJob) -> None:
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=NOON)
-    before = store.read(queries.get_job, job.id)
+    before = store.read(queries.get_job, job.id, project=None)
 
     recorded = store.write(recording.record_reports, [make_report(job.id, JobState.RUNNING)], now=LATER)
 
     assert recorded.transitions == []
-    assert store.read(queries.get_job, job.id) == before
+    assert store.read(queries.get_job, job.id, project=None) == before
 
 
 def test_a_duplicate_report_changes_nothing(store: Database, job: NewJob) -> None:
     report = make_report(job.id, JobState.DELAYED)
     store.write(recording.record_reports, [report], now=NOON)
-    before = store.read(queries.get_job, job.id)
+    before = store.read(queries.get_job, job.id, project=None)
 
     recorded = store.write(recording.record_reports, [report, report], now=LATER)
 
     assert recorded.transitions == []
-    assert store.read(queries.get_job, job.id) == before
+    assert store.read(queries.get_job, job.id, project=None) == before
 
 
 def test_a_deferral_is_shown_and_is_no_attempt(store: Database, job: NewJob) -> None:
     recorded = store.write(recording.record_reports, [make_deferral(job.id, seconds=5)], now=LATER)
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert [(t.state, t.attempt, t.reason) for t in recorded.transitions] == [
         (JobState.DELAYED, 0, "host_busy")
     ]
@@ -118,7 +118,7 @@ def test_a_later_deferral_renews_the_time_and_an_earlier_one_does_not(
     ]
 
     assert len(transitions) == 1
-    assert store.read(queries.get_job, job.id).due_at == NOON + timedelta(seconds=9)
+    assert store.read(queries.get_job, job.id, project=None).due_at == NOON + timedelta(seconds=9)
 
 
 def test_a_deferral_before_a_retry_says_so_and_keeps_what_the_attempt_saw(
@@ -127,7 +127,7 @@ def test_a_deferral_before_a_retry_says_so_and_keeps_what_the_attempt_saw(
     failed = make_report(job.id, JobState.DELAYED, result={"verdict": "down"})
     store.write(recording.record_reports, [failed, make_deferral(job.id, attempt=1, seconds=60)], now=LATER)
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert (stored.state, stored.attempt, stored.reason) == (JobState.DELAYED, 1, "host_busy")
     assert (stored.result, stored.due_at) == ({"verdict": "down"}, NOON + timedelta(seconds=60))
     assert [attempt.reason for attempt in stored.attempts] == ["http_503"]
@@ -138,14 +138,14 @@ def test_a_deferral_that_comes_late_changes_nothing(store: Database, job: NewJob
 
     store.write(recording.record_reports, [make_deferral(job.id, seconds=600)], now=LATER)
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert (stored.state, stored.reason, stored.due_at) == (JobState.RUNNING, None, None)
 
 
 def test_only_a_deferral_may_come_before_the_first_attempt(store: Database, job: NewJob) -> None:
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED, attempt=0)], now=LATER)
 
-    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.QUEUED
 
 
 def test_the_first_final_state_of_a_run_wins(store: Database, job: NewJob) -> None:
@@ -159,7 +159,7 @@ def test_the_first_final_state_of_a_run_wins(store: Database, job: NewJob) -> No
         now=LATER,
     )
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert recorded.transitions == []
     assert (stored.state, stored.result, stored.reason) == (JobState.SUCCEEDED, {"ok": True}, None)
     assert [attempt.outcome for attempt in stored.attempts] == [
@@ -186,7 +186,10 @@ def test_reports_of_one_job_in_one_call_are_taken_in_their_order(store: Database
         (JobState.RUNNING, 2),
         (JobState.SUCCEEDED, 2),
     ]
-    assert [attempt.number for attempt in store.read(queries.get_job, job.id).attempts] == [1, 2]
+    assert [attempt.number for attempt in store.read(queries.get_job, job.id, project=None).attempts] == [
+        1,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -204,7 +207,7 @@ def test_in_any_order_reports_only_move_a_job_forward(store: Database, *, togeth
 
     for job in jobs:
         places = [(t.attempt, t.state.is_final, t.state) for t in transitions if t.job_id == job.id]
-        stored = store.read(queries.get_job, job.id)
+        stored = store.read(queries.get_job, job.id, project=None)
         assert places == sorted(places)
         assert places[-1] == (3, True, JobState.SUCCEEDED)
         assert (stored.state, stored.attempt) == (JobState.SUCCEEDED, 3)
@@ -230,7 +233,7 @@ def test_reports_of_unknown_jobs_are_told_and_leave_nothing(store: Database, job
 
 def test_a_report_of_an_older_run_changes_only_its_attempt(store: Database, job: NewJob) -> None:
     store.write(recording.record_reports, [make_report(job.id, JobState.PARKED)], now=NOON)
-    store.write(parking.redrive, job.id, now=NOON)
+    store.write(parking.redrive, job.id, now=NOON, project=None)
 
     recorded = store.write(
         recording.record_reports,
@@ -238,7 +241,7 @@ def test_a_report_of_an_older_run_changes_only_its_attempt(store: Database, job:
         now=NOON,
     )
 
-    stored = store.read(queries.get_job, job.id)
+    stored = store.read(queries.get_job, job.id, project=None)
     assert recorded.transitions == []
     assert (stored.state, stored.run, stored.result) == (JobState.ACCEPTED, 2, None)
     assert [(attempt.run, attempt.number) for attempt in stored.attempts] == [(1, 1), (1, 2)]
@@ -267,7 +270,9 @@ def test_no_report_can_stop_the_recorder(store: Database, job: NewJob) -> None:
         now=LATER,
     )
 
-    attempts = {attempt.number: attempt for attempt in store.read(queries.get_job, job.id).attempts}
+    attempts = {
+        attempt.number: attempt for attempt in store.read(queries.get_job, job.id, project=None).attempts
+    }
     assert recorded.transitions[-1].job_id == good.id
     assert set(attempts) == {1, 2, 3, 4}
     assert attempts[3].started_at.isoformat() == "2026-01-01T00:00:00+00:00"
@@ -281,7 +286,7 @@ def test_a_number_that_json_does_not_know_is_stored_as_null(store: Database, job
         now=NOON,
     )
 
-    assert store.read(queries.get_job, job.id).result == {"x": [None, 1.0]}
+    assert store.read(queries.get_job, job.id, project=None).result == {"x": [None, 1.0]}
 
 
 def test_nothing_is_recorded_of_no_reports(store: Database) -> None:
@@ -313,7 +318,7 @@ def test_two_recorders_at_once_record_each_transition_once(store: Database, data
 
     assert len(made) == len(set(made))
     assert sum(state is JobState.SUCCEEDED for _, _, state in made) == len(jobs)
-    assert all(len(store.read(queries.get_job, job.id).attempts) == 3 for job in jobs)
+    assert all(len(store.read(queries.get_job, job.id, project=None).attempts) == 3 for job in jobs)
 
 
 def _story(job_id: UUID) -> list[Report]:

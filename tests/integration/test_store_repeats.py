@@ -57,7 +57,7 @@ def submit(
     """Store a batch of checks of these paths, and return it with its jobs."""
     items = [{"url": f"http://a.example/{path}", **(args or {})} for path in paths]
     template = JobTemplate.of(
-        BatchSubmission.model_validate({"kind": "check", "items": items, **more}), now=NOON
+        BatchSubmission.model_validate({"kind": "check", "items": items, **more}), now=NOON, project="default"
     )
     finder = RepeatFinder(template, dedupe=True)
     placed = [(valid, finder.find(valid.document)) for valid in map(template.validate, items)]
@@ -68,7 +68,7 @@ def submit(
 
 
 def read(store: Database, job: NewJob) -> JobRecord:
-    return store.read(queries.get_job, job.id)
+    return store.read(queries.get_job, job.id, project=None)
 
 
 def states(store: Database, made: list[NewJob]) -> list[JobState]:
@@ -101,7 +101,7 @@ def test_only_the_original_is_published(store: Database) -> None:
     batch, made = submit(store, "x", "x", "y", "x")
 
     assert claim(store) == [made[0].id, made[2].id]
-    record = store.read(queries.get_batch, batch.id)
+    record = store.read(queries.get_batch, batch.id, project=None)
     assert (record.total, record.repeats) == (4, 2)
     assert record.counts == {JobState.ACCEPTED: 2, JobState.SCHEDULED: 2}
     assert [read(store, job).original for job in made] == [None, made[0].id, None, made[0].id]
@@ -122,7 +122,7 @@ def test_repeats_get_the_answer_of_their_original_each_by_itself(store: Database
     assert [job.result and job.result["final_url"][-2:] for job in ended] == ["#a", "#b", "#c"]
     assert [(job.attempt, job.due_at, job.attempts) for job in ended[1:]] == [(0, None, [])] * 2
     assert sorted(each["job_id"] for each in outcomes(store)) == sorted(str(job.id) for job in made)
-    assert store.read(queries.get_batch, batch.id).finished_at is not None
+    assert store.read(queries.get_batch, batch.id, project=None).finished_at is not None
     assert store.read(batches.wrong_counts, batch.id) == {}
 
 
@@ -175,7 +175,7 @@ def test_repeats_of_a_parked_job_are_parked_alike_and_can_be_redriven_by_themsel
     assert parked.explanation == words
     assert (parked.result or {})["final_url"] == "http://a.example/x#a"
 
-    redriven = store.write(parking.redrive, made[2].id, now=NOON)
+    redriven = store.write(parking.redrive, made[2].id, now=NOON, project=None)
     assert (redriven.state, redriven.original) == (JobState.ACCEPTED, None)
     assert claim(store) == [made[2].id]
     store.write(
@@ -193,7 +193,7 @@ def test_a_job_that_is_redriven_before_its_repeats_were_parked_answers_with_its_
     _, made = submit(store, "x", "x")
     end(store, made[0], JobState.PARKED)
 
-    store.write(parking.redrive, made[0].id, now=NOON)
+    store.write(parking.redrive, made[0].id, now=NOON, project=None)
 
     assert answer(store) == 0
     assert states(store, made) == [JobState.ACCEPTED, JobState.SCHEDULED]
@@ -208,7 +208,7 @@ def test_a_job_that_is_redriven_before_its_repeats_were_parked_answers_with_its_
 
 def test_the_next_repeat_asks_when_the_original_is_cancelled_alone(store: Database) -> None:
     batch, made = submit(store, "x#a", "x#b", "x#c", args=SEARCHED)
-    store.write(endings.cancel_job, made[0].id, now=NOON)
+    store.write(endings.cancel_job, made[0].id, now=NOON, project=None)
 
     assert answer(store) == 1
 
@@ -224,7 +224,7 @@ def test_the_next_repeat_asks_when_the_original_is_cancelled_alone(store: Databa
 
 def test_a_successor_in_a_batch_that_waits_for_its_time_waits_for_it_too(store: Database) -> None:
     _, made = submit(store, "x", "x", "x", run_at=(NOON + HOUR).isoformat())
-    store.write(endings.cancel_job, made[0].id, now=NOON)
+    store.write(endings.cancel_job, made[0].id, now=NOON, project=None)
     assert answer(store) == 1
 
     assert read(store, made[1]).due_at == NOON + HOUR
@@ -236,7 +236,7 @@ def test_repeats_of_a_discarded_job_are_asked_for_by_one_of_them(store: Database
     _, made = submit(store, "x", "x")
     end(store, made[0], JobState.PARKED)
 
-    store.write(parking.discard, made[0].id, now=NOON)
+    store.write(parking.discard, made[0].id, now=NOON, project=None)
 
     assert answer(store) == 1
     assert states(store, made) == [JobState.CANCELLED, JobState.ACCEPTED]
@@ -245,7 +245,7 @@ def test_repeats_of_a_discarded_job_are_asked_for_by_one_of_them(store: Database
 def test_a_cancelled_batch_cancels_its_repeats(store: Database) -> None:
     batch, made = submit(store, "x", "x", "y")
 
-    endings.cancel_batch(store, batch.id, now=NOON)
+    endings.cancel_batch(store, batch.id, now=NOON, project=None)
 
     assert states(store, made) == [JobState.CANCELLED] * 3
     assert answer(store) == 0
@@ -255,7 +255,7 @@ def test_repeats_that_a_broken_off_cancellation_left_are_cancelled_with_their_or
     store: Database,
 ) -> None:
     batch, made = submit(store, "x", "x", "x")
-    store.write(endings._begin_batch_cancel, batch.id, by="ann", now=NOON)
+    store.write(endings._begin_batch_cancel, batch.id, project=None, by="ann", now=NOON)
     end(store, made[0], JobState.CANCELLED)
 
     assert answer(store) == 2
@@ -265,7 +265,7 @@ def test_repeats_that_a_broken_off_cancellation_left_are_cancelled_with_their_or
 def test_a_repeat_can_be_cancelled_alone(store: Database) -> None:
     _, made = submit(store, "x", "x", "x")
 
-    store.write(endings.cancel_job, made[1].id, now=NOON)
+    store.write(endings.cancel_job, made[1].id, now=NOON, project=None)
     end(store, made[0], result=found())
 
     assert answer(store) == 1
@@ -304,7 +304,7 @@ def test_a_repeat_whose_original_is_gone_asks_by_itself(store: Database) -> None
     assert [each.state for each in released] == [JobState.ACCEPTED] * 2
     assert claim(store) == [job.id for job in made[1:]]
     assert read(store, made[1]).same_as is None
-    assert store.read(queries.get_batch, batch.id).counts[JobState.ACCEPTED] == 2
+    assert store.read(queries.get_batch, batch.id, project=None).counts[JobState.ACCEPTED] == 2
 
 
 def test_repeats_of_a_job_that_was_redriven_with_other_arguments_ask_by_themselves(store: Database) -> None:
@@ -313,7 +313,14 @@ def test_repeats_of_a_job_that_was_redriven_with_other_arguments_ask_by_themselv
     args = {"url": "http://b.example/"}
 
     store.write(
-        parking.redrive_edited, made[0].id, args=args, host="b.example", unique_key=b"", by="ann", now=NOON
+        parking.redrive_edited,
+        made[0].id,
+        args=args,
+        host="b.example",
+        unique_key=b"",
+        by="ann",
+        now=NOON,
+        project=None,
     )
     store.write(
         recording.record_reports,
@@ -343,7 +350,7 @@ def test_repeats_are_neither_lost_nor_overdue_nor_sent_again(store: Database) ->
 def test_a_batch_is_not_said_to_last_until_its_repeats_are_looked_after(store: Database) -> None:
     batch, _ = submit(store, "x", "x")
 
-    assert store.read(queries.get_batch, batch.id).latest_due_at == NOON
+    assert store.read(queries.get_batch, batch.id, project=None).latest_due_at == NOON
 
 
 def test_looking_for_answers_reads_only_what_there_is_to_do(store: Database) -> None:

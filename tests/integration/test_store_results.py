@@ -55,7 +55,12 @@ def lines_of(store: Database, batch_id: UUID, wanted: ResultFilter, **how: int) 
     found, after = [], None
     while True:
         page = store.read(
-            results.batch_jobs, batch_id, after=after, wanted=wanted, **{"limit": 7, "window_rows": 5, **how}
+            results.batch_jobs,
+            batch_id,
+            after=after,
+            wanted=wanted,
+            **{"limit": 7, "window_rows": 5, **how},
+            project=None,
         )
         found += [job.line for job in page.records]
         if (after := page.following) is None:
@@ -107,9 +112,9 @@ def test_a_ref_chooses_among_the_results_of_the_batch_alone(store: Database, bat
     asked = ResultFilter(ref="parked/down")
 
     assert lines_of(store, batch_id, asked) == expected(states={"parked"}, verdicts={"down"})
-    counts = store.read(results.count_results, batch_id, asked)
+    counts = store.read(results.count_results, batch_id, asked, project=None)
     assert (counts.jobs, counts.rejected) == ({(JobState.PARKED, "down"): 2}, 0)
-    assert store.read(results.count_results, batch_id, ResultFilter(ref="here")).rejected == 1
+    assert store.read(results.count_results, batch_id, ResultFilter(ref="here"), project=None).rejected == 1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_a_ref_chooses_among_the_results_of_the_batch_alone(store: Database, bat
 def test_what_is_counted_is_what_matches(
     store: Database, batch_id: UUID, asked: ResultFilter, rejected: int
 ) -> None:
-    counts = store.read(results.count_results, batch_id, asked)
+    counts = store.read(results.count_results, batch_id, asked, project=None)
 
     assert counts.rejected == rejected
     listed = lines_of(store, batch_id, asked) if asked.has_jobs else []
@@ -145,4 +150,6 @@ def test_a_result_that_no_operator_on_json_takes_is_looked_into(store: Database)
 
     asked = ResultFilter(verdicts=["broken"], reasons=["http_404"])
     assert lines_of(store, batch.id, asked) == [1]
-    assert store.read(results.count_results, batch.id, asked).jobs == {(JobState.SUCCEEDED, "broken"): 1}
+    assert store.read(results.count_results, batch.id, asked, project=None).jobs == {
+        (JobState.SUCCEEDED, "broken"): 1
+    }

@@ -30,7 +30,7 @@ def end(store: Database, jobs: Sequence[NewJob], state: JobState, ended_at: date
 
 def exists(store: Database, job_id: UUID) -> bool:
     try:
-        store.read(queries.get_job, job_id)
+        store.read(queries.get_job, job_id, project=None)
     except JobNotFound:
         return False
     return True
@@ -54,7 +54,7 @@ def test_only_old_jobs_that_succeeded_or_were_cancelled_are_deleted(store: Datab
     end(store, old, JobState.SUCCEEDED)
     end(store, young, JobState.SUCCEEDED, YOUNG)
     end(store, [*parked, *discarded], JobState.PARKED)
-    store.write(parking.discard, discarded[0].id, now=NOON)
+    store.write(parking.discard, discarded[0].id, now=NOON, project=None)
 
     deleted = [delete_all(store, state) for state in (JobState.SUCCEEDED, JobState.CANCELLED)]
 
@@ -70,12 +70,12 @@ def test_a_batch_is_hidden_and_deleted_as_a_whole(store: Database) -> None:
     end(store, jobs, JobState.SUCCEEDED)
 
     kept = delete_all(store, JobState.SUCCEEDED)
-    counts = store.read(queries.get_batch, batch.id).counts
+    counts = store.read(queries.get_batch, batch.id, project=None).counts
     following = store.write(retention.expire_batches, before=BEFORE, after=None, limit=10, now=NOON)
 
     assert (kept, counts, following) == (0, {JobState.SUCCEEDED: 5}, None)
     with pytest.raises(BatchNotFound):
-        store.read(queries.get_batch, batch.id)
+        store.read(queries.get_batch, batch.id, project=None)
     assert store.read(retention.expired_batches) == [batch.id]
     assert [store.write(retention.delete_of_batch, batch.id, limit=2) for _ in range(3)] == [2, 2, 1]
     assert store.read(retention.expired_batches) == []
@@ -96,7 +96,7 @@ def test_a_batch_with_one_job_to_keep_is_kept_whole(store: Database, last: str) 
     store.write(retention.expire_batches, before=BEFORE, after=None, limit=10, now=NOON)
 
     assert store.read(retention.expired_batches) == []
-    assert sum(store.read(queries.get_batch, batch.id).counts.values()) == 3
+    assert sum(store.read(queries.get_batch, batch.id, project=None).counts.values()) == 3
 
 
 def test_batches_are_looked_at_a_page_at_a_time(store: Database) -> None:

@@ -41,12 +41,12 @@ BATCH = {"batch": {"kind": "check", "items": [{"url": "http://a.example/"}, {"ur
 
 def stored(store: Database, schedule: NewSchedule) -> ScheduleRecord:
     store.write(store_schedules.insert_schedule, schedule)
-    return store.read(store_schedules.get_schedule, schedule.id)
+    return store.read(store_schedules.get_schedule, schedule.id, project=None)
 
 
 def jobs_of(store: Database, schedule: NewSchedule) -> Sequence[JobRecord]:
     return store.read(
-        queries.search_jobs, JobFilter(schedule_id=schedule.id), limit=1_000, after=None
+        queries.search_jobs, JobFilter(schedule_id=schedule.id), limit=1_000, after=None, project=None
     ).records
 
 
@@ -73,8 +73,8 @@ def test_a_stored_schedule_comes_back_as_it_was_given(store: Database) -> None:
     )
     assert (second.timetable, second.template, second.next_run_at) == (cron.timetable, BATCH, NOON)
     assert (first.runs, first.skipped, first.revision, first.last_run_at) == (0, 0, 0, None)
-    page = store.read(store_schedules.list_schedules, limit=1, after=None).records
-    rest = store.read(store_schedules.list_schedules, limit=9, after=page[0].id).records
+    page = store.read(store_schedules.list_schedules, limit=1, after=None, project=None).records
+    rest = store.read(store_schedules.list_schedules, limit=9, after=page[0].id, project=None).records
     assert [each.id for each in [*page, *rest]] == [cron.id, every.id]
     assert store.read(store_schedules.next_due_at) == NOON
 
@@ -88,7 +88,7 @@ def test_a_due_schedule_makes_its_run_and_moves_on(store: Database) -> None:
     assert tick(store, NOON) == 0
 
     (job,) = jobs_of(store, schedule)
-    after = store.read(store_schedules.get_schedule, schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id, project=None)
     assert (job.state, job.schedule_id, job.kind) == (JobState.ACCEPTED, schedule.id, "check")
     assert (after.next_run_at, after.last_run_at, after.last_job_id) == (NOON + MINUTE, NOON, job.id)
     assert (after.runs, after.skipped) == (1, 0)
@@ -100,9 +100,9 @@ def test_a_run_of_a_batch_is_a_batch(store: Database) -> None:
 
     tick(store, NOON)
 
-    after = store.read(store_schedules.get_schedule, schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id, project=None)
     assert after.last_batch_id is not None and after.last_job_id is None
-    batch = store.read(queries.get_batch, after.last_batch_id)
+    batch = store.read(queries.get_batch, after.last_batch_id, project=None)
     assert (batch.total, batch.schedule_id) == (2, schedule.id)
     assert {job.batch_id for job in jobs_of(store, schedule)} == {batch.id}
 
@@ -132,7 +132,9 @@ async def test_two_schedulers_on_one_store_make_each_run_once(store: Database) -
         await asyncio.gather(*(ledger.tick(NOON + minutes * MINUTE) for ledger in ledgers))
 
     assert [len(jobs_of(store, schedule)) for schedule in schedules] == [31] * 5
-    assert {store.read(store_schedules.get_schedule, schedule.id).runs for schedule in schedules} == {31}
+    assert {
+        store.read(store_schedules.get_schedule, schedule.id, project=None).runs for schedule in schedules
+    } == {31}
 
 
 @pytest.mark.parametrize(("catch_up", "runs"), [(CatchUp.NONE, 1), (CatchUp.ONE, 2), (CatchUp.ALL, 11)])
@@ -143,7 +145,7 @@ def test_what_a_downtime_missed_is_made_up_for(store: Database, catch_up: CatchU
 
     tick(store, NOON + 10.5 * MINUTE)
 
-    after = store.read(store_schedules.get_schedule, schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id, project=None)
     assert (len(jobs_of(store, schedule)), after.runs, after.next_run_at) == (runs, runs, NOON + 11 * MINUTE)
 
 
@@ -157,13 +159,13 @@ def test_a_run_is_skipped_while_the_last_one_is_unfinished(
     first = jobs_of(store, schedule)
 
     tick(store, NOON + MINUTE)
-    skipped = store.read(store_schedules.get_schedule, schedule.id)
+    skipped = store.read(store_schedules.get_schedule, schedule.id, project=None)
     store.write(
         recording.record_reports, [make_report(job.id, JobState.SUCCEEDED) for job in first], now=NOON
     )
     tick(store, NOON + 2 * MINUTE)
 
-    after = store.read(store_schedules.get_schedule, schedule.id)
+    after = store.read(store_schedules.get_schedule, schedule.id, project=None)
     assert (skipped.runs, skipped.skipped, skipped.last_run_at) == (1, 1, NOON)
     assert (after.runs, after.skipped, after.last_run_at) == (2, 1, NOON + 2 * MINUTE)
     assert len(jobs_of(store, schedule)) == 2 * len(first)
@@ -177,7 +179,7 @@ def test_a_run_that_cannot_be_made_says_why_and_holds_up_nobody(store: Database)
 
     tick(store, NOON)
 
-    after = store.read(store_schedules.get_schedule, broken.id)
+    after = store.read(store_schedules.get_schedule, broken.id, project=None)
     assert after.last_error is not None and "/job/kind" in after.last_error
     assert (after.runs, after.next_run_at) == (0, NOON + MINUTE)
     assert len(jobs_of(store, sound)) == 1
@@ -187,17 +189,17 @@ def test_a_paused_schedule_makes_no_runs_until_it_is_resumed(store: Database) ->
     schedule = make_schedule()
     decided_before = stored(store, schedule)
 
-    paused = store.write(store_schedules.pause_schedule, schedule.id, now=NOON)
-    again = store.write(store_schedules.pause_schedule, schedule.id, now=NOON + MINUTE)
+    paused = store.write(store_schedules.pause_schedule, schedule.id, now=NOON, project=None)
+    again = store.write(store_schedules.pause_schedule, schedule.id, now=NOON + MINUTE, project=None)
 
     assert (paused.paused_at, again.paused_at, again.next_run_at) == (NOON, NOON, None)
     assert (tick(store, NOON + MINUTE), store.read(store_schedules.next_due_at)) == (0, None)
     assert make_run(store, decided_before) is False
     resumed = store.write(
-        store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 5 * MINUTE, now=NOON
+        store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 5 * MINUTE, now=NOON, project=None
     )
     unchanged = store.write(
-        store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 9 * MINUTE, now=NOON
+        store_schedules.resume_schedule, schedule.id, next_run_at=NOON + 9 * MINUTE, now=NOON, project=None
     )
     assert resumed.paused_at is None
     assert resumed.next_run_at == unchanged.next_run_at == NOON + 5 * MINUTE
@@ -208,18 +210,18 @@ def test_a_run_now_leaves_the_times_as_they_are_and_counts_as_the_last(store: Da
     schedule = stored(store, make_schedule(overlap=Overlap.SKIP))
     run = scheduled_run(schedule, run_at=NOON - MINUTE, now=NOON - MINUTE)
 
-    after = store.write(store_schedules.run_now, schedule.id, run, now=NOON)
+    after = store.write(store_schedules.run_now, schedule.id, run, now=NOON, project=None)
     tick(store, NOON)
 
     assert (after.last_job_id, after.next_run_at, after.runs) == (run.jobs[0].id, NOON, 1)
-    assert store.read(store_schedules.get_schedule, schedule.id).skipped == 1
+    assert store.read(store_schedules.get_schedule, schedule.id, project=None).skipped == 1
 
 
 def test_a_deleted_schedule_is_gone_and_its_jobs_stay(store: Database) -> None:
     schedule = stored(store, make_schedule())
     tick(store, NOON)
 
-    store.write(store_schedules.delete_schedule, schedule.id, now=NOON)
+    store.write(store_schedules.delete_schedule, schedule.id, now=NOON, project=None)
 
     assert (tick(store, NOON + MINUTE), len(jobs_of(store, schedule))) == (0, 1)
     assert make_run(store, schedule) is False
@@ -228,22 +230,29 @@ def test_a_deleted_schedule_is_gone_and_its_jobs_stay(store: Database) -> None:
 def audited(store: Database, schedule: NewSchedule) -> list[tuple[str, str]]:
     """Return what the audit log says of a schedule, oldest first, as (action, who)."""
     target = f"schedule/{schedule.id}"
-    entries = store.read(store_audit.list_audit, target=target, limit=100, after=None).records
+    entries = store.read(store_audit.list_audit, target=target, limit=100, after=None, project=None).records
     return [(entry.action, entry.by) for entry in reversed(entries)]
 
 
 def test_the_audit_log_has_what_is_done_to_a_schedule_once(store: Database) -> None:
     schedule = make_schedule()
     store.write(store_schedules.insert_schedule, schedule, by="ann")
-    run = scheduled_run(store.read(store_schedules.get_schedule, schedule.id), run_at=NOON, now=NOON)
-    store.write(store_schedules.run_now, schedule.id, run, by="bob", now=NOON)
+    run = scheduled_run(
+        store.read(store_schedules.get_schedule, schedule.id, project=None), run_at=NOON, now=NOON
+    )
+    store.write(store_schedules.run_now, schedule.id, run, by="bob", now=NOON, project=None)
     for _ in range(2):
-        store.write(store_schedules.pause_schedule, schedule.id, by="cid", now=NOON)
+        store.write(store_schedules.pause_schedule, schedule.id, by="cid", now=NOON, project=None)
     for _ in range(2):
         store.write(
-            store_schedules.resume_schedule, schedule.id, next_run_at=NOON + MINUTE, by="dan", now=NOON
+            store_schedules.resume_schedule,
+            schedule.id,
+            next_run_at=NOON + MINUTE,
+            by="dan",
+            now=NOON,
+            project=None,
         )
-    store.write(store_schedules.delete_schedule, schedule.id, by="eve", now=NOON)
+    store.write(store_schedules.delete_schedule, schedule.id, by="eve", now=NOON, project=None)
 
     assert audited(store, schedule) == [
         ("schedule_created", "ann"),
@@ -272,12 +281,14 @@ def test_the_audit_log_has_what_a_schedule_does_by_itself(store: Database) -> No
     ]
     assert ("schedule_run_failed", "scheduler") in audited(store, broken)
     # What the scheduler did goes with the retention; what people did stays.
-    entries = store.read(store_audit.list_audit, target=None, limit=100, after=None).records
+    entries = store.read(store_audit.list_audit, target=None, limit=100, after=None, project=None).records
     mine = [entry for entry in entries if entry.by != "scheduler"]
     assert store.write(retention.forget_runs, before=NOON, limit=100) == 0
     later = max(entry.at for entry in entries) + timedelta(days=999)
     assert store.write(retention.forget_runs, before=later, limit=100) == len(entries) - len(mine)
-    assert store.read(store_audit.list_audit, target=None, limit=100, after=None).records == mine
+    assert (
+        store.read(store_audit.list_audit, target=None, limit=100, after=None, project=None).records == mine
+    )
 
 
 def test_the_labels_of_a_schedule_reach_its_jobs_and_batches(store: Database) -> None:
@@ -290,7 +301,7 @@ def test_the_labels_of_a_schedule_reach_its_jobs_and_batches(store: Database) ->
     # Those of the template win.
     assert [each.labels for each in jobs_of(store, single)] == [{"team": "own", "page": "home"}]
     assert [each.labels for each in jobs_of(store, batch)] == [{"team": "web"}] * 2
-    (made,) = store.read(queries.search_batches, [("team", "web")], limit=9, after=None).records
+    (made,) = store.read(queries.search_batches, [("team", "web")], limit=9, after=None, project=None).records
     assert made.schedule_id == batch.id
 
 
@@ -299,15 +310,17 @@ def test_an_unknown_schedule_is_not_found(store: Database) -> None:
     run = scheduled_run(stored(store, make_schedule()), run_at=NOON, now=NOON)
 
     for change in (
-        lambda: store.read(store_schedules.get_schedule, unknown),
-        lambda: store.write(store_schedules.pause_schedule, unknown, now=NOON),
-        lambda: store.write(store_schedules.resume_schedule, unknown, next_run_at=NOON, now=NOON),
-        lambda: store.write(store_schedules.run_now, unknown, run, now=NOON),
-        lambda: store.write(store_schedules.delete_schedule, unknown, now=NOON),
+        lambda: store.read(store_schedules.get_schedule, unknown, project=None),
+        lambda: store.write(store_schedules.pause_schedule, unknown, now=NOON, project=None),
+        lambda: store.write(
+            store_schedules.resume_schedule, unknown, next_run_at=NOON, now=NOON, project=None
+        ),
+        lambda: store.write(store_schedules.run_now, unknown, run, now=NOON, project=None),
+        lambda: store.write(store_schedules.delete_schedule, unknown, now=NOON, project=None),
     ):
         with pytest.raises(ScheduleNotFound):
             change()
-    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None).records == []
+    assert store.read(queries.search_jobs, JobFilter(), limit=1, after=None, project=None).records == []
 
 
 def scheduler(store: Database, metrics: LedgerMetrics | None = None) -> Scheduler:
@@ -388,7 +401,11 @@ async def test_large_templates_have_their_turns_after_the_small_ones_and_one_aft
             await it.step(NOON + timedelta(seconds=seconds))
 
     assert [len(jobs_of(store, each)) for each in small] == [4, 4, 4]
-    assert [store.read(store_schedules.get_schedule, each.id).runs for each in large] == [1, 1, 1]
+    assert [store.read(store_schedules.get_schedule, each.id, project=None).runs for each in large] == [
+        1,
+        1,
+        1,
+    ]
     made = in_order(store)
     assert set(made[:3]) == {each.id for each in small}
 

@@ -31,7 +31,7 @@ def stored(store: Database, *args: dict[str, Any], **fields: Any) -> list[NewJob
 
 def found(store: Database, **asked: Any) -> list[UUID]:
     """Return what a search finds in one window."""
-    page = store.read(queries.search_jobs, JobFilter(**asked), limit=100, after=None)
+    page = store.read(queries.search_jobs, JobFilter(**asked), limit=100, after=None, project=None)
     assert page.following is None
     return [record.id for record in page.records]
 
@@ -42,7 +42,9 @@ def pages(store: Database, job_filter: JobFilter, *, limit: int, window_rows: in
     after: UUID | None = None
     while True:
         with store.reading() as connection:
-            page = search_jobs(connection, job_filter, limit=limit, after=after, window_rows=window_rows)
+            page = search_jobs(
+                connection, job_filter, limit=limit, after=after, window_rows=window_rows, project=None
+            )
         all_pages.append([record.id for record in page.records])
         if (after := page.following) is None:
             return all_pages
@@ -151,7 +153,7 @@ def test_sqlite_reads_a_window_by_its_index_and_sorts_nothing(tmp_path: Path, as
     url = f"sqlite:///{tmp_path / 'retriever.db'}"
     migrate(url)
     engine = open_engine(url)
-    search = _job_search(JobFilter(**asked))
+    search = _job_search(JobFilter(**asked), None)
     window = sa.select(schema.jobs.c.id).where(*search.driving).order_by(schema.jobs.c.id.desc())
 
     with engine.connect() as connection:
@@ -185,11 +187,13 @@ def test_jobs_made_while_a_search_goes_on_are_not_in_its_way(store: Database) ->
     old = stored(store, *({"url": f"https://a.example/{n}"} for n in range(6)))
     job_filter = JobFilter(url="a.example")
     with store.reading() as connection:
-        first = search_jobs(connection, job_filter, limit=100, after=None, window_rows=4)
+        first = search_jobs(connection, job_filter, limit=100, after=None, window_rows=4, project=None)
     stored(store, *({"url": "https://a.example/new"} for _ in range(9)))
 
     with store.reading() as connection:
-        second = search_jobs(connection, job_filter, limit=100, after=first.following, window_rows=4)
+        second = search_jobs(
+            connection, job_filter, limit=100, after=first.following, window_rows=4, project=None
+        )
 
     ids = [record.id for page in (first, second) for record in page.records]
     assert (ids, second.following) == ([job.id for job in old][::-1], None)
@@ -230,7 +234,9 @@ def test_batches_are_listed_newest_first_by_their_labels(store: Database) -> Non
     def ids(labels: list[tuple[str, str]], after: UUID | None = None, limit: int = 10) -> list[UUID]:
         return [
             record.id
-            for record in store.read(queries.search_batches, labels, limit=limit, after=after).records
+            for record in store.read(
+                queries.search_batches, labels, limit=limit, after=after, project=None
+            ).records
         ]
 
     newest_first = [batch.id for batch in batches][::-1]
@@ -238,5 +244,5 @@ def test_batches_are_listed_newest_first_by_their_labels(store: Database) -> Non
     assert ids([("team", "WEB")]) == ids([("team", "web"), ("tier", "1")]) == []
     assert ids([], after=newest_first[1], limit=2) == newest_first[2:4]
     with store.reading() as connection:
-        page = search_batches(connection, [("team", "x")], limit=2, after=None, window_rows=2)
+        page = search_batches(connection, [("team", "x")], limit=2, after=None, window_rows=2, project=None)
     assert (page.records, page.following) == ([], newest_first[1])

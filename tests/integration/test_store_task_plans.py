@@ -11,7 +11,7 @@ from producer.store import submissions, tasks, unfinished
 from producer.store.database import Database
 from producer.store.schema import jobs
 from producer.store.sql import POSTGRESQL, read_in_order
-from producer.tasks import PickRequest
+from producer.tasks import PickRequest, TaskQueue
 from shared.kinds.registry import Lane
 from shared.kinds.task import PickOrder
 from shared.states import JobState
@@ -42,9 +42,12 @@ def crowd(store: Database) -> Database:
 def test_picks_and_what_is_due_are_read_from_indexes_that_hold_nothing_else(crowd: Database) -> None:
     def pick(connection: sa.Connection) -> None:
         for order in PickOrder:
-            asked = PickRequest(queue="films", agent="agent-1", limit=3, lease_seconds=60, order=order)
+            asked = PickRequest(
+                queue="films", agent="agent-1", limit=3, lease_seconds=60, order=order, project="default"
+            )
             assert len(tasks.pick(connection, asked, now=NOON)) == 3
-        assert tasks.waiting_queues(connection, ["films", "mail", "none"], now=NOON) == {"films", "mail"}
+        films, mail, none = (TaskQueue("default", name) for name in ("films", "mail", "none"))
+        assert tasks.waiting_queues(connection, [films, mail, none], now=NOON) == {films, mail}
 
     def keep(connection: sa.Connection) -> None:
         tasks.next_due_at(connection, now=NOON)

@@ -63,7 +63,9 @@ class Fleet:
         while not self.is_done():
             assert time.monotonic() < ends_at, "the tasks do not end"
             order = dice.choice(list(PickOrder))
-            asked = PickRequest("default", f"agent-{number}", dice.choice([1, 1, 3]), LEASE_SECONDS, order)
+            asked = PickRequest(
+                "default", f"agent-{number}", dice.choice([1, 1, 3]), LEASE_SECONDS, order, project="default"
+            )
             held = store.write(tasks.pick, asked, now=self.now())
             self.picked += held
             for each in held:
@@ -89,19 +91,29 @@ class Fleet:
     def finish(self, held: PickedTask, store: Database, end: Succeeded | Failed) -> None:
         """End an attempt, twice if need be, as an agent whose answer was lost; note it if it was accepted."""
         try:
-            first = store.write(tasks.finish, held.job.id, held.token, end, now=self.now())
+            first = store.write(tasks.finish, held.job.id, held.token, end, now=self.now(), project=None)
         except LeaseLost:
             self.refused["finish"] += 1
         else:
             outcome = OutcomeName.SUCCEEDED if end is DONE else OutcomeName.FAILED_TRANSIENT
             self.ended.append((held.job.id, held.job.attempt, outcome))
             if end is DONE:
-                assert store.write(tasks.finish, held.job.id, held.token, end, now=self.now()) == first
+                assert (
+                    store.write(tasks.finish, held.job.id, held.token, end, now=self.now(), project=None)
+                    == first
+                )
 
     def extend(self, held: PickedTask, store: Database) -> None:
         """Ask for more time."""
         try:
-            store.write(tasks.extend, held.job.id, held.token, lease_seconds=LEASE_SECONDS, now=self.now())
+            store.write(
+                tasks.extend,
+                held.job.id,
+                held.token,
+                lease_seconds=LEASE_SECONDS,
+                now=self.now(),
+                project=None,
+            )
         except LeaseLost:
             self.refused["extend"] += 1
 
@@ -128,9 +140,9 @@ def test_each_task_has_one_holder_at_a_time_and_none_is_lost(fleet: Fleet) -> No
     with ThreadPoolExecutor(AGENTS) as pool:
         list(pool.map(fleet.work, range(AGENTS)))
 
-    records = [store.read(queries.get_job, task.id) for task in new]
+    records = [store.read(queries.get_job, task.id, project=None) for task in new]
     assert {record.state for record in records} == {JobState.SUCCEEDED}
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.SUCCEEDED: TASKS}
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {JobState.SUCCEEDED: TASKS}
     # Each lease is one attempt, and no attempt was given to two agents.
     granted = Counter((each.job.id, each.job.attempt) for each in fleet.picked)
     assert set(granted.values()) == {1}
@@ -161,7 +173,7 @@ def test_one_picker_gets_the_newest_of_all_that_are_there_while_others_come(flee
     picked: list[UUID] = []
     with ThreadPoolExecutor(1) as pool:
         submitted = pool.submit(submit)
-        asked = PickRequest("default", "agent-1", 1, LEASE_SECONDS, PickOrder.NEWEST)
+        asked = PickRequest("default", "agent-1", 1, LEASE_SECONDS, PickOrder.NEWEST, project="default")
         while not (was_over := is_over.is_set()) or len(picked) < len(committed):
             there = committed.copy() - set(picked)
             found = store.write(tasks.pick, asked, now=NOON)

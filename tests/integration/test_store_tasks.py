@@ -24,7 +24,7 @@ from producer.store import (
 from producer.store.database import Database
 from producer.submission import new_job
 from producer.submission_models import JobSubmission
-from producer.tasks import FinishRequest, PickedTask, PickRequest, QueueLength
+from producer.tasks import FinishRequest, PickedTask, PickRequest, QueueLength, TaskQueue
 from shared.clock import utc_now
 from shared.errors import JobNotFound, LeaseLost, NotATask
 from shared.identity import new_id
@@ -56,7 +56,9 @@ def pick(
     order: PickOrder = PickOrder.OLDEST,
     now: datetime = NOON,
 ) -> list[PickedTask]:
-    asked = PickRequest(queue=queue, agent=agent, limit=limit, lease_seconds=60, order=order)
+    asked = PickRequest(
+        queue=queue, agent=agent, limit=limit, lease_seconds=60, order=order, project="default"
+    )
     return store.write(tasks.pick, asked, now=now)
 
 
@@ -66,7 +68,7 @@ def pick_one(store: Database, *, agent: str = "agent-1", now: datetime = NOON) -
 
 
 def get(store: Database, job_id: UUID) -> JobRecord:
-    return store.read(queries.get_job, job_id)
+    return store.read(queries.get_job, job_id, project=None)
 
 
 def expire(store: Database, now: datetime) -> list[tuple[str, JobState]]:
@@ -142,12 +144,15 @@ def test_the_tasks_of_a_batch_come_in_the_order_of_its_lines(store: Database) ->
     batch = make_batch(kind="task")
     new = [make_task(queue="mail" if number % 2 else "films") for number in range(6)]
     store.write(submissions.insert_batch, batch, iter(new))
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.QUEUED: 6}
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {JobState.QUEUED: 6}
 
     picked = pick(store, queue="mail", limit=9)
 
     assert [each.job.id for each in picked] == [task.id for task in new[1::2]]
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.QUEUED: 3, JobState.RUNNING: 3}
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {
+        JobState.QUEUED: 3,
+        JobState.RUNNING: 3,
+    }
 
 
 def test_a_finished_task_has_its_result_and_its_attempt_an_end(store: Database) -> None:
@@ -155,7 +160,7 @@ def test_a_finished_task_has_its_result_and_its_attempt_an_end(store: Database) 
     insert(store, task)
     picked = pick_one(store)
 
-    finished = store.write(tasks.finish, task.id, picked.token, DONE, now=NOON + SECOND)
+    finished = store.write(tasks.finish, task.id, picked.token, DONE, now=NOON + SECOND, project=None)
 
     assert (finished.state, finished.result, finished.finished_at) == (
         JobState.SUCCEEDED,
@@ -176,7 +181,7 @@ def test_a_task_that_failed_is_picked_again_after_its_wait_and_then_parked(store
     task = make_task(retry=SURE)
     insert(store, task)
 
-    failed = store.write(tasks.finish, task.id, pick_one(store).token, TRANSIENT, now=NOON)
+    failed = store.write(tasks.finish, task.id, pick_one(store).token, TRANSIENT, now=NOON, project=None)
 
     assert (failed.state, failed.reason, failed.due_at) == (
         JobState.DELAYED,
@@ -190,7 +195,7 @@ def test_a_task_that_failed_is_picked_again_after_its_wait_and_then_parked(store
     assert store.write(tasks.make_ready, limit=9, now=NOON + 30 * SECOND) == []
     again = pick_one(store, now=NOON + 30 * SECOND)
     assert (again.job.attempt, again.job.due_at, again.job.reason) == (2, None, None)
-    parked = store.write(tasks.finish, task.id, again.token, TRANSIENT, now=NOON + MINUTE)
+    parked = store.write(tasks.finish, task.id, again.token, TRANSIENT, now=NOON + MINUTE, project=None)
     assert (parked.state, parked.reason, parked.explanation) == (
         JobState.PARKED,
         "agent_failed",
@@ -203,7 +208,7 @@ def test_a_task_that_failed_for_good_is_parked(store: Database) -> None:
     task = make_task()
     insert(store, task)
 
-    parked = store.write(tasks.finish, task.id, pick_one(store).token, PERMANENT, now=NOON)
+    parked = store.write(tasks.finish, task.id, pick_one(store).token, PERMANENT, now=NOON, project=None)
 
     assert (parked.state, parked.attempt) == (JobState.PARKED, 1)
 
@@ -215,9 +220,9 @@ def test_an_end_that_is_told_twice_changes_nothing_the_second_time(
     task = make_task()
     insert(store, task)
     token = pick_one(store).token
-    first = store.write(tasks.finish, task.id, token, end, now=NOON)
+    first = store.write(tasks.finish, task.id, token, end, now=NOON, project=None)
 
-    again = store.write(tasks.finish, task.id, token, end, now=NOON + MINUTE)
+    again = store.write(tasks.finish, task.id, token, end, now=NOON + MINUTE, project=None)
 
     assert again == first
 
@@ -226,9 +231,9 @@ def test_another_end_by_the_same_token_is_refused(store: Database) -> None:
     task = make_task()
     insert(store, task)
     token = pick_one(store).token
-    first = store.write(tasks.finish, task.id, token, DONE, now=NOON)
+    first = store.write(tasks.finish, task.id, token, DONE, now=NOON, project=None)
 
-    words = refused(lambda: store.write(tasks.finish, task.id, token, PERMANENT, now=NOON))
+    words = refused(lambda: store.write(tasks.finish, task.id, token, PERMANENT, now=NOON, project=None))
 
     assert words == "With this token attempt 1 ended as succeeded; the task is succeeded."
     assert get(store, task.id) == first
@@ -239,10 +244,10 @@ def test_agents_that_pick_together_get_what_each_would_have_got_alone(store: Dat
     mail = make_task(queue="mail")
     insert(store, old, middle, new, mail)
     asked = [
-        PickRequest("default", "ann", limit=1, lease_seconds=60),
-        PickRequest("default", "bob", limit=3, lease_seconds=60, order=PickOrder.NEWEST),
-        PickRequest("mail", "cid", limit=5, lease_seconds=120),
-        PickRequest("default", "dan", limit=1, lease_seconds=60),
+        PickRequest("default", "ann", limit=1, lease_seconds=60, project="default"),
+        PickRequest("default", "bob", limit=3, lease_seconds=60, order=PickOrder.NEWEST, project="default"),
+        PickRequest("mail", "cid", limit=5, lease_seconds=120, project="default"),
+        PickRequest("default", "dan", limit=1, lease_seconds=60, project="default"),
     ]
 
     ann, bob, cid, dan = store.write(tasks.pick_all, asked, now=NOON)
@@ -266,13 +271,13 @@ def test_ends_that_are_told_together_come_to_what_each_would_have_come_to_alone(
     first, second, third = pick(store, limit=3)
     nobody = new_id()
     asked = [
-        FinishRequest(third.job.id, third.token, DONE),
-        FinishRequest(first.job.id, first.token, PERMANENT),
-        FinishRequest(third.job.id, third.token, DONE),
-        FinishRequest(third.job.id, third.token, PERMANENT),
-        FinishRequest(second.job.id, "another", DONE),
-        FinishRequest(check.id, "another", DONE),
-        FinishRequest(nobody, "another", DONE),
+        FinishRequest(third.job.id, third.token, DONE, project=None),
+        FinishRequest(first.job.id, first.token, PERMANENT, project=None),
+        FinishRequest(third.job.id, third.token, DONE, project=None),
+        FinishRequest(third.job.id, third.token, PERMANENT, project=None),
+        FinishRequest(second.job.id, "another", DONE, project=None),
+        FinishRequest(check.id, "another", DONE, project=None),
+        FinishRequest(nobody, "another", DONE, project=None),
     ]
 
     ended = store.write(tasks.finish_all, asked, now=NOON + SECOND)
@@ -284,7 +289,7 @@ def test_ends_that_are_told_together_come_to_what_each_would_have_come_to_alone(
     assert get(store, third.job.id).state is JobState.SUCCEEDED
     assert get(store, first.job.id).state is JobState.PARKED
     assert get(store, second.job.id).state is JobState.RUNNING
-    counts = store.read(queries.get_batch, batch.id).counts
+    counts = store.read(queries.get_batch, batch.id, project=None).counts
     assert counts == {JobState.SUCCEEDED: 1, JobState.PARKED: 1, JobState.RUNNING: 1}
 
 
@@ -292,11 +297,15 @@ def test_a_lease_that_is_extended_runs_on_from_then(store: Database) -> None:
     insert(store, make_task())
     picked = pick_one(store)
 
-    lease = store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=90, now=NOON + 59 * SECOND)
+    lease = store.write(
+        tasks.extend, picked.job.id, picked.token, lease_seconds=90, now=NOON + 59 * SECOND, project=None
+    )
 
     assert (lease.leased_until, lease.cancel_requested) == (NOON + 149 * SECOND, False)
     assert expire(store, NOON + 148 * SECOND) == []
-    finished = store.write(tasks.finish, picked.job.id, picked.token, DONE, now=NOON + 148 * SECOND)
+    finished = store.write(
+        tasks.finish, picked.job.id, picked.token, DONE, now=NOON + 148 * SECOND, project=None
+    )
     assert finished.state is JobState.SUCCEEDED
 
 
@@ -305,15 +314,29 @@ def test_what_a_task_has_written_is_kept_while_its_lease_is_held(store: Database
     picked = pick_one(store)
     said = OutputSnapshot(sequence=1, stdout=OutputText(text="half done", bytes=9))
 
-    store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=60, output=said, now=NOON + SECOND)
+    store.write(
+        tasks.extend,
+        picked.job.id,
+        picked.token,
+        lease_seconds=60,
+        output=said,
+        now=NOON + SECOND,
+        project=None,
+    )
     late = said.model_copy(update={"sequence": 2, "stdout": OutputText(text="too late", bytes=8)})
     refused(
         lambda: store.write(
-            tasks.extend, picked.job.id, picked.token, lease_seconds=60, output=late, now=NOON + 2 * MINUTE
+            tasks.extend,
+            picked.job.id,
+            picked.token,
+            lease_seconds=60,
+            output=late,
+            now=NOON + 2 * MINUTE,
+            project=None,
         )
     )
 
-    output = store.read(outputs.find_output, picked.job.id)
+    output = store.read(outputs.find_output, picked.job.id, project=None)
     assert (output.stdout.text, output.attempt, output.is_running) == ("half done", 1, True)
 
 
@@ -323,8 +346,12 @@ def test_a_lease_that_ran_out_is_worth_nothing_even_before_anybody_has_looked(st
     late = NOON + MINUTE
 
     words = [
-        refused(lambda: store.write(tasks.finish, picked.job.id, picked.token, DONE, now=late)),
-        refused(lambda: store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=60, now=late)),
+        refused(lambda: store.write(tasks.finish, picked.job.id, picked.token, DONE, now=late, project=None)),
+        refused(
+            lambda: store.write(
+                tasks.extend, picked.job.id, picked.token, lease_seconds=60, now=late, project=None
+            )
+        ),
     ]
 
     assert (
@@ -351,7 +378,9 @@ def test_a_lease_that_runs_out_gives_its_task_to_the_next_agent_at_once(store: D
     )
     (second,) = pick(store, queue="films", agent="awake", now=NOON + MINUTE)
     assert (second.job.id, second.job.attempt, second.token != first.token) == (task.id, 2, True)
-    words = refused(lambda: store.write(tasks.finish, task.id, first.token, DONE, now=NOON + MINUTE))
+    words = refused(
+        lambda: store.write(tasks.finish, task.id, first.token, DONE, now=NOON + MINUTE, project=None)
+    )
     assert words.startswith("The token is not that of the lease under which attempt 2 runs now")
     assert expire(store, NOON + 2 * MINUTE) == [("films", JobState.PARKED)]
     parked = get(store, task.id)
@@ -359,7 +388,9 @@ def test_a_lease_that_runs_out_gives_its_task_to_the_next_agent_at_once(store: D
         "lease_expired",
         "Agent awake held it until 2026-01-02T12:02:00+00:00, and had not ended it by then.",
     )
-    words = refused(lambda: store.write(tasks.finish, task.id, second.token, DONE, now=NOON + 2 * MINUTE))
+    words = refused(
+        lambda: store.write(tasks.finish, task.id, second.token, DONE, now=NOON + 2 * MINUTE, project=None)
+    )
     assert words == "The last lease ran out; the task is parked."
 
 
@@ -367,7 +398,7 @@ def test_a_token_of_another_task_is_refused(store: Database) -> None:
     insert(store, make_task(), make_task())
     one, other = pick(store, limit=1) + pick(store, limit=1)
 
-    words = refused(lambda: store.write(tasks.finish, one.job.id, other.token, DONE, now=NOON))
+    words = refused(lambda: store.write(tasks.finish, one.job.id, other.token, DONE, now=NOON, project=None))
 
     assert words.startswith("The token is not that of the lease")
     assert get(store, one.job.id).state is JobState.RUNNING
@@ -378,19 +409,19 @@ def test_only_a_task_that_is_there_has_a_lease(store: Database) -> None:
     insert(store, check)
 
     with pytest.raises(NotATask):
-        store.write(tasks.extend, check.id, "token", lease_seconds=60, now=NOON)
+        store.write(tasks.extend, check.id, "token", lease_seconds=60, now=NOON, project=None)
     with pytest.raises(JobNotFound):
-        store.write(tasks.finish, new_id(), "token", DONE, now=NOON)
+        store.write(tasks.finish, new_id(), "token", DONE, now=NOON, project=None)
 
 
 def test_a_task_that_waits_is_cancelled_at_once(store: Database) -> None:
     waiting, delayed = make_task(), make_task()
     insert(store, delayed)
-    store.write(tasks.finish, delayed.id, pick_one(store).token, TRANSIENT, now=NOON)
+    store.write(tasks.finish, delayed.id, pick_one(store).token, TRANSIENT, now=NOON, project=None)
     insert(store, waiting)
 
     for task in (waiting, delayed):
-        assert store.write(endings.cancel_job, task.id, now=NOON).state is JobState.CANCELLED
+        assert store.write(endings.cancel_job, task.id, now=NOON, project=None).state is JobState.CANCELLED
 
     assert store.write(tasks.make_ready, limit=9, now=NOON + 9 * MINUTE) == []
     assert pick(store, now=NOON + 9 * MINUTE) == []
@@ -400,19 +431,19 @@ def test_the_agent_of_a_task_that_is_to_end_is_told_and_ends_it(store: Database)
     insert(store, make_task())
     picked = pick_one(store)
 
-    running = store.write(endings.cancel_job, picked.job.id, now=NOON)
+    running = store.write(endings.cancel_job, picked.job.id, now=NOON, project=None)
 
     assert (running.state, running.cancel_requested_at) == (JobState.RUNNING, NOON)
-    lease = store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=60, now=NOON)
+    lease = store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=60, now=NOON, project=None)
     assert lease.cancel_requested
-    ended = store.write(tasks.finish, picked.job.id, picked.token, Cancelled(), now=NOON)
+    ended = store.write(tasks.finish, picked.job.id, picked.token, Cancelled(), now=NOON, project=None)
     assert (ended.state, ended.reason) == (JobState.CANCELLED, "cancelled")
 
 
 def test_a_task_that_is_to_end_ends_with_its_lease(store: Database) -> None:
     insert(store, make_task())
     picked = pick_one(store)
-    store.write(endings.cancel_job, picked.job.id, now=NOON)
+    store.write(endings.cancel_job, picked.job.id, now=NOON, project=None)
 
     assert expire(store, NOON + MINUTE) == [("default", JobState.CANCELLED)]
     assert get(store, picked.job.id).attempts[0].outcome is OutcomeName.CANCELLED
@@ -423,11 +454,14 @@ def test_a_cancelled_batch_ends_what_waits_and_what_agents_stop(store: Database)
     store.write(submissions.insert_batch, batch, (make_task() for _ in range(3)))
     picked = pick_one(store)
 
-    endings.cancel_batch(store, batch.id, now=NOON)
+    endings.cancel_batch(store, batch.id, now=NOON, project=None)
 
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.CANCELLED: 2, JobState.RUNNING: 1}
-    store.write(tasks.finish, picked.job.id, picked.token, Cancelled(), now=NOON)
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.CANCELLED: 3}
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {
+        JobState.CANCELLED: 2,
+        JobState.RUNNING: 1,
+    }
+    store.write(tasks.finish, picked.job.id, picked.token, Cancelled(), now=NOON, project=None)
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {JobState.CANCELLED: 3}
 
 
 def test_a_scheduled_task_is_picked_from_its_time_on(store: Database) -> None:
@@ -465,13 +499,14 @@ def test_a_paused_kind_or_lane_gives_no_tasks(store: Database) -> None:
         store.write(queues.pause, kind, lane, by="me", note=None, now=NOON)
 
     pause("*", "bulk")
-    assert store.read(tasks.waiting_queues, ["default", "mail"], now=NOON) == {"default"}
+    default, mail = TaskQueue("default", "default"), TaskQueue("default", "mail")
+    assert store.read(tasks.waiting_queues, [default, mail], now=NOON) == {default}
     assert [each.job.id for each in pick(store, limit=9)] == [interactive.id]
-    assert store.read(tasks.waiting_queues, ["default"], now=NOON) == frozenset()
+    assert store.read(tasks.waiting_queues, [default], now=NOON) == frozenset()
     store.write(queues.resume, "*", "bulk", by="me", note=None, now=NOON)
     pause("task", "*")
     assert pick(store, limit=9) == []
-    assert store.read(tasks.waiting_queues, ["default"], now=NOON) == frozenset()
+    assert store.read(tasks.waiting_queues, [default], now=NOON) == frozenset()
     store.write(queues.resume, "task", "*", by="me", note=None, now=NOON)
     pause("check", "*")
     assert [each.job.id for each in pick(store, limit=9)] == [bulk.id]
@@ -481,7 +516,7 @@ def test_queues_show_how_many_tasks_are_where(store: Database) -> None:
     insert(store, make_task(queue="mail", created_at=NOON - MINUTE))
     insert(store, *(make_task(queue="mail") for _ in range(3)), make_task(queue="films"), make_job())
     (picked,) = pick(store, queue="films")
-    store.write(tasks.finish, picked.job.id, picked.token, TRANSIENT, now=NOON)
+    store.write(tasks.finish, picked.job.id, picked.token, TRANSIENT, now=NOON, project=None)
     pick(store, queue="mail", order=PickOrder.NEWEST)
 
     lengths = store.read(tasks.queue_lengths, limit=9)
@@ -517,10 +552,12 @@ def test_a_lease_from_before_the_clock_was_set_back_by_a_year_runs_out(store: Da
 def test_the_end_of_a_task_is_told_as_that_of_every_job(store: Database) -> None:
     task = make_task(callback_url="https://hooks.example.com/", ref="row 4")
     insert(store, task)
-    store.write(tasks.finish, task.id, pick_one(store).token, DONE, now=NOON)
+    store.write(tasks.finish, task.id, pick_one(store).token, DONE, now=NOON, project=None)
 
     (event,) = store.write(events.claim_events, limit=9, lease_seconds=60, now=NOON)
-    (webhook,) = store.read(queries.search_jobs, JobFilter(kind="webhook"), limit=9, after=None).records
+    (webhook,) = store.read(
+        queries.search_jobs, JobFilter(kind="webhook"), limit=9, after=None, project=None
+    ).records
 
     assert {**event.body, "version": 1} == {
         "version": 1,
@@ -545,7 +582,7 @@ def test_a_task_is_found_by_all_that_jobs_are_found_by(store: Database) -> None:
         JobFilter(ref="row 4"),
         JobFilter(state=JobState.QUEUED, kind="task", ref="row 4"),
     ):
-        found = store.read(queries.search_jobs, asked, limit=9, after=None).records
+        found = store.read(queries.search_jobs, asked, limit=9, after=None, project=None).records
         assert [job.id for job in found] == [task.id]
 
 
@@ -553,7 +590,7 @@ def test_a_task_is_asked_for_once_in_the_time_in_which_it_is_unique(store: Datab
     submission = JobSubmission.model_validate(
         {"kind": "task", "args": {"queue": "films", "payload": 4}, "unique_for_seconds": 60}
     )
-    first, second = (new_job(submission, job_id=new_id(), now=NOON) for _ in range(2))
+    first, second = (new_job(submission, job_id=new_id(), now=NOON, project="default") for _ in range(2))
 
     assert store.write(submissions.admit_jobs, [first])[first.id].status is SubmissionStatus.STORED
     assert store.write(submissions.admit_jobs, [second])[second.id].id == first.id
@@ -563,13 +600,15 @@ def test_a_task_is_asked_for_once_in_the_time_in_which_it_is_unique(store: Datab
 def test_a_schedule_makes_tasks_that_are_picked(store: Database) -> None:
     schedule = make_schedule(template={"job": {"kind": "task", "args": {"queue": "films", "payload": 4}}})
     store.write(schedules.insert_schedule, schedule)
-    stored = store.read(schedules.get_schedule, schedule.id)
+    stored = store.read(schedules.get_schedule, schedule.id, project=None)
 
     step = decide_step(stored, now=NOON, has_unfinished_run=False)
     assert store.write(schedule_runs.take_steps, [step], now=NOON) == [step]
 
     assert [each.job.schedule_id for each in pick(store, queue="films", limit=9)] == [schedule.id]
-    assert store.read(schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id))
+    assert store.read(
+        schedules.has_unfinished_run, store.read(schedules.get_schedule, schedule.id, project=None)
+    )
 
 
 def test_old_tasks_are_deleted_with_their_attempts_and_output(store: Database) -> None:
@@ -577,8 +616,10 @@ def test_old_tasks_are_deleted_with_their_attempts_and_output(store: Database) -
     insert(store, make_task())
     picked = pick_one(store)
     said = OutputSnapshot(sequence=1, stdout=OutputText(text="half done", bytes=9))
-    store.write(tasks.extend, picked.job.id, picked.token, lease_seconds=60, output=said, now=NOON)
-    store.write(tasks.finish, picked.job.id, picked.token, DONE, now=NOON)
+    store.write(
+        tasks.extend, picked.job.id, picked.token, lease_seconds=60, output=said, now=NOON, project=None
+    )
+    store.write(tasks.finish, picked.job.id, picked.token, DONE, now=NOON, project=None)
 
     page = store.write(
         retention.delete_single_jobs,

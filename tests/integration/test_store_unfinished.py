@@ -144,7 +144,7 @@ def test_a_job_whose_message_nobody_can_read_is_parked_once_and_counted(store: D
 
     changes = [store.write(endings.park_unreadable, unreadable, now=LATER) for _ in range(2)]
 
-    parked = store.read(queries.get_job, job.id)
+    parked = store.read(queries.get_job, job.id, project=None)
     assert [[change.reason for change in each] for each in changes] == [["message_undecodable"], []]
     assert (parked.state, parked.reason, parked.explanation) == (
         JobState.PARKED,
@@ -154,11 +154,14 @@ def test_a_job_whose_message_nobody_can_read_is_parked_once_and_counted(store: D
     # No attempt was made, and a late report of one changes nothing.
     assert (parked.run, parked.attempt, parked.attempts, parked.finished_at) == (1, 0, [], LATER)
     store.write(recording.record_reports, [make_report(job.id, JobState.SUCCEEDED)], now=LATER)
-    assert store.read(queries.get_job, job.id).state is JobState.PARKED
-    assert store.read(queries.get_batch, batch.id).counts == {JobState.PARKED: 1, JobState.ACCEPTED: 1}
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.PARKED
+    assert store.read(queries.get_batch, batch.id, project=None).counts == {
+        JobState.PARKED: 1,
+        JobState.ACCEPTED: 1,
+    }
     (event,) = store.write(events.claim_events, limit=5, lease_seconds=60, now=LATER)
     assert (event.body["state"], event.body["reason"]) == ("parked", "message_undecodable")
-    assert store.write(parking.redrive, job.id, now=LATER).run == 2
+    assert store.write(parking.redrive, job.id, now=LATER, project=None).run == 2
 
 
 def test_a_message_that_nobody_can_read_touches_no_job_that_is_not_on_its_way(store: Database) -> None:
@@ -168,5 +171,5 @@ def test_a_message_that_nobody_can_read_touches_no_job_that_is_not_on_its_way(st
     named = [UnreadableJob(job_id, 1, "?") for job_id in (scheduled.id, ended.id, new_id())]
 
     assert store.write(endings.park_unreadable, named, now=LATER) == []
-    assert store.read(queries.get_job, scheduled.id).state is JobState.SCHEDULED
-    assert store.read(queries.get_job, ended.id).state is JobState.SUCCEEDED
+    assert store.read(queries.get_job, scheduled.id, project=None).state is JobState.SCHEDULED
+    assert store.read(queries.get_job, ended.id, project=None).state is JobState.SUCCEEDED

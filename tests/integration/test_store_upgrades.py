@@ -114,7 +114,7 @@ def test_code_works_on_the_tables_of_two_versions_later(database_url: str, next_
     store.write(submissions.insert_jobs, [job])
     store.write(outbox.mark_queued, [(job.id, 1)], now=NOON)
 
-    assert store.read(queries.get_job, job.id).state is JobState.QUEUED
+    assert store.read(queries.get_job, job.id, project=None).state is JobState.QUEUED
     store.close()
 
 

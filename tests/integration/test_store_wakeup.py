@@ -46,7 +46,7 @@ async def test_new_jobs_wake_the_relay_at_once(store: Database, postgres_url: st
     changes: list[Callable[[], object]] = [
         lambda: store.write(submissions.insert_jobs, [make_job()]),
         lambda: store.write(submissions.insert_batch, make_batch(), [make_job()]),
-        lambda: store.write(parking.redrive, parked.id, now=NOON),
+        lambda: store.write(parking.redrive, parked.id, now=NOON, project=None),
     ]
 
     for change in changes:
@@ -173,7 +173,7 @@ async def test_whatever_makes_a_task_pickable_tells_its_queue(store: Database, p
     store.write(submissions.insert_jobs, [due, parked, failed, held, make_task(queue="old")])
     _end(store, parked, Failed("agent_failed", "No.", transient=False))
     _end(store, failed, Failed("agent_failed", "Not now.", transient=True))
-    store.write(tasks.pick, PickRequest("held", "agent-1"), now=NOON)
+    store.write(tasks.pick, PickRequest("held", "agent-1", project="default"), now=NOON)
     accepted = {"state": JobState.ACCEPTED, "position": position(run=1, attempt=0, state=JobState.ACCEPTED)}
     with store.writing() as connection:
         # As version 0.1.0 leaves one that was due.
@@ -188,7 +188,7 @@ async def test_whatever_makes_a_task_pickable_tells_its_queue(store: Database, p
             submissions.insert_batch, make_batch(kind="task"), iter(batch)
         ),
         frozenset({"due"}): lambda: store.write(schedules.release_due, limit=9, now=NOON),
-        frozenset({"parked"}): lambda: store.write(parking.redrive, parked.id, now=NOON),
+        frozenset({"parked"}): lambda: store.write(parking.redrive, parked.id, now=NOON, project=None),
         frozenset({"failed"}): lambda: store.write(tasks.make_ready, limit=9, now=later),
         frozenset({"held"}): lambda: store.write(tasks.expire_leases, limit=9, now=later),
         frozenset({"old"}): lambda: store.write(outbox.claim_accepted, limit=9, lease_seconds=60, now=NOON),
@@ -208,8 +208,8 @@ async def test_whatever_makes_a_task_pickable_tells_its_queue(store: Database, p
 
 
 def _end(store: Database, task: NewJob, end: Failed) -> None:
-    (picked,) = store.write(tasks.pick, PickRequest(task.queue or "", "agent-1"), now=NOON)
-    store.write(tasks.finish, task.id, picked.token, end, now=NOON)
+    (picked,) = store.write(tasks.pick, PickRequest(task.queue or "", "agent-1", project="default"), now=NOON)
+    store.write(tasks.finish, task.id, picked.token, end, now=NOON, project=None)
 
 
 async def test_a_sqlite_file_that_is_changed_wakes_whoever_waits_for_tasks(migrated_file: Path) -> None:

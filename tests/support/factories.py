@@ -48,6 +48,7 @@ def make_job(
     line: int | None = None,
     given_url: str | None = None,
     same_as: UUID | None = None,
+    project: str = "default",
 ) -> NewJob:
     """Return a job that is about to be stored."""
     return NewJob(
@@ -68,6 +69,7 @@ def make_job(
         line=line,
         given_url=given_url,
         same_as=same_as,
+        project=project,
     )
 
 
@@ -83,6 +85,7 @@ def make_task(
     callback_url: str | None = None,
     labels: Mapping[str, str] | None = None,
     ref: str | None = None,
+    project: str = "default",
 ) -> NewJob:
     """Return a task that is about to be stored; its arguments are as short as they are stored."""
     return make_job(
@@ -98,6 +101,7 @@ def make_task(
         callback_url=callback_url,
         labels=labels,
         ref=ref,
+        project=project,
     )
 
 
@@ -107,6 +111,7 @@ def make_batch(
     created_at: datetime = NOON,
     callback_url: str | None = None,
     callback_events: Sequence[str] | None = None,
+    project: str = "default",
 ) -> NewBatch:
     """Return a batch that is about to be stored."""
     labels = {"team": "web"}
@@ -117,6 +122,7 @@ def make_batch(
         labels=labels,
         callback_url=callback_url,
         callback_events=callback_events,
+        project=project,
     )
 
 
@@ -191,6 +197,7 @@ def make_record(
         deadline_at=None,
         created_at=created_at,
         finished_at=None,
+        project="default",
     )
 
 
@@ -226,6 +233,7 @@ def make_schedule(
     overlap: Overlap = Overlap.ALLOW,
     catch_up: CatchUp = CatchUp.ONE,
     next_run_at: datetime | None = NOON,
+    project: str = "default",
 ) -> NewSchedule:
     """Return a schedule that is about to be stored: a job every minute, the first at noon."""
     return NewSchedule(
@@ -238,4 +246,5 @@ def make_schedule(
         labels={"team": "web"},
         created_at=NOON,
         next_run_at=next_run_at,
+        project=project,
     )

@@ -61,6 +61,7 @@ async def fetch_pages(args: FetchArgs, client: Client) -> Mapping[str, Any]:
         schedule_id=None,
         created_at=NOON,
         finished_at=NOON,
+        project="default",
     )
     record = PagesRecord(replace(root, state=root_state), batch, measure_pages(records))
     measured = paged_fetch(record).model_dump(mode="json")

@@ -98,9 +98,9 @@ def submit(store: Database, url: str, pages: dict[str, Any], **fields: Any) -> J
     """Store a paged fetch and return it."""
     args = {"url": url, "pages": pages, **fields.pop("args", {})}
     submission = JobSubmission.model_validate({"kind": "fetch", "args": args, **fields})
-    job = new_job(submission, job_id=new_id(), now=utc_now())
+    job = new_job(submission, job_id=new_id(), now=utc_now(), project="default")
     store.write(submissions.insert_jobs, [job])
-    return store.read(queries.get_job, job.id)
+    return store.read(queries.get_job, job.id, project=None)
 
 
 async def work_one(store: Database, client: Client, job: ClaimedJob) -> Report:
@@ -143,7 +143,7 @@ async def work_all(store: Database, client: Client) -> int:
 
 def measured(store: Database, root: JobRecord) -> PagedFetch:
     """Return what the pages of a fetch come to, as the API says it."""
-    record = store.read(stored_pages.get_pages, root.id)
+    record = store.read(stored_pages.get_pages, root.id, project=None)
     if record.batch:
         assert store.read(batches.wrong_counts, record.batch.id) == {}
     return paged_fetch(record)
@@ -153,7 +153,7 @@ def items(store: Database, root: JobRecord) -> list[Any]:
     """Return the items of all pages, in their order."""
     found: list[Any] = []
     after = -1
-    while (page := store.read(stored_pages.next_page_items, root.id, after=after)) is not None:
+    while (page := store.read(stored_pages.next_page_items, root.id, after=after, project=None)) is not None:
         after = page[0]
         found += map(exact_json.loads, page[1])
     return found

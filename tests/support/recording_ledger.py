@@ -1,6 +1,6 @@
 """A recorder on a real broker and store, beside it those who publish: a worker, and third parties."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,9 +45,9 @@ class Ledger:
     channel: AbstractChannel
     metrics: LedgerMetrics
 
-    async def publish(self, body: bytes, key: str = "check.bulk") -> None:
+    async def publish(self, body: bytes, key: str = "check.bulk", *, user_id: str | None = None) -> None:
         """Publish as a third party does, with nothing of ours."""
-        message = aio_pika.Message(body)
+        message = aio_pika.Message(body, user_id=user_id)
         await aio_pika.Exchange(self.channel, JOBS).publish(message, key, mandatory=True)
 
     async def settle(self, job: JobMessage, outcome: Outcome) -> None:
@@ -72,7 +72,7 @@ class Ledger:
 
         async def look() -> JobRecord | None:
             try:
-                job = self.store.read(queries.get_job, job_id)
+                job = self.store.read(queries.get_job, job_id, project=None)
             except JobNotFound:
                 return None
             return job if job.state in states else None
@@ -96,7 +96,7 @@ class Ledger:
 
     def job(self, job_id: UUID) -> JobRecord:
         """Return a stored job as it is now."""
-        return self.store.read(queries.get_job, job_id)
+        return self.store.read(queries.get_job, job_id, project=None)
 
     async def have_put_aside(self, messages: int, *, reason: str) -> None:
         """Return once the recorder has put so many messages aside for this reason."""
@@ -109,17 +109,21 @@ class Ledger:
 
     def stored(self) -> int:
         """Return how many jobs there are."""
-        return len(self.store.read(queries.search_jobs, JobFilter(), limit=100, after=None).records)
+        return len(
+            self.store.read(queries.search_jobs, JobFilter(), limit=100, after=None, project=None).records
+        )
 
 
 @asynccontextmanager
-async def open_ledger(store: Database, url: str) -> AsyncIterator[Ledger]:
+async def open_ledger(
+    store: Database, url: str, *, publisher_projects: Mapping[str, str] | None = None
+) -> AsyncIterator[Ledger]:
     """Yield a ledger whose recorder does not run yet."""
     metrics = LedgerMetrics()
     recorder = Recorder(
         store=RetryingStore(store),
         metrics=metrics,
-        settings=Settings(amqp_url=url),
+        settings=Settings(amqp_url=url, publisher_projects=publisher_projects or {}),
         tokens=TOKENS,
     )
     async with running_publisher(url) as publisher, open_channel(url) as channel:

@@ -50,7 +50,9 @@ def test_the_first_answer_to_a_batch_does_not_depend_on_when_it_is_given() -> No
     submission = BatchSubmission.model_validate(
         {"kind": "check", "items": [{}], "run_at": NOW + timedelta(minutes=1)}
     )
-    stored = BatchRecord(new_id(), "check", 3, {}, {JobState.SCHEDULED: 3}, None, NOW, None)
+    stored = BatchRecord(
+        new_id(), "check", 3, {}, {JobState.SCHEDULED: 3}, None, NOW, None, project="default"
+    )
     ended = replace(
         stored, counts={JobState.SUCCEEDED: 2, JobState.PARKED: 1}, finished_at=NOW, cancelled_at=NOW
     )

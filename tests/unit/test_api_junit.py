@@ -40,7 +40,7 @@ def make_record(state: JobState = JobState.SUCCEEDED, **fields: Any) -> JobRecor
         "created_at": NOON,
         "finished_at": None,
     }
-    return JobRecord(**(values | fields))
+    return JobRecord(**(values | fields), project="default")
 
 
 def parse(
@@ -51,7 +51,7 @@ def parse(
     rejected: Sequence[Rejected] = (),
     **starts: Any,
 ) -> ET.Element:
-    batch = BatchRecord(new_id(), "check", len(records), {}, {}, None, NOON, None)
+    batch = BatchRecord(new_id(), "check", len(records), {}, {}, None, NOON, None, project="default")
     junit = Junit(also_failing)
     cases = junit.cases(records, starts.get("starts", {})) + junit.rejected_cases(rejected, kind="check")
     return ET.fromstring(junit.head(batch, counts or ResultCounts({})) + cases + JUNIT_TAIL)  # noqa: S314

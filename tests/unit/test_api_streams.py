@@ -13,7 +13,7 @@ from shared.kinds.registry import Lane
 
 
 def stream(body: bytes, spool: BatchSpool, *, media_type: str = "text/plain", **query: str) -> Stream:
-    opened = Stream.open(media_type, query, spool)
+    opened = Stream.open(media_type, query, spool, project="default")
     opened.feed(body)
     opened.finish()
     return opened
@@ -58,7 +58,7 @@ def test_the_query_says_whatever_a_json_batch_can_say() -> None:
 )
 def test_a_wrong_query_is_named_by_its_parameter(query: Mapping[str, str], loc: str) -> None:
     with BatchSpool() as spool, pytest.raises(JobInvalid) as caught:
-        Stream.open("text/plain", query, spool)
+        Stream.open("text/plain", query, spool, project="default")
 
     assert caught.value.errors[0].loc == loc
 

@@ -29,7 +29,7 @@ def test_a_job_keeps_only_arguments_that_differ_from_the_defaults() -> None:
         args={"url": "HTTP://EXAMPLE.com", "timeout_seconds": 30, "max_redirects": 2}
     )
 
-    job = new_job(submission, job_id=new_id(), now=NOW)
+    job = new_job(submission, job_id=new_id(), now=NOW, project="default")
 
     assert job.args == {"url": URL, "max_redirects": 2}
     assert (job.host, job.lane, job.created_at) == ("example.com", Lane.INTERACTIVE, NOW)
@@ -40,16 +40,23 @@ def test_a_job_keeps_only_arguments_that_differ_from_the_defaults() -> None:
     [("http://[2001:DB8::1]:8080/", "2001:db8::1"), ("http://user:pw@a.example:81/", "a.example")],
 )
 def test_the_host_has_neither_port_nor_brackets_nor_credentials(url: str, host: str) -> None:
-    job = new_job(make_submission(args={"url": url}), job_id=new_id(), now=NOW)
+    job = new_job(make_submission(args={"url": url}), job_id=new_id(), now=NOW, project="default")
 
     assert job.host == host
 
 
 def test_a_retry_override_is_laid_over_the_policy_of_the_kind() -> None:
-    job = new_job(make_submission(retry={"max_attempts": 7, "jitter": False}), job_id=new_id(), now=NOW)
+    job = new_job(
+        make_submission(retry={"max_attempts": 7, "jitter": False}),
+        job_id=new_id(),
+        now=NOW,
+        project="default",
+    )
 
     assert job.retry == KINDS["check"].retry.model_copy(update={"max_attempts": 7, "jitter": False})
-    assert new_job(make_submission(), job_id=new_id(), now=NOW).retry == KINDS["check"].retry
+    assert (
+        new_job(make_submission(), job_id=new_id(), now=NOW, project="default").retry == KINDS["check"].retry
+    )
 
 
 def test_an_override_that_repeats_a_default_still_counts() -> None:
@@ -62,7 +69,7 @@ def test_an_override_that_repeats_a_default_still_counts() -> None:
 @pytest.mark.parametrize("args", [{"url": URL, "max_redirects": 10**30}, {"url": URL, "x": {"y": object()}}])
 def test_arguments_that_are_no_json_are_invalid(args: dict[str, object]) -> None:
     with pytest.raises(JobInvalid) as caught:
-        new_job(make_submission(args=args), job_id=new_id(), now=NOW)
+        new_job(make_submission(args=args), job_id=new_id(), now=NOW, project="default")
 
     assert caught.value.errors[0].loc.startswith("/args")
 
@@ -70,7 +77,7 @@ def test_arguments_that_are_no_json_are_invalid(args: dict[str, object]) -> None
 def test_items_of_a_batch_win_over_its_defaults() -> None:
     batch = make_batch(defaults={"max_redirects": 1, "url": URL}, items=[{}, {"max_redirects": 2}])
 
-    args, rejected, _ = batch_args(batch, JobTemplate.of(batch, now=NOW))
+    args, rejected, _ = batch_args(batch, JobTemplate.of(batch, now=NOW, project="default"))
 
     assert rejected == []
     assert [each.document["max_redirects"] for each in args] == [1, 2]
@@ -80,7 +87,7 @@ def test_every_wrong_item_is_counted_and_the_first_are_named() -> None:
     batch = make_batch(items=[{"url": URL}, *[{"url": "nonsense"}] * 30], strict=True)
 
     with pytest.raises(BatchInvalid) as caught:
-        batch_args(batch, JobTemplate.of(batch, now=NOW))
+        batch_args(batch, JobTemplate.of(batch, now=NOW, project="default"))
 
     assert caught.value.summary.startswith("30 of 31 items")
     assert len(caught.value.errors) == 20
@@ -90,12 +97,12 @@ def test_every_wrong_item_is_counted_and_the_first_are_named() -> None:
 def test_wrong_items_do_not_sink_the_rest_unless_all_are_wrong() -> None:
     batch = make_batch(items=[{"url": "nonsense"}, 5, {"url": URL}])
 
-    args, rejected, _ = batch_args(batch, JobTemplate.of(batch, now=NOW))
+    args, rejected, _ = batch_args(batch, JobTemplate.of(batch, now=NOW, project="default"))
 
     assert [each.document["url"] for each in args] == [URL]
     assert [(each.number, each.loc) for each in rejected] == [(1, "/items/0/url"), (2, "/items/1")]
     with pytest.raises(BatchInvalid, match="not an object"):
-        batch_args(make_batch(items=[5]), JobTemplate.of(batch, now=NOW))
+        batch_args(make_batch(items=[5]), JobTemplate.of(batch, now=NOW, project="default"))
 
 
 def test_pointers_escape_and_bound_what_a_client_named() -> None:

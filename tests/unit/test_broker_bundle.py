@@ -16,7 +16,9 @@ LINES = st.lists(st.binary(min_size=1).filter(lambda line: b"\n" not in line), m
 class FakeDelivery:
     """A delivery that keeps how it was settled."""
 
+    exchange = "jobs"
     routing_key = "check.bundles"
+    user_id: str | None = None
     returns = 2
     is_redelivered = True
 

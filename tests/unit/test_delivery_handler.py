@@ -21,7 +21,7 @@ from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit
 from consumer.running_attempts import RunningAttempts
 from shared.broker.bundle import bundled
 from shared.broker.outgoing import Outgoing
-from shared.broker.topology import DEAD, DELAY, RESULTS, WORK_DELIVERY_LIMIT
+from shared.broker.topology import DEAD, DELAY, JOBS, RESULTS, WORK_DELIVERY_LIMIT
 from shared.errors import BrokerError, BrokerUnavailable, DeliveryLost, MessageTooLarge
 from shared.events import Cancellation
 from shared.kinds.registry import Lane
@@ -35,7 +35,9 @@ ADDRESS = "203.0.113.7"
 class FakeDelivery:
     """A delivery that keeps how it was settled; its channel may be lost."""
 
+    exchange = JOBS
     routing_key = "check.bulk"
+    user_id: str | None = None
     was_dead = False
 
     def __init__(

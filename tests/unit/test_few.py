@@ -45,7 +45,7 @@ def test_what_has_too_many_names_or_items_is_one_fault(document: dict[str, Any],
     tracemalloc.start()
     try:
         with pytest.raises(JobInvalid) as caught:
-            new_job(read_document(JobSubmission, body), job_id=new_id(), now=utc_now())
+            new_job(read_document(JobSubmission, body), job_id=new_id(), now=utc_now(), project="default")
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

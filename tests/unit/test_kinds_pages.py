@@ -24,7 +24,7 @@ def refused(pages: Any, **args: Any) -> list[str]:
 def accepted(pages: Any, **args: Any) -> Any:
     document = {"kind": "fetch", "args": {"url": "https://a.example/", "pages": pages, **args}}
     submission = JobSubmission.model_validate(document)
-    return new_job(submission, job_id=new_id(), now=utc_now()).args
+    return new_job(submission, job_id=new_id(), now=utc_now(), project="default").args
 
 
 def test_only_what_differs_from_the_defaults_is_stored() -> None:

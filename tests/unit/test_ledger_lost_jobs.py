@@ -25,6 +25,7 @@ def unfinished(state: JobState, *, attempt: int = 0, due_in_seconds: float | Non
         batch_id=new_id(),
         deadline_at=NOON + timedelta(hours=1),
         known=KnownCopy(job_id=new_id(), etag='"1"'),
+        project="default",
     )
     due_at = None if due_in_seconds is None else NOON + timedelta(seconds=due_in_seconds)
     return UnfinishedJob(claimed, state, position=1, attempt=attempt, due_at=due_at, heard_at=NOON)

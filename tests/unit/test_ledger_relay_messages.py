@@ -26,6 +26,7 @@ PLAIN = ClaimedJob(
     run=3,
     batch_id=None,
     deadline_at=None,
+    project="default",
 )
 FULL = ClaimedJob(
     id=new_id(),
@@ -39,6 +40,7 @@ FULL = ClaimedJob(
     deadline_at=NOON + timedelta(hours=1, microseconds=7),
     ref='"docs/é.md":7 \\ 😀',
     known=KnownCopy(job_id=new_id(), etag='W/"1"'),
+    project="acme",
 )
 
 

@@ -30,6 +30,7 @@ class Delivered:
     type: str = "job"
     headers: dict[str, object] = field(default_factory=dict)
     routing_key: str = "check.bulk"
+    user_id: str | None = None
 
 
 def delivered(message: Outgoing) -> Delivered:

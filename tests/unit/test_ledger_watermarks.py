@@ -189,6 +189,7 @@ def unfinished(state: JobState, *, due_in_seconds: float | None = None) -> Unfin
         run=1,
         batch_id=None,
         deadline_at=None,
+        project="default",
     )
     due_at = None if due_in_seconds is None else after(due_in_seconds)
     return UnfinishedJob(message, state, position=1, attempt=1, due_at=due_at, heard_at=NOON)

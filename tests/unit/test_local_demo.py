@@ -42,6 +42,7 @@ def make_finished(
         kind="check",
         args={"url": "http://127.0.0.1/"},
         lane=Lane.BULK,
+        project="default",
         state=state,
         reason=reason,
         explanation=None,

@@ -1,8 +1,8 @@
 """Messages as the version before writes them are understood, and those of a version to come are not mistaken.
 
 `tests/data/messages` has what version 0.1.0 writes, and in files of their own what later versions add:
-`job_with_token`, `job_with_ref`, `outcome_with_ref`, `running_with_output` and `put_off`
-since 0.2.0. All stay.
+`job_with_token`, `job_with_ref`, `job_with_project`, `delayed_with_publisher`, `outcome_with_ref`,
+`outcome_with_project`, `batch_with_project`, `running_with_output` and `put_off` since 0.2.0. All stay.
 `bundles` has messages of several jobs or reports.
 """
 
@@ -49,6 +49,7 @@ class Recorded:
     document: dict[str, Any]
     correlation_id: str = ""
     headers: dict[str, object] = field(default_factory=dict)
+    user_id: str | None = None
 
     @property
     def body(self) -> bytes:

@@ -69,6 +69,7 @@ class Simulation:
             current_point=self.points.current,
             last_ended_at=self.last_at,
             latest_due_at=None if latest_due is None else at(latest_due),
+            project="default",
         )
 
 
@@ -213,7 +214,7 @@ def make_batch(*, points: Sequence[ProgressPoint], finished: float | None = None
         **{
             **{name: getattr(record, name) for name in record.__dataclass_fields__},
             "finished_at": None if finished is None else at(finished),
-        }
+        },
     )
 
 

@@ -22,7 +22,7 @@ def jobs_of(
     items: Sequence[Mapping[str, Any]], *, dedupe: bool = True, kind: str = "check", **more: Any
 ) -> list[NewJob]:
     submission = BatchSubmission.model_validate({"kind": kind, "items": items, **more})
-    template = JobTemplate.of(submission, now=NOON)
+    template = JobTemplate.of(submission, now=NOON, project="default")
     finder = RepeatFinder(template, dedupe=dedupe)
     found = [(args, finder.find(args.document)) for args in map(template.validate, items)]
     jobs = list(finder.jobs(template, found, batch_id=new_id()))

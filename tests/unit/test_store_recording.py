@@ -11,7 +11,7 @@ JOB_ID = new_id()
 
 def test_only_reports_beyond_where_the_job_is_lead_it_further() -> None:
     here = position(run=1, attempt=2, state=JobState.RUNNING)
-    standing = {JOB_ID: Standing("check", JobState.RUNNING, 1, here, 2, None)}
+    standing = {JOB_ID: Standing("check", JobState.RUNNING, 1, here, 2, None, project="default")}
     late = make_report(JOB_ID, JobState.DELAYED, attempt=1)
     same = make_report(JOB_ID, JobState.RUNNING, attempt=2)
     further = make_report(JOB_ID, JobState.DELAYED, attempt=2)

@@ -64,7 +64,7 @@ def test_every_job_of_a_batch_has_the_times_of_the_batch() -> None:
     submission = BatchSubmission.model_validate(
         {"kind": "check", "items": [ARGS, ARGS], "delay_seconds": 60, "expires_after_seconds": 60}
     )
-    template = JobTemplate.of(submission, now=NOON)
+    template = JobTemplate.of(submission, now=NOON, project="default")
 
     jobs = [template.job(args, job_id=new_id()) for args in batch_args(submission, template)[0]]
 
@@ -77,4 +77,4 @@ def test_every_job_of_a_batch_has_the_times_of_the_batch() -> None:
 def test_a_job_without_a_time_is_accepted_at_once() -> None:
     submission = JobSubmission.model_validate({"kind": "check", "args": ARGS})
 
-    assert new_job(submission, job_id=new_id(), now=NOON).state is JobState.ACCEPTED
+    assert new_job(submission, job_id=new_id(), now=NOON, project="default").state is JobState.ACCEPTED
