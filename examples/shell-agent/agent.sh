@@ -1,14 +1,14 @@
 #!/bin/sh
 # A whole agent: takes the tasks of a queue one by one, runs their commands, and reports how they end.
 #   agent.sh http://127.0.0.1:8080 [queue [seconds of a lease]]
-# HEADER_FILE names a file with the line `Authorization: Bearer rtv_...`, where the API asks for a key.
+# RETRIEVER_KEY_FILE names a file with a key, where the API asks for one.
 set -eu
 api=${1:?the address of the API} queue=${2:-default} lease=${3:-60} agent=$(uname -n)-$$ pid=
-here=$(mktemp -d) && cd "$here"
+here=$(mktemp -d) && cd "$here" && sed 's/^/Authorization: Bearer /' "${RETRIEVER_KEY_FILE:-/dev/null}" >key
 trap 'kill -KILL "-$pid" 2>/dev/null || :; cd / && rm -rf "$here"' EXIT
 trap 'exit 143' INT TERM
 # Sends the JSON that it reads, prints the status and keeps the answer.
-post() { curl -s -m 90 -o answer -w '%{http_code}' -H "@${HEADER_FILE:-/dev/null}" -H 'Content-Type: application/json' -d @- "$api/tasks/$1" || :; }
+post() { curl -s -m 90 -o answer -w '%{http_code}' -H @key -H 'Content-Type: application/json' -d @- "$api/tasks/$1" || :; }
 
 while :; do
   status=$(jq -n --arg q "$queue" --arg a "$agent" --argjson l "$lease" \

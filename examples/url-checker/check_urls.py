@@ -6,6 +6,7 @@
 
 import csv
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ from urllib.request import Request, urlopen
 API = "http://localhost:8080"
 # Somebody waits for the answer: a page that is down is asked three times within seconds, not for an hour.
 RETRY = {"max_attempts": 3, "first_delay_seconds": 1, "factor": 1}
+HEADERS = {"Content-Type": "text/plain"}
+if "RETRIEVER_KEY_FILE" in os.environ:
+    HEADERS["Authorization"] = f"Bearer {Path(os.environ['RETRIEVER_KEY_FILE']).read_text().strip()}"
 SUBMISSION = {"kind": "check", "retry": json.dumps(RETRY)}
 # Somebody waits for us, too.
 GIVE_UP_SECONDS = 3_600
@@ -24,7 +28,7 @@ COLUMNS = ("line", "given_url", "verdict", "status", "explanation")
 
 def ask(path: str, body: bytes | None = None) -> str:
     """Return what the API answers to a GET, or to a POST of a list of URLs."""
-    request = Request(API + path, body, {"Content-Type": "text/plain"})
+    request = Request(API + path, body, HEADERS)
     with urlopen(request, timeout=60) as answer:
         return str(answer.read(), "utf-8")
 

@@ -38,7 +38,7 @@ async def test_a_paused_kind_starts_nothing_and_says_so_until_it_is_resumed(clie
     assert len(waiting) == QUEUED
     said = (await client.job(waiting[0]["id"]))["explanation"]
     assert said.startswith("Kind fetch is paused in lane bulk since ")
-    assert said.endswith(" by anonymous (ann): the site is ill.")
+    assert said.endswith(" (ann): the site is ill.")
 
     # Workers that start meanwhile leave the queue alone, too; the other lane is open.
     client.system.drain_workers()

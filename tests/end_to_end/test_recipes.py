@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import os
 import re
 import subprocess
 import uuid
@@ -29,6 +30,9 @@ def _curl_has_the_key(client: Client, tmp_path: Path, monkeypatch: pytest.Monkey
     lines = [f'header = "{name}: {value}"' for name, value in client.system.headers.items()]
     (tmp_path / ".curlrc").write_text("\n".join(lines))
     monkeypatch.setenv("CURL_HOME", str(tmp_path))
+    if key := client.system.headers.get("Authorization"):
+        (tmp_path / "key").write_text(key.removeprefix("Bearer "))
+        monkeypatch.setenv("RETRIEVER_KEY_FILE", str(tmp_path / "key"))
 
 
 @pytest.fixture
@@ -42,13 +46,19 @@ def examples(client: Client, tmp_path: Path) -> Path:
     return examples_with_real_names(tmp_path, names)
 
 
+def _key() -> dict[str, str]:
+    # The environment is cleaned of all other settings.
+    path = os.environ.get("RETRIEVER_KEY_FILE")
+    return {} if path is None else {"RETRIEVER_KEY_FILE": path}
+
+
 async def run(command: Path | str, *arguments: str, status: int = 0, **environment: str) -> str:
     """Run a program of a recipe, or a line of shell; return what it printed."""
     shell = ["sh", "-c", command] if isinstance(command, str) else [str(command), *arguments]
     done = await asyncio.to_thread(
         subprocess.run,
         shell,
-        env={**clean_environment(), **environment},
+        env={**clean_environment(), **_key(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
