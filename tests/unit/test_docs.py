@@ -251,9 +251,9 @@ def test_the_table_of_faults_shows_each_on_both_brokers_and_no_promise_broken() 
 
 
 def test_every_volume_of_secrets_has_a_folder_in_the_image_whose_owner_it_takes_over() -> None:
-    folders = set(re.findall(r"secret-[a-z-]+:(/secrets/\w+)", read("docker-compose.yml")))
+    folders = set(re.findall(r"secret-[a-z-]+:(/secrets/[\w-]+)", read("docker-compose.yml")))
 
-    assert folders and folders <= set(re.findall(r"/secrets/\w+", read("Dockerfile")))
+    assert folders and folders <= set(re.findall(r"/secrets/[\w-]+", read("Dockerfile")))
 
 
 def test_every_asset_and_entrance_has_a_test_that_holds_it() -> None:
