@@ -21,7 +21,7 @@ async def test_a_job_with_a_time_is_not_run_before_it(client: Client) -> None:
 
 @on_one_store
 async def test_a_job_whose_retry_would_come_too_late_is_parked_as_expired(client: Client) -> None:
-    retry = {"first_delay_seconds": 8, "jitter": False}
+    retry = {"first_delay_seconds": 4, "jitter": False}
     page = f"/flaky/{uuid.uuid4()}"
     job = await client.submit("fetch", page, retry=retry, expires_after_seconds=2)
 

@@ -92,6 +92,8 @@ def test_a_huge_body_is_refused_without_growing(
     assert resident_bytes() - before < SMALL_GROWTH_BYTES
 
 
+# No store is asked.
+@pytest.mark.parametrize("api", ["sqlite"], indirect=True)
 def test_slow_bodies_end_in_408_and_hold_up_nobody(api: RunningApi) -> None:
     heads = [
         b"POST /jobs HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n%b\r\n{" % HOST,

@@ -73,7 +73,7 @@ async def test_a_leader_that_stops_is_followed_at_once(store: Database) -> None:
     first = Ledger(store)
     await eventually(first.is_leading)
     second = Ledger(store)
-    await asyncio.sleep(2 * LEASE_SECONDS)
+    await asyncio.sleep(1.5 * LEASE_SECONDS)
     before = (first.leads, second.leads)
 
     started = time.monotonic()
@@ -94,7 +94,7 @@ async def test_a_leader_that_is_killed_is_followed_when_its_lease_ends(
     )
     assert killed.stdout is not None and await killed.stdout.readline() == b"leads\n"
     follower = Ledger(store)
-    await asyncio.sleep(2 * LEASE_SECONDS)
+    await asyncio.sleep(1.5 * LEASE_SECONDS)
     led_before = follower.leads
 
     killed.kill()
