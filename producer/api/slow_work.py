@@ -11,6 +11,8 @@ from typing import ParamSpec, TypeVar
 
 from starlette.requests import Request
 
+from producer.api.requests import CALLER
+from producer.callers import NOBODY
 from producer.turns import FairTurns
 from shared.hosts import address_key
 
@@ -47,10 +49,14 @@ class SlowWork:
 
 
 def caller_of(request: Request) -> str:
-    """Return whose turn a request takes: the address of its client, of IPv6 the network.
+    """Return whose turn a request takes: the key or subject; without one the address, of IPv6 the network.
 
-    A proxy on this machine tells it in `X-Forwarded-For`; all clients of another proxy are one caller.
+    A proxy on this machine tells the address in `X-Forwarded-For`; without keys all clients of another proxy
+    are one caller.
     """
+    caller = request.scope.get(CALLER, NOBODY)
+    if caller is not NOBODY:
+        return str(caller.actor)
     try:
         return address_key(str(ip_address(request.client.host if request.client else "")))
     except ValueError:

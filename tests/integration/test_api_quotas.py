@@ -21,6 +21,7 @@ from shared.settings import Settings
 from shared.states import JobState
 from tests.support.api import RunningApi, running_api
 from tests.support.factories import NOON, make_job, make_report
+from tests.support.keys import bearer, make_key
 
 MEBIBYTE = 1_048_576
 GOOD = b'{"url":"http://a.example/"}'
@@ -123,11 +124,12 @@ def test_a_batch_of_too_many_jobs_is_refused_whole(tmp_path: Path, media_type: s
 class Dripping:
     """A batch that arrives and does not end."""
 
-    def __init__(self, api: RunningApi, address: str) -> None:
+    def __init__(self, api: RunningApi, address: str, *, key: str = "") -> None:
+        shown = "".join(f"{name}: {value}\r\n" for name, value in bearer(key).items()) if key else ""
         self.socket: socket.socket = api.connect()
         self.socket.sendall(
             b"POST /batches HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
-            + f"Content-Length: 1000\r\nX-Forwarded-For: {address}\r\n\r\n".encode()
+            + f"Content-Length: 1000\r\nX-Forwarded-For: {address}\r\n{shown}\r\n".encode()
             + b"http://a.example/\n"
         )
 
@@ -158,6 +160,25 @@ def test_batches_at_once_are_capped_and_one_caller_has_half(
     assert other.status_code == 202
     assert (full.status_code, full.headers["retry-after"]) == (503, "5")
     assert full.json()["detail"].startswith("4 batches arrive already")
+
+
+def test_keys_behind_one_proxy_have_places_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.api.batches._WAIT_SECONDS", 0.2)
+
+    def post(key: str, address: str) -> int:
+        headers = {"Content-Type": "text/plain", "X-Forwarded-For": address, **bearer(key)}
+        return api.client.post("/batches", content=b"http://a.example/\n", headers=headers).status_code
+
+    with api_with(tmp_path, max_batches_at_once=4) as api, ExitStack() as stack:
+        busy, other = make_key(api.store, "busy"), make_key(api.store, "other")
+        for _ in range(2):
+            stack.enter_context(Dripping(api, "203.0.113.1", key=busy).socket)
+        until(lambda: post(busy, "203.0.113.1") == 429)
+
+        assert post(other, "203.0.113.1") == 202
+        assert post(busy, "203.0.113.2") == 429
 
 
 def until(condition: Any) -> None:
