@@ -35,11 +35,13 @@ class Caller:
         actor: Who it is, as the audit log keeps it.
         project: What it may see belongs to this project; None for an operator, who sees all projects.
         scopes: What it may do.
+        rate_per_second: How many requests it may send; None for the rate of all keys.
     """
 
     actor: str
     project: str | None
     scopes: frozenset[Scope]
+    rate_per_second: int | None = None
 
     @property
     def home(self) -> str:

@@ -11,7 +11,17 @@ from typing import Final
 import click
 
 from producer.callers import PROJECT_PATTERN, Scope
-from producer.keys import KEY_NAME_PATTERN, PREFIX, ApiKey, NewKey, new_text, opens, secret_of, start_of
+from producer.keys import (
+    KEY_NAME_PATTERN,
+    MAX_RATE_PER_SECOND,
+    PREFIX,
+    ApiKey,
+    NewKey,
+    new_text,
+    opens,
+    secret_of,
+    start_of,
+)
 from producer.store import keys as stored_keys
 from producer.store.database import Connection, Database
 from shared.clock import utc_now
@@ -57,6 +67,12 @@ def keys() -> None:
 )
 @click.option("--expires-in-days", type=click.IntRange(1, 3_650), help="Without it, it lives until revoked.")
 @click.option(
+    "--rate",
+    "rate_per_second",
+    type=click.IntRange(1, MAX_RATE_PER_SECOND),
+    help="Requests a second; without it RETRIEVER_KEY_RATE_PER_SECOND.",
+)
+@click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write its text to this file, for its owner alone. If the file has a live key, nothing is done.",
@@ -70,13 +86,15 @@ def create(
     every_scope: bool,
     project: str | None,
     expires_in_days: int | None,
+    rate_per_second: int | None,
     to: Path | None,
 ) -> None:
     """Make the key NAME and print its text, which is never shown again."""
     wanted = frozenset(scope for scope in Scope if every_scope or scope in scopes)
     if not wanted:
         raise click.UsageError("Name a --scope at least, or --every-scope.")
-    new = NewKey(name, wanted, project, None if expires_in_days is None else timedelta(days=expires_in_days))
+    lives = None if expires_in_days is None else timedelta(days=expires_in_days)
+    new = NewKey(name, wanted, project, lives, rate_per_second)
     with _database(settings) as store:
         if to is None:
             text = new_text()
@@ -91,14 +109,15 @@ def create(
 @keys.command(name="list")
 @click.pass_obj
 def list_all(settings: Settings) -> None:
-    """Print all keys, the newest first: name, state, project, scopes, last use, how its texts begin."""
+    """Print all keys, the newest first: name, state, project, scopes, last use, rate, how its texts begin."""
     now = utc_now()
     with _database(settings) as store:
         for key in _all(store):
             used = f"used {key.last_used_at:%Y-%m-%dT%H:%MZ}" if key.last_used_at else "never used"
             starts = [f"{PREFIX}{secret.start}" for secret in key.live_secrets(now)]
             facts = [key.name, key.state(now), key.project or "*", ",".join(sorted(key.scopes)), used]
-            click.echo(printable("  ".join([*facts, *starts])))
+            rate = [] if key.rate_per_second is None else [f"{key.rate_per_second}/s"]
+            click.echo(printable("  ".join([*facts, *rate, *starts])))
 
 
 @keys.command()

@@ -25,6 +25,7 @@ KEY_NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9._@/-]{0,98}[A-Za-z0-9])?$"
 HASH_KEY_BYTES: Final = 32
 MAX_KEYS: Final = 10_000
 """That live at a time: every API process holds them all in memory."""
+MAX_RATE_PER_SECOND: Final = 1_000_000
 MAX_OVERLAP: Final = timedelta(days=30)
 DEFAULT_OVERLAP: Final = timedelta(days=1)
 
@@ -69,6 +70,7 @@ class ApiKey:
         project: What it sees; None for an operator's, which sees all projects.
         secrets: The newest first.
         last_used_at: To the minute.
+        rate_per_second: How many requests it may be sent with; None for the rate of all keys.
     """
 
     id: UUID
@@ -81,6 +83,7 @@ class ApiKey:
     revoked_at: datetime | None
     last_used_at: datetime | None
     secrets: tuple[KeySecret, ...]
+    rate_per_second: int | None = None
 
     @property
     def actor(self) -> str:
@@ -90,7 +93,7 @@ class ApiKey:
     @property
     def caller(self) -> Caller:
         """Who its bearer is, and what they may do."""
-        return Caller(self.actor, self.project, self.scopes)
+        return Caller(self.actor, self.project, self.scopes, self.rate_per_second)
 
     def state(self, now: datetime) -> KeyState:
         """Return whether it opens anything now."""
@@ -114,6 +117,7 @@ class NewKey:
     scopes: frozenset[Scope]
     project: str | None = None
     lives: timedelta | None = None
+    rate_per_second: int | None = None
 
     def stored(self, secret: KeySecret, *, by: str, now: datetime) -> ApiKey:
         """Return the key as it is stored."""
@@ -128,6 +132,7 @@ class NewKey:
             revoked_at=None,
             last_used_at=None,
             secrets=(secret,),
+            rate_per_second=self.rate_per_second,
         )
 
 

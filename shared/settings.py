@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     oidc_jwks_url: ProviderUrl | None = None
     oidc_project_claim: Annotated[str, Field(min_length=1, max_length=100)] = "project"
 
+    # Half of the single jobs that one API process stores a second; a batch is one request.
+    key_rate_per_second: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
+    address_rate_per_second: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
     max_batches_at_once: Annotated[int, Field(ge=1, le=1_000)] = 16
     max_batch_jobs: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     max_rejected_lines: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000

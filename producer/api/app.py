@@ -6,6 +6,7 @@ BrowserGuard        refuses hosts that are not ours, and what pages of others wo
 ListenerGate        keeps what is for agents on their own port, if they have one
 BodyGuard           refuses a body that is too large, too slow, cut short or of an unsupported type
 FixedResponses      the contract, redirects, OPTIONS, 405, and 404 for whatever is no path of ours
+RateHeaders         tells a limited caller how many more requests are let in
 connexion.FlaskApp  routes by the contract, asks the Gate who calls, turns errors into problem+json
 OperationDispatch   checks the parameters, hands it to the operation that the contract names, or to Flask
 *Handlers           `async` operations, on the event loop
@@ -55,6 +56,7 @@ from producer.api.paged_fetches import PagedFetchHandlers
 from producer.api.parameters import NoCheck, Parameters
 from producer.api.parked_jobs import ParkedJobHandlers
 from producer.api.problems import PROBLEM_TYPE, problem_response
+from producer.api.rate_limits import RateHeaders, RateLimits
 from producer.api.refusals import Refusals
 from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleHandlers
@@ -154,7 +156,8 @@ def _build_app(
     slow = SlowWork()
     writer, picks, ends = JobWriter(database), PickWriter(database), EndWriter(database)
     refusals, ring = connections.refusals, KeyRing(store)
-    gate = Gate(ring, settings, refusals)
+    limits = RateLimits(store, settings, refusals)
+    gate = Gate(ring, settings, refusals, limits)
     metrics = ApiMetrics(store, waiters.__len__, connections)
     operations = _operations(
         JobHandlers(store, writer, slow),
@@ -169,14 +172,15 @@ def _build_app(
         BulkActionHandlers(store, slow, settings),
         ScheduleHandlers(store, slow, settings),
         KindHandlers(store),
-        KeyHandlers(store, ring),
+        KeyHandlers(store, ring, limits),
         ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()
     routes = RouteTable.of(contract)
-    loops = (waiters.run, ring.run)
+    loops = (waiters.run, ring.run, limits.run)
     lifespan = _lifespan((writer, picks, ends), loops, (slow, store, agents_store, probe), settings)
     app = _connexion_app(contract, operations, lifespan, gate)
+    app = RateHeaders(app)
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings), refusals=refusals)
     app = ListenerGate(app, routes=routes, settings=settings)

@@ -67,6 +67,7 @@ _NAMED = re.compile(rf'"{_REF}([^"]+)"')
 _REFUSALS = {
     "401": {"$ref": "#/components/responses/Unauthorized"},
     "403": {"$ref": "#/components/responses/Forbidden"},
+    "429": {"$ref": "#/components/responses/TooMany"},
 }
 
 

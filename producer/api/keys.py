@@ -13,6 +13,7 @@ from starlette.responses import Response
 from producer.api.documents import NEXT, Document
 from producer.api.key_ring import KeyRing
 from producer.api.problems import HttpProblem
+from producer.api.rate_limits import RateLimits
 from producer.api.requests import Query, read_actor, read_caller, read_document, read_id
 from producer.api.responses import json_response
 from producer.callers import PROJECT_PATTERN, Caller, Scope
@@ -20,6 +21,7 @@ from producer.keys import (
     DEFAULT_OVERLAP,
     KEY_NAME_PATTERN,
     MAX_OVERLAP,
+    MAX_RATE_PER_SECOND,
     PREFIX,
     ApiKey,
     KeyState,
@@ -63,6 +65,14 @@ class KeyRequest(BaseModel):
     expires_in_seconds: Annotated[
         int | None, Field(ge=60, le=_MAX_SECONDS, description="Null: it lives until it is revoked.")
     ] = None
+    rate_per_second: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_RATE_PER_SECOND,
+            description="Requests a second. Null: as many as your key. Only operators give more.",
+        ),
+    ] = None
 
 
 class RotationRequest(BaseModel):
@@ -97,6 +107,10 @@ class KeyDocument(Document):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: Annotated[datetime | None, Field(description="To about a minute.")]
+    rate_per_second: Annotated[
+        int | None,
+        Field(description="How many requests it may send. Null: RETRIEVER_KEY_RATE_PER_SECOND."),
+    ]
 
 
 class NewKeyDocument(KeyDocument):
@@ -115,18 +129,25 @@ class KeyPage(Document):
 class KeyHandlers:
     """Makes keys, shows them without their text, and ends them."""
 
-    def __init__(self, store: Store, ring: KeyRing) -> None:
+    def __init__(self, store: Store, ring: KeyRing, limits: RateLimits) -> None:
         self._store = store
         self._ring = ring
+        self._limits = limits
 
     async def create_key(self, request: Request) -> Response:
         """Make a key and answer 201 with it and its text."""
         asked, caller = read_document(KeyRequest, await request.body()), read_caller(request)
-        _check_allowed(asked, caller)
+        _check_allowed(asked, caller, rate=self._limits.rate_of(caller))
         text = new_text()
         seconds = asked.expires_in_seconds
         lives = None if seconds is None else timedelta(seconds=seconds)
-        new = NewKey(asked.name, frozenset(asked.scopes), asked.project or caller.project, lives)
+        new = NewKey(
+            asked.name,
+            frozenset(asked.scopes),
+            asked.project or caller.project,
+            lives,
+            asked.rate_per_second or caller.rate_per_second,
+        )
         key = await self._store.write(_create, new, text, by=read_actor(request))
         await self._ring.refresh()
         logger.info("key_created", extra=_facts(key))
@@ -178,11 +199,11 @@ class KeyHandlers:
         return json_response(_document(key))
 
 
-def _check_allowed(asked: KeyRequest, caller: Caller) -> None:
+def _check_allowed(asked: KeyRequest, caller: Caller, *, rate: int) -> None:
     """Do nothing if a caller may make a key: nobody makes one that opens more than their own.
 
     Raises:
-        JobInvalid: it would have a scope that they lack.
+        JobInvalid: it would have a scope that they lack, or more requests a second than their `rate`.
         HttpProblem: 403: it would see another project.
     """
     errors = [
@@ -190,6 +211,8 @@ def _check_allowed(asked: KeyRequest, caller: Caller) -> None:
         for place, scope in enumerate(asked.scopes)
         if scope not in caller.scopes
     ]
+    if caller.project is not None and 0 < rate < (asked.rate_per_second or 0):
+        errors.append(FieldError("/rate_per_second", f"Your own key may send {rate:,} requests a second"))
     if errors:
         raise JobInvalid(errors)
     if caller.project is not None and asked.project not in {None, caller.project}:

@@ -29,6 +29,7 @@ class Refusal(StrEnum):
     ORIGIN = "origin"
     UNKNOWN_CALLER = "unknown_caller"
     SCOPE = "scope"
+    RATE = "rate"
 
 
 def client_of(scope: Scope) -> str:

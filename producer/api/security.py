@@ -17,6 +17,7 @@ from starlette.requests import Request
 from producer.api.bearer_tokens import BearerTokens, ProviderUnavailable, TokenRefused
 from producer.api.key_ring import KeyRing
 from producer.api.problems import HttpProblem
+from producer.api.rate_limits import RateLimits
 from producer.api.refusals import Refusal, Refusals, client_of
 from producer.api.requests import CALLER, read_caller
 from producer.callers import NOBODY, Caller, Scope, runs_program
@@ -67,8 +68,9 @@ def check_closed(database: Database, settings: Settings) -> None:
 class Gate:
     """Finds out who sends a request."""
 
-    def __init__(self, ring: KeyRing, settings: Settings, refusals: Refusals) -> None:
+    def __init__(self, ring: KeyRing, settings: Settings, refusals: Refusals, limits: RateLimits) -> None:
         self._ring = ring
+        self._limits = limits
         self._tokens = BearerTokens(settings) if settings.oidc_issuer else None
         self._refusals = refusals
         self._asks_everybody = asks_everybody(settings)
@@ -81,9 +83,11 @@ class Gate:
         """Return who sends a request, if they may do what takes some scopes.
 
         Raises:
-            HttpProblem: 401: nobody knows who it is. 403: they may not. 503: nobody can say now.
+            HttpProblem: 401: nobody knows who it is. 403: they may not. 429: they have sent too many.
+                503: nobody can say now.
         """
         caller = await self._find(request)
+        self._limits.charge(caller, request)
         if missing := needed - caller.scopes:
             raise self._forbidden(request, caller, missing)
         return caller

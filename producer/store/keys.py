@@ -69,10 +69,13 @@ def insert_key(connection: sa.Connection, key: ApiKey) -> None:
             created_at=key.created_at,
             created_by=key.created_by,
             expires_at=key.expires_at,
+            rate_per_second=key.rate_per_second,
         )
     )
     _insert_secret(connection, key.id, key.secrets[0], now=key.created_at)
-    details = {"name": key.name, "project": key.project, "scopes": sorted(key.scopes)}
+    details: dict[str, Any] = {"name": key.name, "project": key.project, "scopes": sorted(key.scopes)}
+    if key.rate_per_second is not None:
+        details["rate_per_second"] = key.rate_per_second
     _audit(connection, AuditAction.KEY_CREATED, key, details, by=key.created_by, now=key.created_at)
 
 

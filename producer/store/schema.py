@@ -566,6 +566,8 @@ api_keys = sa.Table(
     sa.Column("expires_at", Moment(), nullable=True),
     sa.Column("revoked_at", Moment(), nullable=True),
     sa.Column("last_used_at", Moment(), nullable=True),
+    # Null: as many requests as keys without a rate of their own.
+    sa.Column("rate_per_second", sa.Integer(), nullable=True),
 )
 
 sa.Index("ix_api_keys_name", api_keys.c.name, unique=True)
@@ -582,6 +584,16 @@ api_key_secrets = sa.Table(
     sa.Column("expires_at", Moment(), nullable=True),
 )
 sa.Index("ix_api_key_secrets_key_id", api_key_secrets.c.key_id)
+
+# What each API process is asked for by callers who send much. Each writes rows of its own alone.
+rate_demands = sa.Table(
+    "rate_demands",
+    metadata,
+    sa.Column("caller", PlainText(), primary_key=True),
+    sa.Column("process", sa.Uuid(), primary_key=True),
+    sa.Column("asked_per_second", sa.Float(), nullable=False),
+    sa.Column("noted_at", Moment(), nullable=False),
+)
 
 _reason_characters = sa.func.coalesce(sa.func.length(jobs.c.reason), sa.literal_column("0"))
 _most_characters: sa.ColumnElement[int] = sa.literal_column(str(FINGERPRINT_CHARACTERS))

@@ -17,6 +17,7 @@ def make_key(
     *,
     project: str | None = None,
     lives: timedelta | None = None,
+    rate_per_second: int | None = None,
     now: datetime | None = None,
 ) -> str:
     """Store a key, and return its text."""
@@ -24,7 +25,7 @@ def make_key(
 
     def insert(connection: Connection) -> None:
         secret = secret_of(text, keys.keep_hash_key(connection))
-        new = NewKey(name, frozenset(scopes), project, lives)
+        new = NewKey(name, frozenset(scopes), project, lives, rate_per_second)
         keys.insert_key(connection, new.stored(secret, by="a test", now=now or utc_now()))
 
     store.write(insert)
