@@ -16,6 +16,7 @@ import httpx
 
 from deploy.local.broker import Broker
 from deploy.local.ports import free_port
+from producer.store.migrate import migrate
 from tests.support.environment import clean_environment
 from tests.support.factories import make_webhook_secret
 from tests.support.management import Management
@@ -137,9 +138,8 @@ class LocalSystem:
 
     def start(self) -> None:
         """Migrate the store and start everything; returns when all of it is ready."""
-        subprocess.run(
-            [sys.executable, "-m", "producer", "migrate"], cwd=ROOT, env=self._environment, check=True
-        )
+        # Not by the command: it takes a second to start, for a twentieth of work.
+        migrate(self._environment["RETRIEVER_DATABASE_URL"])
         self._start("site", "deploy.local.target_site", "--port", str(self._site_port))
         self._start("api", "producer", "api")
         self._start("ledger", "producer", "ledger", health_port=self._ledger_port)
