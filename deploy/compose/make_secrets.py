@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.broker.topology import DELAY, JOBS
+from shared.broker.topology import DELAY, JOBS, exchanges
 
 PASSWORD_BYTES = 24
 CONSOLE_USER = "retriever"
@@ -145,6 +145,20 @@ def broker_definitions(passwords: dict[str, str]) -> dict[str, object]:
                 "read": each.read,
             }
             for each in BROKER_USERS
+        ],
+        # RabbitMQ 4 takes no permission for an exchange that is not there.
+        "exchanges": [
+            {
+                "name": spec.name,
+                "vhost": "/",
+                "type": spec.type.value,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {"alternate-exchange": spec.alternate} if spec.alternate else {},
+            }
+            for spec in exchanges()
+            if any(spec.name in each.keys for each in BROKER_USERS)
         ],
         "topic_permissions": [
             {"user": each.name, "vhost": "/", "exchange": exchange, "write": keys, "read": _NOTHING}

@@ -6,13 +6,14 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from producer.api.junit import JUNIT_TAIL, Junit
 from producer.records import BatchRecord, JobRecord, Rejected, ResultCounts
 from shared.identity import new_id
 from shared.kinds.registry import Lane
+from shared.redaction import redact_url
 from shared.retry import RetryPolicy
 from shared.states import JobState
 from tests.support.factories import NOON
@@ -153,6 +154,8 @@ def test_no_text_breaks_the_document(nasty: str) -> None:
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=()), min_size=1))
 def test_any_text_is_carried_but_for_what_xml_has_no_place_for(text: str) -> None:
+    # A mask has another length.
+    assume(redact_url(text) == text)
     (case,) = parse([make_record(args={"url": text})])
 
     assert len(case.attrib["name"]) == len(text)

@@ -51,7 +51,9 @@ def test_fields_are_those_that_reading_the_whole_gives(data: Any, title: Any, ot
 def test_items_are_given_as_they_are_stored(items: list[Any]) -> None:
     picked = pick(StoredObject(encode_document({"data": items})), DECODER)
 
-    assert items_of(picked.data) == [encode_document(item).encode() for item in items]
+    found = items_of(picked.data)
+    assert b"[%b]" % b",".join(found) == text_of(picked.data).encode()
+    assert [json.loads(each) for each in found] == json.loads(encode_document(items))
 
 
 @pytest.mark.parametrize("field", ["null", "5", '"[1]"', '{"a":[1]}'])
