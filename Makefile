@@ -103,8 +103,8 @@ bench: $(READY) $(PEERS_READY) ## Measure Retriever beside other systems (ARGS="
 
 fuzz: $(READY) ## Send 20,000 spoilt messages and as many spoilt requests to each store: make fuzz SEED=7 (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
 	@SEED=$(or $(SEED),17) FUZZ_MESSAGES=$(or $(FUZZ_MESSAGES),20000) FUZZ_REQUESTS=$(or $(FUZZ_REQUESTS),20000) \
-	  PROPERTY_EXAMPLES=200 MODEL_EXAMPLES=250 \
-	  $(PYTHON_IN_VENV) -m pytest -n 0 tests/fuzz tests/integration/test_store_properties.py tests/integration/test_service_model.py $(ARGS)
+	  CONTRACT_EXAMPLES=200 PROPERTY_EXAMPLES=200 MODEL_EXAMPLES=250 \
+	  $(PYTHON_IN_VENV) -m pytest -n 0 tests/fuzz tests/contract tests/integration/test_store_properties.py tests/integration/test_service_model.py $(ARGS)
 
 hostile: $(READY) ## Attack the service in every way that once succeeded, then soak it in hostile targets; status 1 if it minds
 	@$(PYTHON_IN_VENV) -m bench attacks
