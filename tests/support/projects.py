@@ -26,7 +26,14 @@ REF = "their row 7"
 LABELS = {"team": "theirs"}
 QUEUE = "their-queue"
 # Others may change these.
-_OF_NOBODY = {"idempotency_keys", "pauses", "revisions", "schema_compatibility", "task_queues"}
+_OF_NOBODY = {
+    "idempotency_keys",
+    "pauses",
+    "rate_demands",
+    "revisions",
+    "schema_compatibility",
+    "task_queues",
+}
 # When a key was used is noted beside it; `keys_of` looks at the rest.
 _KEYS = {"api_keys", "api_key_secrets", "secret_keys"}
 
