@@ -150,10 +150,15 @@ class DeliveryHandler:
             self._dedupe.end(key)
 
     def _without_trying(self, delivery: Delivery | Part, job: JobMessage) -> Attempt | None:
-        """Return the attempt of a job that was cancelled or may be poison; None when it is to be tried."""
+        """Return the attempt of a job that is cancelled, foreign or maybe poison; None if it is to be tried.
+
+        A foreign one is not put off, because a worker's login may delay jobs of its own kinds alone.
+        """
         if self._cancellations.has(job):
             return Attempt(None, utc_now(), Cancelled())
-        outcome = quarantine(job, returns=delivery.returns, random=random.random)
+        outcome = self._executor.refusal_of(job) or quarantine(
+            job, returns=delivery.returns, random=random.random
+        )
         if outcome is None:
             return None
         now = utc_now()

@@ -34,6 +34,10 @@ class Executor:
         """Make an executor; `handlers` are bound to whatever they need."""
         self._handlers = handlers
 
+    def refusal_of(self, job: JobMessage) -> Failed | None:
+        """Return the end of a job of a kind that has no handler here; None when there is one."""
+        return None if job.kind in self._handlers else _unknown_kind(job)
+
     async def execute(self, job: JobMessage, first_permit: FirstPermit = NO_PERMIT) -> Attempt:
         """Return what one attempt came to. Raises nothing but CancelledError, when the worker stops."""
         started_at = utc_now()

@@ -227,7 +227,7 @@ async def _tls_to(address: str) -> ssl.SSLContext | None:
     try:
         return await asyncio.to_thread(tls_context, address)
     except ValueError as error:
-        raise NotConnected(f"RETRIEVER_AMQP_URL: {error}") from error
+        raise NotConnected(str(error)) from error
 
 
 async def _use_until_lost(

@@ -1,5 +1,6 @@
 """Nothing of one project is there for another: every operation of the contract is tried with others' ids."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from uuid import uuid4
@@ -13,6 +14,7 @@ from shared.settings import Settings
 from tests.conftest import new_postgres_database
 from tests.support.api import RunningApi, running_api
 from tests.support.projects import HOST, QUEUE, REF, URL, Belongings, Callers, fill, keys_of, rows_of
+from tests.support.waiting import eventually
 
 THEIRS: Final = "theirs"
 # The second has nothing either, but is the one that all is of which nobody gave a project.
@@ -228,6 +230,34 @@ def test_a_project_lists_its_own_keys_alone(api: RunningApi, callers: Callers, t
     everybody = api.client.get("/keys", headers=callers.of(None)).json()["items"]
     assert {*OTHERS, None, THEIRS} <= {key["project"] for key in everybody}
     assert theirs.key in {key["id"] for key in everybody}
+
+
+async def test_an_agent_that_waits_is_woken_for_a_task_of_its_project_alone(
+    api: RunningApi, callers: Callers
+) -> None:
+    def pick(project: str, wait_seconds: float) -> list[str]:
+        asked = {"queue": "films", "agent": project, "wait_seconds": wait_seconds}
+        answer = api.client.post("/tasks/pick", json=asked, headers=callers.of(project))
+        return [task["id"] for task in answer.json()["tasks"]]
+
+    def hand_in(project: str) -> str:
+        answer = api.client.post("/tasks", json={"payload": 1, "queue": "films"}, headers=callers.of(project))
+        return str(answer.json()["id"])
+
+    async def is_waiting() -> bool:
+        metrics = await asyncio.to_thread(api.client.get, "/metrics", headers=callers.of(None))
+        return "retriever_task_waiters 1.0" in metrics.text
+
+    # Far longer than the test: whoever is answered was woken.
+    mine = asyncio.create_task(asyncio.to_thread(pick, "mine", 60))
+    await eventually(is_waiting)
+    foreign = await asyncio.to_thread(hand_in, "yours")
+    # It is there, and the agent that has waited longest is of another project.
+    given = await asyncio.to_thread(pick, "yours", 0)
+    own = await asyncio.to_thread(hand_in, "mine")
+
+    assert given == [foreign]
+    assert await mine == [own]
 
 
 @pytest.mark.parametrize("operation", sorted(FOR_OPERATORS))

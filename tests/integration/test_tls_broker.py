@@ -213,7 +213,7 @@ async def test_a_certificate_that_was_renewed_is_taken_at_the_next_connection_an
         gone = await refusal_of(url)
 
     assert "is not trusted" in before
-    assert gone == f"RETRIEVER_AMQP_URL: cafile: cannot read {file}: No such file or directory"
+    assert gone == f"cafile: cannot read {file}: No such file or directory"
 
 
 async def test_the_port_for_tls_is_not_that_for_clients_without(tls: TlsBroker) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from producer.keys import ApiKey
 from producer.store import keys, outbox, recording
-from producer.store.schema import metadata
+from producer.store.schema import jobs, metadata
 from shared.clock import utc_now
 from shared.identity import derived_id
 from shared.kinds.command import OutputSnapshot, OutputText
@@ -103,15 +103,15 @@ def fill(api: RunningApi, callers: Callers, project: str) -> Belongings:
     _let_end(api, parked=[parked, of_batch], fetched=fetched, command=command, root=root)
     wanted = {"filter": {"host": HOST, "batch_id": batch}, "rate_per_second": 1}
     operation = post("/parked/redrive", wanted)["id"]
-    jobs = [parked, waiting, fetched, command, root, str(derived_id(UUID(root), 1)), of_batch, made, *tasks]
+    every = [parked, waiting, fetched, command, root, str(derived_id(UUID(root), 1)), of_batch, made, *tasks]
     pages_batch = str(derived_id(UUID(root), 0))
     (key,) = api.client.get("/keys", headers=headers).json()["items"]
     token = picked["lease"]["token"]
-    return Belongings(jobs, batch, pages_batch, schedule, operation, picked["id"], token, key["id"])
+    return Belongings(every, batch, pages_batch, schedule, operation, picked["id"], token, key["id"])
 
 
 def rows_of(api: RunningApi, project: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all that is stored of a project, and all of tables that do not say whose a row is."""
+    """Return all that is stored of a project or of its jobs, and all of which nothing says whose it is."""
     found = {}
     with api.store.reading() as connection:
         for table in metadata.sorted_tables:
@@ -120,6 +120,8 @@ def rows_of(api: RunningApi, project: str) -> dict[str, list[tuple[Any, ...]]]:
             rows = sa.select(table)
             if "project" in table.c:
                 rows = rows.where(table.c.project == project)
+            elif "job_id" in table.c:
+                rows = rows.where(table.c.job_id.in_(sa.select(jobs.c.id).where(jobs.c.project == project)))
             found[table.name] = sorted((tuple(row) for row in connection.execute(rows)), key=repr)
     return found
 

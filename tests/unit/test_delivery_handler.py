@@ -585,6 +585,20 @@ async def test_a_job_whose_kind_is_not_that_of_its_routing_key_is_parked_unread(
     assert (heart.work.starts, delivery.settled) == (0, ["ack"])
 
 
+async def test_a_job_of_a_kind_that_the_worker_does_not_serve_is_never_put_off(heart: Heart) -> None:
+    # It came into the queue by a header CC. The worker's login may delay no such job.
+    heart.admission.answer = Deferred(5.0, DeferralReason.BUSY, "Its host is busy.")
+    delivery = FakeDelivery(make_job().model_copy(update={"kind": "fetch"}).encode(), returns=5)
+    delivery.routing_key = "fetch.bulk"
+    heart.handler.take(delivery)  # type: ignore[arg-type]
+    await heart.finish()
+
+    (parked,) = heart.publisher.published
+    report = JobMessage.decode(parked.body).report
+    assert (parked.exchange, report.reason if report else None) == (DEAD, "kind_unknown")
+    assert delivery.settled == ["ack"]
+
+
 async def test_parking_a_body_that_nobody_can_read_is_a_settlement_too(heart: Heart) -> None:
     heart.publisher.may_confirm.clear()
     delivery = heart.take(b"{")
