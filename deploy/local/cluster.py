@@ -176,7 +176,7 @@ def _private_nodes(stack: ExitStack, configuration: str, erlang_arguments: str) 
             erlang_arguments=erlang_arguments,
         )
         nodes.append(our_broker("private node", node, amqp_port=amqp_port, management_port=management_port))
-        stack.callback(_end_now, nodes[-1])
+        stack.callback(nodes[-1].discard)
     return nodes
 
 
@@ -199,7 +199,7 @@ def _containers(stack: ExitStack, configuration: str, erlang_arguments: str) -> 
             erlang_arguments=erlang_arguments,
         )
         nodes.append(our_broker("docker", container, amqp_port=amqp_port, management_port=management_port))
-        stack.callback(_end_now, nodes[-1])
+        stack.callback(nodes[-1].discard)
     return nodes
 
 
@@ -208,14 +208,6 @@ def _cluster_configuration(names: Sequence[str], configuration: str) -> str:
         f"cluster_formation.classic_config.nodes.{number} = {name}" for number, name in enumerate(names, 1)
     )
     return CONFIGURATION.format(count=len(names), peers=peers, configuration=configuration)
-
-
-def _end_now(node: Broker) -> None:
-    """End a node whose data nobody needs: in order would wait for the others' votes."""
-    try:
-        node.kill()
-    finally:
-        node.remove()
 
 
 def _running(node: Broker) -> int:
