@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from shared.broker.connection import (
+    CONNECTION_ERRORS,
     REQUEST_SECONDS,
     close_channel,
     keep_connected,
@@ -159,4 +160,8 @@ class _Subscription:
         elif not self.is_another:
             self.last = read
             self.take(message.body, message.exchange or "")
-        await message.ack()
+        try:
+            await message.ack()
+        except CONNECTION_ERRORS:
+            # Its channel has ended meanwhile. It was taken, and the next subscription begins behind it.
+            self.lost.set()

@@ -2,10 +2,12 @@
 
 import asyncio
 
+from aio_pika import Message
+
 from consumer.control_streams import Cancellations
 from deploy.local.broker import Broker
 from shared.broker.outgoing import Outgoing
-from shared.broker.stream import StreamReader
+from shared.broker.stream import StreamReader, _Subscription
 from shared.broker.topology import CANCELLED_STREAM, DEFAULT, declare_topology
 from shared.events import Cancellation
 from shared.identity import new_id
@@ -115,3 +117,17 @@ async def test_a_quiet_reader_proves_that_it_hears_and_reads_nothing_again(vhost
 
             assert await take(bodies, 1) == [b"3"]
         assert bodies.empty()
+
+
+async def test_a_message_whose_channel_ended_before_its_ack_is_taken_and_no_error(vhost_url: str) -> None:
+    taken: list[bytes] = []
+    async with open_channel(vhost_url) as channel:
+        queue = await channel.declare_queue(exclusive=True)
+        await channel.default_exchange.publish(Message(b"1"), queue.name)
+        received = await queue.get()
+        subscription = _Subscription(channel, lambda body, _: taken.append(body), expected=None, last=None)
+        await channel.close()
+
+        await subscription.receive(received)
+
+    assert (taken, subscription.lost.is_set()) == ([b"1"], True)
