@@ -120,7 +120,8 @@ class DeliveryHandler:
 
     async def _handle(self, delivery: Delivery | Part, task: asyncio.Task[None]) -> None:
         try:
-            job = _attributed(JobMessage.decode(delivery.body), delivery)
+            said = JobMessage.decode(delivery.body)
+            job = _attributed(said, delivery)
             if not may_carry(delivery.routing_key, job.kind):
                 raise MessageUndecodable(f"kind: {job.kind} came with the routing key {delivery.routing_key}")
         except MessageUndecodable as error:
@@ -142,10 +143,12 @@ class DeliveryHandler:
         self._dedupe.begin(key)
         try:
             attempt = self._without_trying(delivery, job) or await self._run(delivery, job, task)
+            # What a stranger says himself of his publisher is not passed on.
+            came = delivery.body if job is said else None
             if delivery.returns:
                 job = job.model_copy(update={"returns": min(job.returns + delivery.returns, MAX_DEFERRALS)})
             with self._tasks.settling(task):
-                await self._settle(delivery, job, attempt)
+                await self._settle(delivery, job, attempt, came=came)
         finally:
             self._dedupe.end(key)
 
@@ -205,10 +208,11 @@ class DeliveryHandler:
         assert given_back is not None
         return given_back
 
-    async def _settle(self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt) -> None:
+    async def _settle(
+        self, delivery: Delivery | Part, job: JobMessage, attempt: Attempt, *, came: bytes | None
+    ) -> None:
+        """Report an attempt, and ack; a message that `came` may be passed on in the report as it is."""
         decision = decide(job, attempt, random=random.random)
-        # A stranger's job is written anew: what it says itself of its publisher is not passed on.
-        came = delivery.body if job.token is not None else None
         message = settlement_message(job, attempt, decision, worker=self._worker, message=came)
         publisher = self._reports if message.exchange == RESULTS else self._publisher
         try:

@@ -30,11 +30,11 @@ MAX_OVERLAP: Final = timedelta(days=30)
 DEFAULT_OVERLAP: Final = timedelta(days=1)
 
 _ALPHABET = string.digits + string.ascii_letters
-_START_CHARACTERS = 8
+START_CHARACTERS: Final = 8
 _SECRET_CHARACTERS = 43
 _CHECKSUM_CHARACTERS = 6
 _FORM = re.compile(
-    rf"{PREFIX}([0-9A-Za-z]{{{_START_CHARACTERS}}})_"
+    rf"{PREFIX}([0-9A-Za-z]{{{START_CHARACTERS}}})_"
     rf"[0-9A-Za-z]{{{_SECRET_CHARACTERS + _CHECKSUM_CHARACTERS}}}"
 )
 
@@ -138,7 +138,7 @@ class NewKey:
 
 def new_text() -> str:
     """Return the text of a new key: its bearer keeps it, and nobody else can show it again."""
-    start = _random(_START_CHARACTERS)
+    start = _random(START_CHARACTERS)
     body = f"{PREFIX}{start}_{_random(_SECRET_CHARACTERS)}"
     return body + _checksum(body)
 

@@ -9,11 +9,11 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from producer.callers import Caller
-from producer.keys import ApiKey, KeySecret, opens, start_of
+from producer.keys import PREFIX, START_CHARACTERS, ApiKey, KeySecret, opens, start_of
 from producer.store.database import Store
 from producer.store.keys import USE_NOTED_EVERY, KnownKeys, known_keys, note_uses
 from shared.clock import utc_now
@@ -25,6 +25,17 @@ logger = logging.getLogger(__name__)
 READ_EVERY_SECONDS: Final = 1.0
 # Strangers who try keys by the thousand have the store asked this often.
 _LOOK_EVERY_SECONDS = 0.2
+# Where a key's text has its start.
+_START = slice(len(PREFIX), len(PREFIX) + START_CHARACTERS)
+
+
+class _Known(NamedTuple):
+    """One text of a key, and whom it lets in, until it ends."""
+
+    secret: KeySecret
+    key: ApiKey
+    caller: Caller
+    ends_at: datetime | None
 
 
 class KeyRing:
@@ -35,7 +46,7 @@ class KeyRing:
         self._store = store
         self._now = now
         self._hash_key: bytes | None = None
-        self._known: dict[str, tuple[KeySecret, ApiKey]] = {}
+        self._known: dict[str, _Known] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._uses: dict[UUID, datetime] = {}
@@ -55,12 +66,14 @@ class KeyRing:
         Raises:
             StoreUnavailable: the store has never told.
         """
-        if (start := start_of(text)) is None:
-            return None
         await self._need_one_reading()
-        if start not in self._known:
+        if (known := self._known.get(text[_START])) is None:
+            # Only here the form matters: what is no key has nobody look for it.
+            if (start := start_of(text)) is None:
+                return None
             await self._look_again()
-        return self._open(text, start)
+            known = self._known.get(start)
+        return None if known is None else self._open(text, known)
 
     async def read(self) -> None:
         """Read all keys anew; whoever asks meanwhile gets the same reading.
@@ -110,7 +123,11 @@ class KeyRing:
         began = time.monotonic()
         known: KnownKeys = await self._store.read(known_keys, now=self._now())
         self._hash_key = known.hash_key
-        self._known = {secret.start: (secret, key) for key in known.live for secret in key.secrets}
+        self._known = {
+            secret.start: _Known(secret, key, key.caller, _end_of(key, secret))
+            for key in known.live
+            for secret in key.secrets
+        }
         self._read_at = began
 
     def _on_read(self, task: asyncio.Task[None]) -> None:
@@ -119,22 +136,25 @@ class KeyRing:
             # Whoever waits for it hears of it; nobody may be left to.
             task.exception()
 
-    def _open(self, text: str, start: str) -> Caller | None:
-        if self._hash_key is None or (found := self._known.get(start)) is None:
-            return None
-        secret, key = found
+    def _open(self, text: str, known: _Known) -> Caller | None:
         now = self._now()
-        if not opens(text, secret, self._hash_key) or secret not in key.live_secrets(now):
+        is_over = known.ends_at is not None and known.ends_at <= now
+        if self._hash_key is None or is_over or not opens(text, known.secret, self._hash_key):
             return None
-        self._uses[key.id] = now
-        return key.caller
+        self._uses[known.key.id] = now
+        return known.caller
 
     async def _note_uses(self) -> None:
-        known = {key.id: key.last_used_at for _, key in self._known.values()}
-        news = {key_id: at for key_id, at in self._uses.items() if _is_news(known.get(key_id), at)}
+        noted = {known.key.id: known.key.last_used_at for known in self._known.values()}
+        news = {key_id: at for key_id, at in self._uses.items() if _is_news(noted.get(key_id), at)}
         if news:
             await self._store.write(note_uses, news)
         self._uses = {}
+
+
+def _end_of(key: ApiKey, secret: KeySecret) -> datetime | None:
+    """Return when a text of a key ends: with the key, or before."""
+    return min((end for end in (key.expires_at, secret.expires_at) if end is not None), default=None)
 
 
 def _is_news(noted: datetime | None, used_at: datetime) -> bool:
