@@ -103,16 +103,26 @@ class KeyRing:
         if self._read_at == float("-inf"):
             await self.read()
 
+    async def refresh(self) -> bool:
+        """Read the keys as they are from now on; return False, and leave what is known, if the store is away.
+
+        A reading under way may have begun before what the caller has just changed.
+        """
+        asked_at = time.monotonic()
+        while self._read_at < asked_at:
+            if not await self._try_read():
+                return False
+        return True
+
     async def _look_again(self) -> None:
-        """Read the keys as they are from now on; whoever asks meanwhile waits for the same reading."""
+        """Read the keys as they are from now on, for a stranger: not at once, and with others who wait."""
         asked_at = time.monotonic()
         while self._read_at < asked_at:
             await asyncio.sleep(max(0.0, self._read_at + _LOOK_EVERY_SECONDS - time.monotonic()))
-            if not await self.refresh():
+            if self._read_at < asked_at and not await self._try_read():
                 return
 
-    async def refresh(self) -> bool:
-        """Read all keys anew, and return whether the store answered; what is known holds if it did not."""
+    async def _try_read(self) -> bool:
         try:
             await self.read()
         except StoreUnavailable:

@@ -5,18 +5,19 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
 from deploy.local.ports import free_port
+from producer.api.key_ring import KeyRing
 from producer.callers import Scope
 from producer.keys import start_of
-from producer.store.database import Database
+from producer.store.database import Database, Store
 from producer.store.keys import known_keys
 from shared.clock import utc_now
 from shared.settings import Settings
@@ -24,6 +25,8 @@ from tests.support.api import RunningApi, running_api
 from tests.support.environment import clean_environment
 from tests.support.keys import bearer, make_key
 from tests.support.waiting import eventually
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {"kind": "check", "args": {"url": "https://example.com/"}}
@@ -296,3 +299,38 @@ def test_an_api_for_other_machines_does_not_start_without_a_key(sqlite_url: str)
 
     assert answer.returncode == 2
     assert "python -m producer keys create first --every-scope" in answer.stderr
+
+
+class _HeldStore(Store):
+    """A store whose first answer is held back, as one of a busy machine is."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.has_read, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def _call(self, call: Callable[[], T]) -> T:
+        answer = await super()._call(call)
+        self.has_read.set()
+        await self.may_answer.wait()
+        return answer
+
+
+async def test_a_change_is_known_at_once_though_an_older_reading_is_under_way(sqlite_url: str) -> None:
+    database = Database.open(sqlite_url)
+    store = _HeldStore(database)
+    try:
+        ring = KeyRing(store)
+        older = asyncio.create_task(ring.read())
+        await store.has_read.wait()
+        text = make_key(database, "new")
+        refreshing = asyncio.create_task(ring.refresh())
+        await asyncio.sleep(0)
+        store.may_answer.set()
+
+        assert await refreshing
+        await older
+        # Without another look.
+        assert ring._known[text[4:12]].caller.actor == "key:new"
+    finally:
+        store.close()
+        database.close()
