@@ -121,7 +121,9 @@ async def test_two_processes_let_through_the_rate_of_a_key_together(
             let_in, seconds = load.let_in() - before, time.monotonic() - began
             of_others = [(await answers(url, other)).status_code for url in urls]
 
-        assert let_in / seconds == pytest.approx(RATE, rel=0.1), load.statuses
+        # Apart, they would let in twice the rate. On a calm machine it is within 10 % from the first second,
+        # and within 2 % later; on a busy one requests may come more slowly than that.
+        assert 0.5 * RATE < let_in / seconds < 1.25 * RATE, load.statuses
         assert {status for counts in load.statuses.values() for status in counts} == {200, 429}
         assert of_others == [200, 200]
 
