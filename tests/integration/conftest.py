@@ -1,7 +1,7 @@
 """Fixtures for tests of one adapter against the real broker or database."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
@@ -40,6 +40,19 @@ def postgresql_api(postgres: Postgres) -> Iterator[RunningApi]:
     """Yield one API on PostgreSQL for all tests that need none of their own."""
     with new_postgres_database(postgres, prefix="api") as url, _running_api(url) as api:
         yield api
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def module_api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningApi]:
+    """Yield an API with a store of its own for the tests of one file, on SQLite and on PostgreSQL."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            database_url = f"sqlite:///{tmp_path_factory.mktemp('api') / 'retriever.db'}"
+        else:
+            database_url = stack.enter_context(new_postgres_database(request.getfixturevalue("postgres")))
+        yield stack.enter_context(running_api(Settings(database_url=database_url)))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

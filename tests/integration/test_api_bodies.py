@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import random
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -13,29 +12,18 @@ import pytest
 from producer.store import recording, retention, submissions
 from shared.clock import utc_now
 from shared.identity import new_id
-from shared.settings import Settings
 from shared.states import JobState
-from tests.conftest import new_postgres_database
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 from tests.support.bodies import compress_body
 from tests.support.factories import make_job, make_report
 
 LARGE = random.Random(7).randbytes(1_000_000) + bytes(4_000_000)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """Yield one API for all tests: each makes its own jobs."""
-    if request.param == "sqlite":
-        database_url = f"sqlite:///{tmp_path_factory.mktemp('bodies') / 'retriever.db'}"
-        with running_api(Settings(database_url=database_url)) as running:
-            yield running
-        return
-    with (
-        new_postgres_database(request.getfixturevalue("postgres")) as database_url,
-        running_api(Settings(database_url=database_url)) as running,
-    ):
-        yield running
+@pytest.fixture(scope="module")
+def api(module_api: RunningApi) -> RunningApi:
+    """Return one API for all tests: each makes its own jobs."""
+    return module_api
 
 
 def fetched(

@@ -10,9 +10,7 @@ import pytest
 
 from producer.api.contract import load_contract
 from producer.api.routes import METHODS
-from shared.settings import Settings
-from tests.conftest import new_postgres_database
-from tests.support.api import RunningApi, running_api
+from tests.support.api import RunningApi
 from tests.support.projects import HOST, QUEUE, REF, URL, Belongings, Callers, fill, keys_of, rows_of
 from tests.support.waiting import eventually
 
@@ -50,19 +48,10 @@ WITH_OWN = {"list_keys"}
 LISTS = {name for name in OPERATIONS if name.startswith("list_")} - BY_ID - COMMON - WITH_OWN
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """Yield one API for all tests: none of them changes what is of the other project."""
-    if request.param == "sqlite":
-        database_url = f"sqlite:///{tmp_path_factory.mktemp('projects') / 'retriever.db'}"
-        with running_api(Settings(database_url=database_url)) as running:
-            yield running
-        return
-    with (
-        new_postgres_database(request.getfixturevalue("postgres")) as database_url,
-        running_api(Settings(database_url=database_url)) as running,
-    ):
-        yield running
+@pytest.fixture(scope="module")
+def api(module_api: RunningApi) -> RunningApi:
+    """Return one API for all tests: none of them changes what is of the other project."""
+    return module_api
 
 
 @pytest.fixture(scope="module")
