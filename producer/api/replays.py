@@ -31,9 +31,10 @@ def request_key(request: Request, scope: KeyScope, *said: bytes) -> IdempotencyK
     Raises:
         HttpProblem: 400: the key is not valid.
     """
-    key, project = read_idempotency_key(request), read_caller(request).home
+    if (key := read_idempotency_key(request)) is None:
+        return None
     fingerprint = hashlib.sha256(b"\n".join(said)).digest()
-    return key_of(scope, key, fingerprint, project=project) if key is not None else None
+    return key_of(scope, key, fingerprint, project=read_caller(request).home)
 
 
 def key_of(scope: KeyScope, key: str, fingerprint: bytes, *, project: str) -> IdempotencyKey:

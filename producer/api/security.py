@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from producer.api.bearer_tokens import BearerTokens, ProviderUnavailable, TokenRefused
 from producer.api.key_ring import KeyRing
-from producer.api.problems import HttpProblem
+from producer.api.problems import RETRY_AFTER_SECONDS, HttpProblem
 from producer.api.rate_limits import RateLimits
 from producer.api.refusals import Refusal, Refusals, client_of
 from producer.api.requests import CALLER, read_caller
@@ -32,16 +32,19 @@ logger = logging.getLogger(__name__)
 
 _SCHEME = "bearer"
 _REALM = 'Bearer realm="retriever"'
-_RETRY_AFTER_SECONDS = "5"
 
 Verify = Callable[[ConnexionRequest], Awaitable[Mapping[str, Any]]]
 
 
-def asks_everybody(settings: Settings) -> bool:
-    """Return whether the settings alone say that nobody is let in without a key or a token."""
+def _says_who_gets_in(settings: Settings) -> bool:
+    """Return whether the operator has said that nobody gets in without a key, or a token of a provider."""
+    return settings.auth is AuthMode.REQUIRED or settings.oidc_issuer is not None
+
+
+def _is_for_others(settings: Settings) -> bool:
+    """Return whether the API listens for other machines."""
     hosts = (settings.api_host, *((settings.agent_host,) if settings.agent_port else ()))
-    is_elsewhere = not all(is_loopback(host) for host in hosts)
-    return settings.auth is AuthMode.REQUIRED or settings.oidc_issuer is not None or is_elsewhere
+    return not all(is_loopback(host) for host in hosts)
 
 
 def check_closed(database: Database, settings: Settings) -> None:
@@ -50,7 +53,7 @@ def check_closed(database: Database, settings: Settings) -> None:
     Raises:
         SettingsInvalid: it would listen for other machines, and no key was ever made.
     """
-    if not asks_everybody(settings) or settings.auth is AuthMode.REQUIRED or settings.oidc_issuer is not None:
+    if _says_who_gets_in(settings) or not _is_for_others(settings):
         return
     try:
         any_made = database.read(find_key, API_KEYS) is not None
@@ -73,7 +76,7 @@ class Gate:
         self._limits = limits
         self._tokens = BearerTokens(settings) if settings.oidc_issuer else None
         self._refusals = refusals
-        self._asks_everybody = asks_everybody(settings)
+        self._asks_everybody = _says_who_gets_in(settings) or _is_for_others(settings)
 
     def handler(self) -> "_Handler":
         """Return what connexion asks for each operation."""
@@ -118,7 +121,7 @@ class Gate:
         except TokenRefused as error:
             raise self._unknown(request, str(error), error="invalid_token") from None
         except ProviderUnavailable as error:
-            headers = {"Retry-After": _RETRY_AFTER_SECONDS}
+            headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
             raise HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}.", headers=headers) from None
 
     async def _is_open(self, request: Request) -> bool:
