@@ -54,6 +54,9 @@ class Attempt(Document):
     wait_seconds: Annotated[
         float | None, Field(description="How long the job then waits for the next attempt.")
     ]
+    worker: Annotated[
+        str | None, Field(description="Who made it: the name of a worker, or the one that an agent gave.")
+    ]
 
 
 class JobSummary(Document):

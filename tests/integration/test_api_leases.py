@@ -164,6 +164,23 @@ def test_a_failure_that_may_pass_is_tried_again_and_parked_after_the_last_attemp
     assert post(api, again, "fail").json()["state"] == "parked"
 
 
+def test_each_attempt_says_which_agent_made_it(api: RunningApi) -> None:
+    submit(api, retry={"max_attempts": 3})
+    (task,) = pick(api, agent="first")
+    with api.store.writing() as connection:
+        tasks.expire_leases(connection, limit=10, now=utc_now().replace(year=2099))
+    (again,) = pick(api, agent="second")
+
+    shown = look_up(api, task)
+
+    assert shown["agent"] == "second"
+    for attempts in (shown["attempts"], api.client.get(f"/jobs/{again['id']}").json()["attempts"]):
+        assert [(attempt["worker"], attempt["reason"]) for attempt in attempts] == [
+            ("first", "lease_expired"),
+            ("second", None),
+        ]
+
+
 def test_a_failure_for_good_is_parked_at_once_and_can_be_redriven(api: RunningApi) -> None:
     submit(api)
     (task,) = pick(api)

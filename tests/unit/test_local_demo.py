@@ -77,6 +77,7 @@ def make_attempt(number: int, wait_seconds: float | None, *, run: int = 1) -> At
         outcome=outcome,
         reason=None,
         wait_seconds=wait_seconds,
+        worker="worker-1",
     )
 
 
