@@ -32,7 +32,6 @@ from shared.outcomes import Succeeded
 from tests.support.agents import agent_process
 from tests.support.client import Client, Json
 from tests.support.lease_log import Grant, LeaseLog, logged_api
-from tests.support.stores import on_one_store
 from tests.support.system import System
 from tests.support.waiting import eventually
 
@@ -124,8 +123,6 @@ async def do_nothing(_task: PickedTask, _show: Callable[[OutputSnapshot], None])
     return Succeeded({"exit_code": 0})
 
 
-# How each store gives a task to one at a time is in integration/test_store_task_races.py.
-@on_one_store
 async def test_twenty_agents_finish_all_tasks_though_some_are_killed_and_one_freezes(
     client: Client, api_urls: tuple[str, str], tmp_path: Path
 ) -> None:
