@@ -107,6 +107,10 @@ def test_the_readme_is_short() -> None:
     assert len(read("README.md").splitlines()) <= README_LINES
 
 
+def test_the_agent_in_thirty_lines_of_shell_has_thirty() -> None:
+    assert len((ROOT / "examples" / "shell-agent" / "agent.sh").read_text().splitlines()) == 30
+
+
 def test_every_block_is_run_or_says_why_not() -> None:
     reasons = {
         str(block): block.not_run for document in DOCUMENTS for block in blocks(document) if block.not_run
