@@ -27,7 +27,8 @@ import orjson
 import uvicorn
 from connexion.exceptions import ProblemException
 from connexion.lifecycle import ConnexionRequest, ConnexionResponse
-from connexion.options import SwaggerUIOptions
+from connexion.middleware import ConnexionMiddleware
+from connexion.middleware.swagger_ui import SwaggerUIMiddleware
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -90,6 +91,9 @@ _AGENT_THREADS = 4
 _TASK_POLL_SECONDS = 0.1
 # File descriptors that connections of clients leave to everything else.
 _KEPT_DESCRIPTORS = 256
+
+# Its router would be asked about each request, in vain: the contract and Swagger UI are pages of ours.
+_MIDDLEWARES = [each for each in ConnexionMiddleware.default_middlewares if each is not SwaggerUIMiddleware]
 
 # Answers are data, and no page of others has a use for them.
 _HEADERS_OF_ALL = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
@@ -264,7 +268,7 @@ def _connexion_app(
         strict_validation=True,
         validator_map={"parameter": NoCheck},
         security_map={SCHEME: gate.handler},
-        swagger_ui_options=SwaggerUIOptions(serve_spec=False, swagger_ui=False),
+        middlewares=_MIDDLEWARES,
     )
     add_pages(app.app)
     # FlaskApp has no parameter for it: its own bridge loses its threads to slow readers.

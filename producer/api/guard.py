@@ -33,6 +33,7 @@ MAX_ECHO_LENGTH = 100
 _FREE_BYTES = 4_096
 # What Python needs beside the bytes of a piece.
 _BYTES_OF_A_PIECE = 64
+_OF_BODIES = frozenset({b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"})
 
 # The caps that differ from the default, by operation and media type.
 Caps = Mapping[tuple[str, str], int]
@@ -250,16 +251,15 @@ class _BodyHeaders:
 
     @classmethod
     def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> "_BodyHeaders":
-        listed = [(name.lower(), value.decode("latin-1").strip()) for name, value in headers]
-
-        def values(wanted: bytes) -> tuple[str, ...]:
-            return tuple(value for name, value in listed if name == wanted)
-
+        found: dict[bytes, tuple[str, ...]] = {}
+        for name, value in headers:
+            if (named := name.lower()) in _OF_BODIES:
+                found[named] = (*found.get(named, ()), value.decode("latin-1").strip())
         return cls(
-            values(b"content-type"),
-            values(b"content-length"),
-            values(b"content-encoding"),
-            bool(values(b"transfer-encoding")),
+            found.get(b"content-type", ()),
+            found.get(b"content-length", ()),
+            found.get(b"content-encoding", ()),
+            b"transfer-encoding" in found,
         )
 
     @property
