@@ -116,20 +116,29 @@ def teardown_means_lost() -> Iterator[None]:
     bare Exception, a RuntimeError, what ended its reader, or a CancelledError. Nobody has cancelled us then;
     let through, it would end a task in silence, and a TaskGroup would not notice.
 
+    The other way round, aiormq takes our own cancellation for such an end if both come at once, and then its
+    `close` returns as if nothing had been. Somebody waits for the end of our task, for ever.
+
     Raises:
+        CancelledError: we were cancelled meanwhile, whatever became of the call.
         ChannelInvalidStateError: it was torn down; what had been sent may have arrived.
     """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         raise ChannelInvalidStateError("the connection was torn down") from error
     except Exception as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
         if type(error) in _TEARDOWN_ERRORS:
             raise ChannelInvalidStateError("the connection was torn down") from error
         raise
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 async def open_channel(connection: AbstractConnection) -> AbstractChannel:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from shared.broker.connection import (
-    CONNECTION_ERRORS,
     REQUEST_SECONDS,
     close_channel,
     keep_connected,
     open_channel,
     underlay_of,
 )
+from shared.broker.delivery import AckGatherer, gather_acks
 
 # A stream delivers only under a prefetch limit, and goes on as messages are acked.
 _PREFETCH = 500
@@ -81,7 +81,7 @@ class StreamReader:
                 each for each in (before, subscription if is_another else None) if each is not None
             ]:
                 # Where the broker has ended the channel, it does not answer, or ends the connection, too.
-                await close_channel(ended.channel)
+                await ended.end()
             if is_another:
                 logger.info("stream_made_anew", extra={"stream": self._stream})
                 before = None
@@ -93,9 +93,10 @@ class StreamReader:
 
     async def _subscribe(self, connection: AbstractConnection, last: "_Read | None") -> "_Subscription":
         channel = await open_channel(connection)
-        subscription = _Subscription(channel, self._take_read, expected=last, last=last)
-        channel.close_callbacks.add(lambda *_: subscription.lost.set())
         underlay = await underlay_of(channel)
+        acks = gather_acks(underlay)
+        subscription = _Subscription(channel, acks, self._take_read, expected=last, last=last)
+        channel.close_callbacks.add(lambda *_: subscription.lost.set())
         underlay.on_consumer_cancel_callbacks.add(lambda _: subscription.lost.set())
         await channel.set_qos(prefetch_count=_PREFETCH)
         queue = await channel.declare_queue(self._stream, passive=True)
@@ -133,12 +134,14 @@ class _Subscription:
     """One consumer of the stream; one that expects a message hands on nothing before that has come again."""
 
     channel: AbstractChannel
+    acks: AckGatherer
     take: Callable[[bytes, str], None]
     expected: _Read | None
     last: _Read | None
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     first_came: asyncio.Event = field(default_factory=asyncio.Event)
     is_another: bool = False
+    is_over: bool = False
 
     async def is_proved(self) -> bool:
         """Return whether the expected message has come, or comes soon."""
@@ -151,17 +154,36 @@ class _Subscription:
 
     async def receive(self, message: AbstractIncomingMessage) -> None:
         """Take a message, unless it is the expected one, or the stream is another."""
+        if self.is_over:
+            # The next subscription begins before it.
+            return
         offset = message.headers.get(_OFFSET_HEADER)
-        read = _Read(offset if isinstance(offset, int) else 0, message.body)
+        # What strangers put into their headers may hide the broker's own. Such a message is no place to begin
+        # at: what has come since the last that is one comes, and is taken, again.
+        read = _Read(offset, message.body) if isinstance(offset, int) else None
         is_first = not self.first_came.is_set()
         self.first_came.set()
         if is_first and self.expected is not None:
             self.is_another = read != self.expected
         elif not self.is_another:
-            self.last = read
+            self.last = read or self.last
             self.take(message.body, message.exchange or "")
-        try:
-            await message.ack()
-        except CONNECTION_ERRORS:
-            # Its channel has ended meanwhile. It was taken, and the next subscription begins behind it.
-            self.lost.set()
+        self.acks.ack(message.delivery_tag or 0, _nothing)
+
+    async def end(self) -> None:
+        """Take nothing more, and close the channel when the last ack is sent.
+
+        The broker ends the connection for an ack that comes behind the close of its channel, and as many as
+        the prefetch limit allows may come while that is on its way.
+
+        Raises:
+            TimeoutError: the broker reads nothing.
+        """
+        self.is_over = True
+        async with asyncio.timeout(REQUEST_SECONDS):
+            await self.acks.wait_sent()
+        await close_channel(self.channel)
+
+
+def _nothing() -> None:
+    pass

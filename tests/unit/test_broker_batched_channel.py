@@ -12,6 +12,7 @@ from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
+from pamqp.commands import Channel as ChannelMethod
 from pamqp.header import ContentHeader
 
 from shared.broker.fast.batched_channel import BatchedChannel
@@ -151,6 +152,26 @@ async def test_a_channel_that_is_given_up_tells_everybody() -> None:
 
     # Who comes now, because he knows nothing yet, too.
     for answer in (sent, waiting, line.channel.send(MESSAGE)):
+        with pytest.raises(BrokerUnavailable):
+            await answer
+
+
+async def test_nothing_is_written_on_a_channel_that_the_broker_closes() -> None:
+    line = Line()
+    sent = line.channel.send(MESSAGE)
+    await line.published()
+    behind = line.channel.send(MESSAGE)
+
+    # Aiormq answers it in a later turn of the loop, and the broker takes nothing behind the answer.
+    await line.say(ChannelMethod.Close(406, "PRECONDITION_FAILED", 60, 40))
+    after = line.channel.send(MESSAGE)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    assert line.written.empty()
+    assert isinstance((await line.passed_on.get())[1], ChannelMethod.Close)
+    line.channel.give_up()
+    for answer in (sent, behind, after):
         with pytest.raises(BrokerUnavailable):
             await answer
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from aio_pika.exceptions import ChannelInvalidStateError
+from aio_pika.exceptions import ChannelClosed, ChannelInvalidStateError
 
 from shared.broker.connection import CONNECTION_ERRORS, teardown_means_lost
 
@@ -24,12 +24,12 @@ async def test_what_aiormq_cancels_is_a_lost_connection_and_ends_no_task() -> No
 
 
 @pytest.mark.parametrize("thrown", [Exception(), RuntimeError("closed"), StopAsyncIteration()])
-def test_what_aiormq_throws_when_it_knows_no_reason_is_a_lost_connection(thrown: Exception) -> None:
+async def test_what_aiormq_throws_when_it_knows_no_reason_is_a_lost_connection(thrown: Exception) -> None:
     with pytest.raises(ChannelInvalidStateError), teardown_means_lost():
         raise thrown
 
 
-def test_an_error_of_ours_stays_one() -> None:
+async def test_an_error_of_ours_stays_one() -> None:
     with pytest.raises(ValueError, match="ours"), teardown_means_lost():
         raise ValueError("ours")
 
@@ -41,6 +41,48 @@ async def test_what_we_cancel_is_cancelled() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def close_as_aiormq(*, raising: bool) -> None:
+    """Take a cancellation for the end of what was waited for."""
+    try:
+        await asyncio.get_running_loop().create_future()
+    except asyncio.CancelledError as error:
+        if raising:
+            raise ChannelClosed(0, "") from error
+
+
+@pytest.mark.parametrize("raising", [False, True], ids=["returns", "raises"])
+async def test_our_cancellation_is_not_lost_in_the_library(raising: bool) -> None:
+    async def close() -> None:
+        with teardown_means_lost():
+            await close_as_aiormq(raising=raising)
+
+    task = asyncio.create_task(close())
+    await asyncio.sleep(0)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_is_closed_after_a_cancellation_is_closed_to_the_end() -> None:
+    closed: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            with teardown_means_lost():
+                await asyncio.sleep(0)
+            closed.append("connection")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert closed == ["connection"]
 
 
 async def test_a_time_limit_within_stays_a_time_limit() -> None:

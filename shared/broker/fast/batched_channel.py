@@ -51,9 +51,9 @@ class BatchedChannel:
         self._waiting: deque[_Sending] = deque()
         # The oldest first: numbers and deadlines both grow.
         self._sent: dict[int, _Sending] = {}
-        self._is_writing = self._was_refused = self._is_given_up = False
+        self._is_writing = self._was_refused = self._is_given_up = self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
-        FrameInterceptor(underlay, self._take_return, self._take_confirm)
+        FrameInterceptor(underlay, self._take_return, self._take_confirm, self._note_closing)
 
     @property
     def is_spent(self) -> bool:
@@ -88,8 +88,9 @@ class BatchedChannel:
             _fail(sending, blamed(sending.message, loss) or _closed())
 
     def _write(self) -> None:
-        if self._is_given_up:
-            # A channel whose connection is dead never takes anything again.
+        if self._is_given_up or self._is_closing:
+            # A channel whose connection is dead never takes anything again. And for what comes behind the
+            # answer to its close, the broker ends the connection: what waits here is given up in a moment.
             return
         if self._underlay.write_queue.full():
             self._loop.call_later(_RETRY_SECONDS, self._write)
@@ -133,6 +134,9 @@ class BatchedChannel:
                 _fail(sending, refused(sending.message))
             else:
                 sending.answer.set_result(None)
+
+    def _note_closing(self) -> None:
+        self._is_closing = True
 
     def _take_return(self, returned: Incoming) -> None:
         # The broker returns a message before it confirms it.

@@ -10,6 +10,7 @@ from typing import Any
 from aiormq.channel import Channel
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
+from pamqp.commands import Channel as ChannelMethod
 from pamqp.header import ContentHeader
 
 from shared.broker.delivery import Incoming
@@ -17,16 +18,31 @@ from shared.broker.delivery import Incoming
 Confirm = Basic.Ack | Basic.Nack
 TakeMessage = Callable[[Incoming], None]
 TakeConfirm = Callable[[Confirm], None]
+Tell = Callable[[], None]
 
 
 class FrameInterceptor:
     """Takes messages, and confirms if asked to, out of a channel's frames; all other frames go on."""
 
-    def __init__(self, channel: Channel, take: TakeMessage, take_confirm: TakeConfirm | None = None) -> None:
-        """Intercept the frames of a channel from now on; the callbacks must not block or raise."""
+    def __init__(
+        self,
+        channel: Channel,
+        take: TakeMessage,
+        take_confirm: TakeConfirm | None = None,
+        tell_closing: Tell = lambda: None,
+    ) -> None:
+        """Intercept the frames of a channel from now on; the callbacks must not block or raise.
+
+        Args:
+            channel: Whose frames.
+            take: Called with each message that was delivered or returned.
+            take_confirm: Called with each confirm; None passes them on.
+            tell_closing: Called when the broker closes the channel, before aiormq answers it.
+        """
         self._pass_on = channel.frames.put
         self._take = take
         self._take_confirm = take_confirm
+        self._tell_closing = tell_closing
         self._method: Basic.Deliver | Basic.Return | None = None
         self._header: ContentHeader | None = None
         self._body: list[bytes] = []
@@ -44,6 +60,8 @@ class FrameInterceptor:
         elif self._take_confirm is not None and isinstance(frame, Basic.Ack | Basic.Nack):
             self._take_confirm(frame)
         else:
+            if isinstance(frame, ChannelMethod.Close):
+                self._tell_closing()
             await self._pass_on(item)
 
     def _begin(self, header: ContentHeader) -> None:
