@@ -32,6 +32,7 @@ from consumer.secrets import Secrets, Signer
 from consumer.worker import Worker
 from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
+from shared.encryption import EncryptionKeys
 from shared.health import serve_health
 from shared.hosts import HostLimit, NamedLimit, NetworkLimit
 from shared.kinds.command import COMMAND
@@ -108,7 +109,7 @@ def _build_worker(
     limiters, addresses = _limiters(settings)
     client = Client(
         session,
-        secrets=Secrets(settings.secrets_dir),
+        secrets=Secrets(settings.secrets_dir, EncryptionKeys.of(settings.encryption_keys)),
         limiters=limiters,
         addresses=addresses,
         robots=RobotsFiles(settings.user_agent),

@@ -1,4 +1,7 @@
-"""What only workers know: secrets of targets, each sent to its own origin alone, and keys of webhooks."""
+"""What only workers know: secrets of targets, each sent to its own origin alone, and keys of webhooks.
+
+A secret of a project comes with the job, sealed; one of the installation is a file. A project's goes first.
+"""
 
 import asyncio
 import re
@@ -12,7 +15,12 @@ from uuid import UUID
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from shared.urls import url_origin
+from consumer.http.failures import Failure, secret_elsewhere, secret_missing, secret_unreadable
+from shared.encryption import EncryptionKeys
+from shared.errors import SecretUnreadable
+from shared.messages import DEFAULT_PROJECT, JobMessage
+from shared.sealed import SealedSecret, SecretUse
+from shared.urls import origin_words, url_origin
 
 MAX_SECRET_BYTES = 8_192
 _THREADS = 4
@@ -41,21 +49,63 @@ def secret_folder(url: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Reads `<folder>/<origin>/<name>`: an origin has a folder. Without a folder there are none."""
+    """Opens what comes with a job, and reads `<folder>/<origin>/<name>`: an origin has a folder.
+
+    Without keys nothing opens, and without a folder there are no files.
+    """
 
     folder: Path | None = None
+    keys: EncryptionKeys = field(default_factory=EncryptionKeys)
     # Of their own: a folder that hangs, as on a network, holds up nobody who reads none.
     _threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="secrets"), repr=False
     )
 
-    async def read_all(self, names: Collection[str], *, url: str) -> dict[str, str | None]:
-        """Return secrets of a URL's origin as `read` does, by their names, read off the event loop."""
+    async def find_all(
+        self, names: Collection[str], *, url: str, job: JobMessage | None
+    ) -> dict[str, str | Failure]:
+        """Return secrets for a URL's origin, by their names; for one that cannot be had, why not.
 
-        def read_each() -> dict[str, str | None]:
-            return {name: self.read(name, url=url) for name in names}
+        Args:
+            names: As `shared.kinds.requests.SecretName` allows them: no paths.
+            url: Normalized.
+            job: Brings those of its project.
+        """
+        found: dict[str, str | Failure] = {}
+        for sealed in job.sealed or () if job is not None else ():
+            if sealed.use is SecretUse.REQUEST and sealed.name in names:
+                found[sealed.name] = self._opened(sealed, url=url, job=job)
+        if in_files := [name for name in names if name not in found]:
+            found |= await asyncio.get_running_loop().run_in_executor(
+                self._threads, lambda: {name: self._read(name, url=url, job=job) for name in in_files}
+            )
+        return found
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, read_each)
+    def signer_for(self, url: str, job: JobMessage) -> "Signer | Failure | None":
+        """Return what signs a job's webhook where its receiver has secrets of its own; None elsewhere."""
+        own = [sealed for sealed in job.sealed or () if sealed.use is SecretUse.WEBHOOK]
+        opened = [self._opened(sealed, url=url, job=job) for sealed in own]
+        if failure := next((each for each in opened if isinstance(each, Failure)), None):
+            # Another signature would say that it is genuine to somebody else.
+            return failure
+        return Signer(SecretStr(each) for each in opened if isinstance(each, str)) if opened else None
+
+    def _opened(self, sealed: SealedSecret, *, url: str, job: JobMessage | None) -> str | Failure:
+        origin = origin_words(url)
+        if origin not in sealed.origins:
+            return secret_elsewhere(sealed.name, origin, sealed.origins)
+        project = (job.project if job is not None else None) or DEFAULT_PROJECT
+        try:
+            return self.keys.open(sealed.octets(), sealed.binding(project))
+        except SecretUnreadable as error:
+            return secret_unreadable(sealed.name, project, str(error))
+
+    def _read(self, name: str, *, url: str, job: JobMessage | None) -> str | Failure:
+        secret = self.read(name, url=url)
+        if secret is not None:
+            return secret
+        project = (job.project if job is not None else None) or DEFAULT_PROJECT
+        return secret_missing(name, origin_words(url), secret_folder(url), project=project)
 
     def read(self, name: str, *, url: str) -> str | None:
         """Return a secret of a URL's origin, without blanks around it; None when this worker has none.

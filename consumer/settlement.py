@@ -134,7 +134,8 @@ def settlement_message(
                 job, report, step_seconds, {"deferrals": deferrals, "turn_at": _turn_at(attempt)}
             )
         case Park():
-            copy = job.model_copy(update={"report": report})
+            # A redrive sends it with the secrets that there are then.
+            copy = job.model_copy(update={"report": report, "sealed": None})
             return Outgoing(DEAD, work_key(job.kind, job.lane), copy.encode(), JOB_TYPE, str(job.id))
 
 

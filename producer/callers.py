@@ -10,7 +10,7 @@ from shared import messages
 from shared.kinds.command import COMMAND
 from shared.kinds.task import TASK
 
-DEFAULT_PROJECT: Final = "default"
+DEFAULT_PROJECT: Final = messages.DEFAULT_PROJECT
 """Where work belongs that nobody gave another project."""
 
 PROJECT_PATTERN: Final = messages.PROJECT_PATTERN
@@ -25,6 +25,7 @@ class Scope(StrEnum):
     TASKS_PICK = "tasks:pick"
     COMMANDS_RUN = "commands:run"
     KEYS_ADMIN = "keys:admin"
+    SECRETS_ADMIN = "secrets:admin"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class _Text(click.ParamType[str]):
 
 
 _NAME = _Text(KEY_NAME_PATTERN, "letters, digits and . _ @ / - between them, at most 100")
-_PROJECT = _Text(PROJECT_PATTERN, "lower case letters, digits and . _ - between them, at most 63")
+PROJECT = _Text(PROJECT_PATTERN, "lower case letters, digits and . _ - between them, at most 63")
 
 
 @click.group()
@@ -63,7 +63,7 @@ def keys() -> None:
 @click.option("--scope", "scopes", multiple=True, type=click.Choice([scope.value for scope in Scope]))
 @click.option("--every-scope", is_flag=True, help="All scopes there are.")
 @click.option(
-    "--project", type=_PROJECT, help="What it sees; without it an operator's, which sees all projects."
+    "--project", type=PROJECT, help="What it sees; without it an operator's, which sees all projects."
 )
 @click.option("--expires-in-days", type=click.IntRange(1, 3_650), help="Without it, it lives until revoked.")
 @click.option(
@@ -95,7 +95,7 @@ def create(
         raise click.UsageError("Name a --scope at least, or --every-scope.")
     lives = None if expires_in_days is None else timedelta(days=expires_in_days)
     new = NewKey(name, wanted, project, lives, rate_per_second)
-    with _database(settings) as store:
+    with opened_database(settings) as store:
         if to is None:
             text = new_text()
             store.write(_insert, new, text)
@@ -111,7 +111,7 @@ def create(
 def list_all(settings: Settings) -> None:
     """Print all keys, the newest first: name, state, project, scopes, last use, rate, how its texts begin."""
     now = utc_now()
-    with _database(settings) as store:
+    with opened_database(settings) as store:
         for key in _all(store):
             used = f"used {key.last_used_at:%Y-%m-%dT%H:%MZ}" if key.last_used_at else "never used"
             starts = [f"{PREFIX}{secret.start}" for secret in key.live_secrets(now)]
@@ -129,7 +129,7 @@ def list_all(settings: Settings) -> None:
 def rotate(settings: Settings, *, name: str, overlap_hours: float) -> None:
     """Give the key NAME a new text and print it; the text before opens the same for a while."""
     text, overlap = new_text(), timedelta(hours=overlap_hours)
-    with _database(settings) as store:
+    with opened_database(settings) as store:
         key = _find(store, name)
 
         def change(connection: Connection) -> None:
@@ -147,7 +147,7 @@ def rotate(settings: Settings, *, name: str, overlap_hours: float) -> None:
 @click.pass_obj
 def revoke(settings: Settings, *, name: str) -> None:
     """End the key NAME for good; running API processes hear of it within two seconds."""
-    with _database(settings) as store:
+    with opened_database(settings) as store:
         store.write(stored_keys.revoke_key, _find(store, name).id, project=None, by=BY, now=utc_now())
     click.echo(f"revoked: {printable(name)}")
 
@@ -174,7 +174,8 @@ def _insert(connection: Connection, new: NewKey, text: str) -> None:
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
+def opened_database(settings: Settings) -> Iterator[Database]:
+    """Yield the store of some settings, and close it."""
     store = Database.open(settings.database_url)
     try:
         yield store

@@ -65,6 +65,9 @@ class AuditAction(StrEnum):
     KEY_CREATED = "key_created"
     KEY_ROTATED = "key_rotated"
     KEY_REVOKED = "key_revoked"
+    SECRET_CREATED = "secret_created"  # noqa: S105
+    SECRET_REPLACED = "secret_replaced"  # noqa: S105
+    SECRET_DELETED = "secret_deleted"  # noqa: S105
 
 
 # What the scheduler does by itself, as often as its schedules say; such entries go with the retention.

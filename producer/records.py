@@ -19,6 +19,7 @@ from shared.kinds.task import queue_of
 from shared.messages import KnownCopy
 from shared.outcomes import OutcomeName
 from shared.retry import RetryPolicy
+from shared.sealed import SealedSecret
 from shared.states import JobState
 
 # A repeat that has no answer after so long is looked after: `producer/store/schedules.py`.
@@ -313,7 +314,7 @@ class JobRecord:
 class ClaimedJob:
     """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on.
 
-    What its message carries unchanged stays as it was stored: JSON.
+    What its message carries unchanged stays as it was stored: JSON. `sealed` are the secrets that it names.
     """
 
     id: UUID
@@ -327,6 +328,7 @@ class ClaimedJob:
     project: str
     ref: str | None = None
     known: KnownCopy | None = None
+    sealed: tuple[SealedSecret, ...] = ()
 
     @property
     def claimed_bytes(self) -> int:

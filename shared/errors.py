@@ -21,8 +21,11 @@ RetrieverError
 ├── JobInvalid                 a submitted job breaks a rule; carries where and why
 │   └── BatchInvalid           none of a batch's jobs was stored (producer.batch_validation)
 ├── HttpProblem                what HTTP itself has a status for (producer.api.problems)
-├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound
+├── JobNotFound, BatchNotFound, ScheduleNotFound, OperationNotFound, KeyNotFound, SecretNotFound
 │                              no row has this id
+├── SecretNameTaken            another secret of the project has this name
+├── EncryptionKeysMissing      there is no key to seal with
+├── SecretUnreadable           what is sealed does not open, or nothing can be sealed; ends a sentence
 ├── BodyNotFound               a job has no body, or it is gone
 ├── OutputNotFound             a job is of a kind that writes no output
 ├── JobNotParked               only a parked job can be redriven or discarded
@@ -160,6 +163,22 @@ class KeyNameTaken(RetrieverError):
 
 class KeyEnded(RetrieverError):
     """The API key has expired or was revoked, so nothing new can be made of it."""
+
+
+class SecretNotFound(RetrieverError):
+    """No secret has this id."""
+
+
+class SecretNameTaken(RetrieverError):
+    """Another secret of the project has this name."""
+
+
+class EncryptionKeysMissing(RetrieverError):
+    """This process has no key to seal secrets with; the message says how to make one."""
+
+
+class SecretUnreadable(RetrieverError):
+    """A secret cannot be sealed, or what is sealed does not open; the message ends a sentence with why."""
 
 
 class OperationNotFound(RetrieverError):

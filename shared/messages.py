@@ -14,6 +14,7 @@ from shared.kinds.pages import PageReport
 from shared.kinds.registry import Lane
 from shared.outcomes import UNTRIED, OutcomeName
 from shared.retry import RetryPolicy
+from shared.sealed import SealedSecret
 from shared.states import JobState
 from shared.times import WireTime
 
@@ -48,6 +49,8 @@ MAX_EXPLANATION_LENGTH = 20_000
 _MOST_WAIT_SECONDS = 10 * 86_400
 # A part of routing keys, which may have 255 bytes, and of metric labels.
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
+DEFAULT_PROJECT: Final = "default"
+"""Where work belongs that nobody gave another project. Messages do not name it."""
 PROJECT_PATTERN: Final = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 ProjectName = Annotated[str, Field(pattern=PROJECT_PATTERN)]
 # A user of the broker, as the AMQP property `user_id` has it: a short string.
@@ -190,13 +193,16 @@ class JobMessage(Job):
     publish reaches both the delay or parking queue and the recorder. `known` is the last copy of what the
     job fetches, when the job asks for changes alone. A copy that was deferred asks for the same attempt
     again: `deferrals` says how often it was, `turn_at` when its host's permit was promised. `returns` says
-    how often workers died with copies before this one, or lost them, during the present attempt.
+    how often workers died with copies before this one, or lost them, during the present attempt. `sealed` are
+    the secrets of its project that it names, or that its webhook is signed with, as they were when the ledger
+    sent it; a copy that is parked has none.
     """
 
     deferrals: Deferrals = 0
     returns: Deferrals = 0
     turn_at: WireTime | None = None
     known: KnownCopy | None = None
+    sealed: tuple[SealedSecret, ...] | None = None
     report: Report | None = None
 
     @classmethod

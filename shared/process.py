@@ -1,6 +1,7 @@
 """What every process sets up before it begins: logs, patches of libraries, garbage collection, signals."""
 
 import asyncio
+import base64
 import ctypes
 import gc
 import logging
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from shared.broker.addresses import hosts_of
 from shared.broker.fast.patches import patch_libraries
 from shared.log_lines import ConsoleFormatter, JsonLines, log_what_nobody_catches
+from shared.redaction import use_mask_key
 from shared.settings import LogFormat, Settings
 from shared.tls import exposure, warn_of_exposure
 
@@ -24,7 +26,7 @@ _OLDER_EVERY = (20, 50)
 
 
 def prepare_process(settings: Settings, *, process: str, collect_every: int = 5_000) -> None:
-    """Configure logs, patch the AMQP libraries unless `RETRIEVER_AMQP_PLAIN`, and tune the garbage collector.
+    """Configure logs and masks, patch the AMQP libraries unless told not to, and tune the garbage collector.
 
     The process may then have as many files and connections open as the system lets it have, what it writes
     can be read by its own user alone, and large memory goes back to the system when it is free.
@@ -34,6 +36,7 @@ def prepare_process(settings: Settings, *, process: str, collect_every: int = 5_
         collect_every: After how many new objects, less those freed, the youngest are searched for cycles.
     """
     os.umask(0o077)
+    _use_mask_key(settings)
     _configure_logging(settings, process=process)
     patch_libraries(plain=settings.amqp_plain)
     _raise_descriptor_limit()
@@ -72,6 +75,12 @@ def stop_event() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+def _use_mask_key(settings: Settings) -> None:
+    """Let people tell masked values apart, if there is a key for it."""
+    if settings.mask_key is not None:
+        use_mask_key(base64.b64decode(settings.mask_key.get_secret_value()))
 
 
 def _return_large_memory() -> None:

@@ -6,6 +6,7 @@ wrote, and to mask what is masked changes nothing. Decision 0036 says what is ma
 """
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ MIN_ECHO_CHARACTERS: Final = 6
 """A shorter secret is not looked for in what a target sends: it would be found in words."""
 
 T = TypeVar("T")
+
+# Enough for a person to tell a few thousand values apart. Keyed, so that nobody can try values at home.
+_DIGEST_BYTES = 3
 
 # A stretch of text in which user, password and host of a URL may stand. The URL Standard ends an authority at
 # a slash or backslash, `?` and `#`; the others end a URL in a text, and are percent-encoded within one.
@@ -78,6 +82,26 @@ _HARMLESS_TOKENS = frozenset({"continuation", "next", "page", "sync"})
 _HARMLESS_KEYS = frozenset({"idempotency-key", "sec-websocket-key", "surrogate-key"})
 # Of signed URLs (OpenTelemetry, semantic conventions for URLs), and what Google calls an API key.
 _SECRET_PARAMETERS = frozenset({"awsaccesskeyid", "key", "x-amz-credential", "x-goog-credential"})
+
+
+class _Digests:
+    """What this process makes digests with; the settings say it once, at the start, as they do for logs."""
+
+    keyed: "hashlib.blake2b | None" = None
+
+
+def use_mask_key(key: bytes | None) -> None:
+    """Put digests into the masks of this process from now on, made with a key; none without one."""
+    _Digests.keyed = None if key is None else hashlib.blake2b(key=key, digest_size=_DIGEST_BYTES)
+
+
+def digest_of(value: str) -> str | None:
+    """Return by what people tell that two values are the same, without seeing them; None without a key."""
+    if _Digests.keyed is None:
+        return None
+    digest = _Digests.keyed.copy()
+    digest.update(value.encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 def redact_text(text: str) -> str:

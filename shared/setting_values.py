@@ -52,7 +52,8 @@ UserAgent = Annotated[str, Field(pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e
 ContactUrl = Annotated[str, Field(pattern=r"^(?:(?:https?://|mailto:)[\x21-\x27\x2a-\x7e]+)?$")]
 
 
-def _is_webhook_secret(secret: str) -> bool:
+def is_webhook_secret(secret: str) -> bool:
+    """Return whether a text is a secret that signs webhooks, as Standard Webhooks has them."""
     prefix, _, encoded = secret.partition(_WEBHOOK_MARK)
     try:
         key = base64.b64decode(encoded, validate=True)
@@ -63,7 +64,7 @@ def _is_webhook_secret(secret: str) -> bool:
 
 def _check_webhook_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for number, secret in enumerate(secrets, start=1):
-        if not _is_webhook_secret(secret.get_secret_value()):
+        if not is_webhook_secret(secret.get_secret_value()):
             raise ValueError(
                 f"number {number} is not {_WEBHOOK_MARK} and the base64 of "
                 f"{_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} bytes"
@@ -72,6 +73,31 @@ def _check_webhook_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, .
 
 
 WebhookSecrets = Annotated[tuple[SecretStr, ...], AfterValidator(_check_webhook_secrets)]
+
+KEY_BYTES = 32
+
+
+def _check_key(secret: SecretStr) -> SecretStr:
+    try:
+        key = base64.b64decode(secret.get_secret_value(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        how = f"head -c {KEY_BYTES} /dev/urandom | base64"
+        raise ValueError(f"must be the base64 of {KEY_BYTES} random bytes: {how}")
+    return secret
+
+
+RandomKey = Annotated[SecretStr, AfterValidator(_check_key)]
+
+
+def _check_different(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if len({key.get_secret_value() for key in keys}) < len(keys):
+        raise ValueError("must name each key once")
+    return keys
+
+
+RandomKeys = Annotated[tuple[RandomKey, ...], AfterValidator(_check_different)]
 
 
 def _check_management_url(secret: SecretStr) -> SecretStr:

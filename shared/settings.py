@@ -27,6 +27,8 @@ from shared.setting_values import (
     ManagementUrl,
     NameServer,
     ProviderUrl,
+    RandomKey,
+    RandomKeys,
     SigningAlgorithm,
     UserAgent,
     WebhookSecrets,
@@ -85,6 +87,10 @@ class Settings(BaseSettings):
 
     api_allowed_hosts: Annotated[tuple[HostPattern, ...], NoDecode] = ()
     api_allowed_origins: Annotated[tuple[WebOrigin, ...], NoDecode] = ()
+
+    # The newest first; it seals. A key never shows its value when it is printed or logged.
+    encryption_keys: Annotated[RandomKeys, NoDecode] = ()
+    mask_key: RandomKey | None = None
 
     auth: AuthMode = AuthMode.AUTO
     oidc_issuer: ProviderUrl | None = None
@@ -199,6 +205,7 @@ class Settings(BaseSettings):
         "egress_allow",
         "egress_deny_ports",
         "dns_servers",
+        "encryption_keys",
         "webhook_secrets",
         mode="before",
     )
@@ -229,6 +236,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "agent_key",
+        "mask_key",
         "command_folder",
         "secrets_dir",
         "management_url",
@@ -289,6 +297,12 @@ def read_settings(**given: object) -> Settings:
         raise SettingsInvalid("; ".join(wrong)) from None
 
 
+# Keys that open what others have stored. A group may read them, as containers' secret stores have it.
+_FOR_THE_OWNER = frozenset({"encryption_keys", "mask_key"})
+_OPEN_TO_OTHERS = 0o027
+_KEY_IS_MISSING = " Make one, unless there was one: (umask 077; head -c 32 /dev/urandom | base64 > {path})"
+
+
 class _NamedFiles(PydanticBaseSettingsSource):
     """Values from files, for Docker secrets: `RETRIEVER_AMQP_URL_FILE=/run/secrets/amqp_url`."""
 
@@ -298,9 +312,17 @@ class _NamedFiles(PydanticBaseSettingsSource):
         if path is None:
             return None, field_name, False
         try:
-            return Path(path).read_text().strip(), field_name, False
+            text = Path(path).read_text().strip()
+            if field_name in _FOR_THE_OWNER and Path(path).stat().st_mode & _OPEN_TO_OTHERS:
+                raise SettingsInvalid(f"{name}: {path} is open to others on this machine: chmod 600 {path}")
+            if field_name in _FOR_THE_OWNER and not text:
+                raise SettingsInvalid(f"{name}: {path} is empty; there was, or ought to be, a key in it")
         except OSError as error:
-            raise SettingsInvalid(f"{name}: cannot read {path}: {error.strerror}") from error
+            made = _KEY_IS_MISSING.format(name=name, path=path) if field_name in _FOR_THE_OWNER else ""
+            raise SettingsInvalid(
+                f"{name}: cannot read {path}: {error.strerror}.{made}".rstrip(".")
+            ) from error
+        return text, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         values = {

@@ -144,7 +144,11 @@ class _Check:
 
     async def _request_with(self, method: CheckMethod) -> Failure | None:
         request = await http_request(
-            self.args, self.client.secrets, method=method, allow_downgrade=self.args.allow_downgrade
+            self.args,
+            self.client.secrets,
+            method=method,
+            allow_downgrade=self.args.allow_downgrade,
+            job=self.client.job,
         )
         if isinstance(request, Failure):
             return request

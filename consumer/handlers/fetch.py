@@ -150,7 +150,7 @@ async def _request_of(args: FetchArgs, client: Client, *, known: KnownCopy | Non
         known: A copy; with it the target is asked only for what has changed since.
     """
     content, media_type = args.content() or (None, None)
-    request = await http_request(args, client.secrets, method=args.method, body=content)
+    request = await http_request(args, client.secrets, method=args.method, body=content, job=client.job)
     if isinstance(request, Failure):
         return request
     said = {name.lower() for name in request.headers}

@@ -1,6 +1,7 @@
 """The work of the `webhook` kind: POST what has happened, signed."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -36,10 +37,15 @@ async def send_webhook(args: WebhookArgs, client: Client) -> Outcome:
 
     A receiver may be in the middle of a deploy, so every other answer may pass, except 410.
     """
-    if not client.signer.can_sign:
+    # A worker always says for which job.
+    assert client.job is not None
+    signer = client.secrets.signer_for(args.url, client.job) or client.signer
+    if isinstance(signer, Failure):
+        return signer.as_outcome()
+    if not signer.can_sign:
         return NO_SIGNING_SECRET.as_outcome()
     chain = RedirectChain(args.url)
-    failure = await _send(args, client, chain)
+    failure = await _send(args, client, chain, signer.headers(client.job.id, payload(args), now=utc_now()))
     seconds = chain.total_seconds
     result = WebhookResult(status=chain.status, seconds=seconds).model_dump(mode="json")
     if failure is None:
@@ -55,13 +61,12 @@ def payload(args: WebhookArgs) -> str:
     return encode_json({"type": args.type, **timestamp, "data": args.data})
 
 
-async def _send(args: WebhookArgs, client: Client, chain: RedirectChain) -> Failure | None:
-    # A worker always says for which job.
-    assert client.job is not None
-    body = payload(args)
-    signature = client.signer.headers(client.job.id, body, now=utc_now())
+async def _send(
+    args: WebhookArgs, client: Client, chain: RedirectChain, signature: Mapping[str, str]
+) -> Failure | None:
     headers = {"Content-Type": "application/json", **signature}
-    request = HttpRequest("POST", args.url, headers, body.encode("ascii"), redirects=Redirects.REPORT)
+    body = payload(args).encode("ascii")
+    request = HttpRequest("POST", args.url, headers, body, redirects=Redirects.REPORT)
     try:
         async with (
             asyncio.timeout(args.timeout_seconds),

@@ -113,11 +113,16 @@ async def http_request(
     method: str,
     body: bytes | None = None,
     allow_downgrade: bool = True,
+    job: JobMessage | None = None,
 ) -> HttpRequest | Failure:
-    """Return the request that arguments describe, its secrets filled in; or which secret is missing."""
+    """Return the request that arguments describe, its secrets filled in; or which secret cannot be had.
+
+    Args:
+        job: Brings secrets of its project.
+    """
     # Most requests name none, and read nothing.
     named = _named_secrets(args) if args.headers or args.auth else None
-    found = await secrets.read_all(named, url=args.url) if named else {}
+    found = await secrets.find_all(named, url=args.url, job=job) if named else {}
     headers: dict[str, str] = {}
     for name, value in args.headers.items():
         filled = _fill(value, found, args.url)
@@ -155,10 +160,10 @@ _MIN_WRITTEN_OUT = 12
 
 
 def _said_in_secret(
-    args: RequestArgs, found: Mapping[str, str | None], headers: Mapping[str, str]
+    args: RequestArgs, found: Mapping[str, str | Failure], headers: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield what the target is told and nobody else: secrets, keys written out, credentials of the URL."""
-    yield from (value for value in found.values() if value is not None)
+    yield from (value for value in found.values() if isinstance(value, str))
     for name, value in headers.items():
         if is_secret_header(name):
             # Of `Bearer abc` and `one=abc; two=def` the parts may come back without what is around them.
@@ -198,7 +203,9 @@ def _named_secrets(args: RequestArgs) -> set[str]:
     return {value.secret for value in values if isinstance(value, Secret)}
 
 
-def _authorization(auth: BasicAuth | BearerAuth, found: Mapping[str, str | None], url: str) -> str | Failure:
+def _authorization(
+    auth: BasicAuth | BearerAuth, found: Mapping[str, str | Failure], url: str
+) -> str | Failure:
     match auth:
         case BasicAuth():
             password = _fill(auth.password, found, url)
@@ -208,11 +215,11 @@ def _authorization(auth: BasicAuth | BearerAuth, found: Mapping[str, str | None]
             return token if isinstance(token, Failure) else f"Bearer {token}"
 
 
-def _fill(value: str | Secret, found: Mapping[str, str | None], url: str) -> str | Failure:
+def _fill(value: str | Secret, found: Mapping[str, str | Failure], url: str) -> str | Failure:
     if isinstance(value, str):
         return value
     secret = found[value.secret]
     # A line feed would end the field; aiohttp refuses it, but its error does not name the secret.
-    if secret is None or not secret.isprintable():
+    if isinstance(secret, str) and not secret.isprintable():
         return secret_missing(value.secret, origin_words(url), secret_folder(url))
     return secret

@@ -6,7 +6,7 @@ An explanation never repeats what the target sent.
 import errno
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import MappingProxyType
@@ -33,6 +33,7 @@ from consumer.http.answers import Fault, TooLarge, TooMuchFraming
 from consumer.http.handshakes import HandshakeEnd, certificate_fault, end_of_handshake
 from shared.compression import MAX_STORED_BYTES
 from shared.kinds.check import ASSERTION_FAILED, MAX_BODY_BYTES, Verdict, unmet_words
+from shared.messages import DEFAULT_PROJECT
 from shared.outcomes import Failed
 
 MAX_NAMED_CODINGS = 5
@@ -239,17 +240,33 @@ def host_without_permit(reason: str, host: str, seconds: float | None) -> Failur
     )
 
 
-def secret_missing(name: str, origin: str, folder: str | None) -> Failure:
-    """Return the failure of a job that names a secret which this worker does not have.
+def secret_missing(name: str, origin: str, folder: str | None, *, project: str = DEFAULT_PROJECT) -> Failure:
+    """Return the failure of a job that names a secret which neither its project nor this worker has.
 
     Args:
         name: Of the secret.
         origin: Whom it is for.
         folder: The folder in which it would be; None when no folder can have such an origin's name.
+        project: Whose job it is.
     """
     where = f"it would be {folder}/{name} in" if folder else "no folder serves such a host in"
-    said = f"This worker has no readable secret '{name}' for {origin}: {where} RETRIEVER_SECRETS_DIR."
+    said = (
+        f"This worker has no readable secret '{name}' for {origin}: {where} RETRIEVER_SECRETS_DIR. "
+        f"Nor had the project '{project}' one of this name when the job was sent; set it, then redrive it."
+    )
     return _unreached("secret_missing", said, transient=False, is_ours=True)
+
+
+def secret_elsewhere(name: str, origin: str, origins: Iterable[str]) -> Failure:
+    """Return the failure of a job that names a secret of its project which is for other origins."""
+    said = f"The secret '{name}' is for {', '.join(origins)} alone, and is not sent to {origin}."
+    return _unreached("secret_elsewhere", said, transient=False, is_ours=True)
+
+
+def secret_unreadable(name: str, project: str, why: str) -> Failure:
+    """Return the failure of a job whose secret does not open; `why` ends the sentence."""
+    said = f"This worker cannot open the secret '{name}' of the project '{project}': {why}."
+    return _unreached("secret_unreadable", said, transient=False, is_ours=True)
 
 
 def redirect_invalid(why: str) -> Failure:

@@ -61,6 +61,7 @@ from producer.api.rate_limits import RateHeaders, RateLimits
 from producer.api.refusals import Refusals
 from producer.api.routes import RouteTable
 from producer.api.schedules import ScheduleHandlers
+from producer.api.secrets import SecretHandlers
 from producer.api.security import Gate, check_closed
 from producer.api.service import ServiceHandlers
 from producer.api.slow_work import SlowWork
@@ -76,6 +77,7 @@ from producer.store_probe import StoreProbe
 from producer.tasks import TaskQueue
 from shared.asyncapi import asyncapi_document
 from shared.clock import utc_now
+from shared.encryption import EncryptionKeys
 from shared.errors import RetrieverError
 from shared.process import descriptor_limit
 from shared.settings import Settings
@@ -177,6 +179,7 @@ def _build_app(
         ScheduleHandlers(store, slow, settings),
         KindHandlers(store),
         KeyHandlers(store, ring, limits),
+        SecretHandlers(store, EncryptionKeys.of(settings.encryption_keys)),
         ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()

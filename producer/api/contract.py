@@ -30,6 +30,13 @@ from producer.api.paged_fetches import PagedFetch
 from producer.api.parked_jobs import ParkedGroupList, RedriveRequest
 from producer.api.routes import METHODS
 from producer.api.schedules import Schedule, SchedulePage
+from producer.api.secrets import (
+    NewSecretDocument,
+    SecretDocument,
+    SecretPage,
+    SecretReplacement,
+    SecretRequest,
+)
 from producer.api.service import Health, Retention
 from producer.api.tasks import Task, TaskPage
 from producer.submission_models import (
@@ -51,12 +58,14 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     *(Job, JobPage, PagedFetch, Batch, BatchPage, RejectedPage, Schedule, SchedulePage, KindList, QueueList),
     *(Task, TaskPage, LeasedTasks, Extension),
     *(Output, ParkedGroupList, DryRun, OperationDocument, OperationPageDocument, AuditPage),
-    *(KeyDocument, NewKeyDocument, KeyPage, Retention, Health, Problem),
+    *(KeyDocument, NewKeyDocument, KeyPage, SecretDocument, NewSecretDocument, SecretPage),
+    *(Retention, Health, Problem),
 )
 _REQUESTS: tuple[type[BaseModel], ...] = (
     *(JobSubmission, BatchSubmission, ScheduleSubmission, TaskSubmission),
     *(PickTasks, ExtendLease, FinishTask, FailTask),
     *(RedriveRequest, OperationRequest, KindPauseRequest, LanePauseRequest, KeyRequest, RotationRequest),
+    *(SecretRequest, SecretReplacement),
 )
 
 Schema = dict[str, Any]

@@ -14,6 +14,7 @@ from producer.batch_validation import MAX_ERRORS, BatchInvalid
 from shared.errors import (
     BatchNotFound,
     BodyNotFound,
+    EncryptionKeysMissing,
     FieldError,
     IdempotencyConflict,
     JobEndedAlready,
@@ -33,6 +34,8 @@ from shared.errors import (
     RetrieverError,
     RunsExhausted,
     ScheduleNotFound,
+    SecretNameTaken,
+    SecretNotFound,
     StoreUnavailable,
 )
 
@@ -101,6 +104,13 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
     KeyNotFound: _Entry(HTTPStatus.NOT_FOUND, "key-not-found", "No such key", "No key has this id."),
     KeyNameTaken: _Entry(HTTPStatus.CONFLICT, "key-name-taken", "The name is taken"),
     KeyEnded: _Entry(HTTPStatus.CONFLICT, "key-ended", "The key opens nothing any more"),
+    SecretNotFound: _Entry(
+        HTTPStatus.NOT_FOUND, "secret-not-found", "No such secret", "No secret has this id."
+    ),
+    SecretNameTaken: _Entry(HTTPStatus.CONFLICT, "secret-name-taken", "The name is taken"),
+    EncryptionKeysMissing: _Entry(
+        HTTPStatus.CONFLICT, "encryption-keys-missing", "Nothing can be kept in secret"
+    ),
     OperationNotFound: _Entry(
         HTTPStatus.NOT_FOUND, "operation-not-found", "No such operation", "No operation has this id."
     ),

@@ -21,6 +21,7 @@ from shared.errors import (
     KeyNotFound,
     OperationNotFound,
     ScheduleNotFound,
+    SecretNotFound,
 )
 from shared.times import parse_time
 
@@ -37,7 +38,7 @@ _KEY_HEADER = "Idempotency-Key"
 _MAX_KEY_LENGTH = 255
 
 Model = TypeVar("Model", bound=BaseModel)
-NotFound = JobNotFound | BatchNotFound | ScheduleNotFound | OperationNotFound | KeyNotFound
+NotFound = JobNotFound | BatchNotFound | ScheduleNotFound | OperationNotFound | KeyNotFound | SecretNotFound
 
 
 class Query:

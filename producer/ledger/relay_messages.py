@@ -60,6 +60,7 @@ def job_message(job: ClaimedJob, *, tokens: RunTokens, attempt: int = 1) -> JobM
         ref=job.ref,
         project=wire_project(job.project),
         known=job.known,
+        sealed=job.sealed or None,
     )
 
 
@@ -122,8 +123,9 @@ def _body(job: ClaimedJob, tokens: RunTokens) -> bytes:
     ref = f',"ref":{json.dumps(job.ref)}' if job.ref else ""
     project = f',"project":"{job.project}"' if wire_project(job.project) else ""
     known = f',"known":{job.known.model_dump_json(exclude_none=True)}' if job.known else ""
+    sealed = f',"sealed":[{",".join(each.model_dump_json() for each in job.sealed)}]' if job.sealed else ""
     return (
         f'{{"version":1,"id":"{job.id}","kind":"{job.kind}","lane":"{job.lane}","args":{job.args_json},'
         f'"retry":{job.retry_json},"run":{job.run},"attempt":1,"deferrals":0,"returns":0,'
-        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{ref}{project}{known}}}'
+        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{ref}{project}{known}{sealed}}}'
     ).encode()

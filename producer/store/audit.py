@@ -104,6 +104,11 @@ def key_target(key_id: UUID) -> str:
     return f"key/{key_id}"
 
 
+def secret_target(secret_id: UUID) -> str:
+    """Return how the log names a secret."""
+    return f"secret/{secret_id}"
+
+
 def queue_target(kind: str, lane: str) -> str:
     """Return how the log names a kind, or a lane over all kinds."""
     return f"lane/{lane}" if kind == EVERY else f"kind/{kind}"

@@ -15,6 +15,7 @@ from producer.store.bodies import FETCH, copy_key, find_copies
 from producer.store.page_bytes import PAGE_BYTES, lock_fitting
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, lock_jobs
 from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
+from producer.store.secrets import note_use, with_secrets
 from producer.store.sql import is_free, is_one_of, read_in_order
 from producer.store.wakeup import announce_waiting
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane, is_bundled
@@ -58,7 +59,9 @@ def claim_accepted(
         # Code of version 0.1.0 has redriven them, or accepted them at their time.
         _hand_to_agents(connection, pulled, now=now)
         claimed = [job for job in claimed if job not in pulled]
-    return with_copies(connection, claimed)
+    sent = as_sent(connection, claimed, now=now)
+    note_use(connection, sent, now=now)
+    return sent
 
 
 def mark_queued(
@@ -101,7 +104,12 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
     )
 
 
-def with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
+def as_sent(connection: sa.Connection, claimed: list[ClaimedJob], *, now: datetime) -> list[ClaimedJob]:
+    """Return the jobs with what goes along: the copy that one builds on, the secrets that it names."""
+    return with_secrets(connection, _with_copies(connection, claimed), now=now)
+
+
+def _with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
     """Return the jobs; those that ask for changes alone get the copy that they build on."""
     asking = {job.id: key for job in claimed if job.kind == FETCH and (key := _copy_key(job))}
     if not asking:

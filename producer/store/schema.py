@@ -585,6 +585,27 @@ api_key_secrets = sa.Table(
 )
 sa.Index("ix_api_key_secrets_key_id", api_key_secrets.c.key_id)
 
+# What jobs name instead of saying it, and what webhooks are signed with. Each opens as what its row says.
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("project", PlainText(), nullable=False),
+    sa.Column("name", PlainText(), nullable=False),
+    sa.Column("use", PlainText(), nullable=False),
+    sa.Column("origins", sa.JSON(), nullable=False),
+    sa.Column("box", sa.LargeBinary(), nullable=False),
+    sa.Column("digest", PlainText(), nullable=True),
+    # Of a webhook's: what signs too, for a while.
+    sa.Column("previous_box", sa.LargeBinary(), nullable=True),
+    sa.Column("previous_until", Moment(), nullable=True),
+    sa.Column("created_at", Moment(), nullable=False),
+    sa.Column("created_by", PlainText(), nullable=False),
+    sa.Column("updated_at", Moment(), nullable=False),
+    sa.Column("last_used_at", Moment(), nullable=True),
+)
+sa.Index("ix_secrets_project_name", secrets.c.project, secrets.c.name, unique=True)
+
 # What each API process is asked for by callers who send much. Each writes rows of its own alone.
 rate_demands = sa.Table(
     "rate_demands",

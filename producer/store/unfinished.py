@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from producer.parking import AuditAction
 from producer.records import ClaimedJob, UnfinishedJob, UnfinishedPage, WaitingJob
 from producer.store.audit import queue_target, write_audit
-from producer.store.outbox import with_copies
+from producer.store.outbox import as_sent
 from producer.store.page_bytes import fitting, row_bytes
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, columns_of, first_id
 from producer.store.schema import jobs
 from producer.store.sql import Moment, is_one_of
+from shared.clock import utc_now
 from shared.kinds.registry import KINDS, Lane
 from shared.states import UNDER_WAY, JobState
 
@@ -213,7 +214,7 @@ def _page(
     columns = (jobs.c.state, jobs.c.position, jobs.c.attempt, jobs.c.due_at, jobs.c.updated_at)
     query = found.with_only_columns(*CLAIM_COLUMNS, *columns).where(jobs.c.id <= last_read)
     rows = connection.execute(query).all()
-    messages = with_copies(connection, [claimed_job(row) for row in rows])
+    messages = as_sent(connection, [claimed_job(row) for row in rows], now=utc_now())
     unfinished = [_unfinished(message, row) for message, row in zip(messages, rows, strict=True)]
     is_full = len(sized) == PAGE_JOBS or last_read != sized[-1].id
     return UnfinishedPage(unfinished, last_read if is_full else last_id)

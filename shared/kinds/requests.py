@@ -15,7 +15,8 @@ MAX_HEADER_VALUE_LENGTH = 4_096
 FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
 """Any field that an answer may have (RFC 9110 section 5.1)."""
 
-SecretName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
+SECRET_NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,99}$"  # noqa: S105
+SecretName = Annotated[str, Field(pattern=SECRET_NAME_PATTERN)]
 
 
 class Redirects(StrEnum):
@@ -34,7 +35,10 @@ class Robots(StrEnum):
 
 
 class Secret(BaseModel):
-    """A value that only workers know: a file of this name in the folder of the URL's origin."""
+    """A value that the job does not say: a secret of its project that has this name, or else a file.
+
+    Workers send it to the origins that it is for alone; a file is in the folder of its origin.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 
 import pytest
+from pydantic import SecretStr
 
 from deploy.local.postgres import Postgres
 from producer.store.database import Database
 from producer.store.schema import metadata
 from shared.broker.fast.patches import patch_libraries
+from shared.encryption import new_key
 from shared.settings import Settings
 from tests.conftest import new_postgres_database
 from tests.support.api import RunningApi, running_api
@@ -52,7 +54,8 @@ def module_api(
             database_url = f"sqlite:///{tmp_path_factory.mktemp('api') / 'retriever.db'}"
         else:
             database_url = stack.enter_context(new_postgres_database(request.getfixturevalue("postgres")))
-        yield stack.enter_context(running_api(Settings(database_url=database_url)))
+        settings = Settings(database_url=database_url, encryption_keys=(SecretStr(new_key()),))
+        yield stack.enter_context(running_api(settings))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

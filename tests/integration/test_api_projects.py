@@ -37,7 +37,8 @@ OPERATIONS: Mapping[str, tuple[str, str, list[str]]] = {
     if method in item
 }
 # What takes part of a caller's own work; what two projects do with it is tried by itself.
-SUBMISSIONS = {"submit_job", "submit_batch", "submit_task", "submit_schedule", "pick_tasks", "create_key"}
+SUBMISSIONS = {"submit_job", "submit_batch", "submit_task", "submit_schedule", "pick_tasks"}
+SUBMISSIONS |= {"create_key", "create_secret"}
 BULK_ACTIONS = {"redrive_parked", "discard_parked"}
 # Of the installation, and the same for all.
 COMMON = {"list_kinds", "get_retention", "livez", "readyz", "metrics"}
@@ -92,6 +93,7 @@ def test_an_id_of_another_project_is_as_unknown_as_one_that_nobody_has(
         "extend_lease": {"token": theirs.token},
         "finish_task": {"token": theirs.token},
         "fail_task": {"token": theirs.token},
+        "replace_secret": {"value": "ours"},
     }
 
     def ask(row_id: str, caller: str | None) -> httpx.Response:
@@ -337,6 +339,7 @@ def _ids_for(path: str, theirs: Belongings) -> list[str]:
         "schedule_id": [theirs.schedule],
         "operation_id": [theirs.operation],
         "key_id": [theirs.key],
+        "secret_id": [theirs.secret],
     }[path.partition("{")[2].partition("}")[0]]
 
 

@@ -69,6 +69,7 @@ class Belongings:
     task: str
     token: str
     key: str
+    secret: str
 
 
 def fill(api: RunningApi, callers: Callers, project: str) -> Belongings:
@@ -107,7 +108,9 @@ def fill(api: RunningApi, callers: Callers, project: str) -> Belongings:
     pages_batch = str(derived_id(UUID(root), 0))
     (key,) = api.client.get("/keys", headers=headers).json()["items"]
     token = picked["lease"]["token"]
-    return Belongings(every, batch, pages_batch, schedule, operation, picked["id"], token, key["id"])
+    kept = {"name": "theirs", "origins": [f"https://{HOST}"], "value": "their secret"}
+    secret = post("/secrets", kept)["id"]
+    return Belongings(every, batch, pages_batch, schedule, operation, picked["id"], token, key["id"], secret)
 
 
 def rows_of(api: RunningApi, project: str) -> dict[str, list[tuple[Any, ...]]]:
