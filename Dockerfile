@@ -20,7 +20,7 @@ FROM $PYTHON_IMAGE
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin retriever \
  # New volumes take over the owner of these folders: see the service `secrets` in docker-compose.yml.
  && install -d -o retriever -g retriever /secrets \
-      /secrets/broker /secrets/console /secrets/management /secrets/webhook /secrets/api-key /secrets/agent-key \
+      /secrets/broker /secrets/console /secrets/management /secrets/webhook /secrets/encryption /secrets/mask /secrets/api-key /secrets/agent-key \
       /secrets/amqp-ledger /secrets/amqp-worker /secrets/amqp-executor /secrets/amqp-publisher \
       /secrets/database /secrets/database-migrate /secrets/database-api /secrets/database-ledger
 COPY --from=build /opt/venv /opt/venv

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shared.broker.topology import DELAY, JOBS, exchanges
+from shared.setting_values import KEY_BYTES
 
 PASSWORD_BYTES = 24
 CONSOLE_USER = "retriever"
@@ -97,6 +98,9 @@ def make_secrets(folder: Path, random: Callable[[int], str] = secrets.token_hex)
     _write_once(
         folder / "webhook/secrets", lambda: f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
     )
+    for name in ("encryption/keys", "mask/key"):
+        # What opens all that is kept in secret is for our own user alone, whose number is fixed.
+        _write_once(folder / name, random_key, mode=0o400)
     _write_once(folder / "database/password", lambda: random(PASSWORD_BYTES))
     for name, role in (("migrate", MIGRATE_ROLE), ("api", API_ROLE), ("ledger", LEDGER_ROLE)):
         address = f"postgresql+psycopg://{role}:{{}}@postgres:5432/retriever"
@@ -183,18 +187,23 @@ def _renew(path: Path, text: str) -> None:
         _write(path, text)
 
 
-def _write_once(path: Path, make: Callable[[], str]) -> None:
+def random_key() -> str:
+    """Return a key as `RETRIEVER_ENCRYPTION_KEYS_FILE` and `RETRIEVER_MASK_KEY_FILE` have them."""
+    return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def _write_once(path: Path, make: Callable[[], str], *, mode: int = 0o444) -> None:
     if not path.exists():
-        _write(path, make())
+        _write(path, make(), mode=mode)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, *, mode: int = 0o444) -> None:
     # Readable for the servers' own users, whose numbers differ from image to image; who can see the file at
     # all is decided by who is given its folder. Renamed, because a half written secret must never be used.
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     draft.write_text(f"{text}\n")
-    draft.chmod(0o444)
+    draft.chmod(mode)
     draft.rename(path)
 
 

@@ -200,7 +200,9 @@ def _settings(environment: Mapping[str, str], broker: Broker, data_dir: Path) ->
     database_url = environment.get("RETRIEVER_DATABASE_URL") or f"sqlite:///{data_dir / 'retriever.db'}"
     folders = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
     return {
-        **_webhook_secrets(environment, data_dir),
+        **_made(environment, data_dir, "webhook_secrets", lambda: f"whsec_{_random()}"),
+        **_made(environment, data_dir, "encryption_keys", _random),
+        **_made(environment, data_dir, "mask_key", _random),
         **environment,
         "PATH": os.pathsep.join(folders),
         "PYTHONUNBUFFERED": "1",
@@ -215,19 +217,25 @@ def _settings(environment: Mapping[str, str], broker: Broker, data_dir: Path) ->
     }
 
 
-def _webhook_secrets(environment: Mapping[str, str], data_dir: Path) -> dict[str, str]:
-    """Return where the secret that signs webhooks is, made at the first start; nothing if one was given."""
-    name = "RETRIEVER_WEBHOOK_SECRETS"
+def _made(
+    environment: Mapping[str, str], data_dir: Path, setting: str, make: Callable[[], str]
+) -> dict[str, str]:
+    """Return where the file of a secret is, made at the first start; nothing if one was given."""
+    name = f"RETRIEVER_{setting.upper()}"
     if environment.get(name) or environment.get(f"{name}_FILE"):
         return {}
-    path = data_dir / "webhook_secrets"
+    path = data_dir / setting
     if not path.exists():
         # Written aside and renamed: a half written secret is never used.
         fresh = path.with_suffix(".new")
         fresh.touch(mode=0o600)
-        fresh.write_text(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
+        fresh.write_text(f"{make()}\n")
         fresh.rename(path)
     return {f"{name}_FILE": str(path)}
+
+
+def _random() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def _migrate(settings: Mapping[str, str]) -> None:

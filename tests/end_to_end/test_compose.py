@@ -113,9 +113,9 @@ def test_every_service_has_limits(stack: ComposeSystem, service: str) -> None:
 @pytest.mark.parametrize(
     ("service", "secrets"),
     [
-        ("api", ["database"]),
-        ("ledger", ["amqp", "database", "management"]),
-        ("worker", ["amqp", "webhook"]),
+        ("api", ["database", "encryption", "mask"]),
+        ("ledger", ["amqp", "database", "management", "mask"]),
+        ("worker", ["amqp", "encryption", "mask", "webhook"]),
         ("rabbitmq", ["broker"]),
         ("postgres", ["database"]),
     ],

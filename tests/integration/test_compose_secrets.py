@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import stat
 from pathlib import Path
 
 from deploy.compose.make_secrets import BROKER_USERS, make_secrets
@@ -43,6 +44,16 @@ def test_the_broker_is_told_hashes_and_no_password(tmp_path: Path) -> None:
     assert hashed == hashed[:4] + hashlib.sha256(hashed[:4] + password.encode()).digest()
     assert {user["name"] for user in users} == {user.name for user in BROKER_USERS}
     assert not any(password in made[path] for path in made if path.startswith("broker/"))
+
+
+def test_what_encrypts_is_made_once_for_our_own_user_alone(tmp_path: Path) -> None:
+    made = made_secrets(tmp_path)
+
+    for name in ("encryption/keys", "mask/key"):
+        assert len(base64.b64decode(made[name], validate=True)) == 32
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o400
+    assert made["encryption/keys"] != made["mask/key"]
+    assert made_secrets(tmp_path) == made
 
 
 def test_a_stack_of_an_older_version_keeps_the_database_and_gets_new_logins_at_the_broker(

@@ -83,4 +83,4 @@ def test_every_setting_of_a_unit_exists() -> None:
     named = {name.removesuffix("_FILE").lower() for name in re.findall(rf"{PREFIX}([A-Z_]+)", text)}
 
     assert named - set(Settings.model_fields) <= {""}
-    assert {"amqp_url", "database_url", "webhook_secrets"} <= named
+    assert {"amqp_url", "database_url", "webhook_secrets", "encryption_keys", "mask_key"} <= named
