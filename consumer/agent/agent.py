@@ -98,8 +98,8 @@ class Agent:
             if len(self._in_hand) >= self._pace.limit:
                 await _unless(stop, self._one_ends())
                 continue
-            asked_at = self._loop.time()
-            tasks = await _unless(stop, self._pick())
+            asked_at, wait_seconds = self._loop.time(), self._wait_seconds
+            tasks = await _unless(stop, self._pick(wait_seconds))
             for task in tasks or ():
                 holding = group.create_task(self._hold(task))
                 self._in_hand.add(holding)
@@ -107,10 +107,16 @@ class Agent:
             if self._is_drained(tasks):
                 return True
             if not tasks:
-                await _unless(stop, self._rest(waited_seconds=self._loop.time() - asked_at))
+                is_early = self._loop.time() - asked_at < wait_seconds
+                await _unless(stop, self._rest(is_early=is_early))
         return False
 
-    async def _pick(self) -> list[PickedTask] | None:
+    @property
+    def _wait_seconds(self) -> float:
+        # While nobody knows whether the API answers it is not to wait: until then the agent is not ready.
+        return 0.0 if self._pace.is_draining or self.problem is not None else self._pace.wait_seconds
+
+    async def _pick(self, wait_seconds: float) -> list[PickedTask] | None:
         """Return the tasks that the API gave; None when it gave no answer."""
         pace = self._pace
         try:
@@ -119,7 +125,7 @@ class Agent:
                 agent=self._name,
                 limit=pace.limit - len(self._in_hand),
                 order=pace.order,
-                wait_seconds=0 if pace.is_draining else pace.wait_seconds,
+                wait_seconds=wait_seconds,
                 lease_seconds=pace.lease_seconds,
             )
         except (ApiUnavailable, RequestRefused) as error:
@@ -138,14 +144,14 @@ class Agent:
             return False
         return self._failures >= _DRAIN_FAILURES or (tasks == [] and not self._in_hand)
 
-    async def _rest(self, *, waited_seconds: float) -> None:
+    async def _rest(self, *, is_early: bool) -> None:
         pace = self._pace
         if self._failures:
             await asyncio.sleep(self._back_off_seconds())
         elif pace.is_draining:
             await self._one_ends()
-        elif waited_seconds < pace.wait_seconds or not pace.wait_seconds:
-            # Also when the API cut a wait short, because it stops.
+        elif is_early or not pace.wait_seconds:
+            # Early is an answer of an API that cut a wait short, because it stops.
             await asyncio.sleep(pace.poll_seconds)
 
     def _back_off_seconds(self) -> float:

@@ -117,7 +117,8 @@ async def test_an_agent_that_waited_for_an_empty_answer_asks_again_at_once() -> 
 
     await run_until(make_agent(api, make_pace(wait_seconds=20, poll_seconds=5)), asyncio.sleep(61))
 
-    assert api.calls["pick"] == 4
+    # The first one asks only whether the API answers.
+    assert api.calls["pick"] == 5
 
 
 @in_virtual_time
@@ -167,6 +168,28 @@ async def test_an_agent_is_ready_when_the_api_has_answered_its_last_pick() -> No
     await run_until(agent, look())
 
     assert seen == [False, (False, "queue: is no name"), (True, None)]
+
+
+@in_virtual_time
+async def test_an_agent_without_a_task_is_ready_as_soon_as_the_api_answers() -> None:
+    api = FakeTaskApi()
+    agent = make_agent(api, make_pace(wait_seconds=20, poll_seconds=5))
+    seen: list[bool] = []
+
+    async def look() -> None:
+        await asyncio.sleep(1)
+        seen.append(agent.probes["api"]())
+        api.is_away = True
+        await asyncio.sleep(30)
+        seen.append(agent.probes["api"]())
+        api.is_away = False
+        # It rests for a minute at most, and then does not wait for a task before it is well.
+        await asyncio.sleep(61)
+        seen.append(agent.probes["api"]())
+
+    await run_until(agent, look())
+
+    assert seen == [True, False, True]
 
 
 @in_virtual_time
