@@ -6,8 +6,9 @@ Nothing but the standard library is imported: the supervisor runs without site-p
 import fcntl
 import itertools
 import os
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,6 +63,26 @@ def measure_folder(path: str, *, most_entries: int) -> tuple[int, int]:
                 if entry.is_dir(follow_symlinks=False):
                     left.append(entry.path)
     return size, entries
+
+
+def removed_bytes(path: str, holders: Iterable[int]) -> int:
+    """Return how many bytes files have on the disk of a folder that are in no folder, and open in a process.
+
+    Args:
+        path: The folder.
+        holders: The numbers of the processes that may hold them.
+    """
+    device = os.stat(path).st_dev
+    sizes: dict[int, int] = {}
+    for pid in holders:
+        # Of one that has died, or does not let itself be looked at, nothing is known.
+        with suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    file = os.stat(f"/proc/{pid}/fd/{name}")
+                    if file.st_nlink == 0 and file.st_dev == device and stat.S_ISREG(file.st_mode):
+                        sizes[file.st_ino] = file.st_blocks * _BLOCK_BYTES
+    return sum(sizes.values())
 
 
 def remove_folder(path: str) -> None:

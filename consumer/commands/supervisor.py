@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Self
 
 from consumer.commands import kernel
 from consumer.commands.descendants import (
+    Process,
     descendants,
     glimpse_descendants,
     kill_all_children,
@@ -30,7 +31,7 @@ from consumer.commands.descendants import (
     send,
     threads_of_user,
 )
-from consumer.commands.folder import measure_folder, working_folder
+from consumer.commands.folder import measure_folder, removed_bytes, working_folder
 
 GRACE_SECONDS = 1.0
 """How long a command may go on after SIGTERM; its worker promises that a cancelled one is gone within 3 s."""
@@ -276,13 +277,14 @@ class _Command:
             return MEMORY
         if sum(p.cpu_seconds for p in running) + dead.ru_utime + dead.ru_stime > limits.cpu_seconds:
             return CPU
-        return self._folder_limit()
+        return self._folder_limit(running)
 
-    def _folder_limit(self) -> str | None:
+    def _folder_limit(self, running: list[Process]) -> str | None:
         began_at = time.monotonic()
         if began_at < self._measure_at:
             return None
         size, entries = measure_folder(self._order.folder, most_entries=MOST_ENTRIES)
+        size += removed_bytes(self._order.folder, (process.pid for process in running))
         now = time.monotonic()
         self._measure_at = now + _MEASURE_SHARE * (now - began_at)
         return FILES if size > self._order.limits.file_bytes or entries > MOST_ENTRIES else None

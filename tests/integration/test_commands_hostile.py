@@ -118,6 +118,22 @@ async def test_files_in_a_closed_folder_count(host: CommandHost) -> None:
     assert ended["reason"] == "limit_file_bytes"
 
 
+async def test_files_that_are_removed_while_they_are_open_count(host: CommandHost) -> None:
+    script = """
+import os, time
+files = []
+for number in range(20):
+    files.append(open("file", "wb"))
+    os.unlink("file")
+    files[-1].write(bytes(10_000_000))
+    files[-1].flush()
+time.sleep(600)
+"""
+    ended = await run_python(host, script, limits={"file_bytes": 100 * MIB}, timeout_seconds=60)
+
+    assert (ended["reason"], ended["result"]["limit"]) == ("limit_file_bytes", "file_bytes")
+
+
 async def test_one_file_is_too_large(host: CommandHost) -> None:
     ended = await host.run(
         "dd", "if=/dev/zero", "of=file", "bs=1M", "count=100", limits={"file_bytes": 10 * MIB}
