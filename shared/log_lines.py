@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from shared.redaction import MASK, is_secret_name, redact_logged
+from shared.redaction import is_secret_name, masked, redact_logged
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -83,7 +83,7 @@ class JsonLines(JsonFormatter):
     def _field(self, key: str, value: Any) -> Any:
         if key in {"exc_info", "stack_info"}:
             return printable_lines(str(value))
-        return MASK if isinstance(value, str) and value and is_secret_name(key) else _cleaned(value)
+        return masked(value) if isinstance(value, str) and value and is_secret_name(key) else _cleaned(value)
 
 
 def printable(text: str, *, limit: int = MAX_VALUE_CHARACTERS) -> str:
@@ -155,7 +155,9 @@ def _is_plain_name(key: str) -> bool:
 
 
 def _shown(key: str, value: object) -> str:
-    return MASK if isinstance(value, str) and value and is_secret_name(key) else printable(str(value))
+    return (
+        masked(value) if isinstance(value, str) and value and is_secret_name(key) else printable(str(value))
+    )
 
 
 def _cleaned(value: Any, depth: int = _MAX_DEPTH) -> Any:
@@ -167,7 +169,7 @@ def _cleaned(value: Any, depth: int = _MAX_DEPTH) -> Any:
         case dict() if depth:
             items = list(value.items())[:_MAX_ITEMS]
             return {
-                printable(str(name)): MASK
+                printable(str(name)): masked(inner)
                 if isinstance(inner, str) and is_secret_name(str(name))
                 else _cleaned(inner, depth - 1)
                 for name, inner in items

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 MASK: Final = "***"
-"""Stands for what is not shown. What is submitted with it in the place of a secret is refused."""
+"""Stands for what is not shown, alone or with a digest. A mask that is submitted for a secret is refused."""
 
 MIN_ECHO_CHARACTERS: Final = 6
 """A shorter secret is not looked for in what a target sends: it would be found in words."""
@@ -51,11 +51,14 @@ _QUOTED_PAIR = re.compile(
     r"""(\\{0,3}(["'])\2?)([^"'\\\s]{1,100})\1(\s{0,9}:\s{0,9}b?)(\\{0,3}(["'])\6?)((?:(?!\5)(?:\\.|[^\\]))*+)""",
     re.DOTALL,
 )
-_LOGIN = re.compile(r"\b(Bearer|Basic)( +)[A-Za-z0-9._~+/=-]{12,}")
+_LOGIN = re.compile(r"\b(Bearer|Basic)( +)([A-Za-z0-9._~+/=-]{12,})")
 # Of a key of ours (producer/keys.py) the start stays: by it the key is found, and revoked.
 _OWN_KEY = re.compile(r"(rtv_[0-9A-Za-z]{8}_)[0-9A-Za-z]{20,}")
 _ENDED_BY = re.compile(r"[/\\?#]")
-_MASKED = re.compile(r"(?:[/\\]{1,2}|:|%2F|%5C|\A)\*\*\*(?:@|%(?:25)*40)", re.IGNORECASE)
+_MASKED = re.compile(r"(?:[/\\]{1,2}|:|%2F|%5C|\A)\*\*\*(?:[0-9a-f]{6})?(?:@|%(?:25)*40)", re.IGNORECASE)
+_MASK = re.compile(r"\*\*\*(?:[0-9a-f]{6})?")
+# Percent-encoding upon percent-encoding, as URLs in URLs have it.
+_MOST_ENCODED = 3
 
 # A text of JSON, and whether it is a name.
 _JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"(:?)')
@@ -104,6 +107,11 @@ def digest_of(value: str) -> str | None:
     return digest.hexdigest()
 
 
+def masked(value: str) -> str:
+    """Return what is shown in place of a value: the same for the same one, if there is a key for masks."""
+    return value if _MASK.fullmatch(value) else f"{MASK}{digest_of(value) or ''}"
+
+
 def redact_text(text: str) -> str:
     """Return a text for people, without user and password of any URL in it.
 
@@ -127,14 +135,15 @@ def redact_url(text: str) -> str:
     end = found.start() if (found := _ENDED_BY.search(text, start)) else len(text)
     authority = text[start:end]
     if "@" in authority:
-        masked = start + authority.rindex("@")
+        hidden = start + authority.rindex("@")
     elif _has_no_port(authority):
-        masked = text.rfind("@", start)
-        masked = end if masked < 0 else masked
+        hidden = text.rfind("@", start)
+        if hidden < 0:
+            return text[:start] + MASK + _redact(text[end:], is_cut=False)
     else:
-        masked = start
-    kept = text[:start] + MASK * (masked > start)
-    return kept + _redact(text[masked:], is_cut=False)
+        hidden = start
+    shown = _masked_user(text[start:hidden]) if hidden > start else ""
+    return text[:start] + shown + _redact(text[hidden:], is_cut=False)
 
 
 def redact_query(text: str) -> str:
@@ -145,7 +154,8 @@ def redact_query(text: str) -> str:
     if "=" not in text:
         return text
     return _QUERY_VALUE.sub(
-        lambda found: f"{found[1]}{found[2]}={MASK}" if _opens(found[2]) else found[0], text
+        lambda found: f"{found[1]}{found[2]}={masked(_decoded(found[3]))}" if _opens(found[2]) else found[0],
+        text,
     )
 
 
@@ -153,19 +163,13 @@ def redact_pairs(text: str) -> str:
     """Return a text without the values that JSON or Python in it has under secret names."""
     if ":" not in text:
         return text
-    return _QUOTED_PAIR.sub(
-        lambda found: (
-            f"{found[1]}{found[3]}{found[1]}{found[4]}{found[5]}{MASK}"
-            if found[7] and is_secret_header(found[3])
-            else found[0]
-        ),
-        text,
-    )
+    return _QUOTED_PAIR.sub(_redact_pair, text)
 
 
 def redact_logged(text: str) -> str:
     """Return a text as a log may have it."""
-    without_logins = _LOGIN.sub(rf"\1\2{MASK}", redact_query(redact_pairs(redact_text(text))))
+    without_pairs = redact_query(redact_pairs(redact_text(text)))
+    without_logins = _LOGIN.sub(lambda found: f"{found[1]}{found[2]}{masked(found[3])}", without_pairs)
     return _OWN_KEY.sub(rf"\1{MASK}", without_logins) if "rtv_" in without_logins else without_logins
 
 
@@ -175,7 +179,7 @@ def redact_value(value: Any) -> Any:
         return _redact(value, is_cut=False)
     if isinstance(value, dict):
         return {
-            redact_text(name): MASK
+            redact_text(name): masked(inner)
             if isinstance(inner, str) and inner and is_secret_name(name)
             else redact_value(inner)
             for name, inner in value.items()
@@ -225,7 +229,7 @@ def masked_places(document: object, at: str = "") -> Iterator[str]:
         case Mapping():
             for name, value in document.items():
                 place = f"{at}/{name.replace('~', '~0').replace('/', '~1')}"
-                if value == MASK and is_secret_header(name):
+                if isinstance(value, str) and _MASK.fullmatch(value) and is_secret_header(name):
                     yield place
                 else:
                     yield from masked_places(value, place)
@@ -347,7 +351,7 @@ def _redact_stretch(before: str, stretch: str, *, is_cut: bool) -> str:
         if start is None and (scheme := _LOOSE_SCHEME.search(stretch)):
             start = scheme.end()
         if start is not None and start < at and stretch[start:at] not in _PLACEHOLDERS:
-            return f"{stretch[:start]}{MASK}{stretch[at:]}"
+            return f"{stretch[:start]}{_masked_user(stretch[start:at])}{stretch[at:]}"
     elif is_cut and is_authority and _has_no_port(stretch):
         return MASK
     if "%" in stretch:
@@ -360,7 +364,29 @@ def _redact_encoded(found: re.Match[str]) -> str:
     at = 0
     for at_sign in _ENCODED_AT.finditer(found[2]):
         at = at_sign.start()
-    return f"{found[1]}{MASK}{found[2][at:]}" if at else found[0]
+    return f"{found[1]}{_masked_user(found[2][:at])}{found[2][at:]}" if at else found[0]
+
+
+def _redact_pair(found: re.Match[str]) -> str:
+    value, end = found[7], found.end()
+    if not value or not is_secret_header(found[3]):
+        return found[0]
+    # What was cut off, or is escaped, is another text than the value, and its digest would be another one.
+    is_whole = found.string.startswith(found[5], end) and "\\" not in value
+    return f"{found[1]}{found[3]}{found[1]}{found[4]}{found[5]}{masked(value) if is_whole else MASK}"
+
+
+def _masked_user(text: str) -> str:
+    """Return what is shown in place of user and password of a URL, however often they are percent-encoded."""
+    return text if _MASK.fullmatch(text) else masked(_decoded(text))
+
+
+def _decoded(text: str) -> str:
+    for _ in range(_MOST_ENCODED):
+        if "%" not in text:
+            break
+        text = unquote(text, errors="surrogateescape")
+    return text
 
 
 def _has_no_port(authority: str) -> bool:
@@ -394,14 +420,16 @@ def _redact_bare(text: str) -> str:
     colon = text.find(":", 0, max(at, 0))
     if colon < 0 or text[:colon].strip().lower() == "mailto":
         return _redact(text, is_cut=False)
-    return MASK + _redact(text[at:], is_cut=False)
+    return _masked_user(text[:at]) + _redact(text[at:], is_cut=False)
 
 
 def _redact_part(name: str, value: Any) -> Any:
     match name, value:
         case "headers", Mapping():
             return {
-                field: MASK if isinstance(inner, str) and is_secret_header(field) else _reference_or(inner)
+                field: masked(inner)
+                if isinstance(inner, str) and is_secret_header(field)
+                else _reference_or(inner)
                 for field, inner in value.items()
             }
         case "auth", Mapping():

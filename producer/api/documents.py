@@ -67,7 +67,7 @@ class JobSummary(Document):
     args: Annotated[
         Mapping[str, Any],
         AfterValidator(redact_args),
-        Field(description="As they were handed in; passwords and keys are `***`, which is no argument."),
+        Field(description="As they were handed in; passwords and keys are `***…`, which is no argument."),
     ]
     lane: Lane
     state: JobState

@@ -1,5 +1,7 @@
 """A password in every place that takes one, and nothing that the service shows has it."""
 
+import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from itertools import product
@@ -21,6 +23,7 @@ from tests.support.waiting import eventually
 
 MARK = "s3cr3tmarked"
 PASSWORD = f"p4ss-{MARK}"
+MASK_KEY = bytes(range(32))
 RAW = "a\n12:00:00 ERROR \x1b[2J\x9b1m\u2028\u202e"
 ONCE = {"max_attempts": 1}
 EXPORTS = [
@@ -33,7 +36,12 @@ EXPORTS = [
 @pytest.fixture
 def system(broker: Broker, tmp_path: Path) -> Iterator[LocalSystem]:
     """Yield a service that logs all that it can."""
-    settings = {"RETRIEVER_LOG_LEVEL": "DEBUG", "RETRIEVER_LOG_FORMAT": "console"}
+    settings = {
+        "RETRIEVER_LOG_LEVEL": "DEBUG",
+        "RETRIEVER_LOG_FORMAT": "console",
+        "RETRIEVER_ENCRYPTION_KEYS": base64.b64encode(bytes(32)).decode(),
+        "RETRIEVER_MASK_KEY": base64.b64encode(MASK_KEY).decode(),
+    }
     database_url = f"sqlite:///{tmp_path / 'retriever.db'}"
     with running_system(
         LocalSystem, broker, database_url, tmp_path, name="secrets", settings=settings
@@ -104,6 +112,26 @@ async def test_a_password_is_shown_nowhere(client: Client, tmp_path: Path) -> No
     assert "job_id=" + ascii(RAW)[1:-1] in logs["worker-1.log"] + logs["worker-2.log"]
     assert [line for log in logs.values() for line in log.split("\n") if not line.isprintable()] == []
     assert not shown.with_secrets(), "\n".join(shown.with_secrets())
+    key, login = _mask(PASSWORD), _mask(f"user:{PASSWORD}")
+    for beginning in ("GET /jobs/", "GET /batches/", "GET /schedules/", "GET /tasks/", "GET /audit"):
+        assert any(key in text for what, text in shown.texts.items() if what.startswith(beginning)), beginning
+    digests = [
+        json.loads(text.split("\n", 1)[1])["digest"]
+        for what, text in shown.texts.items()
+        if "GET /secrets/" in what
+    ]
+    assert digests == [key.removeprefix("***")]
+    for beginning in ("GET /jobs ", "webhooks", "POST /jobs"):
+        assert any(login in text for what, text in shown.texts.items() if what.startswith(beginning)), (
+            beginning
+        )
+    for export in ("ndjson", "csv", "junit"):
+        assert any(login in text for what, text in shown.texts.items() if f"'{export}'" in what), export
+
+
+def _mask(value: str) -> str:
+    """Return what stands for a value in all that is shown."""
+    return f"***{hashlib.blake2b(value.encode(), key=MASK_KEY, digest_size=3).hexdigest()}"
 
 
 async def _submit_jobs(shown: Shown, site: str, hook: str) -> None:
@@ -271,8 +299,10 @@ async def _read_everything(shown: Shown) -> None:
     """Read every GET operation of the contract, for everything that there is."""
     found = (await shown.client.http.get("/batches", params={"limit": 100})).json()["items"]
     shown.ids["batch_id"] += [batch["id"] for batch in found]
+    secret = {"name": "crm", "origins": ["https://crm.example"], "value": PASSWORD}
+    await shown.post("/secrets", status=201, name="secret_id", json=secret)
     # From then on the API asks for one.
-    asked = {"name": "reader", "scopes": ["jobs:read", "keys:admin"]}
+    asked = {"name": "reader", "scopes": ["jobs:read", "keys:admin", "secrets:admin"]}
     made = (await shown.client.http.post("/keys", json=asked)).json()
     shown.ids["key_id"] = [made["id"]]
     shown.client.http.headers.update(bearer(made["key"]))
