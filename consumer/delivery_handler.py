@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager
 
@@ -87,15 +87,11 @@ class DeliveryHandler:
         """
         self._tasks.start(self._handle_safely(delivery))
 
-    def take_bulk(self, delivery: Delivery) -> None:
-        """Do what `take` does for a job that nobody waits for: it begins behind those taken before."""
-        self._tasks.start_in_turn(self._handle_safely(delivery))
-
     def take_bundle(self, delivery: Delivery) -> None:
         """Run and settle each job of a bundle, in a task of its own; too many of them are parked unread."""
         is_ours = count_bodies(delivery.body) <= MAX_BUNDLE_JOBS
         for part in Bundle(delivery).parts if is_ours else (delivery,):
-            self._tasks.start_in_turn(self._handle_safely(part))
+            self._tasks.start(self._handle_safely(part))
 
     @property
     def in_hand(self) -> int:
@@ -390,36 +386,16 @@ class DeliveryTasks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
-        # Those that have not begun, in their order.
-        self._to_begin: deque[Coroutine[None, None, None]] = deque()
 
     def __len__(self) -> int:
         """Return how many jobs are in hand."""
-        return len(self._tasks) + len(self._to_begin)
+        return len(self._tasks)
 
     def start(self, handling: Coroutine[None, None, None]) -> None:
         """Start a task that handles a job, and calls `end` at last: a callback would cost more."""
         # Kept, because looking for the running loop is a system call.
         self._loop = self._loop or asyncio.get_running_loop()
         self._tasks.add(self._loop.create_task(handling))
-
-    def start_in_turn(self, handling: Coroutine[None, None, None]) -> None:
-        """Start a task behind others of this sort, one in each turn of the event loop.
-
-        A hundred that begin in one turn would keep whoever has another job in hand from it for that long.
-        """
-        self._to_begin.append(handling)
-        if len(self._to_begin) == 1:
-            self._loop = self._loop or asyncio.get_running_loop()
-            self._loop.call_soon(self._begin_next)
-
-    def _begin_next(self) -> None:
-        # `finish` may have begun them all.
-        if self._to_begin:
-            self.start(self._to_begin.popleft())
-        if self._to_begin:
-            assert self._loop is not None
-            self._loop.call_soon(self._begin_next)
 
     def end(self, task: asyncio.Task[None]) -> None:
         """Note that a job is handled."""
@@ -434,8 +410,6 @@ class DeliveryTasks:
 
         Those that settle by then are not cancelled, but do not hold up the worker for ever.
         """
-        while self._to_begin:
-            self.start(self._to_begin.popleft())
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
         unfinished = list(self._tasks)

@@ -133,9 +133,8 @@ class Worker:
 
 
 def _subscriptions(plan: Plan, settings: Settings, handler: DeliveryHandler) -> list[Subscription]:
-    take_by_lane = {Lane.INTERACTIVE: handler.take, Lane.BULK: handler.take_bulk}
     alone = [
-        Subscription(work_queue(kind, lane), plan.prefetch(kind, lane, settings), take_by_lane[lane])
+        Subscription(work_queue(kind, lane), plan.prefetch(kind, lane, settings), handler.take)
         for kind in plan.kinds
         for lane in Lane
     ]

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import pytest
 from pydantic import BaseModel
@@ -114,13 +113,11 @@ class Work:
 
     outcome: Outcome = field(default_factory=lambda: Succeeded({}))
     starts: int = 0
-    began: list[uuid.UUID] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, _: BaseModel, job: JobMessage, __: FirstPermit) -> Outcome:
+    async def __call__(self, _: BaseModel, __: JobMessage, ___: FirstPermit) -> Outcome:
         self.starts += 1
-        self.began.append(job.id)
         self.started.set()
         await self.may_end.wait()
         return self.outcome
@@ -157,12 +154,6 @@ class Heart:
         body = job if isinstance(job, bytes) else job.encode()
         delivery = FakeDelivery(body, returns=returns, is_redelivered=is_redelivered, is_lost=is_lost)
         self.handler.take(delivery)  # type: ignore[arg-type]
-        return delivery
-
-    def take_bulk(self, job: JobMessage) -> FakeDelivery:
-        """Let a delivery of the bulk lane be handled."""
-        delivery = FakeDelivery(job.encode())
-        self.handler.take_bulk(delivery)  # type: ignore[arg-type]
         return delivery
 
     def take_bundle(self, jobs: Sequence[JobMessage], *, is_redelivered: bool = False) -> FakeDelivery:
@@ -278,38 +269,6 @@ async def test_a_copy_waits_for_the_attempt_in_hand_and_starts_no_second_one(
 
     assert (heart.work.starts, len(heart.reports)) == (1, 1)
     assert (first.settled, second.settled) == (["ack"], ["ack"])
-
-
-async def test_an_interactive_job_waits_for_no_more_than_one_of_the_bulk_lane_to_begin(heart: Heart) -> None:
-    bulk, interactive = [make_job() for _ in range(20)], make_job()
-    for job in bulk[:10]:
-        heart.take_bulk(job)
-    heart.take_bundle(bulk[10:])
-    heart.take(interactive)
-    await heart.finish()
-
-    assert interactive.id in heart.work.began[:2]
-    assert [each for each in heart.work.began if each != interactive.id] == [job.id for job in bulk]
-
-
-async def test_jobs_of_the_bulk_lane_begin_in_turns_of_the_loop_of_their_own(heart: Heart) -> None:
-    for _ in range(5):
-        heart.take_bulk(make_job())
-    seen = [heart.work.starts]
-    while seen[-1] < 5:
-        await asyncio.sleep(0)
-        seen.append(heart.work.starts)
-
-    assert all(later - earlier <= 1 for earlier, later in pairwise(seen))
-    assert heart.handler.in_hand == 0
-
-
-async def test_a_job_that_has_not_begun_is_in_hand_and_is_done_before_the_worker_ends(heart: Heart) -> None:
-    deliveries = [heart.take_bulk(make_job()) for _ in range(3)]
-    assert heart.handler.in_hand == 3
-
-    assert await heart.finish() == 0
-    assert [each.settled for each in deliveries] == [["ack"]] * 3
 
 
 async def test_a_redelivery_of_a_settled_attempt_is_only_acked(heart: Heart) -> None:
