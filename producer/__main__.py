@@ -1,4 +1,4 @@
-"""`python -m producer api | ledger | migrate | keys | secrets | republish | adopt-parked`."""
+"""`python -m producer api | ledger | migrate | keys | projects | secrets | republish | adopt-parked`."""
 
 import sys
 import warnings
@@ -10,6 +10,7 @@ import uvloop
 from producer.key_commands import keys
 from producer.ledger.recovery import adopt_parked, chosen_queues, republish_all
 from producer.ledger.service import run_ledger
+from producer.project_commands import projects
 from producer.secret_commands import secrets
 from producer.store import unfinished
 from producer.store.database import Database
@@ -35,6 +36,7 @@ def main(context: click.Context) -> None:
 
 main.add_command(keys)
 main.add_command(secrets)
+main.add_command(projects)
 
 
 @main.command()

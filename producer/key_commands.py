@@ -34,12 +34,13 @@ BY: Final = "command line"
 _PAGE = 1_000
 
 
-class _Text(click.ParamType[str]):
+class TextParameter(click.ParamType[str]):
     """Text of a form."""
 
     name = "text"
 
     def __init__(self, pattern: str, said: str) -> None:
+        """Take texts of a pattern; what others must look like is `said`."""
         self._pattern, self._said = re.compile(pattern), said
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -49,8 +50,8 @@ class _Text(click.ParamType[str]):
         return value
 
 
-_NAME = _Text(KEY_NAME_PATTERN, "letters, digits and . _ @ / - between them, at most 100")
-PROJECT = _Text(PROJECT_PATTERN, "lower case letters, digits and . _ - between them, at most 63")
+_NAME = TextParameter(KEY_NAME_PATTERN, "letters, digits and . _ @ / - between them, at most 100")
+PROJECT = TextParameter(PROJECT_PATTERN, "lower case letters, digits and . _ - between them, at most 63")
 
 
 @click.group()

@@ -68,6 +68,7 @@ class AuditAction(StrEnum):
     SECRET_CREATED = "secret_created"  # noqa: S105
     SECRET_REPLACED = "secret_replaced"  # noqa: S105
     SECRET_DELETED = "secret_deleted"  # noqa: S105
+    LIMITS_SET = "limits_set"
 
 
 # What the scheduler does by itself, as often as its schedules say; such entries go with the retention.

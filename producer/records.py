@@ -12,6 +12,7 @@ import msgspec
 from producer.stored_json import NULL, pick, scalar
 from producer.timetable import CatchUp, Timetable
 from shared import exact_json
+from shared.errors import RetrieverError
 from shared.events import EventType
 from shared.kinds.command import OutputText
 from shared.kinds.registry import Lane, waiting_state
@@ -135,6 +136,7 @@ class SubmissionStatus(StrEnum):
     DUPLICATE = "duplicate"
     DUPLICATE_REPLAYED = "duplicate_replayed"
     CONFLICT = "conflict"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +144,14 @@ class SubmissionResult:
     """The job or batch that answers a submission: the one handed in, or one that was there before.
 
     In a conflict it is what the idempotency key was used for, by a request that said something else. The
-    answer is what the first request with the key was answered, None while nobody has kept it.
+    answer is what the first request with the key was answered, None while nobody has kept it. One that was
+    refused is not stored, because of the limits of its project.
     """
 
     id: UUID
     status: SubmissionStatus = SubmissionStatus.STORED
     answer: KeptAnswer | None = None
+    refusal: RetrieverError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ RetrieverError
 ├── NotATask                   the job is of a kind that agents do not pull
 ├── LeaseLost                  an agent's token is not, or no longer, that of the lease on its task
 ├── QuotaReached               there are as many of something as there may be; make room first
+│   └── ProjectLimitReached    a project has as much of something as the operator lets it have
 ├── OperationFinished          only a running operation can be cancelled
 └── IdempotencyConflict        an idempotency key was used for another request
 
@@ -223,6 +224,26 @@ class OperationFinished(RetrieverError):
 
 class QuotaReached(RetrieverError):
     """There are as many of something as there may be; the message says of what, and how to make room."""
+
+
+class ProjectLimitReached(QuotaReached):
+    """A project has as much as it may have; nothing was stored. The message says of what, and what helps."""
+
+    def __init__(self, said: str, *, project: str, name: str, value: int, used: int) -> None:
+        """Make an error.
+
+        Args:
+            said: A sentence for whoever asked.
+            project: Whose limit it is.
+            name: Of the limit, such as `stored_jobs`.
+            value: How much is allowed.
+            used: How much there is.
+        """
+        super().__init__(said)
+        self.project = project
+        self.name = name
+        self.value = value
+        self.used = used
 
 
 class IdempotencyConflict(RetrieverError):

@@ -50,6 +50,7 @@ from producer.api.key_ring import KeyRing
 from producer.api.keys import KeyHandlers
 from producer.api.kinds import KindHandlers
 from producer.api.leases import EndWriter, LeaseHandlers, PickWriter
+from producer.api.limits import LimitHandlers
 from producer.api.listeners import ApiServer, ListenerGate, check_ports
 from producer.api.metrics import ApiMetrics, MeteredApp
 from producer.api.output import OutputHandlers
@@ -180,6 +181,7 @@ def _build_app(
         KindHandlers(store),
         KeyHandlers(store, ring, limits),
         SecretHandlers(store, EncryptionKeys.of(settings.encryption_keys)),
+        LimitHandlers(store),
         ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()

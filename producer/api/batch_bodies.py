@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Self
 from uuid import UUID
@@ -15,6 +15,7 @@ from producer.api.requests import read_document
 from producer.batch_validation import DEFAULT_MAX_REJECTED, RejectedLines, located, validate_item
 from producer.callers import runs_program
 from producer.json_text import read_json
+from producer.quotas import LimitName, refusal
 from producer.records import NewJob, Rejected
 from producer.repeats import RepeatFinder
 from producer.submission import JobTemplate, ValidArgs
@@ -41,11 +42,24 @@ def _open_spool() -> tempfile.SpooledTemporaryFile[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much one batch may store: jobs, listed lines that became none, bytes of all arguments."""
+    """How much one batch may store: jobs, listed lines that became none, bytes of all arguments.
+
+    The `project` is the one that has a limit of its own for the jobs of a batch; it is empty where none has.
+    """
 
     jobs: int = 1_000_000
     rejected: int = DEFAULT_MAX_REJECTED
     bytes: int = _MAX_BATCH_BYTES
+    project: str = ""
+
+
+def bounded(most: BatchLimits, limits: Mapping[LimitName, int], project: str) -> BatchLimits:
+    """Return how much a batch of a project may store: what any may, or less."""
+    jobs = limits.get(LimitName.BATCH_JOBS, most.jobs)
+    rejected = min(most.rejected, limits.get(LimitName.REJECTED_LINES, most.rejected))
+    if jobs >= most.jobs:
+        return replace(most, rejected=rejected)
+    return replace(most, jobs=jobs, rejected=rejected, project=project)
 
 
 @dataclass(slots=True)
@@ -104,6 +118,7 @@ class BatchSpool:
         Raises:
             BatchInvalid: as `RejectedLines.add` says.
             HttpProblem: 413: the jobs are too many, or too large together.
+            ProjectLimitReached: they are more than its project may hand in at once.
         """
         self._bytes += self.default_bytes
         if isinstance(item, ValidArgs):
@@ -150,6 +165,9 @@ class BatchSpool:
 
     def _check_size(self) -> None:
         if self.valid >= self.limits.jobs:
+            if self.limits.project:
+                most = self.limits.jobs
+                raise refusal(self.limits.project, LimitName.BATCH_JOBS, value=most, used=most + 1)
             msg = f"A batch may have {self.limits.jobs:,} jobs; send it in parts"
         elif self._bytes > self.limits.bytes:
             msg = (

@@ -12,7 +12,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producer.api.batch_bodies import BatchLimits, BatchSpool, Stream, parts_of
+from producer.api.batch_bodies import BatchLimits, BatchSpool, Stream, bounded, parts_of
 from producer.api.batch_documents import PART_ITEMS, BatchDocument
 from producer.api.documents import Batch, BatchPage, RejectedLine, RejectedPage, batch_document
 from producer.api.guard import JSON_TYPE
@@ -25,7 +25,7 @@ from producer.api.slow_work import SlowWork, caller_of
 from producer.batch_validation import validate_items
 from producer.callers import Scope
 from producer.records import BatchRecord, KeptAnswer, KeyScope, NewBatch, SubmissionStatus, TakenKey
-from producer.store import endings, idempotency, queries, submissions
+from producer.store import endings, idempotency, queries, quotas, submissions
 from producer.store.database import Connection, LongCall, Store
 from producer.submission import JobTemplate, timing_of
 from producer.submission_models import BatchSubmission, StreamedBatchSubmission
@@ -60,7 +60,7 @@ class BatchHandlers:
     def __init__(self, store: Store, slow: SlowWork, settings: Settings) -> None:
         self._store = store
         self._slow = slow
-        self._limits = BatchLimits(jobs=settings.max_batch_jobs, rejected=settings.max_rejected_lines)
+        self._most = BatchLimits(jobs=settings.max_batch_jobs, rejected=settings.max_rejected_lines)
         # Each has files of its own until it is stored. Half of the places are not for one caller.
         places = settings.max_batches_at_once
         self._arriving = FairTurns(places, share=(places + 1) // 2)
@@ -92,12 +92,18 @@ class BatchHandlers:
             fingerprint = await (_document_fingerprint if is_document else _stream_fingerprint)(request)
             if again := replay(used_for.result_for(fingerprint)):
                 return again
-        with BatchSpool(self._limits) as spool:
+        with BatchSpool(await self._limits_of(project)) as spool:
             taken = await (self._take_document if is_document else self._take_stream)(request, spool)
             spool.check(strict=taken.submission.strict, noun=spool.noun)
             if spool.runs_program:
                 check_scopes(request, Scope.COMMANDS_RUN)
             return await self._store_batch(taken, spool, key, caller_of(request))
+
+    async def _limits_of(self, project: str) -> BatchLimits:
+        limits = self._store.known_limits.fresh()
+        if limits is None:
+            limits = await self._store.read(quotas.limits_in_force)
+        return bounded(self._most, limits.of(project), project)
 
     async def _find_answered(self, key: str | None, project: str) -> TakenKey | None:
         if key is None:
@@ -143,7 +149,9 @@ class BatchHandlers:
             new = replace(new, idempotency=replace(keyed, answer=answer))
         jobs = spool.jobs(taken.template, batch_id=new.id)
         async with self._store.long_call(LongCall.SUBMIT, caller):
-            result = await self._store.write(submissions.insert_batch, new, jobs, spool.rejected())
+            result = await self._store.write(
+                submissions.insert_batch, new, jobs, spool.rejected(), jobs_wanted=spool.valid
+            )
         if result.status is not SubmissionStatus.STORED:
             return replay(result) or await self._answer_of_old_key(result.id, taken)
         facts = {"batch_id": str(batch.id), "kind": batch.kind, "total": batch.total}

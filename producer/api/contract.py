@@ -25,6 +25,7 @@ from producer.api.documents import Batch, BatchPage, Job, JobPage, Problem, Reje
 from producer.api.keys import KeyDocument, KeyPage, KeyRequest, NewKeyDocument, RotationRequest
 from producer.api.kinds import KindList, KindPauseRequest, LanePauseRequest, QueueList
 from producer.api.leases import ExtendLease, Extension, FailTask, FinishTask, LeasedTasks, PickTasks
+from producer.api.limits import LimitsRequest, ProjectLimits
 from producer.api.output import Output
 from producer.api.paged_fetches import PagedFetch
 from producer.api.parked_jobs import ParkedGroupList, RedriveRequest
@@ -59,13 +60,14 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     *(Task, TaskPage, LeasedTasks, Extension),
     *(Output, ParkedGroupList, DryRun, OperationDocument, OperationPageDocument, AuditPage),
     *(KeyDocument, NewKeyDocument, KeyPage, SecretDocument, NewSecretDocument, SecretPage),
-    *(Retention, Health, Problem),
+    *(ProjectLimits, Retention, Health, Problem),
 )
 _REQUESTS: tuple[type[BaseModel], ...] = (
     *(JobSubmission, BatchSubmission, ScheduleSubmission, TaskSubmission),
     *(PickTasks, ExtendLease, FinishTask, FailTask),
     *(RedriveRequest, OperationRequest, KindPauseRequest, LanePauseRequest, KeyRequest, RotationRequest),
     *(SecretRequest, SecretReplacement),
+    LimitsRequest,
 )
 
 Schema = dict[str, Any]

@@ -237,6 +237,15 @@ class ProblemField(Document):
     msg: Annotated[ShownText, Field(description="Why.")]
 
 
+class ProblemLimit(Document):
+    """The limit of a project that was reached."""
+
+    name: Annotated[str, Field(description="Such as `stored_jobs`: see `GET /limits`.")]
+    project: str
+    value: Annotated[int, Field(description="How much is allowed.")]
+    used: Annotated[int, Field(description="How much there is.")]
+
+
 class Problem(Document):
     """What went wrong, as RFC 9457 says."""
 
@@ -249,6 +258,9 @@ class Problem(Document):
     status: int
     detail: ShownText
     errors: Annotated[list[ProblemField] | None, Field(description="The first 20 fields at fault.")] = None
+    limit: Annotated[
+        ProblemLimit | None, Field(description="The limit of the project that does not allow it.")
+    ] = None
 
 
 _STORED = {"args", "result"}

@@ -158,6 +158,8 @@ _STOPS = {
     StopReason.REPEATED_PAGE: "It stopped where the same page came twice, and left the second copy out: the "
     "target ignores what was asked for, or has no more; nobody can tell.",
     StopReason.INVALID_NEXT: "It stopped where a page named as the next one what is no valid URL or cursor.",
+    StopReason.PROJECT_FULL: "It stopped where the project had no room for more jobs: see `GET /limits`, "
+    "and fetch again when there is.",
 }
 
 

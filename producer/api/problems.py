@@ -9,8 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from producer.api.documents import Problem, ProblemField
+from producer.api.documents import Problem, ProblemField, ProblemLimit
 from producer.batch_validation import MAX_ERRORS, BatchInvalid
+from producer.quotas import LimitName
 from shared.errors import (
     BatchNotFound,
     BodyNotFound,
@@ -30,6 +31,7 @@ from shared.errors import (
     OperationFinished,
     OperationNotFound,
     OutputNotFound,
+    ProjectLimitReached,
     QuotaReached,
     RetrieverError,
     RunsExhausted,
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 MAX_DETAIL_LENGTH = 500
 RETRY_AFTER_SECONDS = 5
+# Batches take a while.
+BATCH_RETRY_SECONDS = 30
 NO_PAGE = "There is nothing at this path."
 
 
@@ -144,6 +148,20 @@ _TABLE: Mapping[type[RetrieverError], _Entry] = {
 }
 
 
+# Where another status says more: a batch in parts is another request, and batches end by themselves.
+_LIMITS: Mapping[str, _Entry] = {
+    LimitName.BATCH_JOBS: _Entry(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "batch-too-large", "The batch is too large"
+    ),
+    LimitName.UNFINISHED_BATCHES: _Entry(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "quota-reached",
+        "There is no room for more",
+        headers={"Retry-After": str(BATCH_RETRY_SECONDS)},
+    ),
+}
+
+
 def problem_response(error: Exception) -> Response:
     """Return the answer to any error; an unforeseen one is logged with its traceback."""
     match error:
@@ -176,6 +194,10 @@ def _our_error(error: RetrieverError, entry: _Entry) -> Response:
             "api_request_failed", extra={"problem": entry.name, "error": str(error)[:MAX_DETAIL_LENGTH]}
         )
     errors = error.errors if isinstance(error, JobInvalid) else ()
+    limit = None
+    if isinstance(error, ProjectLimitReached):
+        entry = _LIMITS.get(error.name, entry)
+        limit = ProblemLimit.of(error)
     return _respond(
         entry.status,
         entry.detail or _summary(error),
@@ -183,6 +205,7 @@ def _our_error(error: RetrieverError, entry: _Entry) -> Response:
         title=entry.title,
         errors=errors,
         headers=entry.headers,
+        limit=limit,
     )
 
 
@@ -212,6 +235,7 @@ def _respond(
     title: str | None = None,
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
+    limit: ProblemLimit | None = None,
 ) -> Response:
     problem = Problem(
         type=name,
@@ -220,6 +244,7 @@ def _respond(
         detail=detail[:MAX_DETAIL_LENGTH],
         errors=[ProblemField(loc=e.loc[:200], msg=e.msg[:MAX_DETAIL_LENGTH]) for e in errors[:MAX_ERRORS]]
         or None,
+        limit=limit,
     )
     body = problem.model_dump_json(exclude_none=True)
     return Response(body, status, headers=dict(headers or {}), media_type=PROBLEM_TYPE)

@@ -162,9 +162,9 @@ class JobWriter(GroupWriter[NewJob, SubmissionResult]):
         super().__init__(database, _admit, of="jobs", max_waiting=max_waiting_jobs)
 
 
-def _admit(connection: Connection, jobs: Sequence[NewJob]) -> list[SubmissionResult]:
+def _admit(connection: Connection, jobs: Sequence[NewJob]) -> list[SubmissionResult | RetrieverError]:
     results = submissions.admit_jobs(connection, jobs)
-    return [results[job.id] for job in jobs]
+    return [results[job.id].refusal or results[job.id] for job in jobs]
 
 
 def _answer(group: Sequence[_Waiting[Change, Answer]], answers: Sequence[Answer | Exception]) -> None:

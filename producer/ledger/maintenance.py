@@ -1,16 +1,19 @@
 """Maintenance of the store, in small pieces with pauses. Only the leader runs it.
 
-The janitor deletes what ended long ago; the batch reconciler compares the counts of batches with their jobs.
+The janitor deletes what ended long ago; the batch reconciler compares the counts of batches with their jobs,
+and the usage keeper those of projects.
 """
 
 import asyncio
 import logging
+import time
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from producer.ledger.metrics import LedgerMetrics
 from producer.parking import DELETED_STATES
-from producer.store import batches, retention
+from producer.quotas import LimitName
+from producer.store import batches, quotas, retention
 from producer.store.database import RetryingStore
 from shared.clock import utc_now
 from shared.settings import Settings
@@ -29,6 +32,11 @@ _CHECK_SECONDS = 60.0
 _PAGE_BATCHES = 20
 # Finished batches are checked for so long after their end.
 _RECENT = timedelta(hours=1)
+
+_KEEP_SECONDS = 60.0
+_WINDOW_JOBS = 2_000
+# A look at all that large projects store takes a while, and is made again after so many times as long.
+_REST_FACTOR = 20
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +60,38 @@ class Janitor:
             await self.forget_keys()
             if self._retention_days:
                 await self.clean(before=utc_now() - timedelta(days=self._retention_days))
+            await self.apply_limits(now=utc_now())
             await asyncio.sleep(_CLEAN_SECONDS)
+
+    async def apply_limits(self, *, now: datetime) -> None:
+        """Delete what single projects keep for a shorter time: of their audit log, and rejected lines."""
+        audited = await self._store.read(retention.projects_with, LimitName.AUDIT_DAYS)
+        for project, days in audited.items():
+            await self._forget_audit(project, now - timedelta(days=days))
+        listed = await self._store.read(retention.projects_with, LimitName.REJECTED_DAYS)
+        for project, days in listed.items():
+            await self._forget_rejected(project, now - timedelta(days=days))
+
+    async def _forget_audit(self, project: str, before: datetime) -> None:
+        forgotten = 0
+        while chunk := await self._store.write(
+            retention.forget_audit, project, before=before, limit=_CHUNK_KEYS
+        ):
+            forgotten += chunk
+            if chunk < _CHUNK_KEYS:
+                break
+            await asyncio.sleep(_PAUSE_SECONDS)
+        if forgotten:
+            logger.info("audit_forgotten", extra={"project": project, "entries": forgotten})
+
+    async def _forget_rejected(self, project: str, before: datetime) -> None:
+        while page := await self._store.read(
+            retention.batches_with_rejected, project, before=before, limit=_CHUNK_BATCHES
+        ):
+            for batch_id in page:
+                await self._delete_rejected(batch_id)
+                await self._store.write(retention.note_rejected_gone, batch_id)
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def forget_keys(self) -> None:
         """Delete all idempotency keys whose time is over. Stopping at any point is safe."""
@@ -162,3 +201,47 @@ class BatchReconciler:
             self._metrics.counts_corrected.inc()
             corrected = {state.value: f"{kept} instead of {right}" for state, (kept, right) in wrong.items()}
             logger.error("batch_counts_wrong", extra={"batch_id": str(batch_id), "corrected": corrected})
+
+
+class UsageKeeper:
+    """Counts again what limited projects have, and measures how many bytes they store."""
+
+    def __init__(self, *, store: RetryingStore, metrics: LedgerMetrics) -> None:
+        """Make a keeper that has counted nothing yet."""
+        self._store = store
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Look every minute until cancelled, less often where a look takes long."""
+        try:
+            while True:
+                began = time.monotonic()
+                await self.look()
+                await asyncio.sleep(max(_KEEP_SECONDS, (time.monotonic() - began) * _REST_FACTOR))
+        finally:
+            # Another ledger may lead now.
+            self._metrics.projects_full.clear()
+
+    async def look(self) -> None:
+        """Correct the counts that are due, measure, and show how many projects are full."""
+        for project in await self._store.read(quotas.due_recounts, now=utc_now()):
+            if wrong := await self._store.write(quotas.recount, project, now=utc_now()):
+                # Once after a limit was set it is as it should be: what was under way then was not counted.
+                logger.warning("project_recounted", extra={"project": project, "jobs_missed": wrong})
+            await asyncio.sleep(_PAUSE_SECONDS)
+        for project in await self._store.read(quotas.measured_projects):
+            await self._measure(project)
+        for name, full in (await self._store.read(quotas.full_projects)).items():
+            self._metrics.projects_full.labels(name).set(full)
+
+    async def _measure(self, project: str) -> None:
+        stored_bytes, after = 0, None
+        while True:
+            found, after = await self._store.read(
+                quotas.measure_window, project, after=after, limit=_WINDOW_JOBS
+            )
+            stored_bytes += found
+            if after is None:
+                break
+            await asyncio.sleep(_PAUSE_SECONDS)
+        await self._store.write(quotas.note_bytes, project, stored_bytes, now=utc_now())

@@ -72,6 +72,9 @@ class LedgerMetrics:
             "batch_counts_corrected",
             "Batches whose counts did not match their jobs and were corrected.",
         )
+        self.projects_full = self._gauge(
+            "projects_full", "Projects that may store no more, by the limit; only the leader looks.", "limit"
+        )
         self.jobs_deleted = self._counter("jobs_deleted", "Jobs deleted after their retention.")
         self.jobs_overdue = self._gauge(
             "jobs_overdue",

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from uuid import UUID
 
 from producer.adoption import adopt_jobs, is_adoptable, project_of
 from producer.ledger.metrics import LedgerMetrics
@@ -21,7 +22,14 @@ from shared.broker.delivery import Delivery
 from shared.broker.subscriber import Subscriber, Subscription
 from shared.broker.topology import LARGE_REPORT_BYTES, LARGE_RESULTS_QUEUE, RECORDER_QUEUE
 from shared.clock import utc_now
-from shared.errors import DeliveryLost, MessageUndecodable, ReportDisbelieved, ReportFailed, StoreRefused
+from shared.errors import (
+    DeliveryLost,
+    MessageUndecodable,
+    ProjectLimitReached,
+    ReportDisbelieved,
+    ReportFailed,
+    StoreRefused,
+)
 from shared.kinds.registry import KINDS
 from shared.messages import Job, Report
 from shared.settings import Settings
@@ -33,12 +41,13 @@ _LARGE_PREFETCH = 8
 _GROUP_BYTES = 16 * 1_048_576
 
 # Why a message, or part of it, was put aside, and what the metric calls it.
-PutAside = MessageUndecodable | ReportDisbelieved | ReportFailed | StoreRefused
+PutAside = MessageUndecodable | ReportDisbelieved | ReportFailed | StoreRefused | ProjectLimitReached
 _REASONS = {
     MessageUndecodable: "undecodable",
     ReportDisbelieved: "token",
     ReportFailed: "failed",
     StoreRefused: "refused",
+    ProjectLimitReached: "quota",
 }
 # A report with its place among those that are recorded together.
 _Told = tuple[int, ParsedReport, Report]
@@ -134,11 +143,11 @@ class Recorder:
                     error = error or disbelieved.get(0)
             await self._settle(delivery, error)
 
-    async def _record(self, parsed: Sequence[ParsedReport]) -> Mapping[int, ReportDisbelieved]:
-        """Record reports; return why some are not believed, by their places."""
+    async def _record(self, parsed: Sequence[ParsedReport]) -> Mapping[int, PutAside]:
+        """Record reports; return why some are put aside, by their places."""
         # All of it may run twice: then it changes nothing.
         await self._adopt([each.job for each in parsed if each.report is None and each.job is not None])
-        disbelieved = await self._park_unreadable(parsed)
+        disbelieved: dict[int, PutAside] = {**await self._park_unreadable(parsed)}
         heard = [(place, each, each.report) for place, each in enumerate(parsed) if each.report is not None]
         disbelieved |= await self._redrive([each for each in heard if each[2].asks_for_redrive])
         told = [
@@ -153,7 +162,13 @@ class Recorder:
         strangers = [each.job for _, each, _ in told if each.job is not None and each.job.id in unknown]
         if strangers:
             # The report was faster than the copy of the job, or there was none.
-            await self._adopt(strangers)
+            refused = await self._adopt(strangers)
+            # What became of those whose projects have no room is put aside, and that they run is no loss.
+            disbelieved |= {
+                place: refused[report.job_id]
+                for place, _, report in told
+                if report.job_id in refused and report.state.is_final
+            }
             ids = frozenset(job.id for job in strangers)
             again = await self._write([each for each in told if each[2].job_id in ids])
             recorded = Recorded(
@@ -186,17 +201,22 @@ class Recorder:
         )
         return replace(recorded, disbelieved=frozenset(told[at][0] for at in recorded.disbelieved))
 
-    async def _adopt(self, jobs: Sequence[Job]) -> None:
+    async def _adopt(self, jobs: Sequence[Job]) -> Mapping[UUID, ProjectLimitReached]:
+        """Store jobs of others; return why their projects may not store some."""
         for job in jobs:
             if job.kind in KINDS and not is_adoptable(job):
                 facts = {"job_id": str(job.id), "run": job.run, "attempt": job.attempt}
                 logger.warning("job_not_adopted", extra=facts)
         adopted = adopt_jobs(jobs, whose=self._whose, now=utc_now())
         if not adopted:
-            return
-        for job_id in sorted(await self._store.write(submissions.insert_adopted, adopted)):
+            return {}
+        adoption = await self._store.write(submissions.adopt_fitting, adopted)
+        for job_id in sorted(adoption.stored):
             self._metrics.jobs_adopted.inc()
             logger.info("job_adopted", extra={"job_id": str(job_id)})
+        for job_id, error in adoption.refused.items():
+            logger.warning("job_not_adopted", extra={"job_id": str(job_id), "error": str(error)})
+        return adoption.refused
 
     async def _park_unreadable(self, parsed: Sequence[ParsedReport]) -> dict[int, ReportDisbelieved]:
         """Park jobs whose messages nobody could read; return why some are not believed, by their places."""

@@ -14,7 +14,7 @@ from producer.scheduling import decide_step, failed_step
 from producer.store import schedule_runs, schedules
 from producer.store.database import RetryingStore
 from shared.clock import utc_now
-from shared.errors import StoreRefused
+from shared.errors import JobInvalid, ProjectLimitReached, StoreRefused
 
 _PAGE_SCHEDULES = 100
 # Then those with small templates have their turn again: a run of a large one takes up to half a second.
@@ -105,7 +105,7 @@ class Scheduler(DueService):
     async def _take(self, step: ScheduleStep, now: datetime) -> list[ScheduleStep]:
         try:
             return await self._store.write(schedule_runs.take_steps, [step], now=now)
-        except StoreRefused as error:
+        except (StoreRefused, ProjectLimitReached, JobInvalid) as error:
             # It must hold up neither its own next run nor other schedules.
             failed = [failed_step(step, error)]
             return await self._store.write(schedule_runs.take_steps, failed, now=now)

@@ -9,7 +9,7 @@ from producer.ledger.bulk_operations import BulkOperationRunner
 from producer.ledger.dead_letters import DeadLetterWatch
 from producer.ledger.leader import LEADER, LEADER_LEASE_SECONDS, Elector, Lease, Service
 from producer.ledger.lost_jobs import LostJobReconciler
-from producer.ledger.maintenance import BatchReconciler, Janitor
+from producer.ledger.maintenance import BatchReconciler, Janitor, UsageKeeper
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.parked_reconciler import PARKED_WALK, WALK_LEASE_SECONDS, ParkedReconciler
 from producer.ledger.pause_publisher import PausePublisher
@@ -204,6 +204,7 @@ class _Ledger:
                 "dead_letters": DeadLetterWatch(metrics=metrics, settings=settings).run,
                 "janitor": Janitor(store=store, metrics=metrics, settings=settings).run,
                 "batch_counts": BatchReconciler(store=store, metrics=metrics).run,
+                "project_usage": UsageKeeper(store=store, metrics=metrics).run,
             }
         )
 

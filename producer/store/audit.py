@@ -109,6 +109,11 @@ def secret_target(secret_id: UUID) -> str:
     return f"secret/{secret_id}"
 
 
+def project_target(project: str) -> str:
+    """Return how the log names a project."""
+    return f"project/{project}"
+
+
 def queue_target(kind: str, lane: str) -> str:
     """Return how the log names a kind, or a lane over all kinds."""
     return f"lane/{lane}" if kind == EVERY else f"kind/{kind}"

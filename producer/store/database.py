@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from producer.store.engine import SQLITE_BUSY_SECONDS, check_writable, open_engine, writing
 from producer.store.failures import BUSY_HERE, POOLER, store_failures
 from producer.store.migrate import check_schema
+from producer.store.quotas import KNOWN_LIMITS, KnownLimits
 from producer.store.sql import SQLITE
 from producer.store.sqlite_file import place_of
 from producer.turns import FairTurns
@@ -54,6 +55,8 @@ class Database:
     """One SQLite file or PostgreSQL database, for any number of threads and processes. Its calls block."""
 
     def __init__(self, engine: sa.Engine) -> None:
+        self.known_limits = KnownLimits()
+        engine = engine.execution_options(**{KNOWN_LIMITS: self.known_limits})
         self._reader = engine
         self._writer = writing(engine)
         self._place = place_of(engine)
@@ -155,6 +158,7 @@ class Store:
             threads: How many calls run at a time; the others wait.
         """
         self._database = database
+        self.known_limits = database.known_limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         # A second batch would only wait for the one writer, in a thread, until its time is up.
         self._long_calls = {

@@ -1,5 +1,6 @@
 """The outbox of events: what the broker will be told, written in the transaction that makes it true."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
@@ -12,6 +13,7 @@ from producer.callbacks import batch_callback, job_callback
 from producer.callers import wire_project
 from producer.records import CallbackEvent, ClaimedEvent, NewJob
 from producer.store.page_bytes import lock_fitting
+from producer.store.quotas import count_stored
 from producer.store.rows import new_job_row
 from producer.store.schema import events, jobs
 from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order, rows_parameter
@@ -99,6 +101,8 @@ def _insert_callbacks(connection: sa.Connection, webhooks: Sequence[NewJob]) -> 
     """Store webhook jobs, and wake the relay."""
     if webhooks:
         connection.execute(jobs.insert(), [new_job_row(webhook, batch_id=None) for webhook in webhooks])
+        # Never refused: the job that they tell of was let in, and they are of it.
+        count_stored(connection, Counter((webhook.project, webhook.kind) for webhook in webhooks))
         announce_jobs(connection)
 
 

@@ -6,7 +6,8 @@ the same.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -31,13 +32,14 @@ from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
 from producer.store.page_bytes import PAGE_BYTES, fitting, row_bytes
 from producer.store.projects import visible
+from producer.store.quotas import count_stored, glance
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
 from producer.store.schema import batches, jobs, pages, redrives
-from producer.store.sql import insert_absent, stored
+from producer.store.sql import insert_absent, is_one_of, stored
 from producer.store.wakeup import announce_jobs
 from producer.stored_json import NULL, items_of, json_text, pick
 from shared.errors import BatchNotFound, JobNotPaged
-from shared.kinds.pages import PagePlace
+from shared.kinds.pages import PagePlace, StopReason
 from shared.messages import Report
 from shared.states import JobState
 
@@ -77,6 +79,11 @@ def record_pages(
     found = _find_pages(connection, told)
     _keep_pages(connection, found, told, now=now)
     leading = [(job, page, place) for job, page in found if (place := _place_after(told[job.id]))]
+    # Glanced at and not locked: batches are locked after this, and others lock usage after batches.
+    rooms = {project: glance(connection, project) for project in {job.project for job, *_ in leading}}
+    full = {job.id for job, *_ in leading if (room := rooms[job.project]) and room.free(job.kind) == 0}
+    _note_cut(connection, full)
+    leading = [each for each in leading if each[0].id not in full]
     _make_batches(
         connection, [pages_batch(job, page, now=now) for job, page, _ in leading if page.index == 0]
     )
@@ -84,15 +91,23 @@ def record_pages(
     touched = {standing[job_id].batch_id for job_id in reached} | {page.batch_id for _, page, _ in leading}
     locked = _lock_batches(connection, (batch_id for batch_id in touched if batch_id is not None))
     named = dict(reached)
+    further: Counter[tuple[str, str]] = Counter()
     for job, page, place in leading:
         if not _takes_more(connection, locked[page.batch_id], job, told[job.id].run):
             continue
         # Each has about as many arguments as the page that leads to it.
         chunk_jobs = max(1, min(_CHUNK_JOBS, PAGE_BYTES // len(json_text(job.args))))
-        following = following_jobs(job, page, place, now=now)
-        _insert_pages(connection, page.batch_id, following, chunk_jobs=chunk_jobs)
+        following, room = following_jobs(job, page, place, now=now), rooms[job.project]
+        fitting = following if room is None else islice(following, room.free(job.kind))
+        made = _insert_pages(connection, page.batch_id, fitting, chunk_jobs=chunk_jobs)
+        further[job.project, job.kind] += made
+        if room is not None:
+            room.take(job.kind, more=made)
+            if next(following, None) is not None:
+                _note_cut(connection, {job.id})
         if page.index == 0:
             named[job.id] = _naming_batch(told[job.id], page.batch_id)
+    count_stored(connection, further)
     return named
 
 
@@ -264,14 +279,20 @@ def _takes_more(
 
 def _insert_pages(
     connection: sa.Connection, batch_id: UUID, following: Iterator[NewJob], *, chunk_jobs: int
-) -> None:
-    """Store the jobs that are not there yet, and let their batch, which is locked, grow by them."""
+) -> int:
+    """Store the jobs that are not there yet, and let their batch, which is locked, grow by them.
+
+    Returns:
+        How many were not there.
+    """
+    made = 0
     while chunk := list(islice(following, chunk_jobs)):
         there = set(connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_([job.id for job in chunk]))))
         fresh = [new_job_row(job, batch_id=batch_id) for job in chunk if job.id not in there]
         if not fresh:
             continue
         connection.execute(jobs.insert(), fresh)
+        made += len(fresh)
         connection.execute(
             batches.update()
             .where(batches.c.id == batch_id)
@@ -282,6 +303,15 @@ def _insert_pages(
             )
         )
         announce_jobs(connection)
+    return made
+
+
+def _note_cut(connection: sa.Connection, job_ids: Collection[UUID]) -> None:
+    """Say of pages that some, or all, of those that follow them found no room in their project."""
+    if job_ids:
+        logger.warning("pages_cut", extra={"job_ids": sorted(map(str, job_ids))[:10]})
+        here = is_one_of(connection, pages.c.job_id, job_ids), pages.c.stopped_by.is_(None)
+        connection.execute(pages.update().where(*here).values(stopped_by=StopReason.PROJECT_FULL))
 
 
 def _naming_batch(report: Report, batch_id: UUID) -> Report:

@@ -1,13 +1,16 @@
 """Delete what is over: jobs that ended long ago and expired keys. Batches go whole, so that no count lies."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from producer.parking import DELETED_STATES, RUN_ACTIONS, SCHEDULER
+from producer.quotas import EVERY_PROJECT_LIMITS, LimitName
 from producer.records import DeletedPage
+from producer.store.quotas import count_stored, limits_in_force, read_limits
 from producer.store.rows import first_id
 from producer.store.schema import audit, batches, idempotency_keys, jobs, rejected_lines
 from shared.states import JobState
@@ -102,6 +105,50 @@ def forget_runs(connection: sa.Connection, *, before: datetime, limit: int) -> i
     return connection.execute(audit.delete().where(audit.c.id.in_(old))).rowcount
 
 
+def forget_audit(connection: sa.Connection, project: str, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` audit entries of a project, of before a time; return how many."""
+    old = (
+        sa.select(audit.c.id)
+        .where(audit.c.project == project, audit.c.id < first_id(before))
+        .order_by(audit.c.id)
+        .limit(limit)
+    )
+    return connection.execute(audit.delete().where(audit.c.id.in_(old))).rowcount
+
+
+def batches_with_rejected(
+    connection: sa.Connection, project: str, *, before: datetime, limit: int
+) -> list[UUID]:
+    """Return batches of a project of before a time that still list lines that became no job."""
+    query = (
+        sa.select(batches.c.id)
+        .where(batches.c.project == project, batches.c.id < first_id(before), batches.c.rejected > 0)
+        .where(sa.or_(batches.c.rejected_kept.is_(None), batches.c.rejected_kept > 0))
+        .order_by(batches.c.id)
+        .limit(limit)
+    )
+    return list(connection.scalars(query))
+
+
+def note_rejected_gone(connection: sa.Connection, batch_id: UUID) -> None:
+    """Say of a batch that it lists none of its lines that became no job; they stay counted."""
+    connection.execute(batches.update().where(batches.c.id == batch_id).values(rejected_kept=0))
+
+
+def projects_with(connection: sa.Connection, name: LimitName) -> Mapping[str, int]:
+    """Return the projects for which a limit is set, each with its value.
+
+    Where it is set for every project, those that have something in the audit log or a batch are all projects.
+    """
+    limits = read_limits(connection)
+    names = set(limits.by_project) - {EVERY_PROJECT_LIMITS}
+    if name in limits.of(EVERY_PROJECT_LIMITS):
+        names |= _projects(connection, audit.c.project) | _projects(connection, batches.c.project)
+    return {
+        project: value for project in sorted(names) if (value := limits.of(project).get(name)) is not None
+    }
+
+
 def delete_rejected(connection: sa.Connection, batch_id: UUID, *, limit: int) -> int:
     """Delete up to `limit` rejected lines of a batch; return how many."""
     of_batch = rejected_lines.c.batch_id == batch_id
@@ -111,9 +158,25 @@ def delete_rejected(connection: sa.Connection, batch_id: UUID, *, limit: int) ->
     return len(numbers)
 
 
+def _projects(connection: sa.Connection, column: sa.Column[str]) -> set[str]:
+    """Return the values of a column that an index begins with: one look for each, however many rows."""
+    found: set[str] = set()
+    after = ""
+    query = sa.select(column).where(column > sa.bindparam("after")).order_by(column).limit(1)
+    while (following := connection.scalar(query, {"after": after})) is not None:
+        found.add(following)
+        after = following
+    return found
+
+
 def _delete_jobs(connection: sa.Connection, job_ids: Sequence[UUID]) -> int:
     if not job_ids:
         return 0
     # Checked again, because another janitor or an operator may have been faster.
     is_final = jobs.c.state.in_(DELETED_STATES)
-    return connection.execute(jobs.delete().where(jobs.c.id.in_(job_ids), is_final)).rowcount
+    deletion = jobs.delete().where(jobs.c.id.in_(job_ids), is_final)
+    if not limits_in_force(connection):
+        return connection.execute(deletion).rowcount
+    gone = connection.execute(deletion.returning(jobs.c.project, jobs.c.kind)).all()
+    count_stored(connection, {each: -number for each, number in Counter(map(tuple, gone)).items()})
+    return len(gone)

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 
 from producer.parking import SCHEDULER, AuditAction
 from producer.records import NewJob, Overlap, RunEffect, ScheduledRun, ScheduleRecord, ScheduleStep
+from producer.scheduling import failed_step
 from producer.store.audit import schedule_target, write_audits
+from producer.store.quotas import rooms_of
 from producer.store.schedules import has_unfinished_run, schedule_record
 from producer.store.schema import HAS_A_RUN, schedules
 from producer.store.sql import is_one_of, json_rowset, rows_parameter
@@ -89,11 +91,18 @@ def take_steps(
 ) -> list[ScheduleStep]:
     """Store the runs of schedules and their next times together; return the steps that this call took.
 
+    A run that its project may not store is none: the schedule goes on, and says why.
+
     A schedule that is no longer at the revision that was read, because another ledger or a person was first,
     stays as it is: of any number of calls for one revision, one takes the step.
+
+    Raises:
+        ProjectLimitReached, JobInvalid: a batch does not fit for another reason than the number of its jobs,
+            or a limit was set at this moment; nothing was changed.
     """
     if not steps:
         return []
+    steps = _fitting(connection, steps)
     moved = _advance(connection, steps)
     taken = [step for step in steps if step.schedule.id in moved]
     _insert_runs(connection, (step.run for step in taken if step.run))
@@ -103,6 +112,23 @@ def take_steps(
     )
     write_audits(connection, noted, by=SCHEDULER, now=now)
     return taken
+
+
+def _fitting(connection: sa.Connection, steps: Sequence[ScheduleStep]) -> Sequence[ScheduleStep]:
+    """Return the steps, those that have more jobs than their project may store without their run."""
+    rooms = rooms_of(connection, {step.schedule.project for step in steps if step.run})
+    if not rooms:
+        return steps
+    fitting = []
+    for step in steps:
+        room = rooms.get(step.schedule.project)
+        if room is not None and step.run and (jobs := step.run.jobs):
+            if (refused := room.refusal(jobs[0].kind, more=len(jobs))) is not None:
+                fitting.append(failed_step(step, refused))
+                continue
+            room.take(jobs[0].kind, more=len(jobs))
+        fitting.append(step)
+    return fitting
 
 
 def _advance(connection: sa.Connection, steps: Sequence[ScheduleStep]) -> frozenset[UUID]:
@@ -153,7 +179,7 @@ def _insert_runs(connection: sa.Connection, runs: Iterable[ScheduledRun]) -> Non
     single: list[NewJob] = []
     for run in runs:
         if run.batch:
-            insert_batch(connection, run.batch, run.jobs, run.rejected)
+            insert_batch(connection, run.batch, run.jobs, run.rejected, jobs_wanted=len(run.jobs))
         else:
             single += run.jobs
     insert_jobs(connection, single)

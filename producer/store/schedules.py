@@ -3,6 +3,7 @@
 Several schedulers share the work: each locks a page of jobs and skips what another has locked.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,11 +19,12 @@ from producer.store.batches import Move, count_moves
 from producer.store.endings import end_jobs, end_of
 from producer.store.page_bytes import read_page
 from producer.store.projects import visible
+from producer.store.quotas import check_room, check_schedules, limits_in_force
 from producer.store.repeats import look_after
 from producer.store.rows import OPEN_STATES, STANDING_COLUMNS, Standing, columns_of, standing_of, write_jobs
 from producer.store.schema import CAN_EXPIRE, HAS_A_RUN, IS_SCHEDULED, jobs, schedules
 from producer.store.sql import count_under_lock, encode_document, stored
-from producer.store.submissions import insert_batch, insert_jobs
+from producer.store.submissions import check_labels, insert_batch, insert_jobs
 from producer.store.wakeup import announce_waiting
 from producer.timetable import Cron, Every, Timetable
 from shared.errors import QuotaReached, ScheduleNotFound
@@ -47,7 +49,12 @@ def insert_schedule(
 
     Raises:
         QuotaReached: there are as many as there may be.
+        JobInvalid: its project may not put so many labels on one.
     """
+    if limits := limits_in_force(connection):
+        (template,) = schedule.template.values()
+        check_labels({**schedule.labels, **template.get("labels", {})}, schedule.project, limits)
+    check_schedules(connection, schedule.project)
     if most is not None and count_under_lock(connection, schedules) >= most:
         raise QuotaReached(
             f"There are {most:,} schedules, which is the most (RETRIEVER_MAX_SCHEDULES). "
@@ -342,8 +349,9 @@ def _run_columns(run: ScheduledRun) -> dict[str, object]:
 
 def _insert_run(connection: sa.Connection, run: ScheduledRun) -> None:
     if run.batch:
-        insert_batch(connection, run.batch, run.jobs, run.rejected)
+        insert_batch(connection, run.batch, run.jobs, run.rejected, jobs_wanted=len(run.jobs))
     else:
+        check_room(connection, Counter((job.project, job.kind) for job in run.jobs))
         insert_jobs(connection, run.jobs)
 
 

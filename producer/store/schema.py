@@ -105,6 +105,8 @@ batches = sa.Table(
 )
 
 sa.Index("ix_batches_project_id", batches.c.project, batches.c.id)
+# How many batches of a project are unfinished.
+_partial_index("ix_batches_unfinished", batches.c.project, where=batches.c.finished_at.is_(None))
 # For the reconciler: the unfinished, and those that finished lately.
 sa.Index("ix_batches_finished_at_id", batches.c.finished_at, batches.c.id)
 
@@ -614,6 +616,31 @@ rate_demands = sa.Table(
     sa.Column("process", sa.Uuid(), primary_key=True),
     sa.Column("asked_per_second", sa.Float(), nullable=False),
     sa.Column("noted_at", Moment(), nullable=False),
+)
+
+# What a project may have: a row each. `*` is every project that has no limit of this name.
+project_limits = sa.Table(
+    "project_limits",
+    metadata,
+    sa.Column("project", PlainText(), primary_key=True),
+    sa.Column("name", PlainText(), primary_key=True),
+    sa.Column("value", sa.BigInteger(), nullable=False),
+)
+
+# What the projects have that are limited, changed in the transactions that store and delete. Whoever changes
+# or locks several rows does so in the order of their names, after all other rows that may be waited for.
+project_usage = sa.Table(
+    "project_usage",
+    metadata,
+    sa.Column("project", PlainText(), primary_key=True),
+    sa.Column("jobs", sa.BigInteger(), nullable=False),
+    sa.Column("tasks", sa.BigInteger(), nullable=False),
+    # Arguments, results and bodies, as they were measured: null before.
+    sa.Column("stored_bytes", sa.BigInteger(), nullable=True),
+    sa.Column("measured_at", Moment(), nullable=True),
+    # When the ledger counts again, and how often that was done: of two who count, one corrects.
+    sa.Column("recount_at", Moment(), nullable=False),
+    sa.Column("recounts", sa.BigInteger(), nullable=False, server_default="0"),
 )
 
 _reason_characters = sa.func.coalesce(sa.func.length(jobs.c.reason), sa.literal_column("0"))

@@ -10,13 +10,14 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
 
 from producer.callers import scoped
+from producer.quotas import LimitName, Limits, Room
 from producer.records import (
     AdoptedJob,
     IdempotencyKey,
@@ -26,15 +27,26 @@ from producer.records import (
     SubmissionResult,
     SubmissionStatus,
 )
-from producer.store.idempotency import point_key, read_key, take_key
+from producer.store.idempotency import find_key, point_key, read_key, take_key
+from producer.store.quotas import check_batch, check_counted, count_stored, limits_in_force, rooms_of
 from producer.store.rows import FINAL_STATES, new_job_row, stored_host
 from producer.store.schema import batches, jobs, rejected_lines
-from producer.store.sql import POSTGRESQL, bound_value, encode_document, insert_absent
+from producer.store.sql import POSTGRESQL, bound_value, encode_document, insert_absent, is_one_of
 from producer.store.wakeup import announce_jobs, announce_tasks, announce_tasks_where
+from shared.errors import FieldError, JobInvalid, ProjectLimitReached, RetrieverError
 from shared.kinds.registry import waiting_state
 from shared.states import JobState, position
 
 T = TypeVar("T")
+
+
+class Adoption(NamedTuple):
+    """The ids of jobs that are new in the store, and why others may not be stored."""
+
+    stored: frozenset[UUID]
+    refused: Mapping[UUID, ProjectLimitReached]
+
+
 # The columns that a job shares with others of its batch, and its own values, as the driver takes them.
 _Own = tuple[str, str, str, int | None, str | None, str | None, str | None, str | None]
 _Row = tuple[Mapping[str, Any], _Own]
@@ -56,32 +68,127 @@ def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UU
     When many requests with one key, or for one thing, come at once, one is stored.
 
     Returns:
-        By the id of the job handed in, which job answers it and why.
+        By the id of the job handed in, which job answers it and why, or why its project may not store it.
     """
+    if limits := limits_in_force(connection):
+        return _admit_limited(connection, new_jobs, limits)
+    return _admit(connection, new_jobs, {})
+
+
+def _admit_limited(
+    connection: sa.Connection, new_jobs: Sequence[NewJob], limits: Limits
+) -> dict[UUID, SubmissionResult]:
+    """Store the jobs that their projects may store. One that was there before is an answer all the same."""
     answers: dict[UUID, SubmissionResult] = {}
+    for job in new_jobs:
+        try:
+            check_labels(job.labels, job.project, limits)
+        except JobInvalid as error:
+            answers[job.id] = _refused(job, error)
+    rest = [job for job in new_jobs if job.id not in answers]
+    rooms = rooms_of(connection, {job.project for job in rest})
+    return answers | _admit(connection, rest, rooms)
+
+
+def _admit(
+    connection: sa.Connection, new_jobs: Sequence[NewJob], rooms: Mapping[str, Room]
+) -> dict[UUID, SubmissionResult]:
     first, repeated = _by_key(new_jobs)
     # Keys are taken in order, and locks on unique keys in order after them, so that two transactions
     # cannot wait for each other.
-    for job, idempotency in first:
-        if taken := take_key(connection, idempotency, job.id, now=job.created_at):
-            answers[job.id] = taken.result_for(idempotency.fingerprint)
+    answers = _take_keys(connection, first, rooms)
     waiting = answers.keys() | {job.id for job, _ in repeated}
     open_jobs = [job for job in new_jobs if job.id not in waiting]
-    for job in sorted((job for job in open_jobs if job.unique_for_seconds), key=_unique_key_of):
+    answers |= _admit_unique(connection, (job for job in open_jobs if job.unique_for_seconds), rooms)
+    plain = [job for job in open_jobs if not job.unique_for_seconds]
+    if rooms:
+        answers |= {
+            job.id: _refused(job, error) for job in plain if (error := _take_place_without_key(job, rooms))
+        }
+        plain = [job for job in plain if job.id not in answers]
+    insert_jobs(connection, plain)
+    firsts = {_place_of(each): each[0].id for each in first}
+    for job, idempotency in repeated:
+        # Only now it is known which job the key leads to: a unique one may have been there before.
+        of_first = answers.get(firsts[_place_of((job, idempotency))])
+        if of_first is not None and of_first.refusal is not None:
+            answers[job.id] = _refused(job, of_first.refusal)
+        else:
+            answers[job.id] = read_key(connection, idempotency).result_for(idempotency.fingerprint)
+    return answers | {job.id: SubmissionResult(job.id) for job in plain}
+
+
+def _take_keys(
+    connection: sa.Connection, keyed: Iterable[_Keyed], rooms: Mapping[str, Room]
+) -> dict[UUID, SubmissionResult]:
+    """Take keys for new jobs; return the answers to those whose key was taken before, or that do not fit."""
+    answers: dict[UUID, SubmissionResult] = {}
+    for job, idempotency in keyed:
+        if error := _take_place(job, rooms):
+            # No key is taken for nothing, but what was stored with it is still the answer.
+            taken = find_key(
+                connection, idempotency.scope, idempotency.key, project=job.project, now=job.created_at
+            )
+            answers[job.id] = taken.result_for(idempotency.fingerprint) if taken else _refused(job, error)
+        elif taken := take_key(connection, idempotency, job.id, now=job.created_at):
+            _leave_place(job, rooms)
+            answers[job.id] = taken.result_for(idempotency.fingerprint)
+    return answers
+
+
+def _admit_unique(
+    connection: sa.Connection, unique: Iterable[NewJob], rooms: Mapping[str, Room]
+) -> dict[UUID, SubmissionResult]:
+    """Store those of the jobs that nobody has asked for already, and return the answers to all."""
+    answers: dict[UUID, SubmissionResult] = {}
+    for job in sorted(unique, key=_unique_key_of):
         if same := _find_same_job(connection, job):
             answers[job.id] = SubmissionResult(same, SubmissionStatus.DUPLICATE)
             if job.idempotency:
+                _leave_place(job, rooms)
                 point_key(connection, job.idempotency, same)
+        elif error := _take_place_without_key(job, rooms):
+            answers[job.id] = _refused(job, error)
         else:
             # At once, so that the next of this group that asks for the same finds it.
             insert_jobs(connection, [job])
             answers[job.id] = SubmissionResult(job.id)
-    plain = [job for job in open_jobs if not job.unique_for_seconds]
-    insert_jobs(connection, plain)
-    for job, idempotency in repeated:
-        # Only now it is known which job the key leads to: a unique one may have been there before.
-        answers[job.id] = read_key(connection, idempotency).result_for(idempotency.fingerprint)
-    return answers | {job.id: SubmissionResult(job.id) for job in plain}
+    return answers
+
+
+def _refused(job: NewJob, why: RetrieverError) -> SubmissionResult:
+    return SubmissionResult(job.id, SubmissionStatus.REFUSED, refusal=why)
+
+
+def _take_place_without_key(job: NewJob, rooms: Mapping[str, Room]) -> ProjectLimitReached | None:
+    # A job that has taken a key has its place already.
+    return None if job.idempotency else _take_place(job, rooms)
+
+
+def _take_place(job: NewJob, rooms: Mapping[str, Room]) -> ProjectLimitReached | None:
+    """Let a job in, or return why it does not fit."""
+    if (room := rooms.get(job.project)) is None:
+        return None
+    if (refused := room.refusal(job.kind)) is None:
+        room.take(job.kind)
+    return refused
+
+
+def _leave_place(job: NewJob, rooms: Mapping[str, Room]) -> None:
+    if (room := rooms.get(job.project)) is not None:
+        room.take(job.kind, more=-1)
+
+
+def check_labels(labels: Mapping[str, str], project: str, limits: Limits) -> None:
+    """Do nothing if a project may put so many labels on one thing.
+
+    Raises:
+        JobInvalid: it may not.
+    """
+    most = limits.of(project).get(LimitName.LABELS)
+    if most is not None and len(labels) > most:
+        msg = f"There are {len(labels)}, and the project {project} may put {most} on one ({LimitName.LABELS})"
+        raise JobInvalid([FieldError("/labels", msg)])
 
 
 def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
@@ -89,7 +196,12 @@ def insert_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> None:
     if not new_jobs:
         return
     rows = [new_job_row(job, batch_id=job.batch_id) for job in new_jobs]
-    connection.execute(insert_absent(connection, jobs), rows)
+    insert = insert_absent(connection, jobs)
+    if limits_in_force(connection).counted(job.project for job in new_jobs):
+        new = connection.execute(insert.returning(jobs.c.project, jobs.c.kind), rows).all()
+        count_stored(connection, Counter((project, kind) for project, kind in new))
+    else:
+        connection.execute(insert, rows)
     picked = (job for job in new_jobs if job.state is JobState.QUEUED and job.queue is not None)
     announce_tasks(connection, (scoped(job.queue or "", job.project) for job in picked))
     if any(job.queue is None for job in new_jobs):
@@ -101,16 +213,28 @@ def insert_batch(
     batch: NewBatch,
     new_jobs: Iterable[NewJob],
     rejected: Iterable[Rejected] = (),
+    *,
+    jobs_wanted: int = 1,
 ) -> SubmissionResult:
     """Store a batch, its jobs and those of its rejected lines that are kept, unless its key leads to a batch.
 
     Reads both a chunk at a time, the jobs first. SQLite has no other writer until the last is read, so
     neither may wait for a network. When reading raises, nothing is stored.
+
+    Args:
+        jobs_wanted: How many jobs there will be, as far as is known: what cannot fit is not even begun.
+
+    Raises:
+        ProjectLimitReached: its project may not store it.
+        JobInvalid: its project may not put so many labels on one.
     """
     if (idempotency := batch.idempotency) and (
         taken := take_key(connection, idempotency, batch.id, now=batch.created_at)
     ):
         return taken.result_for(idempotency.fingerprint)
+    if limits := limits_in_force(connection):
+        check_labels(batch.labels, batch.project, limits)
+        check_batch(connection, batch.project, batch.kind, jobs_wanted=jobs_wanted)
     connection.execute(
         batches.insert().values(
             id=batch.id,
@@ -141,6 +265,9 @@ def insert_batch(
         announce_tasks_where(connection, jobs.c.batch_id == batch.id)
     else:
         announce_jobs(connection)
+    check_counted(
+        connection, batch.project, batch.kind, stored=counts.total(), is_unfinished=finished_at is None
+    )
     return SubmissionResult(batch.id)
 
 
@@ -150,7 +277,28 @@ def insert_adopted(connection: sa.Connection, adopted: Iterable[AdoptedJob]) -> 
     rows = [_adopted_row(each) for each in sorted(adopted, key=lambda each: each.job.id)]
     if not rows:
         return frozenset()
-    return frozenset(connection.scalars(insert_absent(connection, jobs).returning(jobs.c.id), rows))
+    new = insert_absent(connection, jobs).returning(jobs.c.id, jobs.c.project, jobs.c.kind)
+    stored = connection.execute(new, rows).all()
+    count_stored(connection, Counter((project, kind) for _, project, kind in stored))
+    return frozenset(job_id for job_id, *_ in stored)
+
+
+def adopt_fitting(connection: sa.Connection, adopted: Sequence[AdoptedJob]) -> Adoption:
+    """Store jobs that came over the broker, but those that their projects may not store."""
+    rooms = rooms_of(connection, {each.job.project for each in adopted})
+    if not rooms:
+        return Adoption(insert_adopted(connection, adopted), {})
+    ids = [each.job.id for each in adopted if each.job.project in rooms]
+    there = set(connection.scalars(sa.select(jobs.c.id).where(is_one_of(connection, jobs.c.id, ids))))
+    # In their order, so that it is not by chance which fit.
+    refused = {
+        each.job.id: error
+        for each in sorted(adopted, key=lambda each: each.job.id)
+        if each.job.id not in there and (error := _take_place(each.job, rooms))
+    }
+    return Adoption(
+        insert_adopted(connection, (each for each in adopted if each.job.id not in refused)), refused
+    )
 
 
 def _find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:

@@ -35,6 +35,7 @@ class StopReason(StrEnum):
     REPEATED_PAGE = "repeated_page"
     OTHER_ORIGIN = "other_origin"
     INVALID_NEXT = "invalid_next"
+    PROJECT_FULL = "project_full"
 
     @property
     def is_an_end(self) -> bool:

@@ -43,6 +43,8 @@ BULK_ACTIONS = {"redrive_parked", "discard_parked"}
 # Of the installation, and the same for all.
 COMMON = {"list_kinds", "get_retention", "livez", "readyz", "metrics"}
 FOR_OPERATORS = {"pause_kind", "resume_kind", "pause_lane", "resume_lane"}
+# By the name of a project; test_api_project_limits.py tries them.
+LIMITS = {"get_own_limits", "get_limits", "set_limits"}
 BY_ID = {name for name, (_, path, _) in OPERATIONS.items() if "_id}" in path}
 # A caller finds the own key in it.
 WITH_OWN = {"list_keys"}
@@ -78,7 +80,7 @@ def _unchanged(api: RunningApi, theirs: Belongings) -> Iterator[None]:
 
 
 def test_every_operation_of_the_contract_is_tried() -> None:
-    groups = (BY_ID, LISTS, WITH_OWN, SUBMISSIONS, BULK_ACTIONS, COMMON, FOR_OPERATORS)
+    groups = (BY_ID, LISTS, WITH_OWN, SUBMISSIONS, BULK_ACTIONS, COMMON, FOR_OPERATORS, LIMITS)
 
     assert sorted(name for group in groups for name in group) == sorted(OPERATIONS)
 

@@ -10,12 +10,15 @@ from consumer.delivery_handler import _attributed
 from producer.callers import DEFAULT_PROJECT
 from producer.store import queries
 from producer.store.database import Database
-from shared.broker.topology import JOBS, RETURN
+from shared.broker.outgoing import Outgoing
+from shared.broker.topology import JOBS, PARKED_QUEUE, RESULTS, RETURN
 from shared.errors import JobNotFound
-from shared.messages import JobMessage
+from shared.messages import REPORT_TYPE, JobMessage, Report
 from shared.outcomes import Failed, Succeeded
 from shared.states import JobState
+from tests.support.amqp import get_message, message_count, open_channel
 from tests.support.factories import TOKENS
+from tests.support.quotas import limit, usage_of
 from tests.support.recording_ledger import Ledger, make_message, open_ledger
 
 DONE = Succeeded({"verdict": "ok"})
@@ -132,3 +135,48 @@ def test_a_worker_notes_whom_the_broker_vouches_for(
     attributed = _attributed(job, _Delivered(exchange, user_id))  # type: ignore[arg-type]
 
     assert attributed.publisher == noted
+
+
+async def test_what_is_published_into_a_full_project_is_put_aside_and_not_lost(
+    ledger: Ledger, user: str, vhost_url: str
+) -> None:
+    limit(ledger.store, "acme", stored_jobs=1)
+    first, second = [make_message().model_copy(update={"publisher": user}) for _ in range(2)]
+    async with ledger.recording(), open_channel(vhost_url) as channel:
+        await ledger.publish(first.encode(), user_id=user)
+        await ledger.job_in(first.id, JobState.QUEUED)
+        await ledger.publish(second.encode(), user_id=user)
+        # Its worker knows of no limits, and does it.
+        await ledger.settle(second, DONE)
+        await ledger.have_put_aside(1, reason="quota")
+        # A job of another project, and the end of one that is stored, come through.
+        await ledger.settle(first, DONE)
+        await ledger.job_in(first.id, JobState.SUCCEEDED)
+        with pytest.raises(JobNotFound):
+            ledger.job(second.id)
+        assert usage_of(ledger.store, "acme").jobs == 1
+
+        aside = await get_message(channel, PARKED_QUEUE)
+        limit(ledger.store, "acme", stored_jobs=2)
+        again = Outgoing(RESULTS, "check.bulk.succeeded", aside.body, REPORT_TYPE)
+        await ledger.publisher.publish(again)
+        done = await ledger.job_in(second.id, JobState.SUCCEEDED)
+
+    assert (done.project, done.result) == ("acme", {"verdict": "ok"})
+    assert usage_of(ledger.store, "acme").jobs == 2
+
+
+async def test_that_a_job_without_a_place_runs_is_no_loss(ledger: Ledger, user: str, vhost_url: str) -> None:
+    limit(ledger.store, "acme", stored_jobs=0)
+    job = make_message().model_copy(update={"publisher": user})
+    async with ledger.recording(), open_channel(vhost_url) as channel:
+        running = Report(
+            job_id=job.id, kind=job.kind, run=1, attempt=1, state=JobState.RUNNING, worker="w", job=job
+        )
+        await ledger.report(running.encode())
+        await ledger.settle(job, Failed("http_404", "Gone.", transient=False))
+        await ledger.have_put_aside(1, reason="quota")
+        await ledger.all_recorded()
+
+        # The parked copy that its worker wrote: nothing of it is there twice.
+        assert await message_count(channel, PARKED_QUEUE) == 1

@@ -73,7 +73,7 @@ def test_a_store_answers_only_when_its_tables_are_current(database_url: str) -> 
     store = Database.open(database_url)
     with pytest.raises(StoreUnavailable, match="migrated"):
         store.ping()
-    with pytest.raises(StoreUnavailable, match="jobs"):
+    with pytest.raises(StoreUnavailable, match="project_limits"):
         store.write(submissions.insert_jobs, [make_job()])
 
     migrate(database_url)
