@@ -30,11 +30,12 @@ from bench.memory import resident_bytes
 from bench.prober import Answers, probing
 from bench.report import machine, write_report
 from bench.summary import Percentiles, percentiles
-from bench.system import API, LEDGER, POSTGRESQL, STORES, WORKERS, System, open_system
+from bench.system import API, LANE_WORKERS, LEDGER, POSTGRESQL, STORES, System, open_system
 from deploy.local.errors import ControlFailed, LocalError
 from deploy.local.processes import descendants
 
-PROCESSES = (API, LEDGER, WORKERS[0])
+# A worker for each lane, as docs/running.md says for who has people that wait.
+PROCESSES = (API, LEDGER, *LANE_WORKERS)
 SECRET = "whsec_" + base64.b64encode(b"the secret of this soak alone").decode()
 SETTINGS = {"RETRIEVER_DNS_TIMEOUT_SECONDS": "2", "RETRIEVER_WEBHOOK_SECRETS": SECRET}
 MAX_TIMES = 2.0

@@ -28,6 +28,8 @@ STORES = (POSTGRESQL, SQLITE)
 LOG_TAIL = 3_000
 API, LEDGER = "api", "ledger"
 WORKERS = ("worker-1", "worker-2")
+# One for each lane, in place of those.
+LANE_WORKERS = {"worker-interactive": "interactive", "worker-bulk": "bulk"}
 EVERYTHING = (API, LEDGER, *WORKERS)
 
 
@@ -143,8 +145,7 @@ def _prepare(
         if API in ports:
             ports[API] = api_port
         for name, port in ports.items():
-            module = ("consumer", "worker") if name in WORKERS else ("producer", name)
-            started[name] = starting.start(name, *module, ready_port=port)
+            started[name] = starting.start(name, *_command(name), ready_port=port)
             pids[name] = started[name].pid
             health_urls[name] = f"http://{LOOPBACK}:{port}"
         for name, port in ports.items():
@@ -161,6 +162,12 @@ def _prepare(
         logs=folder,
         start=start,
     )
+
+
+def _command(name: str) -> tuple[str, ...]:
+    if name in LANE_WORKERS:
+        return "consumer", "worker", "--lanes", LANE_WORKERS[name]
+    return ("consumer", "worker") if name in WORKERS else ("producer", name)
 
 
 @dataclass(frozen=True, slots=True)

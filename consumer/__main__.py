@@ -12,6 +12,7 @@ from consumer.bootstrap import run_worker
 from consumer.handlers.registry import check_handlers
 from consumer.plan import NEWEST_AT_ONCE, Plan
 from shared.errors import DrainGivenUp, DrainStopped, RetrieverError, SettingsInvalid, StaysUnready
+from shared.kinds.registry import Lane
 from shared.log_lines import printable
 from shared.process import prepare_process, stop_event, warn_of_open_broker
 from shared.settings import Settings, read_settings
@@ -19,6 +20,7 @@ from shared.watchdog import EXIT_STATUS
 
 # Not commands: nobody serves those by accident.
 _DEFAULT_KINDS = "check,fetch,webhook"
+_BOTH_LANES = ",".join(Lane)
 _SHORTEST_CADENCE_SECONDS, _LONGEST_CADENCE_SECONDS = 1.0, 7 * 86_400.0
 # EX_TEMPFAIL of sysexits.h: try again later; and what a shell says of a process that SIGTERM has ended.
 _EXIT_STATUS_BY_ERROR = {StaysUnready: EXIT_STATUS, DrainGivenUp: 75, DrainStopped: 143}
@@ -46,6 +48,12 @@ _DURATION = _Duration()
 
 @main.command()
 @click.option("--kinds", default=_DEFAULT_KINDS, show_default=True, help="Kinds of jobs to work on.")
+@click.option(
+    "--lanes",
+    default=_BOTH_LANES,
+    show_default=True,
+    help="Lanes to work on. A worker of the interactive lane alone is busy with no batch.",
+)
 @click.option(
     "--order",
     type=click.Choice([order.value for order in Order]),
@@ -75,19 +83,22 @@ _DURATION = _Duration()
     help="Stay, and drain again and again: from one start to the next takes so long, 10m for example. What "
     "a long one misses is left out.",
 )
-def worker(kinds: str, order: str, concurrency: int | None, drain: bool, every: float | None) -> None:
+def worker(
+    *, kinds: str, lanes: str, order: str, concurrency: int | None, drain: bool, every: float | None
+) -> None:
     """Work on jobs until stopped; then let those in hand end, within the grace period."""
     settings = read_settings()
     # Hundreds of jobs in hand make hardly any cycles.
     prepare_process(settings, process="worker", collect_every=50_000)
     if every is not None and not _SHORTEST_CADENCE_SECONDS <= every <= _LONGEST_CADENCE_SECONDS:
         raise SettingsInvalid("--every: give a time from 1s to 168h")
-    chosen = tuple(dict.fromkeys(kind.strip() for kind in kinds.split(",") if kind.strip()))
+    chosen = _named(kinds)
     if not chosen:
         raise SettingsInvalid("--kinds: name at least one kind")
     check_handlers(chosen)
     plan = Plan(
         chosen,
+        lanes=_chosen_lanes(lanes),
         order=Order(order),
         concurrency=concurrency,
         drains=drain and every is None,
@@ -95,6 +106,20 @@ def worker(kinds: str, order: str, concurrency: int | None, drain: bool, every: 
     )
     warn_of_open_broker(settings)
     uvloop.run(_run_worker(settings, plan))
+
+
+def _named(given: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+
+
+def _chosen_lanes(given: str) -> tuple[Lane, ...]:
+    try:
+        lanes = tuple(Lane(name) for name in _named(given))
+    except ValueError:
+        raise SettingsInvalid(f"--lanes: {printable(given)} is none of {_BOTH_LANES}") from None
+    if not lanes:
+        raise SettingsInvalid("--lanes: name at least one lane")
+    return lanes
 
 
 async def _run_worker(settings: Settings, plan: Plan) -> None:

@@ -20,12 +20,14 @@ class Plan:
     """The kinds of one worker, and the options that it was started with.
 
     Attributes:
+        lanes: Those whose jobs it takes.
         concurrency: How many jobs run at once, over all kinds and lanes; None where nothing was asked for.
         drains: Whether it ends when its queues are empty.
         every_seconds: From one round to the next; None for a worker that takes jobs all the time, or drains.
     """
 
     kinds: tuple[str, ...]
+    lanes: tuple[Lane, ...] = tuple(Lane)
     order: Order = Order.OLDEST
     concurrency: int | None = None
     drains: bool = False

@@ -113,7 +113,7 @@ class Worker:
             slots.put_back_paused()
 
     def _hold(self) -> None:
-        lanes = [(kind, lane) for kind in self._plan.kinds for lane in Lane]
+        lanes = [(kind, lane) for kind in self._plan.kinds for lane in self._plan.lanes]
         idle = [each for each in lanes if self._is_resting or self._pauses.cover(*each)]
         held = {queue for kind, lane in idle for queue in lane_queues(kind, lane)}
         if held != self._held:
@@ -136,11 +136,11 @@ def _subscriptions(plan: Plan, settings: Settings, handler: DeliveryHandler) -> 
     alone = [
         Subscription(work_queue(kind, lane), plan.prefetch(kind, lane, settings), handler.take)
         for kind in plan.kinds
-        for lane in Lane
+        for lane in plan.lanes
     ]
     bundles = [
         Subscription(bundle_queue(kind), plan.bundle_prefetch(kind, settings), handler.take_bundle)
         for kind in plan.kinds
-        if is_bundled(kind, Lane.BULK)
+        if Lane.BULK in plan.lanes and is_bundled(kind, Lane.BULK)
     ]
     return alone + bundles

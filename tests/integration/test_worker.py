@@ -8,21 +8,26 @@ import pytest
 from aio_pika.abc import AbstractChannel
 from pydantic import BaseModel
 
+from consumer.plan import Plan
 from consumer.politeness.host_limiters import FirstPermit
 from deploy.local.broker import Broker
+from shared.broker.bundle import NDJSON, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     CANCELLED_STREAM,
     DEFAULT,
+    JOBS,
     PARKED_QUEUE,
     PAUSED_STREAM,
     RECORDER_QUEUE,
+    bundle_key,
     delay_queue,
+    lane_queues,
     work_queue,
 )
 from shared.events import PAUSES_TYPE, Cancellation, PausedQueues, PauseSnapshot
 from shared.kinds.registry import Lane
-from shared.messages import JobMessage
+from shared.messages import JOBS_TYPE, JobMessage
 from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.amqp import get_message, message_count, open_channel, running_publisher
 from tests.support.broker_node import taking_at_most
@@ -333,6 +338,27 @@ async def test_a_worker_that_starts_during_a_pause_of_its_lane_takes_nothing_and
             await client.publish(snapshot(6))
 
             assert (await final_report(channel)).state == "succeeded"
+
+
+@pytest.mark.parametrize(("mine", "others"), [tuple(Lane), tuple(reversed(Lane))])
+async def test_a_worker_of_one_lane_leaves_the_jobs_of_the_other(
+    vhost_url: str, mine: Lane, others: Lane
+) -> None:
+    work = Work()
+    work.let_go.set()
+    async with running_publisher(vhost_url) as client, open_channel(vhost_url) as channel:
+        for lane in (others, mine):
+            await client.publish(job(lane=lane))
+        parts = [each.body for each in (job(2), job(3))]
+        await client.publish(
+            Outgoing(JOBS, bundle_key("check"), bundled(parts), JOBS_TYPE, content_type=NDJSON)
+        )
+        async with working(vhost_url, work, grace_seconds=10, plan=Plan(("check",), lanes=(mine,))):
+            reports = [await final_report(channel) for _ in range(3 if mine is Lane.BULK else 1)]
+
+        assert {report.state for report in reports} == {"succeeded"}
+        waiting = [await message_count(channel, queue) for queue in lane_queues("check", others)]
+        assert waiting == [1] * len(lane_queues("check", others))
 
 
 async def test_a_settled_job_whose_report_was_lost_ends_when_it_is_sent_again(vhost_url: str) -> None:

@@ -145,13 +145,13 @@ async def final_report(channel: AbstractChannel) -> Report:
     return report
 
 
-def job(number: int = 1, *, batch_id: UUID | None = None, run: int = 1) -> Outgoing:
+def job(number: int = 1, *, batch_id: UUID | None = None, run: int = 1, lane: Lane = Lane.BULK) -> Outgoing:
     message = JobMessage(
         batch_id=batch_id,
         run=run,
         id=uuid.uuid4(),
         kind="check",
-        lane=Lane.BULK,
+        lane=lane,
         args={"url": f"http://example.com/{number}"},
     )
-    return Outgoing(JOBS, stored_key("check", Lane.BULK), message.encode(), "job", str(message.id))
+    return Outgoing(JOBS, stored_key("check", lane), message.encode(), "job", str(message.id))

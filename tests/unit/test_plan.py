@@ -81,6 +81,20 @@ def test_the_options_of_a_worker_are_its_plan(monkeypatch: pytest.MonkeyPatch) -
     assert not planned(monkeypatch, "--drain", "--every", "10m").drains
 
 
+def test_a_worker_takes_the_lanes_that_it_was_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planned(monkeypatch).lanes == (Lane.INTERACTIVE, Lane.BULK)
+    assert planned(monkeypatch, "--lanes", "interactive").lanes == (Lane.INTERACTIVE,)
+    assert planned(monkeypatch, "--lanes", " bulk, interactive,bulk").lanes == (Lane.BULK, Lane.INTERACTIVE)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "said"), [("fast", "fast is none of interactive,bulk"), (" ,", "name at least one lane")]
+)
+def test_a_lane_that_there_is_not_is_refused(lanes: str, said: str) -> None:
+    with pytest.raises(SettingsInvalid, match=f"--lanes: {said}"):
+        CliRunner().invoke(command_line.main, ["worker", f"--lanes={lanes}"], catch_exceptions=False)
+
+
 @pytest.mark.parametrize("every", ["0s", "999ms", "169h", "-10m"])
 def test_a_cadence_that_makes_no_sense_is_refused(every: str) -> None:
     with pytest.raises(SettingsInvalid, match="--every: give a time from 1s to 168h"):
