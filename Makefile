@@ -101,8 +101,9 @@ reliability: $(READY) ## Write the table of docs/reliability.md anew, from what 
 bench: $(READY) $(PEERS_READY) ## Measure Retriever beside other systems (ARGS="throughput --quick"; ARGS=--help lists the parts)
 	@$(PYTHON_IN_VENV) -m bench $(or $(ARGS),all)
 
-fuzz: $(READY) ## Send 20,000 spoilt messages and as many spoilt requests to each store: make fuzz SEED=7 (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
+fuzz: $(READY) ## Send 20,000 spoilt messages, 10,000 of a mere publisher, 20,000 spoilt requests to each store (SEED=7, FUZZ_MESSAGES=)
 	@SEED=$(or $(SEED),17) FUZZ_MESSAGES=$(or $(FUZZ_MESSAGES),20000) FUZZ_REQUESTS=$(or $(FUZZ_REQUESTS),20000) \
+	  FUZZ_PUBLISHED=$(or $(FUZZ_PUBLISHED),10000) \
 	  CONTRACT_EXAMPLES=200 PROPERTY_EXAMPLES=200 MODEL_EXAMPLES=250 \
 	  $(PYTHON_IN_VENV) -m pytest -n 0 tests/fuzz tests/contract tests/integration/test_store_properties.py tests/integration/test_service_model.py $(ARGS)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from deploy.compose.make_secrets import PUBLISHER_USER
 from deploy.local.broker import Broker
 from shared.broker.fast.patches import patch_libraries
 from shared.settings import Settings
 from tests.conftest import new_postgres_database
+from tests.fuzz.publisher import PUBLISHERS_PROJECT
 from tests.fuzz.service import FuzzedSystem
 from tests.support.system import running_system
 
@@ -36,7 +38,11 @@ def system(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> It
             postgres = request.getfixturevalue("postgres")
             database_url = stack.enter_context(new_postgres_database(postgres, prefix="fuzz"))
         # No program but one that does nothing, whatever a spoilt command asks for.
-        settings = {"RETRIEVER_COMMAND_PROGRAMS": "true", "RETRIEVER_COMMAND_SHELL": "false"}
+        settings = {
+            "RETRIEVER_COMMAND_PROGRAMS": "true",
+            "RETRIEVER_COMMAND_SHELL": "false",
+            "RETRIEVER_PUBLISHER_PROJECTS": f"{PUBLISHER_USER}={PUBLISHERS_PROJECT}",
+        }
         yield stack.enter_context(
             running_system(FuzzedSystem, broker, database_url, tmp_path, name="fuzz", settings=settings)
         )

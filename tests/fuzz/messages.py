@@ -6,7 +6,7 @@ import hashlib
 import random
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shared.broker.topology import (
@@ -314,8 +314,12 @@ def properties_of(rng: random.Random, sort: str) -> bytes:
         }
         for flag in rng.sample(sorted(more), rng.randrange(1, 5)):
             values[flag] = more[flag]
-    flags = sum(values)
-    return struct.pack(">H", flags) + b"".join(values[flag] for flag in sorted(values, reverse=True))
+    return packed(values)
+
+
+def packed(values: Mapping[int, bytes]) -> bytes:
+    """Return flags and values of a content header, as they go on the wire, by the flag of each."""
+    return struct.pack(">H", sum(values)) + b"".join(values[flag] for flag in sorted(values, reverse=True))
 
 
 def _table(rng: random.Random, depth: int = 0) -> bytes:

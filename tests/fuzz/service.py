@@ -28,6 +28,11 @@ class FuzzedSystem(LocalSystem):
         super().start()
         self._start("commands", "consumer", "worker", "--kinds", "command", "--concurrency", "8")
 
+    @property
+    def database_url(self) -> str:
+        """Its store."""
+        return self._environment["RETRIEVER_DATABASE_URL"]
+
     def ended(self) -> list[str]:
         """Return the names of the processes that have ended."""
         return [name for name, process in self._processes.items() if process.poll() is not None]

@@ -32,9 +32,10 @@ def fetched(
     args: dict[str, Any] | None = None,
     stored: bytes | None = None,
     content_type: str | None = None,
+    project: str = "default",
     **result: Any,
 ) -> UUID:
-    job = make_job(kind="fetch", args=args)
+    job = make_job(kind="fetch", args=args, project=project)
     api.store.write(submissions.insert_jobs, [job])
     body = None if stored is None else compress_body(stored, content_type=content_type, charset=None)
     report = make_report(
@@ -186,6 +187,19 @@ def test_a_report_gets_nobody_the_body_of_a_job_that_did_not_ask_the_same(
 
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:retriever:body-not-found")
     assert "asked another question" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("theirs", ["zeta", "default"])
+def test_a_report_gets_nobody_the_body_of_another_project_that_asked_the_same(
+    api: RunningApi, theirs: str
+) -> None:
+    args = {"url": "https://example.com/theirs"}
+    holder = fetched(api, args=args, stored=b"the body", project=theirs)
+    mine = fetched(api, args=args, not_modified=True, unchanged_since=str(holder), project="acme")
+
+    answer = api.client.get(f"/jobs/{mine}/body")
+
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:retriever:body-not-found")
 
 
 @pytest.mark.parametrize(

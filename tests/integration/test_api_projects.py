@@ -71,11 +71,11 @@ def theirs(api: RunningApi, callers: Callers) -> Belongings:
 
 @pytest.fixture(autouse=True)
 def _unchanged(api: RunningApi, theirs: Belongings) -> Iterator[None]:
-    before, keys_before = rows_of(api, THEIRS), keys_of(api, THEIRS)
+    before, keys_before = rows_of(api.store, THEIRS), keys_of(api, THEIRS)
     assert all(before[name] for name in ("jobs", "batches", "schedules", "operations", "audit", "bodies"))
     assert keys_before
     yield
-    assert rows_of(api, THEIRS) == before
+    assert rows_of(api.store, THEIRS) == before
     assert keys_of(api, THEIRS) == keys_before
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from producer.keys import ApiKey
 from producer.store import keys, outbox, recording
+from producer.store.database import Database
 from producer.store.schema import jobs, metadata
 from shared.clock import utc_now
 from shared.identity import derived_id
@@ -113,10 +114,10 @@ def fill(api: RunningApi, callers: Callers, project: str) -> Belongings:
     return Belongings(every, batch, pages_batch, schedule, operation, picked["id"], token, key["id"], secret)
 
 
-def rows_of(api: RunningApi, project: str) -> dict[str, list[tuple[Any, ...]]]:
+def rows_of(store: Database, project: str) -> dict[str, list[tuple[Any, ...]]]:
     """Return all that is stored of a project or of its jobs, and all of which nothing says whose it is."""
     found = {}
-    with api.store.reading() as connection:
+    with store.reading() as connection:
         for table in metadata.sorted_tables:
             if table.name in _OF_NOBODY | _KEYS:
                 continue
