@@ -187,7 +187,7 @@ def writable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(headers, key=lambda name: name not in _NEEDED):
         try:
             size_bytes = len(field_table({name: headers[name]}))
-        except (TypeError, ValueError, OverflowError, struct.error):
+        except (TypeError, ValueError, OverflowError, RecursionError, struct.error):
             continue
         if size_bytes <= room_bytes and name not in _ROUTING:
             kept[name] = headers[name]

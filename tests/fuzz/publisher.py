@@ -140,7 +140,8 @@ def _noted(rng: random.Random) -> bytes:
     copies = [key for key in ("command.bulk", "webhook.bulk", "check.bulk.stored") if rng.random() < 0.5]
     tables: tuple[bytes, ...] = (
         _entry(rng.choice(("CC", "BCC")), _list(copies)),
-        _entry("a", _nested(rng.choice((3, 30, 120)))),
+        _entry("a", _nested(rng.choice((3, 120, 400, 1_000, 8_000)))),
+        _entry("a", b"A" + _long(b"V" * rng.choice((1_000, 60_000, _MANY_BYTES)))),
         b"".join(_entry(f"k{number}", b"V") for number in range(5_000)),
         _entry("a", b"S" + _long(b"x" * _MANY_BYTES)),
         _entry("x-retriever-reason", b"t\x01") + _entry("x-retriever-walk", b"A" + _long(b"")),

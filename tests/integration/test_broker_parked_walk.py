@@ -27,6 +27,14 @@ def with_headers(**fields: bytes) -> bytes:
     return b"\x20\x00" + long(b"".join(short(name.encode()) + value for name, value in fields.items()))
 
 
+def nested(depth: int) -> bytes:
+    """Return a table in a table in a table."""
+    value = b"V"
+    for _ in range(depth):
+        value = b"F" + long(short(b"a") + value)
+    return value
+
+
 @pytest.mark.parametrize(
     "properties",
     [
@@ -36,8 +44,10 @@ def with_headers(**fields: bytes) -> bytes:
         with_headers(a=b"D\xff" + struct.pack(">i", -7)),
         with_headers(a=b"T" + struct.pack(">Q", 2**40)),
         with_headers(a=b"S" + long(b"x" * 131_000)),
+        with_headers(a=nested(400)),
+        with_headers(a=nested(5_000)),
     ],
-    ids=["bytes", "bytes in a list", "double", "decimal", "time", "large"],
+    ids=["bytes", "bytes in a list", "double", "decimal", "time", "large", "deep", "deeper"],
 )
 async def test_a_walk_gets_around_headers_that_cannot_be_written_again(
     vhost_url: str, properties: bytes

@@ -1,5 +1,6 @@
 """A worker on a real broker: what is run again after a loss, what is not, and what stopping costs."""
 
+import asyncio
 import logging
 import uuid
 from uuid import UUID
@@ -32,6 +33,7 @@ from shared.outcomes import Failed, Outcome, Succeeded
 from tests.support.amqp import get_message, message_count, open_channel, running_publisher
 from tests.support.broker_node import taking_at_most
 from tests.support.management import Management
+from tests.support.raw_amqp import RawPublisher
 from tests.support.waiting import eventually
 from tests.support.worker import Work, final_report, job, working
 
@@ -420,3 +422,35 @@ async def test_a_job_whose_next_copy_the_broker_does_not_take_is_parked_and_hold
     parked = [JobMessage.decode(each.body).report for each in told if each.exchange == "jobs.dead"]
     assert [(each.reason, each.attempt) for each in parked if each] == [("message_too_large", 1)]
     assert [each.exchange for each in told].count("results") == 10
+
+
+async def test_a_job_whose_headers_nest_without_end_is_done_and_leaves_its_place(vhost_url: str) -> None:
+    work = Work()
+    work.let_go.set()
+    async with running_publisher(vhost_url), open_channel(vhost_url) as channel:
+        with RawPublisher(vhost_url) as publisher:
+            for number in range(3):
+                message = job(number)
+                noted = nested_headers(2_000)
+                await asyncio.to_thread(
+                    publisher.publish, JOBS.encode(), b"check.bulk.stored", message.body, noted
+                )
+        async with working(vhost_url, work):
+            reports = [await final_report(channel) for _ in range(3)]
+
+            async def is_acked() -> bool:
+                return await message_count(channel, WORK) == 0
+
+            await eventually(is_acked)
+
+    assert [report.state for report in reports] == ["succeeded"] * 3
+
+
+def nested_headers(depth: int) -> bytes:
+    """Return properties of a message whose one header is a table in a table in a table."""
+    value = b"V"
+    for _ in range(depth):
+        entry = b"\x01a" + value
+        value = b"F" + len(entry).to_bytes(4) + entry
+    entry = b"\x01a" + value
+    return b"\x20\x00" + len(entry).to_bytes(4) + entry

@@ -1,6 +1,7 @@
 """The frames that are written by hand are those of pamqp, and those read by hand are read like pamqp's."""
 
 import asyncio
+import struct
 from itertools import pairwise
 
 import pamqp.frame
@@ -15,8 +16,9 @@ from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
 from shared.broker.bundle import NDJSON
-from shared.broker.fast.frames import FrameReader, FrameWriter
+from shared.broker.fast.frames import FrameReader, FrameWriter, LazyHeader
 from shared.broker.outgoing import Outgoing, properties_of
+from shared.broker.parked_queue import writable_headers
 
 SHORT = st.text(max_size=60)
 MESSAGES = st.builds(
@@ -157,3 +159,37 @@ async def test_what_is_no_frame_ends_the_connection() -> None:
 
     with pytest.raises(InvalidFrameError):
         await FrameReader(stream(broken, pieces=[])).get_frame()
+
+
+def long(octets: bytes) -> bytes:
+    return len(octets).to_bytes(4) + octets
+
+
+def nested(depth: int, *, as_list: bool = False) -> bytes:
+    """Return a table, or a list, in another in another."""
+    value = b"V"
+    for _ in range(depth):
+        value = b"A" + long(value) if as_list else b"F" + long(b"\x01a" + value)
+    return value
+
+
+@pytest.mark.parametrize("as_list", [False, True], ids=["tables", "lists"])
+@pytest.mark.parametrize("depth", [100, 300, 500, 1_000, 5_000, 12_000])
+def test_headers_of_any_depth_are_read_or_count_as_none(depth: int, as_list: bool) -> None:
+    table = long(b"\x01a" + nested(depth, as_list=as_list))
+    header = LazyHeader(struct.pack(">HHQ", 60, 0, 2) + b"\x20\x00" + table)
+
+    headers = header.properties.headers
+
+    assert headers is None or headers.keys() == {"a"}
+    # What can be read can be written, or is left out of a copy.
+    assert writable_headers(headers or {}).keys() <= {"a"}
+
+
+@pytest.mark.parametrize(("octets", "is_read"), [(60_000, True), (70_000, False), (130_000, False)])
+def test_headers_that_would_take_long_to_read_count_as_none(octets: int, is_read: bool) -> None:
+    # Each value of a list costs a copy of all that follow.
+    table = long(b"\x01a" + b"A" + long(b"V" * octets))
+    header = LazyHeader(struct.pack(">HHQ", 60, 0, 2) + b"\x20\x00" + table)
+
+    assert bool(header.properties.headers) is is_read
