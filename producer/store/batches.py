@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from producer.progress import moved_points
 from producer.store.events import announce_batch
+from producer.store.feed import next_number, number_batches
 from producer.store.rows import FINAL_STATES, point_columns, points_of
 from producer.store.schema import batches, jobs
 from shared.states import JobState
@@ -35,11 +36,14 @@ class Move:
     began_at: datetime | None = None
 
 
-def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: datetime) -> None:
+def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: datetime) -> list[UUID]:
     """Change the counts of the batches whose jobs moved, and announce those that are complete now.
 
-    Call it after the jobs are locked and changed: rows of batches are locked in the order of their
-    ids, after rows of jobs, so that two transactions cannot wait for each other.
+    Call it after the jobs are locked: rows of batches are locked in the order of their ids, after rows of
+    jobs, so that two transactions cannot wait for each other.
+
+    Returns:
+        The batches that are complete now, which have to be numbered as their jobs are.
     """
     changes: dict[UUID, Counter[JobState]] = {}
     began_at: dict[UUID, datetime] = {}
@@ -50,8 +54,11 @@ def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: dateti
             change[move.after] += move.jobs
             if move.began_at is not None:
                 began_at[move.batch_id] = min(move.began_at, began_at.get(move.batch_id, move.began_at))
-    for batch_id in sorted(changes):
-        _change(connection, batch_id, changes[batch_id], began_at.get(batch_id), now)
+    return [
+        batch_id
+        for batch_id in sorted(changes)
+        if _change(connection, batch_id, changes[batch_id], began_at.get(batch_id), now)
+    ]
 
 
 def batches_to_check(
@@ -95,15 +102,13 @@ def _set_counts(
     """
     ended = sum(counts[state] for state in FINAL_STATES)
     finished_at = sa.func.coalesce(batches.c.finished_at, sa.literal(now, batches.c.finished_at.type))
-    _update(
-        connection,
-        batch_id,
-        {
-            **{state.value: number for state, number in counts.items()},
-            "finished_at": sa.case((batches.c.total == ended, finished_at)),
-        },
-        now,
-    )
+    values = {
+        **{state.value: number for state, number in counts.items()},
+        "finished_at": sa.case((batches.c.total == ended, finished_at)),
+    }
+    _, is_complete = _update(connection, batch_id, values, now)
+    if is_complete:
+        number_batches(connection, [batch_id], next_number(connection, now=now))
 
 
 def _change(
@@ -112,27 +117,31 @@ def _change(
     change: Counter[JobState],
     began_at: datetime | None,
     now: datetime,
-) -> None:
+) -> bool:
+    """Change the counts of a batch, and return whether it is complete now."""
     counts = {state.value: batches.c[state.value] + number for state, number in change.items() if number}
     ended = sum((batches.c[state.value] + change[state] for state in FINAL_STATES), sa.literal(0))
     finished_at = sa.case((ended == batches.c.total, sa.literal(now, batches.c.finished_at.type)))
     ends = sum(change[state] for state in FINAL_STATES)
     times = {"ended_before_at": batches.c.last_ended_at, "last_ended_at": now} if ends else {}
-    row = _update(connection, batch_id, {**counts, "finished_at": finished_at, **times}, now)
+    row, is_complete = _update(connection, batch_id, {**counts, "finished_at": finished_at, **times}, now)
     if ends:
         _move_points(connection, row, ends, began_at, now)
+    return is_complete
 
 
 def _update(
     connection: sa.Connection, batch_id: UUID, values: Mapping[str, object], now: datetime
-) -> sa.RowMapping:
+) -> tuple[sa.RowMapping, bool]:
+    """Change the row of a batch; return it, and whether it is complete now, which it says once."""
     update = batches.update().where(batches.c.id == batch_id).values(**values).returning(batches)
     row = connection.execute(update).mappings().one()
-    if row["finished_at"] is not None and row["completed_at"] is None:
+    is_complete = row["finished_at"] is not None and row["completed_at"] is None
+    if is_complete:
         # Once: a redrive may open the batch again, and its second end is no second completion.
         connection.execute(batches.update().where(batches.c.id == batch_id).values(completed_at=now))
         announce_batch(connection, row, now=now)
-    return row
+    return row, is_complete
 
 
 def _move_points(

@@ -19,6 +19,7 @@ from producer.store.audit import batch_target, job_target, write_audit
 from producer.store.batches import Move, count_moves
 from producer.store.database import Database
 from producer.store.events import announce_cancellations, announce_outcomes
+from producer.store.feed import next_number, number_batches
 from producer.store.projects import EVERY_PROJECT, visible
 from producer.store.queries import get_batch, get_job
 from producer.store.rows import OPEN_STATES, Standing, lock_job, lock_jobs, write_jobs
@@ -56,7 +57,6 @@ def end_jobs(
         moves: What else this transaction has moved, counted in the same go.
         began_at: When the attempts that ended were started.
     """
-    write_jobs(connection, [{**_row(end, now), **also(end)} for end in ends])
     begun = began_at or {}
     ended = (
         Move(
@@ -67,7 +67,12 @@ def end_jobs(
         )
         for end in ends
     )
-    count_moves(connection, [*moves, *ended], now=now)
+    completed = count_moves(connection, [*moves, *ended], now=now)
+    if ends:
+        # Behind all other locks; see `next_number`.
+        number = next_number(connection, now=now)
+        write_jobs(connection, [{**_row(end, now), "feed_number": number, **also(end)} for end in ends])
+        number_batches(connection, completed, number)
     urls = {end.job_id: url for end in ends if (url := standing[end.job_id].callback_of(end.state))}
     announce_outcomes(connection, ends, urls, now=now)
     return [

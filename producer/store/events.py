@@ -17,7 +17,7 @@ from producer.store.quotas import count_stored
 from producer.store.rows import new_job_row
 from producer.store.schema import events, jobs
 from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order, rows_parameter
-from producer.store.wakeup import announce_jobs
+from producer.store.wakeup import announce_ends, announce_jobs
 from shared.events import BatchCompleted, Cancellation, EventType, JobEnded
 from shared.identity import new_id
 from shared.messages import WireMessage
@@ -122,7 +122,7 @@ def _insert(
         connection.execute(
             _inserting(connection.dialect.name, tuple(rows[0])), rows_parameter(connection, rows)
         )
-        announce_jobs(connection)
+        (announce_jobs if event_type is EventType.CANCELLATION else announce_ends)(connection)
 
 
 @cache

@@ -27,6 +27,8 @@ are only those that a query cannot do without:
   A job of the default project pays for none of these; its own lists pass over the jobs of others, a window a
   page, as every search does over what does not match.
 - `(same_as, id)` of the repeats that wait, `(id)` of the originals that have ended: who gets which answer.
+- `(feed_number, id)`: the ends in the order in which they were recorded, for whoever follows them. A job pays
+  for it once a run.
 
 Leasing a job changes no indexed column, so PostgreSQL writes no index where the row's page has room (HOT):
 the table's `fillfactor` sees to it that it has.
@@ -102,6 +104,8 @@ batches = sa.Table(
     sa.Column("ended_before_at", Moment(), nullable=True),
     # All its jobs are of this project too.
     _project(),
+    # Of the transaction that found it complete: `producer.store.feed`.
+    sa.Column("feed_number", sa.BigInteger(), nullable=True),
 )
 
 sa.Index("ix_batches_project_id", batches.c.project, batches.c.id)
@@ -109,6 +113,9 @@ sa.Index("ix_batches_project_id", batches.c.project, batches.c.id)
 _partial_index("ix_batches_unfinished", batches.c.project, where=batches.c.finished_at.is_(None))
 # For the reconciler: the unfinished, and those that finished lately.
 sa.Index("ix_batches_finished_at_id", batches.c.finished_at, batches.c.id)
+_partial_index(
+    "ix_batches_feed_number", batches.c.feed_number, batches.c.id, where=batches.c.feed_number.is_not(None)
+)
 
 # Lines of a batch that became no job: where and why, and the beginning of what was handed in.
 rejected_lines = sa.Table(
@@ -186,6 +193,8 @@ jobs = sa.Table(
     sa.Column("ready_at", Moment(), nullable=True),
     # It never changes.
     _project(),
+    # Of the transaction that recorded its last end, which a redrive leaves: `producer.store.feed`.
+    sa.Column("feed_number", sa.BigInteger(), nullable=True),
     # Half of each page is left free: a job's row is written again for its lease and for every state, and a
     # lease that finds room beside its row costs PostgreSQL a quarter.
     postgresql_with={"fillfactor": 50},
@@ -253,6 +262,7 @@ _WITH_UNIQUE_KEY = jobs.c.unique_key.is_not(None)
 
 _partial_index("ix_jobs_unique_key_id", jobs.c.unique_key, jobs.c.id, where=_WITH_UNIQUE_KEY)
 _partial_index("ix_jobs_ref_id", jobs.c.ref, jobs.c.id, where=jobs.c.ref.is_not(None))
+_partial_index("ix_jobs_feed_number", jobs.c.feed_number, jobs.c.id, where=jobs.c.feed_number.is_not(None))
 _partial_index("ix_jobs_project_id", jobs.c.project, jobs.c.id, where=IS_OF_A_PROJECT)
 _partial_index(
     "ix_jobs_project_ref_id",

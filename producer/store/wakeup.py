@@ -1,4 +1,4 @@
-"""How relays learn of new jobs at once, and the API of tasks: `NOTIFY` on PostgreSQL, a poll on SQLite."""
+"""How relays learn of jobs at once, the API of tasks and ends: `NOTIFY` on PostgreSQL, a poll on SQLite."""
 
 import asyncio
 import logging
@@ -23,13 +23,19 @@ logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "retriever_jobs"
 TASK_CHANNEL: Final = "retriever_tasks"
+# What is said on the channel of the relays of ends, which they publish; of other news of theirs nothing is.
+ENDED: Final = "ended"
 _MOST_QUEUES = 1_000
 
 
 def announce_jobs(connection: sa.Connection) -> None:
     """Wake the relays when this transaction commits; does nothing on SQLite."""
-    if connection.dialect.name == POSTGRESQL:
-        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+    _announce(connection, "")
+
+
+def announce_ends(connection: sa.Connection) -> None:
+    """Wake the relays, and whoever waits for ends, when this transaction commits; does nothing on SQLite."""
+    _announce(connection, ENDED)
 
 
 def announce_tasks(connection: sa.Connection, queues: Iterable[str]) -> None:
@@ -89,10 +95,21 @@ def open_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
     return PollWakeup(poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url, CHANNEL)
 
 
+def open_end_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
+    """Return the wakeup of the database for those who wait for ends, as `open_wakeup` does for a relay."""
+    url = read_url(database_url)
+    return ChangeWakeup(url, poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url, CHANNEL)
+
+
 def open_task_wakeup(database_url: str, poll_seconds: float) -> Wakeup:
     """Return the wakeup of the database for agents that wait for tasks, as `open_wakeup` does for a relay."""
     url = read_url(database_url)
     return ChangeWakeup(url, poll_seconds) if url.drivername == SQLITE else NotifyWakeup(url, TASK_CHANNEL)
+
+
+def _announce(connection: sa.Connection, said: str) -> None:
+    if connection.dialect.name == POSTGRESQL:
+        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, said)))
 
 
 class PollWakeup:
