@@ -16,11 +16,21 @@ WsgiBridge, Flask   pages for people, in threads
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 import connexion
 import orjson
@@ -41,7 +51,9 @@ from producer.api.browser_guard import BrowserGuard
 from producer.api.bulk_actions import BulkActionHandlers
 from producer.api.connections import ConnectionLimits, Connections
 from producer.api.contract import SCHEME, for_connexion, load_contract
+from producer.api.end_waiters import EndWaiters, Waited
 from producer.api.exports import ExportHandlers
+from producer.api.feeds import FeedHandlers
 from producer.api.fixed_responses import FixedResponses
 from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, BodyLimits
 from producer.api.http_protocol import ApiProtocol
@@ -71,9 +83,9 @@ from producer.api.tasks import TaskHandlers
 from producer.api.web_pages import WsgiBridge, add_pages
 from producer.api.writer import JobWriter
 from producer.callers import scoped, unscoped
-from producer.store import tasks
+from producer.store import feed, tasks
 from producer.store.database import Database, Store
-from producer.store.wakeup import open_task_wakeup
+from producer.store.wakeup import open_end_wakeup, open_task_wakeup
 from producer.store_probe import StoreProbe
 from producer.tasks import TaskQueue
 from shared.asyncapi import asyncapi_document
@@ -90,8 +102,8 @@ GRACE_SECONDS = 10
 _THREADS = 10
 # Threads for what agents ask of the store.
 _AGENT_THREADS = 4
-# How often SQLite is asked whether anything has changed while agents wait: it tells nobody.
-_TASK_POLL_SECONDS = 0.1
+# How often SQLite is asked whether anything has changed while somebody waits: it tells nobody.
+_CHANGE_POLL_SECONDS = 0.1
 # File descriptors that connections of clients leave to everything else.
 _KEPT_DESCRIPTORS = 256
 
@@ -131,11 +143,21 @@ def build_server(
     """Return a server of a fresh application on an open database, which it does not close."""
     # Agents that extend leases by the hundred must not keep everybody else from a thread.
     agents_store = Store(database, threads=_AGENT_THREADS)
-    wakeup = open_task_wakeup(settings.database_url, _TASK_POLL_SECONDS)
+    wakeup = open_task_wakeup(settings.database_url, _CHANGE_POLL_SECONDS)
     waiters = TaskWaiters(wakeup, partial(_find_ready, agents_store))
+    store = Store(database, threads=_THREADS)
+    end_wakeup = open_end_wakeup(settings.database_url, _CHANGE_POLL_SECONDS)
+    end_waiters = EndWaiters(end_wakeup, partial(_find_ended, store))
     connections = Connections(_connection_limits(settings), Refusals())
     config = uvicorn.Config(
-        _build_app(database, settings, agents_store, waiters, connections),
+        _build_app(
+            database,
+            settings,
+            stores=(store, agents_store),
+            waiters=waiters,
+            end_waiters=end_waiters,
+            connections=connections,
+        ),
         host=settings.api_host,
         port=settings.api_port,
         loop="uvloop",
@@ -148,29 +170,36 @@ def build_server(
         headers=[*_HEADERS_OF_ALL.items()],
         timeout_graceful_shutdown=grace_seconds,
     )
-    return ApiServer(config, settings, connections, on_stop=waiters.close)
+
+    def let_go() -> None:
+        waiters.close()
+        end_waiters.close()
+
+    return ApiServer(config, settings, connections, on_stop=let_go)
 
 
 def _build_app(
     database: Database,
     settings: Settings,
-    agents_store: Store,
+    *,
+    stores: tuple[Store, Store],
     waiters: TaskWaiters,
+    end_waiters: EndWaiters,
     connections: Connections,
 ) -> ASGIApp:
     """Return a fresh application. Its lifespan ends its threads, and leaves the database open."""
-    store, probe = Store(database, threads=_THREADS), StoreProbe(database)
-    slow = SlowWork()
+    (store, agents_store), probe, slow = stores, StoreProbe(database), SlowWork()
     writer, picks, ends = JobWriter(database), PickWriter(database), EndWriter(database)
     refusals, ring = connections.refusals, KeyRing(store)
     limits = RateLimits(store, settings, refusals)
     gate = Gate(ring, settings, refusals, limits)
     metrics = ApiMetrics(store, waiters.__len__, connections)
     operations = _operations(
-        JobHandlers(store, writer, slow),
+        JobHandlers(store, writer, slow, end_waiters),
         TaskHandlers(store, writer, slow),
         LeaseHandlers(agents_store, picks, ends, waiters, metrics=metrics.tasks, slow=slow),
-        BatchHandlers(store, slow, settings),
+        BatchHandlers(store, slow, settings, end_waiters),
+        FeedHandlers(store, end_waiters),
         ExportHandlers(store),
         BodyHandlers(store),
         OutputHandlers(store),
@@ -186,7 +215,7 @@ def _build_app(
     )
     contract = load_contract()
     routes = RouteTable.of(contract)
-    loops = (waiters.run, ring.run, limits.run)
+    loops = (waiters.run, end_waiters.run, ring.run, limits.run)
     lifespan = _lifespan((writer, picks, ends), loops, (slow, store, agents_store, probe), settings)
     app = _connexion_app(contract, operations, lifespan, gate)
     app = RateHeaders(app)
@@ -202,6 +231,11 @@ async def _find_ready(store: Store, queues: Iterable[str]) -> frozenset[str]:
     asked = [TaskQueue(*unscoped(name)) for name in queues]
     found = await store.read(tasks.waiting_queues, asked, now=utc_now())
     return frozenset(scoped(queue, project) for project, queue in found)
+
+
+async def _find_ended(store: Store, waited: Waited, ids: Collection[UUID]) -> Collection[UUID]:
+    """Return which of these jobs or batches have ended."""
+    return await store.read(feed.ended_jobs if waited is Waited.JOB else feed.finished_batches, ids)
 
 
 class OperationDispatch:

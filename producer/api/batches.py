@@ -15,10 +15,11 @@ from starlette.responses import Response
 from producer.api.batch_bodies import BatchLimits, BatchSpool, Stream, bounded, parts_of
 from producer.api.batch_documents import PART_ITEMS, BatchDocument
 from producer.api.documents import Batch, BatchPage, RejectedLine, RejectedPage, batch_document
+from producer.api.end_waiters import EndWaiters, Waited, first_of
 from producer.api.guard import JSON_TYPE
 from producer.api.problems import RETRY_AFTER_SECONDS, HttpProblem
 from producer.api.replays import key_of, replay, respond
-from producer.api.requests import Query, read_actor, read_caller, read_id, read_idempotency_key
+from producer.api.requests import Query, departure, read_actor, read_caller, read_id, read_idempotency_key
 from producer.api.responses import first_page, json_response
 from producer.api.security import check_scopes
 from producer.api.slow_work import SlowWork, caller_of
@@ -57,10 +58,11 @@ class _Taken:
 class BatchHandlers:
     """Accepts many jobs at once and shows how far they are."""
 
-    def __init__(self, store: Store, slow: SlowWork, settings: Settings) -> None:
+    def __init__(self, store: Store, slow: SlowWork, settings: Settings, waiters: EndWaiters) -> None:
         self._store = store
         self._slow = slow
         self._most = BatchLimits(jobs=settings.max_batch_jobs, rejected=settings.max_rejected_lines)
+        self._waiters = waiters
         # Each has files of its own until it is stored. Half of the places are not for one caller.
         places = settings.max_batches_at_once
         self._arriving = FairTurns(places, share=(places + 1) // 2)
@@ -167,9 +169,17 @@ class BatchHandlers:
         return respond(answer, is_replay=True)
 
     async def get_batch(self, request: Request) -> Response:
-        """Answer with the batch and its counts."""
+        """Answer with the batch and its counts; if asked to wait, when all its jobs have ended."""
         batch_id, project = read_id(request, "batch_id", BatchNotFound), read_caller(request).project
-        record = await self._store.read(queries.get_batch, batch_id, project=project)
+        wait_seconds = Query(request).number("wait")
+        if not wait_seconds:
+            record = await self._store.read(queries.get_batch, batch_id, project=project)
+            return json_response(batch_document(record))
+        async with departure(request) as gone, self._waiters.waiting(Waited.BATCH, batch_id) as ended:
+            record = await self._store.read(queries.get_batch, batch_id, project=project)
+            if record.finished_at is None:
+                await first_of(ended, gone, wait_seconds=wait_seconds)
+                record = await self._store.read(queries.get_batch, batch_id, project=project)
         return json_response(batch_document(record))
 
     async def list_batches(self, request: Request) -> Response:

@@ -11,8 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import accepted_document, job_document, job_summary
+from producer.api.end_waiters import EndWaiters, Waited, first_of
 from producer.api.replays import find_replay, replay, request_key, respond
-from producer.api.requests import LARGE_BODY_BYTES, Query, read_actor, read_caller, read_document, read_id
+from producer.api.requests import (
+    LARGE_BODY_BYTES,
+    Query,
+    departure,
+    read_actor,
+    read_caller,
+    read_document,
+    read_id,
+)
 from producer.api.responses import json_response
 from producer.api.security import check_may_run
 from producer.api.slow_work import SlowWork, caller_of
@@ -66,19 +75,29 @@ _AS_JOB = Form("/jobs", JobSubmission, accepted_document, _duplicate_document)
 class JobHandlers:
     """Accepts single jobs and shows what became of them."""
 
-    def __init__(self, store: Store, writer: JobWriter, slow: SlowWork) -> None:
+    def __init__(self, store: Store, writer: JobWriter, slow: SlowWork, waiters: EndWaiters) -> None:
         self._store = store
         self._writer = writer
         self._slow = slow
+        self._waiters = waiters
 
     async def submit_job(self, request: Request) -> Response:
         """Store one job, to run now or at its time, then answer 202: from then on it is never lost."""
         return await submit(self._store, self._writer, self._slow, request, _AS_JOB)
 
     async def get_job(self, request: Request) -> Response:
-        """Answer with the job and every attempt."""
+        """Answer with the job and every attempt; at its end, or after so long, if it is asked to wait."""
         job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
-        return json_response(await self._store.read(_look_up, job_id, project=project))
+        wait_seconds = Query(request).number("wait")
+        if not wait_seconds:
+            document, _ = await self._store.read(_look_up, job_id, project=project)
+            return json_response(document)
+        async with departure(request) as gone, self._waiters.waiting(Waited.JOB, job_id) as ended:
+            document, is_ended = await self._store.read(_look_up, job_id, project=project)
+            if not is_ended:
+                await first_of(ended, gone, wait_seconds=wait_seconds)
+                document, _ = await self._store.read(_look_up, job_id, project=project)
+        return json_response(document)
 
     async def list_jobs(self, request: Request) -> Response:
         """Answer with one page of jobs, newest first; it may be short while there is more."""
@@ -192,12 +211,13 @@ def _json(document: BaseModel) -> bytes:
     return document.model_dump_json().encode()
 
 
-def _look_up(connection: Connection, job_id: UUID, *, project: str | None) -> bytes:
+def _look_up(connection: Connection, job_id: UUID, *, project: str | None) -> tuple[bytes, bool]:
+    """Return the document of a job, and whether it has ended."""
     record = queries.get_job(connection, job_id, project=project)
     if record.state.is_final:
         # Pauses and queues no longer matter to it.
-        return job_document(record)
-    return job_document(record, queues.circumstances(connection, now=utc_now(), around=[record]))
+        return job_document(record), True
+    return job_document(record, queues.circumstances(connection, now=utc_now(), around=[record])), False
 
 
 def _job_page(

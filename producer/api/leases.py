@@ -4,10 +4,8 @@ A lease is fenced by its token: what comes with another one, or too late, is ref
 was said already may be said again, as agents do whose answer was lost.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar
@@ -19,7 +17,7 @@ from starlette.responses import Response
 
 from producer.api.asked_queues import AskedQueues
 from producer.api.documents import Document
-from producer.api.requests import LARGE_BODY_BYTES, read_caller, read_document
+from producer.api.requests import LARGE_BODY_BYTES, departure, read_caller, read_document
 from producer.api.responses import json_response
 from producer.api.slow_work import SlowWork, caller_of
 from producer.api.task_metrics import TaskMetrics
@@ -310,7 +308,7 @@ class LeaseHandlers:
         )
         queue = scoped(asked.queue, project)
         await self._asked.note(queue, asked.agent)
-        async with _departure(request) as gone:
+        async with departure(request) as gone:
             picked = await self._waiters.take(
                 queue,
                 lambda: self._picks.write(pick),
@@ -425,20 +423,3 @@ async def _read_required(slow: SlowWork, request: Request, model: type[Body]) ->
     if len(body) > LARGE_BODY_BYTES:
         return await slow.run(caller_of(request), read_document, model, body)
     return read_document(model, body)
-
-
-@asynccontextmanager
-async def _departure(request: Request) -> AsyncIterator["asyncio.Future[None]"]:
-    """Yield what is done when the client has closed its connection."""
-
-    async def leave() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            # What else it sends belongs to the next request.
-            pass
-
-    leaving = asyncio.ensure_future(leave())
-    try:
-        yield leaving
-    finally:
-        leaving.cancel()
-        await asyncio.gather(leaving, return_exceptions=True)

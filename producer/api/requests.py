@@ -1,5 +1,8 @@
 """What an operation reads from its request; what is wrong becomes a problem that names the place."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -65,6 +68,10 @@ class Query:
     def texts(self, name: str) -> list[str]:
         """Return the values of a parameter that may be repeated."""
         return self._params.getlist(name)
+
+    def number(self, name: str) -> int:
+        """Return a whole number; 0 without it."""
+        return int(self._params.get(name, 0))
 
     def flag(self, name: str) -> bool:
         """Return whether a boolean parameter is true; false without it."""
@@ -189,6 +196,23 @@ def read_actor(request: Request) -> str:
     """
     actor, note = read_caller(request).actor, read_header(request, _ACTOR_HEADER)
     return f"{actor} ({note})" if note else actor
+
+
+@asynccontextmanager
+async def departure(request: Request) -> AsyncIterator["asyncio.Future[None]"]:
+    """Yield what is done when the client has closed its connection; its body must have been read."""
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            # What else it sends belongs to the next request.
+            pass
+
+    leaving = asyncio.ensure_future(leave())
+    try:
+        yield leaving
+    finally:
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
 
 
 def _invalid(loc: str, msg: str) -> HttpProblem:
