@@ -5,6 +5,7 @@ from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from shared import exact_json
 from shared.bodies import StoredBody
@@ -57,6 +58,8 @@ ProjectName = Annotated[str, Field(pattern=PROJECT_PATTERN)]
 PublisherName = Annotated[str, Field(max_length=255)]
 # Opaque to all but the ledger; room for a longer one of a version to come.
 Token = Annotated[str, Field(max_length=200)]
+# JSON is read 200 levels deep; fewer brackets than this never are.
+_DEPTH_THAT_FITS = 190
 MAX_REF_LENGTH = 512
 # Four bytes a character at most: it fits into an entry of an index.
 Ref = Annotated[
@@ -220,6 +223,8 @@ class JobMessage(Job):
         job = super().decode(body)
         if size > MAX_JOB_BYTES and job.report is None:
             raise MessageUndecodable(f"body: {size} bytes, and a job has at most {MAX_JOB_BYTES}")
+        if _is_too_deep(body):
+            raise MessageUndecodable("body: values are nested too deeply for a report to hold them")
         return job
 
     @property
@@ -227,3 +232,17 @@ class JobMessage(Job):
         """Whether it is the message of a parked job, which waits in `jobs.parked` for a person."""
         report = self.report
         return report is not None and report.state is JobState.PARKED and report.attempt == self.attempt
+
+
+def _is_too_deep(body: bytes) -> bool:
+    """Return whether a report could not be read that holds this job, one level deeper.
+
+    The job would run, and be sent again for want of its report, for ever.
+    """
+    if body.count(b"{") + body.count(b"[") < _DEPTH_THAT_FITS:
+        return False
+    try:
+        from_json(b'{"job":%b}' % body)
+    except ValueError:
+        return True
+    return False

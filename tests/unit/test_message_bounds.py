@@ -11,6 +11,8 @@ from shared.errors import MessageUndecodable
 from shared.events import Cancellation, PauseSnapshot
 from shared.messages import MAX_RUN, JobMessage, Report, WireMessage
 from shared.retry import DAY_SECONDS
+from shared.states import JobState
+from tests.support.factories import make_report
 
 JOB: dict[str, Any] = {"id": str(uuid.uuid4()), "kind": "check", "args": {}}
 REPORT: dict[str, Any] = {
@@ -122,3 +124,26 @@ def test_whatever_is_longer_or_larger_than_we_write_is_refused(
 
 def test_a_run_that_the_version_before_began_beyond_the_last_can_be_read() -> None:
     assert JobMessage.decode(json.dumps({**JOB, "run": MAX_RUN + 1}).encode()).run == MAX_RUN + 1
+
+
+@pytest.mark.parametrize("depth", range(190, 205))
+def test_a_job_is_read_only_if_its_report_could_be(depth: int) -> None:
+    args = b'{"url":"http://a.example/","json":' + b"[" * depth + b"]" * depth + b"}"
+    body = b'{"id":"01a00000-0000-7000-8000-000000000000","kind":"check","args":%b}' % args
+    try:
+        job = JobMessage.decode(body)
+    except MessageUndecodable:
+        assert depth > 195
+        return
+
+    report = make_report(job.id, JobState.SUCCEEDED).model_copy(update={"job": job})
+
+    assert Report.decode(report.encode()).job is not None
+    copy = job.model_copy(update={"report": report.model_copy(update={"job": None})})
+    assert JobMessage.decode(copy.encode()).id == job.id
+
+
+def test_a_job_of_many_values_side_by_side_is_read() -> None:
+    body = b'{"id":"01a00000-0000-7000-8000-000000000000","kind":"check","args":{"a":[%b]}}'
+
+    assert len(JobMessage.decode(body % b",".join([b"{}"] * 1_000)).args["a"]) == 1_000
