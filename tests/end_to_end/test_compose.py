@@ -30,6 +30,12 @@ with ThreadPoolExecutor(20) as pool:
     answers = zip(sys.argv[1:], pool.map(is_open, sys.argv[1:]))
     print(json.dumps([address for address, answer in answers if answer]))
 """
+# Says who may read the keys of secrets.
+SHOWN_MODES = """
+import json, os, stat
+files = ("/run/secrets/encryption/keys", "/run/secrets/mask/key")
+print(json.dumps({each: oct(stat.S_IMODE(os.stat(each).st_mode)) for each in files}))
+"""
 # Says which role of the database a service is, and whether that is a superuser.
 WHO_AM_I = """
 import pathlib, sqlalchemy as sa
@@ -236,3 +242,28 @@ def _run(command: list[str], environment: dict[str, str]) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout if command[0] == "docker" else done.stdout + done.stderr
+
+
+async def test_a_secret_is_kept_by_the_api_and_opened_by_workers_alone(
+    client: Client, stack: ComposeSystem
+) -> None:
+    value = f"value-{uuid.uuid4().hex}"
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    kept = await client.http.post(
+        "/secrets", json={"name": name, "origins": [stack.site_url], "value": value}
+    )
+    args = {
+        "url": client.site(f"/hooks/{name}"),
+        "method": "POST",
+        "json": {},
+        "headers": {"X-Api-Key": {"secret": name}},
+    }
+    job = (await client.http.post("/jobs", json={"kind": "fetch", "args": args})).json()
+    await client.job_in(job["id"], "succeeded")
+    (call,) = await client.webhook_calls(name)
+    shown = json.loads(stack.execute("api", "python", "-c", SHOWN_MODES))
+
+    assert kept.status_code == 201 and kept.json()["digest"] and value not in kept.text
+    assert call["headers"]["x-api-key"] == value
+    assert name in stack.execute("api", "python", "-m", "producer", "secrets", "list")
+    assert set(shown.values()) == {"0o400"}
