@@ -107,9 +107,10 @@ def _build_worker(
     name: str,
 ) -> Worker:
     limiters, addresses = _limiters(settings)
+    keys = EncryptionKeys.of(settings.encryption_keys)
     client = Client(
         session,
-        secrets=Secrets(settings.secrets_dir, EncryptionKeys.of(settings.encryption_keys)),
+        secrets=Secrets(settings.secrets_dir, keys),
         limiters=limiters,
         addresses=addresses,
         robots=RobotsFiles(settings.user_agent),
@@ -132,6 +133,7 @@ def _build_worker(
         cancellations=cancellations,
         metrics=metrics,
         worker=name,
+        keys=keys,
     )
     return Worker(
         settings=settings,

@@ -5,7 +5,7 @@ import logging
 import random
 from collections import OrderedDict
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from consumer.backlog import SlotAdmission
 from consumer.control_streams import Cancellations
@@ -30,11 +30,13 @@ from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.broker.topology import DEAD, RESULTS, RETURN, is_bundle_key, may_carry
 from shared.clock import utc_now
-from shared.errors import DeliveryLost, MessageTooLarge, MessageUndecodable
+from shared.encryption import EncryptionKeys
+from shared.errors import DeliveryLost, MessageTooLarge, MessageUndecodable, SecretUnreadable
 from shared.log_lines import printable
 from shared.messages import MAX_DEFERRALS, RAW_TYPE, REASON_HEADER, JobMessage
 from shared.outcomes import TOO_LARGE, Cancelled, DeferralReason, Deferred, Failed, outcome_name
 from shared.settings import MAX_BUNDLE_JOBS
+from shared.veiled_args import unveiled, veiled
 
 # How long a settlement under way may hold up a worker that has to stop.
 _SETTLE_LIMIT_SECONDS = 10.0
@@ -62,10 +64,12 @@ class DeliveryHandler:
         cancellations: Cancellations,
         metrics: WorkerMetrics,
         worker: str,
+        keys: EncryptionKeys | None = None,
     ) -> None:
         """Make a handler.
 
         Args:
+            keys: Hide what is secret of the arguments of parked jobs.
             reports: Publishes several in one message; None publishes each by itself.
             worker: The name that reports carry.
         """
@@ -76,6 +80,7 @@ class DeliveryHandler:
         self._cancellations = cancellations
         self._metrics = metrics
         self._worker = worker
+        self._keys = keys or EncryptionKeys()
         self._running = RunningAttempts(publisher, cancellations, worker=worker)
         self._dedupe = AttemptDedupe()
         self._tasks = DeliveryTasks()
@@ -213,7 +218,8 @@ class DeliveryHandler:
     ) -> None:
         """Report an attempt, and ack; a message that `came` may be passed on in the report as it is."""
         decision = decide(job, attempt, random=random.random)
-        message = settlement_message(job, attempt, decision, worker=self._worker, message=came)
+        left = veiled(job, self._keys) if isinstance(decision, Park) else job
+        message = settlement_message(left, attempt, decision, worker=self._worker, message=came)
         publisher = self._reports if message.exchange == RESULTS else self._publisher
         try:
             await publish_until_confirmed(message, publisher)
@@ -229,6 +235,9 @@ class DeliveryHandler:
 
         Its own run has ended. What came of it now could not be recorded.
         """
+        with suppress(SecretUnreadable):
+            # The store has its arguments, unless it was lost; then `adopt-parked` looks at what is parked.
+            job = unveiled(job, self._keys)
         await publish_until_confirmed(redrive_request(job, worker=self._worker), self._publisher)
         logger.info("redrive_asked_for", extra={"job_id": str(job.id), "run": job.run})
         delivery.ack()
@@ -239,7 +248,8 @@ class DeliveryHandler:
         """Park a job whose outcome the broker does not take; return what is said of its attempt instead."""
         outcome = Failed(TOO_LARGE, f"What follows the attempt cannot be sent. {error}", transient=False)
         instead, decision = attempt._replace(outcome=outcome), Park()
-        message = settlement_message(job, instead, decision, worker=self._worker)
+        left = veiled(job, self._keys)
+        message = settlement_message(left, instead, decision, worker=self._worker)
         logger.warning("outcome_too_large", extra={"job_id": str(job.id), "error": str(error)})
         try:
             await publish_until_confirmed(message, self._publisher)

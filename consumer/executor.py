@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +13,7 @@ from shared.clock import utc_now
 from shared.kinds.registry import KINDS, OVERTIME_SECONDS, handler_seconds
 from shared.messages import JobMessage
 from shared.outcomes import EXPIRED, Failed, Outcome
+from shared.redaction import MASK, masked_places
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +58,27 @@ def _arguments(job: JobMessage) -> BaseModel | Failed:
     kind = KINDS.get(job.kind)
     if kind is None:
         return _unknown_kind(job)
+    if (place := _masked_place(job.args)) is not None:
+        return _masked(place)
     try:
         return kind.args_model.model_validate(job.args)
     except ValidationError as error:
         return _invalid_arguments(error)
+
+
+def _masked_place(args: Mapping[str, Any]) -> str | None:
+    """Return where a mask stands for what a job sends; None for most jobs, after a look at their URL."""
+    if MASK not in str(args.get("url")) and not _MAY_BE_MASKED & args.keys():
+        return None
+    return next(masked_places(args, "/args"), None)
+
+
+_MAY_BE_MASKED = frozenset({"headers", "json", "env"})
+
+
+def _masked(place: str) -> Failed:
+    said = f"{place}: what was hidden is lost, so nothing was sent. Redrive the job with it written out."
+    return Failed("arguments_masked", said, transient=False)
 
 
 def _unknown_kind(job: JobMessage) -> Failed:

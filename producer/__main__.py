@@ -16,7 +16,7 @@ from producer.store import unfinished
 from producer.store.database import Database
 from producer.store.engine import warn_of_open_store
 from producer.store.migrate import migrate as migrate_store
-from shared.errors import RetrieverError, StaysUnready
+from shared.errors import RetrieverError, SecretUnreadable, StaysUnready
 from shared.kinds.registry import BROKERED_KINDS, Lane
 from shared.log_lines import printable
 from shared.process import prepare_process, stop_event, warn_of_open_broker
@@ -100,10 +100,13 @@ def adopt_parked_jobs(settings: Settings) -> None:
     """Store the parked jobs whose messages are in RabbitMQ, after the store was lost."""
     store = Database.open(settings.database_url)
     try:
-        seen, adopted = uvloop.run(adopt_parked(settings, store))
+        seen, adopted, closed = uvloop.run(adopt_parked(settings, store))
     finally:
         store.close()
     click.echo(f"adopted: {adopted} jobs of {seen} parked messages")
+    if closed:
+        said = f"The arguments of {closed} jobs do not open, and those were left: see the log above"
+        raise SecretUnreadable(f"{said}, set RETRIEVER_ENCRYPTION_KEYS_FILE, and run this again")
 
 
 def _counts(jobs: Mapping[JobState, int]) -> str:

@@ -11,7 +11,7 @@ from producer.run_tokens import RunTokens
 from producer.submission import unique_key, valid_args
 from shared.errors import JobInvalid
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Kind
-from shared.messages import Job
+from shared.messages import Job, JobMessage
 from shared.retry import MAX_ATTEMPTS
 
 MAX_ADOPTED_RUN = 10_000
@@ -66,8 +66,11 @@ def is_adoptable(job: Job, kinds: Collection[str] = BROKERED_KINDS) -> bool:
     """Return whether a job of somebody else may be stored.
 
     One of a kind that nobody knows could be redriven to no queue; one that comes with a high run would leave
-    none for redrives. Jobs of ours that come back after a store was lost are far below.
+    none for redrives. Jobs of ours that come back after a store was lost are far below. The
+    arguments of a parked one that a worker has sealed must be opened first.
     """
+    if isinstance(job, JobMessage) and job.sealed_args is not None:
+        return False
     return job.kind in kinds and job.run <= MAX_ADOPTED_RUN and job.attempt <= MAX_ATTEMPTS
 
 

@@ -71,7 +71,7 @@ class StoredSecret:
             id=new_id(),
             project=binding.project,
             name=binding.name,
-            use=binding.use,
+            use=SecretUse(binding.use),
             origins=value.origins,
             box=value.box,
             digest=value.digest,

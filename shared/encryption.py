@@ -9,15 +9,16 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Iterable
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 
 from shared.errors import SecretUnreadable
 from shared.sealed import BOX_VERSION, KEY_ID_BYTES, Binding, key_of
 from shared.setting_values import KEY_BYTES
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NO_KEYS: Final = "there are no encryption keys here: set RETRIEVER_ENCRYPTION_KEYS_FILE (docs/secrets.md)"
 
@@ -31,7 +32,7 @@ class EncryptionKeys:
 
     def __init__(self, keys: Iterable[bytes] = ()) -> None:
         """Take the keys, of `KEY_BYTES` each, the newest first."""
-        self._by_id = {_id_of(key): AESGCM(key) for key in keys}
+        self._by_id = {_id_of(key): _cipher(key) for key in keys}
 
     @classmethod
     def of(cls, texts: Iterable[SecretStr]) -> Self:
@@ -67,6 +68,8 @@ class EncryptionKeys:
         """
         if not self:
             raise SecretUnreadable(NO_KEYS)
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+
         key_id, head = box[1 : 1 + KEY_ID_BYTES], box[:_HEAD_BYTES]
         if box[:1] != BOX_VERSION or len(box) <= _HEAD_BYTES:
             raise SecretUnreadable("it is not what was sealed, or was sealed by a newer version")
@@ -94,6 +97,13 @@ class EncryptionKeys:
 def new_key() -> str:
     """Return a new key as a line of the file of keys."""
     return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def _cipher(key: bytes) -> "AESGCM":
+    # Here, so that processes without keys do not carry the library in their memory.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
+    return AESGCM(key)
 
 
 def _authenticated(head: bytes, binding: Binding) -> bytes:

@@ -198,7 +198,7 @@ class JobMessage(Job):
     again: `deferrals` says how often it was, `turn_at` when its host's permit was promised. `returns` says
     how often workers died with copies before this one, or lost them, during the present attempt. `sealed` are
     the secrets of its project that it names, or that its webhook is signed with, as they were when the ledger
-    sent it; a copy that is parked has none.
+    sent it; a copy that is parked has none. Its `args` are masked there, and all of them in `sealed_args`.
     """
 
     deferrals: Deferrals = 0
@@ -206,6 +206,7 @@ class JobMessage(Job):
     turn_at: WireTime | None = None
     known: KnownCopy | None = None
     sealed: tuple[SealedSecret, ...] | None = None
+    sealed_args: Annotated[str | None, Field(max_length=MAX_JOB_BYTES)] = None
     report: Report | None = None
 
     @classmethod

@@ -28,20 +28,21 @@ class SecretUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a secret is bound to.
+    """What is bound to what is sealed.
 
     Attributes:
+        use: Of a secret a `SecretUse`; what else is sealed has another.
         origins: As `shared.urls.origin_words` writes them, sorted.
     """
 
     project: str
     name: str
-    use: SecretUse
+    use: str
     origins: tuple[str, ...]
 
     def octets(self) -> bytes:
         """Return what is authenticated: no two bindings have the same."""
-        return json.dumps([self.project, self.name, self.use.value, list(self.origins)]).encode()
+        return json.dumps([self.project, self.name, str(self.use), list(self.origins)]).encode()
 
 
 class SealedSecret(BaseModel):
@@ -58,7 +59,7 @@ class SealedSecret(BaseModel):
     def of(cls, binding: Binding, box: bytes) -> Self:
         """Return what travels of a sealed secret."""
         text = base64.b64encode(box).decode()
-        return cls(name=binding.name, use=binding.use, origins=binding.origins, box=text)
+        return cls(name=binding.name, use=SecretUse(binding.use), origins=binding.origins, box=text)
 
     def binding(self, project: str) -> Binding:
         """Return what it must be bound to, to be a secret of a project."""

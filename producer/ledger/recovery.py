@@ -6,6 +6,7 @@ messages are still in `jobs.parked`.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,18 +27,22 @@ from shared.broker.parked_queue import Choice
 from shared.broker.publisher import Publisher
 from shared.broker.topology import declare_topology
 from shared.clock import utc_now
-from shared.errors import BrokerError, BrokerUnavailable
+from shared.encryption import EncryptionKeys
+from shared.errors import BrokerError, BrokerUnavailable, SecretUnreadable
 from shared.events import EVERY
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane
 from shared.messages import Job, JobMessage, Report
 from shared.outcomes import OutcomeName
 from shared.settings import Settings
 from shared.states import UNDER_WAY, JobState
+from shared.veiled_args import unveiled
 
 COMMAND_LINE: Final = "command line"
 """The actor of these commands in the audit log."""
 
 REASON_LOST: Final = "reason_lost"
+
+logger = logging.getLogger(__name__)
 
 _AGAIN = "running this again is safe"
 _EXPLANATION = "It was parked before the store was lost, and its message does not say why."
@@ -93,11 +98,11 @@ def chosen_queues(kind: str | None, lane: Lane | None) -> list[tuple[str, Lane]]
     ]
 
 
-async def adopt_parked(settings: Settings, database: Database) -> tuple[int, int]:
+async def adopt_parked(settings: Settings, database: Database) -> tuple[int, int, int]:
     """Walk `jobs.parked` once, and store every unknown job in it as parked. All messages stay.
 
     Returns:
-        How many messages there were, and how many jobs were stored.
+        How many messages there were, how many jobs were stored, and how many arguments did not open.
 
     Raises:
         BrokerUnavailable: the broker went away, or a ledger is walking; calling it again goes on.
@@ -106,18 +111,21 @@ async def adopt_parked(settings: Settings, database: Database) -> tuple[int, int
     tokens = RunTokens(await store.write(keep_key, RUN_TOKENS, key_bytes=KEY_BYTES))
     whose = partial(project_of, tokens=tokens, publishers=settings.publisher_projects)
     lease = Lease(store, PARKED_WALK, seconds=WALK_LEASE_SECONDS)
-    adopted = 0
+    keys = EncryptionKeys.of(settings.encryption_keys)
+    adopted = closed = 0
 
     async def choose(bodies: Sequence[bytes]) -> Choice:
-        nonlocal adopted
-        jobs = [job for body in bodies for job in parked_jobs(body) if job is not None]
+        nonlocal adopted, closed
+        seen = [job for body in bodies for job in parked_jobs(body) if job is not None]
+        jobs = [_opened(job, keys) for job in seen]
+        closed += sum(job.sealed_args is not None for job in jobs)
         adopted += await asyncio.to_thread(_adopt, database, jobs, whose)
         return Choice(frozenset())
 
     walk = await walk_alone(settings.amqp_url, lease, choose=choose)
     if not walk.complete:
         raise BrokerUnavailable("a ledger has begun to walk through jobs.parked; run this again in a minute")
-    return walk.seen, adopted
+    return walk.seen, adopted, closed
 
 
 async def _send_all(
@@ -155,6 +163,14 @@ async def _connected(settings: Settings) -> AsyncIterator[Publisher]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+def _opened(job: JobMessage, keys: EncryptionKeys) -> JobMessage:
+    try:
+        return unveiled(job, keys)
+    except SecretUnreadable as error:
+        logger.warning("arguments_do_not_open", extra={"job_id": str(job.id), "error": str(error)})
+        return job
 
 
 def _adopt(database: Database, jobs: Sequence[JobMessage], whose: Callable[[Job], str]) -> int:

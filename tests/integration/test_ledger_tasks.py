@@ -267,7 +267,7 @@ async def test_a_parked_task_has_its_message_leaves_with_it_and_comes_back_when_
         with store.writing() as connection:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(table.delete())
-        assert await adopt_parked(settings, store) == (1, 1)
+        assert await adopt_parked(settings, store) == (1, 1, 0)
 
     back = get(store, kept.id)
     assert (back.state, back.reason, back.queue) == (JobState.PARKED, "agent_failed", "films")

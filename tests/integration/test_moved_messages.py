@@ -13,12 +13,16 @@ from producer.store.database import Database
 from shared.broker.bundle import bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DEFAULT, PARKED_QUEUE, bundle_queue, work_queue
+from shared.errors import JobNotFound
 from shared.kinds.registry import Lane
 from shared.messages import JOB_TYPE, JOBS_TYPE, JobMessage
 from shared.outcomes import Failed, Outcome, Succeeded
 from shared.states import JobState
+from shared.veiled_args import veiled
 from tests.support.amqp import get_message, message_count
-from tests.support.recording_ledger import STARTED_AT, Ledger, open_ledger
+from tests.support.factories import TOKENS
+from tests.support.recording_ledger import STARTED_AT, Ledger, make_message, open_ledger
+from tests.support.secrets import KEYS
 from tests.support.worker import working
 
 WORK = work_queue("check", Lane.INTERACTIVE)
@@ -118,3 +122,31 @@ async def test_messages_that_the_broker_gave_up_on_begin_the_next_run_when_they_
             redriven = [await ledger.job_in(job.id, JobState.ACCEPTED) for job in jobs]
 
     assert [job.run for job in redriven] == [2] * 3 and work.job_ids == []
+
+
+async def test_a_parked_message_whose_arguments_are_sealed_is_moved_like_any_other(
+    ledger: Ledger, vhost_url: str
+) -> None:
+    async with ledger.recording(), working(vhost_url, Worked()):
+        message = await parked_message(ledger)
+        masked = {"url": "https://***7d1f0e@example.com/"}
+        # This worker has no key; the store has the arguments.
+        await move(ledger, message.model_copy(update={"args": masked, "sealed_args": "AAAA"}))
+        redriven = await ledger.job_in(message.id, JobState.ACCEPTED)
+
+    assert (redriven.run, dict(redriven.args)) == (2, dict(message.args))
+
+
+async def test_a_store_that_lacks_a_job_takes_none_with_masked_arguments(
+    ledger: Ledger, vhost_url: str
+) -> None:
+    # As after an older backup was restored.
+    job = make_message(args={"url": "https://user:password1@a.example/"})
+    sealed = veiled(job.model_copy(update={"token": TOKENS.of(job.id, 1)}), KEYS)
+    async with ledger.recording():
+        await ledger.settle(sealed, GONE)
+        await ledger.all_recorded()
+
+    assert await message_count(ledger.channel, PARKED_QUEUE) == 1
+    with pytest.raises(JobNotFound):
+        ledger.job(job.id)

@@ -1,8 +1,11 @@
 """Secrets planted in a whole running service: sent where they belong, and found nowhere else."""
 
+import asyncio
 import base64
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,13 @@ from standardwebhooks import Webhook
 from deploy.local.broker import Broker
 from producer.api.contract import load_contract
 from producer.store.database import Database
+from producer.store.migrate import migrate
 from producer.store.schema import metadata
 from shared.broker.topology import DEAD, DELAY, JOBS, OUTCOMES, PARKED_QUEUE, RESULTS
 from shared.encryption import new_key
 from tests.support.client import Client
+from tests.support.documents import ROOT
+from tests.support.environment import clean_environment
 from tests.support.factories import make_webhook_secret
 from tests.support.http_servers import RawServer, raw_server
 from tests.support.system import LocalSystem, running_system
@@ -26,6 +32,7 @@ from tests.support.waiting import eventually
 
 VALUE = "s3cr3t-planted-value"
 SIGNING = make_webhook_secret()
+KEYS = new_key()
 # As they are, in base64 as somebody might have put them, and the key that a signing secret stands for.
 PLANTED = [
     VALUE,
@@ -46,7 +53,7 @@ def system(broker: Broker, database_url: str, tmp_path: Path) -> Iterator[LocalS
     """Yield a service that logs all that it can."""
     settings = {
         "RETRIEVER_LOG_LEVEL": "DEBUG",
-        "RETRIEVER_ENCRYPTION_KEYS": new_key(),
+        "RETRIEVER_ENCRYPTION_KEYS": KEYS,
         "RETRIEVER_MASK_KEY": new_key(),
     }
     with running_system(
@@ -121,6 +128,69 @@ async def test_a_planted_secret_is_sent_to_its_origin_and_found_nowhere(
     assert len(texts) > 40
     found = {what: mark for what, text in texts.items() for mark in PLANTED if mark in text}
     assert found == {}
+
+
+async def test_what_a_job_says_itself_is_hidden_in_the_parking_queue_and_not_lost(
+    client: Client, busy: RawServer, database_url: str, tmp_path: Path
+) -> None:
+    url = busy.url.replace("://", f"://user:{VALUE}@")
+    args = {"url": url, "method": "POST", "json": {"api_key": VALUE}, "headers": {"X-Api-Key": VALUE}}
+    job = {"kind": "fetch", "args": args, "retry": {"max_attempts": 1}}
+    job_id = (await client.http.post("/jobs", json=job)).json()["id"]
+    shown = (await client.job_in(job_id, "parked"))["args"]
+
+    parked = await eventually(lambda: _parked(client, run=1), deadline_seconds=30)
+    await client.http.post(f"/jobs/{job_id}/redrive")
+    await eventually(lambda: _is_in_run(client, job_id, 2), deadline_seconds=30)
+    # The one before is swept away.
+    again = await eventually(lambda: _parked(client, run=2), deadline_seconds=30)
+
+    assert parked["args"] == again["args"] == shown
+    assert not any(mark in json.dumps([parked, again]) for mark in PLANTED)
+    assert len(busy.heads) == 2 and all(VALUE in head for head in busy.heads)
+    # The store is lost, for good.
+    new_store = f"sqlite:///{tmp_path / 'anew.db'}"
+    migrate(new_store)
+    without = await asyncio.to_thread(adopt, client, new_store, None)
+    nothing = jobs_in(new_store)
+    adopted = await asyncio.to_thread(adopt, client, new_store, KEYS)
+
+    assert without[0] == 2 and "set RETRIEVER_ENCRYPTION_KEYS_FILE, and run this again" in without[1]
+    assert nothing == []
+    assert adopted == (0, "adopted: 1 jobs of 1 parked messages\n")
+    assert jobs_in(new_store) == [{**args, "url": url}]
+
+
+async def _parked(client: Client, *, run: int) -> dict[str, Any] | None:
+    found = [
+        json.loads(each["payload"]) for each in client.management.messages(client.system.vhost, PARKED_QUEUE)
+    ]
+    return dict(found[0]) if [each["run"] for each in found] == [run] else None
+
+
+async def _is_in_run(client: Client, job_id: str, run: int) -> bool:
+    job = await client.job(job_id)
+    return (job["run"], job["state"]) == (run, "parked")
+
+
+def adopt(client: Client, database_url: str, keys: str | None) -> tuple[int, str]:
+    environment = clean_environment() | {
+        "RETRIEVER_AMQP_URL": client.system.amqp_url,
+        "RETRIEVER_DATABASE_URL": database_url,
+        **({} if keys is None else {"RETRIEVER_ENCRYPTION_KEYS": keys}),
+    }
+    command = [sys.executable, "-m", "producer", "adopt-parked"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+
+def jobs_in(database_url: str) -> list[Any]:
+    store = Database.open(database_url)
+    try:
+        with store.reading() as connection:
+            return list(connection.scalars(sa.select(metadata.tables["jobs"].c.args)).all())
+    finally:
+        store.close()
 
 
 EXCHANGES = (JOBS, DELAY, DEAD, RESULTS, OUTCOMES)
