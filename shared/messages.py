@@ -238,7 +238,7 @@ class JobMessage(Job):
 def _is_too_deep(body: bytes) -> bool:
     """Return whether a report could not be read that holds this job, one level deeper.
 
-    The job would run, and be sent again for want of its report, for ever.
+    The job would run, its report would be put aside, and the job be sent again.
     """
     if body.count(b"{") + body.count(b"[") < _DEPTH_THAT_FITS:
         return False
