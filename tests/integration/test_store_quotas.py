@@ -437,6 +437,49 @@ def test_counting_again_loses_nothing_that_others_store_meanwhile(store: Databas
     assert usage_of(store, WEB).jobs == stored
 
 
+def test_all_who_store_and_delete_at_once_are_counted_and_none_waits_in_vain(store: Database) -> None:
+    names = ("acme", WEB, "zeta")
+    limit(store, "*", stored_jobs=100_000, unfinished_batches=10_000)
+    start = Barrier(6)
+
+    def single(_: int) -> None:
+        start.wait()
+        for turn in range(40):
+            admit(store, [make_job(project=names[(turn + place) % 3]) for place in range(3)])
+
+    def batch(number: int) -> None:
+        start.wait()
+        for turn in range(20):
+            project = names[(turn + number) % 3]
+            store.write(
+                submissions.insert_batch,
+                make_batch(project=project),
+                (make_job(project=project) for _ in "ab"),
+            )
+
+    def recorder(_: int) -> None:
+        own = [make_job(project=name, callback_url="https://hooks.example/") for name in names * 10]
+        store.write(submissions.insert_jobs, own)
+        start.wait()
+        for place in range(0, len(own), 3):
+            ends = [make_report(job.id, JobState.SUCCEEDED) for job in reversed(own[place : place + 3])]
+            store.write(recording.record_reports, ends, now=NOON)
+            store.write(
+                retention.delete_single_jobs,
+                JobState.SUCCEEDED,
+                before=utc_now() + timedelta(hours=1),
+                after=None,
+                limit=2,
+            )
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(work, number) for number in (0, 1) for work in (single, batch, recorder)]
+        for each in running:
+            each.result()
+
+    assert sum(usage_of(store, name).jobs for name in names) == count(store) > 200
+
+
 async def test_bytes_are_measured_and_a_project_that_has_too_many_stores_no_more(store: Database) -> None:
     limit(store, WEB, stored_bytes=50_000)
     (first,) = of_web()
