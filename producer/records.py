@@ -337,7 +337,8 @@ class ClaimedJob:
     @property
     def claimed_bytes(self) -> int:
         """What it adds to a page of the outbox."""
-        return len(self.args_json)
+        size = len(self.args_json)
+        return size + sum(len(each.box) for each in self.sealed) if self.sealed else size
 
     @property
     def args(self) -> Mapping[str, Any]:

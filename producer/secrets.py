@@ -22,6 +22,8 @@ from shared.urls import has_credentials, normalize_url, origin_words, url_query
 
 MAX_SECRETS: Final = 1_000
 """The secrets of one project."""
+MAX_SIGNING: Final = 10
+"""The newest so many of those that sign for a receiver do."""
 DEFAULT_OVERLAP: Final = timedelta(days=1)
 MAX_OVERLAP: Final = timedelta(days=30)
 _SIGNING_BYTES = 32
@@ -102,17 +104,19 @@ class StoredSecret:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a job that is about to be sent names: secrets of its project, or who has its webhook verified."""
+    """What a job needs that is about to be sent: secrets of its project by their names, or what signs it."""
 
     names: frozenset[str] = frozenset()
-    receiver: str | None = None
+    is_webhook: bool = False
+
+
+_SIGNED = Named(is_webhook=True)
 
 
 def named_in(job: ClaimedJob) -> Named | None:
     """Return what a job names; None for most jobs, of which nothing is read."""
     if job.kind == WEBHOOK:
-        url = scalar(pick(StoredObject(job.args_json), _RECEIVER).url)
-        return Named(receiver=_origin_of(url))
+        return _SIGNED
     if _NAMING not in job.args_json:
         return None
     try:
@@ -121,6 +125,15 @@ def named_in(job: ClaimedJob) -> Named | None:
         # A lone surrogate, which JSON of a third party may hold: no worker takes such arguments.
         return None
     return Named(names) if names else None
+
+
+def receiver_of(job: ClaimedJob) -> str | None:
+    """Return the origin that a webhook goes to; None when it has none."""
+    url = scalar(pick(StoredObject(job.args_json), _RECEIVER).url)
+    try:
+        return origin_words(url) if isinstance(url, str) else None
+    except ValueError:
+        return None
 
 
 def checked_origins(origins: Iterable[str]) -> tuple[str, ...]:
@@ -192,10 +205,3 @@ class _Receiver(msgspec.Struct):
 
 
 _RECEIVER = msgspec.json.Decoder(_Receiver)
-
-
-def _origin_of(url: object) -> str | None:
-    try:
-        return origin_words(url) if isinstance(url, str) else None
-    except ValueError:
-        return None

@@ -15,7 +15,7 @@ from shared.kinds.pages import PageReport
 from shared.kinds.registry import Lane
 from shared.outcomes import UNTRIED, OutcomeName
 from shared.retry import RetryPolicy
-from shared.sealed import SealedSecret
+from shared.sealed import MAX_SEALED, SealedSecret
 from shared.states import JobState
 from shared.times import WireTime
 
@@ -205,7 +205,7 @@ class JobMessage(Job):
     returns: Deferrals = 0
     turn_at: WireTime | None = None
     known: KnownCopy | None = None
-    sealed: tuple[SealedSecret, ...] | None = None
+    sealed: Annotated[tuple[SealedSecret, ...] | None, Field(max_length=MAX_SEALED)] = None
     sealed_args: Annotated[str | None, Field(max_length=MAX_JOB_BYTES)] = None
     report: Report | None = None
 

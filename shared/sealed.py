@@ -11,7 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.errors import SecretUnreadable
 from shared.kinds.requests import SecretName
 
-MAX_SECRET_BYTES: Final = 8_192
+MAX_SECRET_BYTES: Final = 4_096
+"""As much as the value of a header field of a job."""
+MAX_SEALED: Final = 64
+"""What a job brings of them at most: far more than it may name."""
 MAX_ORIGINS: Final = 20
 
 # A box begins with a version, and the key that has sealed it.
@@ -53,7 +56,7 @@ class SealedSecret(BaseModel):
     name: SecretName
     use: SecretUse
     origins: Annotated[tuple[Annotated[str, Field(max_length=1_000)], ...], Field(max_length=MAX_ORIGINS)]
-    box: Annotated[str, Field(max_length=2 * MAX_SECRET_BYTES)]
+    box: Annotated[str, Field(max_length=4 * MAX_SECRET_BYTES)]
 
     @classmethod
     def of(cls, binding: Binding, box: bytes) -> Self:

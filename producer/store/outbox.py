@@ -45,7 +45,7 @@ def claim_accepted(
 
     The interactive ones wait behind no batch. What they leave of the limit goes to the oldest of all, so the
     bulk lane waits only while they fill whole pages. No more are leased once they have `PAGE_BYTES` of
-    arguments.
+    arguments, and those before are returned once they have as much with their secrets.
     """
     read_in_order(connection)
     until = now + timedelta(seconds=lease_seconds)
@@ -59,7 +59,7 @@ def claim_accepted(
         # Code of version 0.1.0 has redriven them, or accepted them at their time.
         _hand_to_agents(connection, pulled, now=now)
         claimed = [job for job in claimed if job not in pulled]
-    sent = as_sent(connection, claimed, now=now)
+    sent = _fitting(connection, as_sent(connection, claimed, now=now))
     note_use(connection, sent, now=now)
     return sent
 
@@ -107,6 +107,21 @@ def release_claims(connection: sa.Connection, job_ids: Iterable[UUID], *, retry_
 def as_sent(connection: sa.Connection, claimed: list[ClaimedJob], *, now: datetime) -> list[ClaimedJob]:
     """Return the jobs with what goes along: the copy that one builds on, the secrets that it names."""
     return with_secrets(connection, _with_copies(connection, claimed), now=now)
+
+
+def _fitting(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
+    """Return the first jobs that have `PAGE_BYTES` with their secrets; let go of the others."""
+    if not any(job.sealed for job in claimed):
+        return claimed
+    total = 0
+    for place, job in enumerate(claimed, start=1):
+        total += job.claimed_bytes
+        # As full as a page that is full by its arguments, so that the next is claimed at once.
+        if total >= PAGE_BYTES and (left := [each.id for each in claimed[place:]]):
+            is_left = is_one_of(connection, jobs.c.id, left)
+            connection.execute(jobs.update().where(is_left).values(claimed_until=None))
+            return claimed[:place]
+    return claimed
 
 
 def _with_copies(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[ClaimedJob]:

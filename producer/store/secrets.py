@@ -1,5 +1,6 @@
 """Secrets of projects: kept sealed, replaced, deleted, and put beside the jobs that name them."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,7 +11,15 @@ import sqlalchemy as sa
 
 from producer.parking import AuditAction
 from producer.records import ClaimedJob, Found
-from producer.secrets import MAX_SECRETS, Named, NewValue, StoredSecret, named_in
+from producer.secrets import (
+    MAX_SECRETS,
+    MAX_SIGNING,
+    Named,
+    NewValue,
+    StoredSecret,
+    named_in,
+    receiver_of,
+)
 from producer.store.audit import secret_target, write_audit
 from producer.store.projects import visible
 from producer.store.schema import secrets
@@ -20,6 +29,7 @@ from shared.sealed import SealedSecret, SecretUse
 
 # The use of a secret is noted at most so often.
 USE_NOTED_EVERY = timedelta(minutes=1)
+_NAMES_AT_ONCE = 500
 
 
 def insert_secret(connection: sa.Connection, secret: StoredSecret) -> None:
@@ -152,20 +162,19 @@ def with_secrets(connection: sa.Connection, claimed: list[ClaimedJob], *, now: d
     naming = {job.id: named for job in claimed if (named := named_in(job)) is not None}
     if not naming:
         return claimed
-    wanted = _wanted([(job, naming[job.id]) for job in claimed if job.id in naming])
-    by_project: dict[str, list[StoredSecret]] = {}
-    for secret in _secrets(connection, wanted):
-        by_project.setdefault(secret.project, []).append(secret)
+    by_project: defaultdict[str, list[StoredSecret]] = defaultdict(list)
+    for query in _wanted([(job, naming[job.id]) for job in claimed if job.id in naming]):
+        for secret in _secrets(connection, query):
+            by_project[secret.project].append(secret)
     if not by_project:
         return claimed
 
-    def sealed_for(job: ClaimedJob) -> Iterator[SealedSecret]:
-        if (named := naming.get(job.id)) is not None:
-            for secret in by_project.get(job.project, ()):
-                if _is_named(secret, named):
-                    yield from secret.sealed(now)
+    def sealed_for(job: ClaimedJob) -> tuple[SealedSecret, ...]:
+        named = naming.get(job.id)
+        known = by_project.get(job.project, ()) if named is not None else ()
+        return tuple(each for secret in _needed(job, named, known) for each in secret.sealed(now))
 
-    return [replace(job, sealed=sealed) if (sealed := tuple(sealed_for(job))) else job for job in claimed]
+    return [replace(job, sealed=sealed) if (sealed := sealed_for(job)) else job for job in claimed]
 
 
 def note_use(connection: sa.Connection, sent: Iterable[ClaimedJob], *, now: datetime) -> None:
@@ -188,22 +197,28 @@ def note_use(connection: sa.Connection, sent: Iterable[ClaimedJob], *, now: date
         connection.execute(secrets.update().where(secrets.c.id.in_(ids)).values(last_used_at=now))
 
 
-def _wanted(naming: Collection[tuple[ClaimedJob, Named]]) -> sa.Select[Any]:
-    names = sorted({(job.project, name) for job, named in naming for name in named.names})
-    called = sorted({job.project for job, named in naming if named.receiver is not None})
+def _wanted(naming: Collection[tuple[ClaimedJob, Named]]) -> Iterator[sa.Select[Any]]:
+    """Yield the queries for what some jobs name; each with a bounded number of parameters."""
     is_request, is_webhook = (secrets.c.use == use.value for use in SecretUse)
-    return sa.select(secrets).where(
-        sa.or_(
-            sa.and_(is_request, sa.tuple_(secrets.c.project, secrets.c.name).in_(names)),
-            sa.and_(is_webhook, secrets.c.project.in_(called)),
-        )
-    )
+    names = sorted({(job.project, name) for job, named in naming for name in named.names})
+    for first in range(0, len(names), _NAMES_AT_ONCE):
+        some = names[first : first + _NAMES_AT_ONCE]
+        yield sa.select(secrets).where(is_request, sa.tuple_(secrets.c.project, secrets.c.name).in_(some))
+    if called := sorted({job.project for job, named in naming if named.is_webhook}):
+        yield sa.select(secrets).where(is_webhook, secrets.c.project.in_(called))
 
 
-def _is_named(secret: StoredSecret, named: Named) -> bool:
-    if secret.use is SecretUse.WEBHOOK:
-        return named.receiver in secret.origins
-    return secret.name in named.names
+def _needed(job: ClaimedJob, named: Named | None, known: Iterable[StoredSecret]) -> list[StoredSecret]:
+    if named is None:
+        return []
+    if not named.is_webhook:
+        return [secret for secret in known if secret.use is SecretUse.REQUEST and secret.name in named.names]
+    signing = [secret for secret in known if secret.use is SecretUse.WEBHOOK]
+    if not signing:
+        return []
+    receiver = receiver_of(job)
+    theirs = [secret for secret in signing if receiver in secret.origins]
+    return sorted(theirs, key=lambda each: each.updated_at, reverse=True)[:MAX_SIGNING]
 
 
 def _only(connection: sa.Connection, query: sa.Select[Any], otherwise: str) -> StoredSecret:

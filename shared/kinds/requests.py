@@ -11,6 +11,8 @@ from shared.urls import HttpUrl
 
 MAX_HEADERS = 50
 MAX_HEADER_VALUE_LENGTH = 4_096
+# Each travels with the job.
+MAX_SECRETS_NAMED = 10
 
 FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
 """Any field that an answer may have (RFC 9110 section 5.1)."""
@@ -111,6 +113,8 @@ HeaderValue = Annotated[str, Field(max_length=MAX_HEADER_VALUE_LENGTH), AfterVal
 def _check_unique(headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
     if len({name.lower() for name in headers}) < len(headers):
         raise ValueError("a field is named twice; names are the same in any case")
+    if sum(isinstance(value, Secret) for value in headers.values()) > MAX_SECRETS_NAMED:
+        raise ValueError(f"at most {MAX_SECRETS_NAMED} values may be secrets")
     return headers
 
 

@@ -13,6 +13,7 @@ from producer.records import ClaimedJob, NewJob
 from producer.secrets import NewValue, StoredSecret
 from producer.store import outbox, secrets, submissions, unfinished
 from producer.store.database import Database
+from producer.store.page_bytes import PAGE_BYTES
 from producer.store.schema import secrets as table
 from shared.broker.bundle import bodies_of
 from shared.errors import QuotaReached, SecretNameTaken, SecretNotFound, SecretUnreadable
@@ -39,7 +40,7 @@ def webhook_to(url: str, *, project: str = "default") -> NewJob:
 
 def claim(store: Database, *jobs: NewJob, now: Any = NOON) -> list[ClaimedJob]:
     store.write(submissions.insert_jobs, jobs)
-    claimed = store.write(outbox.claim_accepted, limit=99, lease_seconds=60, now=now)
+    claimed = store.write(outbox.claim_accepted, limit=1_000, lease_seconds=60, now=now)
     by_id = {job.id: job for job in claimed}
     return [by_id[job.id] for job in jobs]
 
@@ -215,6 +216,45 @@ def test_names_are_unique_and_bounded_in_each_project(
     keep_secrets(store, make_secret("b", "2", A))
     with pytest.raises(QuotaReached, match="2 secrets"):
         keep_secrets(store, make_secret("c", "3", A))
+
+
+def test_of_many_secrets_of_a_receiver_the_newest_ten_sign(store: Database) -> None:
+    made = [make_secret(f"s{n}", f"v{n}", A, use=SecretUse.WEBHOOK, now=NOON + n * MINUTE) for n in range(12)]
+    keep_secrets(store, *made)
+
+    (job,) = claim(store, webhook_to(f"{A}/"))
+
+    assert [name for name, _ in opened(job.sealed)] == [f"s{n}" for n in range(11, 1, -1)]
+
+
+def test_jobs_with_many_large_secrets_make_no_page_large_and_wait_for_nobody(store: Database) -> None:
+    keep_secrets(store, *(make_secret(f"s{n}", "x" * 4_096, A) for n in range(10)))
+    args = {"url": f"{A}/", "headers": {f"X-{n}": {"secret": f"s{n}"} for n in range(10)}}
+    handed_in = [make_job(kind="check", args=args) for _ in range(200)]
+    store.write(submissions.insert_jobs, handed_in)
+
+    pages = [store.write(outbox.claim_accepted, limit=1_000, lease_seconds=60, now=NOON) for _ in range(4)]
+
+    sizes = [sum(job.claimed_bytes for job in page) for page in pages]
+    assert [job.id for page in pages for job in page] == [job.id for job in handed_in]
+    # As large as any full page, and one job; the relay claims the next at once.
+    assert all(PAGE_BYTES <= size < PAGE_BYTES + 60_000 for size in sizes[:2])
+
+
+def test_a_page_of_jobs_that_name_thousands_of_secrets_is_claimed(store: Database) -> None:
+    keep_secrets(store, make_secret("s7-7", "seven", A))
+    jobs = [
+        make_job(
+            kind="check", args={"url": A, "headers": {f"X-{m}": {"secret": f"s{n}-{m}"} for m in range(10)}}
+        )
+        for n in range(1_000)
+    ]
+
+    claimed = claim(store, *jobs)
+
+    assert [opened(job.sealed) for job in claimed] == [
+        [("s7-7", "seven")] if n == 7 else [] for n in range(1_000)
+    ]
 
 
 def rows(store: Database) -> Sequence[Any]:

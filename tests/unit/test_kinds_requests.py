@@ -47,6 +47,15 @@ def test_a_header_may_not_come_twice_in_two_spellings() -> None:
         RequestArgs.model_validate({"url": URL, "headers": {"X-A": "1", "x-a": "2"}})
 
 
+def test_so_many_values_may_be_secrets_and_no_more() -> None:
+    headers = {f"X-{n}": {"secret": "key"} for n in range(11)}
+
+    with pytest.raises(ValidationError, match="at most 10 values may be secrets"):
+        RequestArgs.model_validate({"url": URL, "headers": headers})
+    del headers["X-0"]
+    assert len(RequestArgs.model_validate({"url": URL, "headers": headers}).headers) == 10
+
+
 @pytest.mark.parametrize("name", ["../other/key", "a/b", ".hidden", "", "UPPER"])
 def test_the_name_of_a_secret_is_no_path(name: str) -> None:
     with pytest.raises(ValidationError, match="secret"):
