@@ -25,6 +25,8 @@ PATHS = sorted(
         schedule_id=ID,
         operation_id=ID,
         key_id=ID,
+        secret_id=ID,
+        project="default",
         kind="check",
         lane="bulk",
     )
