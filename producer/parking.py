@@ -18,6 +18,8 @@ ANONYMOUS: Final = "anonymous"
 SCHEDULER: Final = "scheduler"
 # The reason of a job that an operator has ended.
 DISCARDED: Final = "discarded"
+# That of a job that an operator cancelled before it ended.
+CANCELLED: Final = "cancelled"
 # A reason is a short code; of a stranger's long one this much tells groups apart.
 FINGERPRINT_CHARACTERS: Final = 100
 # What is deleted after the retention. A person has decided on a cancelled job; parked ones wait for that.
@@ -27,10 +29,14 @@ MAX_RATE_PER_SECOND: Final = 1_000
 
 
 class OperationAction(StrEnum):
-    """What an operation does with each parked job. Wire and database names: only ever added to."""
+    """What an operation does with each job. Wire and database names: only ever added to.
+
+    Jobs that are redriven or discarded are parked; those that are cancelled have not ended.
+    """
 
     REDRIVE = "redrive"
     DISCARD = "discard"
+    CANCEL = "cancel"
 
 
 class OperationState(StrEnum):
@@ -48,6 +54,7 @@ class AuditAction(StrEnum):
     JOB_DISCARDED = "job_discarded"
     REDRIVE_STARTED = "redrive_started"
     DISCARD_STARTED = "discard_started"
+    CANCEL_STARTED = "cancel_started"
     OPERATION_CANCELLED = "operation_cancelled"
     PAUSED = "paused"
     RESUMED = "resumed"
@@ -183,11 +190,15 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class MovedJob:
-    """A job that left the parking lot; `run` is the run that it is in now."""
+    """A job that an operation has dealt with, in the run and state that it is in now.
+
+    One that runs, and is to be cancelled, is ended by its worker.
+    """
 
     id: UUID
     kind: str
     run: int
+    state: JobState
 
 
 @dataclass(frozen=True, slots=True)

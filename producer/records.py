@@ -311,7 +311,12 @@ class JobRecord:
     @property
     def url(self) -> object:
         """The URL among its arguments, of which nothing else is read; None without one."""
-        return scalar(pick(self.args, _ASKED).url)
+        return url_in(self.args)
+
+
+def url_in(args: Mapping[str, Any]) -> object:
+    """Return the URL among arguments, of which nothing else is read; None without one."""
+    return scalar(pick(args, _ASKED).url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,7 +564,7 @@ class ClaimedEvent:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list; every field that is set must match.
+    """Which jobs to list, or to do something with; every field that is set must match.
 
     `url` is looked for within the URL, whatever its case; `labels` are those that a job has at least. When a
     job was created is what its id says.
@@ -577,6 +582,7 @@ class JobFilter:
     labels: Sequence[tuple[str, str]] = ()
     created_after: datetime | None = None
     created_before: datetime | None = None
+    is_unfinished: bool = False
 
 
 Record = TypeVar("Record")

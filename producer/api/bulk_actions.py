@@ -1,4 +1,4 @@
-"""The operations on many parked jobs at a rate: begin them, follow them, cancel them; and the audit log."""
+"""The operations on many jobs at a rate: begin them, follow them, cancel them; and the audit log."""
 
 import hashlib
 import logging
@@ -40,15 +40,25 @@ from producer.parking import (
     OperationState,
     ParkedFilter,
 )
-from producer.records import IdempotencyKey, KeptAnswer, KeyScope, SubmissionResult, SubmissionStatus
-from producer.store import audit, bulk_actions, parking
+from producer.records import (
+    IdempotencyKey,
+    JobFilter,
+    KeptAnswer,
+    KeyScope,
+    SubmissionResult,
+    SubmissionStatus,
+)
+from producer.store import audit, bulk_actions, parking, queries
 from producer.store.database import Connection, LongCall, Store
 from producer.stored_json import embed, json_text, page_of
+from producer.submission_models import Labels
 from shared.clock import utc_now
-from shared.errors import FieldError, JobInvalid, OperationNotFound
+from shared.errors import BatchNotFound, FieldError, JobInvalid, OperationNotFound
 from shared.identity import new_id
+from shared.messages import Ref
 from shared.redaction import redact_args, redact_value
 from shared.settings import Settings
+from shared.states import JobState
 from shared.times import Rfc3339Time
 
 logger = logging.getLogger(__name__)
@@ -106,14 +116,87 @@ class OperationRequest(BaseModel):
     ] = DEFAULT_RATE_PER_SECOND
 
 
+class AnyJobFilter(BaseModel):
+    """Which jobs: every field that is given must match, and at least one must be given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"minProperties": 1})
+
+    kind: Annotated[_Text | None, Field(description="The jobs of this kind.")] = None
+    host: Annotated[_Text | None, Field(description="The jobs that talk to exactly this host.")] = None
+    reason: Annotated[_Text | None, Field(description="The jobs whose last failure had this reason.")] = None
+    url: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=2_000,
+            pattern=r"^[^\x00-\x1f\x7f]+$",
+            description="The jobs whose stored URL contains this text; case does not matter.",
+        ),
+    ] = None
+    ref: Annotated[Ref | None, Field(description="The jobs that were handed in with exactly this `ref`.")] = (
+        None
+    )
+    labels: Annotated[
+        Labels | None, Field(min_length=1, description="The jobs that have all of these labels.")
+    ] = None
+    batch_id: UUID | None = None
+    schedule_id: Annotated[UUID | None, Field(description="The jobs that this schedule made.")] = None
+    created_after: Annotated[
+        Rfc3339Time | None, Field(description="The jobs created at this time or later.")
+    ] = None
+    created_before: Annotated[Rfc3339Time | None, Field(description="The jobs created before this time.")] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if all(getattr(self, name) is None for name in type(self).model_fields):
+            raise ValueError("Say which jobs; for all of them send a created_before that lies ahead")
+        return self
+
+    def of(self, action: OperationAction) -> JobFilter:
+        """Return the jobs with which this can be done."""
+        is_cancel = action is OperationAction.CANCEL
+        return JobFilter(
+            state=None if is_cancel else JobState.PARKED,
+            is_unfinished=is_cancel,
+            kind=self.kind,
+            host=self.host.lower() if self.host else None,
+            reason=self.reason,
+            url=self.url,
+            ref=self.ref,
+            labels=[*(self.labels or {}).items()],
+            batch_id=self.batch_id,
+            schedule_id=self.schedule_id,
+            created_after=self.created_after,
+            created_before=self.created_before,
+        )
+
+
+class BulkRequest(BaseModel):
+    """What to do with which jobs, and how fast."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Annotated[
+        OperationAction,
+        Field(description="`redrive` and `discard` parked jobs; `cancel` those that have not ended."),
+    ]
+    filter: AnyJobFilter
+    dry_run: Annotated[bool, Field(description="Only count the jobs that match.")] = False
+    rate_per_second: Annotated[
+        int, Field(ge=1, le=MAX_RATE_PER_SECOND, description="Jobs a second, over all ledgers.")
+    ] = DEFAULT_RATE_PER_SECOND
+
+
 class DryRun(Document):
-    """How many parked jobs match; nothing was done."""
+    """How many jobs match; nothing was done."""
 
     matching: int
 
 
 class OperationDocument(Document):
-    """A redrive or discard of many parked jobs: those that matched when it began."""
+    """A redrive, discard or cancellation of many jobs: those that matched when it began."""
 
     id: UUID
     action: OperationAction
@@ -124,8 +207,10 @@ class OperationDocument(Document):
     rate_per_second: int
     state: OperationState
     total: Annotated[int, Field(description="Jobs that matched when it began.")]
-    done: Annotated[int, Field(description="Jobs redriven or discarded so far.")]
-    skipped: Annotated[int, Field(description="Jobs that were no longer parked when it reached them.")]
+    done: Annotated[int, Field(description="Jobs redriven, discarded or cancelled so far.")]
+    skipped: Annotated[
+        int, Field(description="Jobs of which somebody else had disposed when it reached them.")
+    ]
     created_at: datetime
     finished_at: datetime | None
     by: Annotated[str, Field(description="The `Retriever-Actor` who ordered it.")]
@@ -170,7 +255,7 @@ class AuditPage(Document):
 
 
 class BulkActionHandlers:
-    """Begins redrives and discards of many parked jobs, shows how far they are, and ends them early."""
+    """Begins redrives, discards and cancels of many jobs, shows how far they are, and ends them early."""
 
     def __init__(self, store: Store, slow: SlowWork, settings: Settings) -> None:
         self._store = store
@@ -184,6 +269,43 @@ class BulkActionHandlers:
     async def discard_parked(self, request: Request) -> Response:
         """Begin to end all parked jobs that match."""
         return await self._begin(request, OperationAction.DISCARD)
+
+    async def redrive_batch(self, request: Request) -> Response:
+        """Begin to send back all parked jobs of a batch."""
+        batch_id, project = read_id(request, "batch_id", BatchNotFound), read_caller(request).project
+        key = request_key(request, KeyScope.OPERATION, b"redrive_batch", batch_id.bytes)
+        await self._store.read(queries.check_batch, batch_id, project=project)
+        if again := await find_replay(self._store, key):
+            return again
+        document = {"batch_id": str(batch_id)}
+        new = _new_operation(request, OperationAction.REDRIVE, document, DEFAULT_RATE_PER_SECOND)
+        return await self._start(new, ParkedFilter(batch_id=batch_id), key, caller_of(request))
+
+    async def begin_operation(self, request: Request) -> Response:
+        """Begin to do something with all jobs that match."""
+        body, caller = await request.body(), caller_of(request)
+        key = request_key(request, KeyScope.OPERATION, b"operation", body)
+        if again := await find_replay(self._store, key):
+            return again
+        wanted = read_document(BulkRequest, body)
+        document = wanted.filter.model_dump(mode="json", exclude_none=True)
+        new = _new_operation(request, wanted.action, document, wanted.rate_per_second)
+        with IdSpool() as spool:
+            async with self._store.long_call(LongCall.READ, caller):
+                await self._find(wanted, spool, caller, read_caller(request).project)
+            if wanted.dry_run:
+                return json_response(DryRun(matching=spool.count))
+            return await self._start(new, spool.ids(), key, caller)
+
+    async def _find(self, wanted: BulkRequest, spool: IdSpool, caller: str, project: str | None) -> None:
+        """Keep the ids of the jobs that match, read page by page, so that no transaction is long."""
+        asked, after, is_open = wanted.filter.of(wanted.action), None, True
+        while is_open:
+            ids, after = await self._store.read_page(
+                caller, queries.matching_ids, asked, project=project, after=after
+            )
+            spool.add(ids)
+            is_open = after is not None
 
     async def list_operations(self, request: Request) -> Response:
         """Answer with one page of operations, newest first."""

@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from producer.api.bulk_actions import (
     AuditPage,
+    BulkRequest,
     DryRun,
     OperationDocument,
     OperationPageDocument,
@@ -65,7 +66,15 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
 _REQUESTS: tuple[type[BaseModel], ...] = (
     *(JobSubmission, BatchSubmission, ScheduleSubmission, TaskSubmission),
     *(PickTasks, ExtendLease, FinishTask, FailTask),
-    *(RedriveRequest, OperationRequest, KindPauseRequest, LanePauseRequest, KeyRequest, RotationRequest),
+    *(
+        RedriveRequest,
+        OperationRequest,
+        BulkRequest,
+        KindPauseRequest,
+        LanePauseRequest,
+        KeyRequest,
+        RotationRequest,
+    ),
     *(SecretRequest, SecretReplacement),
     LimitsRequest,
 )

@@ -73,6 +73,15 @@ class IdSpool:
         while each := self._ids.read(_ID_BYTES):
             yield UUID(bytes=each)
 
+    def add(self, ids: Iterable[UUID]) -> None:
+        """Keep ids that were found here.
+
+        Raises:
+            HttpProblem: 413: there are too many.
+        """
+        for each in ids:
+            self._keep(each)
+
     def _take(self, lines: Iterable[tuple[int, bytes | None]]) -> None:
         for number, line in lines:
             if line == b"":
@@ -82,11 +91,14 @@ class IdSpool:
                 if len(self._faults) < _MAX_FAULTS:
                     self._faults.append(FieldError(f"/lines/{number}", _NO_ID))
                 continue
-            self.count += 1
-            if self.count > MAX_LISTED_IDS:
-                fault = FieldError("/lines", _TOO_MANY)
-                raise HttpProblem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{_TOO_MANY}.", errors=[fault])
-            self._ids.write(job_id.bytes)
+            self._keep(job_id)
+
+    def _keep(self, job_id: UUID) -> None:
+        self.count += 1
+        if self.count > MAX_LISTED_IDS:
+            fault = FieldError("/lines", _TOO_MANY)
+            raise HttpProblem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{_TOO_MANY}.", errors=[fault])
+        self._ids.write(job_id.bytes)
 
 
 def _read_id(line: bytes | None) -> UUID | None:

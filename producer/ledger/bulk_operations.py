@@ -1,19 +1,23 @@
-"""The bulk operation runner: redrives and discards many parked jobs, page by page, at the rate asked for."""
+"""The bulk operation runner: redrives, discards and cancels many jobs, page by page, at a given rate."""
 
 import asyncio
 import logging
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.parking import DISCARDED, OperationAction, OperationPage, OperationState
+from producer.parking import CANCELLED, DISCARDED, OperationAction, OperationPage, OperationState
 from producer.store import bulk_actions
 from producer.store.database import RetryingStore
 from shared.clock import utc_now
-from shared.kinds.registry import waiting_state
 from shared.states import JobState
 
 _POLL_SECONDS = 0.5
 # As many as a page has at the highest rate.
 _SINGLY = 500
+_REASONS = {
+    OperationAction.REDRIVE: None,
+    OperationAction.DISCARD: DISCARDED,
+    OperationAction.CANCEL: CANCELLED,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +72,15 @@ class BulkOperationRunner:
 
     def _note(self, page: OperationPage) -> None:
         operation = page.operation
-        is_redrive = operation.action is OperationAction.REDRIVE
-        reason = None if is_redrive else DISCARDED
+        reason = _REASONS[operation.action]
         for job in page.moved:
-            state = waiting_state(job.kind) if is_redrive else JobState.CANCELLED
-            self._metrics.transitions.labels(job.kind, state).inc()
             facts = {"job_id": str(job.id), "run": job.run, "attempt": 0}
-            logger.info("job_state_changed", extra={**facts, "state": state.value, "reason": reason})
+            if job.state is JobState.RUNNING:
+                # Its worker is told, and reports how it ended.
+                logger.info("job_cancel_requested", extra={**facts, "state": job.state.value})
+                continue
+            self._metrics.transitions.labels(job.kind, job.state).inc()
+            logger.info("job_state_changed", extra={**facts, "state": job.state.value, "reason": reason})
         self._metrics.operation_jobs.labels(operation.action).inc(len(page.moved))
         facts = {"operation_id": str(operation.id), "action": operation.action.value}
         progress = {"total": operation.total, "done": operation.done, "skipped": operation.skipped}

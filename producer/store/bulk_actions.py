@@ -1,4 +1,4 @@
-"""Bulk actions on parked jobs: an operation chooses its jobs at its start, and does a page a transaction."""
+"""Bulk actions on jobs: an operation chooses its jobs at its start, and does a page a transaction."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -19,10 +19,11 @@ from producer.parking import (
 )
 from producer.records import Found
 from producer.store.audit import operation_target, write_audit
+from producer.store.endings import cancel_locked
 from producer.store.page_bytes import read_page
 from producer.store.parking import has_next_run, leave_parking, matching
 from producer.store.projects import EVERY_PROJECT, visible
-from producer.store.rows import lock_jobs
+from producer.store.rows import OPEN_STATES, lock_jobs
 from producer.store.schema import IS_PARKED, IS_RUNNING_OPERATION, jobs, operation_jobs, operations
 from producer.store.sql import count_under_lock, is_one_of, stored
 from shared.errors import OperationFinished, OperationNotFound, QuotaReached
@@ -38,6 +39,7 @@ _COLUMNS = [stored(column) if column.name == "filter" else column for column in 
 _STARTED = {
     OperationAction.REDRIVE: AuditAction.REDRIVE_STARTED,
     OperationAction.DISCARD: AuditAction.DISCARD_STARTED,
+    OperationAction.CANCEL: AuditAction.CANCEL_STARTED,
 }
 
 
@@ -48,7 +50,9 @@ def start_operation(
     *,
     most: int | None = None,
 ) -> Operation:
-    """Store an operation and choose its jobs: those parked now that match or are listed. A ledger does it.
+    """Store an operation and choose its jobs: those that match or are listed. A ledger does it.
+
+    Chosen are jobs that are parked now or, to be cancelled, have not ended.
 
     A list is read a thousand ids at a time. SQLite has no other writer until the last is read, so it may not
     wait for a network.
@@ -173,12 +177,17 @@ def make_page(connection: sa.Connection, *, now: datetime, most: int | None = No
     chosen = _take_jobs(connection, operation, most)
     standing = lock_jobs(connection, chosen)
     # A job that somebody has dealt with since is no longer this operation's, even if it is parked again.
-    parked = {
-        job_id: where
-        for job_id, where in standing.items()
-        if where.state is JobState.PARKED and where.run == chosen[job_id] and has_next_run(where)
-    }
-    moved = leave_parking(connection, operation.action, parked, by=operation.by, now=now)
+    same_run = {job_id: where for job_id, where in standing.items() if where.run == chosen[job_id]}
+    if operation.action is OperationAction.CANCEL:
+        unfinished = {job_id: where for job_id, where in same_run.items() if not where.state.is_final}
+        moved = cancel_locked(connection, unfinished, now=now)
+    else:
+        parked = {
+            job_id: where
+            for job_id, where in same_run.items()
+            if where.state is JobState.PARKED and has_next_run(where)
+        }
+        moved = leave_parking(connection, operation.action, parked, by=operation.by, now=now)
     done, skipped = operation.done + len(moved), operation.skipped + len(chosen) - len(moved)
     next_at = _next_at(row["next_at"], len(chosen), operation.rate_per_second, now=now)
     end = _end(OperationState.DONE, now) if done + skipped >= operation.total else {}
@@ -243,7 +252,9 @@ def _choose_jobs(connection: sa.Connection, new: NewOperation, which: ParkedFilt
         remaining = iter(which)
         while ids := set(islice(remaining, _CHUNK_IDS)):
             here = is_one_of(connection, jobs.c.id, ids), *visible(jobs, new.project)
-            _list_jobs(connection, sa.select(*columns).where(IS_PARKED, *here, is_new))
+            is_open = jobs.c.state.in_(OPEN_STATES)
+            is_meant = is_open if new.action is OperationAction.CANCEL else IS_PARKED
+            _list_jobs(connection, sa.select(*columns).where(is_meant, *here, is_new))
     query = sa.select(sa.func.count()).where(operation_jobs.c.operation_id == new.id)
     return connection.scalar(query) or 0
 

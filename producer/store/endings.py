@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from producer.callers import wire_project
 from producer.paged_fetch import page_of
-from producer.parking import ANONYMOUS, AuditAction
+from producer.parking import ANONYMOUS, CANCELLED, AuditAction, MovedJob
 from producer.records import BatchRecord, JobRecord, Transition, UnreadableJob
 from producer.store.audit import batch_target, job_target, write_audit
 from producer.store.batches import Move, count_moves
@@ -30,7 +30,6 @@ from shared.states import UNDER_WAY, JobState, position
 
 MESSAGE_UNDECODABLE: Final = "message_undecodable"
 
-_CANCELLED = "cancelled"
 _CANCELLED_EXPLANATION = "Cancelled while no attempt was known to run."
 _PAGE_JOBS = 1_000
 # A fast worker may be ahead of the relay's mark.
@@ -125,6 +124,20 @@ def cancel_job(
             now=now,
         )
     return get_job(connection, job_id, project=project)
+
+
+def cancel_locked(
+    connection: sa.Connection, standing: Mapping[UUID, Standing], *, now: datetime
+) -> list[MovedJob]:
+    """Cancel jobs that are locked and have not ended, as `cancel_job` does; return them as they are now."""
+    told = [Cancellation(job_id=job_id, run=place.run) for job_id, place in sorted(standing.items())]
+    announce_cancellations(connection, told, now=now)
+    _cancel(connection, standing, now=now)
+    running = JobState.RUNNING
+    return [
+        MovedJob(job_id, place.kind, place.run, running if place.state is running else JobState.CANCELLED)
+        for job_id, place in sorted(standing.items())
+    ]
 
 
 def cancel_batch(
@@ -238,7 +251,7 @@ def _cancel(connection: sa.Connection, standing: Mapping[UUID, Standing], *, now
         )
     ends = [
         end_of(
-            job_id, place, JobState.CANCELLED, reason=_CANCELLED, explanation=_CANCELLED_EXPLANATION, now=now
+            job_id, place, JobState.CANCELLED, reason=CANCELLED, explanation=_CANCELLED_EXPLANATION, now=now
         )
         for job_id, place in standing.items()
         if not place.state.is_final and place.state is not JobState.RUNNING

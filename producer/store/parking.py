@@ -224,20 +224,25 @@ def leave_parking(
     by: str,
     now: datetime,
 ) -> list[MovedJob]:
-    """Redrive or discard jobs that are locked and parked; return them in the run they are in now."""
+    """Redrive jobs that are locked and parked, or else discard them; return them as they are now."""
     if not parked:
         return []
-    match action:
-        case OperationAction.REDRIVE:
-            _start_next_run(connection, parked, now=now)
-        case OperationAction.DISCARD:
-            _end_in_next_run(connection, parked, by=by, now=now)
+    is_redrive = action is OperationAction.REDRIVE
+    if is_redrive:
+        _start_next_run(connection, parked, now=now)
+    else:
+        _end_in_next_run(connection, parked, by=by, now=now)
     left = sorted(parked.items())
     connection.execute(
         redrives.insert(),
         [{"job_id": job_id, "run": place.run, "requested_at": now} for job_id, place in left],
     )
-    return [MovedJob(job_id, place.kind, place.run + 1) for job_id, place in left]
+    return [
+        MovedJob(
+            job_id, place.kind, place.run + 1, waiting_state(place.kind) if is_redrive else JobState.CANCELLED
+        )
+        for job_id, place in left
+    ]
 
 
 def has_next_run(standing: Standing) -> bool:

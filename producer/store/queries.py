@@ -24,6 +24,7 @@ from producer.records import (
     JobFilter,
     JobRecord,
     Rejected,
+    url_in,
 )
 from producer.store.page_bytes import fitting, row_bytes
 from producer.store.projects import EVERY_PROJECT, visible, visible_of_batch
@@ -31,6 +32,7 @@ from producer.store.rows import (
     ATTEMPT_COLUMNS,
     JOB_COLUMNS,
     LARGE_COLUMNS,
+    OPEN_STATES,
     REJECTED_COLUMNS,
     batch_record,
     first_id,
@@ -39,13 +41,14 @@ from producer.store.rows import (
     stored_host,
 )
 from producer.store.schema import IS_WAITING_REPEAT, attempts, batches, jobs, rejected_lines
-from producer.store.sql import SQLITE, is_one_of
+from producer.store.sql import SQLITE, is_one_of, stored
 from shared.errors import BatchNotFound, JobNotFound
 from shared.states import JobState
 
 # States that still need work, time or a person.
 _UNFINISHED = [state for state in JobState if state not in {JobState.SUCCEEDED, JobState.CANCELLED}]
 WINDOW_ROWS = 5_000
+_READ_ARGS = 200
 # A retry policy spreads the times of so many as of all.
 _WAITING_JOBS = 200
 Labels = Sequence[tuple[str, str]]
@@ -170,6 +173,35 @@ def search_jobs(
     return Found([record for record in records if _is_meant(record, job_filter)], following)
 
 
+def matching_ids(
+    connection: sa.Connection,
+    job_filter: JobFilter,
+    *,
+    project: str | None,
+    after: UUID | None,
+    limit: int = WINDOW_ROWS,
+    window_rows: int = WINDOW_ROWS,
+) -> tuple[Sequence[UUID], UUID | None]:
+    """Return the ids of a page of the jobs that match, newest first, and the id to go on below."""
+    is_by_url = job_filter.url is not None
+    search = _job_search(job_filter, project)
+    # Arguments may be large.
+    ids, following = _find_ids(
+        connection, search, min(limit, _READ_ARGS) if is_by_url else limit, after, window_rows
+    )
+    if ids and (is_by_url or job_filter.labels):
+        # What the search finds in texts may be more than was meant.
+        args = stored(jobs.c.args) if is_by_url else sa.null()
+        query = sa.select(jobs.c.id, jobs.c.labels, args).where(is_one_of(connection, jobs.c.id, ids))
+        meant = {
+            id_
+            for id_, labels, asked in connection.execute(query)
+            if _are_meant(url_in(asked) if is_by_url else None, labels, job_filter)
+        }
+        ids = [each for each in ids if each in meant]
+    return ids, following
+
+
 def search_batches(
     connection: sa.Connection,
     labels: Labels,
@@ -273,6 +305,9 @@ def _job_search(asked: JobFilter, project: str | None) -> _Search:
     names = {*rest, *(["labels"] if asked.labels else []), *(["args"] if asked.url else [])}
     if asked.url:
         scans.append(_has_url(asked.url))
+    if asked.is_unfinished:
+        scans.append(lambda row: row["state"].in_(OPEN_STATES))
+        names.add("state")
     return _Search(jobs, LARGE_COLUMNS, driving, frozenset(names), scans)
 
 
@@ -339,9 +374,12 @@ def _has_url(part: str) -> Scan:
 
 
 def _is_meant(record: JobRecord, asked: JobFilter) -> bool:
-    url = record.url if asked.url is not None else None
+    return _are_meant(record.url if asked.url is not None else None, record.labels, asked)
+
+
+def _are_meant(url: object, labels: Mapping[str, str], asked: JobFilter) -> bool:
     is_url = asked.url is None or (isinstance(url, str) and asked.url.lower() in url.lower())
-    return is_url and _are_labels(record.labels, asked.labels)
+    return is_url and _are_labels(labels, asked.labels)
 
 
 def _are_labels(labels: Mapping[str, str], asked: Labels) -> bool:

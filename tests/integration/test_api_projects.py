@@ -42,8 +42,8 @@ SUBMISSIONS |= {"create_key", "create_secret"}
 BULK_ACTIONS = {"redrive_parked", "discard_parked"}
 # Of the installation, and the same for all.
 COMMON = {"list_kinds", "get_retention", "livez", "readyz", "metrics"}
-# A stream, which `test_api_feeds.py` reads.
-STREAMS = {"stream_events"}
+# What `test_api_feeds.py` and `test_api_operations.py` try by themselves.
+TRIED_ELSEWHERE = {"stream_events", "begin_operation"}
 FOR_OPERATORS = {"pause_kind", "resume_kind", "pause_lane", "resume_lane"}
 # By the name of a project; test_api_project_limits.py tries them.
 LIMITS = {"get_own_limits", "get_limits", "set_limits"}
@@ -82,7 +82,17 @@ def _unchanged(api: RunningApi, theirs: Belongings) -> Iterator[None]:
 
 
 def test_every_operation_of_the_contract_is_tried() -> None:
-    groups = (BY_ID, LISTS, WITH_OWN, SUBMISSIONS, BULK_ACTIONS, COMMON, STREAMS, FOR_OPERATORS, LIMITS)
+    groups = (
+        BY_ID,
+        LISTS,
+        WITH_OWN,
+        SUBMISSIONS,
+        BULK_ACTIONS,
+        COMMON,
+        TRIED_ELSEWHERE,
+        FOR_OPERATORS,
+        LIMITS,
+    )
 
     assert sorted(name for group in groups for name in group) == sorted(OPERATIONS)
 
