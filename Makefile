@@ -83,7 +83,8 @@ test: $(READY) ## Run all tests with a private broker and database (TEST_BROKER=
 check: $(READY) ## Check style, types and imports
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
-	@.venv/bin/mypy --strict producer consumer shared deploy bench tests examples
+	@.venv/bin/mypy --strict producer consumer shared deploy bench tests examples client/src
+	@.venv/bin/python client/make_sync.py --check
 	@.venv/bin/lint-imports
 
 e2e: $(READY) ## Build the images, start the compose stack, run the end-to-end tests against it, remove it

@@ -22,6 +22,9 @@ from tests.support.stores import STORES
 from tests.support.tables import empty_tables
 from tests.support.virtual_hosts import VirtualHosts
 
+# Tests that other modules take.
+pytest.register_assert_rewrite("tests.support.client_contract_async", "tests.support.client_contract_sync")
+
 # An example takes as long as the other processes let it; tests that measure time say so themselves.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")

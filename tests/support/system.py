@@ -160,6 +160,12 @@ class LocalSystem:
         for name in self._worker_ports:
             self._start_worker(name)
 
+    def kill_api(self) -> None:
+        """SIGKILL the API, then start it again; returns when it is ready."""
+        self._end("api", signal.SIGKILL)
+        self._start("api", "producer", "api")
+        wait_until(lambda: is_ready(self.api_url), what="api")
+
     def drain_workers(self) -> None:
         """SIGTERM one worker after the other, wait until each has ended, and start it again."""
         for name in self._worker_ports:
