@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import Document, ShownText, job_document
+from producer.api.replays import answer_of, find_replay, make_once, request_key
 from producer.api.requests import Query, read_actor, read_caller, read_document, read_id
 from producer.api.responses import json_response
 from producer.api.security import check_may_run
 from producer.parking import ParkedFilter, ParkedGroup
-from producer.records import JobRecord
+from producer.records import IdempotencyKey, JobRecord, KeptAnswer, KeyScope, SubmissionResult
 from producer.store import parking, queries
 from producer.store.database import Connection, Store
 from producer.submission import find_kind, unique_key, valid_args
@@ -85,15 +86,16 @@ class ParkedJobHandlers:
         """Send a parked job back, with other arguments if the body has any: same id, next run."""
         job_id = read_id(request, "job_id", JobNotFound)
         body = await request.body()
+        key = request_key(request, KeyScope.OPERATION, b"redrive_job", job_id.bytes, body)
+        if again := await find_replay(self._store, key):
+            return again
         wanted = read_document(RedriveRequest, body) if body else RedriveRequest()
         project, by = read_caller(request).project, read_actor(request)
         if wanted.args is not None:
             stored = await self._store.read(queries.get_job, job_id, project=project)
             check_may_run(request, stored.kind, [wanted.args])
-        record = await self._store.write(_redrive, job_id, wanted, project=project, by=by)
-        _log("job_redriven", record)
-        headers = {"Location": f"/jobs/{job_id}"}
-        return json_response(job_document(record), HTTPStatus.ACCEPTED, headers)
+        result = await self._store.write(_redrive_once, job_id, wanted, key, project=project, by=by)
+        return answer_of(result)
 
     async def discard_job(self, request: Request) -> Response:
         """End a parked job for good."""
@@ -103,6 +105,24 @@ class ParkedJobHandlers:
         )
         _log("job_discarded", record)
         return json_response(job_document(record))
+
+
+def _redrive_once(
+    connection: Connection,
+    job_id: UUID,
+    wanted: RedriveRequest,
+    key: IdempotencyKey | None,
+    *,
+    project: str | None,
+    by: str,
+) -> SubmissionResult:
+    def redrive(connection: Connection) -> KeptAnswer:
+        record = _redrive(connection, job_id, wanted, project=project, by=by)
+        _log("job_redriven", record)
+        return KeptAnswer(HTTPStatus.ACCEPTED, f"/jobs/{job_id}", job_document(record))
+
+    # The job may be parked again, and ought not to be sent back again, when the same request comes again.
+    return make_once(connection, key, job_id, redrive)
 
 
 def _redrive(

@@ -140,6 +140,25 @@ def test_the_parked_jobs_of_a_batch_are_sent_back(api: RunningApi) -> None:
     assert api.client.post(f"/batches/{uuid4()}/redrive").status_code == 404
 
 
+def test_a_redrive_that_is_sent_again_is_one_redrive_even_if_the_job_is_parked_again(api: RunningApi) -> None:
+    job = submit(api)
+    report(api, job, state=JobState.PARKED)
+    headers = {"Idempotency-Key": uuid4().hex}
+    first = api.client.post(f"/jobs/{job}/redrive", headers=headers)
+    again = [make_report(UUID(job), JobState.PARKED, run=2)]
+    api.store.write(recording.record_reports, again, now=utc_now())
+
+    second = api.client.post(f"/jobs/{job}/redrive", headers=headers)
+
+    assert (first.status_code, first.json()["run"], first.headers["location"]) == (202, 2, f"/jobs/{job}")
+    assert second.json() == first.json()
+    assert second.headers["idempotent-replayed"] == "true"
+    assert state_of(api, job) == "parked"
+    other = {"args": {"url": "https://example.com/other"}}
+    assert api.client.post(f"/jobs/{job}/redrive", json=other, headers=headers).status_code == 409
+    assert api.client.post(f"/jobs/{job}/redrive").json()["run"] == 3
+
+
 def test_a_job_that_ended_meanwhile_is_skipped(api: RunningApi) -> None:
     first, second = submit(api), submit(api)
     operation = begin(api, "cancel", kind="check")
