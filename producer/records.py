@@ -82,7 +82,8 @@ class NewJob:
         ref: Its sender's own name for it.
         line: The line or item of its batch that it came from, counted from 1.
         given_url: Its URL as it was handed in, where that is not the one in `args`.
-        same_as: Of a repeat, the job of its batch that asks for it too; of that one, its own id.
+        same_as: Of a repeat, the job of its batch that asks for it too, or one that has the answer already;
+            of one that asks for others, its own id.
     """
 
     id: UUID
@@ -175,7 +176,8 @@ class TakenKey:
 class NewBatch:
     """A batch that is about to be stored with its jobs.
 
-    `rejected` counts the lines that became no job; the first of them are stored with it.
+    `rejected` counts the lines that became no job; the first of them are stored with it. With `reuses` some
+    of its jobs take the answers of jobs that have ended.
     """
 
     id: UUID
@@ -188,6 +190,7 @@ class NewBatch:
     callback_events: Sequence[str] | None = None
     repeats: int = 0
     rejected: int = 0
+    reuses: bool = False
     project: str = field(kw_only=True)
 
 

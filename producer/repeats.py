@@ -5,6 +5,7 @@ but for its fragment, which no server sees (RFC 9110 section 4.2.5), with all ot
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,7 @@ _MAX_REQUESTS = 200_000
 _MAX_CHARACTERS = 16_000_000
 
 Args = Mapping[str, Any]
+_UNKNOWN = (None, None)
 
 
 class RepeatFinder:
@@ -55,7 +57,7 @@ class RepeatFinder:
             return None
         key = _key(args)
         original = self._originals.get(key)
-        fragment = fragment_of(args) if _is_searched(args) else None
+        fragment = fragment_of(args) if is_searched(args) else None
         if original is None:
             if len(self._originals) >= _MAX_REQUESTS:
                 return None
@@ -69,18 +71,35 @@ class RepeatFinder:
         return None
 
     def jobs(
-        self, template: JobTemplate, found: Iterable[tuple[ValidArgs, int | None]], *, batch_id: UUID
+        self,
+        template: JobTemplate,
+        found: Iterable[tuple[ValidArgs, int | None]],
+        *,
+        batch_id: UUID,
+        known: Iterator[tuple[bytes | None, UUID | None]] | None = None,
     ) -> Iterator[NewJob]:
-        """Yield the jobs of a batch: all arguments in their order, each with what was found for it."""
+        """Yield the jobs of a batch: all arguments in their order, each with what was found for it.
+
+        Args:
+            template: Of the batch.
+            found: The arguments, and the number of the original that was found.
+            batch_id: Of the batch.
+            known: Of each job the key of what it asks, and the job that has the answer already.
+        """
         ids: dict[int, UUID] = {}
         for number, (args, original) in enumerate(found):
+            key, answered_by = next(known, _UNKNOWN) if known else _UNKNOWN
             job_id, asked, same_as = new_id(), args, None
             if original is not None:
                 same_as = ids[original]
+            elif answered_by is not None:
+                # Its repeats get the same answer.
+                same_as = ids[number] = answered_by
             elif (fragments := self._fragments.get(number)) is not None:
                 same_as = ids[number] = job_id
                 asked = args._replace(document=_searching(args.document, fragments))
-            yield template.job(asked, job_id=job_id, batch_id=batch_id, same_as=same_as)
+            job = template.job(asked, job_id=job_id, batch_id=batch_id, same_as=same_as)
+            yield job if key is None else replace(job, unique_key=key)
 
     def _join(self, original: int, fragment: str | None, args: Args) -> bool:
         """Return whether a repeat could be joined to an original, which takes so many fragments only."""
@@ -147,7 +166,7 @@ def answer_of(result: Mapping[str, Any], *, original: Args, repeat: Args) -> dic
         for hop in answer.get("hops") or ()
     ]
     fragment = fragment_of(repeat)
-    return _judged(answer, found[fragment]) if _is_searched(repeat) and fragment in found else answer
+    return _judged(answer, found[fragment]) if is_searched(repeat) and fragment in found else answer
 
 
 def _judged(answer: dict[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +186,7 @@ def _judged(answer: dict[str, Any], fragment: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _is_searched(args: Args) -> bool:
+def is_searched(args: Args) -> bool:
     """Return whether the page is searched for the fragment of the URL."""
     return bool((args.get("assertions") or {}).get("fragment"))
 
@@ -175,7 +194,7 @@ def _is_searched(args: Args) -> bool:
 def _searching(args: Args, fragments: Iterable[str]) -> dict[str, Any]:
     """Return arguments that also ask for these fragments, where the page is searched for any."""
     names = dict.fromkeys([*args.get("fragments", ()), *fragments])
-    if not _is_searched(args):
+    if not is_searched(args):
         return dict(args)
     names.pop(fragment_of(args), None)
     return {**args, "fragments": list(names)} if names else dict(args)

@@ -233,6 +233,8 @@ def _template(submission: ScheduleSubmission) -> tuple[str, JobSubmission | Batc
     sent = [name for name in _ABSOLUTE_TIMES if getattr(template, name) is not None]
     if sent:
         raise _invalid(f"/{part}/{sent[0]}", "The schedule says when its jobs run")
+    if getattr(template, "reuse_within_seconds", None) is not None:
+        raise _invalid(f"/{part}/reuse_within_seconds", "Each run of a schedule asks anew")
     return part, template
 
 

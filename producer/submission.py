@@ -30,6 +30,7 @@ from shared.urls import url_host
 
 MAX_AHEAD = timedelta(seconds=MAX_AHEAD_SECONDS)
 MAX_ECHO_LENGTH = 60
+_CHECK = "check"
 _MASK_OCTETS = MASK.encode()
 _MASKED = (
     f"{MASK} stands where Retriever hides a user, password or key; write out what belongs there, "
@@ -138,6 +139,8 @@ class JobTemplate:
         if callback_url is not None and kind.name == WEBHOOK:
             # Otherwise webhooks would report webhooks for ever.
             raise _invalid("/callback_url", "A webhook has no callback of its own")
+        if getattr(submission, "reuse_within_seconds", None) is not None and kind.name != _CHECK:
+            raise _invalid("/reuse_within_seconds", "Only checks can take the answers of others")
         if callback_url is None and submission.callback_events is not None:
             raise _invalid("/callback_events", "They go with callback_url")
         return cls(

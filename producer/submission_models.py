@@ -188,6 +188,15 @@ class _BatchSubmission(_Submission):
             "all of them with that."
         ),
     ] = True
+    reuse_within_seconds: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=31_536_000,
+            description="Answer a check that asks the same as one that found the URL good within this time, "
+            "and was submitted singly or in a batch with this field; ask for the others. Only for checks.",
+        ),
+    ] = None
 
 
 class BatchSubmission(_BatchSubmission):

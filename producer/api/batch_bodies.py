@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from itertools import islice
 from typing import Self
 from uuid import UUID
 
@@ -17,8 +18,8 @@ from producer.callers import runs_program
 from producer.json_text import read_json
 from producer.quotas import LimitName, refusal
 from producer.records import NewJob, Rejected
-from producer.repeats import RepeatFinder
-from producer.submission import JobTemplate, ValidArgs
+from producer.repeats import RepeatFinder, is_searched
+from producer.submission import JobTemplate, ValidArgs, unique_key
 from producer.submission_models import BatchSubmission, StreamedBatchSubmission
 from shared import exact_json
 from shared.clock import utc_now
@@ -26,12 +27,19 @@ from shared.errors import FieldError, JobInvalid
 
 _SPOOL_MEMORY_BYTES = 1_048_576
 _PART_BYTES = 65_536
+# So many are looked up by one query, with their results.
+_QUESTIONS = 250
+# In place of a key or an id.
+_NONE = bytes(16)
 # Four times the longest stream: what stands beside each URL, and room for defaults.
 _MAX_BATCH_BYTES = 1_073_741_824
 
 # These are written in the query as JSON; all others are written as they are.
 _AS_JSON = frozenset(
-    {"defaults", "labels", "retry", "callback_events", "delay_seconds", "expires_after_seconds"}
+    {
+        *("defaults", "labels", "retry", "callback_events"),
+        *("delay_seconds", "expires_after_seconds", "reuse_within_seconds"),
+    }
 )
 _AS_BOOLEAN = frozenset({"dedupe", "strict"})
 
@@ -82,6 +90,9 @@ class BatchSpool:
     _rejections: RejectedLines | None = None
     _jobs: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
     _rejected: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
+    # How many jobs need not ask, and of each job what it asks and who has the answer.
+    reused: int = 0
+    _answers: tempfile.SpooledTemporaryFile[bytes] = field(default_factory=_open_spool)
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +100,7 @@ class BatchSpool:
     def __exit__(self, *_exception: object) -> None:
         self._jobs.close()
         self._rejected.close()
+        self._answers.close()
 
     @property
     def rejections(self) -> int:
@@ -179,9 +191,34 @@ class BatchSpool:
         fault = FieldError(f"/{self.noun}", msg)
         raise HttpProblem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{msg}. Nothing was stored.", errors=[fault])
 
+    def questions(self, template: JobTemplate) -> Iterator[list[bytes | None]]:
+        """Yield the keys of what the jobs ask, some at a time; `keep_answers` of them before the next."""
+        keys = (self._key(template, *each) for each in self._found())
+        while part := list(islice(keys, _QUESTIONS)):
+            yield part
+
+    def keep_answers(self, keys: Sequence[bytes | None], answers: Mapping[bytes, UUID]) -> None:
+        """Keep which jobs have the answers to the next questions; a job that has one need not ask."""
+        for key in keys:
+            answer = None if key is None else answers.get(key)
+            self.reused += answer is not None
+            self._answers.write((key or _NONE) + (answer.bytes if answer else _NONE))
+
     def jobs(self, template: JobTemplate, *, batch_id: UUID) -> Iterator[NewJob]:
         """Yield the jobs in the order of their lines, read from the file as they are asked for."""
-        yield from self.finder.jobs(template, self._found(), batch_id=batch_id)
+        yield from self.finder.jobs(template, self._found(), batch_id=batch_id, known=self._known())
+
+    def _key(self, template: JobTemplate, args: ValidArgs, original: int | None) -> bytes | None:
+        # A page that is searched for a fragment was searched for another one.
+        if original is not None or is_searched(args.document):
+            return None
+        return unique_key(template.kind.name, args.document, project=template.project)
+
+    def _known(self) -> Iterator[tuple[bytes | None, UUID | None]]:
+        self._answers.seek(0)
+        while each := self._answers.read(2 * len(_NONE)):
+            key, answer = each[: len(_NONE)], each[len(_NONE) :]
+            yield None if key == _NONE else key, None if answer == _NONE else UUID(bytes=answer)
 
     def _found(self) -> Iterator[tuple[ValidArgs, int | None]]:
         self._jobs.seek(0)

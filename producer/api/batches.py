@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from http import HTTPStatus
 from itertools import islice
 from typing import Final
@@ -26,7 +27,7 @@ from producer.api.slow_work import SlowWork, caller_of
 from producer.batch_validation import validate_items
 from producer.callers import Scope
 from producer.records import BatchRecord, KeptAnswer, KeyScope, NewBatch, SubmissionStatus, TakenKey
-from producer.store import endings, idempotency, queries, quotas, submissions
+from producer.store import endings, idempotency, queries, quotas, reuse, submissions
 from producer.store.database import Connection, LongCall, Store
 from producer.submission import JobTemplate, timing_of
 from producer.submission_models import BatchSubmission, StreamedBatchSubmission
@@ -141,9 +142,28 @@ class BatchHandlers:
         await run(caller, stream.finish)
         return _Taken(stream.submission, stream.template, seen.digest())
 
+    async def _find_answers(self, taken: _Taken, spool: BatchSpool, caller: str) -> None:
+        """Find out which jobs need not ask, because others have asked the same lately."""
+        template, seconds = taken.template, taken.submission.reuse_within_seconds
+        if seconds is None:
+            return
+        since = template.created_at - timedelta(seconds=seconds)
+        questions = spool.questions(template)
+        while keys := await self._slow.run(caller, next, questions, ()):
+            answers = await self._store.read_page(
+                caller,
+                reuse.recent_answers,
+                [key for key in keys if key is not None],
+                project=template.project,
+                since=since,
+            )
+            spool.keep_answers(keys, answers)
+
     async def _store_batch(self, taken: _Taken, spool: BatchSpool, key: str | None, caller: str) -> Response:
-        repeats, rejected = spool.finder.repeats, spool.rejections
+        await self._find_answers(taken, spool, caller)
+        repeats, rejected = spool.finder.repeats + spool.reused, spool.rejections
         new = taken.template.batch(batch_id=new_id(), repeats=repeats, rejected=rejected)
+        new = replace(new, reuses=spool.reused > 0)
         batch = accepted_document(new, spool, taken.template)
         answer = KeptAnswer(HTTPStatus.ACCEPTED, f"/batches/{new.id}", _json(batch))
         if key is not None:

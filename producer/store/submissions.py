@@ -29,6 +29,7 @@ from producer.records import (
 )
 from producer.store.idempotency import find_key, point_key, read_key, take_key
 from producer.store.quotas import check_batch, check_counted, count_stored, limits_in_force, rooms_of
+from producer.store.reuse import let_answer
 from producer.store.rows import FINAL_STATES, new_job_row, stored_host
 from producer.store.schema import batches, jobs, rejected_lines
 from producer.store.sql import POSTGRESQL, bound_value, encode_document, insert_absent, is_one_of
@@ -48,18 +49,18 @@ class Adoption(NamedTuple):
 
 
 # The columns that a job shares with others of its batch, and its own values, as the driver takes them.
-_Own = tuple[str, str, str, int | None, str | None, str | None, str | None, str | None]
+_Own = tuple[str, str, str, int | None, str | None, str | None, str | None, str | None, bytes | None]
 _Row = tuple[Mapping[str, Any], _Own]
 _Keyed = tuple[NewJob, IdempotencyKey]
-_OWN = ("id", "args", "host", "line", "ref", "given_url", "same_as", "queue")
+_OWN = ("id", "args", "host", "line", "ref", "given_url", "same_as", "queue", "unique_key")
 _common_fields = attrgetter(*(each.name for each in fields(NewJob) if each.name not in _OWN))
 # One COPY is one statement, and a statement has a time limit.
 _COPY_JOBS = 20_000
 # One write to the socket: PostgreSQL stores these while the next are put together.
 _WRITE_JOBS = 250
 _CHUNK_LINES = 1_000
-# Four nulls, as COPY writes them.
-_NONE_GIVEN = "\\N\t\\N\t\\N\t\\N"
+# Five nulls, as COPY writes them.
+_NONE_GIVEN = "\\N\t\\N\t\\N\t\\N\t\\N"
 
 
 def admit_jobs(connection: sa.Connection, new_jobs: Sequence[NewJob]) -> dict[UUID, SubmissionResult]:
@@ -252,6 +253,8 @@ def insert_batch(
         )
     )
     counts = _insert_many(connection, new_jobs, batch_id=batch.id)
+    if batch.reuses:
+        let_answer(connection, batch.id)
     finished_at = None if counts else batch.created_at
     kept = _insert_rejected(connection, batch.id, rejected)
     # Who counted none has kept all.
@@ -316,7 +319,8 @@ def _find_same_job(connection: sa.Connection, job: NewJob) -> UUID | None:
     recent = sa.or_(jobs.c.created_at > since, jobs.c.finished_at > since, jobs.c.state.not_in(FINAL_STATES))
     query = (
         sa.select(jobs.c.id)
-        .where(jobs.c.unique_key == job.unique_key, recent)
+        # Those of batches have a key only to give their answers to other batches.
+        .where(jobs.c.unique_key == job.unique_key, jobs.c.batch_id.is_(None), recent)
         .order_by(jobs.c.id.desc())
         .limit(1)
     )
@@ -399,8 +403,9 @@ def _rows(
         ref = None if job.ref is None else bound_value(job.ref, dialect)
         given_url = None if job.given_url is None else bound_value(job.given_url, dialect)
         same_as = None if job.same_as is None else job.same_as.hex
-        queue = job.queue
-        yield common, (job.id.hex, encode_document(job.args), host, job.line, ref, given_url, same_as, queue)
+        args = encode_document(job.args)
+        given = ref, given_url, same_as, job.queue, job.unique_key
+        yield common, (job.id.hex, args, host, job.line, *given)
 
 
 def _copy(connection: sa.Connection, rows: Iterator[_Row]) -> None:

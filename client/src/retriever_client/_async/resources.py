@@ -271,6 +271,7 @@ class AsyncBatches(Resource):
         retry: Mapping[str, Any] | None = None,
         strict: bool | None = None,
         dedupe: bool | None = None,
+        reuse_within_seconds: float | None = None,
         delay_seconds: float | None = None,
         expires_after_seconds: float | None = None,
         callback_url: str | None = None,
@@ -285,6 +286,8 @@ class AsyncBatches(Resource):
         Args:
             items: URLs, or the arguments of each job, with its `ref` if it has one.
             strict: Store nothing when an item is not valid, instead of the others; see `batch.rejected`.
+            reuse_within_seconds: Ask for no URL that a check found good within this time, singly or in a
+                batch with this argument; such a job is `same_as` the one that asked.
 
         Raises:
             Invalid: no item is valid, or one is not and it is strict.
@@ -297,6 +300,7 @@ class AsyncBatches(Resource):
             retry=dict(retry) if retry else None,
             strict=strict,
             dedupe=dedupe,
+            reuse_within_seconds=reuse_within_seconds,
             delay_seconds=delay_seconds,
             expires_after_seconds=expires_after_seconds,
             callback_url=callback_url,
