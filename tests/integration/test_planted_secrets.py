@@ -209,7 +209,9 @@ async def read_everything(client: Client, texts: dict[str, str], ids: dict[str, 
     """Read every GET operation of the contract whose ids there are, each export in each format."""
     for pattern, operations in load_contract()["paths"].items():
         path = re.sub(r"\{(\w+)\}", lambda found: ids.get(found[1], found[0]), pattern)
-        if "get" in operations and "{" not in path:
+        if path == "/events":
+            texts[f"GET {path}"] = await client.first_events()
+        elif "get" in operations and "{" not in path:
             queries = (
                 [f"?format={each}" for each in ("csv", "ndjson", "junit")] if "/results" in path else [""]
             )

@@ -67,6 +67,17 @@ class Client:
 
         return await eventually(look, deadline_seconds=deadline_seconds)
 
+    async def first_events(self) -> str:
+        """Return what the stream of ends begins with: those that there are, as far as they come together."""
+        seen = ""
+        async with self.http.stream("GET", "/events", params={"after": "0"}) as answer:
+            assert answer.status_code == 200
+            async for part in answer.aiter_text():
+                seen += part
+                if "data:" in seen:
+                    break
+        return seen
+
     async def hits(self) -> Counter[str]:
         """Return how often each page of the flaky site was asked for."""
         return Counter((await self._control("GET", "/control/hits")).json())
