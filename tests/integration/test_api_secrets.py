@@ -265,22 +265,22 @@ def test_a_value_is_read_from_a_file_and_the_key_is_made_as_the_documents_say(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "keys", "said"),
+    ("arguments", "has_keys", "said"),
     [
-        (["set", "crm", "--origin", ORIGIN], None, "RETRIEVER_ENCRYPTION_KEYS_FILE"),
-        (["set", "crm"], OLD, "1 to 20 origins"),
-        (["set", "CRM", "--origin", ORIGIN], OLD, "lower case letters"),
-        (["set", "crm", "--origin", "crm.example"], OLD, "Must be an origin"),
-        (["set", "crm", "--origin", ORIGIN, "--webhook"], OLD, "whsec_"),
-        (["set", "crm", "--origin", ORIGIN, "--generate"], OLD, "--generate"),
-        (["set", "crm", "--origin", ORIGIN, "--project", "A B"], OLD, "lower case letters"),
-        (["reencrypt"], None, "RETRIEVER_ENCRYPTION_KEYS_FILE"),
+        (["set", "crm", "--origin", ORIGIN], False, "RETRIEVER_ENCRYPTION_KEYS_FILE"),
+        (["set", "crm"], True, "1 to 20 origins"),
+        (["set", "CRM", "--origin", ORIGIN], True, "lower case letters"),
+        (["set", "crm", "--origin", "crm.example"], True, "Must be an origin"),
+        (["set", "crm", "--origin", ORIGIN, "--webhook"], True, "whsec_"),
+        (["set", "crm", "--origin", ORIGIN, "--generate"], True, "--generate"),
+        (["set", "crm", "--origin", ORIGIN, "--project", "A B"], True, "lower case letters"),
+        (["reencrypt"], False, "RETRIEVER_ENCRYPTION_KEYS_FILE"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(
-    sqlite_url: str, arguments: list[str], keys: str | None, said: str
+    sqlite_url: str, arguments: list[str], has_keys: bool, said: str
 ) -> None:
-    status, printed = run(sqlite_url, *arguments, keys=keys, value=VALUE)
+    status, printed = run(sqlite_url, *arguments, keys=OLD if has_keys else None, value=VALUE)
 
     assert status == 2 and said in printed and VALUE not in printed and "Traceback" not in printed
 
