@@ -78,6 +78,7 @@ from producer.api.secrets import SecretHandlers
 from producer.api.security import Gate, check_closed
 from producer.api.service import ServiceHandlers
 from producer.api.slow_work import SlowWork
+from producer.api.stats import StatsHandlers
 from producer.api.task_waiters import TaskWaiters
 from producer.api.tasks import TaskHandlers
 from producer.api.web_pages import WsgiBridge, add_pages
@@ -208,6 +209,7 @@ def _build_app(
         BulkActionHandlers(store, slow, settings),
         ScheduleHandlers(store, slow, settings),
         KindHandlers(store),
+        StatsHandlers(store),
         KeyHandlers(store, ring, limits),
         SecretHandlers(store, EncryptionKeys.of(settings.encryption_keys)),
         LimitHandlers(store),

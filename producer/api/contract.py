@@ -40,6 +40,7 @@ from producer.api.secrets import (
     SecretRequest,
 )
 from producer.api.service import Health, Retention
+from producer.api.stats import Stats
 from producer.api.tasks import Task, TaskPage
 from producer.submission_models import (
     BatchSubmission,
@@ -61,7 +62,7 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     *(Task, TaskPage, LeasedTasks, Extension),
     *(Output, ParkedGroupList, DryRun, OperationDocument, OperationPageDocument, AuditPage),
     *(KeyDocument, NewKeyDocument, KeyPage, SecretDocument, NewSecretDocument, SecretPage),
-    *(ProjectLimits, Retention, Health, Problem),
+    *(ProjectLimits, Retention, Stats, Health, Problem),
 )
 _REQUESTS: tuple[type[BaseModel], ...] = (
     *(JobSubmission, BatchSubmission, ScheduleSubmission, TaskSubmission),

@@ -42,8 +42,8 @@ SUBMISSIONS |= {"create_key", "create_secret"}
 BULK_ACTIONS = {"redrive_parked", "discard_parked"}
 # Of the installation, and the same for all.
 COMMON = {"list_kinds", "get_retention", "livez", "readyz", "metrics"}
-# What `test_api_feeds.py` and `test_api_operations.py` try by themselves.
-TRIED_ELSEWHERE = {"stream_events", "begin_operation"}
+# What test files of their own try.
+TRIED_ELSEWHERE = {"stream_events", "begin_operation", "get_stats"}
 FOR_OPERATORS = {"pause_kind", "resume_kind", "pause_lane", "resume_lane"}
 # By the name of a project; test_api_project_limits.py tries them.
 LIMITS = {"get_own_limits", "get_limits", "set_limits"}

@@ -285,6 +285,9 @@ async def test_the_service_tells_of_itself(retriever: AsyncRetriever) -> None:
 
     assert {"check", "fetch", "command", "webhook", "task"} <= {kind.name for kind in kinds}
     assert (await retriever.retention()).days >= 0
+    stats = await retriever.stats()
+    assert {"accepted", "parked"} <= stats.jobs.keys()
+    assert stats.ended_last_hour.keys() == {"succeeded", "parked", "cancelled"}
     assert await retriever.is_ready()
     assert (await retriever.request("GET", "/jobs", params={"limit": 1})).status_code == 200
     assert isinstance(await collect(retriever.audit(target=f"job/{fresh()}")), list)

@@ -285,6 +285,9 @@ def test_the_service_tells_of_itself(retriever: Retriever) -> None:
 
     assert {"check", "fetch", "command", "webhook", "task"} <= {kind.name for kind in kinds}
     assert (retriever.retention()).days >= 0
+    stats = retriever.stats()
+    assert {"accepted", "parked"} <= stats.jobs.keys()
+    assert stats.ended_last_hour.keys() == {"succeeded", "parked", "cancelled"}
     assert retriever.is_ready()
     assert (retriever.request("GET", "/jobs", params={"limit": 1})).status_code == 200
     assert isinstance(collect(retriever.audit(target=f"job/{fresh()}")), list)

@@ -62,6 +62,7 @@ SHOWN = {
     models.Retention: "Retention",
     models.Schedule: "Schedule",
     models.ScheduleRun: "LastRun",
+    models.Stats: "Stats",
     models.Task: "Task",
 }
 # What it is, is said by the name of an event; its document is a job or a batch.

@@ -47,6 +47,7 @@ from retriever_client.models import (
     Retention,
     Schedule,
     ScheduleRun,
+    Stats,
     Task,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "RetrieverError",
     "Schedule",
     "ScheduleRun",
+    "Stats",
     "Task",
     "TooManyRequests",
     "Unavailable",

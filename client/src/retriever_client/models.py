@@ -414,6 +414,19 @@ class AuditEntry(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stats(Shown):
+    """How much there is to do, and how fast it is done; figures named in `cut` may be larger."""
+
+    at: datetime
+    jobs: Mapping[str, int]
+    ended_last_minute: Mapping[str, int]
+    ended_last_hour: Mapping[str, int]
+    unfinished_batches: int
+    running_operations: int
+    cut: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention(Shown):
     """How long jobs are kept after their end; 0 days is for ever."""
 

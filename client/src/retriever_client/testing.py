@@ -423,6 +423,19 @@ class FakeService:
     def _list_kinds(self, _request: httpx2.Request, _body: bytes) -> Answer:
         return 200, {"items": [_kind(name) for name in KINDS]}
 
+    def _stats(self, _request: httpx2.Request, _body: bytes) -> Answer:
+        states = [job["state"] for job in self.jobs.values()]
+        ended = {state: states.count(state) for state in FINAL}
+        return 200, {
+            "at": _now(),
+            "jobs": {each: states.count(each) for each in STATES if each not in {"succeeded", "cancelled"}},
+            "ended_last_minute": ended,
+            "ended_last_hour": ended,
+            "unfinished_batches": sum(not self._is_complete(each) for each in self.batches),
+            "running_operations": 0,
+            "cut": [],
+        }
+
     def _retention(self, _request: httpx2.Request, _body: bytes) -> Answer:
         return 200, {"days": 0, "states": ["succeeded", "cancelled"], "ended_before": None}
 
@@ -636,6 +649,7 @@ _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("POST", f"/tasks{_ID}/(extend|finish|fail)", "_end_task"),
     ("POST", f"/tasks{_ID}/abort", "_abort_task"),
     ("GET", "/kinds", "_list_kinds"),
+    ("GET", "/stats", "_stats"),
     ("GET", "/retention", "_retention"),
     ("GET", "/readyz", "_ready"),
     ("GET", "/audit", "_audit"),

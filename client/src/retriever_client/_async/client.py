@@ -20,7 +20,7 @@ from retriever_client._async.resources import (
 )
 from retriever_client._async.transport import AsyncTransport
 from retriever_client._core import PAGE, Labels, id_of, label_texts, query_of
-from retriever_client.models import AuditEntry, Batch, Event, Job, Retention, read
+from retriever_client.models import AuditEntry, Batch, Event, Job, Retention, Stats, read
 
 
 class AsyncRetriever:
@@ -138,6 +138,10 @@ class AsyncRetriever:
     def audit(self, *, target: str | None = None, page_size: int = PAGE) -> AsyncIterator[AuditEntry]:
         """Return what was done, newest first; `target` is such as `job/<id>`."""
         return read_audit(self._transport, target, page_size)
+
+    async def stats(self) -> Stats:
+        """Return how much there is to do, and how fast it is done: figures of the last few seconds."""
+        return read(Stats, await self._transport.document("GET", "/stats"))
 
     async def retention(self) -> Retention:
         """Return how long jobs are kept."""

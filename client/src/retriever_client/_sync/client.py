@@ -20,7 +20,7 @@ from retriever_client._sync.resources import (
 )
 from retriever_client._sync.transport import Transport
 from retriever_client._core import PAGE, Labels, id_of, label_texts, query_of
-from retriever_client.models import AuditEntry, Batch, Event, Job, Retention, read
+from retriever_client.models import AuditEntry, Batch, Event, Job, Retention, Stats, read
 
 
 class Retriever:
@@ -138,6 +138,10 @@ class Retriever:
     def audit(self, *, target: str | None = None, page_size: int = PAGE) -> Iterator[AuditEntry]:
         """Return what was done, newest first; `target` is such as `job/<id>`."""
         return read_audit(self._transport, target, page_size)
+
+    def stats(self) -> Stats:
+        """Return how much there is to do, and how fast it is done: figures of the last few seconds."""
+        return read(Stats, self._transport.document("GET", "/stats"))
 
     def retention(self) -> Retention:
         """Return how long jobs are kept."""
