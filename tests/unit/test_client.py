@@ -16,6 +16,7 @@ import httpx2
 import pytest
 import standardwebhooks
 
+import retriever_client
 from producer.api.contract import load_contract
 from retriever_client import (
     ApiError,
@@ -136,8 +137,8 @@ def test_the_client_for_threads_is_what_is_made_of_that_for_coroutines() -> None
     assert (made.returncode, made.stdout) == (0, "")
 
 
-def test_it_imports_nothing_of_the_service_and_nothing_heavy() -> None:
-    script = "import sys, retriever_client; print('\\n'.join(sys.modules))"
+def imported_by(statement: str) -> set[str]:
+    script = f"import sys; {statement}; print('\\n'.join(sys.modules))"
     said = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT / "client/src",
@@ -145,10 +146,25 @@ def test_it_imports_nothing_of_the_service_and_nothing_heavy() -> None:
         text=True,
         check=True,
     )
-    imported = {name.partition(".")[0] for name in said.stdout.split()}
+    return {name.partition(".")[0] for name in said.stdout.split()}
 
-    assert {"httpx2", "standardwebhooks"} <= imported
+
+def test_it_imports_nothing_of_the_service_and_nothing_heavy() -> None:
+    imported = imported_by("from retriever_client import Retriever, AsyncRetriever, testing, webhooks")
+
+    assert "httpx2" in imported
     assert not imported & {"producer", "consumer", "shared", "pydantic", "click", "rich", "httpx", "aiohttp"}
+
+
+def test_what_is_not_used_is_not_loaded() -> None:
+    assert not imported_by("import retriever_client") & {"httpx2", "asyncio", "dataclasses"}
+    assert not imported_by("from retriever_client import Retriever") & {"asyncio", "standardwebhooks"}
+
+
+def test_everything_that_is_promised_is_there() -> None:
+    assert all(getattr(retriever_client, name) is not None for name in retriever_client.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = retriever_client.Nothing
 
 
 def test_every_model_is_held_against_the_contract() -> None:

@@ -1,6 +1,5 @@
 """How each client waits, and what it yields, under names of which one is made from the other."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator
 from typing import TypeVar
@@ -10,4 +9,11 @@ T = TypeVar("T")
 Stream = Generator[T, None, None]
 AsyncStream = AsyncGenerator[T, None]
 sleep = time.sleep
-sleep_async = asyncio.sleep
+
+
+async def sleep_async(seconds: float) -> None:
+    """Let other coroutines run for so long."""
+    # It takes longer to load than all of this, and who uses threads has no use for it.
+    import asyncio  # noqa: PLC0415
+
+    await asyncio.sleep(seconds)
