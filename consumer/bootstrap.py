@@ -165,7 +165,7 @@ def _limiters(settings: Settings) -> tuple[HostLimiters, AddressLimiters]:
     default = HostLimit(settings.host_concurrency, settings.host_rate_per_second)
     named = [limit for limit in settings.host_limits if isinstance(limit, NamedLimit)]
     networks = [limit for limit in settings.host_limits if isinstance(limit, NetworkLimit)]
-    hosts = HostLimiters(default, named, failures_to_open=settings.host_failures)
+    hosts = HostLimiters(default, named)
     return hosts, AddressLimiters(default, networks)
 
 

@@ -11,7 +11,7 @@ from consumer.deadlines import time_limit
 from consumer.politeness.host_limiters import NO_PERMIT, FirstPermit
 from shared.clock import utc_now
 from shared.kinds.registry import KINDS, OVERTIME_SECONDS, handler_seconds
-from shared.messages import JobMessage
+from shared.messages import HostWord, JobMessage
 from shared.outcomes import EXPIRED, Failed, Outcome
 from shared.redaction import MASK, masked_places
 
@@ -26,6 +26,7 @@ class Attempt(NamedTuple):
     started_at: datetime | None
     ended_at: datetime
     outcome: Outcome
+    asked: tuple[HostWord, ...] | None = None
 
 
 class Executor:
@@ -51,7 +52,7 @@ class Executor:
             outcome = args
         else:
             outcome = await _run(handler, args, job, first_permit)
-        return Attempt(started_at, utc_now(), outcome)
+        return Attempt(started_at, utc_now(), outcome, first_permit.asked)
 
 
 def _arguments(job: JobMessage) -> BaseModel | Failed:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Protocol
 
 import orjson
@@ -32,7 +32,6 @@ from shared.messages import (
     Report,
 )
 from shared.outcomes import (
-    HOST_DEFERRALS,
     Cancelled,
     Deferred,
     Failed,
@@ -130,9 +129,8 @@ def settlement_message(
             )
         case Defer(step_seconds):
             deferrals = min(job.deferrals + 1, MAX_DEFERRALS)
-            return _delayed_copy(
-                job, report, step_seconds, {"deferrals": deferrals, "turn_at": _turn_at(attempt)}
-            )
+            # Version 0.1.0 planned turns.
+            return _delayed_copy(job, report, step_seconds, {"deferrals": deferrals, "turn_at": None})
         case Park():
             # A redrive sends it with the secrets that there are then.
             copy = job.model_copy(update={"report": report, "sealed": None})
@@ -226,6 +224,8 @@ def encode_success(job: JobMessage, attempt: Attempt, *, worker: str, message: b
         "worker": worker,
         "job": orjson.Fragment(message),
     }
+    if attempt.asked is not None:
+        report["asked"] = [word.model_dump(exclude_none=True) for word in attempt.asked]
     try:
         return orjson.dumps(report, option=orjson.OPT_UTC_Z)
     except orjson.JSONEncodeError:
@@ -245,13 +245,6 @@ def _delayed_copy(
     return Outgoing(DELAY, delay_key(job.kind, job.lane, step_seconds), copy.encode(), JOB_TYPE, str(job.id))
 
 
-def _turn_at(attempt: Attempt) -> datetime | None:
-    # Only a host promises a turn.
-    if not isinstance(attempt.outcome, Deferred) or attempt.outcome.reason not in HOST_DEFERRALS:
-        return None
-    return attempt.ended_at + timedelta(seconds=attempt.outcome.seconds)
-
-
 def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) -> Report:
     common = Report(
         job_id=job.id,
@@ -266,6 +259,7 @@ def _report(job: JobMessage, attempt: Attempt, decision: Decision, worker: str) 
         result=attempt.outcome.result,
         body=attempt.outcome.body if isinstance(attempt.outcome, Succeeded) else None,
         page=attempt.outcome.page if isinstance(attempt.outcome, Succeeded) else None,
+        asked=attempt.asked,
         worker=worker,
         job=job if isinstance(decision, Finish | End) else None,
     )

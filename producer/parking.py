@@ -76,6 +76,8 @@ class AuditAction(StrEnum):
     SECRET_REPLACED = "secret_replaced"  # noqa: S105
     SECRET_DELETED = "secret_deleted"  # noqa: S105
     LIMITS_SET = "limits_set"
+    HOST_LIMIT_SET = "host_limit_set"
+    HOST_LIMIT_CLEARED = "host_limit_cleared"
 
 
 # What the scheduler does by itself, as often as its schedules say; such entries go with the retention.

@@ -326,7 +326,8 @@ def url_in(args: Mapping[str, Any]) -> object:
 class ClaimedJob:
     """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on.
 
-    What its message carries unchanged stays as it was stored: JSON. `sealed` are the secrets that it names.
+    Its host's rate says in how many seconds it is to start. What its message carries unchanged stays as it
+    was stored: JSON. `sealed` are the secrets that it names.
     """
 
     id: UUID
@@ -341,6 +342,7 @@ class ClaimedJob:
     ref: str | None = None
     known: KnownCopy | None = None
     sealed: tuple[SealedSecret, ...] = ()
+    starts_in_seconds: float = 0.0
 
     @property
     def claimed_bytes(self) -> int:

@@ -125,6 +125,24 @@ class Job(WireMessage):
     publisher: PublisherName | None = None
 
 
+class HostWord(BaseModel):
+    """What one attempt has heard of a host: how many requests it made there, and how they were answered.
+
+    A host is named as limits are kept: with its port, where that is not the scheme's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: Annotated[str, Field(min_length=1, max_length=2_100)]
+    requests: Annotated[int, Field(ge=1, le=10_000)] = 1
+    good: Annotated[int, Field(ge=0, le=10_000)] = 0
+    busy: Annotated[int, Field(ge=0, le=10_000)] = 0
+    too_many: Annotated[int, Field(ge=0, le=10_000)] = 0
+    broken: Annotated[int, Field(ge=0, le=10_000)] = 0
+    silent: Annotated[int, Field(ge=0, le=10_000)] = 0
+    pause_seconds: Annotated[float | None, Field(ge=0, le=86_400 * 366, allow_inf_nan=False)] = None
+
+
 class Report(WireMessage):
     """What became of one attempt of a job; the recorder writes it down.
 
@@ -133,6 +151,8 @@ class Report(WireMessage):
     attempt that was cancelled before it started has no start.
     A deferral, of state `delayed`, is no attempt: it has no start and no outcome, and `attempt` is the last
     that was made, 0 before the first.
+    `asked` says which hosts were asked how often, where that is not once, of the job's own host, with a good
+    answer.
     One of state `accepted` reports on no attempt: somebody has moved a parked message to a work queue.
     One that travels alone brings its `job` along: its token, and all of it for a store that does not know it.
     """
@@ -153,6 +173,7 @@ class Report(WireMessage):
     body: StoredBody | None = None
     page: PageReport | None = None
     output: OutputSnapshot | None = None
+    asked: Annotated[tuple[HostWord, ...] | None, Field(max_length=200)] = None
     worker: Annotated[str, Field(max_length=1_000)]
     job: Job | None = None
 
@@ -195,7 +216,7 @@ class JobMessage(Job):
     Copies that are delayed or parked carry the report of the attempt that caused it, so one
     publish reaches both the delay or parking queue and the recorder. `known` is the last copy of what the
     job fetches, when the job asks for changes alone. A copy that was deferred asks for the same attempt
-    again: `deferrals` says how often it was, `turn_at` when its host's permit was promised. `returns` says
+    again: `deferrals` says how often it was; `turn_at` is of version 0.1.0. `returns` says
     how often workers died with copies before this one, or lost them, during the present attempt. `sealed` are
     the secrets of its project that it names, or that its webhook is signed with, as they were when the ledger
     sent it; a copy that is parked has none. Its `args` are masked there, and all of them in `sealed_args`.

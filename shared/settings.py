@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     bundle_jobs: Annotated[int, Field(ge=1, le=MAX_BUNDLE_JOBS)] = 10
     publisher_projects: Annotated[Mapping[str, ProjectName], NoDecode] = {}
     run_tokens: RunTokenPolicy = RunTokenPolicy.REQUIRED
+    released_jobs: Annotated[int, Field(ge=0, le=10_000_000)] = 20_000
     relay_page_jobs: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     recorder_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 500
     parked_check_seconds: Annotated[float, Field(gt=0)] = 300.0

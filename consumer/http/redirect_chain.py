@@ -418,7 +418,7 @@ def _is_private(own: _Message, crossing: _Message) -> bool:
 
 
 class PoliteRequest:
-    """Gives each request of a chain its permits, one after the other, and reports to the host's limiter.
+    """Gives each request of a chain its permits, one after the other, and notes how hosts answer.
 
     The host's is given before the request, those of its addresses when one is dialled.
     """
@@ -450,7 +450,7 @@ class PoliteRequest:
         if host is None:
             return None  # Sending it fails, and says why.
         seconds = self._client.first_permit.max_wait_seconds
-        permit = await self._client.limiters.permit(host, PermitRequest(Priority.UNDER_WAY, seconds, seconds))
+        permit = await self._client.limiters.permit(host, PermitRequest(Priority.UNDER_WAY, seconds))
         if isinstance(permit, Refusal):
             return host_without_permit(permit.reason, host, permit.seconds)
         self._begin(permit)
@@ -470,6 +470,7 @@ class PoliteRequest:
     def _begin(self, permit: Permit) -> None:
         client = self._client
         self._permit = permit
+        client.first_permit.note_request(permit.host)
         if client.addresses.limits_nothing:
             # No address can be busy, so nothing gives the attempt back.
             client.first_permit.request = None
@@ -479,12 +480,18 @@ class PoliteRequest:
             )
 
     def answered(self, status: int, *, retry_after_seconds: float | None) -> None:
-        """Report an answer to the host's limiter."""
-        if self._permit is not None:
-            self._permit.answered(status, retry_after_seconds=retry_after_seconds)
+        """Note an answer for the ledger, and stay away at once where the host asks for it."""
+        permit = self._permit
+        if permit is None:
+            return
+        pause_seconds = 0.0
+        if retry_after_seconds is not None and (status in {403, 429} or status >= 500):
+            pause_seconds = retry_after_seconds
+            permit.pause(pause_seconds)
+        self._client.first_permit.note_answer(permit.host, _sort_of(status), pause_seconds)
 
     def failed(self, failure: Failure) -> None:
-        """Report a request without an answer to the host's limiter.
+        """Note a request without an answer for the ledger.
 
         Only what concerns the whole host counts: that no connection could be made, for now. A name that does
         not exist and a bad certificate are answers.
@@ -492,7 +499,7 @@ class PoliteRequest:
         # Something was found out, so the attempt has begun, though nothing was sent.
         self._client.first_permit.request = None
         if self._permit is not None and failure.before_sending and failure.transient and not failure.is_ours:
-            self._permit.failed()
+            self._client.first_permit.note_answer(self._permit.host, "silent")
 
     def release(self) -> None:
         """End the permit of the last request; its answer has been read, or is not wanted."""
@@ -503,3 +510,14 @@ class PoliteRequest:
         if self._permit is not None:
             self._permit.release()
             self._permit = None
+
+
+def _sort_of(status: int) -> str:
+    """Return as what the ledger counts an answer of this status."""
+    match status:
+        case 429:
+            return "too_many"
+        case 503:
+            return "busy"
+        case _:
+            return "broken" if status >= 500 else "good"

@@ -1,7 +1,7 @@
 """The limits of addresses: a thousand names of one machine are one machine.
 
 A name is cheap, so a limit by names alone limits nobody who makes them up. The host's limiter is asked first,
-then the address's; complaints (429, pace, breaker) stay with the host's, because sites share addresses.
+then the address's; what hosts ask for (`Retry-After`) stays with the host's, because sites share addresses.
 """
 
 import time
@@ -92,7 +92,7 @@ class AddressLimiters(Limiters):
     def raise_limit(self, key: str, limit: HostLimit | None) -> None:
         """Allow an address at least what the named limit of a host at it allows, until it is forgotten."""
         if limit is not None:
-            self._entry(key).limiter.pace.raise_to(limit)
+            self._entry(key).limiter.raise_to(limit)
 
 
 class AddressPermits:
@@ -205,7 +205,7 @@ class AddressPermits:
             raise self._busy(key, None)
         seconds = self._wait_seconds
         started = self._limiters.now()
-        permit = await self._limiters.permit(key, PermitRequest(Priority.UNDER_WAY, seconds, seconds))
+        permit = await self._limiters.permit(key, PermitRequest(Priority.UNDER_WAY, seconds))
         self._wait_seconds = max(seconds - (self._limiters.now() - started), 0.0)
         if isinstance(permit, Refusal):
             raise self._busy(key, permit)
@@ -247,8 +247,8 @@ class AddressPermits:
     def _new_request(self) -> PermitRequest:
         asked = self._first.request
         if asked is None:
-            return PermitRequest(Priority.UNDER_WAY, 0.0, 0.0)
-        return PermitRequest(asked.priority, 0.0, 0.0, promised_at=asked.promised_at)
+            return PermitRequest(Priority.UNDER_WAY, 0.0)
+        return PermitRequest(asked.priority, 0.0)
 
     def _busy(self, key: str, refusal: Refusal | None) -> AddressBusy:
         if self._first.request is not None:

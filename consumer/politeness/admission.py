@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from consumer.politeness.address_limiters import AddressLimiters, address_words
-from consumer.politeness.host_limiter import SHORTEST_DEFERRAL_SECONDS, PermitRequest, Priority, Refusal
+from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
 from consumer.politeness.host_limiters import MAX_WAIT_SECONDS, NO_PERMIT, FirstPermit, HostLimiters, Permit
 from shared.clock import utc_now
 from shared.hosts import host_key
@@ -14,15 +14,11 @@ from shared.kinds.registry import Lane, asked_seconds
 from shared.messages import JobMessage
 from shared.outcomes import DeferralReason, Deferred
 
-MAX_FORESEEN_SECONDS = 1.0
-"""A job that comes for the first time waits in hand for a permit that is foreseen within this time."""
-
 _EXPLANATIONS = {
     DeferralReason.BUSY: "{host} is at its limit for this worker",
     DeferralReason.PAUSED: "{host} asked us to stay away for a while",
     DeferralReason.OPEN: "{host} has failed again and again, and is left alone for a while",
 }
-_DEFERRALS_FOR_ANY_SLOT = 2
 
 
 class Admission:
@@ -59,28 +55,26 @@ class Admission:
             return NO_PERMIT
         share = self._share(job)
         keys = (address,) if address is not None else self._addresses.known(host)
-        request = self._permit_request(job, share)
+        request = _permit_request(job)
         permit = self._limiters.permit_now(host, request)
-        of_address = self._address_now(job, share, host, keys) if permit is not None else None
+        of_address = self._address_now(job, host, keys) if permit is not None else None
         if permit is None or (keys and of_address is None):
             # By the address, so that many names of one machine are one in the prefetch, too.
-            with share.slot(keys[0] if keys else host, deferrals=job.deferrals) as has_slot:
+            with share.slot(keys[0] if keys else host) as has_slot:
                 granted = permit or await self._limiters.wait_permit(host, request, has_slot=has_slot)
                 if isinstance(granted, Refusal):
                     return _deferred(granted, host)
-                answer = await self._address(job, share, host, keys, granted, has_slot=has_slot)
+                answer = await self._address(job, host, keys, granted, has_slot=has_slot)
                 if isinstance(answer, Refusal):
                     granted.release()
                     return _deferred(answer, address_words(keys[0], host))
                 permit, of_address = granted, answer
         return FirstPermit(permit, of_address, max_wait_seconds=_max_wait_seconds(job.args), request=request)
 
-    def _address_now(
-        self, job: JobMessage, share: "PrefetchShare", host: str, keys: tuple[str, ...]
-    ) -> Permit | None:
+    def _address_now(self, job: JobMessage, host: str, keys: tuple[str, ...]) -> Permit | None:
         for key in keys:
             self._addresses.raise_limit(key, self._limiters.named_limit(host))
-            permit = self._addresses.permit_now(key, self._permit_request(job, share))
+            permit = self._addresses.permit_now(key, _permit_request(job))
             if permit is not None:
                 return permit
         return None
@@ -88,7 +82,6 @@ class Admission:
     async def _address(
         self,
         job: JobMessage,
-        share: "PrefetchShare",
         host: str,
         keys: tuple[str, ...],
         held: Permit,
@@ -100,11 +93,10 @@ class Admission:
         An error, such as a cancellation, ends the host's permit.
         """
         try:
-            free = self._address_now(job, share, host, keys)
+            free = self._address_now(job, host, keys)
             if free is not None or not keys:
                 return free
-            request = self._permit_request(job, share)
-            return await self._addresses.wait_permit(keys[0], request, has_slot=has_slot)
+            return await self._addresses.wait_permit(keys[0], _permit_request(job), has_slot=has_slot)
         except BaseException:
             held.release()
             raise
@@ -115,19 +107,10 @@ class Admission:
             self._shares[key] = PrefetchShare(self._prefetch_by_lane[job.lane])
         return self._shares[key]
 
-    def _permit_request(self, job: JobMessage, share: "PrefetchShare") -> PermitRequest:
-        promised_at = None
-        if job.turn_at is not None:
-            # Messages carry wall-clock time, limiters keep a monotonic clock.
-            promised_at = self._limiters.now() + (job.turn_at - utc_now()).total_seconds()
-        return PermitRequest(
-            Priority.INTERACTIVE if job.lane is Lane.INTERACTIVE else Priority.BULK,
-            max_foreseen_seconds=MAX_WAIT_SECONDS if job.deferrals else MAX_FORESEEN_SECONDS,
-            max_wait_seconds=MAX_WAIT_SECONDS,
-            deferrals=job.deferrals,
-            promised_at=promised_at,
-            spacing_seconds=SHORTEST_DEFERRAL_SECONDS / share.slots_of_one_host,
-        )
+
+def _permit_request(job: JobMessage) -> PermitRequest:
+    priority = Priority.INTERACTIVE if job.lane is Lane.INTERACTIVE else Priority.BULK
+    return PermitRequest(priority, MAX_WAIT_SECONDS)
 
 
 def _deferred(refusal: Refusal, whom: str) -> Deferred:
@@ -158,19 +141,10 @@ class PrefetchShare:
         self._slots = max(prefetch // 2, 1)
         self._taken: Counter[str] = Counter()
 
-    @property
-    def slots_of_one_host(self) -> int:
-        """How many slots a host gets when it is the only busy one."""
-        return max(self._slots // 2, 1)
-
     @contextmanager
-    def slot(self, host: str, *, deferrals: int = 0) -> Iterator[bool]:
-        """Hold a slot while inside, if there is one for this host; yield whether there is.
-
-        A job that was deferred twice may take any free slot.
-        """
-        free = self._slots - self._taken.total()
-        has_slot = self._taken[host] < free or (free > 0 and deferrals >= _DEFERRALS_FOR_ANY_SLOT)
+    def slot(self, host: str) -> Iterator[bool]:
+        """Hold a slot while inside, if there is one for this host; yield whether there is."""
+        has_slot = self._taken[host] < self._slots - self._taken.total()
         self._taken[host] += has_slot
         try:
             yield has_slot

@@ -12,15 +12,20 @@ from functools import lru_cache
 
 from consumer.politeness.host_limiter import HostLimiter, PermitRequest, Refusal
 from shared.hosts import HostLimit, NamedLimit, named_limit
+from shared.messages import HostWord
 
 MAX_HOSTS = 10_000
-"""About 1 KB each. The host that was idle longest is forgotten first, its complaints with it."""
+"""About 1 KB each. The host that was idle longest is forgotten first."""
 
 MAX_WAIT_SECONDS = 5.0
 """How long a further request of an attempt waits for its permit, unless the attempt has less time."""
 
 # Timers of the loop have milliseconds; a shorter wait would only spin.
 _SHORTEST_TIMER_SECONDS = 0.001
+
+
+_SORTS = ("good", "busy", "too_many", "broken", "silent")
+_ONCE = [1, 1, 0, 0, 0, 0, 0]
 
 
 @dataclass(slots=True)
@@ -46,15 +51,9 @@ class Permit:
         self._request = request
         self._is_over = False
 
-    def answered(self, status: int, *, retry_after_seconds: float | None) -> None:
-        """Report an answer to the host's limiter."""
-        now = self._limiters.now()
-        self._entry.limiter.answered(self._request, status, retry_after_seconds=retry_after_seconds, now=now)
-        self._limiters.learned(self.host, self._entry)
-
-    def failed(self) -> None:
-        """Report to the host's limiter that no connection could be made."""
-        self._entry.limiter.failed(self._request, self._limiters.now())
+    def pause(self, seconds: float) -> None:
+        """Let nothing go to the host for some time, as it has asked."""
+        self._entry.limiter.pause(seconds, self._limiters.now())
         self._limiters.learned(self.host, self._entry)
 
     def release(self) -> None:
@@ -76,7 +75,15 @@ class FirstPermit:
         has_waited: Whether the job may have been in hand for long before it was given.
     """
 
-    __slots__ = ("_address_permit", "_permit", "busy_address", "max_wait_seconds", "request")
+    __slots__ = (
+        "_address_permit",
+        "_host",
+        "_permit",
+        "_words",
+        "busy_address",
+        "max_wait_seconds",
+        "request",
+    )
 
     has_waited = False
 
@@ -90,6 +97,9 @@ class FirstPermit:
     ) -> None:
         """Keep permits for a host and its address; None for an attempt that has none before it begins."""
         self._permit = permit
+        self._host = None if permit is None else permit.host
+        # By host: requests, then answers by `_SORTS`, then the longest pause.
+        self._words: dict[str, list[float]] = {}
         self._address_permit = address_permit
         self.max_wait_seconds = max_wait_seconds
         self.request = request
@@ -108,6 +118,34 @@ class FirstPermit:
         permit, self._address_permit = self._address_permit, None
         return permit
 
+    def note_request(self, host: str) -> None:
+        """Note a request that is made to a host."""
+        words = self._words.get(host)
+        if words is None:
+            words = self._words[host] = [0] * (len(_SORTS) + 2)
+        words[0] += 1
+
+    def note_answer(self, host: str, sort: str, pause_seconds: float = 0.0) -> None:
+        """Note how a request was answered, by the name of the field of `HostWord`."""
+        words = self._words[host]
+        words[1 + _SORTS.index(sort)] += 1
+        words[-1] = max(words[-1], pause_seconds)
+
+    @property
+    def asked(self) -> tuple[HostWord, ...] | None:
+        """What the ledger is told of the hosts that were asked; None where it was one, once, and well."""
+        if not self._words or (len(self._words) == 1 and self._words.get(self._host or "") == _ONCE):
+            return None
+        return tuple(
+            HostWord(
+                host=host,
+                requests=int(requests),
+                **{sort: int(each) for sort, each in zip(_SORTS, answers, strict=True)},
+                pause_seconds=pause or None,
+            )
+            for host, (requests, *answers, pause) in self._words.items()
+        )
+
     def __enter__(self) -> None:
         pass
 
@@ -118,7 +156,17 @@ class FirstPermit:
             self._permit.release()
 
 
-NO_PERMIT = FirstPermit()
+class _NoPermit(FirstPermit):
+    """Keeps nothing, because many attempts share it."""
+
+    def note_request(self, host: str) -> None:
+        """Do nothing."""
+
+    def note_answer(self, host: str, sort: str, pause_seconds: float = 0.0) -> None:
+        """Do nothing."""
+
+
+NO_PERMIT: FirstPermit = _NoPermit()
 """Shared by all attempts that begin without a permit."""
 
 
@@ -129,7 +177,6 @@ class Limiters:
         self,
         limit_of: Callable[[str], HostLimit],
         *,
-        failures_to_open: int = 0,
         early_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -137,12 +184,10 @@ class Limiters:
 
         Args:
             limit_of: Says the limit of a host that is asked for the first time.
-            failures_to_open: Failures in a row that open a host's breaker; 0 never opens it.
             early_seconds: As of `HostLimiter`.
             clock: Seconds that only grow.
         """
         self._limit_of = limit_of
-        self._failures_to_open = failures_to_open
         self._early_seconds = early_seconds
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -190,11 +235,7 @@ class Limiters:
         entry = self._entries.get(host)
         if entry is None:
             self._forget_idle()
-            limiter = HostLimiter(
-                self._limit_of(host),
-                failures_to_open=self._failures_to_open,
-                early_seconds=self._early_seconds,
-            )
+            limiter = HostLimiter(self._limit_of(host), early_seconds=self._early_seconds)
             entry = self._entries[host] = _Entry(limiter)
         self._entries.move_to_end(host)
         return entry
@@ -240,14 +281,13 @@ class Limiters:
 
 
 class HostLimiters(Limiters):
-    """The limiters of hosts by name, and what the hosts complained of."""
+    """The limiters of hosts by name, and how long they asked us to stay away."""
 
     def __init__(
         self,
         default: HostLimit | None = None,
         named: Iterable[NamedLimit] = (),
         *,
-        failures_to_open: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make one that knows no host yet; without arguments nothing is limited.
@@ -255,17 +295,12 @@ class HostLimiters(Limiters):
         Args:
             default: The limit of hosts that none of `named` fits.
             named: Limits of hosts by name.
-            failures_to_open: As of `Limiters`.
             clock: As of `Limiters`.
         """
         unnamed = default or HostLimit()
         patterns = tuple(named)
         self._limit_by_name = lru_cache(MAX_HOSTS)(lambda host: named_limit(host, patterns))
-        super().__init__(
-            lambda host: self._limit_by_name(host) or unnamed,
-            failures_to_open=failures_to_open,
-            clock=clock,
-        )
+        super().__init__(lambda host: self._limit_by_name(host) or unnamed, clock=clock)
 
     def named_limit(self, host: str) -> HostLimit | None:
         """Return the limit of a host if somebody has named one."""
@@ -273,4 +308,4 @@ class HostLimiters(Limiters):
 
     def limit_rate(self, host: str, per_second: float) -> None:
         """Lower the rate of a host, as its `crawl-delay` asks; a higher one than it has changes nothing."""
-        self._entry(host).limiter.pace.limit_to(per_second)
+        self._entry(host).limiter.limit_to(per_second)

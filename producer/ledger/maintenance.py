@@ -13,7 +13,7 @@ from uuid import UUID
 from producer.ledger.metrics import LedgerMetrics
 from producer.parking import DELETED_STATES
 from producer.quotas import LimitName
-from producer.store import batches, quotas, retention
+from producer.store import batches, hosts, quotas, retention
 from producer.store.database import RetryingStore
 from shared.clock import utc_now
 from shared.settings import Settings
@@ -30,6 +30,7 @@ _PAUSE_SECONDS = 0.1
 # A round costs an index scan over the jobs of so many batches; the next round goes on with the next ones.
 _CHECK_SECONDS = 60.0
 _PAGE_BATCHES = 20
+_HOSTS_SECONDS = 30.0
 # Finished batches are checked for so long after their end.
 _RECENT = timedelta(hours=1)
 
@@ -162,6 +163,31 @@ class Janitor:
             if after is None:
                 return
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+class HostKeeper:
+    """Forgets hosts that nobody asks any more, and counts again the jobs of those that are silent."""
+
+    def __init__(self, *, store: RetryingStore, metrics: LedgerMetrics) -> None:
+        """Make one that has looked at nothing yet."""
+        self._store = store
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Look every half minute until cancelled."""
+        while True:
+            await self.keep()
+            await asyncio.sleep(_HOSTS_SECONDS)
+
+    async def keep(self) -> None:
+        """Look once."""
+        if wrong := await self._store.write(hosts.recount_stuck, now=utc_now()):
+            logger.warning("host_counts_wrong", extra={"hosts": wrong[:20], "count": len(wrong)})
+        await self._store.write(hosts.forget_idle, now=utc_now())
+        tracked, holding, held = await self._store.read(hosts.count_hosts)
+        self._metrics.hosts_tracked.set(tracked)
+        self._metrics.hosts_holding.set(holding)
+        self._metrics.jobs_held.set(held)
 
 
 class BatchReconciler:

@@ -76,6 +76,9 @@ class LedgerMetrics:
             "projects_full", "Projects that may store no more, by the limit; only the leader looks.", "limit"
         )
         self.jobs_deleted = self._counter("jobs_deleted", "Jobs deleted after their retention.")
+        self.hosts_tracked = self._gauge("hosts_tracked", "Hosts that came near their limits lately.")
+        self.hosts_holding = self._gauge("hosts_holding", "Hosts that have no room for all their jobs.")
+        self.jobs_held = self._gauge("jobs_held", "Accepted jobs that wait until their host has room.")
         self.jobs_overdue = self._gauge(
             "jobs_overdue",
             "Jobs that ought to have been heard of, at most 10,000 of a state; only the leader counts.",

@@ -67,6 +67,7 @@ class Recorder:
         self._whose = partial(project_of, tokens=tokens, publishers=settings.publisher_projects)
         self._metrics = metrics
         self._batch_limit = settings.recorder_prefetch
+        self._failures_to_open = settings.host_failures
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
         self._consumer = Subscriber(
             settings.amqp_url,
@@ -198,6 +199,7 @@ class Recorder:
             [report for _, _, report in told],
             now=utc_now(),
             unproven=self._unproven(told),
+            failures_to_open=self._failures_to_open,
         )
         return replace(recorded, disbelieved=frozenset(told[at][0] for at in recorded.disbelieved))
 

@@ -9,7 +9,7 @@ from producer.ledger.bulk_operations import BulkOperationRunner
 from producer.ledger.dead_letters import DeadLetterWatch
 from producer.ledger.leader import LEADER, LEADER_LEASE_SECONDS, Elector, Lease, Service
 from producer.ledger.lost_jobs import LostJobReconciler
-from producer.ledger.maintenance import BatchReconciler, Janitor, UsageKeeper
+from producer.ledger.maintenance import BatchReconciler, HostKeeper, Janitor, UsageKeeper
 from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.parked_reconciler import PARKED_WALK, WALK_LEASE_SECONDS, ParkedReconciler
 from producer.ledger.pause_publisher import PausePublisher
@@ -20,6 +20,7 @@ from producer.ledger.repeats import RepeatAnswerer
 from producer.ledger.restarts import Restarts
 from producer.ledger.scheduler import Scheduler
 from producer.ledger.task_keeper import TaskKeeper
+from producer.ledger.window import ReleaseWindow
 from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store.database import Database, RetryingStore, Store
 from producer.store.secret_keys import RUN_TOKENS, keep_key
@@ -148,7 +149,9 @@ class _Ledger:
         self._recorder = Recorder(
             store=self._recorder_store, metrics=metrics, settings=self._settings, tokens=tokens
         )
+        window = ReleaseWindow(self._settings)
         self._relay = Relay(
+            window=window,
             store=self._store,
             publisher=self._publisher,
             wakeup=self._wakeups[0],
@@ -169,6 +172,7 @@ class _Ledger:
             {
                 "recorder": partial(self._record, self._recorder),
                 "relay": self._relay.run,
+                "window": window.run,
                 "event_relay": event_relay.run,
                 "scheduler": Scheduler(store=store, metrics=metrics).run,
                 "tasks": TaskKeeper(store=store, metrics=metrics).run,
@@ -203,6 +207,7 @@ class _Ledger:
                 "parked": parked.run,
                 "dead_letters": DeadLetterWatch(metrics=metrics, settings=settings).run,
                 "janitor": Janitor(store=store, metrics=metrics, settings=settings).run,
+                "hosts": HostKeeper(store=store, metrics=metrics).run,
                 "batch_counts": BatchReconciler(store=store, metrics=metrics).run,
                 "project_usage": UsageKeeper(store=store, metrics=metrics).run,
             }

@@ -12,6 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.callers import wire_project
+from producer.hosts import HostChange
 from producer.paged_fetch import page_of
 from producer.parking import ANONYMOUS, CANCELLED, AuditAction, MovedJob
 from producer.records import BatchRecord, JobRecord, Transition, UnreadableJob
@@ -20,6 +21,7 @@ from producer.store.batches import Move, count_moves
 from producer.store.database import Database
 from producer.store.events import announce_cancellations, announce_outcomes
 from producer.store.feed import next_number, number_batches
+from producer.store.hosts import left, note_changes
 from producer.store.projects import EVERY_PROJECT, visible
 from producer.store.queries import get_batch, get_job
 from producer.store.rows import OPEN_STATES, Standing, lock_job, lock_jobs, write_jobs
@@ -45,6 +47,8 @@ def end_jobs(
     also: Callable[[JobEnded], Mapping[str, Any]] = lambda _: {},
     moves: Iterable[Move] = (),
     began_at: Mapping[UUID, datetime | None] | None = None,
+    of_hosts: Iterable[tuple[str, HostChange]] | None = None,
+    failures_to_open: int = 0,
 ) -> list[Transition]:
     """End jobs that are locked: write their rows, count them in their batches, and tell of each end.
 
@@ -55,7 +59,12 @@ def end_jobs(
         also: Further columns of an end's row, the same ones for all.
         moves: What else this transaction has moved, counted in the same go.
         began_at: When the attempts that ended were started.
+        of_hosts: What all that this transaction has moved changes in its hosts; None when nothing was heard.
+        failures_to_open: As of `producer.hosts.changed`.
     """
+    if of_hosts is None:
+        of_hosts = [change for end in ends for change in left(standing[end.job_id], now=now)]
+    note_changes(connection, of_hosts, failures_to_open=failures_to_open, now=now)
     begun = began_at or {}
     ended = (
         Move(

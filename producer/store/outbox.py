@@ -9,19 +9,20 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.flows import Flow, Flows
 from producer.records import ClaimedJob
 from producer.store.batches import Move, count_moves
 from producer.store.bodies import FETCH, copy_key, find_copies
-from producer.store.page_bytes import PAGE_BYTES, lock_fitting
+from producer.store.hosts import Candidate, HostTurns, next_ready_at, place, release_held
+from producer.store.page_bytes import PAGE_BYTES, lock_fitting_rows
 from producer.store.rows import CLAIM_COLUMNS, claimed_job, lock_jobs
-from producer.store.schema import IS_ACCEPTED, IS_ACCEPTED_INTERACTIVE, jobs
+from producer.store.schema import IS_ACCEPTED, IS_READY_BULK, IS_READY_INTERACTIVE, jobs
 from producer.store.secrets import note_use, with_secrets
 from producer.store.sql import is_free, is_one_of, read_in_order
 from producer.store.wakeup import announce_waiting
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane, is_bundled
 from shared.states import JobState, position
 
-_ACCEPTED = JobState.ACCEPTED
 _MAY_BE_BUNDLED = sa.or_(
     *(
         sa.and_(jobs.c.kind == kind, jobs.c.lane == lane)
@@ -30,38 +31,66 @@ _MAY_BE_BUNDLED = sa.or_(
         if is_bundled(kind, lane)
     )
 )
-_INTERACTIVE = sa.select(jobs.c.id).where(IS_ACCEPTED_INTERACTIVE).order_by(jobs.c.id)
-# A range, though of one state. With `=` PostgreSQL knows that the ids alone are in order; when it believes
-# that most jobs are accepted, it then reads all there ever were by their primary key.
-_ANY_LANE = (
-    sa.select(jobs.c.id).where(jobs.c.state.between(_ACCEPTED, _ACCEPTED)).order_by(jobs.c.state, jobs.c.id)
-)
+# No page looks for more flows than these. The others are found when some of these have ended.
+_MOST_FLOWS = 64
+_BY_FLOW = (jobs.c.kind, jobs.c.batch_id, jobs.c.id)
 
 
 def claim_accepted(
-    connection: sa.Connection, *, limit: int, lease_seconds: float, now: datetime
+    connection: sa.Connection,
+    *,
+    limit: int,
+    lease_seconds: float,
+    now: datetime,
+    turns: HostTurns | None = None,
+    flows: Flows | None = None,
+    most_of: Mapping[str, int] | None = None,
 ) -> list[ClaimedJob]:
-    """Lease accepted jobs that nobody holds a lease on, and return them: interactive first, then by age.
+    """Lease accepted jobs that nobody holds a lease on, and return them: interactive first, then in turn.
 
-    The interactive ones wait behind no batch. What they leave of the limit goes to the oldest of all, so the
-    bulk lane waits only while they fill whole pages. No more are leased once they have `PAGE_BYTES` of
-    arguments, and those before are returned once they have as much with their secrets.
+    The interactive ones wait behind no batch. What they leave of the limit goes to the batches of the bulk
+    lane, as `flows` share it. No more are leased once they have `PAGE_BYTES` of arguments, and those before
+    are returned once they have as much with their secrets. Those whose host has no room are held instead:
+    `claim_held` finds them.
+
+    Args:
+        turns: What is known of hosts; without it nothing is limited by the settings.
+        flows: What is known of batches. It says afterwards whether there are more jobs.
+        most_of: How many jobs of the bulk lane of a kind may be leased, of those that are bounded.
     """
+    flows = flows or Flows()
+    read_in_order(connection)
+    found = _Found(connection, lease_seconds, now)
+    ready = sa.select(jobs.c.id, jobs.c.host).where(IS_READY_INTERACTIVE).order_by(jobs.c.id)
+    found.take(ready, limit)
+    if found.has_room and flows.is_old(now):
+        flows.found(_ready_flows(connection), now)
+    after: dict[Flow, UUID] = {}
+    left_of = dict(most_of or {})
+    while found.has_room and (shares := flows.shares(limit - len(found.rows), left_of)):
+        for flow, share in shares:
+            which = [*_of(flow), *([jobs.c.id > after[flow]] if flow in after else [])]
+            rows = found.take(sa.select(jobs.c.id, jobs.c.host).where(*which).order_by(*_BY_FLOW), share)
+            if rows:
+                after[flow] = rows[-1].id
+            if flow.kind in left_of:
+                left_of[flow.kind] -= len(rows)
+            if found.has_room:
+                flows.took(flow, len(rows), share=share)
+    flows.is_page_full = not found.has_room or len(found.rows) >= limit
+    candidates = [Candidate(row.id, row.host) for row in found.rows]
+    waits = place(connection, candidates, turns or HostTurns(), now=now)
+    return _leased(connection, waits, until=now + timedelta(seconds=lease_seconds), now=now)
+
+
+def claim_held(
+    connection: sa.Connection, turns: HostTurns, *, limit: int, lease_seconds: float, now: datetime
+) -> tuple[list[ClaimedJob], datetime | None]:
+    """Lease held jobs whose host has room now; return them, and when to look again, if that can be told."""
     read_in_order(connection)
     until = now + timedelta(seconds=lease_seconds)
-    claimed: list[ClaimedJob] = []
-    for accepted in (_INTERACTIVE, _ANY_LANE):
-        room, most_bytes = limit - len(claimed), PAGE_BYTES - sum(job.claimed_bytes for job in claimed)
-        if room > 0 and most_bytes > 0:
-            free = accepted.where(is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now)).limit(room)
-            claimed += _lease(connection, free, until=until, most_bytes=most_bytes)
-    if pulled := [job for job in claimed if job.kind not in BROKERED_KINDS and job.kind in KINDS]:
-        # Code of version 0.1.0 has redriven them, or accepted them at their time.
-        _hand_to_agents(connection, pulled, now=now)
-        claimed = [job for job in claimed if job not in pulled]
-    sent = _fitting(connection, as_sent(connection, claimed, now=now))
-    note_use(connection, sent, now=now)
-    return sent
+    waits = release_held(connection, turns, limit=limit, now=now)
+    return _leased(connection, waits, until=until, now=now), next_ready_at(connection)
 
 
 def mark_queued(
@@ -114,13 +143,13 @@ def _fitting(connection: sa.Connection, claimed: list[ClaimedJob]) -> list[Claim
     if not any(job.sealed for job in claimed):
         return claimed
     total = 0
-    for place, job in enumerate(claimed, start=1):
+    for number, job in enumerate(claimed, start=1):
         total += job.claimed_bytes
         # As full as a page that is full by its arguments, so that the next is claimed at once.
-        if total >= PAGE_BYTES and (left := [each.id for each in claimed[place:]]):
+        if total >= PAGE_BYTES and (left := [each.id for each in claimed[number:]]):
             is_left = is_one_of(connection, jobs.c.id, left)
             connection.execute(jobs.update().where(is_left).values(claimed_until=None))
-            return claimed[:place]
+            return claimed[:number]
     return claimed
 
 
@@ -148,22 +177,86 @@ def _copy_key(job: ClaimedJob) -> bytes | None:
     return copy_key(args, project=job.project) if args.get("if_changed") else None
 
 
-def _lease(
-    connection: sa.Connection, free: sa.Select[UUID], *, until: datetime, most_bytes: int
+class _Found:
+    """Accepted jobs that were locked for a page."""
+
+    def __init__(self, connection: sa.Connection, lease_seconds: float, now: datetime) -> None:
+        self.rows: list[sa.Row[Any]] = []
+        self._connection = connection
+        self._is_free = is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now)
+        self._most_bytes = PAGE_BYTES
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the page may have more bytes."""
+        return self._most_bytes > 0
+
+    def take(self, ready: sa.Select[Any], limit: int) -> list[sa.Row[Any]]:
+        """Lock more jobs, without those that another relay is leasing; return them."""
+        if limit <= 0:
+            return []
+        query = ready.where(self._is_free).limit(limit)
+        rows = lock_fitting_rows(
+            self._connection, query, [jobs.c.args], most_bytes=self._most_bytes, key_share=True
+        )
+        self._most_bytes -= sum(row[-1] for row in rows)
+        self.rows += rows
+        return rows
+
+
+def _ready_flows(connection: sa.Connection) -> list[Flow]:
+    """Return which batches have jobs that may be leased: one look at the index for each."""
+    flows: list[Flow] = []
+    after_kind: list[sa.ColumnElement[bool]] = []
+    while kind := connection.scalar(_first_ready(jobs.c.kind, *after_kind)):
+        here = [jobs.c.kind == kind]
+        if connection.scalar(_first_ready(jobs.c.id, *here, jobs.c.batch_id.is_(None))):
+            flows.append(Flow(kind, None))
+        last = UUID(int=0)
+        while len(flows) < _MOST_FLOWS and (
+            batch_id := connection.scalar(_first_ready(jobs.c.batch_id, *here, jobs.c.batch_id > last))
+        ):
+            flows.append(Flow(kind, batch_id))
+            last = batch_id
+        after_kind = [jobs.c.kind > kind]
+    return flows
+
+
+def _first_ready(column: sa.Column[Any], *which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(column).where(IS_READY_BULK, *which).order_by(*_BY_FLOW).limit(1)
+
+
+def _of(flow: Flow) -> list[sa.ColumnElement[bool]]:
+    batch_id = jobs.c.batch_id
+    is_of = batch_id.is_(None) if flow.batch_id is None else batch_id == flow.batch_id
+    return [IS_READY_BULK, jobs.c.kind == flow.kind, is_of]
+
+
+def _leased(
+    connection: sa.Connection, waits: Sequence[tuple[UUID, float]], *, until: datetime, now: datetime
 ) -> list[ClaimedJob]:
-    """Lease jobs until a time, without those that another relay is leasing; return them, oldest first."""
-    ids = lock_fitting(connection, free, [jobs.c.args], most_bytes=most_bytes, key_share=True)
-    if not ids:
+    """Lease locked jobs, and return them in their order; each with the seconds until it is to start."""
+    if not waits:
         return []
     lease = (
         jobs.update()
-        .where(is_one_of(connection, jobs.c.id, ids))
+        .where(is_one_of(connection, jobs.c.id, [job_id for job_id, _ in waits]))
         .values(claimed_until=until)
         .returning(*CLAIM_COLUMNS)
     )
-    leased = [claimed_job(row) for row in connection.execute(lease).all()]
-    # RETURNING promises no order. By the numbers, because ids compare themselves in Python.
-    return sorted(leased, key=lambda job: job.id.int)
+    # RETURNING promises no order. By the numbers, because ids are hashed in Python.
+    leased = {row[0].int: claimed_job(row) for row in connection.execute(lease).all()}
+    claimed = [
+        replace(leased[job_id.int], starts_in_seconds=wait) if wait else leased[job_id.int]
+        for job_id, wait in waits
+    ]
+    if pulled := [job for job in claimed if job.kind not in BROKERED_KINDS and job.kind in KINDS]:
+        # Code of version 0.1.0 has redriven them, or accepted them at their time.
+        _hand_to_agents(connection, pulled, now=now)
+        claimed = [job for job in claimed if job not in pulled]
+    sent = _fitting(connection, as_sent(connection, claimed, now=now))
+    note_use(connection, sent, now=now)
+    return sent
 
 
 def _was_bundled(connection: sa.Connection, alone: Collection[UUID]) -> sa.ColumnElement[bool]:

@@ -44,16 +44,29 @@ def lock_fitting(
 
     By a statement of its own: asked for rows and sums in one, PostgreSQL sorts, or reads another index.
     """
+    rows = lock_fitting_rows(connection, query, large, most_bytes=most_bytes, key_share=key_share)
+    return [row[0] for row in rows]
+
+
+def lock_fitting_rows(
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    large: Sequence[sa.ColumnElement[Any]],
+    *,
+    most_bytes: int = PAGE_BYTES,
+    key_share: bool = False,
+) -> list[sa.Row[Any]]:
+    """Return what `lock_fitting` does with all columns of the query, and the size of each as the last."""
     sized = query.add_columns(row_bytes(connection.dialect.name, *large))
     sized = sized.with_for_update(skip_locked=True, key_share=key_share)
-    ids: list[UUID] = []
+    rows: list[sa.Row[Any]] = []
     total = 0
-    for row_id, size in connection.execute(sized).all():
+    for row in connection.execute(sized).all():
         if total >= most_bytes:
             break
-        ids.append(row_id)
-        total += size
-    return ids
+        rows.append(row)
+        total += row[-1]
+    return rows
 
 
 def fitting(sized: Iterable[tuple[Key, int]], most_bytes: int = PAGE_BYTES) -> list[Key]:

@@ -10,10 +10,12 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.callers import wire_project
+from producer.hosts import HostChange
 from producer.records import Recorded, Transition
 from producer.store.batches import Move
 from producer.store.bodies import remember_validators, write_bodies
 from producer.store.endings import end_jobs
+from producer.store.hosts import heard, moved_on
 from producer.store.outputs import HAVE_OUTPUT, forget_outputs, keep_output
 from producer.store.pages import record_pages
 from producer.store.rows import Standing, lock_jobs, write_jobs
@@ -41,12 +43,14 @@ def record_reports(
     *,
     now: datetime,
     unproven: Collection[int] = frozenset(),
+    failures_to_open: int = 0,
 ) -> Recorded:
     """Write down the reports, each as if it had come alone and in the order given.
 
     Args:
         unproven: The places of those that came without the token of their run; nothing of them is written if
             the run needs one.
+        failures_to_open: Failures of a host in a row that open its breaker; 0 never opens it.
 
     Returns:
         The transitions really made, in the order of their reports.
@@ -65,7 +69,21 @@ def record_reports(
     # Before their ends, which bring all of it.
     _keep_outputs(connection, known, standing, now=now)
     # A job is written once, as its last report says, which has the greatest position.
-    _write_reached(connection, {report.job_id: report for report in advances}, standing, now=now)
+    reached = {report.job_id: report for report in advances}
+    proven = {id(report) for place, report in possible if place not in unproven}
+    of_hosts = [
+        change
+        for report in advances
+        if report.asked or (place := standing[report.job_id]).counted_for or place.held_for
+        for change in _of_hosts(
+            report,
+            standing[report.job_id],
+            is_proven=id(report) in proven,
+            is_last=reached[report.job_id] is report,
+            now=now,
+        )
+    ]
+    _write_reached(connection, reached, standing, of_hosts, failures_to_open=failures_to_open, now=now)
     _write_renewals(connection, [report for report in known if report.is_deferral], now=now)
     return Recorded(
         transitions=[_transition(report, standing[report.job_id]) for report in advances],
@@ -96,11 +114,20 @@ def choose_attempts(reports: Iterable[Report]) -> list[Report]:
     return [chosen[key] for key in sorted(chosen)]
 
 
+def _of_hosts(
+    report: Report, place: Standing, *, is_proven: bool, is_last: bool, now: datetime
+) -> list[tuple[str, HostChange]]:
+    changes = heard(report, place, is_proven=is_proven, now=now)
+    return [*changes, *moved_on(report, place, now=now)] if is_last else changes
+
+
 def _write_reached(
     connection: sa.Connection,
     advances: Mapping[UUID, Report],
     standing: Mapping[UUID, Standing],
+    of_hosts: Sequence[tuple[str, HostChange]],
     *,
+    failures_to_open: int,
     now: datetime,
 ) -> None:
     """Write the jobs as far as they have come, and all that follows for their batches, pages and bodies."""
@@ -119,6 +146,8 @@ def _write_reached(
         also=lambda end: {"result": end.result},
         moves=moves,
         began_at={job_id: report.started_at for job_id, report in reached.items()},
+        of_hosts=of_hosts,
+        failures_to_open=failures_to_open,
         now=now,
     )
 

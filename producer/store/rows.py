@@ -68,6 +68,9 @@ STANDING_COLUMNS = (
     jobs.c.callback_events,
     jobs.c.ref,
     jobs.c.same_as,
+    jobs.c.held_for,
+    jobs.c.counted_for,
+    jobs.c.due_at,
 )
 CLAIM_COLUMNS = (
     jobs.c.id,
@@ -109,6 +112,9 @@ class Standing:
     callback_events: Sequence[str] | None = None
     ref: str | None = None
     same_as: UUID | None = None
+    held_for: str | None = None
+    counted_for: str | None = None
+    due_at: datetime | None = None
 
     def callback_of(self, end: JobState) -> str | None:
         """Return the URL that wants to be told of an end, if there is one."""

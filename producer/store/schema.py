@@ -3,11 +3,11 @@
 Every change of a job's state writes a new entry into every index of `jobs` on PostgreSQL, so there
 are only those that a query cannot do without:
 
-- `(state, id, kind)`: the relay's outbox (the accepted, oldest first), lists by state, counts by state. A
-  list by state and kind reads the kind of thousands of jobs, so it is in there. A partial index of all the
-  accepted would give the relay nothing more and cost every insert.
+- `(state, id, kind)`: lists by state, counts by state. A list by state and kind reads the kind of thousands
+  of jobs, so it is in there.
 - `(id)` of the accepted jobs of the interactive lane, which the relay takes first: they would wait behind
-  every batch that is being relayed. A job of the bulk lane pays nothing for it.
+  every batch that is being relayed. `(kind, batch_id, id)` of those of the bulk lane, of which it takes some
+  of each batch in turn. Neither has those that a host holds; `(held_for, lane, batch_id, id)` has.
 - `(kind, id)` and `(host, id)`: lists by a kind or host that is rare among millions of jobs.
 - `(due_at, id)` of the scheduled, `(deadline_at, id)` of those that can expire: what the scheduler
   looks for. Both are partial; a job without a time pays nothing for them.
@@ -158,6 +158,10 @@ jobs = sa.Table(
     # No attempt starts from then on.
     sa.Column("deadline_at", Moment(), nullable=True),
     sa.Column("claimed_until", Moment(), nullable=True),
+    # The host for which it is held, while it is accepted: that one has no room for it yet. And the host in
+    # which it is counted since it was released. Both as limits are kept: `shared.hosts.host_key`.
+    sa.Column("held_for", PlainText(), nullable=True),
+    sa.Column("counted_for", PlainText(), nullable=True),
     # Whether its message, the last one that the relay published, carried other jobs too: such messages have
     # a queue of their own. Null where nobody noted it.
     sa.Column("is_bundled", sa.Boolean(), nullable=True),
@@ -218,9 +222,12 @@ IS_ACCEPTED = jobs.c.state == _written(JobState.ACCEPTED)
 # In a function, or SQLite takes the index on `state` instead of the partial one, and reads a million jobs
 # where it could read none. `coalesce` changes nothing: a state is never null.
 _state = sa.func.coalesce(jobs.c.state, sa.literal_column("''"))
-IS_ACCEPTED_INTERACTIVE = sa.and_(
-    _state == _written(JobState.ACCEPTED), jobs.c.lane == _written(Lane.INTERACTIVE)
-)
+_IS_ACCEPTED = _state == _written(JobState.ACCEPTED)
+_IS_FREE = jobs.c.held_for.is_(None)
+# What the relay takes: of one lane, and no host holds it.
+IS_READY_INTERACTIVE = sa.and_(_IS_ACCEPTED, _IS_FREE, jobs.c.lane == _written(Lane.INTERACTIVE))
+IS_READY_BULK = sa.and_(_IS_ACCEPTED, _IS_FREE, jobs.c.lane == _written(Lane.BULK))
+IS_HELD = sa.and_(_IS_ACCEPTED, jobs.c.held_for.is_not(None))
 IS_SCHEDULED = _state == _written(JobState.SCHEDULED)
 # The next attempt has not started, and must not start too late.
 CAN_EXPIRE = sa.and_(
@@ -252,7 +259,15 @@ IS_ENDED_ORIGINAL = sa.and_(
 )
 
 sa.Index("ix_jobs_state_id_kind", jobs.c.state, jobs.c.id, jobs.c.kind)
-_partial_index("ix_jobs_accepted_interactive", jobs.c.id, where=IS_ACCEPTED_INTERACTIVE)
+# Version 0.1.0 claims by it.
+_partial_index(
+    "ix_jobs_accepted_interactive",
+    jobs.c.id,
+    where=sa.and_(_IS_ACCEPTED, jobs.c.lane == _written(Lane.INTERACTIVE)),
+)
+_partial_index("ix_jobs_ready_interactive", jobs.c.id, where=IS_READY_INTERACTIVE)
+_partial_index("ix_jobs_ready_bulk", jobs.c.kind, jobs.c.batch_id, jobs.c.id, where=IS_READY_BULK)
+_partial_index("ix_jobs_held", jobs.c.held_for, jobs.c.lane, jobs.c.batch_id, jobs.c.id, where=IS_HELD)
 sa.Index("ix_jobs_kind_id", jobs.c.kind, jobs.c.id)
 sa.Index("ix_jobs_host_id", jobs.c.host, jobs.c.id)
 _partial_index("ix_jobs_batch_id_id", jobs.c.batch_id, jobs.c.id, where=_OF_A_BATCH)
@@ -652,6 +667,42 @@ project_usage = sa.Table(
     sa.Column("recount_at", Moment(), nullable=False),
     sa.Column("recounts", sa.BigInteger(), nullable=False, server_default="0"),
 )
+
+# The hosts that are tracked: those that come near their limits. `producer.hosts.HostState` says the rest.
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    sa.Column("name", PlainText(), primary_key=True),
+    # The name without its port, as jobs have it.
+    sa.Column("host", PlainText(), nullable=False),
+    sa.Column("in_flight", sa.Integer(), nullable=False, server_default="0"),
+    sa.Column("waiting", sa.BigInteger(), nullable=False, server_default="0"),
+    sa.Column("owed", sa.Integer(), nullable=False, server_default="0"),
+    sa.Column("next_at", Moment(), nullable=True),
+    sa.Column("retries", sa.JSON(), nullable=False, server_default="[]"),
+    sa.Column("share", sa.Float(), nullable=False, server_default="1"),
+    sa.Column("cut_at", Moment(), nullable=True),
+    sa.Column("asked", sa.Float(), nullable=False, server_default="0"),
+    sa.Column("complained", sa.Float(), nullable=False, server_default="0"),
+    sa.Column("heard_at", Moment(), nullable=True),
+    sa.Column("paused_until", Moment(), nullable=True),
+    sa.Column("failures", sa.Integer(), nullable=False, server_default="0"),
+    sa.Column("rests", sa.Integer(), nullable=False, server_default="0"),
+    sa.Column("rests_until", Moment(), nullable=True),
+    # The batch whose jobs went last.
+    sa.Column("turn", sa.Uuid(), nullable=True),
+    # What somebody has set at run time, and the limit by which a relay decided last.
+    sa.Column("set_concurrency", sa.Integer(), nullable=True),
+    sa.Column("set_rate_per_second", sa.Float(), nullable=True),
+    sa.Column("concurrency", sa.Integer(), nullable=True),
+    sa.Column("rate_per_second", sa.Float(), nullable=True),
+    # When a job that waits may be released; null while a report must come first, or none waits.
+    sa.Column("ready_at", Moment(), nullable=True),
+    sa.Column("changed_at", Moment(), nullable=False),
+)
+
+sa.Index("ix_hosts_host", hosts.c.host)
+_partial_index("ix_hosts_ready_at", hosts.c.ready_at, where=hosts.c.ready_at.is_not(None))
 
 _reason_characters = sa.func.coalesce(sa.func.length(jobs.c.reason), sa.literal_column("0"))
 _most_characters: sa.ColumnElement[int] = sa.literal_column(str(FINGERPRINT_CHARACTERS))

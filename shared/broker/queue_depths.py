@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from shared.broker.connection import close_channel, keep_connected, open_channel, throw_away_channel
@@ -33,6 +33,41 @@ async def keep_looking(
         await use(partial(_look, connection, chosen))
 
     await keep_connected(url, name=name, use=use_connection)
+
+
+async def keep_counting(
+    url: str,
+    *,
+    name: str,
+    wanted: Callable[[], Sequence[str]],
+    tell: Callable[[Mapping[str, int]], None],
+    every_seconds: float,
+) -> None:
+    """Tell how many messages of some queues are ready, again and again until cancelled; nothing is declared.
+
+    Args:
+        name: Of the connection.
+        wanted: Says which queues to look at next. One that is missing is told of as if nobody had looked.
+        tell: Gets what was seen.
+        every_seconds: The pause between two looks.
+    """
+
+    async def use_connection(connection: AbstractConnection) -> None:
+        channel = await open_channel(connection)
+        while True:
+            try:
+                tell(await _ready_messages(channel, wanted()))
+            except ChannelNotFoundEntity:
+                # It took its channel with it. The queue watch declares it again.
+                channel = await open_channel(connection)
+            await asyncio.sleep(every_seconds)
+
+    await keep_connected(url, name=name, use=use_connection)
+
+
+async def _ready_messages(channel: AbstractChannel, names: Iterable[str]) -> dict[str, int]:
+    async with asyncio.timeout(_LOOK_SECONDS):
+        return {name: depth_of(await channel.declare_queue(name, passive=True)).ready for name in names}
 
 
 async def _look(connection: AbstractConnection, kinds: Sequence[str]) -> list[QueueDepth]:

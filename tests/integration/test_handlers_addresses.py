@@ -64,7 +64,7 @@ async def polite_client(
 
 
 def take(client: Client, address: str) -> Permit:
-    permit = client.addresses.permit_now(address_key(address), PermitRequest(Priority.BULK, 0, 0))
+    permit = client.addresses.permit_now(address_key(address), PermitRequest(Priority.BULK, 0))
     assert permit is not None
     return permit
 
@@ -257,7 +257,7 @@ async def test_the_second_look_at_a_host_that_hangs_up_in_tls_needs_permits(*, c
         connections += 1
         writer.close()
 
-    first = FirstPermit(request=PermitRequest(Priority.BULK, 1, 5) if can_go_back else None)
+    first = FirstPermit(request=PermitRequest(Priority.BULK, 5) if can_go_back else None)
     server = await asyncio.start_server(hang_up, HERE, 0)
     async with server, polite_client(HostLimit(8, 0.1)) as client:
         url = f"https://a.example:{server.sockets[0].getsockname()[1]}/"
@@ -294,7 +294,7 @@ async def test_an_address_allows_what_the_named_host_that_asks_allows() -> None:
 
 async def test_a_first_request_that_finds_its_address_busy_gives_its_attempt_back_at_once() -> None:
     async with polite_client() as client, raw_server(OK) as server:
-        request = PermitRequest(Priority.BULK, 1, 5)
+        request = PermitRequest(Priority.BULK, 5)
         first = FirstPermit(max_wait_seconds=60, request=request)
         with held(client, HERE):
             async with asyncio.timeout(30):
@@ -308,7 +308,7 @@ async def test_a_first_request_that_finds_its_address_busy_gives_its_attempt_bac
 
 async def test_an_attempt_that_has_sent_something_cannot_be_given_back() -> None:
     async with polite_client() as client, raw_server(OK) as server:
-        first = FirstPermit(request=PermitRequest(Priority.BULK, 1, 5))
+        first = FirstPermit(request=PermitRequest(Priority.BULK, 5))
 
         await check_it(url_of("a.example", server), replace(client, first_permit=first))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -9,11 +10,12 @@ from consumer.handlers.check import check
 from consumer.handlers.fetch import fetch
 from consumer.http.client import Client
 from consumer.politeness.host_limiter import PermitRequest, Priority, Refusal
-from consumer.politeness.host_limiters import HostLimiters, Permit
+from consumer.politeness.host_limiters import FirstPermit, HostLimiters, Permit
 from shared.hosts import HostLimit, host_key
 from shared.kinds.check import CheckArgs
 from shared.kinds.fetch import FetchArgs
 from shared.kinds.requests import Robots
+from shared.messages import HostWord
 from shared.outcomes import DeferralReason, Failed, Succeeded
 from tests.support.http_servers import KEEP_OPEN, RawServer, client_that_reaches_loopback, raw_server
 
@@ -35,7 +37,7 @@ def paths(server: RawServer) -> list[str]:
 async def ask_limiter(client: Client, url: str) -> Permit | Refusal:
     host = host_key(url)
     assert host is not None
-    return await client.limiters.permit(host, PermitRequest(Priority.BULK, 0.5, 0.5))
+    return await client.limiters.permit(host, PermitRequest(Priority.BULK, 0.5))
 
 
 async def test_head_and_get_and_every_hop_take_a_permit_and_give_it_back() -> None:
@@ -79,25 +81,40 @@ async def test_a_redirect_to_a_host_that_is_paused_fails_for_now_and_blames_nobo
     assert outcome.retry_after_seconds is not None and outcome.retry_after_seconds > 50
 
 
-async def test_a_host_that_refuses_connections_is_left_alone_after_some(unused_port: int) -> None:
-    url = f"http://127.0.0.1:{unused_port}/"
+async def test_the_ledger_is_told_of_a_host_that_refuses_connections(unused_port: int) -> None:
+    first = FirstPermit()
     async with client_that_reaches_loopback() as bare:
-        client = Client(bare.session, limiters=HostLimiters(HostLimit(4), failures_to_open=3))
-        for _ in range(3):
-            await check(CheckArgs(url=url), client)
+        await check(CheckArgs(url=f"http://127.0.0.1:{unused_port}/"), replace(bare, first_permit=first))
 
-        refusal = await ask_limiter(client, url)
-
-    assert isinstance(refusal, Refusal) and refusal.reason is DeferralReason.OPEN
+    assert first.asked == (HostWord(host=f"127.0.0.1:{unused_port}", silent=1),)
 
 
-async def test_a_name_that_does_not_exist_opens_no_breaker() -> None:
+async def test_a_name_that_does_not_exist_says_nothing_of_a_host() -> None:
     names: dict[str, list[str] | OSError] = {"gone.example": socket.gaierror(socket.EAI_NONAME, "no")}
+    first = FirstPermit()
     async with client_that_reaches_loopback(names=names) as bare:
-        client = Client(bare.session, limiters=HostLimiters(HostLimit(4), failures_to_open=1))
-        for _ in range(3):
-            outcome = await check(CheckArgs(url="http://gone.example/"), client)
-            assert isinstance(outcome, Succeeded) and outcome.result["reason"] == "dns_no_such_name"
+        outcome = await check(CheckArgs(url="http://gone.example/"), replace(bare, first_permit=first))
+
+    assert isinstance(outcome, Succeeded) and outcome.result["reason"] == "dns_no_such_name"
+    assert first.asked == (HostWord(host="gone.example"),)
+
+
+async def test_the_ledger_is_told_of_each_host_of_a_chain_and_of_what_it_asks_for() -> None:
+    limited = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n"
+    first = FirstPermit()
+    async with (
+        client_that_reaches_loopback() as bare,
+        raw_server(limited, limited) as last,
+        raw_server(redirect(last.url), redirect(last.url)) as here,
+    ):
+        await fetch(FetchArgs(url=here.url), replace(bare, first_permit=first))
+
+    key, last_key = host_key(here.url), host_key(last.url)
+    assert key is not None and last_key is not None
+    assert first.asked == (
+        HostWord(host=key, good=1),
+        HostWord(host=last_key, too_many=1, pause_seconds=30.0),
+    )
 
 
 async def test_a_file_that_denies_keeps_a_job_from_asking_and_is_read_once() -> None:
@@ -184,7 +201,7 @@ async def test_reading_the_file_of_a_host_that_takes_one_at_a_time_holds_up_noth
         assert isinstance(outcome, Succeeded)
         host = host_key(server.url)
         assert host is not None
-        assert client.limiters._entries[host].limiter.pace.per_second == 10
+        assert client.limiters._entries[host].limiter.limit.rate_per_second == 10
 
 
 async def test_a_host_that_cannot_be_reached_is_named_as_that_and_not_as_its_file(unused_port: int) -> None:

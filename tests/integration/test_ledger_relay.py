@@ -19,6 +19,7 @@ from shared.broker.bundle import NDJSON, bodies_of
 from shared.broker.publisher import Publisher
 from shared.broker.topology import JOBS, RECORDER_QUEUE, bundle_key, bundle_queue, work_queue
 from shared.clock import utc_now
+from shared.hosts import MAX_CONCURRENCY
 from shared.kinds.registry import Lane
 from shared.messages import JobMessage
 from shared.settings import Settings
@@ -79,7 +80,13 @@ async def ledger(store: Database, database_url: str, vhost_url: str) -> AsyncIte
             publisher=publisher,
             wakeup=wakeup,
             metrics=LedgerMetrics(),
-            settings=Settings(amqp_url=vhost_url, database_url=database_url, bundle_jobs=10),
+            settings=Settings(
+                amqp_url=vhost_url,
+                database_url=database_url,
+                bundle_jobs=10,
+                host_concurrency=MAX_CONCURRENCY,
+                host_rate_per_second=0,
+            ),
         )
         yield Ledger(relay, store, publisher, channel)
     await wakeup.aclose()

@@ -92,8 +92,8 @@ def test_both_claims_read_an_index_in_its_order_whatever_was_counted(store: Data
         explain = "EXPLAIN" if connection.dialect.name == POSTGRESQL else "EXPLAIN QUERY PLAN"
         plans = [str(connection.exec_driver_sql(f"{explain} {sql}", values).all()) for sql, values in claims]
     interactive, others = plans
-    assert "ix_jobs_accepted_interactive" in interactive
-    assert "ix_jobs_state_id_kind" in others
+    assert "ix_jobs_ready_interactive" in interactive
+    assert "ix_jobs_ready_bulk" in others
     assert not any(sort in plan for plan in plans for sort in ("TEMP B-TREE", "Sort", "Bitmap"))
 
 

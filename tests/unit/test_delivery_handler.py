@@ -339,7 +339,7 @@ async def test_a_deferred_job_is_no_attempt(heart: Heart) -> None:
 
 
 def first_permit() -> FirstPermit:
-    return FirstPermit(request=PermitRequest(Priority.BULK, 1, 5))
+    return FirstPermit(request=PermitRequest(Priority.BULK, 5))
 
 
 def give_back_first(heart: Heart, *, times: int = 1) -> list[str | None]:

@@ -42,7 +42,7 @@ def make_job(url: str = "http://a.example/", **fields: Any) -> JobMessage:
 
 
 def make_request() -> PermitRequest:
-    return PermitRequest(Priority.BULK, 0, 0)
+    return PermitRequest(Priority.BULK, 0)
 
 
 def permits_of(addresses: AddressLimiters, first: FirstPermit = NO_PERMIT) -> AddressPermits:
@@ -188,7 +188,7 @@ async def test_a_first_request_waits_for_no_address_and_a_later_one_does() -> No
     addresses = AddressLimiters(HostLimit(1))
     held = addresses.permit_now(HERE, make_request())
     assert held is not None
-    first = FirstPermit(request=PermitRequest(Priority.BULK, 1, 5))
+    first = FirstPermit(request=PermitRequest(Priority.BULK, 5))
 
     with pytest.raises(AddressBusy):
         await permits_of(addresses, first).wait(HERE)

@@ -23,7 +23,7 @@ PREFETCH = {Lane.INTERACTIVE: 20, Lane.BULK: 100}
 
 
 def make_request() -> PermitRequest:
-    return PermitRequest(Priority.BULK, 1.0, 5.0)
+    return PermitRequest(Priority.BULK, 5.0)
 
 
 def make_job(url: str = "http://example.com/", **fields: Any) -> JobMessage:

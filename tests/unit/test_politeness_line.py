@@ -10,13 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from consumer.politeness.admission import PrefetchShare
-from consumer.politeness.host_limiter import (
-    SHORTEST_DEFERRAL_SECONDS,
-    HostLimiter,
-    PermitRequest,
-    Priority,
-    Refusal,
-)
+from consumer.politeness.host_limiter import HostLimiter, PermitRequest, Priority, Refusal
 from shared.hosts import HostLimit
 from shared.retry import deferral_step_seconds
 
@@ -37,7 +31,7 @@ class Line:
     deferrals: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.limiter = HostLimiter(self.limit, failures_to_open=0)
+        self.limiter = HostLimiter(self.limit)
         self.share = PrefetchShare(self.prefetch)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -49,7 +43,7 @@ class Line:
     def run(self, jobs: int, *, arrivals_per_second: float = 1_000.0) -> None:
         """Let so many jobs arrive, and go on until all are done."""
         for job in range(jobs):
-            self._at(job / arrivals_per_second, lambda job=job: self._arrive(job, None))  # type: ignore[misc]
+            self._at(job / arrivals_per_second, lambda job=job: self._arrive(job))  # type: ignore[misc]
         while self._events:
             self.now, _, happen = heapq.heappop(self._events)
             happen()
@@ -57,18 +51,10 @@ class Line:
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._numbers), happen))
 
-    def _arrive(self, job: int, promised_at: float | None) -> None:
-        returns = self.deferrals[job]
-        request = PermitRequest(
-            Priority.BULK,
-            max_foreseen_seconds=5.0 if returns else 1.0,
-            max_wait_seconds=5.0,
-            deferrals=returns,
-            promised_at=promised_at,
-            spacing_seconds=SHORTEST_DEFERRAL_SECONDS / self.share.slots_of_one_host,
-        )
+    def _arrive(self, job: int) -> None:
+        request = PermitRequest(Priority.BULK, 5.0)
         self._jobs[request] = job
-        slot = self.share.slot(HOST, deferrals=returns)
+        slot = self.share.slot(HOST)
         refusal = self.limiter.ask(request, self.now, has_slot=slot.__enter__())
         self._slots[request] = slot
         if refusal is not None:
@@ -91,7 +77,6 @@ class Line:
 
     def _end(self, request: PermitRequest) -> None:
         self._running -= 1
-        self.limiter.answered(request, 200, retry_after_seconds=None, now=self.now)
         self.limiter.end(request, self.now)
         self._give_out()
 
@@ -99,9 +84,8 @@ class Line:
         self._slots.pop(request).__exit__(None, None, None)
         job = self._jobs[request]
         self.deferrals[job] += 1
-        promised_at = self.now + refusal.seconds
         back_at = self.now + deferral_step_seconds(refusal.seconds) + 0.01
-        self._at(back_at, lambda: self._arrive(job, promised_at))
+        self._at(back_at, lambda: self._arrive(job))
 
 
 def most_in_a_second(times: list[float]) -> int:
@@ -112,15 +96,15 @@ def most_in_a_second(times: list[float]) -> int:
 @pytest.mark.parametrize(
     ("limit", "prefetch", "request_seconds", "most_deferrals", "most_seconds"),
     [
-        (HostLimit(4, 20), 100, 0.05, 2, 30.0),
-        # Few slots: those who come back together must find some, so they come back further apart.
-        (HostLimit(4, 20), 20, 0.05, 3, 110.0),
-        (HostLimit(2, 0), 100, 0.1, 2, 55.0),
+        (HostLimit(4, 20), 100, 0.05, 5, 45.0),
+        # Few slots: most of those who come back together are sent away again.
+        (HostLimit(4, 20), 20, 0.05, 15, 115.0),
+        (HostLimit(2, 0), 100, 0.1, 5, 75.0),
         # Four at once are only eight a second here, which the limiter has to learn while the jobs come.
-        (HostLimit(4, 20), 100, 0.5, 4, 70.0),
+        (HostLimit(4, 20), 100, 0.5, 5, 95.0),
     ],
 )
-def test_five_hundred_jobs_of_one_host_keep_its_limits_and_come_back_few_times(
+def test_five_hundred_jobs_that_no_ledger_spaces_keep_the_limits_and_all_get_through(
     limit: HostLimit, prefetch: int, request_seconds: float, most_deferrals: int, most_seconds: float
 ) -> None:
     line = Line(limit, prefetch=prefetch, request_seconds=request_seconds)

@@ -108,7 +108,7 @@ async def test_an_attempt_that_has_sent_nothing_is_reported_later(
 ) -> None:
     monkeypatch.setattr(running_attempts, "_REPORT_UNSENT_AFTER_SECONDS", 0.5)
     loop = asyncio.get_running_loop()
-    permits = [FirstPermit(request=PermitRequest(Priority.BULK, 1, 5)) for _ in range(2)]
+    permits = [FirstPermit(request=PermitRequest(Priority.BULK, 5)) for _ in range(2)]
     jobs, begun_at = [job() for _ in permits], loop.time()
     for each, permit in zip(jobs, permits, strict=True):
         table.start(table.attempt(each, this_task()).__enter__(), utc_now(), permit)
