@@ -10,10 +10,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
 from bench.rig import erlang_pids, passing_broker
+from deploy.local.broker import Broker
 from deploy.local.errors import ControlFailed
 from deploy.local.ports import LOOPBACK, free_port, free_ports
 from deploy.local.postgres import open_postgres
@@ -49,6 +51,8 @@ class System:
     """The folder in which each process has its log."""
     start: Callable[..., None]
     """Starts processes that do not run yet, by their names, and returns when all are ready."""
+    restart_broker: Callable[[], None]
+    """Ends the broker in order, and starts it again on the same data."""
 
 
 @contextmanager
@@ -69,7 +73,14 @@ def open_system(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retriever-bench-")))
         broker = stack.enter_context(passing_broker(folder))
         database_url = _open_store(stack, folder, store)
-        system = _prepare(stack, folder, broker.amqp_url, database_url, settings or {})
+        system = _prepare(
+            stack,
+            folder,
+            broker.amqp_url,
+            database_url,
+            settings or {},
+            restart_broker=partial(_restart, broker),
+        )
         system.start(*processes)
         try:
             yield system
@@ -122,8 +133,19 @@ def _open_store(stack: ExitStack, folder: Path, store: str) -> str:
     return f"sqlite:///{folder / 'retriever.db'}"
 
 
+def _restart(broker: Broker) -> None:
+    broker.stop()
+    broker.start()
+
+
 def _prepare(
-    stack: ExitStack, folder: Path, amqp_url: str, database_url: str, settings: Mapping[str, str]
+    stack: ExitStack,
+    folder: Path,
+    amqp_url: str,
+    database_url: str,
+    settings: Mapping[str, str],
+    *,
+    restart_broker: Callable[[], None] = lambda: None,
 ) -> System:
     """Return a system of which only the store and the target are there."""
     api_port, target_port = free_ports(2)
@@ -161,13 +183,16 @@ def _prepare(
         health_urls=health_urls,
         logs=folder,
         start=start,
+        restart_broker=restart_broker,
     )
 
 
 def _command(name: str) -> tuple[str, ...]:
     if name in LANE_WORKERS:
         return "consumer", "worker", "--lanes", LANE_WORKERS[name]
-    return ("consumer", "worker") if name in WORKERS else ("producer", name)
+    # Of several, `worker-2` is the second.
+    sort = name.partition("-")[0]
+    return ("consumer", "worker") if sort == "worker" else ("producer", sort)
 
 
 @dataclass(frozen=True, slots=True)
