@@ -358,6 +358,33 @@ def test_a_stream_of_events_comes_back_behind_the_last_one(slept: list[float]) -
     assert sent == [None, "1", "1", "5", "5"]
 
 
+def test_results_as_they_end_are_over_when_the_batch_is_complete() -> None:
+    batch: dict[str, Any] = {**dict.fromkeys(SCHEMAS["Batch"]["properties"]), "id": "b", "counts": {}}
+    done = batch | {"finished_at": "2026-01-02T12:00:00Z"}
+
+    class Endless(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"retry: 1\nid: 0\n\n"
+            yield f"id: 1\nevent: job.succeeded\ndata: {json.dumps(JOB)}\n\n".encode()
+            yield f"id: 2\nevent: batch.completed\ndata: {json.dumps(done)}\n\n".encode()
+            raise AssertionError("It waits for more.")
+
+    late = f"id: 3\nevent: job.parked\ndata: {json.dumps(JOB | {'id': 'late'})}\n\n"
+    media_type = {"Content-Type": "text/event-stream"}
+    script = Script(
+        httpx2.Response(200, stream=Endless(), headers=media_type),
+        ok(batch),
+        httpx2.Response(200, text=late, headers=media_type),
+    )
+
+    found = [job.id for job in script.client().batches.results("b", as_they_end=True)]
+
+    assert found == [JOB["id"], "late"]
+    assert [request.url.path for request in script.requests] == ["/events", "/batches/b", "/events"]
+    assert script.requests[2].headers["Last-Event-ID"] == "2"
+    assert script.requests[2].url.params["follow"] == "false"
+
+
 def test_results_go_on_where_they_broke_off(slept: list[float]) -> None:
     class Broken(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:

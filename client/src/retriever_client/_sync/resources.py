@@ -418,8 +418,8 @@ class Batches(Resource):
             for event in told:
                 if event.job is not None:
                     yield event.job
-                elif event.type == REST and (self.get(batch_id)).is_ended:
-                    # Nothing more to tell when it was asked; what ended in between is read to its end.
+                elif (event.batch or self.get(batch_id)).is_ended:
+                    # It is complete, or was when there was nothing more to tell; the rest is read below.
                     break
         rest = Events(self._transport, after=events.after, batch_id=batch_id, follow=False)
         for event in rest.read():
