@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -23,7 +24,9 @@ from producer.store.sql import is_one_of, upsert
 from shared.states import JobState
 
 WINDOW_ROWS = 1_000
-_NAME = "ends"
+ENDS: Final = "ends"
+"""The name under which the last number is kept."""
+
 # Clocks of the processes that count and of those that store batches may differ so much.
 _SKEW_MICROSECONDS = 3_600 * 1_000_000
 
@@ -39,7 +42,7 @@ def next_number(connection: sa.Connection, *, now: datetime) -> int:
     following = sa.case((revisions.c.value + 1 > micros, revisions.c.value + 1), else_=micros)
     counting = upsert(connection.dialect.name, revisions, values={"value": following})
     number: int | None = connection.scalar(
-        counting.values(name=_NAME, value=micros).returning(revisions.c.value)
+        counting.values(name=ENDS, value=micros).returning(revisions.c.value)
     )
     return number or micros
 
@@ -53,7 +56,7 @@ def number_batches(connection: sa.Connection, completed: Collection[UUID], numbe
 
 def head(connection: sa.Connection) -> Place:
     """Return the place behind all ends that are committed."""
-    return Place(connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == _NAME)) or 0)
+    return Place(connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == ENDS)) or 0)
 
 
 def first_place(connection: sa.Connection, asked: FeedFilter, *, project: str | None) -> Place:

@@ -19,7 +19,8 @@ from aio_pika.abc import AbstractIncomingMessage
 from deploy.compose.make_secrets import PUBLISHER_USER
 from producer.callers import DEFAULT_PROJECT
 from producer.store.database import Database
-from producer.store.schema import audit, batches, jobs, metadata
+from producer.store.feed import ENDS
+from producer.store.schema import audit, batches, jobs, metadata, revisions
 from shared.broker.topology import JOBS, OUTCOMES
 from shared.identity import new_id
 from shared.messages import JobMessage
@@ -184,6 +185,9 @@ def belongings(store: Database, others: Others) -> dict[str, list[tuple[Any, ...
                 rows = rows.where(is_known | (table.c.project == THEIRS))
             elif table is audit:
                 rows = rows.where(noted | (audit.c.project == THEIRS) | audit.c.project.is_(None))
+            elif table is revisions:
+                # The publisher's own jobs end, too, and ends are numbered over all.
+                rows = rows.where(revisions.c.name != ENDS)
             elif "job_id" in table.c:
                 rows = rows.where(table.c.job_id.in_([UUID(each) for each in others.jobs]))
             found[table.name] = sorted((tuple(row) for row in connection.execute(rows)), key=repr)

@@ -17,6 +17,7 @@ from tests.support.api import RawAnswer
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "400"))
 GROWTH_BYTES = 100 * 1_048_576
 _ANSWER_SECONDS = 60.0
+_EVENT_STREAM = "text/event-stream"
 _PROBLEM = "application/problem+json"
 
 
@@ -116,8 +117,8 @@ class _Reader:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self._is_head:
-            # No body follows, whatever the fields say.
+        # To HEAD no body follows, whatever the fields say, and a stream of events does not end by itself.
+        if self._is_head or self._headers.get("content-type") == _EVENT_STREAM:
             self.on_message_complete()
 
     def on_body(self, body: bytes) -> None:
