@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
+from producer.hosts import Hold
 from shared.events import EVERY
 from shared.kinds.registry import Lane
 
@@ -85,6 +87,7 @@ class Circumstances:
     pauses: Sequence[Pause] = ()
     task_queues: Mapping[str, TaskQueueObservation] = field(default_factory=dict)
     is_known: bool = True
+    holds: Mapping[UUID, Hold] = field(default_factory=dict)
 
     def queue(self, kind: str, lane: str) -> QueueObservation | None:
         """Return the queue of a kind and lane as it was last seen."""

@@ -293,6 +293,7 @@ class JobRecord:
     same_as: UUID | None = None
     queue: str | None = None
     leased_until: datetime | None = None
+    held_for: str | None = None
     attempts: Sequence[AttemptRecord] = ()
     project: str = field(kw_only=True)
 

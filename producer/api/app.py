@@ -56,6 +56,7 @@ from producer.api.exports import ExportHandlers
 from producer.api.feeds import FeedHandlers
 from producer.api.fixed_responses import FixedResponses
 from producer.api.guard import JSON_TYPE, STREAM_TYPES, TEXT_TYPE, BodyGuard, BodyLimits
+from producer.api.hosts import HostHandlers
 from producer.api.http_protocol import ApiProtocol
 from producer.api.jobs import JobHandlers
 from producer.api.key_ring import KeyRing
@@ -213,6 +214,7 @@ def _build_app(
         KeyHandlers(store, ring, limits),
         SecretHandlers(store, EncryptionKeys.of(settings.encryption_keys)),
         LimitHandlers(store),
+        HostHandlers(store),
         ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()

@@ -23,6 +23,7 @@ from producer.api.bulk_actions import (
     OperationRequest,
 )
 from producer.api.documents import Batch, BatchPage, Job, JobPage, Problem, RejectedPage
+from producer.api.hosts import HostDocument, HostLimitRequest, HostList
 from producer.api.keys import KeyDocument, KeyPage, KeyRequest, NewKeyDocument, RotationRequest
 from producer.api.kinds import KindList, KindPauseRequest, LanePauseRequest, QueueList
 from producer.api.leases import ExtendLease, Extension, FailTask, FinishTask, LeasedTasks, PickTasks
@@ -62,7 +63,7 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     *(Task, TaskPage, LeasedTasks, Extension),
     *(Output, ParkedGroupList, DryRun, OperationDocument, OperationPageDocument, AuditPage),
     *(KeyDocument, NewKeyDocument, KeyPage, SecretDocument, NewSecretDocument, SecretPage),
-    *(ProjectLimits, Retention, Stats, Health, Problem),
+    *(HostDocument, HostList, ProjectLimits, Retention, Stats, Health, Problem),
 )
 _REQUESTS: tuple[type[BaseModel], ...] = (
     *(JobSubmission, BatchSubmission, ScheduleSubmission, TaskSubmission),
@@ -78,6 +79,7 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     ),
     *(SecretRequest, SecretReplacement),
     LimitsRequest,
+    HostLimitRequest,
 )
 
 Schema = dict[str, Any]

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from producer.callers import scoped
+from producer.hosts import MOST_COUNTED as MOST_COUNTED_HELD
 from producer.pausing import MOST_COUNTED, Circumstances, Pause, QueueObservation, TaskQueueObservation
 from producer.records import JobRecord, NewJob
 from shared.broker.topology import lane_queues
@@ -60,7 +61,7 @@ def _explain_waiting(record: JobRecord, known: Circumstances) -> str:
     if pause := known.pause(record.kind, record.lane):
         return f"{_capital(_pause_words(pause))}."
     if record.state is JobState.ACCEPTED:
-        return _explain_accepted(known)
+        return _explain_held(record, record.held_for, known) if record.held_for else _explain_accepted(known)
     if record.state is JobState.DELAYED and record.due_at:
         due = f"{_capital(_next_attempt(record))} has been due since {_time(record.due_at)}"
         return f"{due}; {_place_words(record, known)}."
@@ -78,6 +79,28 @@ def _explain_delay(record: JobRecord, due_at: datetime) -> str:
         if record.reason == DeferralReason.WORKER_BUSY
         else f"{said} Back in its queue from {_time(due_at)} on."
     )
+
+
+def _explain_held(record: JobRecord, host: str, known: Circumstances) -> str:
+    hold = known.holds.get(record.id)
+    if hold is None:
+        return f"Waiting until {host} has room."
+    state, limit, now = hold.host.state, hold.host.limit, known.now
+    if state.paused_until is not None and state.paused_until > now:
+        why = f"{host} asked us to stay away until {_time(state.paused_until)}"
+    elif state.is_open():
+        why = f"{host} has failed again and again, and is left alone for a while"
+    elif limit is None:
+        why = f"{host} has no room"
+    else:
+        allowed = state.allowed(limit, now)
+        rate = f" and {allowed.rate_per_second:g} a second" if allowed.rate_per_second else ""
+        share = "" if state.pace(now) == 1.0 else ", because it complains"
+        why = f"{host} is at its limit of {allowed.concurrency} at once{rate}{share}"
+    more = " or more" if hold.before >= MOST_COUNTED_HELD else ""
+    jobs = "1 job is" if hold.before == 1 else f"{hold.before:,}{more} jobs are"
+    at = hold.expected_at(now)
+    return f"{why}; {jobs} before this one{f'; expected at {_time(at)}' if at else ''}."
 
 
 def _explain_accepted(known: Circumstances) -> str:

@@ -114,6 +114,11 @@ def project_target(project: str) -> str:
     return f"project/{project}"
 
 
+def host_target(name: str) -> str:
+    """Return the target of what was done to a host."""
+    return f"host/{name}"
+
+
 def queue_target(kind: str, lane: str) -> str:
     """Return how the log names a kind, or a lane over all kinds."""
     return f"lane/{lane}" if kind == EVERY else f"kind/{kind}"

@@ -31,7 +31,7 @@ from producer.hosts import (
     release,
 )
 from producer.parking import AuditAction
-from producer.store.audit import write_audit
+from producer.store.audit import host_target, write_audit
 from producer.store.rows import Standing
 from producer.store.schema import IS_HELD, hosts, jobs
 from producer.store.sql import POSTGRESQL, insert_absent, is_one_of, json_rowset, rows_parameter
@@ -304,7 +304,7 @@ def set_limit(
         write_audit(
             connection,
             AuditAction.HOST_LIMIT_SET if limit is not None else AuditAction.HOST_LIMIT_CLEARED,
-            target=f"host:{name}",
+            target=host_target(name),
             project=None,
             by=by,
             details={"host": name, "before": _words(state.limit), "after": _words(limit)},

@@ -20,6 +20,7 @@ from producer.pausing import (
 )
 from producer.records import JobRecord
 from producer.store.audit import queue_target, write_audit
+from producer.store.hosts import hold_of
 from producer.store.schema import IS_PICKABLE, jobs, pauses, queues, revisions, task_queues
 from producer.store.sql import insert_absent, upsert
 from shared.kinds.registry import Lane
@@ -36,9 +37,14 @@ def circumstances(
 ) -> Circumstances:
     """Return what is paused, and what is known of all work queues and of the task queues of some jobs."""
     seen = {(queue.kind, queue.lane): queue for queue in _list_queues(connection)}
+    around = list(around)
     waiting = (job for job in around if job.queue is not None and not job.state.is_final)
     names = {scoped(job.queue or "", job.project): (job.project, job.queue or "") for job in waiting}
-    return Circumstances(now, seen, _list_pauses(connection), _look_at(connection, names))
+    # What is before a job is counted for one alone: a list says only which host it waits for.
+    held = around if len(around) == 1 and around[0].held_for is not None else []
+    holds = {job.id: hold for job in held if (hold := hold_of(connection, job.id)) is not None}
+    pauses, tasks = _list_pauses(connection), _look_at(connection, names)
+    return Circumstances(now, seen, pauses, tasks, holds=holds)
 
 
 def read_pauses(connection: sa.Connection) -> PauseList:

@@ -27,6 +27,7 @@ PATHS = sorted(
         key_id=ID,
         secret_id=ID,
         project="default",
+        host="example.com",
         kind="check",
         lane="bulk",
     )

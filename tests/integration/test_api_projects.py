@@ -45,12 +45,14 @@ COMMON = {"list_kinds", "get_retention", "livez", "readyz", "metrics"}
 # What test files of their own try.
 TRIED_ELSEWHERE = {"stream_events", "begin_operation", "get_stats"}
 FOR_OPERATORS = {"pause_kind", "resume_kind", "pause_lane", "resume_lane"}
+HOSTS = {"list_hosts", "get_host", "set_host_limit", "clear_host_limit"}
 # By the name of a project; test_api_project_limits.py tries them.
 LIMITS = {"get_own_limits", "get_limits", "set_limits"}
 BY_ID = {name for name, (_, path, _) in OPERATIONS.items() if "_id}" in path}
 # A caller finds the own key in it.
 WITH_OWN = {"list_keys"}
 LISTS = {name for name in OPERATIONS if name.startswith("list_")} - BY_ID - COMMON - WITH_OWN
+LISTS -= HOSTS
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,7 @@ def test_every_operation_of_the_contract_is_tried() -> None:
         COMMON,
         TRIED_ELSEWHERE,
         FOR_OPERATORS,
+        HOSTS,
         LIMITS,
     )
 
@@ -278,6 +281,20 @@ def test_only_an_operator_pauses_what_is_everybody_s(
     assert all("only an operator" in each.json()["detail"] for each in refused)
     for allowed in (path, path.replace("/pause", "/resume")):
         assert api.client.post(allowed, headers=callers.of(None)).status_code == 200
+
+
+@pytest.mark.parametrize("operation", sorted(HOSTS))
+def test_only_an_operator_sees_and_limits_hosts(api: RunningApi, callers: Callers, operation: str) -> None:
+    method, path, _ = OPERATIONS[operation]
+    path, limit = path.replace("{host}", "a.example"), {"concurrency": 4}
+    body = limit if method == "PUT" else None
+
+    refused = [api.client.request(method, path, headers=callers.of(project), json=body) for project in OTHERS]
+
+    assert [each.status_code for each in refused] == [403, 403]
+    assert all("only an operator" in each.json()["detail"] for each in refused)
+    api.client.put("/hosts/a.example/limit", headers=callers.of(None), json=limit).raise_for_status()
+    assert api.client.request(method, path, headers=callers.of(None), json=body).status_code == 200
 
 
 def test_what_is_everybody_s_tells_nothing_of_the_jobs_of_a_project(

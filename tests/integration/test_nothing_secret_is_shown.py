@@ -304,7 +304,7 @@ async def _read_everything(shown: Shown) -> None:
     # From then on the API asks for one.
     asked = {"name": "reader", "scopes": ["jobs:read", "keys:admin", "secrets:admin"]}
     made = (await shown.client.http.post("/keys", json=asked)).json()
-    shown.ids |= {"key_id": [made["id"]], "project": ["default"]}
+    shown.ids |= {"key_id": [made["id"]], "project": ["default"], "host": ["example.com"]}
     shown.client.http.headers.update(bearer(made["key"]))
     for path, operations in load_contract()["paths"].items():
         if "get" not in operations:

@@ -34,6 +34,7 @@ _OF_NOBODY = {
     "revisions",
     "schema_compatibility",
     "task_queues",
+    "hosts",
 }
 # When a key was used is noted beside it; `keys_of` looks at the rest.
 _KEYS = {"api_keys", "api_key_secrets", "secret_keys"}
