@@ -13,6 +13,8 @@ HOSTILE = {
     "brackets": "[",
     "brackets of images": "![",
     "links that never end": "[a](",
+    "links": "[a](http://b) ",
+    "autolinks": "<http://a> ",
     "references that nothing defines": "[a]",
     "definitions": "[a]: b\n",
     "footnotes within footnotes": "[^1]: ",

@@ -25,8 +25,8 @@ from retriever_client.cli.links.extraction import Extraction, extract, format_of
 from retriever_client.cli.links.sitemap import NoSitemap
 
 MIB = 1 << 20
-# Markup written by hand is small, and a hostile megabyte of it takes its parser some ten seconds. The last is
-# the protocol's.
+# Markup written by hand is small, and a hostile megabyte of it takes its parser some five seconds. The last
+# is the protocol's.
 MOST_BYTES = {
     Format.MARKDOWN: 4 * MIB,
     Format.REST: 16 * MIB,

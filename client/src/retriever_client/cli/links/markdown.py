@@ -132,6 +132,7 @@ class _Block:
         self._lines = lines
         self._first = token.map[0]
         self._own = Lines(token.content)
+        self._shifts: dict[int, int] = {}
 
     def found(self, start: int, end: int, url: str, kind: LinkKind) -> Iterator[Found]:
         """Yield what is at [start, end) of the block where it is in the document, unless it is empty."""
@@ -141,14 +142,20 @@ class _Block:
     def offset(self, at: int) -> int:
         """Return where in the document a character of the block is."""
         number = self._own.number(at)
+        if number not in self._shifts:
+            self._shifts[number] = self._shift(number)
+        start = self._lines.starts[self._first + number]
+        return start + max(0, at - self._own.starts[number] + self._shifts[number])
+
+    def _shift(self, number: int) -> int:
+        """Return by how much a line of the document is longer before its text than that of the block."""
         own, whole = self._own.line(number), self._lines.line(self._first + number)
-        column = at - self._own.starts[number]
         # Tabs may have become blanks, so count from the first character that is none.
         text = own.lstrip()
         begin = len(whole.rstrip()) - len(text.rstrip())
         if not whole.startswith(text.rstrip(), begin):
             begin = max(0, whole.rfind(text.rstrip()))
-        return self._lines.starts[self._first + number] + max(0, begin + column - (len(own) - len(text)))
+        return begin - (len(own) - len(text))
 
 
 def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:
