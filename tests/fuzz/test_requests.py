@@ -118,7 +118,7 @@ class _Reader:
 
     def on_headers_complete(self) -> None:
         # To HEAD no body follows, whatever the fields say, and a stream of events does not end by itself.
-        if self._is_head or self._headers.get("content-type") == _EVENT_STREAM:
+        if self._is_head or self._headers.get("content-type", "").startswith(_EVENT_STREAM):
             self.on_message_complete()
 
     def on_body(self, body: bytes) -> None:
