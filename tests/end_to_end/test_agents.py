@@ -198,7 +198,7 @@ async def freeze_past_its_lease(fleet: Fleet) -> Grant:
 
 async def test_newest_first_is_strict_while_tasks_come_in(client: Client, api_urls: tuple[str, str]) -> None:
     queue, stored, picked = f"newest-{uuid.uuid4().hex[:8]}", set[str](), list[str]()
-    has_submitted = asyncio.Event()
+    has_submitted, remaining = asyncio.Event(), set[str]()
 
     async def submit(url: str) -> None:
         for _ in range(NEWEST_TASKS // SUBMITTERS):
@@ -210,6 +210,8 @@ async def test_newest_first_is_strict_while_tasks_come_in(client: Client, api_ur
         while not has_submitted.is_set() or len(picked) < NEWEST_TASKS:
             # What is answered by now is there to be picked; what comes meanwhile may be.
             waiting = stored - set(picked)
+            if has_submitted.is_set() and not remaining:
+                remaining.update(waiting)
             for task in await pick_newest(api, queue):
                 assert not waiting or str(task.id) >= max(waiting)
                 picked.append(str(task.id))
@@ -221,7 +223,6 @@ async def test_newest_first_is_strict_while_tasks_come_in(client: Client, api_ur
             for number in range(SUBMITTERS):
                 submitters.create_task(submit(api_urls[number % 2]))
         has_submitted.set()
-        remaining = stored - set(picked)
         await picking
 
     assert Counter(picked) == Counter(stored)

@@ -118,13 +118,17 @@ async def running_ledger(settings: Settings, store: Database) -> AsyncIterator[N
         stop.set()
 
 
+# What it publishes and records, and how much waits in the queues.
+_CONNECTIONS = ("publish", "outcomes", "recorder", "window")
+
+
 # Connections to the broker are the same on every store.
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_leader_has_one_connection_more_than_a_ledger_that_only_relays_and_records(
     store: Database, database_url: str, vhost_url: str, vhost: str, management: Management
 ) -> None:
     settings = Settings(amqp_url=vhost_url, database_url=database_url, health_port=0)
-    each = Counter({f"retriever ledger {name}": 1 for name in ("publish", "outcomes", "recorder")})
+    each = Counter({f"retriever ledger {name}": 1 for name in _CONNECTIONS})
     leader = each + Counter({"retriever ledger watch": 1})
 
     async def connected(expected: Counter[str]) -> None:

@@ -139,7 +139,10 @@ class Drill:
 
 @asynccontextmanager
 async def drill(store: Database, database_url: str, amqp_url: str) -> AsyncIterator[Drill]:
-    settings = Settings(amqp_url=amqp_url, database_url=database_url)
+    # All jobs are of one host, which is not to hold any of them.
+    settings = Settings(
+        amqp_url=amqp_url, database_url=database_url, host_concurrency=1_000, host_rate_per_second=0
+    )
     async with running_publisher(amqp_url, timeout_seconds=30) as publisher:
         yield Drill(store, settings, publisher)
 
