@@ -6,24 +6,16 @@ Knows nothing of HTTP and, but for its absence, of the store.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from enum import Enum
 from uuid import UUID
 
+from producer.api.waiting_room import WaitingRoom
 from producer.store.wakeup import ENDED, Wakeup
-from shared.errors import StoreUnavailable
-from shared.repeated_warning import RepeatedWarning
 
-# How often to look where nobody tells: of what came while the connection was lost, or by older ledgers.
-LOOK_SECONDS = 5.0
 # The least time between two looks.
 PAUSE_SECONDS = 0.1
-# Waiters come and go; when there has been none for so long, nobody listens any more.
-_REST_SECONDS = 60.0
-
-logger = logging.getLogger(__name__)
 
 
 class Waited(Enum):
@@ -36,8 +28,11 @@ class Waited(Enum):
 FindEnded = Callable[[Waited, Collection[UUID]], Awaitable[Collection[UUID]]]
 
 
-class EndWaiters:
+class EndWaiters(WaitingRoom):
     """All who wait for ends in this process."""
+
+    store_away = "ends_not_looked_for"
+    failed = "end_waiters_failed"
 
     def __init__(self, wakeup: Wakeup, find_ended: FindEnded) -> None:
         """Begin without anybody.
@@ -46,13 +41,10 @@ class EndWaiters:
             wakeup: Tells `ENDED` when a job or batch has ended, and nothing when nobody told.
             find_ended: Returns which of some jobs, or of some batches, have ended.
         """
-        self._wakeup = wakeup
+        super().__init__(wakeup)
         self._find_ended = find_ended
         self._waiting: dict[Waited, dict[UUID, set[asyncio.Event]]] = {each: {} for each in Waited}
         self._streams: set[asyncio.Event] = set()
-        self._has_joined = asyncio.Event()
-        self._left_at = 0.0
-        self._looked_at = 0.0
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -60,24 +52,9 @@ class EndWaiters:
         waiting = sum(len(each) for waited in self._waiting.values() for each in waited.values())
         return waiting + len(self._streams)
 
-    async def run(self) -> None:
-        """Look for ends while somebody waits for one, until cancelled."""
-        warning = RepeatedWarning(logger)
-        try:
-            while True:
-                await self._has_joined.wait()
-                try:
-                    await self._look()
-                    warning = RepeatedWarning(logger)
-                except StoreUnavailable as error:
-                    warning.tell("ends_not_looked_for", {"error": str(error)[:300]})
-                except Exception:
-                    # A service loop, one of the three edges: without it all would wait in vain.
-                    logger.exception("end_waiters_failed")
-                    await asyncio.sleep(LOOK_SECONDS)
-                await self._rest()
-        finally:
-            await self._wakeup.aclose()
+    @property
+    def _is_empty(self) -> bool:
+        return not len(self)
 
     @asynccontextmanager
     async def waiting(self, waited: Waited, of: UUID) -> AsyncIterator[asyncio.Event]:
@@ -119,14 +96,11 @@ class EndWaiters:
         if self.is_closed:
             event.set()
 
-    def _leave(self) -> None:
-        self._left_at = asyncio.get_running_loop().time()
-
     async def _look(self) -> None:
-        told = await self._wakeup.wait(LOOK_SECONDS)
+        told = await self._wakeup.wait(self.look_seconds)
         clock = asyncio.get_running_loop().time
         # Also while others are told of all the time: ledgers of the version before do not say `ENDED`.
-        if told and ENDED not in told and clock() - self._looked_at < LOOK_SECONDS:
+        if told and ENDED not in told and clock() - self._looked_at < self.look_seconds:
             return
         self._looked_at = clock()
         for each in self._streams:
@@ -136,11 +110,6 @@ class EndWaiters:
                 for ended in waiting.get(id_, ()):
                     ended.set()
         await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _rest(self) -> None:
-        if not len(self) and asyncio.get_running_loop().time() - self._left_at > _REST_SECONDS:
-            self._has_joined.clear()
-            await self._wakeup.aclose()
 
     def _all_waiting(self) -> list[asyncio.Event]:
         return [each for waited in self._waiting.values() for events in waited.values() for each in events]

@@ -7,29 +7,23 @@ looks in vain because another was faster. Knows nothing of HTTP and, but for its
 """
 
 import asyncio
-import logging
 from bisect import insort
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
 
+from producer.api.waiting_room import WaitingRoom
 from producer.store.wakeup import Wakeup
-from shared.errors import StoreUnavailable
-from shared.repeated_warning import RepeatedWarning
-
-# How often to look where nobody tells: of what came while the connection was lost, or of a pause that ended.
-LOOK_SECONDS = 5.0
-# Agents come and go between two tasks; when none has waited for so long, nobody listens any more.
-_REST_SECONDS = 60.0
-
-logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
 
-class TaskWaiters:
+class TaskWaiters(WaitingRoom):
     """All agents that wait in this process."""
+
+    store_away = "tasks_not_looked_for"
+    failed = "task_waiters_failed"
 
     def __init__(
         self, wakeup: Wakeup, find_ready: Callable[[Sequence[str]], Awaitable[Collection[str]]]
@@ -40,37 +34,19 @@ class TaskWaiters:
             wakeup: Tells the names of queues that got a task; none when it does not know.
             find_ready: Returns which of some queues have a task to pick; asked when nobody tells.
         """
-        self._wakeup = wakeup
+        super().__init__(wakeup)
         self._find_ready = find_ready
         self._lines: dict[str, _Line] = {}
         self._tickets = count()
-        self._has_joined = asyncio.Event()
-        self._left_at = 0.0
-        self._looked_at = 0.0
         self._is_closed = False
 
     def __len__(self) -> int:
         """Return how many agents wait."""
         return sum(len(line.waiting) for line in self._lines.values())
 
-    async def run(self) -> None:
-        """Call agents when there are tasks for them, until cancelled. Listens only while there are agents."""
-        warning = RepeatedWarning(logger)
-        try:
-            while True:
-                await self._has_joined.wait()
-                try:
-                    await self._call_next()
-                    warning = RepeatedWarning(logger)
-                except StoreUnavailable as error:
-                    warning.tell("tasks_not_looked_for", {"error": str(error)[:300]})
-                except Exception:
-                    # A service loop, one of the three edges: without it agents would wait in vain.
-                    logger.exception("task_waiters_failed")
-                    await asyncio.sleep(LOOK_SECONDS)
-                await self._rest()
-        finally:
-            await self._wakeup.aclose()
+    @property
+    def _is_empty(self) -> bool:
+        return not self._lines
 
     async def take(
         self,
@@ -97,7 +73,7 @@ class TaskWaiters:
             line.agents -= 1
             if not line.agents:
                 del self._lines[queue]
-            self._left_at = asyncio.get_running_loop().time()
+            self._leave()
 
     def close(self) -> None:
         """Let all who wait go at once, with nothing; whoever comes later looks once."""
@@ -127,22 +103,17 @@ class TaskWaiters:
             is_late = is_called and line.calls != calls_before
             is_called = is_late or await line.wait(ticket, seconds, gone)
 
-    async def _call_next(self) -> None:
-        told = await self._wakeup.wait(LOOK_SECONDS)
+    async def _look(self) -> None:
+        told = await self._wakeup.wait(self.look_seconds)
         clock = asyncio.get_running_loop().time
         # Also while other queues are told of all the time: nobody tells of the end of a pause.
-        if not told or clock() - self._looked_at >= LOOK_SECONDS:
+        if not told or clock() - self._looked_at >= self.look_seconds:
             waited_for = [name for name, line in self._lines.items() if line.waiting]
             told |= frozenset(await self._find_ready(waited_for)) if waited_for else frozenset()
             self._looked_at = clock()
         for name in told:
             if name in self._lines:
                 self._lines[name].call()
-
-    async def _rest(self) -> None:
-        if not self._lines and asyncio.get_running_loop().time() - self._left_at > _REST_SECONDS:
-            self._has_joined.clear()
-            await self._wakeup.aclose()
 
 
 @dataclass(slots=True, order=True)

@@ -125,7 +125,7 @@ async def test_news_of_new_jobs_are_no_reason_to_look() -> None:
 async def test_ends_that_an_older_ledger_does_not_name_are_found_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(end_waiters, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(EndWaiters, "look_seconds", 0.0)
     store, job_id = FakeStore(), uuid4()
     async with waiters_on(store) as waiters:
         task = asyncio.create_task(wait_for(waiters, job_id))

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from producer.api import task_waiters
 from producer.api.task_waiters import TaskWaiters
 from shared.errors import StoreUnavailable
 
@@ -225,7 +224,7 @@ async def test_where_nobody_tells_the_store_is_asked_once_for_all_who_wait() -> 
 async def test_the_store_is_asked_now_and_then_although_other_queues_are_told_of_all_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(task_waiters, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(TaskWaiters, "look_seconds", 0.0)
     store = FakeStore()
     async with waiters_on(store) as waiters:
         [ann] = await agents(waiters, store, "ann")
