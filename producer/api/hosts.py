@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from producer.api.documents import Document
 from producer.api.problems import HttpProblem
-from producer.api.requests import Query, read_actor, read_caller, read_document
+from producer.api.requests import Query, check_operator, read_actor, read_document
 from producer.api.responses import json_response
 from producer.hosts import TrackedHost
 from producer.store import hosts
@@ -91,7 +91,7 @@ class HostHandlers:
 
     async def list_hosts(self, request: Request) -> Response:
         """Answer with a page of tracked hosts, by name."""
-        _check_operator(request)
+        check_operator(request, _NOT_YOURS)
         query = Query(request)
         found = await self._store.read(hosts.list_hosts, after=query.text("after"), limit=query.limit + 1)
         page = [_document(host) for host in found[: query.limit]]
@@ -100,7 +100,7 @@ class HostHandlers:
 
     async def get_host(self, request: Request) -> Response:
         """Answer with a tracked host."""
-        _check_operator(request)
+        check_operator(request, _NOT_YOURS)
         found = await self._store.read(hosts.get_host, _name(request))
         if found is None:
             raise HttpProblem(HTTPStatus.NOT_FOUND, _UNKNOWN)
@@ -108,13 +108,13 @@ class HostHandlers:
 
     async def set_host_limit(self, request: Request) -> Response:
         """Set the limit of a host over the whole fleet, at once."""
-        _check_operator(request)
+        check_operator(request, _NOT_YOURS)
         asked = read_document(HostLimitRequest, await request.body())
         return await self._set(request, HostLimit(asked.concurrency, asked.rate_per_second))
 
     async def clear_host_limit(self, request: Request) -> Response:
         """Let the settings say the limit of a host again."""
-        _check_operator(request)
+        check_operator(request, _NOT_YOURS)
         return await self._set(request, None)
 
     async def _set(self, request: Request, limit: HostLimit | None) -> Response:
@@ -122,11 +122,6 @@ class HostHandlers:
         found = await self._store.write(hosts.set_limit, name, limit, by=by, now=utc_now())
         logger.info("host_limit_set", extra={"host": name, "is_set": limit is not None, "by": by})
         return json_response(_document(found))
-
-
-def _check_operator(request: Request) -> None:
-    if read_caller(request).project is not None:
-        raise HttpProblem(HTTPStatus.FORBIDDEN, _NOT_YOURS)
 
 
 def _name(request: Request) -> str:

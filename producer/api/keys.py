@@ -12,9 +12,8 @@ from starlette.responses import Response
 
 from producer.api.documents import NEXT, Document
 from producer.api.key_ring import KeyRing
-from producer.api.problems import HttpProblem
 from producer.api.rate_limits import RateLimits
-from producer.api.requests import Query, read_actor, read_caller, read_document, read_id
+from producer.api.requests import Query, check_own_project, read_actor, read_caller, read_document, read_id
 from producer.api.responses import json_response
 from producer.callers import PROJECT_PATTERN, Caller, Scope
 from producer.keys import (
@@ -215,9 +214,7 @@ def _check_allowed(asked: KeyRequest, caller: Caller, *, rate: int) -> None:
         errors.append(FieldError("/rate_per_second", f"Your own key may send {rate:,} requests a second"))
     if errors:
         raise JobInvalid(errors)
-    if caller.project is not None and asked.project not in {None, caller.project}:
-        detail = f"/project: {caller.actor} makes keys of the project {caller.project} alone."
-        raise HttpProblem(HTTPStatus.FORBIDDEN, detail)
+    check_own_project(caller, asked.project, "keys")
 
 
 def _create(connection: Connection, new: NewKey, text: str, *, by: str) -> ApiKey:

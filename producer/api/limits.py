@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from producer.api.documents import Document
 from producer.api.problems import HttpProblem
-from producer.api.requests import read_actor, read_caller, read_document
+from producer.api.requests import check_operator, read_actor, read_caller, read_document
 from producer.api.responses import json_response
 from producer.api.slow_work import caller_of
 from producer.quotas import DESCRIPTIONS, LEAST, MAX_LIMIT, MOST, LimitName, Usage
@@ -91,8 +91,7 @@ class LimitHandlers:
     async def set_limits(self, request: Request) -> Response:
         """Set the limits of a project, and answer when all processes go by them."""
         project, asked = request.path_params["project"], read_document(LimitsRequest, await request.body())
-        if read_caller(request).project is not None:
-            raise HttpProblem(HTTPStatus.FORBIDDEN, _NOT_YOURS)
+        check_operator(request, _NOT_YOURS)
         wanted = {LimitName(name): value for name, value in asked.model_dump(exclude_none=True).items()}
         await self._store.write(quotas.set_limits, project, wanted, by=read_actor(request), now=utc_now())
         self._store.known_limits.forget()

@@ -188,6 +188,33 @@ def read_caller(request: Request) -> Caller:
     return caller
 
 
+def check_operator(request: Request, detail: str) -> None:
+    """Do nothing if an operator sends a request, who is of no project.
+
+    Args:
+        detail: Why others may not do it.
+
+    Raises:
+        HttpProblem: 403: somebody else sends it.
+    """
+    if read_caller(request).project is not None:
+        raise HttpProblem(HTTPStatus.FORBIDDEN, detail)
+
+
+def check_own_project(caller: Caller, project: str | None, what: str) -> None:
+    """Do nothing if a caller may make something in a project; None is their own.
+
+    Args:
+        what: They make, in the plural.
+
+    Raises:
+        HttpProblem: 403: they would make it for another project.
+    """
+    if caller.project is not None and project not in {None, caller.project}:
+        detail = f"/project: {caller.actor} makes {what} of the project {caller.project} alone."
+        raise HttpProblem(HTTPStatus.FORBIDDEN, detail)
+
+
 def read_actor(request: Request) -> str:
     """Return who sends a request, for the audit log, with the note that they may send along.
 

@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.api.documents import NEXT, Document
-from producer.api.problems import HttpProblem
-from producer.api.requests import Query, read_actor, read_caller, read_document, read_id
+from producer.api.requests import Query, check_own_project, read_actor, read_caller, read_document, read_id
 from producer.api.responses import json_response
 from producer.callers import PROJECT_PATTERN
 from producer.sealing import sealed_value
@@ -152,9 +151,7 @@ class SecretHandlers:
     async def create_secret(self, request: Request) -> Response:
         """Keep a secret and answer 201 with it, and with its value if that was made here."""
         asked, caller = read_document(SecretRequest, await request.body()), read_caller(request)
-        if caller.project is not None and asked.project not in {None, caller.project}:
-            detail = f"/project: {caller.actor} makes secrets of the project {caller.project} alone."
-            raise HttpProblem(HTTPStatus.FORBIDDEN, detail)
+        check_own_project(caller, asked.project, "secrets")
         origins = _checked("/origins", lambda: checked_origins(asked.origins))
         value, made = _value_of(asked.value, asked.use)
         self._check_keys()
