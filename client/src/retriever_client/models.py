@@ -357,21 +357,9 @@ class Key(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewKey(Shown):
+class NewKey(Key):
     """A key that was just made; `key` is its text, which is shown this once."""
 
-    id: str
-    name: str
-    project: str | None = None
-    scopes: tuple[str, ...]
-    state: str
-    starts: tuple[str, ...]
-    created_at: datetime
-    created_by: str
-    expires_at: datetime | None = None
-    revoked_at: datetime | None = None
-    last_used_at: datetime | None = None
-    rate_per_second: int | None = None
     key: str = field(repr=False)
 
 

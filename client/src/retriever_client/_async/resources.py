@@ -786,7 +786,7 @@ class AsyncKeys(Resource):
         )
         return await self._post(NewKey, "/keys", json=document, idempotency_key=idempotency_key)
 
-    async def get(self, key: Key | NewKey | str) -> Key:
+    async def get(self, key: Key | str) -> Key:
         """Return a key without its text."""
         return await self._get(Key, f"/keys/{id_of(key)}")
 
@@ -794,7 +794,7 @@ class AsyncKeys(Resource):
         """Return keys, newest first, read page by page as you go on."""
         return self.pages(Key, "/keys", page_size=page_size)
 
-    async def revoke(self, key: Key | NewKey | str) -> Key:
+    async def revoke(self, key: Key | str) -> Key:
         """Let a key open nothing any more."""
         return await self._post(Key, f"/keys/{id_of(key)}/revoke")
 

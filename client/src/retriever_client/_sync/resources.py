@@ -786,7 +786,7 @@ class Keys(Resource):
         )
         return self._post(NewKey, "/keys", json=document, idempotency_key=idempotency_key)
 
-    def get(self, key: Key | NewKey | str) -> Key:
+    def get(self, key: Key | str) -> Key:
         """Return a key without its text."""
         return self._get(Key, f"/keys/{id_of(key)}")
 
@@ -794,7 +794,7 @@ class Keys(Resource):
         """Return keys, newest first, read page by page as you go on."""
         return self.pages(Key, "/keys", page_size=page_size)
 
-    def revoke(self, key: Key | NewKey | str) -> Key:
+    def revoke(self, key: Key | str) -> Key:
         """Let a key open nothing any more."""
         return self._post(Key, f"/keys/{id_of(key)}/revoke")
 
