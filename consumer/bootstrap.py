@@ -34,7 +34,6 @@ from shared.broker.publisher import Publisher
 from shared.broker.topology import verify_topology
 from shared.encryption import EncryptionKeys
 from shared.health import serve_health
-from shared.hosts import HostLimit, NamedLimit, NetworkLimit
 from shared.kinds.command import COMMAND
 from shared.messages import JobMessage
 from shared.outcomes import Outcome
@@ -162,11 +161,9 @@ def _handlers(
 def _limiters(settings: Settings) -> tuple[HostLimiters, AddressLimiters]:
     if not settings.contact_url:
         logger.info("contact_url_missing", extra={"setting": "RETRIEVER_CONTACT_URL"})
-    default = HostLimit(settings.host_concurrency, settings.host_rate_per_second)
-    named = [limit for limit in settings.host_limits if isinstance(limit, NamedLimit)]
-    networks = [limit for limit in settings.host_limits if isinstance(limit, NetworkLimit)]
-    hosts = HostLimiters(default, named)
-    return hosts, AddressLimiters(default, networks)
+    default = settings.default_host_limit
+    hosts = HostLimiters(default, settings.named_limits)
+    return hosts, AddressLimiters(default, settings.network_limits)
 
 
 def _raise_file_limit() -> None:

@@ -228,8 +228,7 @@ class HostLimits:
     @classmethod
     def of_settings(cls, settings: Settings) -> "HostLimits":
         """Return those of a process."""
-        named = [each for each in settings.host_limits if isinstance(each, NamedLimit)]
-        return cls(HostLimit(settings.host_concurrency, settings.host_rate_per_second), named)
+        return cls(settings.default_host_limit, settings.named_limits)
 
     def of(self, name: str, state: HostState | None = None) -> HostLimit:
         """Return the limit of a host: what somebody has set, or else what the settings say."""

@@ -75,10 +75,6 @@ class DeferralReason(StrEnum):
     QUEUE_PAUSED = "queue_paused"
 
 
-HOST_DEFERRALS: Final = frozenset({DeferralReason.BUSY, DeferralReason.PAUSED, DeferralReason.OPEN})
-"""Those where a host has promised a turn."""
-
-
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """Nothing was tried, because host or worker had no room for the job, or workers die with it.

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from shared.broker.addresses import split_hosts
 from shared.errors import SettingsInvalid
-from shared.hosts import MAX_CONCURRENCY, NamedLimit, NetworkLimit, parse_limit
+from shared.hosts import MAX_CONCURRENCY, HostLimit, NamedLimit, NetworkLimit, parse_limit
 from shared.kinds.command import VariableName
 from shared.kinds.task import DEFAULT_QUEUE, PickOrder, QueueName
 from shared.messages import ProjectName
@@ -193,6 +193,21 @@ class Settings(BaseSettings):
     def full_user_agent(self) -> str:
         """What a worker calls itself: its name, and where to complain of it."""
         return f"{self.user_agent} (+{self.contact_url})" if self.contact_url else self.user_agent
+
+    @property
+    def default_host_limit(self) -> HostLimit:
+        """The limit of hosts and addresses that `host_limits` does not name."""
+        return HostLimit(self.host_concurrency, self.host_rate_per_second)
+
+    @property
+    def named_limits(self) -> list[NamedLimit]:
+        """The limits of hosts by name."""
+        return [limit for limit in self.host_limits if isinstance(limit, NamedLimit)]
+
+    @property
+    def network_limits(self) -> list[NetworkLimit]:
+        """The limits of each address in a network."""
+        return [limit for limit in self.host_limits if isinstance(limit, NetworkLimit)]
 
     @field_validator(
         "no_tls_hosts",

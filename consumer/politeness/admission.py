@@ -17,7 +17,6 @@ from shared.outcomes import DeferralReason, Deferred
 _EXPLANATIONS = {
     DeferralReason.BUSY: "{host} is at its limit for this worker",
     DeferralReason.PAUSED: "{host} asked us to stay away for a while",
-    DeferralReason.OPEN: "{host} has failed again and again, and is left alone for a while",
 }
 
 

@@ -72,7 +72,6 @@ class HostTurns:
 
     limits: HostLimits = field(default_factory=HostLimits)
     recent: RecentHosts = field(default_factory=RecentHosts)
-    failures_to_open: int = 0
 
 
 @dataclass(frozen=True, slots=True)
