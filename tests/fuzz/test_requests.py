@@ -14,7 +14,7 @@ from tests.fuzz.requests import Request, RequestFuzzer, read_document
 from tests.fuzz.service import FuzzedApi
 from tests.support.api import RawAnswer
 
-REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "400"))
+REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "600"))
 GROWTH_BYTES = 100 * 1_048_576
 _ANSWER_SECONDS = 60.0
 _EVENT_STREAM = "text/event-stream"
