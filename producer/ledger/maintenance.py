@@ -7,6 +7,7 @@ and the usage keeper those of projects.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -74,15 +75,9 @@ class Janitor:
             await self._forget_rejected(project, now - timedelta(days=days))
 
     async def _forget_audit(self, project: str, before: datetime) -> None:
-        forgotten = 0
-        while chunk := await self._store.write(
+        if forgotten := await self._in_chunks(
             retention.forget_audit, project, before=before, limit=_CHUNK_KEYS
         ):
-            forgotten += chunk
-            if chunk < _CHUNK_KEYS:
-                break
-            await asyncio.sleep(_PAUSE_SECONDS)
-        if forgotten:
             logger.info("audit_forgotten", extra={"project": project, "entries": forgotten})
 
     async def _forget_rejected(self, project: str, before: datetime) -> None:
@@ -90,18 +85,13 @@ class Janitor:
             retention.batches_with_rejected, project, before=before, limit=_CHUNK_BATCHES
         ):
             for batch_id in page:
-                await self._delete_rejected(batch_id)
+                await self._in_chunks(retention.delete_rejected, batch_id, limit=_CHUNK_LINES)
                 await self._store.write(retention.note_rejected_gone, batch_id)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def forget_keys(self) -> None:
         """Delete all idempotency keys whose time is over. Stopping at any point is safe."""
-        forgotten, now = 0, utc_now()
-        while chunk := await self._store.write(retention.forget_expired_keys, limit=_CHUNK_KEYS, now=now):
-            forgotten += chunk
-            if chunk < _CHUNK_KEYS:
-                break
-            await asyncio.sleep(_PAUSE_SECONDS)
+        forgotten = await self._in_chunks(retention.forget_expired_keys, limit=_CHUNK_KEYS, now=utc_now())
         logger.info("idempotency_keys_forgotten", extra={"keys": forgotten})
 
     async def clean(self, *, before: datetime) -> None:
@@ -110,7 +100,7 @@ class Janitor:
         for state in DELETED_STATES:
             jobs += await self._delete_single_jobs(state, before)
         batches = await self._delete_batches(before)
-        await self._forget_runs(before)
+        await self._in_chunks(retention.forget_runs, before=before, limit=_CHUNK_KEYS)
         logger.info("retention_applied", extra={"jobs": jobs + batches[1], "batches": batches[0]})
 
     async def _delete_single_jobs(self, state: JobState, before: datetime) -> int:
@@ -130,7 +120,7 @@ class Janitor:
         expired = await self._store.read(retention.expired_batches)
         deleted = 0
         for batch_id in expired:
-            await self._delete_rejected(batch_id)
+            await self._in_chunks(retention.delete_rejected, batch_id, limit=_CHUNK_LINES)
             while True:
                 chunk = await self._store.write(retention.delete_of_batch, batch_id, limit=_CHUNK_JOBS)
                 self._metrics.jobs_deleted.inc(chunk)
@@ -140,18 +130,16 @@ class Janitor:
                     break
         return len(expired), deleted
 
-    async def _forget_runs(self, before: datetime) -> None:
+    async def _in_chunks(
+        self, delete: Callable[..., int], *arguments: object, limit: int, **named: object
+    ) -> int:
+        """Delete up to `limit` rows at a time, with pauses, until there are no more; return how many."""
+        deleted = 0
         while True:
-            chunk = await self._store.write(retention.forget_runs, before=before, limit=_CHUNK_KEYS)
-            if chunk < _CHUNK_KEYS:
-                return
-            await asyncio.sleep(_PAUSE_SECONDS)
-
-    async def _delete_rejected(self, batch_id: UUID) -> None:
-        while True:
-            chunk = await self._store.write(retention.delete_rejected, batch_id, limit=_CHUNK_LINES)
-            if chunk < _CHUNK_LINES:
-                return
+            chunk = await self._store.write(delete, *arguments, limit=limit, **named)
+            deleted += chunk
+            if chunk < limit:
+                return deleted
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _expire_batches(self, before: datetime) -> None:
