@@ -3,35 +3,23 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from retriever_client import ApiError, ConnectionFailed, NotAllowed, NotFinished, Retriever, RetrieverError
+from retriever_client import ApiError, Retriever, RetrieverError
 from retriever_client._core import find_key, find_url
 from retriever_client.cli.configuration import Configuration, find_configuration
+from retriever_client.cli.exit_codes import ExitCode, code_of
 from retriever_client.cli.output import FORMATS, say, show_many, show_one
+from retriever_client.cli.session import Session, pass_session
 from retriever_client.models import Batch, Shown
 
-USAGE, UNREACHABLE, NOT_ALLOWED, UNFINISHED, INTERRUPTED = 2, 3, 4, 5, 130
 _JOB: Final = ("id", "kind", "state", "verdict", "reason", "url", "created_at")
 _JOB_FIELDS: Final = (*_JOB, "finished_at", "attempt", "batch_id", "labels", "ref", "explanation")
 _BATCH: Final = ("id", "kind", "total", "ended", "counts", "created_at", "finished_at")
 _OPERATION: Final = ("id", "action", "state", "total", "done", "skipped", "created_at")
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What every command needs."""
-
-    retriever: Retriever
-    configuration: Configuration
-    output: str
-
-
-pass_session = click.make_pass_decorator(Session)
 
 
 class _Commands(click.Group):
@@ -42,27 +30,13 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            ctx.exit(ExitCode.INTERRUPTED)
         except RetrieverError as error:
             say(f"retriever: {error}")
             if isinstance(error, ApiError):
                 for loc, msg in error.problem.errors:
                     say(f"  {loc}: {msg}")
-            ctx.exit(_code_of(error))
-
-
-def _code_of(error: RetrieverError) -> int:
-    match error:
-        case NotAllowed():
-            return NOT_ALLOWED
-        case NotFinished():
-            return UNFINISHED
-        case ConnectionFailed():
-            return UNREACHABLE
-        case ApiError() if error.status >= 500 or error.status in {408, 429}:
-            return UNREACHABLE
-        case _:
-            return USAGE
+            ctx.exit(code_of(error))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,8 +50,8 @@ def retriever(ctx: click.Context, url: str | None, output: str, timeout: float |
 
     The key comes from the file RETRIEVER_KEY_FILE or from RETRIEVER_KEY, never from an option.
 
-    Exit codes: 0 good, 2 usage or nothing such there, 3 unreachable, 4 not allowed, 5 not finished in time,
-    130 interrupted.
+    Exit codes: 0 good, 1 found what --fail-on names, 2 usage or nothing such there, 3 unreachable,
+    4 not allowed, 5 not finished in time, 130 interrupted.
     """
     if isinstance(ctx.obj, Retriever):
         # A test's.
