@@ -74,7 +74,7 @@ def test_a_batch_is_watched_and_its_results_are_read(client: FakeRetriever) -> N
     sent_back = run(client, "batches", "redrive", batch.id)
 
     assert watched.stderr.startswith("2 of 2 ended")
-    assert "total         2" in watched.stdout
+    assert "total        2" in watched.stdout
     assert [line.split("\t")[2] for line in results.stdout.splitlines()] == ["succeeded", "parked"]
     assert sent_back.stdout.splitlines()[1].split()[1:4] == ["redrive", "done", "1"]
     assert batch.id in run(client, "batches", "list").stdout

@@ -1,0 +1,1 @@
+"""The commands, a module for each group; `main` names them, and loads what is asked for."""
