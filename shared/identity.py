@@ -1,16 +1,29 @@
 """Job and batch ids."""
 
 import hashlib
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import uuid_utils.compat
 
 MAX_INDEX = (1 << 14) - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_id() -> UUID:
     """Return a UUIDv7 (RFC 9562 section 5.7): ids sort by the time they were made."""
     return uuid_utils.compat.uuid7()
+
+
+def made_at(made: UUID) -> datetime | None:
+    """Return when a UUIDv7 was made, to the millisecond; None for an id that does not say it."""
+    if made.version != 7:
+        return None
+    try:
+        return _EPOCH + timedelta(milliseconds=made.int >> 80)
+    except OverflowError:
+        # Somebody else made it.
+        return None
 
 
 def derived_id(root: UUID, index: int) -> UUID:

@@ -7,10 +7,11 @@ ListenerGate        keeps what is for agents on their own port, if they have one
 BodyGuard           refuses a body that is too large, too slow, cut short or of an unsupported type
 FixedResponses      the contract, redirects, OPTIONS, 405, and 404 for whatever is no path of ours
 RateHeaders         tells a limited caller how many more requests are let in
+Dashboard           answers with pages for people, from Flask in threads of its own
 connexion.FlaskApp  routes by the contract, asks the Gate who calls, turns errors into problem+json
 OperationDispatch   checks the parameters, hands it to the operation that the contract names, or to Flask
 *Handlers           `async` operations, on the event loop
-WsgiBridge, Flask   pages for people, in threads
+WsgiBridge, Flask   Swagger UI, in threads
 """
 
 import asyncio
@@ -73,7 +74,8 @@ from producer.api.parked_jobs import ParkedJobHandlers
 from producer.api.problems import PROBLEM_TYPE, problem_response
 from producer.api.rate_limits import RateHeaders, RateLimits
 from producer.api.refusals import Refusals
-from producer.api.routes import RouteTable
+from producer.api.routes import Operation as RouteOperation
+from producer.api.routes import Route, RouteTable
 from producer.api.schedules import ScheduleHandlers
 from producer.api.secrets import SecretHandlers
 from producer.api.security import Gate, check_closed
@@ -85,6 +87,9 @@ from producer.api.tasks import TaskHandlers
 from producer.api.web_pages import WsgiBridge, add_pages
 from producer.api.writer import JobWriter
 from producer.callers import scoped, unscoped
+from producer.dashboard.mount import FORM_TYPE, PREFIX, Dashboard
+from producer.dashboard.operations import Operations
+from producer.dashboard.pages import draw_pages
 from producer.store import feed, tasks
 from producer.store.database import Database, Store
 from producer.store.wakeup import open_end_wakeup, open_task_wakeup
@@ -114,6 +119,14 @@ _MIDDLEWARES = [each for each in ConnexionMiddleware.default_middlewares if each
 
 # Answers are data, and no page of others has a use for them.
 _HEADERS_OF_ALL = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
+
+# Its pages and its forms, for whoever counts requests or reads bodies.
+_DASHBOARD = Route(
+    {
+        "GET": RouteOperation("dashboard", frozenset()),
+        "POST": RouteOperation("dashboard_form", frozenset({FORM_TYPE})),
+    }
+)
 
 Operation = Callable[[Request], Awaitable[Response]]
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
@@ -218,10 +231,21 @@ def _build_app(
         ServiceHandlers(probe, metrics, settings),
     )
     contract = load_contract()
-    routes = RouteTable.of(contract)
+    routes = RouteTable.of(contract).with_pages(PREFIX, _DASHBOARD)
+    parameters = Parameters.of(contract)
     loops = (waiters.run, end_waiters.run, ring.run, limits.run)
-    lifespan = _lifespan((writer, picks, ends), loops, (slow, store, agents_store, probe), settings)
-    app = _connexion_app(contract, operations, lifespan, gate)
+    dashboard = Dashboard(
+        pages=draw_pages(database, parameters),
+        store=store,
+        gate=gate,
+        operations=Operations(operations, contract, parameters),
+        refusals=refusals,
+    )
+    # Its pages ask the store while they are drawn.
+    parts = (dashboard, slow, store, agents_store, probe)
+    lifespan = _lifespan((writer, picks, ends), loops, parts, settings)
+    app = _connexion_app(contract, operations, parameters, lifespan, gate)
+    app = dashboard.beside(app)
     app = RateHeaders(app)
     app = FixedResponses(app, routes=routes, pages=_fixed_pages(contract))
     app = BodyGuard(app, routes=routes, limits=_body_limits(settings), refusals=refusals)
@@ -280,7 +304,7 @@ def _operations(*handlers: object) -> dict[str, Operation]:
 def _lifespan(
     writers: Sequence[JobWriter | PickWriter | EndWriter],
     loops: Sequence[Callable[[], Coroutine[Any, Any, None]]],
-    parts: Sequence[SlowWork | Store | StoreProbe],
+    parts: Sequence[Dashboard | SlowWork | Store | StoreProbe],
     settings: Settings,
 ) -> Lifespan:
     @asynccontextmanager
@@ -303,7 +327,11 @@ def _lifespan(
 
 
 def _connexion_app(
-    contract: Mapping[str, Any], operations: Mapping[str, Operation], lifespan: Lifespan, gate: Gate
+    contract: Mapping[str, Any],
+    operations: Mapping[str, Operation],
+    parameters: Parameters,
+    lifespan: Lifespan,
+    gate: Gate,
 ) -> ASGIApp:
     app = connexion.FlaskApp(
         __name__,
@@ -316,7 +344,7 @@ def _connexion_app(
     add_pages(app.app)
     # FlaskApp has no parameter for it: its own bridge loses its threads to slow readers.
     pages = WsgiBridge(app.app.wsgi_app)
-    app._middleware_app.asgi_app = OperationDispatch(operations, Parameters.of(contract), pages)  # noqa: SLF001
+    app._middleware_app.asgi_app = OperationDispatch(operations, parameters, pages)  # noqa: SLF001
     app.add_api(for_connexion(contract), resolver=connexion.resolver.Resolver(operations.__getitem__))
     for error in (RetrieverError, ProblemException, HTTPException, Exception):
         app.add_error_handler(error, _handle_error)
@@ -331,7 +359,8 @@ async def _handle_error(_request: ConnexionRequest, error: Exception) -> Connexi
 
 def _fixed_pages(contract: Mapping[str, Any]) -> Mapping[str, Response]:
     return {
-        "/": RedirectResponse("/ui/", HTTPStatus.FOUND),
+        "/": RedirectResponse(PREFIX, HTTPStatus.FOUND),
+        "/dashboard": RedirectResponse(PREFIX, HTTPStatus.FOUND),
         "/ui": RedirectResponse("/ui/", HTTPStatus.FOUND),
         "/openapi.json": Response(orjson.dumps(contract), media_type=JSON_TYPE),
         "/asyncapi.json": Response(orjson.dumps(asyncapi_document()), media_type=JSON_TYPE),

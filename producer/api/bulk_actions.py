@@ -458,10 +458,11 @@ def _audit_page(
     after: UUID | None,
 ) -> bytes:
     found = audit.list_audit(connection, project=project, target=target, limit=limit, after=after)
-    return page_of([_entry_document(each) for each in found.records], following=found.following)
+    return page_of([entry_document(each) for each in found.records], following=found.following)
 
 
-def _entry_document(entry: AuditEntry) -> bytes:
+def entry_document(entry: AuditEntry) -> bytes:
+    """Return the document of an entry of the audit log, as JSON."""
     said = AuditEntryDocument.of(entry, details={}).model_dump_json(exclude={"details"})
     return embed(said, details=shown(json_text(entry.details), _redact_details))
 

@@ -16,7 +16,7 @@ from producer.api.problems import NO_PAGE, HttpProblem, problem_response
 from producer.api.routes import METHODS, RouteTable
 
 LAST_CONTROL_CHARACTER = "\x1f"
-# Below it Flask finds the pages.
+# Below it Flask finds the pages of Swagger UI.
 PAGES = "/ui/"
 ALL_METHODS = ", ".join(sorted({method.upper() for method in METHODS} | {"HEAD", "OPTIONS"}))
 

@@ -90,36 +90,22 @@ class JobHandlers:
         job_id, project = read_id(request, "job_id", JobNotFound), read_caller(request).project
         wait_seconds = Query(request).number("wait")
         if not wait_seconds:
-            document, _ = await self._store.read(_look_up, job_id, project=project)
+            document, _ = await self._store.read(look_up_job, job_id, project=project)
             return json_response(document)
         async with departure(request) as gone, self._waiters.waiting(Waited.JOB, job_id) as ended:
-            document, is_ended = await self._store.read(_look_up, job_id, project=project)
+            document, is_ended = await self._store.read(look_up_job, job_id, project=project)
             if not is_ended:
                 await first_of(ended, gone, wait_seconds=wait_seconds)
-                document, _ = await self._store.read(_look_up, job_id, project=project)
+                document, _ = await self._store.read(look_up_job, job_id, project=project)
         return json_response(document)
 
     async def list_jobs(self, request: Request) -> Response:
         """Answer with one page of jobs, newest first; it may be short while there is more."""
         query = Query(request)
-        state = query.text("state")
-        job_filter = JobFilter(
-            state=JobState(state) if state else None,
-            kind=query.text("kind"),
-            batch_id=query.id("batch_id", formerly="batch"),
-            host=query.host(),
-            schedule_id=query.id("schedule_id", formerly="schedule"),
-            ref=query.text("ref"),
-            url=query.text("url"),
-            reason=query.text("reason"),
-            labels=query.labels,
-            created_after=query.time("created_after"),
-            created_before=query.time("created_before"),
-        )
         page = self._store.read_page(
             caller_of(request),
             _job_page,
-            job_filter,
+            read_job_filter(query),
             project=read_caller(request).project,
             limit=query.limit,
             after=query.id("cursor"),
@@ -135,6 +121,28 @@ class JobHandlers:
         facts = {"job_id": str(job_id), "kind": record.kind, "run": record.run, "attempt": record.attempt}
         logger.info("job_cancel_requested", extra={**facts, "state": record.state.value})
         return json_response(job_document(record), HTTPStatus.ACCEPTED, _location(job_id))
+
+
+def read_job_filter(query: Query) -> JobFilter:
+    """Return which jobs a request asks to list.
+
+    Raises:
+        HttpProblem: 400: a parameter was sent by its former name, too.
+    """
+    state = query.text("state")
+    return JobFilter(
+        state=JobState(state) if state else None,
+        kind=query.text("kind"),
+        batch_id=query.id("batch_id", formerly="batch"),
+        host=query.host(),
+        schedule_id=query.id("schedule_id", formerly="schedule"),
+        ref=query.text("ref"),
+        url=query.text("url"),
+        reason=query.text("reason"),
+        labels=query.labels,
+        created_after=query.time("created_after"),
+        created_before=query.time("created_before"),
+    )
 
 
 async def submit(store: Store, writer: JobWriter, slow: SlowWork, request: Request, form: Form) -> Response:
@@ -211,7 +219,7 @@ def _json(document: BaseModel) -> bytes:
     return document.model_dump_json().encode()
 
 
-def _look_up(connection: Connection, job_id: UUID, *, project: str | None) -> tuple[bytes, bool]:
+def look_up_job(connection: Connection, job_id: UUID, *, project: str | None) -> tuple[bytes, bool]:
     """Return the document of a job, and whether it has ended."""
     record = queries.get_job(connection, job_id, project=project)
     if record.state.is_final:

@@ -37,6 +37,10 @@ class _Known(NamedTuple):
     caller: Caller
     ends_at: datetime | None
 
+    def is_over(self, now: datetime) -> bool:
+        """Return whether its time is over."""
+        return self.ends_at is not None and self.ends_at <= now
+
 
 class KeyRing:
     """All live keys of a store, as one process knows them."""
@@ -74,6 +78,16 @@ class KeyRing:
             await self._look_again()
             known = self._known.get(start)
         return None if known is None else self._open(text, known)
+
+    async def bearer_of(self, start: str) -> Caller | None:
+        """Return whose key has a text with this start, if it still opens something: for a session of it.
+
+        Raises:
+            StoreUnavailable: the store has never told.
+        """
+        await self._need_one_reading()
+        known = self._known.get(start)
+        return None if known is None or known.is_over(self._now()) else known.caller
 
     async def read(self) -> None:
         """Read all keys anew; whoever asks meanwhile gets the same reading.
@@ -148,8 +162,7 @@ class KeyRing:
 
     def _open(self, text: str, known: _Known) -> Caller | None:
         now = self._now()
-        is_over = known.ends_at is not None and known.ends_at <= now
-        if self._hash_key is None or is_over or not opens(text, known.secret, self._hash_key):
+        if self._hash_key is None or known.is_over(now) or not opens(text, known.secret, self._hash_key):
             return None
         self._uses[known.key.id] = now
         return known.caller

@@ -57,6 +57,10 @@ class RouteTable:
             {_pattern(path): route for path, route in routes.items() if "{" in path},
         )
 
+    def with_pages(self, prefix: str, route: Route) -> Self:
+        """Return the table with one more route, of all paths below a prefix."""
+        return type(self)(self._fixed, {**self._patterns, re.compile(re.escape(prefix) + ".*"): route})
+
     def find(self, path: str) -> Route | None:
         """Return the route of a path, or None when the contract has none."""
         if (route := self._fixed.get(path)) is not None:

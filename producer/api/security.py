@@ -95,6 +95,32 @@ class Gate:
             raise self._forbidden(request, caller, missing)
         return caller
 
+    async def admit_session(self, request: Request, key_start: str | None) -> Caller | None:
+        """Return whose session in a browser it is; None when somebody has to sign in first.
+
+        Args:
+            key_start: The start of the key that the session was begun with; None before anybody signed in.
+
+        Raises:
+            HttpProblem: 401: an `Authorization` that comes along is no good. 429: they have sent too many.
+            StoreUnavailable: nobody can say now.
+        """
+        if any(name == b"authorization" for name, _ in request.scope["headers"]):
+            return await self.admit(request, frozenset())
+        caller = None if key_start is None else await self._ring.bearer_of(key_start)
+        if caller is None and await self._is_open(request):
+            caller = NOBODY
+        if caller is not None:
+            self._limits.charge(caller, request)
+        return caller
+
+    async def knows_key(self, request: Request, text: str) -> bool:
+        """Return whether the text is that of a key that opens something; what is none is counted."""
+        if await self._ring.find(text) is not None:
+            return True
+        self._refusals.count(Refusal.UNKNOWN_CALLER, client=client_of(request.scope))
+        return False
+
     async def _find(self, request: Request) -> Caller:
         # As they came: reading all fields of a request would take longer than all else here.
         match [value for name, value in request.scope["headers"] if name == b"authorization"]:

@@ -1,4 +1,4 @@
-"""The pages for people, drawn by Flask in threads: today Swagger UI, which reads the published contract.
+"""Pages drawn by Flask in threads: Swagger UI, which reads the published contract, and how they are asked.
 
 A page is answered whole; whatever streams is an operation. a2wsgi's bridge crosses between loop and thread
 four times a request and never times out, so ten clients that read slowly or leave early hold all its threads
@@ -9,7 +9,7 @@ import asyncio
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -64,29 +64,40 @@ class WsgiBridge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, once the application has made the whole answer."""
         if scope["type"] == "http":
-            response = await asyncio.to_thread(self._answer, scope)
+            response = await asyncio.to_thread(call_wsgi, self._wsgi, scope)
             await response(scope, receive, send)
 
-    def _answer(self, scope: Scope) -> Response:
-        environ = cast("dict[str, Any]", build_environ(cast("HTTPScope", scope), cast("Body", io.BytesIO())))
+
+def call_wsgi(
+    wsgi: WsgiApp, scope: Scope, body: bytes = b"", *, extra: Mapping[str, object] | None = None
+) -> Response:
+    """Return the whole answer of a WSGI application to a request. Blocks.
+
+    Args:
+        body: All of it; without one the application is told of no `Content-Type` either.
+        extra: What the application finds in its `environ`, too.
+    """
+    environ = cast("dict[str, Any]", build_environ(cast("HTTPScope", scope), cast("Body", io.BytesIO(body))))
+    if not body:
         environ.pop("CONTENT_TYPE", None)
-        environ["CONTENT_LENGTH"] = "0"
-        response = Response()
+    environ["CONTENT_LENGTH"] = str(len(body))
+    environ |= extra or {}
+    response = Response()
 
-        def start_response(
-            status: str, headers: list[tuple[str, str]], _error: _ExceptionInfo | None = None
-        ) -> Callable[[bytes], None]:
-            response.status_code = int(status.split(" ", 1)[0])
-            response.raw_headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers]
-            return lambda _: None
+    def start_response(
+        status: str, headers: list[tuple[str, str]], _error: _ExceptionInfo | None = None
+    ) -> Callable[[bytes], None]:
+        response.status_code = int(status.split(" ", 1)[0])
+        response.raw_headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers]
+        return lambda _: None
 
-        chunks = self._wsgi(environ, start_response)
-        try:
-            response.body = b"".join(chunks)
-        finally:
-            if close := getattr(chunks, "close", None):
-                close()
-        return response
+    chunks = wsgi(environ, start_response)
+    try:
+        response.body = b"".join(chunks)
+    finally:
+        if close := getattr(chunks, "close", None):
+            close()
+    return response
 
 
 def _swagger_page() -> flask.Response:
