@@ -16,6 +16,10 @@ from retriever_client.errors import ApiError, RetrieverError
 
 # Name, where it is, and in which part of the help. They are loaded when they are asked for.
 _COMMANDS: Final = {
+    "check": ("commands.check:check", "Links"),
+    "links": ("commands.check:list_links", "Links"),
+    "fetch": ("commands.work:fetch", "Work"),
+    "run": ("commands.work:run_command", "Work"),
     "jobs": ("commands.jobs:jobs", "Work"),
     "batches": ("commands.batches:batches", "Work"),
     "api": ("commands.api:api", "This command"),
@@ -107,4 +111,15 @@ def main() -> None:
     if "_RETRIEVER_COMPLETE" not in os.environ and hasattr(sys.stdout, "reconfigure"):
         # A terminal of another encoding gets what it can show, not an error.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(retriever.main(prog_name="retriever", standalone_mode=True))
+    try:
+        sys.exit(retriever.main(prog_name="retriever", standalone_mode=True))
+    except Exception as error:
+        if os.environ.get("RETRIEVER_TRACEBACK"):
+            raise
+        say(f"retriever: a fault of this program: {type(error).__name__}: {error}")
+        say("RETRIEVER_TRACEBACK=1 shows where it is. Please report it.")
+        sys.exit(ExitCode.FAULT)
+
+
+if __name__ == "__main__":
+    main()

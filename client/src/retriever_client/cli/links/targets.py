@@ -111,6 +111,11 @@ def target_of(link: Link, source: Source, rules: Rules) -> Target:
     return target
 
 
+def is_top(fragment: str | None) -> bool:
+    """Whether a fragment means the whole page, so that there is nothing to look for."""
+    return fragment is None or fragment.lower() in _TOP
+
+
 def _resolved(url: str, source: Source, rules: Rules) -> Target:
     base = _base(source, rules)
     if base:
@@ -216,7 +221,7 @@ class FileChecks:
         if path is None:
             return FileVerdict.MISSING
         fragment = target.fragment
-        if not self.fragments or fragment is None or fragment.lower() in _TOP or path.is_dir():
+        if not self.fragments or fragment is None or is_top(fragment) or path.is_dir():
             return FileVerdict.OK
         try:
             anchors = self._anchors_of(path)
