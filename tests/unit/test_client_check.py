@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from retriever_client import ConnectionFailed, NotAllowed, RetrieverError, Unavailable
-from retriever_client.cli import check as check_module
 from retriever_client.cli import watching
-from retriever_client.cli.check import WRITERS
+from retriever_client.cli.commands import check as check_module
+from retriever_client.cli.commands.check import WRITERS
 from retriever_client.cli.exit_codes import ExitCode
 from retriever_client.cli.main import retriever
 from retriever_client.errors import Problem
@@ -25,7 +25,10 @@ from retriever_client.testing import Ended, FakeRetriever, FakeService, _invalid
 
 OK, BAD, DOWN = "https://example.com/ok", "https://example.com/bad", "https://example.com/down"
 MOVED, WALLED, DENIED = "https://example.com/moved", "https://example.com/walled", "http://10.0.0.1/"
-HOPS = [{"status": 301, "location": "https://example.com/new"}, {"status": 200, "location": None}]
+HOPS: list[dict[str, Any]] = [
+    {"status": 301, "location": "https://example.com/new"},
+    {"status": 200, "location": None},
+]
 ANSWERS = {
     BAD: broken("http_404"),
     DOWN: Ended("parked", {"verdict": "down", "reason": "http_429"}, "http_429", "It asks us to wait."),
@@ -592,7 +595,7 @@ def test_what_strangers_write_does_not_break_out_of_a_report(client: FakeRetriev
         assert not set("\x1b\x00\r\u202e") & set(report[name]), name
     commands = [line for line in report["github"].splitlines() if line.startswith("::")]
     assert len(commands) == len(report["github"].splitlines())
-    assert "file=evil%2C%25 [31m.md,line=1" in report["github"]
+    assert r"file=evil%2C%25\x1b[31m.md,line=1" in report["github"]
     rows = [line for line in report["markdown"].splitlines() if "evil" in line]
     assert {re.sub(r"\\\|", "", row).count("|") for row in rows} == {5}
     assert ET.fromstring(report["junit"]) is not None  # noqa: S314 - our own

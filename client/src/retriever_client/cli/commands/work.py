@@ -80,7 +80,11 @@ def fetch(
     say(f"{to}: {to.stat().st_size:,} bytes.")
 
 
-@click.command("run", cls=SessionCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    "run",
+    cls=SessionCommand,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @click.argument("argv", nargs=-1, required=True, metavar="[--] PROGRAM [ARGUMENT]...")
 @click.option(
     "--shell", is_flag=True, help="PROGRAM is a line for the shell, where the operator allows that."
