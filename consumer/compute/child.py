@@ -27,7 +27,7 @@ CALL: Final = struct.Struct("!QI")
 ANSWER: Final = struct.Struct("!Q")
 
 # So much more memory than at the start may be kept; beyond it a new process is cheaper.
-_KEPT_BYTES = 67_108_864
+_KEPT_BYTES = 33_554_432
 # Of the processor the worker comes first. With more niceness, a busy machine would leave next to nothing.
 _NICENESS = 5
 # What nearly every call needs. Others are imported when they are asked for.
