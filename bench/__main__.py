@@ -8,6 +8,7 @@ from bench.flatness import memory
 from bench.hostile import hostile
 from bench.hosts import hosts
 from bench.keys import keys
+from bench.lanes import lanes
 from bench.latency import latency
 from bench.pipeline import pipeline
 from bench.store import store
@@ -15,7 +16,7 @@ from bench.submission import submission
 from bench.tasks import tasks
 from bench.throughput import throughput
 
-PARTS = (throughput, submission, latency, delays, pipeline, tasks, store, memory, keys, hosts)
+PARTS = (throughput, submission, latency, lanes, delays, pipeline, tasks, store, memory, keys, hosts)
 JUDGEMENTS = (attacks, hostile)
 """They measure too, but end with status 1 when a figure is not as it must be."""
 
