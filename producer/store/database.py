@@ -9,9 +9,11 @@ raises `StoreRefused` when the database will not take a value: nothing was chang
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from enum import Enum
 from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -33,6 +35,9 @@ Connection = sa.Connection
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_LONG_TURN_SECONDS, _STAND_BACK_SECONDS = 0.02, 0.002
+_Turn = Callable[[], AbstractContextManager[None]]
 
 # Below the connections that the engine may open.
 _THREADS = 8
@@ -61,7 +66,9 @@ class Database:
         self._writer = writing(engine)
         self._place = place_of(engine)
         self.has_one_writer = engine.dialect.name == SQLITE
-        self._turns = _Turns() if self.has_one_writer else nullcontext()
+        self._turns = _Turns() if self.has_one_writer else None
+        self.turn: _Turn = self._turns.turn if self._turns else nullcontext
+        """Opened around each transaction that writes."""
 
     @classmethod
     def open(cls, database_url: str) -> Self:
@@ -71,6 +78,14 @@ class Database:
             SettingsInvalid: the URL cannot be read or names another kind of database.
         """
         return cls(open_engine(database_url))
+
+    @property
+    def in_haste(self) -> Self:
+        """The same database. Where threads of this process wait to write, whoever uses this goes first."""
+        hasty = copy(self)
+        if self._turns:
+            hasty.turn = self._turns.hasty_turn
+        return hasty
 
     def read(
         self, query: Callable[Concatenate[sa.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
@@ -96,7 +111,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """Open a transaction that is committed at the end of the block, or rolled back by an error in it."""
-        with store_failures(), self._turns, self._writer.begin() as connection:
+        with store_failures(), self.turn(), self._writer.begin() as connection:
             self._place.check()
             yield connection
         # What was committed to a file that is gone counts as not stored.
@@ -137,14 +152,48 @@ class _Turns:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._condition = threading.Condition()
+        self._is_taken = False
+        self._hasty = 0
 
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=SQLITE_BUSY_SECONDS):
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the turn in the block, behind all who are in haste."""
+        with self._condition:
+            self._take(lambda: not self._is_taken and not self._hasty)
+        with self._giving_back():
+            began = time.monotonic()
+            yield
+            if time.monotonic() - began > _LONG_TURN_SECONDS:
+                # Other processes ask each millisecond, and would never hit the moment between two turns.
+                time.sleep(_STAND_BACK_SECONDS)
+
+    @contextmanager
+    def hasty_turn(self) -> Iterator[None]:
+        """Have the next turn in the block."""
+        with self._condition:
+            self._hasty += 1
+            try:
+                self._take(lambda: not self._is_taken)
+            finally:
+                self._hasty -= 1
+                self._condition.notify_all()
+        with self._giving_back():
+            yield
+
+    def _take(self, is_free: Callable[[], bool]) -> None:
+        if not self._condition.wait_for(is_free, timeout=SQLITE_BUSY_SECONDS):
             raise StoreUnavailable(BUSY_HERE)
+        self._is_taken = True
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    @contextmanager
+    def _giving_back(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._is_taken = False
+                self._condition.notify_all()
 
 
 class Store:

@@ -2,8 +2,10 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from shared.tls import Exposure, warn_of_exposure
 
 _VARIABLE = "RETRIEVER_DATABASE_URL"
 SQLITE_BUSY_SECONDS = 30
+_ASK_AGAIN_SECONDS = 0.001
 _CONNECT_SECONDS = 5
 _POOL_WAIT_SECONDS = 10
 # Bounds a lost server or a stuck lock; our longest statement counts a batch's jobs.
@@ -168,7 +171,7 @@ def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     )
     event.listen(engine, "do_connect", lambda *_: _make_private(path))
     event.listen(engine, "connect", _set_pragmas)
-    event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "begin", partial(_begin_sqlite, busy_seconds=busy_seconds))
     event.listen(engine, "handle_error", _leave_read_only)
     return engine
 
@@ -223,5 +226,31 @@ def _set_pragmas(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) ->
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}")
+def _begin_sqlite(connection: sa.Connection, *, busy_seconds: float) -> None:
+    if connection.get_execution_options().get("sqlite_begin") != "IMMEDIATE":
+        connection.exec_driver_sql("BEGIN DEFERRED")
+        return
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        _begin_writing(driver, ends_at=time.monotonic() + busy_seconds)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {int(busy_seconds * 1_000)}")
+
+
+def _begin_writing(driver: sqlite3.Connection, *, ends_at: float) -> None:
+    """Begin a transaction when no other process writes.
+
+    SQLite itself asks less and less often, down to ten times a second: beside a process that writes all the
+    time another waits for seconds, for it asks at the wrong moments.
+    """
+    while True:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_at:
+                raise
+            time.sleep(_ASK_AGAIN_SECONDS)
+        else:
+            return
