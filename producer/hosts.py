@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
+from threading import Lock
 from typing import Final
 from uuid import UUID
 
@@ -242,22 +243,24 @@ class HostLimits:
 
 
 class RecentHosts:
-    """The hosts of which a ledger released a job lately: enough to suspect them."""
+    """The hosts of which a ledger released a job lately: enough to suspect them. Its relays share it."""
 
     def __init__(self) -> None:
         """Know none yet."""
         self._seen: OrderedDict[str, datetime] = OrderedDict()
+        self._lock = Lock()
 
     def note(self, hosts: Iterable[str], now: datetime) -> set[str]:
         """Note that a job of each is released; return those of which one was released before."""
         seen, again, since = self._seen, set(), now - timedelta(seconds=RECENT_SECONDS)
-        for host in hosts:
-            if (at := seen.get(host)) is not None and at > since:
-                again.add(host)
-            seen[host] = now
-            seen.move_to_end(host)
-        while len(seen) > _MOST_RECENT_HOSTS:
-            seen.popitem(last=False)
+        with self._lock:
+            for host in hosts:
+                if (at := seen.get(host)) is not None and at > since:
+                    again.add(host)
+                seen[host] = now
+                seen.move_to_end(host)
+            while len(seen) > _MOST_RECENT_HOSTS:
+                seen.popitem(last=False)
         return again
 
 

@@ -242,8 +242,9 @@ class BusyLanes:
             present = await self._store.read(unfinished.look_again, ids)
             for queue, entered in self._markers.compare(present):
                 marks.note(queue, entered, now=now)
-            # Reports wait in a queue, too. The latest that is recorded shows how far that has come.
-            ended = [row.finished_at for row in present if row.finished_at is not None]
+            # Reports wait in a queue, too. The latest that is recorded shows how far that has come; those of
+            # the interactive lane may have come by another.
+            ended = [row.finished_at for row in present if row.finished_at and row.lane is Lane.BULK]
             if ended:
                 marks.note(RECORDER_QUEUE, min(max(ended), at), now=now)
         if any(depths[name].ready for name in _WORK_QUEUES if name in depths):

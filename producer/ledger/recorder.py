@@ -5,7 +5,8 @@ It also adopts: a job that the store does not know, because somebody else has pu
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
@@ -20,7 +21,15 @@ from producer.store.database import RetryingStore
 from shared.broker.bundle import count_bodies
 from shared.broker.delivery import Delivery
 from shared.broker.subscriber import Subscriber, Subscription
-from shared.broker.topology import LARGE_REPORT_BYTES, LARGE_RESULTS_QUEUE, RECORDER_QUEUE
+from shared.broker.topology import (
+    DEAD,
+    DELAY,
+    INTERACTIVE_RESULTS_QUEUE,
+    LARGE_INTERACTIVE_RESULTS_QUEUE,
+    LARGE_RESULTS_QUEUE,
+    RECORDER_QUEUE,
+    is_interactive_key,
+)
 from shared.clock import utc_now
 from shared.errors import (
     DeliveryLost,
@@ -34,11 +43,21 @@ from shared.kinds.registry import KINDS
 from shared.messages import Job, Report
 from shared.settings import Settings
 
-# Large reports have at most 8 MiB each, others `topology.LARGE_REPORT_BYTES`. So what a recorder
+# Large reports have at most 8 MiB each, others `LARGE_REPORT_BYTES` of topology. So what a recorder
 # has in hand is bounded, however large the bodies are that workers fetch.
 _LARGE_PREFETCH = 8
+# Of copies half as many, for they are in hand beside those.
+_LARGE_COPIES = 4
+# So many reports are one short transaction.
+_INTERACTIVE_PREFETCH = 100
+# For so long the recorder of the interactive lane has its reports for itself.
+_LEFT_SECONDS = 1.0
+_MOST_REMEMBERED = 10_000
 # One transaction holds no more; decoded, a report takes as much again.
 _GROUP_BYTES = 16 * 1_048_576
+
+# So much is parsed in a few milliseconds.
+_YIELD_BYTES = 32_768
 
 # Why a message, or part of it, was put aside, and what the metric calls it.
 PutAside = MessageUndecodable | ReportDisbelieved | ReportFailed | StoreRefused | ProjectLimitReached
@@ -49,35 +68,107 @@ _REASONS = {
     StoreRefused: "refused",
     ProjectLimitReached: "quota",
 }
+# The exchange, because a message that was delayed may be dead-lettered later as it is.
+_Digest = tuple[str, int]
+_Take = Callable[[Delivery], None]
+# The exchanges whose messages of the interactive lane are in its queues, too.
+_COPIED = frozenset({*REPORTS_ONLY, DELAY, DEAD})
 # A report with its place among those that are recorded together.
 _Told = tuple[int, ParsedReport, Report]
 
 logger = logging.getLogger(__name__)
 
 
+class Copies:
+    """What the recorder of the interactive lane has recorded, and what the other has in hand meanwhile.
+
+    A report that both wrote at once would make one wait for the other's transaction, and cost twice. Bodies
+    are told apart by their hashes, which are seeded anew in every process.
+    """
+
+    def __init__(self, *, most_held: int) -> None:
+        """Have seen nothing.
+
+        Args:
+            most_held: What comes beyond these is not held; they keep others of the queue from coming.
+        """
+        self._most_held = most_held
+        self._recorded: OrderedDict[_Digest, None] = OrderedDict()
+        self._held: dict[_Digest, tuple[Delivery, _Take]] = {}
+
+    def note(self, delivery: Delivery, *, is_recorded: bool) -> None:
+        """Note a delivery; ack the same message of the other queue, or let it be taken."""
+        digest = _digest(delivery)
+        if is_recorded:
+            self._recorded[digest] = None
+        if len(self._recorded) > _MOST_REMEMBERED:
+            self._recorded.popitem(last=False)
+        match self._held.pop(digest, None):
+            case (same, _) if is_recorded:
+                same.ack()
+            case (same, take):
+                take(same)
+
+    def hold(self, delivery: Delivery, take: _Take) -> None:
+        """Ack a delivery that is recorded, or is within a second; otherwise let it be taken."""
+        digest = _digest(delivery)
+        if digest in self._recorded:
+            delivery.ack()
+        elif digest in self._held or len(self._held) >= self._most_held:
+            take(delivery)
+        else:
+            self._held[digest] = held = delivery, take
+            asyncio.get_running_loop().call_later(_LEFT_SECONDS, self._let_go, digest, held)
+
+    def _let_go(self, digest: _Digest, held: tuple[Delivery, _Take]) -> None:
+        if self._held.get(digest) is held:
+            del self._held[digest]
+            delivery, take = held
+            take(delivery)
+
+
 class Recorder:
     """Consumes `results.recorder` and `results.large`. Any number of recorders share the work."""
 
+    _name = "recorder"
+
     def __init__(
-        self, *, store: RetryingStore, metrics: LedgerMetrics, settings: Settings, tokens: RunTokens
+        self,
+        *,
+        store: RetryingStore,
+        metrics: LedgerMetrics,
+        settings: Settings,
+        tokens: RunTokens,
+        copies: Copies | None = None,
     ) -> None:
-        """Make a recorder that is not connected yet."""
+        """Make a recorder that is not connected yet.
+
+        Args:
+            copies: Shared with the `InteractiveRecorder` beside it, if there is one.
+        """
         self._store = store
         self._tokens = tokens
         self._whose = partial(project_of, tokens=tokens, publishers=settings.publisher_projects)
         self._metrics = metrics
+        self._copies = copies
         self._batch_limit = settings.recorder_prefetch
         self._failures_to_open = settings.host_failures
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
         self._consumer = Subscriber(
             settings.amqp_url,
-            name="retriever ledger recorder",
-            subscriptions=[
-                Subscription(RECORDER_QUEUE, settings.recorder_prefetch, self._waiting.put_nowait),
-                Subscription(LARGE_RESULTS_QUEUE, _LARGE_PREFETCH, self._waiting.put_nowait),
-            ],
+            name=f"retriever ledger {self._name}",
+            subscriptions=[Subscription(*each, self._take) for each in self._queues(settings)],
             plain=settings.amqp_plain,
         )
+
+    def _queues(self, settings: Settings) -> list[tuple[str, int]]:
+        return [(RECORDER_QUEUE, settings.recorder_prefetch), (LARGE_RESULTS_QUEUE, _LARGE_PREFETCH)]
+
+    def _take(self, delivery: Delivery) -> None:
+        if self._copies and is_interactive_key(delivery.routing_key) and delivery.exchange in _COPIED:
+            self._copies.hold(delivery, self._waiting.put_nowait)
+        else:
+            self._waiting.put_nowait(delivery)
 
     @property
     def is_ready(self) -> bool:
@@ -110,10 +201,14 @@ class Recorder:
     async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
         now = utc_now()
         parsed: list[tuple[Delivery, ParsedDelivery]] = []
+        unyielded_bytes = 0
         for delivery in deliveries:
             parsed.append((delivery, parse_delivery(delivery, now=now)))
-            if len(delivery.body) > LARGE_REPORT_BYTES:
-                await asyncio.sleep(0)  # It took up to a tenth of a second.
+            unyielded_bytes += len(delivery.body)
+            if unyielded_bytes > _YIELD_BYTES:
+                # It took milliseconds, up to a tenth of a second, and those of the interactive lane wait.
+                await asyncio.sleep(0)
+                unyielded_bytes = 0
         try:
             disbelieved = await self._record([report for _, each in parsed for report in each.reports])
         except Exception as failure:  # One of the three edges: whatever is wrong with one holds up no other.
@@ -280,6 +375,65 @@ class Recorder:
             await delivery.dead_letter()
         except DeliveryLost:
             logger.info("delivery_lost", extra={"job_id": delivery.correlation_id})
+
+
+class InteractiveRecorder(Recorder):
+    """Consumes `results.interactive` and `results.interactive.large`: copies of what is in the other queues.
+
+    It records what workers have reported of jobs that the store knows. All else, and whatever fails, it
+    leaves to the `Recorder`, which has the same messages.
+    """
+
+    _name = "interactive recorder"
+
+    def _queues(self, settings: Settings) -> list[tuple[str, int]]:
+        most = min(settings.recorder_prefetch, _INTERACTIVE_PREFETCH)
+        return [(INTERACTIVE_RESULTS_QUEUE, most), (LARGE_INTERACTIVE_RESULTS_QUEUE, _LARGE_COPIES)]
+
+    def _take(self, delivery: Delivery) -> None:
+        self._waiting.put_nowait(delivery)
+
+    async def _record_batch(self, deliveries: Sequence[Delivery]) -> None:
+        now = utc_now()
+        parsed = [(delivery, parse_delivery(delivery, now=now)) for delivery in deliveries]
+        reports = [report for _, each in parsed for report in each.reports]
+        try:
+            left = await self._record_known(reports)
+        except Exception as failure:  # One of the three edges: the other recorder finds out what is wrong.
+            logger.info("interactive_left", extra={"messages": len(parsed), "error": repr(failure)[:300]})
+            left = range(len(reports))
+        first = 0
+        for delivery, each in parsed:
+            places = range(first, first := first + len(each.reports))
+            is_recorded = not each.error and not any(place in left for place in places)
+            # Commit before ack, also of the other message.
+            delivery.ack()
+            if self._copies:
+                self._copies.note(delivery, is_recorded=is_recorded)
+
+    async def _record_known(self, parsed: Sequence[ParsedReport]) -> Collection[int]:
+        """Record reports of jobs that are stored; return the places of all others."""
+        heard = [(place, each, each.report) for place, each in enumerate(parsed) if each.report is not None]
+        told = [
+            each if each[2].body is None else await self._with_true_body(each)
+            for each in heard
+            if not each[2].asks_for_redrive
+        ]
+        places = range(len(parsed))
+        if not told:
+            return places
+        recorded = await self._write(told)
+        known = {
+            place: report
+            for place, _, report in told
+            if report.job_id not in recorded.unknown_job_ids and place not in recorded.disbelieved
+        }
+        self._note(Recorded(recorded.transitions, frozenset()), [*known.values()])
+        return frozenset(places).difference(known)
+
+
+def _digest(delivery: Delivery) -> _Digest:
+    return delivery.exchange, hash(delivery.body)
 
 
 def _disbelieved(parsed: ParsedReport) -> ReportDisbelieved:

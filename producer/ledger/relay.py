@@ -27,7 +27,7 @@ from producer.store import events, outbox
 from producer.store.database import Store, retry_until_store_up
 from producer.store.hosts import HostTurns
 from producer.store.page_bytes import PAGE_BYTES
-from producer.store.wakeup import PollWakeup, Wakeup
+from producer.store.wakeup import ENDED, PollWakeup, Wakeup
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.clock import utc_now
@@ -45,6 +45,8 @@ _SAFETY_SECONDS = 5.0
 _SHORTEST_SECONDS = 0.01
 # The window is looked at so often while it is full.
 _ROOM_SECONDS = 0.02
+# For so long the relay of the interactive lane has its jobs for itself.
+_LEFT = timedelta(seconds=1)
 
 logger = logging.getLogger(__name__)
 
@@ -252,15 +254,21 @@ class Relay(OutboxRelay[ClaimedJob]):
         settings: Settings,
         tokens: RunTokens,
         window: ReleaseWindow | None = None,
+        turns: HostTurns | None = None,
+        leaves_interactive: bool = False,
     ) -> None:
         """Make a relay that has published nothing yet.
 
         Args:
             window: Says how many jobs may be released; without one, all.
+            turns: What is known of hosts, shared with the other relay of a ledger.
+            leaves_interactive: Whether there is an `InteractiveRelay` beside it: then it takes interactive
+                jobs only when that has left them for a moment.
         """
         super().__init__(store=store, publisher=publisher, wakeup=wakeup, metrics=metrics, settings=settings)
         self._tokens = tokens
-        self._turns = HostTurns(HostLimits.of_settings(settings))
+        self._turns = turns or HostTurns(HostLimits.of_settings(settings))
+        self._leaves_interactive = leaves_interactive
         self._flows = Flows()
         self._released = window or ReleaseWindow(settings)
         # When a host has room for a job that it holds; None when nobody knows.
@@ -281,6 +289,7 @@ class Relay(OutboxRelay[ClaimedJob]):
             turns=self._turns,
             flows=self._flows,
             most_of=self._released.rooms,
+            interactive_before=now - _LEFT if self._leaves_interactive else None,
         )
         self._released.note_more(self._flows.ready_kinds)
         return [*held, *ready]
@@ -347,6 +356,27 @@ class Relay(OutboxRelay[ClaimedJob]):
     async def _release(self, ids: Sequence[UUID], *, retry_at: datetime) -> None:
         await self._store.write(outbox.release_claims, ids, retry_at=retry_at)
         self._alone = self._alone.difference(ids)
+
+
+class InteractiveRelay(Relay):
+    """Publishes interactive jobs, and no other: they wait for no page of the bulk lane."""
+
+    async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[ClaimedJob]:
+        self._flows.is_page_full = False
+        # SQLite has one writer: whoever only looks must not be it.
+        if not await self._store.read(outbox.has_interactive):
+            return []
+        claimed, self._flows.is_page_full = await self._store.write(
+            outbox.claim_interactive, self._turns, limit=limit, lease_seconds=lease_seconds, now=now
+        )
+        return claimed
+
+    async def _rest(self) -> None:
+        ends_at = time.monotonic() + _SAFETY_SECONDS
+        while (left_seconds := ends_at - time.monotonic()) > 0:
+            # While a batch runs, most of what is said is that jobs of it have ended.
+            if await self._wakeup.wait(left_seconds) != {ENDED}:
+                return
 
 
 class EventRelay(OutboxRelay[ClaimedEvent]):

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
+from producer.hosts import HostLimits
 from producer.ledger.bulk_operations import BulkOperationRunner
 from producer.ledger.dead_letters import DeadLetterWatch
 from producer.ledger.leader import LEADER, LEADER_LEASE_SECONDS, Elector, Lease, Service
@@ -14,8 +15,8 @@ from producer.ledger.metrics import LedgerMetrics
 from producer.ledger.parked_reconciler import PARKED_WALK, WALK_LEASE_SECONDS, ParkedReconciler
 from producer.ledger.pause_publisher import PausePublisher
 from producer.ledger.queue_watch import QueueWatch
-from producer.ledger.recorder import Recorder
-from producer.ledger.relay import EventRelay, Relay
+from producer.ledger.recorder import Copies, InteractiveRecorder, Recorder
+from producer.ledger.relay import EventRelay, InteractiveRelay, Relay
 from producer.ledger.repeats import RepeatAnswerer
 from producer.ledger.restarts import Restarts
 from producer.ledger.scheduler import Scheduler
@@ -23,6 +24,7 @@ from producer.ledger.task_keeper import TaskKeeper
 from producer.ledger.window import ReleaseWindow
 from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store.database import Database, RetryingStore, Store
+from producer.store.hosts import HostTurns
 from producer.store.secret_keys import RUN_TOKENS, keep_key
 from producer.store.wakeup import open_wakeup
 from producer.store_probe import StoreProbe
@@ -33,9 +35,11 @@ from shared.kinds.registry import BROKERED_KINDS
 from shared.settings import Settings
 from shared.watchdog import watched
 
-# With that of the probe 18 connections; the engine may open 20.
+# With that of the probe 19 connections; the engine may open 20.
 _RELAY_THREADS = 6
-_RECORDER_THREADS = 3
+_RECORDER_THREADS = 1
+# Of the relay of the interactive lane, and of its recorder.
+_INTERACTIVE_THREADS = 2, 1
 _SERVICE_THREADS = 8
 
 logger = logging.getLogger(__name__)
@@ -84,19 +88,24 @@ class _Ledger:
         self._restarts = Restarts(self.metrics)
         self._settings = settings
         # Each has threads of its own, so that none waits for the slow calls of another: the relays and the
-        # lease; the recorder; the rest.
+        # lease; the recorder; those of the interactive lane; the rest.
         self._store = Store(database, threads=_RELAY_THREADS)
         self._recorder_store = RetryingStore(database, threads=_RECORDER_THREADS)
+        relaying, recording = _INTERACTIVE_THREADS
+        self._hasty_store = Store(database.in_haste, threads=relaying)
+        self._hasty_recorder_store = RetryingStore(database.in_haste, threads=recording)
         self._retrying_store = RetryingStore(database, threads=_SERVICE_THREADS)
         self._publisher = self._make_publisher("publish", declares=True)
         self._outcomes = self._make_publisher("outcomes", declares=False)
+        # What a batch puts on a connection is before all that comes later.
+        self._hasty_publisher = self._make_publisher("publish interactive", declares=False)
         # One for each relay: a wakeup tells one listener.
         self._wakeups = [
-            open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds) for _ in range(2)
+            open_wakeup(settings.database_url, poll_seconds=settings.relay_poll_seconds) for _ in range(3)
         ]
         # Made when the store has answered: they need its key.
-        self._recorder: Recorder | None = None
-        self._relay: Relay | None = None
+        self._recorders: Sequence[Recorder] = ()
+        self._relays: Sequence[Relay] = ()
         self._store_probe = StoreProbe(database)
 
     @property
@@ -104,9 +113,9 @@ class _Ledger:
         """What must say yes for the ledger to be ready; it need not lead."""
         return {
             "publisher": lambda: self._publisher.is_ready,
-            "recorder": lambda: self._recorder is not None and self._recorder.is_ready,
+            "recorder": lambda: _all_are(recorder.is_ready for recorder in self._recorders),
             "store": lambda: self._store_probe.is_answering,
-            "relay": lambda: self._relay is not None and self._relay.is_moving,
+            "relay": lambda: _all_are(relay.is_moving for relay in self._relays),
         }
 
     @property
@@ -128,6 +137,7 @@ class _Ledger:
             {
                 "publisher": self._publisher.run,
                 "outcomes": self._outcomes.run,
+                "hasty_publisher": self._hasty_publisher.run,
                 "store_probe": self._store_probe.run,
                 "work": self._work,
             }
@@ -146,12 +156,20 @@ class _Ledger:
     def _working(self, tokens: RunTokens) -> Sequence[Service]:
         """Return what works in every ledger; one of them at a time leads, and does more."""
         store, metrics = self._retrying_store, self.metrics
-        self._recorder = Recorder(
-            store=self._recorder_store, metrics=metrics, settings=self._settings, tokens=tokens
-        )
+        copies = Copies(most_held=self._settings.recorder_prefetch // 4)
+        self._recorders = recorder, interactive_recorder = [
+            sort(store=each, metrics=metrics, settings=self._settings, tokens=tokens, copies=copies)
+            for sort, each in (
+                (Recorder, self._recorder_store),
+                (InteractiveRecorder, self._hasty_recorder_store),
+            )
+        ]
         window = ReleaseWindow(self._settings)
-        self._relay = Relay(
+        turns = HostTurns(HostLimits.of_settings(self._settings))
+        relay = Relay(
             window=window,
+            turns=turns,
+            leaves_interactive=True,
             store=self._store,
             publisher=self._publisher,
             wakeup=self._wakeups[0],
@@ -159,6 +177,16 @@ class _Ledger:
             settings=self._settings,
             tokens=tokens,
         )
+        interactive_relay = InteractiveRelay(
+            turns=turns,
+            store=self._hasty_store,
+            publisher=self._hasty_publisher,
+            wakeup=self._wakeups[2],
+            metrics=metrics,
+            settings=self._settings,
+            tokens=tokens,
+        )
+        self._relays = relay, interactive_relay
         event_relay = EventRelay(
             store=self._store,
             publisher=self._publisher,
@@ -170,8 +198,10 @@ class _Ledger:
         lease = Lease(self._store, LEADER, seconds=LEADER_LEASE_SECONDS)
         return self._lasting(
             {
-                "recorder": partial(self._record, self._recorder),
-                "relay": self._relay.run,
+                "recorder": partial(self._when_declared, recorder.run),
+                "interactive_recorder": partial(self._when_declared, interactive_recorder.run),
+                "relay": relay.run,
+                "interactive_relay": partial(self._when_declared, interactive_relay.run),
                 "window": window.run,
                 "event_relay": event_relay.run,
                 "scheduler": Scheduler(store=store, metrics=metrics).run,
@@ -213,16 +243,22 @@ class _Ledger:
             }
         )
 
-    async def _record(self, recorder: Recorder) -> None:
+    async def _when_declared(self, service: Service) -> None:
         # The publisher declares the topology when it connects.
         await self._publisher.wait_ready()
-        await recorder.run()
+        await service()
 
     async def aclose(self) -> None:
         """Close what is held open."""
         for wakeup in self._wakeups:
             await wakeup.aclose()
-        for store in (self._store, self._recorder_store, self._retrying_store):
+        for store in (
+            self._store,
+            self._recorder_store,
+            self._hasty_store,
+            self._hasty_recorder_store,
+            self._retrying_store,
+        ):
             # Waits for calls that are under way.
             await asyncio.to_thread(store.close)
         self._store_probe.close()
@@ -235,3 +271,9 @@ class _Ledger:
             plain=self._settings.amqp_plain,
             prepare=(lambda channel: declare_topology(channel, BROKERED_KINDS)) if declares else None,
         )
+
+
+def _all_are(each: Iterable[bool]) -> bool:
+    """Return whether all are, of at least one."""
+    found = list(each)
+    return bool(found) and all(found)

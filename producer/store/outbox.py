@@ -15,11 +15,11 @@ from producer.store.batches import Move, count_moves
 from producer.store.bodies import FETCH, copy_key, find_copies
 from producer.store.hosts import Candidate, HostTurns, next_ready_at, place, release_held
 from producer.store.page_bytes import PAGE_BYTES, lock_fitting_rows
-from producer.store.rows import CLAIM_COLUMNS, claimed_job, lock_jobs
+from producer.store.rows import CLAIM_COLUMNS, claimed_job, first_id, lock_jobs
 from producer.store.schema import IS_ACCEPTED, IS_READY_BULK, IS_READY_INTERACTIVE, jobs
 from producer.store.secrets import note_use, with_secrets
 from producer.store.sql import is_free, is_one_of, read_in_order
-from producer.store.wakeup import announce_waiting
+from producer.store.wakeup import announce_jobs, announce_waiting
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane, is_bundled
 from shared.states import JobState, position
 
@@ -34,6 +34,7 @@ _MAY_BE_BUNDLED = sa.or_(
 # No page looks for more flows than these. The others are found when some of these have ended.
 _MOST_FLOWS = 64
 _BY_FLOW = (jobs.c.kind, jobs.c.batch_id, jobs.c.id)
+_READY_INTERACTIVE = sa.select(jobs.c.id, jobs.c.host).where(IS_READY_INTERACTIVE).order_by(jobs.c.id)
 
 
 def claim_accepted(
@@ -45,6 +46,7 @@ def claim_accepted(
     turns: HostTurns | None = None,
     flows: Flows | None = None,
     most_of: Mapping[str, int] | None = None,
+    interactive_before: datetime | None = None,
 ) -> list[ClaimedJob]:
     """Lease accepted jobs that nobody holds a lease on, and return them: interactive first, then in turn.
 
@@ -57,11 +59,14 @@ def claim_accepted(
         turns: What is known of hosts; without it nothing is limited by the settings.
         flows: What is known of batches. It says afterwards whether there are more jobs.
         most_of: How many jobs of the bulk lane of a kind may be leased, of those that are bounded.
+        interactive_before: Leave interactive jobs that were handed in later to `claim_interactive`.
     """
     flows = flows or Flows()
     read_in_order(connection)
     found = _Found(connection, lease_seconds, now)
-    ready = sa.select(jobs.c.id, jobs.c.host).where(IS_READY_INTERACTIVE).order_by(jobs.c.id)
+    ready = _READY_INTERACTIVE
+    if interactive_before is not None:
+        ready = ready.where(jobs.c.id < first_id(interactive_before))
     found.take(ready, limit)
     if found.has_room and flows.is_old(now):
         flows.found(_ready_flows(connection), now)
@@ -78,9 +83,32 @@ def claim_accepted(
             if found.has_room:
                 flows.took(flow, len(rows), share=share)
     flows.is_page_full = not found.has_room or len(found.rows) >= limit
-    candidates = [Candidate(row.id, row.host) for row in found.rows]
-    waits = place(connection, candidates, turns or HostTurns(), now=now)
+    waits = place(connection, found.candidates, turns or HostTurns(), now=now)
     return _leased(connection, waits, until=now + timedelta(seconds=lease_seconds), now=now)
+
+
+def has_interactive(connection: sa.Connection) -> bool:
+    """Return whether `claim_interactive` may find something. Locks nothing."""
+    return connection.scalar(_READY_INTERACTIVE.limit(1)) is not None
+
+
+def claim_interactive(
+    connection: sa.Connection, turns: HostTurns, *, limit: int, lease_seconds: float, now: datetime
+) -> tuple[list[ClaimedJob], bool]:
+    """Lease interactive jobs as `claim_accepted` does, without a look at any other.
+
+    Returns:
+        The jobs, and whether more may follow at once.
+    """
+    read_in_order(connection)
+    found = _Found(connection, lease_seconds, now)
+    found.take(_READY_INTERACTIVE, limit)
+    waits = place(connection, found.candidates, turns, now=now)
+    if len(waits) < len(found.rows):
+        # Who claims what is held is to look when their hosts have room.
+        announce_jobs(connection)
+    leased = _leased(connection, waits, until=now + timedelta(seconds=lease_seconds), now=now)
+    return leased, not found.has_room or len(found.rows) >= limit
 
 
 def claim_held(
@@ -185,6 +213,11 @@ class _Found:
         self._connection = connection
         self._is_free = is_free(jobs.c.claimed_until, seconds=lease_seconds, now=now)
         self._most_bytes = PAGE_BYTES
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The jobs that were found, for `place`."""
+        return [Candidate(row.id, row.host) for row in self.rows]
 
     @property
     def has_room(self) -> bool:

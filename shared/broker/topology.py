@@ -32,6 +32,12 @@ MARKS = "control.marks"
 PARKED_QUEUE = "jobs.parked"
 RECORDER_QUEUE = "results.recorder"
 LARGE_RESULTS_QUEUE = "results.large"
+# Copies of the reports of the interactive lane, so that they wait behind none of the bulk lane's. Whoever
+# reads only the two queues above hears of everything, as ledgers of version 0.1.0 do.
+INTERACTIVE_RESULTS_QUEUE = "results.interactive"
+LARGE_INTERACTIVE_RESULTS_QUEUE = "results.interactive.large"
+# Nobody is in a hurry any more after that, and without a reader they must not pile up.
+_COPIES_SECONDS = 60
 # Streams that carry orders to workers, and no jobs. Every worker reads them from their start, so that one
 # that starts later knows of earlier cancellations. Kept for a week, six days longer than the longest delay.
 CANCELLED_STREAM = "control.cancelled"
@@ -66,6 +72,8 @@ class QueueSpec:
     bindings: tuple[tuple[str, str], ...]
     arguments: Mapping[str, str | int] = field(default_factory=dict)
     type: str = "quorum"
+    has_copies: bool = False
+    """Whether all of its messages are in other queues, too: losing it loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,11 @@ def may_carry(key: str, kind: str) -> bool:
     """
     named = key.partition(".")[0]
     return named == kind or named not in KINDS or kind not in KINDS
+
+
+def is_interactive_key(key: str) -> bool:
+    """Return whether what is published with a routing key, to exchanges of reports, is of that lane."""
+    return key.split(".", 2)[1:2] == [Lane.INTERACTIVE.value]
 
 
 def is_work_queue(name: str) -> bool:
@@ -177,6 +190,8 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
             _dead_lettering_to_parking(),
         ),
         QueueSpec(LARGE_RESULTS_QUEUE, ((LARGE_RESULTS, "#"),), _dead_lettering_to_parking()),
+        _copies_spec(INTERACTIVE_RESULTS_QUEUE, RESULTS, DELAY, DEAD),
+        _copies_spec(LARGE_INTERACTIVE_RESULTS_QUEUE, LARGE_RESULTS),
         _stream_spec(CANCELLED_STREAM),
         _stream_spec(PAUSED_STREAM),
         *(_work_queue_spec(kind, lane) for kind, lane in lanes),
@@ -186,7 +201,7 @@ def queues(kinds: Iterable[str]) -> tuple[QueueSpec, ...]:
 
 
 async def verify_topology(channel: AbstractChannel, kinds: Iterable[str]) -> None:
-    """Make sure that every queue exists, without declaring any.
+    """Make sure that every queue exists, without declaring any; of those with copies nobody needs one.
 
     A publish to `jobs.delay` reaches the recorder even when the queue of its step is missing, so a worker
     that knows more steps than the ledger has declared must not start.
@@ -195,7 +210,8 @@ async def verify_topology(channel: AbstractChannel, kinds: Iterable[str]) -> Non
         ChannelNotFoundEntity: a queue is missing; the error names it.
     """
     for spec in queues(kinds):
-        await channel.declare_queue(spec.name, passive=True)
+        if not spec.has_copies:
+            await channel.declare_queue(spec.name, passive=True)
 
 
 async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> list[QueueDepth]:
@@ -245,6 +261,16 @@ def _dead_lettering_to_parking() -> dict[str, str | int]:
         "x-dead-letter-routing-key": PARKED_QUEUE,
         **_dead_lettering_to(DEFAULT),
     }
+
+
+def _copies_spec(name: str, *exchanges: str) -> QueueSpec:
+    # What expires or comes back too often is dropped.
+    return QueueSpec(
+        name,
+        tuple((exchange, f"*.{Lane.INTERACTIVE}.#") for exchange in exchanges),
+        {"x-delivery-limit": WORK_DELIVERY_LIMIT, "x-message-ttl": _COPIES_SECONDS * 1_000},
+        has_copies=True,
+    )
 
 
 def _stream_spec(name: str) -> QueueSpec:

@@ -11,13 +11,19 @@ from shared.broker.topology import (
     CANCELLED_STREAM,
     DEAD,
     DELAY,
+    INTERACTIVE_RESULTS_QUEUE,
     JOBS,
+    LARGE_INTERACTIVE_RESULTS_QUEUE,
+    LARGE_RESULTS,
+    LARGE_RESULTS_QUEUE,
     PARKED_QUEUE,
     PAUSED_STREAM,
     RECORDER_QUEUE,
+    RESULTS,
     declare_topology,
     delay_key,
     delay_queue,
+    is_interactive_key,
     queues,
     stored_key,
     verify_topology,
@@ -125,6 +131,39 @@ async def test_the_recorder_hears_of_jobs_of_third_parties_and_of_none_that_is_s
 
         assert await message_count(channel, RECORDER_QUEUE) == len(keys)
         assert {await message_count(channel, work_queue(*key)) for key in keys} == {2}
+
+
+async def test_reports_of_the_interactive_lane_are_copied_to_queues_of_their_own(vhost_url: str) -> None:
+    reports = [
+        (RESULTS, "check.{}.succeeded"),
+        (DELAY, "check.{}.60s"),
+        (DEAD, "check.{}"),
+        (DEAD, "check.{}.stored"),
+    ]
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+        for lane in Lane:
+            for exchange, key in [*reports, (LARGE_RESULTS, "fetch.{}.succeeded")]:
+                await publish(channel, exchange, key.format(lane))
+
+        # A ledger that knows of no copies hears of all.
+        assert await message_count(channel, RECORDER_QUEUE) == len(Lane) * len(reports)
+        assert await message_count(channel, LARGE_RESULTS_QUEUE) == len(Lane)
+        assert await message_count(channel, INTERACTIVE_RESULTS_QUEUE) == len(reports)
+        assert await message_count(channel, LARGE_INTERACTIVE_RESULTS_QUEUE) == 1
+    assert {lane for lane in Lane for _, key in reports if is_interactive_key(key.format(lane))} == {
+        Lane.INTERACTIVE
+    }
+
+
+async def test_a_worker_does_without_the_queues_of_copies(vhost_url: str) -> None:
+    async with open_channel(vhost_url) as channel:
+        await declare_topology(channel, KINDS)
+
+        await channel.queue_delete(INTERACTIVE_RESULTS_QUEUE)
+
+        await verify_topology(channel, KINDS)
 
 
 @pytest.mark.parametrize("key", ["nosuchkind.bulk", "check.nosuchlane", "check", "nosuchkind.bulk.stored"])

@@ -119,7 +119,7 @@ async def running_ledger(settings: Settings, store: Database) -> AsyncIterator[N
 
 
 # What it publishes and records, and how much waits in the queues.
-_CONNECTIONS = ("publish", "outcomes", "recorder", "window")
+_CONNECTIONS = ("publish", "publish interactive", "outcomes", "recorder", "interactive recorder", "window")
 
 
 # Connections to the broker are the same on every store.

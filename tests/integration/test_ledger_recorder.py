@@ -17,8 +17,11 @@ from shared.broker.bundle import NDJSON, bodies_of, bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import (
     DEAD,
+    INTERACTIVE_RESULTS_QUEUE,
     JOBS,
     PARKED_QUEUE,
+    RECORDER_QUEUE,
+    RESULTS,
     WORK_DELIVERY_LIMIT,
     bundle_key,
     bundle_queue,
@@ -27,10 +30,10 @@ from shared.broker.topology import (
 )
 from shared.identity import new_id
 from shared.kinds.registry import Lane
-from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, JobMessage, Report
+from shared.messages import JOBS_TYPE, RAW_TYPE, REASON_HEADER, REPORT_TYPE, JobMessage, Report
 from shared.outcomes import Failed, Succeeded
 from shared.states import JobState
-from tests.support.amqp import get_message, message_count
+from tests.support.amqp import get_message, message_count, running
 from tests.support.bodies import compress_body
 from tests.support.factories import TOKENS, make_job, make_report
 from tests.support.recording_ledger import STARTED_AT, URL, Ledger, make_message, open_ledger, settled
@@ -338,3 +341,50 @@ async def test_a_body_that_is_not_what_a_stranger_says_is_not_kept(ledger: Ledge
 
     kept = [ledger.store.read(store_bodies.find_body, job.id) for job in jobs]
     assert [found is not None for found in kept] == [True, False, False]
+
+
+async def test_reports_of_the_interactive_lane_pass_those_of_the_bulk_lane(ledger: Ledger) -> None:
+    batched = [ledger.submit() for _ in range(3)]
+    done, retried, parked = (ledger.submit(lane=Lane.INTERACTIVE) for _ in range(3))
+    for job in batched:
+        await ledger.settle(job, DONE)
+    await ledger.settle(done, DONE)
+    await ledger.settle(retried, Failed("timeout", "No answer.", transient=True))
+    await ledger.settle(parked, Failed("http_404", "Gone.", transient=False))
+
+    # Nobody has read the other queue, in which these are behind those.
+    async with running(ledger.interactive.run()):
+        jobs = [
+            await ledger.job_in(done.id, JobState.SUCCEEDED),
+            await ledger.job_in(retried.id, JobState.DELAYED),
+            await ledger.job_in(parked.id, JobState.PARKED),
+        ]
+        assert {ledger.job(job.id).state for job in batched} == {JobState.QUEUED}
+        async with running(ledger.beside_it.run()):
+            for job in batched:
+                await ledger.job_in(job.id, JobState.SUCCEEDED)
+            await ledger.all_recorded()
+
+    assert [ledger.job(job.id) for job in jobs] == jobs
+    # Each was recorded once, and acked in both queues.
+    assert ledger.metrics.reports.labels("changed")._value.get() == 6
+    assert ledger.metrics.reports.labels("late")._value.get() == 0
+    for queue in (RECORDER_QUEUE, INTERACTIVE_RESULTS_QUEUE):
+        assert await message_count(ledger.channel, queue) == 0
+
+
+async def test_what_the_interactive_recorder_cannot_record_is_left_to_the_other(ledger: Ledger) -> None:
+    unknown = make_message()
+    known = ledger.submit(lane=Lane.INTERACTIVE)
+    without_token = known.model_copy(update={"token": None})
+
+    async with running(ledger.interactive.run()), running(ledger.beside_it.run()):
+        await ledger.settle(unknown, DONE)
+        await ledger.publisher.publish(Outgoing(RESULTS, "check.interactive.succeeded", b"{", REPORT_TYPE))
+        await ledger.settle(without_token, DONE)
+        adopted = await ledger.job_in(unknown.id, JobState.SUCCEEDED)
+        await ledger.have_put_aside(1, reason="undecodable")
+        await ledger.have_put_aside(1, reason="token")
+
+    assert adopted.result == DONE.result
+    assert ledger.job(known.id).state is JobState.QUEUED

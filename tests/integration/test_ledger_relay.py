@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import pytest
 from aio_pika.abc import AbstractChannel
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.relay import Relay
+from producer.ledger.relay import InteractiveRelay, Relay
 from producer.records import NewJob
 from producer.store import queries, submissions
 from producer.store.database import Database, Store
+from producer.store.rows import first_id
 from producer.store.wakeup import open_wakeup
 from shared.broker.bundle import NDJSON, bodies_of
 from shared.broker.publisher import Publisher
@@ -34,13 +37,19 @@ class Ledger:
     """A relay that can be run, the store it reads, and the broker it publishes to."""
 
     relay: Relay
+    interactive: InteractiveRelay
+    beside_it: Relay
+    """Leaves interactive jobs to that one for a moment."""
     store: Database
     publisher: Publisher
     channel: AbstractChannel
 
-    async def submit(self, count: int, *, kind: str = "check", lane: Lane = Lane.BULK) -> list[NewJob]:
-        """Store accepted jobs."""
-        jobs = [make_job(kind=kind, lane=lane, created_at=utc_now()) for _ in range(count)]
+    async def submit(
+        self, count: int, *, kind: str = "check", lane: Lane = Lane.BULK, first: UUID | None = None
+    ) -> list[NewJob]:
+        """Store accepted jobs; the first with an id of its own."""
+        ids = [first, *[None] * (count - 1)]
+        jobs = [make_job(job_id=each, kind=kind, lane=lane, created_at=utc_now()) for each in ids]
         await asyncio.to_thread(self.store.write, submissions.insert_jobs, jobs)
         return jobs
 
@@ -74,7 +83,8 @@ async def ledger(store: Database, database_url: str, vhost_url: str) -> AsyncIte
     """Yield a ledger whose relay does not run yet."""
     wakeup = open_wakeup(database_url, poll_seconds=0.05)
     async with running_publisher(vhost_url) as publisher, open_channel(vhost_url) as channel:
-        relay = Relay(
+        make = partial(
+            Relay,
             tokens=TOKENS,
             store=Store(store),
             publisher=publisher,
@@ -88,7 +98,14 @@ async def ledger(store: Database, database_url: str, vhost_url: str) -> AsyncIte
                 host_rate_per_second=0,
             ),
         )
-        yield Ledger(relay, store, publisher, channel)
+        yield Ledger(
+            make(),
+            InteractiveRelay(**make.keywords),
+            make(leaves_interactive=True),
+            store,
+            publisher,
+            channel,
+        )
     await wakeup.aclose()
 
 
@@ -117,6 +134,31 @@ async def test_one_job_of_the_bulk_lane_travels_alone(ledger: Ledger) -> None:
 
     message = await get_message(ledger.channel, work_queue("check", Lane.BULK))
     assert (message.type, message.correlation_id) == ("job", str(job.id))
+
+
+async def test_interactive_jobs_have_a_relay_of_their_own_that_takes_no_other(ledger: Ledger) -> None:
+    batched, single = await ledger.submit(15), await ledger.submit(3, lane=Lane.INTERACTIVE)
+
+    async with running(ledger.interactive.run()):
+        await ledger.are_queued(single)
+        # It hears of what comes later.
+        await ledger.are_queued(await ledger.submit(1, lane=Lane.INTERACTIVE))
+
+    assert await message_count(ledger.channel, work_queue("check", Lane.INTERACTIVE)) == 4
+    assert {ledger.store.read(queries.get_job, job.id, project=None).state for job in batched} == {
+        JobState.ACCEPTED
+    }
+
+
+async def test_the_relay_beside_it_takes_interactive_jobs_that_it_has_left(ledger: Ledger) -> None:
+    (young,) = await ledger.submit(1, lane=Lane.INTERACTIVE, first=first_id(utc_now() + timedelta(hours=1)))
+    left = await ledger.submit(1, lane=Lane.INTERACTIVE, first=first_id(utc_now() - timedelta(seconds=2)))
+    batched = await ledger.submit(1)
+
+    async with running(ledger.beside_it.run()):
+        await ledger.are_queued([*left, *batched])
+
+    assert ledger.store.read(queries.get_job, young.id, project=None).state is JobState.ACCEPTED
 
 
 async def test_all_jobs_of_a_message_that_is_returned_are_published_again(

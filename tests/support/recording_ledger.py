@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import aio_pika
@@ -12,7 +13,7 @@ from aio_pika.abc import AbstractChannel
 from consumer.executor import Attempt
 from consumer.settlement import decide, settlement_message
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.recorder import Recorder
+from producer.ledger.recorder import Copies, InteractiveRecorder, Recorder
 from producer.records import JobFilter, JobRecord
 from producer.store import outbox, queries, submissions
 from producer.store.database import Database, RetryingStore
@@ -22,6 +23,7 @@ from shared.broker.publisher import Publisher
 from shared.broker.topology import JOBS, RESULTS
 from shared.errors import JobNotFound
 from shared.identity import new_id
+from shared.kinds.registry import Lane
 from shared.messages import REPORTS_TYPE, JobMessage
 from shared.outcomes import Outcome
 from shared.retry import RetryPolicy
@@ -37,9 +39,14 @@ URL = "https://Third.example/"
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """A recorder that can be run, the store it writes to, and a broker to publish to."""
+    """A recorder that can be run, the store it writes to, and a broker to publish to.
+
+    The recorder of the interactive lane runs in tests of it alone; `beside_it` leaves that its reports.
+    """
 
     recorder: Recorder
+    interactive: InteractiveRecorder
+    beside_it: Recorder
     store: Database
     publisher: Publisher
     channel: AbstractChannel
@@ -86,13 +93,15 @@ class Ledger:
         # A worker, if there is one, may have run it by now.
         await self.job_in(last.id, JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED)
 
-    def submit(self) -> JobMessage:
+    def submit(self, *, lane: Lane = Lane.BULK) -> JobMessage:
         """Store a job that is queued, and return the message that the relay has published."""
-        new = make_job()
+        new = make_job(lane=lane)
         self.store.write(submissions.insert_jobs, [new])
         self.store.write(outbox.mark_queued, [(new.id, 1)], now=STARTED_AT)
         token = TOKENS.of(new.id, 1)
-        return JobMessage(id=new.id, kind=new.kind, args=dict(new.args), retry=new.retry, token=token)
+        return JobMessage(
+            id=new.id, kind=new.kind, lane=lane, args=dict(new.args), retry=new.retry, token=token
+        )
 
     def job(self, job_id: UUID) -> JobRecord:
         """Return a stored job as it is now."""
@@ -120,14 +129,17 @@ async def open_ledger(
 ) -> AsyncIterator[Ledger]:
     """Yield a ledger whose recorder does not run yet."""
     metrics = LedgerMetrics()
-    recorder = Recorder(
+    make = partial(
+        Recorder,
         store=RetryingStore(store),
         metrics=metrics,
         settings=Settings(amqp_url=url, publisher_projects=publisher_projects or {}),
         tokens=TOKENS,
     )
+    copies = Copies(most_held=10)
+    interactive = InteractiveRecorder(**make.keywords, copies=copies)
     async with running_publisher(url) as publisher, open_channel(url) as channel:
-        yield Ledger(recorder, store, publisher, channel, metrics)
+        yield Ledger(make(), interactive, make(copies=copies), store, publisher, channel, metrics)
 
 
 def make_message(*, args: dict[str, object] | None = None, attempt: int = 1) -> JobMessage:
