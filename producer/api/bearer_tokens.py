@@ -38,6 +38,8 @@ _ASK_EVERY_SECONDS = 10.0
 # Keys that cannot be read again still hold for so long.
 _KEYS_HOLD_SECONDS = 86_400.0
 _ANSWER_SECONDS = 5.0
+# For so long keys that are old, and known, are given only after the provider was asked again.
+_PATIENCE_SECONDS = 1.0
 _MAX_ANSWER_BYTES = 1_048_576
 # What was checked is remembered, for checking takes a fifth of a millisecond.
 _REMEMBERED = 10_000
@@ -149,29 +151,43 @@ class ProviderKeys:
         self._issuer = issuer
         self._jwks_url = jwks_url
         self._keys: Mapping[str, PublicKey] = {}
-        self._asked_at = self._told_at = float("-inf")
-        self._lock = asyncio.Lock()
+        self._asked_at = self._told_at = self._patient_until = float("-inf")
+        # The question to the provider that is under way, or was the last; it ends after `_ANSWER_SECONDS`.
+        self._asking: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> PublicKey | None:
         """Return a key; None when the provider has none of this id.
 
+        The provider is asked once at a time. A key that is known does not wait long for an answer that is
+        late, and not at all after one that did not come.
+
         Raises:
             ProviderUnavailable: it did not tell, neither now nor in the day before.
         """
-        if key_id not in self._keys or self._is_older(self._told_at, _KEYS_KEPT_SECONDS):
-            async with self._lock:
-                if self._is_older(self._asked_at, _ASK_EVERY_SECONDS):
-                    await self._ask()
+        is_known = key_id in self._keys and not self._is_older(self._told_at, _KEYS_HOLD_SECONDS)
+        if not is_known or self._is_older(self._told_at, _KEYS_KEPT_SECONDS):
+            if self._is_older(self._asked_at, _ASK_EVERY_SECONDS) and not self._is_asking:
+                self._begin_asking()
+            if self._asking is not None:
+                patience = max(self._patient_until - time.monotonic(), 0.0) if is_known else None
+                await asyncio.wait([self._asking], timeout=patience)
         if self._is_older(self._told_at, _KEYS_HOLD_SECONDS):
             raise ProviderUnavailable("The OpenID provider does not tell its keys")
         return self._keys.get(key_id)
 
+    @property
+    def _is_asking(self) -> bool:
+        return self._asking is not None and not self._asking.done()
+
+    def _begin_asking(self) -> None:
+        now, was_told = time.monotonic(), self._told_at >= self._asked_at
+        self._patient_until = now + _PATIENCE_SECONDS if was_told else now
+        self._asked_at = now
+        self._asking = asyncio.create_task(self._ask())
+
     async def _ask(self) -> None:
-        self._asked_at = time.monotonic()
         try:
-            async with aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS), trust_env=False
-            ) as session:
+            async with asyncio.timeout(_ANSWER_SECONDS), aiohttp.ClientSession(trust_env=False) as session:
                 url = self._jwks_url or await self._find_jwks_url(session)
                 self._keys = _usable_keys(await _read_json(session, url))
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, JoseError) as error:

@@ -1,5 +1,6 @@
 """Tokens of an OpenID provider: which are taken, and which of the known forgeries are not."""
 
+import asyncio
 import base64
 import hmac
 import json
@@ -236,6 +237,50 @@ async def test_a_provider_that_is_away_is_said_and_keys_that_are_known_hold(
     provider.status = 500
     monkeypatch.setattr(bearer_tokens, "_KEYS_KEPT_SECONDS", 0.0)
     assert (await tokens.check(provider.token(KEY, jti="while it is away"))).actor == "subject:ann"
+
+
+async def test_a_provider_that_hangs_holds_up_nobody_whose_key_is_known(
+    provider: Provider, tokens: BearerTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tokens.check(provider.token(KEY))
+    provider.answers.clear()
+    provider.publish(OTHER)
+    monkeypatch.setattr(bearer_tokens, "_KEYS_KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(bearer_tokens, "_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(bearer_tokens, "_ANSWER_SECONDS", 600.0)
+    monkeypatch.setattr(bearer_tokens, "_ASK_EVERY_SECONDS", 0.0)
+
+    strangers = [
+        asyncio.create_task(refusal(tokens, provider.token(OTHER, header={"kid": f"unknown-{number}"})))
+        for number in range(5)
+    ]
+    callers = await asyncio.gather(*(tokens.check(provider.token(KEY, jti=str(n))) for n in range(20)))
+
+    assert {caller.actor for caller in callers} == {"subject:ann"}
+    assert not any(stranger.done() for stranger in strangers)
+    monkeypatch.setattr(bearer_tokens, "_ASK_EVERY_SECONDS", 600.0)
+    provider.answers.set()
+    assert all("does not have" in why for why in await asyncio.gather(*strangers))
+    assert provider.asked == 2
+    assert "does not have" in await refusal(tokens, provider.token(KEY, jti="after it was told"))
+
+
+async def test_nobody_waits_for_a_provider_again_that_has_just_not_answered(
+    provider: Provider, tokens: BearerTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tokens.check(provider.token(KEY))
+    provider.answers.clear()
+    monkeypatch.setattr(bearer_tokens, "_KEYS_KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(bearer_tokens, "_ASK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(bearer_tokens, "_ANSWER_SECONDS", 0.05)
+    assert "does not have" in await refusal(tokens, provider.token(OTHER))
+    monkeypatch.setattr(bearer_tokens, "_ANSWER_SECONDS", 600.0)
+    monkeypatch.setattr(bearer_tokens, "_PATIENCE_SECONDS", 600.0)
+
+    assert (await tokens.check(provider.token(KEY, jti="again"))).actor == "subject:ann"
+    monkeypatch.setattr(bearer_tokens, "_ASK_EVERY_SECONDS", 600.0)
+    monkeypatch.setattr(bearer_tokens, "_KEYS_KEPT_SECONDS", 600.0)
+    provider.answers.set()
 
 
 async def test_a_remembered_token_expires_all_the_same(

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,12 +23,13 @@ def rsa_key(key_id: str) -> RSAKey:
 
 @dataclass(slots=True)
 class Provider:
-    """What a provider says, and how often it was asked for its keys."""
+    """What a provider says, and how often it was asked for its keys; it hangs while `answers` is not set."""
 
     issuer: str
     keys: list[dict[str, Any]] = field(default_factory=list)
     status: int = 200
     asked: int = 0
+    answers: threading.Event = field(default_factory=threading.Event)
 
     def publish(self, *keys: SigningKey | OctKey) -> None:
         """Have these keys, and no others."""
@@ -71,22 +72,27 @@ def running_provider() -> Iterator[Provider]:
                 "/keys": {"keys": provider.keys},
             }
             provider.asked += self.path == "/keys"
+            provider.answers.wait()
             body = json.dumps(documents.get(self.path, {})).encode()
-            self.send_response(provider.status if self.path in documents else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            # Who asked may have gone away.
+            with suppress(ConnectionError):
+                self.send_response(provider.status if self.path in documents else 404)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     provider = Provider(f"http://127.0.0.1:{server.server_port}")
+    provider.answers.set()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield provider
     finally:
+        provider.answers.set()
         server.shutdown()
         thread.join()
         server.server_close()
