@@ -16,6 +16,10 @@ MIN_RATE_PER_SECOND = 0.001
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ENTRY = re.compile(r"(\*\.)?([a-z0-9_.:\[\]/-]+)=(\d{1,4}):(\d{1,5}(?:\.\d{1,6})?)", re.ASCII)
+_BEYOND_HOST = re.compile(r"[\s/?#@%\\*]")
+_PORT = re.compile(r":([0-9]+)$")
+# RFC 1035 section 2.3.4, without the dot that may end it.
+_MAX_HOST_LENGTH = 253
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 MACHINE_PREFIX_V6 = 64
@@ -155,6 +159,24 @@ def _key_of_ipv6(address: str) -> str:
     if parsed in _NAT64:
         return str(IPv4Address(int(parsed) & 0xFFFF_FFFF))
     return str(IPv6Network((int(parsed) >> 64 << 64, MACHINE_PREFIX_V6)))
+
+
+def host_named(text: str) -> str:
+    """Return the key of a host that somebody names, as `host_key` has it: in any case or script, `name:port`.
+
+    Raises:
+        ValueError: it is no host; the message, which ends a sentence, is why.
+    """
+    if _BEYOND_HOST.search(text):
+        raise ValueError("a host is a name or an address, and a port where that is not the scheme's own")
+    try:
+        host = url_origin(f"http://{text}/")[1].rstrip(".")
+    except ValueError:
+        raise ValueError("it is no name of a host, and no address; IPv6 is written in brackets") from None
+    if not 1 <= len(host) <= _MAX_HOST_LENGTH:
+        raise ValueError(f"a name has 1 to {_MAX_HOST_LENGTH} characters, as it is in ASCII")
+    port = _PORT.search(text)
+    return f"{host}:{int(port[1])}" if port else host
 
 
 @lru_cache(maxsize=4_096)

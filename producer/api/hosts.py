@@ -18,7 +18,8 @@ from producer.hosts import TrackedHost
 from producer.store import hosts
 from producer.store.database import Store
 from shared.clock import utc_now
-from shared.hosts import MAX_CONCURRENCY, MAX_RATE_PER_SECOND, HostLimit
+from shared.errors import FieldError
+from shared.hosts import MAX_CONCURRENCY, MAX_RATE_PER_SECOND, HostLimit, host_named
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +126,16 @@ class HostHandlers:
 
 
 def _name(request: Request) -> str:
-    name: str = request.path_params["host"]
-    return name.lower()
+    """Return the host in the path of a request, as limits know it.
+
+    Raises:
+        HttpProblem: 400: it is none.
+    """
+    try:
+        return host_named(request.path_params["host"])
+    except ValueError as error:
+        fault = FieldError("/path/host", str(error)[0].upper() + str(error)[1:])
+        raise HttpProblem(HTTPStatus.BAD_REQUEST, f"{fault.loc}: {fault.msg}.", errors=[fault]) from None
 
 
 def _document(host: TrackedHost) -> HostDocument:

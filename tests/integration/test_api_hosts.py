@@ -78,6 +78,25 @@ def test_a_limit_of_run_time_holds_is_audited_and_can_be_taken_back(api: Running
     assert entries[1]["details"] == {"host": "busy.example:8080", "before": None, "after": limit}
 
 
+def test_a_host_is_named_as_urls_name_it_and_what_is_none_is_refused_by_its_place(api: RunningApi) -> None:
+    for text, name in (
+        ("B%C3%9CCHER.example.", "xn--bcher-kva.example"),
+        ("0x7f.1:0443", "127.0.0.1:443"),
+        ("%5B0:0::1%5D:8080", "[::1]:8080"),
+    ):
+        put = api.client.put(f"/hosts/{text}/limit", json={"concurrency": 1}).raise_for_status()
+        assert put.json()["host"] == name
+        assert api.client.get(f"/hosts/{text}").raise_for_status().json()["host"] == name
+    for text in [*["a:65536", "::1", "a%20b", "u@a", "*.example", "a%3Fb", "256.1.1.1", "%FF"], "a." * 128]:
+        for answer in (
+            api.client.put(f"/hosts/{text}/limit", json={"concurrency": 1}),
+            api.client.delete(f"/hosts/{text}/limit"),
+        ):
+            assert answer.status_code == 400, text
+            assert answer.json()["errors"][0]["loc"] == "/path/host"
+    assert api.client.put(f"/hosts/{'a' * 301}/limit", json={"concurrency": 1}).status_code == 400
+
+
 def test_a_limit_that_is_none_is_refused_by_its_field(api: RunningApi) -> None:
     for wrong, field in (
         ({"concurrency": 0}, "/concurrency"),

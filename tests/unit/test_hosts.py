@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import SettingsInvalid
-from shared.hosts import HostLimit, NamedLimit, host_key, named_limit
+from shared.hosts import HostLimit, NamedLimit, host_key, host_named, named_limit
 from shared.settings import Settings, read_settings
 
 DEFAULT = HostLimit(8, 20)
@@ -28,6 +28,22 @@ DEFAULT = HostLimit(8, 20)
 )
 def test_a_host_has_one_key_however_its_url_is_written(url: str, key: str | None) -> None:
     assert host_key(url) == key
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://Example.COM./a", "Example.COM."),
+        ("http://example.com:80/", "example.com"),
+        ("http://example.com:443/", "example.com:443"),
+        ("https://example.com:80/", "example.com:080"),
+        ("http://[0:0::1]:8080/", "[0:0::1]:8080"),
+        ("http://[::1]/", "[::1]"),
+        ("https://bücher.example/", "BÜCHER.example"),
+    ],
+)
+def test_a_host_that_somebody_names_is_the_one_of_urls(url: str, text: str) -> None:
+    assert host_named(text) == host_key(url)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +121,9 @@ def test_the_user_agent_says_whom_to_ask() -> None:
         Settings(contact_url="https://example.com/bot").full_user_agent
         == "Retriever/0.1 (+https://example.com/bot)"
     )
+
+
+@pytest.mark.parametrize("text", ["", ".", ":80", "a..:80/", "user@a", "a b", "::1", "a:65536", "a." * 128])
+def test_what_is_no_host_is_named_by_nobody(text: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        host_named(text)
