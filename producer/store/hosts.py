@@ -45,6 +45,8 @@ from shared.states import JobState
 # One look at the hosts that are ready.
 _MOST_HOSTS = 200
 _FORGET_AFTER = timedelta(seconds=60)
+# A name and a port.
+_MOST_CHARACTERS = 260
 _STATE_NAMES = (
     "in_flight",
     "waiting",
@@ -168,7 +170,7 @@ def note_changes(
 ) -> None:
     """Write down what happened to jobs of tracked hosts, and wake the relays where that makes room.
 
-    Call it after the jobs are locked and changed.
+    Call it after the jobs are locked, and before their batches are.
     """
     by_name: dict[str, HostChange] = {}
     for name, change in changes:
@@ -397,7 +399,8 @@ def _concerned(
     connection: sa.Connection, found: Sequence[Candidate], turns: HostTurns, now: datetime
 ) -> list[Candidate]:
     """Return the jobs of hosts that are tracked, or that have to be from now on."""
-    counts = Counter(each.host for each in found)
+    # Limits know a host without the dot that may end its name.
+    counts = Counter(each.host.rstrip(".") for each in found)
     counts.pop("", None)
     if not counts:
         return []
@@ -412,7 +415,7 @@ def _concerned(
         elif limits.has_names:
             # A name that is limited with a port is a suspect on all ports.
             suspects |= {host for host in counts if limits.may_name(host)}
-    return [each for each in found if each.host in suspects] if suspects else []
+    return [each for each in found if each.host.rstrip(".") in suspects] if suspects else []
 
 
 def _names(connection: sa.Connection, concerned: Sequence[Candidate], limits: HostLimits) -> dict[UUID, str]:
@@ -438,7 +441,9 @@ def _name_of(args_json: str | None) -> str | None:
         url = exact_json.loads(args_json).get("url") if args_json else None
     except ValueError:
         return None
-    return host_key(url) if isinstance(url, str) else None
+    name = host_key(url) if isinstance(url, str) else None
+    # What is longer has no address (RFC 1035 section 2.3.4), and is too long for an index of PostgreSQL.
+    return name if name is not None and len(name) <= _MOST_CHARACTERS else None
 
 
 def _among(connection: sa.Connection, column: sa.Column[str], names: Iterable[str]) -> Sequence[str]:

@@ -1,5 +1,7 @@
 """Jobs that their hosts hold: put aside, released in turn, given back by whatever ends them."""
 
+import random
+import string
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -8,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from producer.flows import Flows
-from producer.hosts import HostLimits, HostState
+from producer.hosts import HORIZON_SECONDS, HostLimits, HostState
 from producer.records import ClaimedJob, NewJob
 from producer.store import endings, hosts, outbox, parking, queries, recording, submissions
 from producer.store.database import Database
@@ -117,6 +119,49 @@ def test_a_host_whose_jobs_come_on_several_pages_is_tracked_from_the_second_on(s
     claim(store, turns, at=later(1))
 
     assert state_of(store).in_flight == 1
+
+
+def test_callbacks_to_one_victim_are_released_at_its_rate_by_all_ledgers_together(store: Database) -> None:
+    batch = make_batch()
+    hook = "https://victim.example/hook"
+    new = [
+        make_job(host=f"h{number}.example", lane=Lane.BULK, batch_id=batch.id, callback_url=hook)
+        for number in range(300)
+    ]
+    store.write(submissions.insert_batch, batch, new)
+    end(store, *ids(new))
+    ledgers = [make_turns(HostLimit(8, 20)) for _ in range(3)]
+
+    starts = list[float]()
+    for step in range(30):
+        at = step / 10
+        for turns in ledgers:
+            calls = claim(store, turns, at=later(at))
+            assert {job.kind for job in calls} <= {"webhook"}
+            starts += (at + job.starts_in_seconds for job in calls)
+            end(store, *ids(calls), at=later(at))
+
+    # One each before a host is tracked, and what is due within the horizon of the last look.
+    assert 60 <= len(starts) <= 60 + len(ledgers) + 20 * HORIZON_SECONDS
+    fullest = max(sum(start <= each < start + 1 for each in starts) for start in starts)
+    assert fullest <= 20 + 1 + len(ledgers)
+
+
+def test_a_host_that_is_longer_than_any_name_holds_up_no_page(store: Database) -> None:
+    # Of letters at random, because PostgreSQL compresses what goes into an index.
+    host = "".join(random.Random(7).choices(string.ascii_lowercase, k=6_000))
+    new = [*store_batch(store, 3, host=host), *store_batch(store, 3)]
+
+    claimed = claim(store, make_turns(HostLimit(1, 1)))
+
+    assert set(ids(claimed)) == {*ids(new[:3]), new[3].id}
+
+
+def test_a_limit_of_run_time_holds_however_a_url_writes_the_host(store: Database) -> None:
+    store.write(hosts.set_limit, "a.example", TWO_AT_ONCE, by="ann", now=NOON)
+    store_batch(store, 5, host="a.example.")
+
+    assert len(claim(store, make_turns(HostLimit()))) == 2
 
 
 def test_a_rate_spaces_what_one_page_releases(store: Database) -> None:
