@@ -4,7 +4,7 @@ Recounts prove it: the ledger holds the counts against the jobs from time to tim
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from producer.progress import moved_points
 from producer.store.events import announce_batch
 from producer.store.feed import next_number, number_batches
+from producer.store.quotas import Stored, count_stored
 from producer.store.rows import FINAL_STATES, point_columns, points_of
 from producer.store.schema import batches, jobs
 from shared.states import JobState
@@ -36,14 +37,24 @@ class Move:
     began_at: datetime | None = None
 
 
-def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: datetime) -> list[UUID]:
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What follows of batches that are complete now, behind all other locks of the transaction.
+
+    Attributes:
+        batch_ids: They have to be numbered as their jobs are.
+        stored: Webhooks, which have to be counted.
+    """
+
+    batch_ids: Sequence[UUID]
+    stored: Stored
+
+
+def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: datetime) -> Completed:
     """Change the counts of the batches whose jobs moved, and announce those that are complete now.
 
     Call it after the jobs are locked: rows of batches are locked in the order of their ids, after rows of
-    jobs, so that two transactions cannot wait for each other.
-
-    Returns:
-        The batches that are complete now, which have to be numbered as their jobs are.
+    jobs, so that two transactions cannot wait for each other. Jobs that have not ended complete no batch.
     """
     changes: dict[UUID, Counter[JobState]] = {}
     began_at: dict[UUID, datetime] = {}
@@ -54,11 +65,12 @@ def count_moves(connection: sa.Connection, moves: Iterable[Move], *, now: dateti
             change[move.after] += move.jobs
             if move.began_at is not None:
                 began_at[move.batch_id] = min(move.began_at, began_at.get(move.batch_id, move.began_at))
-    return [
-        batch_id
-        for batch_id in sorted(changes)
-        if _change(connection, batch_id, changes[batch_id], began_at.get(batch_id), now)
-    ]
+    completed: dict[UUID, Stored] = {}
+    for batch_id, change in sorted(changes.items()):
+        webhooks = _change(connection, batch_id, change, began_at.get(batch_id), now)
+        if webhooks is not None:
+            completed[batch_id] = webhooks
+    return Completed(list(completed), sum(completed.values(), Stored()))
 
 
 def batches_to_check(
@@ -106,9 +118,10 @@ def _set_counts(
         **{state.value: number for state, number in counts.items()},
         "finished_at": sa.case((batches.c.total == ended, finished_at)),
     }
-    _, is_complete = _update(connection, batch_id, values, now)
-    if is_complete:
+    _, webhooks = _update(connection, batch_id, values, now)
+    if webhooks is not None:
         number_batches(connection, [batch_id], next_number(connection, now=now))
+        count_stored(connection, webhooks)
 
 
 def _change(
@@ -117,31 +130,30 @@ def _change(
     change: Counter[JobState],
     began_at: datetime | None,
     now: datetime,
-) -> bool:
-    """Change the counts of a batch, and return whether it is complete now."""
+) -> Stored | None:
+    """Change the counts of a batch; if it is complete now, return the webhooks that tell of it."""
     counts = {state.value: batches.c[state.value] + number for state, number in change.items() if number}
     ended = sum((batches.c[state.value] + change[state] for state in FINAL_STATES), sa.literal(0))
     finished_at = sa.case((ended == batches.c.total, sa.literal(now, batches.c.finished_at.type)))
     ends = sum(change[state] for state in FINAL_STATES)
     times = {"ended_before_at": batches.c.last_ended_at, "last_ended_at": now} if ends else {}
-    row, is_complete = _update(connection, batch_id, {**counts, "finished_at": finished_at, **times}, now)
+    row, webhooks = _update(connection, batch_id, {**counts, "finished_at": finished_at, **times}, now)
     if ends:
         _move_points(connection, row, ends, began_at, now)
-    return is_complete
+    return webhooks
 
 
 def _update(
     connection: sa.Connection, batch_id: UUID, values: Mapping[str, object], now: datetime
-) -> tuple[sa.RowMapping, bool]:
-    """Change the row of a batch; return it, and whether it is complete now, which it says once."""
+) -> tuple[sa.RowMapping, Stored | None]:
+    """Change the row of a batch; return it, and if it is complete now, once, the webhooks that tell of it."""
     update = batches.update().where(batches.c.id == batch_id).values(**values).returning(batches)
     row = connection.execute(update).mappings().one()
-    is_complete = row["finished_at"] is not None and row["completed_at"] is None
-    if is_complete:
-        # Once: a redrive may open the batch again, and its second end is no second completion.
-        connection.execute(batches.update().where(batches.c.id == batch_id).values(completed_at=now))
-        announce_batch(connection, row, now=now)
-    return row, is_complete
+    if row["finished_at"] is None or row["completed_at"] is not None:
+        return row, None
+    # Once: a redrive may open the batch again, and its second end is no second completion.
+    connection.execute(batches.update().where(batches.c.id == batch_id).values(completed_at=now))
+    return row, announce_batch(connection, row, now=now)
 
 
 def _move_points(

@@ -12,7 +12,6 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from producer.callers import wire_project
-from producer.hosts import HostChange
 from producer.paged_fetch import page_of
 from producer.parking import ANONYMOUS, CANCELLED, AuditAction, MovedJob
 from producer.records import BatchRecord, JobRecord, Transition, UnreadableJob
@@ -24,6 +23,7 @@ from producer.store.feed import next_number, number_batches
 from producer.store.hosts import left, note_changes
 from producer.store.projects import EVERY_PROJECT, visible
 from producer.store.queries import get_batch, get_job
+from producer.store.quotas import Stored, count_stored
 from producer.store.rows import OPEN_STATES, Standing, lock_job, lock_jobs, write_jobs
 from producer.store.schema import batches, jobs
 from shared.errors import BatchNotFound, JobEndedAlready
@@ -47,8 +47,8 @@ def end_jobs(
     also: Callable[[JobEnded], Mapping[str, Any]] = lambda _: {},
     moves: Iterable[Move] = (),
     began_at: Mapping[UUID, datetime | None] | None = None,
-    of_hosts: Iterable[tuple[str, HostChange]] | None = None,
-    failures_to_open: int = 0,
+    are_hosts_noted: bool = False,
+    stored: Stored | None = None,
 ) -> list[Transition]:
     """End jobs that are locked: write their rows, count them in their batches, and tell of each end.
 
@@ -59,12 +59,12 @@ def end_jobs(
         also: Further columns of an end's row, the same ones for all.
         moves: What else this transaction has moved, counted in the same go.
         began_at: When the attempts that ended were started.
-        of_hosts: What all that this transaction has moved changes in its hosts; None when nothing was heard.
-        failures_to_open: As of `producer.hosts.changed`.
+        are_hosts_noted: Whether what it changes in hosts is written; rows of hosts are locked before batches.
+        stored: Jobs that this transaction has stored, which are counted in the same go.
     """
-    if of_hosts is None:
-        of_hosts = [change for end in ends for change in left(standing[end.job_id], now=now)]
-    note_changes(connection, of_hosts, failures_to_open=failures_to_open, now=now)
+    if not are_hosts_noted:
+        changes = (change for end in ends for change in left(standing[end.job_id], now=now))
+        note_changes(connection, changes, now=now)
     begun = began_at or {}
     ended = (
         Move(
@@ -80,9 +80,10 @@ def end_jobs(
         # Behind all other locks; see `next_number`.
         number = next_number(connection, now=now)
         write_jobs(connection, [{**_row(end, now), "feed_number": number, **also(end)} for end in ends])
-        number_batches(connection, completed, number)
+        number_batches(connection, completed.batch_ids, number)
     urls = {end.job_id: url for end in ends if (url := standing[end.job_id].callback_of(end.state))}
-    announce_outcomes(connection, ends, urls, now=now)
+    webhooks = announce_outcomes(connection, ends, urls, now=now)
+    count_stored(connection, completed.stored + webhooks + (stored or Stored()))
     return [
         Transition(end.job_id, end.kind, end.run, end.attempt, end.state, _row_reason(end)) for end in ends
     ]

@@ -13,7 +13,7 @@ from producer.callbacks import batch_callback, job_callback
 from producer.callers import wire_project
 from producer.records import CallbackEvent, ClaimedEvent, NewJob
 from producer.store.page_bytes import lock_fitting
-from producer.store.quotas import count_stored
+from producer.store.quotas import Stored
 from producer.store.rows import new_job_row
 from producer.store.schema import events, jobs
 from producer.store.sql import is_free, is_one_of, json_rowset, read_in_order, rows_parameter
@@ -26,15 +26,19 @@ from shared.states import JobState
 
 def announce_outcomes(
     connection: sa.Connection, ends: Sequence[JobEnded], callback_urls: Mapping[UUID, str], *, now: datetime
-) -> None:
-    """Tell the broker of jobs that have ended, and store a webhook job for each that has a callback URL."""
+) -> Stored:
+    """Tell the broker of jobs that have ended, and store a webhook job for each that has a callback URL.
+
+    Returns:
+        The webhooks, which have to be counted.
+    """
     _insert(connection, EventType.OUTCOME, ends, now)
     calls = [(end, callback_urls[end.job_id]) for end in ends if end.job_id in callback_urls]
-    _insert_callbacks(connection, [job_callback(end, url, now=now) for end, url in calls])
+    return _insert_callbacks(connection, [job_callback(end, url, now=now) for end, url in calls])
 
 
-def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: datetime) -> None:
-    """Tell of a batch all of whose jobs have ended."""
+def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: datetime) -> Stored:
+    """Tell of a batch all of whose jobs have ended; return its webhook, which has to be counted."""
     completed = BatchCompleted(
         id=row["id"],
         kind=row["kind"],
@@ -49,7 +53,8 @@ def announce_batch(connection: sa.Connection, row: sa.RowMapping, *, now: dateti
     events_wanted = row["callback_events"]
     is_wanted = events_wanted is None or CallbackEvent.BATCH_COMPLETED in events_wanted
     if is_wanted and (url := row["callback_url"]) is not None:
-        _insert_callbacks(connection, [batch_callback(completed, url, now=now)])
+        return _insert_callbacks(connection, [batch_callback(completed, url, now=now)])
+    return Counter()
 
 
 def announce_cancellations(
@@ -97,13 +102,13 @@ def release_events(connection: sa.Connection, event_ids: Sequence[UUID], *, retr
     connection.execute(events.update().where(here).values(claimed_until=retry_at))
 
 
-def _insert_callbacks(connection: sa.Connection, webhooks: Sequence[NewJob]) -> None:
+def _insert_callbacks(connection: sa.Connection, webhooks: Sequence[NewJob]) -> Stored:
     """Store webhook jobs, and wake the relay."""
     if webhooks:
         connection.execute(jobs.insert(), [new_job_row(webhook, batch_id=None) for webhook in webhooks])
-        # Never refused: the job that they tell of was let in, and they are of it.
-        count_stored(connection, Counter((webhook.project, webhook.kind) for webhook in webhooks))
         announce_jobs(connection)
+    # Never refused: the job that they tell of was let in, and they are of it.
+    return Counter((webhook.project, webhook.kind) for webhook in webhooks)
 
 
 def _insert(

@@ -6,7 +6,6 @@ the same.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -32,7 +31,7 @@ from producer.records import JobRecord, NewBatch, NewJob
 from producer.store import queries
 from producer.store.page_bytes import PAGE_BYTES, fitting, row_bytes
 from producer.store.projects import visible
-from producer.store.quotas import count_stored, glance
+from producer.store.quotas import Stored, glance
 from producer.store.rows import JOB_COLUMNS, Standing, job_records, new_job_row
 from producer.store.schema import batches, jobs, pages, redrives
 from producer.store.sql import insert_absent, is_one_of, stored
@@ -60,14 +59,15 @@ def record_pages(
     standing: Mapping[UUID, Standing],
     *,
     now: datetime,
-) -> dict[UUID, Report]:
+) -> tuple[dict[UUID, Report], Stored]:
     """Keep what pages came to, and make the jobs that follow them.
 
     Call it after the jobs are locked and before they are counted as moved: a batch grows before the page
     that leads on counts as ended, so it is never complete too early.
 
     Returns:
-        The reports; those of first pages name the batch of the other pages.
+        The reports; those of first pages name the batch of the other pages. And what was stored, which has to
+        be counted behind all other locks.
     """
     told = {
         job_id: report
@@ -75,7 +75,7 @@ def record_pages(
         if report.page is not None and report.state is JobState.SUCCEEDED
     }
     if not told:
-        return dict(reached)
+        return dict(reached), Stored()
     found = _find_pages(connection, told)
     _keep_pages(connection, found, told, now=now)
     leading = [(job, page, place) for job, page in found if (place := _place_after(told[job.id]))]
@@ -91,7 +91,7 @@ def record_pages(
     touched = {standing[job_id].batch_id for job_id in reached} | {page.batch_id for _, page, _ in leading}
     locked = _lock_batches(connection, (batch_id for batch_id in touched if batch_id is not None))
     named = dict(reached)
-    further: Counter[tuple[str, str]] = Counter()
+    further = Stored()
     for job, page, place in leading:
         if not _takes_more(connection, locked[page.batch_id], job, told[job.id].run):
             continue
@@ -107,8 +107,7 @@ def record_pages(
                 _note_cut(connection, {job.id})
         if page.index == 0:
             named[job.id] = _naming_batch(told[job.id], page.batch_id)
-    count_stored(connection, further)
-    return named
+    return named, further
 
 
 def get_pages(connection: sa.Connection, root_id: UUID, *, project: str | None) -> PagesRecord:

@@ -8,6 +8,7 @@ statement sees the rows and the count of one moment, and their difference is wha
 """
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
@@ -33,6 +34,9 @@ from producer.store.schema import (
 from producer.store.sql import POSTGRESQL, insert_absent
 from shared.clock import utc_now
 from shared.kinds.task import TASK
+
+Stored = Counter[tuple[str, str]]
+"""How many jobs were stored, by project and kind."""
 
 KNOWN_SECONDS: Final = 1.0
 """How long a process goes by the limits that it has read."""
@@ -183,8 +187,8 @@ def check_room(connection: sa.Connection, stored: Mapping[tuple[str, str], int])
 def count_stored(connection: sa.Connection, stored: Mapping[tuple[str, str], int]) -> dict[str, Usage]:
     """Count jobs that this transaction has stored, by project and kind; fewer than 0 were deleted.
 
-    Call it at the end of what the transaction does with other rows: whoever stores for the same project waits
-    until it ends.
+    Call it once, behind all other locks of the transaction: whoever stores for the same project waits until
+    it ends, and two that lock the projects in one order cannot wait for each other.
 
     Returns:
         What the limited projects among them have now.

@@ -15,7 +15,7 @@ from producer.records import Recorded, Transition
 from producer.store.batches import Move
 from producer.store.bodies import remember_validators, write_bodies
 from producer.store.endings import end_jobs
-from producer.store.hosts import heard, moved_on
+from producer.store.hosts import heard, moved_on, note_changes
 from producer.store.outputs import HAVE_OUTPUT, forget_outputs, keep_output
 from producer.store.pages import record_pages
 from producer.store.rows import Standing, lock_jobs, write_jobs
@@ -131,7 +131,9 @@ def _write_reached(
     now: datetime,
 ) -> None:
     """Write the jobs as far as they have come, and all that follows for their batches, pages and bodies."""
-    reached = record_pages(connection, advances, standing, now=now)
+    # Hosts before batches, which the pages lock.
+    note_changes(connection, of_hosts, failures_to_open=failures_to_open, now=now)
+    reached, stored = record_pages(connection, advances, standing, now=now)
     moves = _move_jobs(connection, reached, standing, now=now)
     write_bodies(connection, reached.values())
     remember_validators(connection, reached.values(), now=now)
@@ -146,8 +148,8 @@ def _write_reached(
         also=lambda end: {"result": end.result},
         moves=moves,
         began_at={job_id: report.started_at for job_id, report in reached.items()},
-        of_hosts=of_hosts,
-        failures_to_open=failures_to_open,
+        are_hosts_noted=True,
+        stored=stored,
         now=now,
     )
 

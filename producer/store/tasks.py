@@ -54,6 +54,7 @@ from shared.errors import JobNotFound, LeaseLost, NotATask, RetrieverError
 from shared.kinds.command import OutputSnapshot
 from shared.kinds.registry import Lane
 from shared.kinds.task import TASK, PickOrder
+from shared.messages import Report
 from shared.states import JobState, position
 
 # A row of `_TASK_COLUMNS`.
@@ -194,13 +195,15 @@ def finish_all(
     Returns:
         For each its task, or the error that `finish` raises; that changes nothing.
     """
-    refused: dict[int, RetrieverError] = {}
-    left = list(range(len(asked)))
-    while left:
-        # The second word on a task is weighed when the first is written.
-        first = {asked[place].job_id: place for place in reversed(left)}
-        refused |= _finish_each(connection, {place: asked[place] for place in first.values()}, now=now)
-        left = [place for place in left if first[asked[place].job_id] != place]
+    weighed, reports = _weigh(connection, dict(enumerate(asked)), now=now)
+    if reports:
+        record_reports(connection, reports, now=now)
+    # What came behind the word that ended a task is weighed when that is written. Nobody holds the task any
+    # more, so it writes nothing: locks are taken once, in their order.
+    behind = {place: each for place, each in enumerate(asked) if place not in weighed}
+    if behind:
+        weighed |= _weigh(connection, behind, now=now)[0]
+    refused = {place: error for place, error in weighed.items() if error is not None}
     done = {each.job_id for place, each in enumerate(asked) if place not in refused}
     ended = get_jobs(connection, done, project=EVERY_PROJECT)
     return [refused.get(place) or ended[each.job_id] for place, each in enumerate(asked)]
@@ -459,63 +462,72 @@ def _attempt_row(picked: JobRecord, agent: str, now: datetime) -> dict[str, Any]
     }
 
 
-def _finish_each(
+def _weigh(
     connection: sa.Connection, asked: Mapping[int, FinishRequest], *, now: datetime
-) -> dict[int, RetrieverError]:
-    """End attempts of different tasks; return the errors of those that are refused, by their places."""
-    tasks = _lock_tasks(connection, {each.job_id: each.project for each in asked.values()})
-    refused: dict[int, RetrieverError] = {}
-    reports = []
+) -> tuple[dict[int, RetrieverError | None], list[Report]]:
+    """Lock tasks; return which words hold, by their places, and the reports that end attempts.
+
+    Words that come behind one that ends the same task are left out.
+    """
+    tasks = _lock_tasks(connection, {(each.job_id, each.project) for each in asked.values()})
+    weighed: dict[int, RetrieverError | None] = {}
+    reports: dict[UUID, Report] = {}
     for place, each in asked.items():
-        task = tasks[each.job_id]
+        if each.job_id in reports:
+            continue
+        task = tasks[each.job_id, each.project]
+        weighed[place] = None
         if isinstance(task, RetrieverError):
-            refused[place] = task
+            weighed[place] = task
         elif task.is_held_by(each.token, now):
-            reports.append(ended_report(task, each.end, now=now, random=random.random))
+            reports[each.job_id] = ended_report(task, each.end, now=now, random=random.random)
         elif not task.is_ended_by(each.token, each.end):
-            refused[place] = LeaseLost(task.refusal(each.token, now))
-    if reports:
-        record_reports(connection, reports, now=now)
-    return refused
+            weighed[place] = LeaseLost(task.refusal(each.token, now))
+    return weighed, list(reports.values())
 
 
 def _lock_task(connection: sa.Connection, job_id: UUID, *, project: str | None) -> TaskStanding:
-    task = _lock_tasks(connection, {job_id: project})[job_id]
+    task = _lock_tasks(connection, {(job_id, project)})[job_id, project]
     if isinstance(task, RetrieverError):
         raise task
     return task
 
 
 def _lock_tasks(
-    connection: sa.Connection, asked: Mapping[UUID, str | None]
-) -> dict[UUID, TaskStanding | RetrieverError]:
+    connection: sa.Connection, asked: Collection[tuple[UUID, str | None]]
+) -> dict[tuple[UUID, str | None], TaskStanding | RetrieverError]:
     """Lock tasks in the order of their ids; return where each is, or why it is none.
 
     Args:
         asked: The ids, each with the project of whoever names it.
     """
     ids_by_project: dict[str | None, list[UUID]] = {}
-    for job_id, project in asked.items():
+    for job_id, project in asked:
         ids_by_project.setdefault(project, []).append(job_id)
     named = [
         sa.and_(is_one_of(connection, jobs.c.id, ids), *visible(jobs, project))
         for project, ids in ids_by_project.items()
     ]
     query = (
-        sa.select(*_TASK_COLUMNS)
+        sa.select(*_TASK_COLUMNS, jobs.c.project)
         .where(sa.or_(sa.false(), *named))
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
-    found: dict[UUID, TaskStanding | RetrieverError] = {
-        job_id: JobNotFound(f"no job has the id {job_id}") for job_id in asked
+    locked = connection.execute(query).all()
+    there = {
+        task.id: task
+        if task.kind == TASK
+        else NotATask(f"job {task.id} is of the kind {task.kind}, which no agent picks")
+        for task in _standing(connection, locked)
     }
-    for task in _standing(connection, connection.execute(query).all()):
-        is_task = task.kind == TASK
-        found[task.id] = (
-            task if is_task else NotATask(f"job {task.id} is of the kind {task.kind}, which no agent picks")
-        )
-    return found
+    projects = {row.id: row.project for row in locked}
+    return {
+        (job_id, project): there[job_id]
+        if job_id in there and project in {EVERY_PROJECT, projects[job_id]}
+        else JobNotFound(f"no job has the id {job_id}")
+        for job_id, project in asked
+    }
 
 
 def _lock_expired(
@@ -553,7 +565,7 @@ def _standing(connection: sa.Connection, locked: Sequence[_Row]) -> list[TaskSta
     ids = [row.id for row in locked]
     query = _LAST_ATTEMPTS.where(is_one_of(connection, jobs.c.id, ids))
     last = {job_id: attempt for job_id, *attempt in connection.execute(query)}
-    return [TaskStanding(*row, *last.get(row.id, _NO_ATTEMPT)) for row in locked]
+    return [TaskStanding(*row[: len(_TASK_COLUMNS)], *last.get(row.id, _NO_ATTEMPT)) for row in locked]
 
 
 def _oldest_ready_at(connection: sa.Connection, queue: str, projects: Iterable[str]) -> datetime | None:
