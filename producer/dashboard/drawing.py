@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -38,7 +39,19 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 
 # Name, address, and the key that leads there after `g`.
-NAVIGATION: Final = (("Jobs", f"{PREFIX}jobs", "j"),)
+NAVIGATION: Final = (
+    ("Overview", PREFIX, "o"),
+    ("Jobs", f"{PREFIX}jobs", "j"),
+    ("Parked", f"{PREFIX}parked", "p"),
+    ("Operations", f"{PREFIX}operations", "x"),
+    ("Batches", f"{PREFIX}batches", "b"),
+    ("Schedules", f"{PREFIX}schedules", "s"),
+    ("Hosts", f"{PREFIX}hosts", "h"),
+    ("Kinds", f"{PREFIX}kinds", "k"),
+    ("Keys", f"{PREFIX}keys", "y"),
+    ("Audit", f"{PREFIX}audit", "a"),
+    ("Submit", f"{PREFIX}submit", "n"),
+)
 
 # What has happened, after a form was sent: the answer leads to a page that says it.
 DONE: Final[Mapping[str, str]] = {
@@ -92,12 +105,22 @@ def check_may(*needed: Scope) -> None:
         raise scope_missing(caller(), missing)
 
 
-def page(template: str, *, status: HTTPStatus = HTTPStatus.OK, **facts: object) -> flask.Response:
-    """Return a page that is drawn of a template."""
+def page(
+    template: str, *, status: HTTPStatus = HTTPStatus.OK, version: str | None = None, **facts: object
+) -> flask.Response:
+    """Return a page that is drawn of a template.
+
+    Args:
+        version: What its facts are known by, if that is cheaper than to draw it: it is not drawn for a
+            browser that has it.
+    """
+    etag = None if version is None else _etag(repr((version, visit().session.id, caller())).encode())
+    if etag is not None and _is_known(etag):
+        return flask.Response("", HTTPStatus.NOT_MODIFIED, headers={**HEADERS, "ETag": etag})
     # A lone surrogate, which a stranger's JSON may have, is no Unicode text.
     said = flask.render_template(template, **facts).encode("utf-8", "replace")
     response = flask.Response(said, status, mimetype="text/html", headers=dict(HEADERS))
-    return _finished(response)
+    return _finished(response, etag)
 
 
 def see_other(path: str, **query: str) -> flask.Response:
@@ -111,7 +134,8 @@ def add_words(app: flask.Flask) -> None:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals |= {
         "asset": lambda name: f"{PREFIX}static/{name}?v={ASSET_VERSIONS[name]}",
-        "action": _action,
+        "action_why": _action_why,
+        "nonce": lambda: secrets.token_urlsafe(12),
         "state_sign": lambda state: _STATE_SIGNS.get(state, ""),
         "states": list(JobState),
         "etag_place": _ETAG_PLACE.decode(),
@@ -122,14 +146,19 @@ def add_words(app: flask.Flask) -> None:
         "seconds": show_seconds,
         "count": show_count,
         "query": _query,
+        "list_query": lambda first, more: _query([*first, *more]),
         "outcome_class": _outcome_class,
         "compact": lambda value: json.dumps(value, ensure_ascii=False, separators=(", ", ": ")),
     }
     app.context_processor(_context)
 
 
-def show_time(at: datetime | str | None) -> Markup:
-    """Return a time as an element: in UTC; a script shows it in the zone of whoever looks."""
+def show_time(at: datetime | str | None, *, exact: bool = False) -> Markup:
+    """Return a time as an element: in UTC; a script shows it as its reader wants it.
+
+    Args:
+        exact: Whether how long ago it was would say too little.
+    """
     if at is None or at == "":
         return Markup("-")
     if isinstance(at, str):
@@ -139,7 +168,8 @@ def show_time(at: datetime | str | None) -> Markup:
             return escape(at)
     utc = at.astimezone(UTC)
     text = utc.strftime("%Y-%m-%d %H:%M:%S")
-    return Markup('<time datetime="{}">{} UTC</time>').format(utc.isoformat(), text)
+    mark = Markup(" data-exact") if exact else ""
+    return Markup('<time datetime="{}"{}>{} UTC</time>').format(utc.isoformat(), mark, text)
 
 
 def show_seconds(seconds: object) -> str:
@@ -156,7 +186,8 @@ def show_seconds(seconds: object) -> str:
         if left >= size or words:
             words.append(f"{left // size:,} {unit}")
             left %= size
-    return " ".join(words[:2]) if len(words) > 1 else f"{words[0]} {left} s"
+    words.append(f"{left} s")
+    return " ".join(word for word in words[:2] if not word.startswith("0 "))
 
 
 def show_count(number: object) -> str:
@@ -178,7 +209,7 @@ def _outcome_class(outcome: object) -> str:
             return "outcome-running"
 
 
-def _action(scope: str) -> str:
+def _action_why(scope: str) -> str:
     """Return why whoever asks may not do what takes a scope; nothing when they may."""
     who = caller()
     return (
@@ -202,13 +233,22 @@ def _context() -> dict[str, Any]:
     }
 
 
-def _finished(response: flask.Response) -> flask.Response:
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+
+
+def _is_known(etag: str) -> bool:
+    """Return whether the browser has this version of the page already."""
+    return flask.request.headers.get("If-None-Match") == etag
+
+
+def _finished(response: flask.Response, etag: str | None) -> flask.Response:
     """Return a page with its digest, or word that the browser has it already."""
     body = response.get_data()
-    etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    etag = etag or _etag(body)
     if response.status_code == HTTPStatus.OK and flask.request.method in {"GET", "HEAD"}:
         response.headers["ETag"] = etag
-        if flask.request.headers.get("If-None-Match") == etag:
+        if _is_known(etag):
             response.status_code = HTTPStatus.NOT_MODIFIED
             response.set_data(b"")
             return response

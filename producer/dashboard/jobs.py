@@ -131,7 +131,7 @@ class JobPages:
         asked = self._read_filter(filters, cursor)
         after = UUID(cursor) if cursor else None
         rows, following = self._database.read(
-            _find, asked, project=caller().project, limit=PAGE_ROWS, after=after
+            find_rows, asked, project=caller().project, limit=PAGE_ROWS, after=after
         )
         return page(
             "jobs.html",
@@ -146,6 +146,7 @@ class JobPages:
             state_links=_state_links(filters),
             document_query=_pairs(filters),
             command=shlex.join(as_command(filters)),
+            bulk=_bulk_links(filters),
         )
 
     def _read_filter(self, filters: Sequence[Filter], cursor: str | None) -> JobFilter:
@@ -241,9 +242,10 @@ class _Related:
     audit: Sequence[Mapping[str, Any]]
 
 
-def _find(
+def find_rows(
     connection: Connection, asked: JobFilter, *, project: str | None, limit: int, after: UUID | None
 ) -> tuple[list[Row], UUID | None]:
+    """Return a page of the jobs that match, newest first, as lists show them, and the id to go on below."""
     found = queries.search_jobs(connection, asked, project=project, limit=limit, after=after)
     known = queues.circumstances(connection, now=utc_now(), around=found.records)
     return [_row(record, job_explanation(record, known)) for record in found.records], found.following
@@ -259,7 +261,7 @@ def _read_job(
         asked = JobFilter(
             kind="webhook", labels=[(CALLBACK_LABEL, f"job/{job_id}")], created_after=record.created_at
         )
-        webhooks, _ = _find(connection, asked, project=project, limit=_RELATED_ROWS, after=None)
+        webhooks, _ = find_rows(connection, asked, project=project, limit=_RELATED_ROWS, after=None)
     entries = audit.list_audit(
         connection, project=project, target=audit.job_target(job_id), limit=_RELATED_ROWS, after=None
     )
@@ -323,6 +325,22 @@ def _state_links(filters: Sequence[Filter]) -> list[tuple[JobState | None, list[
     return [
         (state, _pairs([*([Filter("state", state)] if state else []), *others]), now == state)
         for state in (None, *JobState)
+    ]
+
+
+def _bulk_links(filters: Sequence[Filter]) -> list[tuple[str, str]]:
+    """Return what can be done with exactly the jobs that the list shows, and more pages of it."""
+    state = next((each.value for each in filters if each.name == "state"), None)
+    pairs = [(each.name, each.value) for each in filters if each.name != "state"]
+    if state == JobState.PARKED:
+        actions = [("redrive", "Redrive all of these"), ("discard", "Discard all of these")]
+    elif state is None and pairs:
+        actions = [("cancel", "Cancel those that have not ended")]
+    else:
+        # An operation has no filter by any other state, and would touch more than is shown.
+        return []
+    return [
+        (f"{PREFIX}operate?{urlencode([('action', action), *pairs])}", label) for action, label in actions
     ]
 
 

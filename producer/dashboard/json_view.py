@@ -15,6 +15,8 @@ MOST_CHARACTERS: Final = 65_536
 
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 _INDENT = "  "
+# What is nested more deeply is nothing that somebody reads.
+_MOST_LEVELS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,14 @@ class Shown:
 
 def show_json(text: str) -> Shown:
     """Return a JSON text as a page shows it."""
-    # Indented a text is longer, so no more of it is needed.
-    indented = "".join(_indented(text[: MOST_CHARACTERS + 1]))
-    is_cut = len(text) > MOST_CHARACTERS or len(indented) > MOST_CHARACTERS
-    indented = indented[:MOST_CHARACTERS]
+    pieces, length = [], 0
+    for piece in _indented(text):
+        pieces.append(piece)
+        length += len(piece)
+        if length > MOST_CHARACTERS:
+            break
+    is_cut = length > MOST_CHARACTERS
+    indented = "".join(pieces)[:MOST_CHARACTERS]
     if len(indented) <= SHORT_CHARACTERS:
         return Shown(indented, "", is_cut)
     end = indented.rfind("\n", 0, SHORT_CHARACTERS) + 1 or SHORT_CHARACTERS
@@ -45,13 +51,17 @@ def _indented(text: str) -> Iterator[str]:
         match token:
             case "]" | "}":
                 depth = max(depth - 1, 0)
-                yield token if was_open else f"\n{_INDENT * depth}{token}"
+                yield token if was_open else f"{_line(depth)}{token}"
                 was_open = False
             case ",":
-                yield f",\n{_INDENT * depth}"
+                yield f",{_line(depth)}"
             case ":":
                 yield ": "
             case _:
-                yield f"\n{_INDENT * depth}{token}" if was_open else token
+                yield f"{_line(depth)}{token}" if was_open else token
                 was_open = token in {"[", "{"}
                 depth += was_open
+
+
+def _line(depth: int) -> str:
+    return f"\n{_INDENT * min(depth, _MOST_LEVELS)}"

@@ -58,6 +58,7 @@ _DOCUMENTS = {
     re.compile(rf"{PREFIX}jobs\.json"): "list_jobs",
     re.compile(rf"{PREFIX}jobs/(?P<job_id>[0-9a-f-]{{36}})\.json"): "get_job",
     re.compile(rf"{PREFIX}jobs/(?P<job_id>[0-9a-f-]{{36}})/body"): "get_body",
+    re.compile(rf"{PREFIX}batches/(?P<batch_id>[0-9a-f-]{{36}})/results"): "export_results",
 }
 _DOCUMENT_HEADERS = {"Content-Security-Policy": "sandbox; default-src 'none'", "Vary": "Cookie"}
 _PASSED_ON = frozenset({"range", "if-range", "if-none-match"})

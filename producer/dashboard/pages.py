@@ -10,9 +10,13 @@ from werkzeug.exceptions import HTTPException
 from producer.api.parameters import Parameters
 from producer.api.problems import problem_response
 from producer.api.web_pages import WsgiApp
+from producer.dashboard.batches import BatchPages
 from producer.dashboard.drawing import add_words, page, see_other, visit
 from producer.dashboard.jobs import JobPages
 from producer.dashboard.mount import PREFIX, is_own_path
+from producer.dashboard.overview import OverviewPages
+from producer.dashboard.parking import ParkingPages
+from producer.dashboard.service import ServicePages
 from producer.dashboard.sessions import Session
 from producer.keys import start_of
 from producer.store.database import Database
@@ -27,12 +31,15 @@ def draw_pages(database: Database, parameters: Parameters) -> WsgiApp:
     add_words(app)
     app.before_request(_check_visit)
     app.register_error_handler(Exception, _show_error)
-    app.add_url_rule(PREFIX, "home", lambda: see_other(f"{PREFIX}jobs"))
     app.add_url_rule(f"{PREFIX}login", "login", _login)
     app.add_url_rule(f"{PREFIX}login", "sign_in", _sign_in, methods=["POST"])
     app.add_url_rule(f"{PREFIX}logout", "sign_out", _sign_out, methods=["POST"])
     app.add_url_rule(f"{PREFIX}help", "help", lambda: page("help.html"))
+    OverviewPages(database).add_to(app)
     JobPages(database, parameters).add_to(app)
+    ParkingPages(database).add_to(app)
+    BatchPages().add_to(app)
+    ServicePages(database).add_to(app)
     return app.wsgi_app
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from producer.hosts import HostLimits
 from producer.ledger.bulk_operations import BulkOperationRunner
 from producer.ledger.dead_letters import DeadLetterWatch
+from producer.ledger.figures import FigureKeeper
 from producer.ledger.leader import LEADER, LEADER_LEASE_SECONDS, Elector, Lease, Service
 from producer.ledger.lost_jobs import LostJobReconciler
 from producer.ledger.maintenance import BatchReconciler, HostKeeper, Janitor, UsageKeeper
@@ -240,6 +241,7 @@ class _Ledger:
                 "hosts": HostKeeper(store=store, metrics=metrics).run,
                 "batch_counts": BatchReconciler(store=store, metrics=metrics).run,
                 "project_usage": UsageKeeper(store=store, metrics=metrics).run,
+                "figures": FigureKeeper(store=store, depths=lambda: watch.depths).run,
             }
         )
 

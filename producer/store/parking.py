@@ -11,6 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from producer.figures import ParkedCount
 from producer.parking import (
     ANONYMOUS,
     DISCARDED,
@@ -80,6 +81,42 @@ def list_groups(
         total_groups=rows[0]["total_groups"] if rows else 0,
         total_jobs=int(rows[0]["total_jobs"]) if rows else 0,
     )
+
+
+def count_groups(connection: sa.Connection, *, limit: int) -> list[ParkedCount]:
+    """Return the largest groups of all parked jobs, those of each project apart."""
+    parts = sa.union_all(*(_by_reason(part, jobs.c.project) for part in _parts(ParkedFilter(), None)))
+    found = parts.subquery("parts").c
+    by = (found.project, found.kind, _fingerprint(found.reason), found.host)
+    count = sa.cast(sa.func.sum(found.jobs), sa.BigInteger())
+    query = (
+        sa.select(
+            *by,
+            count,
+            sa.func.min(found.first_parked_at),
+            sa.func.max(found.last_parked_at),
+            sa.cast(sa.func.max(found.newest), sa.Uuid()),
+        )
+        .group_by(*by)
+        .order_by(count.desc(), *by)
+        .limit(limit)
+    )
+    return [
+        ParkedCount(project, GroupKey(kind, reason, host), number, first, last, newest)
+        for project, kind, reason, host, number, first, last, newest in connection.execute(query)
+    ]
+
+
+def count_parked(connection: sa.Connection) -> dict[str, int]:
+    """Return how many jobs of each project are parked."""
+    parts = sa.union_all(
+        *(
+            sa.select(jobs.c.project, sa.func.count().label("jobs")).where(*part).group_by(jobs.c.project)
+            for part in _parts(ParkedFilter(), None)
+        )
+    ).subquery("parts")
+    number = sa.cast(sa.func.sum(parts.c.jobs), sa.BigInteger())
+    return dict(connection.execute(sa.select(parts.c.project, number).group_by(parts.c.project)).all())
 
 
 def count_matching(connection: sa.Connection, parked_filter: ParkedFilter, *, project: str | None) -> int:
@@ -337,9 +374,11 @@ def _groups(parked_filter: ParkedFilter, project: str | None, limit: int) -> sa.
     )
 
 
-def _by_reason(part: list[sa.ColumnElement[bool]]) -> sa.Select[tuple[object, ...]]:
+def _by_reason(part: list[sa.ColumnElement[bool]], *more: sa.Column[str]) -> sa.Select[tuple[object, ...]]:
+    columns: list[sa.ColumnElement[Any]] = [*more]
     return (
         sa.select(
+            *columns,
             jobs.c.kind,
             jobs.c.host,
             jobs.c.reason,
@@ -350,7 +389,7 @@ def _by_reason(part: list[sa.ColumnElement[bool]]) -> sa.Select[tuple[object, ..
             sa.func.max(sa.cast(jobs.c.id, sa.Text())).label("newest"),
         )
         .where(*part)
-        .group_by(jobs.c.kind, jobs.c.host, jobs.c.reason)
+        .group_by(*more, jobs.c.kind, jobs.c.host, jobs.c.reason)
     )
 
 

@@ -36,7 +36,7 @@ def circumstances(
     connection: sa.Connection, *, now: datetime, around: Iterable[JobRecord] = ()
 ) -> Circumstances:
     """Return what is paused, and what is known of all work queues and of the task queues of some jobs."""
-    seen = {(queue.kind, queue.lane): queue for queue in _list_queues(connection)}
+    seen = {(queue.kind, queue.lane): queue for queue in list_queues(connection)}
     around = list(around)
     waiting = (job for job in around if job.queue is not None and not job.state.is_final)
     names = {scoped(job.queue or "", job.project): (job.project, job.queue or "") for job in waiting}
@@ -149,7 +149,7 @@ def _replace_pauses(connection: sa.Connection, items: Sequence[Pause]) -> None:
         connection.execute(pauses.insert(), [asdict(each) for each in items])
 
 
-def _list_queues(connection: sa.Connection) -> list[QueueObservation]:
+def list_queues(connection: sa.Connection) -> list[QueueObservation]:
     """Return every work queue that was ever seen, as it was last seen."""
     rows = connection.execute(sa.select(queues).order_by(queues.c.name)).mappings()
     return [QueueObservation(**row) for row in rows]

@@ -753,6 +753,72 @@ _partial_index(
 )
 _partial_index("ix_jobs_parked_long", jobs.c.kind, jobs.c.host, jobs.c.id, where=IS_PARKED_LONG)
 
+# What the leading ledger has counted for the dashboard: how many jobs there are in each state that is no end,
+# and of the parked ones the sum. A page counts nothing.
+job_counts = sa.Table(
+    "job_counts",
+    metadata,
+    sa.Column("project", PlainText(), primary_key=True),
+    sa.Column("state", PlainText(), primary_key=True),
+    sa.Column("kind", PlainText(), primary_key=True),
+    sa.Column("lane", PlainText(), primary_key=True),
+    sa.Column("is_held", sa.Boolean(), primary_key=True),
+    sa.Column("jobs", sa.BigInteger(), nullable=False),
+    sa.Column("oldest_at", Moment(), nullable=False),
+)
+
+# The largest groups of parked jobs.
+parked_counts = sa.Table(
+    "parked_counts",
+    metadata,
+    sa.Column("project", PlainText(), primary_key=True),
+    sa.Column("kind", PlainText(), primary_key=True),
+    sa.Column("reason", PlainText(), primary_key=True),
+    sa.Column("host", PlainText(), primary_key=True),
+    sa.Column("jobs", sa.BigInteger(), nullable=False),
+    sa.Column("first_parked_at", Moment(), nullable=False),
+    sa.Column("last_parked_at", Moment(), nullable=False),
+    sa.Column("newest", sa.Uuid(), nullable=False),
+)
+
+# What waits in the steps of the delay ladder that are not empty.
+delay_depths = sa.Table(
+    "delay_depths",
+    metadata,
+    sa.Column("step_seconds", sa.Integer(), primary_key=True, autoincrement=False),
+    sa.Column("jobs", sa.BigInteger(), nullable=False),
+)
+
+
+def _ended(name: str) -> sa.Table:
+    """Return a table of how many jobs ended in each span of time, how, and in which bucket of durations."""
+    return sa.Table(
+        name,
+        metadata,
+        # Spans since 1970.
+        sa.Column("span", sa.BigInteger(), primary_key=True, autoincrement=False),
+        sa.Column("project", PlainText(), primary_key=True),
+        sa.Column("kind", PlainText(), primary_key=True),
+        sa.Column("lane", PlainText(), primary_key=True),
+        sa.Column("state", PlainText(), primary_key=True),
+        sa.Column("bucket", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("jobs", sa.BigInteger(), nullable=False),
+    )
+
+
+ended_minutes = _ended("ended_minutes")
+ended_hours = _ended("ended_hours")
+
+# When something was counted and how long that took; of `ends`, up to which number they are in the spans.
+figures = sa.Table(
+    "figures",
+    metadata,
+    sa.Column("name", PlainText(), primary_key=True),
+    sa.Column("at", Moment(), nullable=False),
+    sa.Column("seconds", sa.Float(), nullable=False),
+    sa.Column("number", sa.BigInteger(), nullable=False),
+)
+
 # The oldest code that may use these tables, in one row; `compatibility.py` makes the table.
 schema_compatibility = sa.Table(
     "schema_compatibility", metadata, sa.Column("oldest_code", PlainText(), primary_key=True)

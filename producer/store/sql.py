@@ -245,6 +245,13 @@ def upsert(
     )
 
 
+def microseconds(dialect: str, moment: sa.Column[datetime]) -> sa.ColumnElement[int]:
+    """Return a stored time in microseconds since 1970."""
+    if dialect == SQLITE:
+        return sa.type_coerce(moment, sa.BigInteger())
+    return sa.cast(sa.extract("epoch", moment) * 1_000_000, sa.BigInteger())
+
+
 def is_free(
     until: sa.ColumnElement[datetime | None], *, seconds: float, now: datetime
 ) -> sa.ColumnElement[bool]:

@@ -13,6 +13,8 @@ import pytest
 
 from deploy.local.broker import Broker
 from producer.api.contract import load_contract
+from producer.dashboard.drawing import NAVIGATION
+from producer.dashboard.mount import PREFIX
 from shared.broker.topology import JOBS, PARKED_QUEUE
 from shared.identity import new_id
 from shared.messages import RAW_TYPE
@@ -113,7 +115,14 @@ async def test_a_password_is_shown_nowhere(client: Client, tmp_path: Path) -> No
     assert [line for log in logs.values() for line in log.split("\n") if not line.isprintable()] == []
     assert not shown.with_secrets(), "\n".join(shown.with_secrets())
     key, login = _mask(PASSWORD), _mask(f"user:{PASSWORD}")
-    for beginning in ("GET /jobs/", "GET /batches/", "GET /schedules/", "GET /tasks/", "GET /audit"):
+    for beginning in (
+        "GET /jobs/",
+        "GET /batches/",
+        "GET /schedules/",
+        "GET /tasks/",
+        "GET /audit",
+        "GET /dashboard/jobs/",
+    ):
         assert any(key in text for what, text in shown.texts.items() if what.startswith(beginning)), beginning
     digests = [
         json.loads(text.split("\n", 1)[1])["digest"]
@@ -319,6 +328,13 @@ async def _read_everything(shown: Shown) -> None:
         for place, query in product(places, queries):
             assert "{" not in place
             shown.add(f"GET {place} {query}", await shown.client.http.get(place, params=query))
+    pages = [name for _, name, _ in NAVIGATION if "hosts" not in name]
+    pages += [f"{PREFIX}jobs/{each}" for each in set(shown.ids["job_id"])]
+    pages += [f"{PREFIX}batches/{each}" for each in set(shown.ids["batch_id"])]
+    for page in pages:
+        answer = await shown.client.http.get(page)
+        assert answer.status_code == 200, page
+        shown.add(f"GET {page}", answer)
 
 
 def _logs(folder: Path) -> dict[str, str]:

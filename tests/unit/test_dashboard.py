@@ -1,5 +1,6 @@
 """The pure parts of the dashboard: its search language, JSON as it is shown, sessions, times of attempts."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -7,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producer.dashboard.alarms import alarms
 from producer.dashboard.drawing import show_seconds, show_time
 from producer.dashboard.json_view import MOST_CHARACTERS, SHORT_CHARACTERS, show_json
+from producer.dashboard.kept import Kept
 from producer.dashboard.mount import is_own_path
+from producer.dashboard.overview import draw
+from producer.dashboard.plots import plot_durations, plot_ends
 from producer.dashboard.search import (
     Filter,
     SearchInvalid,
@@ -20,9 +25,14 @@ from producer.dashboard.search import (
 )
 from producer.dashboard.sessions import Session, SessionCookies
 from producer.dashboard.timeline import answers_in, timeline
+from producer.figures import DelayDepth, HeldHost, JobCount, Overview, Span
+from producer.pausing import Pause, QueueObservation
 from producer.records import AttemptRecord
+from shared.errors import StoreUnavailable
 from shared.identity import made_at, new_id
+from shared.kinds.registry import Lane
 from shared.outcomes import OutcomeName
+from shared.states import JobState
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -198,7 +208,9 @@ def test_a_result_of_strangers_tells_of_no_requests(result: dict[str, object] | 
         (3.14159, "3.14 s"),
         (59.4, "59 s"),
         (61, "1 min 1 s"),
-        (3_600, "1 h 0 min"),
+        (60, "1 min"),
+        (3_600, "1 h"),
+        (3_661, "1 h 1 min"),
         (90_061, "1 d 1 h"),
     ],
 )
@@ -220,3 +232,192 @@ def test_an_id_tells_when_it_was_made_if_it_can() -> None:
     assert made.year == 2025
     assert made_at(UUID("0199aa40-0000-4aaa-8bbb-0123456789ab")) is None
     assert made_at(UUID("ffffffff-ffff-7aaa-8bbb-0123456789ab")) is None
+
+
+def queue(kind: str, lane: Lane, ready: int, consumers: int, *, at: datetime = NOW) -> QueueObservation:
+    return QueueObservation(f"jobs.{kind}.{lane}", kind, lane, ready, consumers, at)
+
+
+def count(state: JobState, jobs: int, *, age_seconds: float = 0, **said: object) -> JobCount:
+    facts: dict[str, object] = {"project": "default", "kind": "check", "lane": "bulk", "is_held": False}
+    facts |= said
+    return JobCount(state=state, jobs=jobs, oldest_at=NOW - timedelta(seconds=age_seconds), **facts)  # type: ignore[arg-type]
+
+
+LEADS = NOW + timedelta(seconds=10)
+
+
+def said(seen: Overview, *, is_operator: bool = True) -> list[tuple[str, bool]]:
+    return [(alarm.text, alarm.is_mild) for alarm in alarms(seen, now=NOW, is_operator=is_operator)]
+
+
+def test_nothing_is_said_of_a_service_that_is_well() -> None:
+    seen = Overview(
+        jobs=[count(JobState.QUEUED, 9, age_seconds=900), count(JobState.ACCEPTED, 2, age_seconds=30)],
+        queues=[queue("check", Lane.BULK, 9, 2)],
+        counted_at=NOW,
+        leads_until=LEADS,
+    )
+
+    assert said(seen) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "text"),
+    [
+        (Overview(), "No ledger leads"),
+        (Overview(leads_until=NOW - timedelta(minutes=5)), "No ledger leads"),
+        (
+            Overview(leads_until=LEADS, counted_at=NOW - timedelta(minutes=5)),
+            "The figures on this",
+        ),
+        (
+            Overview(
+                leads_until=LEADS, queues=[queue("check", Lane.BULK, 9, 0, at=NOW - timedelta(minutes=5))]
+            ),
+            "No ledger has reached the broker",
+        ),
+        (
+            Overview(
+                leads_until=LEADS,
+                queues=[queue("check", Lane.BULK, 1_234, 0)],
+                jobs=[count(JobState.QUEUED, 1_234)],
+            ),
+            "No worker takes check in lane bulk: 1,234 messages wait, the oldest job since",
+        ),
+        (
+            Overview(leads_until=LEADS, jobs=[count(JobState.ACCEPTED, 1, age_seconds=90)]),
+            "1 job waits to be published to the broker",
+        ),
+    ],
+)
+def test_what_stands_still_is_said_in_words(seen: Overview, text: str) -> None:
+    ((words, is_mild),) = said(seen)
+
+    assert words.startswith(text)
+    assert not is_mild
+
+
+def test_what_people_and_hosts_want_is_mild_and_comes_last() -> None:
+    seen = Overview(
+        leads_until=LEADS,
+        jobs=[
+            count(JobState.PARKED, 1_000),
+            count(JobState.ACCEPTED, 5, age_seconds=900, is_held=True),
+            count(JobState.ACCEPTED, 5, age_seconds=900, kind="fetch"),
+            count(JobState.ACCEPTED, 5, age_seconds=900, kind="command"),
+        ],
+        queues=[queue("fetch", Lane.BULK, 5, 0)],
+        pauses=[Pause("fetch", "*", NOW, "ann", "deploy")],
+        hosts=[HeldHost("a.example", 4, 1, None, is_open=False)],
+    )
+
+    assert said(seen) == [
+        ("5 jobs wait to be published to the broker, the oldest since", False),
+        ("1,000 jobs are parked: somebody has to decide", True),
+        ("Kind fetch is paused by ann: deploy", True),
+        ("a.example holds back 4 jobs", True),
+    ]
+
+
+def test_a_project_hears_nothing_of_processes() -> None:
+    assert said(Overview(), is_operator=False) == []
+
+
+def spans(*ended: dict[JobState, int], buckets: dict[int, int] | None = None) -> list[Span]:
+    return [
+        Span(NOW + timedelta(minutes=place), each, buckets or {4: sum(each.values())} if each else {})
+        for place, each in enumerate(ended)
+    ]
+
+
+def test_bars_are_stacked_to_scale_and_what_there_is_is_seen() -> None:
+    plot = plot_ends(spans({JobState.SUCCEEDED: 800, JobState.PARKED: 1}, {}, {JobState.SUCCEEDED: 400}))
+    full, empty, half = plot.bars
+
+    assert [part.state for part in full.parts] == [JobState.SUCCEEDED, JobState.PARKED]
+    assert empty.parts == []
+    assert full.parts[0].height == pytest.approx(2 * half.parts[0].height, rel=0.01)
+    assert full.parts[1].height >= 1
+    assert full.parts[1].y < full.parts[0].y
+    assert [tick.text for tick in plot.scale] == ["0", "500", "1,000"]
+    assert all(part.y >= 0 for bar in plot.bars for part in bar.parts)
+
+
+def test_a_line_has_a_gap_where_nothing_ended() -> None:
+    some = {JobState.SUCCEEDED: 2}
+    plot = plot_durations(spans(some, {}, some, some))
+
+    for line in plot.lines:
+        assert [len(points.split()) for points in line.stretches] == [2, 4]
+
+
+def test_nothing_is_plotted_of_nothing() -> None:
+    assert plot_ends([]).bars == []
+    assert plot_ends(spans({}, {})).bars[0].parts == []
+    assert plot_durations([]).lines[0].stretches == []
+
+
+def test_a_lane_shows_what_waits_and_since_when() -> None:
+    picture = draw(
+        Overview(
+            jobs=[
+                count(JobState.ACCEPTED, 4, is_held=True, age_seconds=50),
+                count(JobState.ACCEPTED, 3, age_seconds=5),
+                count(JobState.QUEUED, 2, age_seconds=9),
+                count(JobState.DELAYED, 1, age_seconds=900),
+            ],
+            queues=[queue("check", Lane.BULK, 2, 7)],
+            pauses=[Pause("*", "bulk", NOW, "ann")],
+            delays=[DelayDepth(5, 10), DelayDepth(30, 40)],
+        ),
+        now=NOW,
+        is_operator=True,
+    )
+
+    row = next(row for row in picture.lanes if (row.kind, row.lane) == ("check", "bulk"))
+    assert (row.held, row.accepted, row.queued, row.delayed, row.workers) == (4, 3, 2, 1, 7)
+    assert row.oldest_at == NOW - timedelta(seconds=50)
+    assert row.pause is not None
+    assert picture.delays == [(5, 10, 0.25), (30, 40, 1.0)]
+
+
+def test_a_picture_has_another_version_when_something_has_changed() -> None:
+    one, same, other = (
+        draw(Overview(jobs=[count(JobState.PARKED, number)], counted_at=at), now=NOW, is_operator=False)
+        for number, at in ((1, NOW), (1, NOW + timedelta(seconds=9)), (2, NOW))
+    )
+
+    assert one.version == same.version != other.version
+
+
+def test_all_who_look_within_a_second_share_one_look() -> None:
+    looks: list[float] = []
+    now = [0.0]
+    kept = Kept[int](1.0, clock=lambda: now[0])
+
+    def look() -> int:
+        looks.append(now[0])
+        return len(looks)
+
+    with ThreadPoolExecutor(8) as pool:
+        at_once = list(pool.map(lambda _: kept.get("ours", look), range(100)))
+    now[0] = 0.9
+    later = kept.get("ours", look)
+    now[0] = 1.1
+    after = kept.get("ours", look)
+
+    assert set(at_once) == {1}
+    assert (later, after) == (1, 2)
+    assert kept.get("theirs", look) == 3
+
+
+def test_a_look_that_fails_is_made_again() -> None:
+    kept = Kept[int](1.0)
+
+    def fail() -> int:
+        raise StoreUnavailable("away")
+
+    with pytest.raises(StoreUnavailable):
+        kept.get("x", fail)
+    assert kept.get("x", lambda: 7) == 7

@@ -31,7 +31,7 @@
       if (isNaN(at) || isSelected(each)) continue;
       const utc = (each.dataset.utc ??= each.textContent);
       each.title = `${local.format(at)} ${zone}\n${utc}`;
-      const text = mode === "utc" ? utc : mode === "local" ? local.format(at) : relative(at);
+      const text = mode === "utc" ? utc : mode === "local" || "exact" in each.dataset ? local.format(at) : relative(at);
       if (each.textContent !== text) each.textContent = text;
     }
   };
