@@ -26,6 +26,7 @@ NAMES = {
     "sleep_async": "sleep",
     "_async": "_sync",
     "client_contract_async": "client_contract_sync",
+    "client_operators_async": "client_operators_sync",
 }
 WORDS = {"for coroutines, of which that for threads is made": "for threads, made of that for coroutines"}
 LEFT_OUT = {"async", "await"}

@@ -2,10 +2,13 @@
 
 import asyncio
 import base64
+import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +34,9 @@ from retriever_client import (
     TooManyRequests,
     Unavailable,
     WebhookInvalid,
+    _fake_operators,
     models,
+    testing,
     webhooks,
 )
 from retriever_client._core import LONGEST_RETRY_AFTER_SECONDS, pause_seconds, read_retry_after
@@ -46,15 +51,22 @@ SHOWN = {
     models.AuditEntry: "AuditEntryDocument",
     models.Batch: "Batch",
     models.Extension: "Extension",
+    models.Host: "HostDocument",
+    models.HostLimit: "HostLimitDocument",
     models.Job: "Job",
     models.Key: "KeyDocument",
     models.Kind: "KindDocument",
     models.Lease: "LeaseDocument",
     models.LeasedTask: "LeasedTask",
+    models.Limit: "LimitDocument",
+    models.ProjectLimits: "ProjectLimits",
     models.NewKey: "NewKeyDocument",
+    models.NewSecret: "NewSecretDocument",
     models.Operation: "OperationDocument",
     models.Output: "Output",
     models.OutputText: "OutputText",
+    models.PageCounts: "PageCounts",
+    models.PagedFetch: "PagedFetch",
     models.ParkedGroup: "ParkedGroupDocument",
     models.ParkedGroups: "ParkedGroupList",
     models.Queue: "QueueDocument",
@@ -63,6 +75,7 @@ SHOWN = {
     models.Retention: "Retention",
     models.Schedule: "Schedule",
     models.ScheduleRun: "LastRun",
+    models.Secret: "SecretDocument",
     models.Stats: "Stats",
     models.Task: "Task",
 }
@@ -212,6 +225,81 @@ def holds(inner: Any, schema: Mapping[str, Any]) -> bool:
         return issubclass(get_origin(inner) or type, Mapping)
     plain = {"string": str, "integer": int, "number": float, "boolean": bool}[schema["type"]]
     return inner is (datetime if schema.get("format") == "date-time" else plain)
+
+
+def public(thing: object) -> dict[str, Callable[..., Any]]:
+    return {name: getattr(thing, name) for name in dir(thing) if not name.startswith("_")}
+
+
+def call(function: Callable[..., Any]) -> None:
+    """Call a method with whatever it must have, and read all that it yields."""
+    task = read(models.LeasedTask, {"id": "1", "lease": {"token": "t"}})
+    needed = [
+        each
+        for each in inspect.signature(function).parameters.values()
+        if each.default is each.empty and each.kind is not each.VAR_KEYWORD
+    ]
+    values = {"task": task, "action": "cancel", "items": ["u"], "args": {}, "origins": [], "scopes": ["s"]}
+    values |= {"concurrency": 1, "limits": {}}
+    positional = [values.get(each.name, "1") for each in needed if each.kind is not each.KEYWORD_ONLY]
+    named = {each.name: values.get(each.name, "1") for each in needed if each.kind is each.KEYWORD_ONLY}
+    answer = function(*positional, **named)
+    if isinstance(answer, AbstractContextManager):
+        with answer:
+            return
+    if isinstance(answer, Iterator):
+        list(answer)
+
+
+def test_every_operation_of_the_contract_has_a_method_and_an_answer_in_memory() -> None:
+    contract = {
+        (method.upper(), re.sub(r"{\w+}", "[^/]+", path)): operation["operationId"]
+        for path, operations in load_contract()["paths"].items()
+        for method, operation in operations.items()
+        if method in {"get", "post", "put", "delete"}
+    }
+    called: set[str] = set()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        told = [
+            name
+            for (method, path), name in contract.items()
+            if method == request.method and re.fullmatch(path, request.url.path)
+        ]
+        # /tasks/pick has no id.
+        called.update(told[:1] if len(told) == 1 else [each for each in told if each == "pick_tasks"])
+        assert told, f"{request.method} {request.url.path} is nowhere in the contract."
+        ended = {"id": "1", "state": "succeeded", "finished_at": "2026-01-02T12:00:00Z", "matching": 1}
+        lists: dict[str, Any] = {"items": [], "next": None, "tasks": [], "status": "ok", "counts": {}}
+        if request.url.path == "/events":
+            return httpx2.Response(200, text="id: 0\n\n", headers={"Content-Type": "text/event-stream"})
+        if request.url.path.endswith(("/results", "/items")):
+            return httpx2.Response(200, text="")
+        return httpx2.Response(200, json=ended | lists)
+
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    client = Retriever("http://service.test", http_client=http)
+    parts = [each for each in vars(client).values() if isinstance(each, resources.Resource)]
+    for part in (client, *parts):
+        for name, method in public(part).items():
+            if name == "events":
+                list(method(follow=False))
+            elif name not in {"close", "pages", "request", "url", *vars(client)}:
+                call(method)
+    client.limits.get("docs")
+
+    assert called == set(contract.values())
+    routes = (*testing._ROUTES, *_fake_operators.ROUTES)
+    unanswered = [
+        name
+        for (method, path), name in contract.items()
+        if not any(
+            method == fake and re.fullmatch(pattern, path.replace("[^/]+", sample))
+            for fake, pattern, _ in routes
+            for sample in ("0", "pause")
+        )
+    ]
+    assert unanswered == []
 
 
 def test_a_newer_service_may_say_more_and_an_older_one_less() -> None:

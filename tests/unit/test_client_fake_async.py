@@ -8,6 +8,7 @@ from retriever_client import AsyncRetriever
 from retriever_client.testing import AsyncFakeRetriever
 from tests.support.client_contract_async import *  # noqa: F403 - its tests are ours
 from tests.support.client_fake import SITE, fake_service
+from tests.support.client_operators_async import *  # noqa: F403
 
 
 @pytest.fixture

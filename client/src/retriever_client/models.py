@@ -263,6 +263,37 @@ class Output(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PageCounts(Shown):
+    """How many pages of a fetch there are, by how they are."""
+
+    planned: int
+    done: int
+    parked: int
+    cancelled: int
+    open: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedFetch(Shown):
+    """How far a paged fetch is, and whether its pages have all that there is."""
+
+    job_id: str
+    state: str
+    batch_id: str | None = None
+    pages: PageCounts
+    items: int
+    distinct: int | None = None
+    duplicates: int | None = None
+    missing: int | None = None
+    baseline_total: int | None = None
+    last_total: int | None = None
+    drift: int | None = None
+    stopped_by: str | None = None
+    complete: bool
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task(Shown):
     """A task, in the words of task queues; in lists without its attempts and output."""
 
@@ -361,6 +392,77 @@ class NewKey(Key):
     """A key that was just made; `key` is its text, which is shown this once."""
 
     key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret(Shown):
+    """A secret, without its value; `digest` is the same for the same value."""
+
+    id: str
+    name: str
+    project: str
+    use: str
+    origins: tuple[str, ...]
+    digest: str | None = None
+    key_id: str
+    previous_until: datetime | None = None
+    created_at: datetime
+    created_by: str
+    updated_at: datetime
+    last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSecret(Secret):
+    """A secret that was just set; `value` is what the service made, which is shown this once."""
+
+    value: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit(Shown):
+    """What a project may have of something, and has."""
+
+    name: str
+    description: str
+    value: int | None = None
+    source: str | None = None
+    used: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectLimits(Shown):
+    """What a project may have and has."""
+
+    project: str
+    items: tuple[Limit, ...]
+    measured_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLimit(Shown):
+    """How hard a host may be asked; a rate of 0 is no limit."""
+
+    concurrency: int
+    rate_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host(Shown):
+    """A host that comes near its limit, or has one of its own."""
+
+    host: str
+    waiting: int
+    in_flight: int
+    limit: HostLimit | None = None
+    is_set: bool
+    allowed: HostLimit | None = None
+    pace: float
+    answers: float
+    complaints: float
+    paused_until: datetime | None = None
+    breaker: str
+    breaker_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

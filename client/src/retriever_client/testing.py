@@ -15,18 +15,25 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
 from retriever_client._async.client import AsyncRetriever
+from retriever_client._fake_answers import (
+    Answer,
+    Document,
+    Refused,
+    document_of,
+    found,
+    invalid,
+    limit_of,
+    now,
+)
+from retriever_client._fake_operators import KINDS, FakeOperators
 from retriever_client._sync.client import Retriever
 
-Document = dict[str, Any]
-Answer = tuple[int, Any]
-KINDS = ("check", "command", "fetch", "task", "webhook")
 STATES = ("scheduled", "accepted", "queued", "running", "delayed", "succeeded", "parked", "cancelled")
 FINAL = ("succeeded", "parked", "cancelled")
 URL = "http://retriever.test"
@@ -57,16 +64,6 @@ def parked(reason: str = "http_503", explanation: str = "It was given up.") -> E
     return Ended("parked", None, reason, explanation)
 
 
-class _Refused(Exception):
-    def __init__(self, status: int, type_: str, detail: str, *errors: tuple[str, str]) -> None:
-        super().__init__(detail)
-        self.status = status
-        named = [{"loc": loc, "msg": msg} for loc, msg in errors]
-        self.document: Document = {"type": type_, "title": type_, "status": status, "detail": detail}
-        if named:
-            self.document["errors"] = named
-
-
 @dataclass(slots=True)
 class FakeService:
     """What a service has, in memory.
@@ -74,6 +71,8 @@ class FakeService:
     Attributes:
         answers: How jobs end, by their URL; a function is asked with the job.
         requests: Method and path of all that were sent.
+        bodies: What fetches bring back, by their URL.
+        operators: Keys, secrets, limits, hosts and the audit log.
     """
 
     answers: dict[str, Ended | Callable[[Mapping[str, Any]], Ended]] = field(default_factory=dict)
@@ -82,6 +81,8 @@ class FakeService:
     batches: dict[str, Document] = field(default_factory=dict)
     operations: dict[str, Document] = field(default_factory=dict)
     schedules: dict[str, Document] = field(default_factory=dict)
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    operators: FakeOperators = field(default_factory=FakeOperators)
     _rejected: dict[str, list[Document]] = field(default_factory=dict)
     _leases: dict[str, str] = field(default_factory=dict)
     _answered: dict[tuple[str, str], tuple[bytes, Answer]] = field(default_factory=dict)
@@ -96,11 +97,11 @@ class FakeService:
         if request.method == "POST" and key[0] and key in self._answered:
             before, answer = self._answered[key]
             if before != body:
-                return _response((409, _Refused(409, "idempotency-conflict", "Sent before.").document))
+                return _response((409, Refused(409, "idempotency-conflict", "Sent before.").document))
             return _response(answer)
         try:
             answer = self._answer(request, body)
-        except _Refused as refused:
+        except Refused as refused:
             return _response((refused.status, refused.document))
         if request.method == "POST" and key[0]:
             self._answered[key] = body, answer
@@ -120,15 +121,17 @@ class FakeService:
             if match and method == request.method:
                 answer: Answer = getattr(self, handler)(request, body, *match.groups())
                 return answer
-        raise _Refused(404, "about:blank", "There is nothing at this path.")
+        if (of_operators := self.operators.answer(request, body)) is not None:
+            return of_operators
+        raise Refused(404, "about:blank", "There is nothing at this path.")
 
     def _submit_job(self, _request: httpx2.Request, body: bytes) -> Answer:
-        asked = _document(body)
+        asked = document_of(body)
         kind, args = asked.get("kind"), asked.get("args")
         if kind not in KINDS:
-            raise _invalid("/kind", f"Unknown kind '{kind}'")
+            raise invalid("/kind", f"Unknown kind '{kind}'")
         if not isinstance(args, dict):
-            raise _invalid("/args", "Field required")
+            raise invalid("/args", "Field required")
         self._check_args(kind, args, "/args")
         return 202, self._store(kind, args, asked)
 
@@ -140,33 +143,39 @@ class FakeService:
     def _get_job(self, _request: httpx2.Request, _body: bytes, job_id: str) -> Answer:
         return 200, self._job(job_id)
 
-    def _change_job(self, _request: httpx2.Request, body: bytes, job_id: str, action: str) -> Answer:
+    def _change_job(self, request: httpx2.Request, body: bytes, job_id: str, action: str) -> Answer:
+        answer = self._changed_job(body, job_id, action)
+        said = {"cancel": "job_cancelled", "redrive": "job_redriven", "discard": "job_discarded"}[action]
+        self.operators.note(request, said, f"job/{job_id}")
+        return answer
+
+    def _changed_job(self, body: bytes, job_id: str, action: str) -> Answer:
         job = self._job(job_id)
         if action == "cancel":
             if job["state"] in {"succeeded", "parked"}:
-                raise _Refused(409, "urn:retriever:job-ended-already", "The job has ended already.")
+                raise Refused(409, "urn:retriever:job-ended-already", "The job has ended already.")
             if job["state"] != "cancelled":
                 self._end(job, "cancelled", "cancelled", "Cancelled.", None)
             return 202, job
         if job["state"] != "parked":
-            raise _Refused(409, "urn:retriever:job-not-parked", "Only a parked job can be redriven.")
+            raise Refused(409, "urn:retriever:job-not-parked", "Only a parked job can be redriven.")
         if action == "discard":
             self._end(job, "cancelled", "discarded", "Discarded.", None, run=job["run"] + 1)
             return 200, job
-        if (edited := (_document(body) if body else {}).get("args")) is not None:
+        if (edited := (document_of(body) if body else {}).get("args")) is not None:
             job["args"] = edited
         return 202, self._redrive(job)
 
     def _submit_batch(self, request: httpx2.Request, body: bytes) -> Answer:
         params = dict(request.url.params)
         if request.headers["Content-Type"] == "application/json":
-            asked = _document(body)
+            asked = document_of(body)
             items: list[Any] = asked.get("items", [])
         else:
             asked = {name: _query_value(name, value) for name, value in params.items()}
             items = [json.loads(line) for line in body.splitlines() if line.strip()]
         if not items:
-            raise _invalid("/lines", "There is no job in the body")
+            raise invalid("/lines", "There is no job in the body")
         kind = asked.get("kind", "check")
         batch_id, rejected = self._id(), []
         valid: list[tuple[int, Document, str | None]] = []
@@ -176,12 +185,12 @@ class FakeService:
             try:
                 self._check_args(kind, args, f"/lines/{number}")
                 valid.append((number, args, ref))
-            except _Refused as refused:
+            except Refused as refused:
                 (error,) = refused.document["errors"]
                 rejected.append({"number": number, **error, "ref": ref, "given": json.dumps(item)})
         if not valid or (rejected and asked.get("strict")):
             first = rejected[0]
-            raise _Refused(422, "urn:retriever:batch-invalid", first["msg"], (first["loc"], first["msg"]))
+            raise Refused(422, "urn:retriever:batch-invalid", first["msg"], (first["loc"], first["msg"]))
         self.batches[batch_id] = self._batch(batch_id, kind, asked)
         self._rejected[batch_id] = rejected
         for number, args, ref in valid:
@@ -197,7 +206,7 @@ class FakeService:
 
     def _cancel_batch(self, _request: httpx2.Request, _body: bytes, batch_id: str) -> Answer:
         self._shown_batch(batch_id)
-        self.batches[batch_id]["cancelled_at"] = _now()
+        self.batches[batch_id]["cancelled_at"] = now()
         for job in self._of_batch(batch_id):
             if job["state"] not in FINAL:
                 self._end(job, "cancelled", "cancelled", "Cancelled.", None)
@@ -205,7 +214,7 @@ class FakeService:
 
     def _list_rejected(self, request: httpx2.Request, _body: bytes, batch_id: str) -> Answer:
         self._shown_batch(batch_id)
-        limit, after = _limit(request), int(request.url.params.get("cursor", 0))
+        limit, after = limit_of(request), int(request.url.params.get("cursor", 0))
         found = [each for each in self._rejected[batch_id] if each["number"] > after]
         following = str(found[limit - 1]["number"]) if len(found) > limit else None
         return 200, {"items": found[:limit], "next": following}
@@ -237,7 +246,7 @@ class FakeService:
         shown = [_group(key, jobs) for key, jobs in groups.items()]
         shown.sort(key=lambda group: -group["count"])
         total = sum(group["count"] for group in shown)
-        return 200, {"items": shown[: _limit(request)], "total_groups": len(shown), "total_jobs": total}
+        return 200, {"items": shown[: limit_of(request)], "total_groups": len(shown), "total_jobs": total}
 
     def _redrive_batch(self, _request: httpx2.Request, _body: bytes, batch_id: str) -> Answer:
         self._shown_batch(batch_id)
@@ -245,10 +254,10 @@ class FakeService:
         return 202, self._operation("redrive", {"batch_id": batch_id}, chosen, {})
 
     def _begin_any(self, _request: httpx2.Request, body: bytes) -> Answer:
-        asked = _document(body)
+        asked = document_of(body)
         which, action = asked.get("filter"), asked.get("action", "")
         if not which:
-            raise _invalid("/filter", "Say which jobs; for all of them send a created_before that lies ahead")
+            raise invalid("/filter", "Say which jobs; for all of them send a created_before that lies ahead")
         is_cancel = action == "cancel"
         open_jobs = [job for job in self.jobs.values() if job["state"] not in FINAL]
         chosen = [job for job in (open_jobs if is_cancel else self._parked()) if _is_chosen(job, which)]
@@ -257,10 +266,10 @@ class FakeService:
         return 202, self._operation(action, which, chosen, asked)
 
     def _begin_operation(self, _request: httpx2.Request, body: bytes, action: str) -> Answer:
-        asked = _document(body)
+        asked = document_of(body)
         which = asked.get("filter")
         if not which:
-            raise _invalid("/filter", "Say which jobs; for all of them send older_than_seconds: 0")
+            raise invalid("/filter", "Say which jobs; for all of them send older_than_seconds: 0")
         chosen = [job for job in self._parked() if _is_chosen(job, which)]
         if asked.get("dry_run"):
             return 200, {"matching": len(chosen)}
@@ -276,7 +285,7 @@ class FakeService:
                 self._end(job, "cancelled", "cancelled", "Cancelled.", None)
             else:
                 self._end(job, "cancelled", "discarded", "Discarded.", None, run=job["run"] + 1)
-        done, at = len(chosen), _now()
+        done, at = len(chosen), now()
         operation: Document = {
             "id": self._id(),
             "action": action,
@@ -298,16 +307,16 @@ class FakeService:
         return self._page(request, list(self.operations.values())[::-1])
 
     def _get_operation(self, _request: httpx2.Request, _body: bytes, operation_id: str) -> Answer:
-        return 200, _found(self.operations, operation_id, "operation")
+        return 200, found(self.operations, operation_id, "operation")
 
     def _cancel_operation(self, _request: httpx2.Request, _body: bytes, operation_id: str) -> Answer:
-        _found(self.operations, operation_id, "operation")
-        raise _Refused(409, "urn:retriever:operation-finished", "The operation is done.")
+        found(self.operations, operation_id, "operation")
+        raise Refused(409, "urn:retriever:operation-finished", "The operation is done.")
 
     def _submit_schedule(self, _request: httpx2.Request, body: bytes) -> Answer:
-        asked = _document(body)
+        asked = document_of(body)
         if (asked.get("cron") is None) == (asked.get("every_seconds") is None):
-            raise _invalid("/cron", "Send either cron or every_seconds")
+            raise invalid("/cron", "Send either cron or every_seconds")
         schedule = {
             **dict.fromkeys(("name", "cron", "timezone", "every_seconds", "starts_at", "job", "batch")),
             "overlap": "skip",
@@ -321,8 +330,8 @@ class FakeService:
             "runs": 0,
             "skipped": 0,
             "last_error": None,
-            "created_at": _now(),
-            "next_runs": [_now()],
+            "created_at": now(),
+            "next_runs": [now()],
         }
         self.schedules[schedule["id"]] = schedule
         return 201, schedule
@@ -331,31 +340,31 @@ class FakeService:
         return self._page(request, self._matching(request, self.schedules.values()))
 
     def _get_schedule(self, _request: httpx2.Request, _body: bytes, schedule_id: str) -> Answer:
-        return 200, _found(self.schedules, schedule_id, "schedule")
+        return 200, found(self.schedules, schedule_id, "schedule")
 
     def _delete_schedule(self, _request: httpx2.Request, _body: bytes, schedule_id: str) -> Answer:
-        _found(self.schedules, schedule_id, "schedule")
+        found(self.schedules, schedule_id, "schedule")
         del self.schedules[schedule_id]
         return 204, None
 
     def _change_schedule(
         self, _request: httpx2.Request, _body: bytes, schedule_id: str, action: str
     ) -> Answer:
-        schedule = _found(self.schedules, schedule_id, "schedule")
+        schedule = found(self.schedules, schedule_id, "schedule")
         if action == "run":
             job = schedule["job"] or {}
             made = self._store(job.get("kind", "check"), job.get("args", {}), job, schedule_id=schedule_id)
             schedule["runs"] += 1
-            schedule["last_run"] = {"run_at": _now(), "job_id": made["id"], "batch_id": None}
+            schedule["last_run"] = {"run_at": now(), "job_id": made["id"], "batch_id": None}
         else:
             schedule["paused"] = action == "pause"
-            schedule["next_runs"] = [] if schedule["paused"] else [_now()]
+            schedule["next_runs"] = [] if schedule["paused"] else [now()]
         return 200, schedule
 
     def _submit_task(self, _request: httpx2.Request, body: bytes) -> Answer:
-        asked = _document(body)
+        asked = document_of(body)
         if (asked.get("command") is None) == (asked.get("payload") is None):
-            raise _invalid("/payload", "Send either command or payload")
+            raise invalid("/payload", "Send either command or payload")
         command = (
             {"shell": asked["command"]} if isinstance(asked.get("command"), str) else asked.get("command")
         )
@@ -375,7 +384,7 @@ class FakeService:
         return 200, self._task(self._job(task_id))
 
     def _pick_tasks(self, _request: httpx2.Request, body: bytes) -> Answer:
-        asked = _document(body) if body else {}
+        asked = document_of(body) if body else {}
         waiting = [
             job
             for job in self.jobs.values()
@@ -387,7 +396,7 @@ class FakeService:
         for job in waiting[: asked.get("max", 1)]:
             job.update(state="running", attempt=job["attempt"] + 1)
             self._leases[job["id"]] = token = uuid.uuid4().hex
-            at, until = _now(), _now(asked.get("lease_seconds", 60))
+            at, until = now(), now(asked.get("lease_seconds", 60))
             job["attempts"].append(_attempt(job, at, worker=asked.get("agent", "agent")))
             task = self._task(job)
             names = ("id", "queue", "command", "payload", "run", "attempt", "labels", "ref", "batch_id")
@@ -396,13 +405,13 @@ class FakeService:
         return 200, {"tasks": leased}
 
     def _end_task(self, _request: httpx2.Request, body: bytes, task_id: str, action: str) -> Answer:
-        asked, job = _document(body), self._job(task_id)
+        asked, job = document_of(body), self._job(task_id)
         if self._leases.get(task_id) != asked.get("token") or (
             action == "extend" and job["state"] != "running"
         ):
-            raise _Refused(409, "urn:retriever:lease-lost", "The lease is not held.")
+            raise Refused(409, "urn:retriever:lease-lost", "The lease is not held.")
         if action == "extend":
-            until = _now(asked.get("lease_seconds", 60))
+            until = now(asked.get("lease_seconds", 60))
             return 200, {"expires_at": until, "cancel_requested": False}
         if job["state"] == "running":
             said: Document = {
@@ -420,14 +429,11 @@ class FakeService:
         self._change_job(request, body, task_id, "cancel")
         return 202, self._task(self._job(task_id))
 
-    def _list_kinds(self, _request: httpx2.Request, _body: bytes) -> Answer:
-        return 200, {"items": [_kind(name) for name in KINDS]}
-
     def _stats(self, _request: httpx2.Request, _body: bytes) -> Answer:
         states = [job["state"] for job in self.jobs.values()]
         ended = {state: states.count(state) for state in FINAL}
         return 200, {
-            "at": _now(),
+            "at": now(),
             "jobs": {each: states.count(each) for each in STATES if each not in {"succeeded", "cancelled"}},
             "ended_last_minute": ended,
             "ended_last_hour": ended,
@@ -442,8 +448,62 @@ class FakeService:
     def _ready(self, _request: httpx2.Request, _body: bytes) -> Answer:
         return 200, {"status": "ok"}
 
-    def _audit(self, _request: httpx2.Request, _body: bytes) -> Answer:
-        return 200, {"items": [], "next": None}
+    def _alive(self, _request: httpx2.Request, _body: bytes) -> Answer:
+        return 200, {"status": "ok"}
+
+    def _metrics(self, _request: httpx2.Request, _body: bytes) -> Answer:
+        return 200, ("text/plain; version=0.0.4", "")
+
+    def _get_body(self, _request: httpx2.Request, _body: bytes, job_id: str) -> Answer:
+        job = self._job(job_id)
+        url = job["args"].get("url")
+        if job["kind"] != "fetch" or job["state"] != "succeeded" or url not in self.bodies:
+            raise Refused(404, "urn:retriever:body-not-found", "The job has no body.")
+        return 200, ("application/octet-stream", self.bodies[url])
+
+    def _get_output(self, _request: httpx2.Request, _body: bytes, job_id: str) -> Answer:
+        job = self._job(job_id)
+        if job["kind"] not in {"command", "task"}:
+            raise Refused(404, "urn:retriever:output-not-found", "No output")
+        said = job["result"] or {}
+        nothing = {"text": "", "tail": "", "bytes": 0, "omitted_bytes": 0}
+        return 200, {
+            "job_id": job_id,
+            "run": job["run"],
+            "attempt": job["attempt"],
+            "is_running": job["state"] == "running",
+            "updated_at": job["finished_at"],
+            "stdout": said.get("stdout") or nothing,
+            "stderr": said.get("stderr") or nothing,
+        }
+
+    def _get_pages(self, _request: httpx2.Request, _body: bytes, job_id: str) -> Answer:
+        job = self._paged(job_id)
+        unknown = ("batch_id", "distinct", "duplicates", "missing", "baseline_total", "last_total", "drift")
+        states = {"succeeded": "done", "parked": "parked", "cancelled": "cancelled"}
+        counts = dict.fromkeys(("done", "parked", "cancelled", "open"), 0) | {"planned": 1}
+        counts[states.get(job["state"], "open")] = 1
+        is_done, items = job["state"] == "succeeded", len((job["result"] or {}).get("data") or [])
+        return 200, {
+            **dict.fromkeys(unknown),
+            "job_id": job_id,
+            "state": job["state"],
+            "pages": counts,
+            "items": items,
+            "stopped_by": "last_page" if is_done else None,
+            "complete": is_done,
+            "explanation": f"{counts['done']} of 1 pages are done, with {items} items.",
+        }
+
+    def _get_items(self, _request: httpx2.Request, _body: bytes, job_id: str) -> Answer:
+        items = (self._paged(job_id)["result"] or {}).get("data") or []
+        return 200, ("application/x-ndjson", "".join(json.dumps(each) + "\n" for each in items))
+
+    def _paged(self, job_id: str) -> Document:
+        job = self._job(job_id)
+        if "pages" not in job["args"]:
+            raise Refused(409, "urn:retriever:job-not-paged", "The job fetches no pages.")
+        return job
 
     # What it has.
 
@@ -469,7 +529,7 @@ class FakeService:
             "labels": asked.get("labels", {}),
             "project": "default",
             "ref": asked.get("ref"),
-            "created_at": _now(),
+            "created_at": now(),
             "attempts": [],
             "duplicate_of": None,
             **more,
@@ -485,7 +545,7 @@ class FakeService:
     def _run(self, job: Document) -> None:
         how = self._how(job)
         job["attempt"] += 1
-        job["attempts"].append(_attempt(job, _now(), worker="fake"))
+        job["attempts"].append(_attempt(job, now(), worker="fake"))
         self._end(job, how.state, how.reason, how.explanation, how.result)
 
     def _redrive(self, job: Document) -> Document:
@@ -516,11 +576,11 @@ class FakeService:
         run: int | None = None,
     ) -> None:
         was_complete = self._is_complete(job["batch_id"])
-        job.update(state=state, reason=reason, explanation=explanation, finished_at=_now(), due_at=None)
+        job.update(state=state, reason=reason, explanation=explanation, finished_at=now(), due_at=None)
         job.update(run=run or job["run"], result=None if result is None else dict(result))
         if job["attempts"] and job["attempts"][-1]["ended_at"] is None:
             outcome = "succeeded" if state == "succeeded" else "failed_permanent"
-            job["attempts"][-1].update(ended_at=_now(), outcome=outcome, reason=reason)
+            job["attempts"][-1].update(ended_at=now(), outcome=outcome, reason=reason)
         self._feed.append((f"job.{state}", job["id"]))
         if job["batch_id"] is not None and not was_complete and self._is_complete(job["batch_id"]):
             self._feed.append(("batch.completed", job["batch_id"]))
@@ -541,12 +601,12 @@ class FakeService:
             "repeats": 0,
             "labels": asked.get("labels", {}),
             "project": "default",
-            "created_at": _now(),
+            "created_at": now(),
             "rate_per_second": 0.0,
         }
 
     def _shown_batch(self, batch_id: str) -> Document:
-        batch, jobs = _found(self.batches, batch_id, "batch"), self._of_batch(batch_id)
+        batch, jobs = found(self.batches, batch_id, "batch"), self._of_batch(batch_id)
         ends = [job["finished_at"] for job in jobs if job["state"] in FINAL]
         rejected = self._rejected.get(batch_id, [])
         return {
@@ -558,7 +618,7 @@ class FakeService:
 
     def _task(self, job: Document) -> Document:
         if job["kind"] != "task":
-            raise _Refused(404, "urn:retriever:not-a-task", "The job is no task.")
+            raise Refused(404, "urn:retriever:not-a-task", "The job is no task.")
         said = job["result"] or {}
         names = [
             name
@@ -575,7 +635,7 @@ class FakeService:
         }
 
     def _job(self, job_id: str) -> Document:
-        return _found(self.jobs, job_id, "job")
+        return found(self.jobs, job_id, "job")
 
     def _parked(self) -> list[Document]:
         return [job for job in self.jobs.values() if job["state"] == "parked"]
@@ -599,7 +659,7 @@ class FakeService:
     def _page(
         self, request: httpx2.Request, found: list[Document], *, without: tuple[str, ...] = ()
     ) -> Answer:
-        limit, cursor = _limit(request), request.url.params.get("cursor")
+        limit, cursor = limit_of(request), request.url.params.get("cursor")
         rest = [each for each in found if cursor is None or each["id"] < cursor]
         page = [{name: value for name, value in each.items() if name not in without} for each in rest[:limit]]
         return 200, {"items": page, "next": page[-1]["id"] if len(rest) > limit else None}
@@ -608,9 +668,9 @@ class FakeService:
         if kind in {"check", "fetch", "webhook"}:
             url = args.get("url")
             if not isinstance(url, str):
-                raise _invalid(f"{at}/url", "Field required")
+                raise invalid(f"{at}/url", "Field required")
             if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-                raise _invalid(f"{at}/url", "There is no scheme: did you mean https://?")
+                raise invalid(f"{at}/url", "There is no scheme: did you mean https://?")
 
     def _id(self) -> str:
         self._ids += 1
@@ -648,11 +708,15 @@ _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", f"/tasks{_ID}", "_get_task"),
     ("POST", f"/tasks{_ID}/(extend|finish|fail)", "_end_task"),
     ("POST", f"/tasks{_ID}/abort", "_abort_task"),
-    ("GET", "/kinds", "_list_kinds"),
+    ("GET", f"/jobs{_ID}/body", "_get_body"),
+    ("GET", f"/jobs{_ID}/output", "_get_output"),
+    ("GET", f"/jobs{_ID}/pages", "_get_pages"),
+    ("GET", f"/jobs{_ID}/items", "_get_items"),
     ("GET", "/stats", "_stats"),
     ("GET", "/retention", "_retention"),
     ("GET", "/readyz", "_ready"),
-    ("GET", "/audit", "_audit"),
+    ("GET", "/livez", "_alive"),
+    ("GET", "/metrics", "_metrics"),
 )
 _ONLY_OF_TASKS = frozenset({"agent", "output", "stdout", "stderr", "attempts", "duplicate_of"})
 
@@ -693,40 +757,14 @@ class AsyncFakeRetriever(AsyncRetriever):
 def _response(answer: Answer) -> httpx2.Response:
     status, body = answer
     if isinstance(body, tuple):
-        media_type, text = body
-        return httpx2.Response(status, text=text, headers={"Content-Type": media_type})
+        media_type, content = body
+        return httpx2.Response(status, content=content, headers={"Content-Type": media_type})
     return httpx2.Response(status) if body is None else httpx2.Response(status, json=body)
-
-
-def _found(things: Mapping[str, Document], id_: str, noun: str) -> Document:
-    if id_ not in things:
-        raise _Refused(404, f"urn:retriever:{noun}-not-found", f"No {noun} has this id.")
-    return things[id_]
-
-
-def _invalid(loc: str, msg: str) -> _Refused:
-    return _Refused(400, "urn:retriever:job-invalid", f"{loc}: {msg}.", (loc, msg))
-
-
-def _document(body: bytes) -> Document:
-    try:
-        document = json.loads(body)
-    except ValueError as error:
-        raise _invalid("", f"The body is not JSON: {error}") from None
-    return document if isinstance(document, dict) else {}
 
 
 def _query_value(name: str, value: str) -> Any:
     as_json = {"defaults", "labels", "retry", "callback_events", "delay_seconds", "expires_after_seconds"}
     return json.loads(value) if name in {*as_json, "strict", "dedupe"} else value
-
-
-def _limit(request: httpx2.Request) -> int:
-    return int(request.url.params.get("limit", 100))
-
-
-def _now(ahead_seconds: float = 0.0) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=ahead_seconds)).isoformat().replace("+00:00", "Z")
 
 
 def _summary(job: Document) -> Document:
@@ -770,15 +808,3 @@ def _group(key: tuple[str, str, str], jobs: list[Document]) -> Document:
         "sample_job_id": jobs[0]["id"],
         "sample_explanation": jobs[0]["explanation"],
     }
-
-
-def _kind(name: str) -> Document:
-    retry = {
-        "max_attempts": 5,
-        "first_delay_seconds": 5,
-        "factor": 2,
-        "max_delay_seconds": 3600,
-        "jitter": True,
-    }
-    schema = {"type": "object"}
-    return {"name": name, "description": name, "args": schema, "result": schema, "retry": retry, "queues": []}

@@ -6,11 +6,10 @@ from typing import Any, Self
 
 import httpx2
 
+from retriever_client._async.operators import AsyncHosts, AsyncKeys, AsyncKinds, AsyncLimits, AsyncSecrets
 from retriever_client._async.resources import (
     AsyncBatches,
     AsyncJobs,
-    AsyncKeys,
-    AsyncKinds,
     AsyncOperations,
     AsyncParked,
     AsyncSchedules,
@@ -66,6 +65,9 @@ class AsyncRetriever:
         self.tasks = AsyncTasks(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.kinds = AsyncKinds(self._transport)
+        self.hosts = AsyncHosts(self._transport)
+        self.limits = AsyncLimits(self._transport)
+        self.secrets = AsyncSecrets(self._transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,9 +149,21 @@ class AsyncRetriever:
         """Return how long jobs are kept."""
         return read(Retention, await self._transport.document("GET", "/retention"))
 
+    async def is_alive(self) -> bool:
+        """Return whether the API answers, whatever its store does."""
+        return bool((await self._transport.document("GET", "/livez"))["status"] == "ok")
+
     async def is_ready(self) -> bool:
-        """Return whether the service can be used now."""
+        """Return whether the service can be used now.
+
+        Raises:
+            Unavailable: it cannot, and says why.
+        """
         return bool((await self._transport.document("GET", "/readyz"))["status"] == "ok")
+
+    async def metrics(self) -> str:
+        """Return what the API measures, as Prometheus reads it."""
+        return (await self._transport.request("GET", "/metrics")).text
 
     async def request(
         self,

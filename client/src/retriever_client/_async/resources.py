@@ -37,14 +37,11 @@ from retriever_client.models import (
     Event,
     Extension,
     Job,
-    Key,
-    Kind,
     LeasedTask,
-    NewKey,
     Operation,
     Output,
+    PagedFetch,
     ParkedGroups,
-    Queue,
     RejectedLine,
     Schedule,
     Shown,
@@ -74,12 +71,22 @@ class Resource:
         return read(model, await self._transport.document("POST", path, **request))
 
     async def pages(
-        self, model: type[Model], path: str, *, page_size: int = PAGE, **params: Any
+        self,
+        model: type[Model],
+        path: str,
+        *,
+        page_size: int = PAGE,
+        place: str = "cursor",
+        **params: Any,
     ) -> AsyncStream[Model]:
-        """Yield all items of a list, a page at a time; a page may be empty while there are more."""
+        """Yield all items of a list, a page at a time; a page may be empty while there are more.
+
+        Args:
+            place: What the parameter is called that says where to go on.
+        """
         cursor: str | None = None
         while True:
-            query = query_of(**params, limit=page_size, cursor=cursor)
+            query = query_of(**params, limit=page_size, **{place: cursor})
             page = await self._transport.document("GET", path, params=query)
             for each in page["items"]:
                 yield read(model, each)
@@ -238,6 +245,10 @@ class AsyncJobs(Resource):
         """Yield the answer with what a fetch brought back: read it with `aread()`, or bit by bit."""
         async with self._transport.stream(f"/jobs/{id_of(job)}/body") as response:
             yield response
+
+    async def pages_of(self, job: Job | str) -> PagedFetch:
+        """Return how far a paged fetch is, and whether its pages have all that there is."""
+        return await self._get(PagedFetch, f"/jobs/{id_of(job)}/pages")
 
     async def items(self, job: Job | str, *, distinct: bool = False) -> AsyncIterator[Any]:
         """Yield the items of a paged fetch, in the order of its pages."""
@@ -761,71 +772,6 @@ class AsyncTasks(Resource):
         return await self._post(
             Task, f"/tasks/{task.id}/fail", json=document_of(token=task.lease.token, **said)
         )
-
-
-class AsyncKeys(Resource):
-    """Keys: what opens the API, and how much of it."""
-
-    async def create(
-        self,
-        name: str,
-        *,
-        scopes: Iterable[str],
-        project: str | None = None,
-        expires_in_seconds: int | None = None,
-        rate_per_second: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> NewKey:
-        """Make a key, and return it with its text, which is shown this once."""
-        document = document_of(
-            name=name,
-            scopes=list(scopes),
-            project=project,
-            expires_in_seconds=expires_in_seconds,
-            rate_per_second=rate_per_second,
-        )
-        return await self._post(NewKey, "/keys", json=document, idempotency_key=idempotency_key)
-
-    async def get(self, key: Key | str) -> Key:
-        """Return a key without its text."""
-        return await self._get(Key, f"/keys/{id_of(key)}")
-
-    def list(self, *, page_size: int = PAGE) -> AsyncIterator[Key]:
-        """Return keys, newest first, read page by page as you go on."""
-        return self.pages(Key, "/keys", page_size=page_size)
-
-    async def revoke(self, key: Key | str) -> Key:
-        """Let a key open nothing any more."""
-        return await self._post(Key, f"/keys/{id_of(key)}/revoke")
-
-
-class AsyncKinds(Resource):
-    """Kinds and lanes: what jobs can do, and what of it is paused."""
-
-    async def list(self) -> list_of[Kind]:
-        """Return all kinds, with the schemas of their arguments and results."""
-        found = await self._transport.document("GET", "/kinds")
-        return [read(Kind, each) for each in found["items"]]
-
-    async def pause(self, kind: str, *, lane: str | None = None, note: str | None = None) -> list_of[Queue]:
-        """Let no job of a kind begin until it is resumed."""
-        return await self._change(f"/kinds/{kind}/pause", lane=lane, note=note)
-
-    async def resume(self, kind: str, *, lane: str | None = None) -> list_of[Queue]:
-        """Let jobs of a kind begin again."""
-        return await self._change(f"/kinds/{kind}/resume", lane=lane)
-
-    async def pause_lane(self, lane: str, *, note: str | None = None) -> list_of[Queue]:
-        """Let no job of a lane begin until it is resumed."""
-        return await self._change(f"/lanes/{lane}/pause", note=note)
-
-    async def resume_lane(self, lane: str) -> list_of[Queue]:
-        """Let jobs of a lane begin again."""
-        return await self._change(f"/lanes/{lane}/resume")
-
-    async def _change(self, path: str, **fields: Any) -> list_of[Queue]:
-        found = await self._transport.document("POST", path, json=document_of(**fields) or None)
-        return [read(Queue, each) for each in found["items"]]
 
 
 def _next_wait(ends_at: float | None, *, most: int = POLL_SECONDS) -> int:

@@ -6,11 +6,10 @@ from typing import Any, Self
 
 import httpx2
 
+from retriever_client._sync.operators import Hosts, Keys, Kinds, Limits, Secrets
 from retriever_client._sync.resources import (
     Batches,
     Jobs,
-    Keys,
-    Kinds,
     Operations,
     Parked,
     Schedules,
@@ -66,6 +65,9 @@ class Retriever:
         self.tasks = Tasks(self._transport)
         self.keys = Keys(self._transport)
         self.kinds = Kinds(self._transport)
+        self.hosts = Hosts(self._transport)
+        self.limits = Limits(self._transport)
+        self.secrets = Secrets(self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -147,9 +149,21 @@ class Retriever:
         """Return how long jobs are kept."""
         return read(Retention, self._transport.document("GET", "/retention"))
 
+    def is_alive(self) -> bool:
+        """Return whether the API answers, whatever its store does."""
+        return bool((self._transport.document("GET", "/livez"))["status"] == "ok")
+
     def is_ready(self) -> bool:
-        """Return whether the service can be used now."""
+        """Return whether the service can be used now.
+
+        Raises:
+            Unavailable: it cannot, and says why.
+        """
         return bool((self._transport.document("GET", "/readyz"))["status"] == "ok")
+
+    def metrics(self) -> str:
+        """Return what the API measures, as Prometheus reads it."""
+        return (self._transport.request("GET", "/metrics")).text
 
     def request(
         self,

@@ -37,14 +37,11 @@ from retriever_client.models import (
     Event,
     Extension,
     Job,
-    Key,
-    Kind,
     LeasedTask,
-    NewKey,
     Operation,
     Output,
+    PagedFetch,
     ParkedGroups,
-    Queue,
     RejectedLine,
     Schedule,
     Shown,
@@ -74,12 +71,22 @@ class Resource:
         return read(model, self._transport.document("POST", path, **request))
 
     def pages(
-        self, model: type[Model], path: str, *, page_size: int = PAGE, **params: Any
+        self,
+        model: type[Model],
+        path: str,
+        *,
+        page_size: int = PAGE,
+        place: str = "cursor",
+        **params: Any,
     ) -> Stream[Model]:
-        """Yield all items of a list, a page at a time; a page may be empty while there are more."""
+        """Yield all items of a list, a page at a time; a page may be empty while there are more.
+
+        Args:
+            place: What the parameter is called that says where to go on.
+        """
         cursor: str | None = None
         while True:
-            query = query_of(**params, limit=page_size, cursor=cursor)
+            query = query_of(**params, limit=page_size, **{place: cursor})
             page = self._transport.document("GET", path, params=query)
             for each in page["items"]:
                 yield read(model, each)
@@ -238,6 +245,10 @@ class Jobs(Resource):
         """Yield the answer with what a fetch brought back: read it with `read()`, or bit by bit."""
         with self._transport.stream(f"/jobs/{id_of(job)}/body") as response:
             yield response
+
+    def pages_of(self, job: Job | str) -> PagedFetch:
+        """Return how far a paged fetch is, and whether its pages have all that there is."""
+        return self._get(PagedFetch, f"/jobs/{id_of(job)}/pages")
 
     def items(self, job: Job | str, *, distinct: bool = False) -> Iterator[Any]:
         """Yield the items of a paged fetch, in the order of its pages."""
@@ -761,71 +772,6 @@ class Tasks(Resource):
         return self._post(
             Task, f"/tasks/{task.id}/fail", json=document_of(token=task.lease.token, **said)
         )
-
-
-class Keys(Resource):
-    """Keys: what opens the API, and how much of it."""
-
-    def create(
-        self,
-        name: str,
-        *,
-        scopes: Iterable[str],
-        project: str | None = None,
-        expires_in_seconds: int | None = None,
-        rate_per_second: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> NewKey:
-        """Make a key, and return it with its text, which is shown this once."""
-        document = document_of(
-            name=name,
-            scopes=list(scopes),
-            project=project,
-            expires_in_seconds=expires_in_seconds,
-            rate_per_second=rate_per_second,
-        )
-        return self._post(NewKey, "/keys", json=document, idempotency_key=idempotency_key)
-
-    def get(self, key: Key | str) -> Key:
-        """Return a key without its text."""
-        return self._get(Key, f"/keys/{id_of(key)}")
-
-    def list(self, *, page_size: int = PAGE) -> Iterator[Key]:
-        """Return keys, newest first, read page by page as you go on."""
-        return self.pages(Key, "/keys", page_size=page_size)
-
-    def revoke(self, key: Key | str) -> Key:
-        """Let a key open nothing any more."""
-        return self._post(Key, f"/keys/{id_of(key)}/revoke")
-
-
-class Kinds(Resource):
-    """Kinds and lanes: what jobs can do, and what of it is paused."""
-
-    def list(self) -> list_of[Kind]:
-        """Return all kinds, with the schemas of their arguments and results."""
-        found = self._transport.document("GET", "/kinds")
-        return [read(Kind, each) for each in found["items"]]
-
-    def pause(self, kind: str, *, lane: str | None = None, note: str | None = None) -> list_of[Queue]:
-        """Let no job of a kind begin until it is resumed."""
-        return self._change(f"/kinds/{kind}/pause", lane=lane, note=note)
-
-    def resume(self, kind: str, *, lane: str | None = None) -> list_of[Queue]:
-        """Let jobs of a kind begin again."""
-        return self._change(f"/kinds/{kind}/resume", lane=lane)
-
-    def pause_lane(self, lane: str, *, note: str | None = None) -> list_of[Queue]:
-        """Let no job of a lane begin until it is resumed."""
-        return self._change(f"/lanes/{lane}/pause", note=note)
-
-    def resume_lane(self, lane: str) -> list_of[Queue]:
-        """Let jobs of a lane begin again."""
-        return self._change(f"/lanes/{lane}/resume")
-
-    def _change(self, path: str, **fields: Any) -> list_of[Queue]:
-        found = self._transport.document("POST", path, json=document_of(**fields) or None)
-        return [read(Queue, each) for each in found["items"]]
 
 
 def _next_wait(ends_at: float | None, *, most: int = POLL_SECONDS) -> int:
