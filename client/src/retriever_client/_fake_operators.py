@@ -271,9 +271,9 @@ class FakeOperators:
                 "name": None if kind == "task" else f"jobs.{kind}.{lane}",
                 "kind": kind,
                 "lane": lane,
-                "ready": None,
-                "consumers": None,
-                "observed_at": None,
+                "ready": None if kind == "task" else 0,
+                "consumers": None if kind == "task" else 1,
+                "observed_at": None if kind == "task" else now(),
                 "paused": next(filter(None, map(self._pauses.get, _covering(kind, lane))), None),
             }
             for lane in LANES

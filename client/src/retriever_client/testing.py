@@ -15,6 +15,8 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -451,6 +453,9 @@ class FakeService:
     def _alive(self, _request: httpx2.Request, _body: bytes) -> Answer:
         return 200, {"status": "ok"}
 
+    def _contract(self, _request: httpx2.Request, _body: bytes) -> Answer:
+        return 200, {"openapi": "3.0.3", "info": {"title": "Retriever", "version": "1"}, "paths": {}}
+
     def _metrics(self, _request: httpx2.Request, _body: bytes) -> Answer:
         return 200, ("text/plain; version=0.0.4", "")
 
@@ -717,6 +722,7 @@ _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", "/readyz", "_ready"),
     ("GET", "/livez", "_alive"),
     ("GET", "/metrics", "_metrics"),
+    ("GET", "/openapi.json", "_contract"),
 )
 _ONLY_OF_TASKS = frozenset({"agent", "output", "stdout", "stderr", "attempts", "duplicate_of"})
 
@@ -755,6 +761,12 @@ class AsyncFakeRetriever(AsyncRetriever):
 
 
 def _response(answer: Answer) -> httpx2.Response:
+    response = _plain_response(answer)
+    response.headers["Date"] = format_datetime(datetime.now(UTC), usegmt=True)
+    return response
+
+
+def _plain_response(answer: Answer) -> httpx2.Response:
     status, body = answer
     if isinstance(body, tuple):
         media_type, content = body

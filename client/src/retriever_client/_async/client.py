@@ -116,6 +116,7 @@ class AsyncRetriever:
         labels: Labels | None = None,
         after: str | None = None,
         follow: bool = True,
+        keep_on: bool = False,
     ) -> AsyncIterator[Event]:
         """Return what ends, as it comes. When the connection breaks it comes back, and misses nothing.
 
@@ -126,11 +127,13 @@ class AsyncRetriever:
             labels: Only with all of these.
             after: The `id` of the last event that you have; "0" begins with the first. Default: from now on.
             follow: Without it, it ends when all has been told.
+            keep_on: Once connected come back however long the service is away, not `retries` times.
         """
         return Events(
             self._transport,
             after=after,
             follow=follow,
+            keep_on=keep_on,
             batch_id=None if batch is None else id_of(batch),
             kind=kind,
             state=states,

@@ -451,12 +451,14 @@ class Events:
         *,
         after: str | None = None,
         follow: bool = True,
+        keep_on: bool = False,
         tell_of_rests: bool = False,
         **params: Any,
     ) -> None:
         self._transport = transport
         self.after = after
         self._follow = follow
+        self._keep_on = keep_on
         self._tell_of_rests = tell_of_rests
         self._params = params
 
@@ -485,7 +487,8 @@ class Events:
                     return
             except (ConnectionFailed, TooManyRequests, Unavailable):
                 failures += 1
-                if failures > self._transport.retries:
+                is_known = self._keep_on and self.after is not None
+                if failures > self._transport.retries and not is_known:
                     raise
             await sleep_async(_AGAIN_SECONDS)
 

@@ -11,7 +11,7 @@ import click
 from retriever_client.cli.configuration import Configuration, find_configuration
 from retriever_client.cli.exit_codes import ExitCode, code_of
 from retriever_client.cli.output import FORMATS, Output, colour_choice, say
-from retriever_client.cli.session import Session, SessionCommand
+from retriever_client.cli.session import LONGEST_SUMMARY, Session, SessionCommand
 from retriever_client.errors import ApiError, RetrieverError
 
 # Name, where it is, and in which part of the help. They are loaded when they are asked for.
@@ -22,8 +22,24 @@ _COMMANDS: Final = {
     "run": ("commands.work:run_command", "Work"),
     "jobs": ("commands.jobs:jobs", "Work"),
     "batches": ("commands.batches:batches", "Work"),
+    "tasks": ("commands.tasks:tasks", "Work"),
+    "schedules": ("commands.schedules:schedules", "Work"),
+    "parked": ("commands.parked:parked", "Work"),
+    "operations": ("commands.operations:operations", "Work"),
+    "tail": ("commands.watching:tail", "Look"),
+    "stats": ("commands.watching:stats", "Look"),
+    "open": ("commands.watching:open_page", "Look"),
+    "audit": ("commands.watching:audit", "Look"),
+    "doctor": ("commands.doctor:doctor", "Look"),
+    "kinds": ("commands.kinds:kinds", "Run the service"),
+    "lanes": ("commands.kinds:lanes", "Run the service"),
+    "hosts": ("commands.hosts:hosts", "Run the service"),
+    "limits": ("commands.limits:limits", "Run the service"),
+    "keys": ("commands.keys:keys", "Run the service"),
+    "secrets": ("commands.secrets:secrets", "Run the service"),
     "api": ("commands.api:api", "This command"),
     "config": ("commands.config:config", "This command"),
+    "completion": ("commands.completion:completion", "This command"),
 }
 
 
@@ -49,7 +65,9 @@ class _Commands(click.Group):
         parts: dict[str, list[tuple[str, str]]] = {}
         for name, (_, part) in _COMMANDS.items():
             command = self.get_command(ctx, name)
-            parts.setdefault(part, []).append((name, command.get_short_help_str(70) if command else ""))
+            parts.setdefault(part, []).append(
+                (name, command.get_short_help_str(LONGEST_SUMMARY) if command else "")
+            )
         for part, rows in parts.items():
             with formatter.section(part):
                 formatter.write_dl(rows)
@@ -58,7 +76,7 @@ class _Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             ctx.exit(ExitCode.INTERRUPTED)
         except RetrieverError as error:
             say(f"retriever: {error}")

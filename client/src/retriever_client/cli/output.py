@@ -23,7 +23,16 @@ _CELL: Final = 60
 # So many rows are looked at for the widths of a table.
 ROWS_LOOKED_AT: Final = 200
 # No narrower than this, so that rows which come one by one stand below each other.
-_WIDTHS: Final = {"id": 36, "kind": 7, "state": 9, "verdict": 7, "created_at": 20, "type": 15}
+_WIDTHS: Final = {
+    "id": 36,
+    "kind": 7,
+    "state": 9,
+    "verdict": 7,
+    "created_at": 20,
+    "type": 15,
+    "reason": 12,
+    "url": 40,
+}
 _COLOURS: Final = {
     **dict.fromkeys(("succeeded", "ok", "done", "active"), "green"),
     **dict.fromkeys(("parked", "broken", "down", "revoked", "open"), "red"),
@@ -57,12 +66,15 @@ class Output:
         except jmespath.exceptions.JMESPathError as error:
             raise click.BadParameter(f"{expression!r} is no JMESPath: {error}") from None
 
-    def many(self, found: Iterable[Any], columns: Sequence[str], *, at_once: bool = False) -> int:
+    def many(
+        self, found: Iterable[Any], columns: Sequence[str], *, at_once: bool = False, is_whole: bool = False
+    ) -> int:
         """Print models or documents as they come, and return how many there were.
 
         Args:
-            columns: Which fields a table, plain text and CSV have.
+            columns: Which fields a table, plain text and CSV have: each a path, or a name, `=` and a path.
             at_once: Each row when it comes, rather than after the first were looked at for their widths.
+            is_whole: Cut no cell of a table.
         """
         counted = _Counted(found)
         if self.query is not None:
@@ -77,7 +89,8 @@ class Output:
             self._lines(_document(each) for each in counted)
         else:
             rows = ([_field(each, name) for name in columns] for each in counted)
-            self._rows(rows, columns, looked_at=1 if at_once else ROWS_LOOKED_AT)
+            looked_at = 1 if at_once else ROWS_LOOKED_AT
+            self._rows(rows, [*map(_name, columns)], looked_at=looked_at, is_whole=is_whole)
         return counted.count
 
     def one(self, found: Any, columns: Sequence[str]) -> None:
@@ -88,9 +101,9 @@ class Output:
         elif self.format in {"json", "ndjson"}:
             click.echo(json.dumps(document, indent=2 if self.format == "json" else None))
         elif self.format == "csv":
-            self._rows([[_field(found, name) for name in columns]], columns)
+            self._rows([[_field(found, name) for name in columns]], [*map(_name, columns)])
         else:
-            self._fields({name: _field(found, name) for name in columns})
+            self._fields({_name(each): _field(found, each) for each in columns})
 
     def value(self, value: Any) -> None:
         """Print any JSON value, such as what a query found."""
@@ -139,6 +152,7 @@ class Output:
         columns: Sequence[str] | None,
         *,
         looked_at: int = ROWS_LOOKED_AT,
+        is_whole: bool = False,
     ) -> None:
         match self.format:
             case "csv":
@@ -151,7 +165,7 @@ class Output:
                 for row in rows:
                     click.echo("\t".join(_text(value) for value in row))
             case _:
-                _print_table(iter(rows), columns, looked_at)
+                _print_table(iter(rows), columns, looked_at, None if is_whole else _CELL)
 
 
 def say(words: str) -> None:
@@ -191,9 +205,11 @@ def _print_array(documents: Iterable[Any]) -> None:
     click.echo("\n]" if opened else "[]")
 
 
-def _print_table(rows: Iterator[Sequence[Any]], columns: Sequence[str] | None, looked_at: int) -> None:
+def _print_table(
+    rows: Iterator[Sequence[Any]], columns: Sequence[str] | None, looked_at: int, most: int | None
+) -> None:
     names = None if columns is None else list(columns)
-    first = [_cells(row) for row in islice(rows, looked_at)]
+    first = [_cells(row, most) for row in islice(rows, looked_at)]
     heads = [] if names is None else [[name.upper() for name in names]]
     floors = (
         [0] * len(first[0] if first else ()) if names is None else [_WIDTHS.get(each, 0) for each in names]
@@ -203,13 +219,13 @@ def _print_table(rows: Iterator[Sequence[Any]], columns: Sequence[str] | None, l
         widths = [max(pair) for pair in zip(widths, floors, strict=True)]
     for row in heads:
         click.echo(click.style(_line(row, widths, None), bold=True))
-    for row in chain(first, map(_cells, rows)):
+    for row in chain(first, (_cells(row, most) for row in rows)):
         click.echo(_line(row, widths, names))
 
 
-def _cells(row: Sequence[Any]) -> list[str]:
+def _cells(row: Sequence[Any], most: int | None) -> list[str]:
     texts = (_short(value) for value in row)
-    return [text if len(text) <= _CELL else f"{text[: _CELL - 1]}…" for text in texts]
+    return [text if most is None or len(text) <= most else f"{text[: most - 1]}…" for text in texts]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], names: Sequence[str] | None) -> str:
@@ -284,11 +300,22 @@ def _document(found: Any) -> Any:
             return found
 
 
-def _field(found: Any, path: str) -> Any:
+def _field(found: Any, column: str) -> Any:
     """Return what a model or document has there, such as `limit.concurrency`; None where it has nothing."""
+    _, _, path = column.rpartition("=")
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+        match found:
+            case Mapping():
+                found = found.get(name)
+            case list() | tuple() if name.isdecimal():
+                found = found[int(name)] if int(name) < len(found) else None
+            case _:
+                found = getattr(found, name, None)
     return found
+
+
+def _name(column: str) -> str:
+    return column.partition("=")[0]
 
 
 class _Counted:

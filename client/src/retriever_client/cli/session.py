@@ -3,7 +3,7 @@
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -77,6 +77,10 @@ class Session:
 pass_session = click.make_pass_decorator(Session)
 
 
+LONGEST_SUMMARY: Final = 200
+"""What a command says of itself in a list of commands: a whole sentence, on two lines where it must."""
+
+
 class SessionCommand(click.Command):
     """A command that takes the options of the output behind its name too, where people write them."""
 
@@ -85,6 +89,10 @@ class SessionCommand(click.Command):
         super().__init__(*args, **kwargs)
         own = {each.name for each in self.params}
         self.params += [each for each in _output_options() if each.name not in own]
+
+    def get_short_help_str(self, limit: int = LONGEST_SUMMARY) -> str:
+        """Return the first sentence of its help, whole."""
+        return super().get_short_help_str(max(limit, LONGEST_SUMMARY))
 
 
 class SessionGroup(click.Group):

@@ -5,15 +5,16 @@ from typing import Any
 
 import click
 
-from retriever_client.cli.session import Session, pass_session
+from retriever_client.cli.session import Session, SessionCommand, pass_session
 
 
 @click.command(
+    cls=SessionCommand,
     epilog="""\b
 Examples:
   retriever api GET /stats
   retriever api GET /jobs -f state=parked -f limit=5 --query 'items[].reason'
-  echo '{"kind": "check", "args": {"url": "https://example.com/"}}' | retriever api POST /jobs --input -"""
+  echo '{"kind": "check", "args": {"url": "https://example.com/"}}' | retriever api POST /jobs --input -""",
 )
 @click.argument("method", type=click.Choice(["GET", "POST", "PUT", "DELETE"], case_sensitive=False))
 @click.argument("path")
@@ -21,7 +22,10 @@ Examples:
 @click.option("--input", "body", type=click.File("rb"), help="The JSON body; - reads it from stdin.")
 @pass_session
 def api(session: Session, method: str, path: str, field: tuple[str, ...], body: Any) -> None:
-    """Send any request, with your key and what is retried, and print the answer."""
+    """Send any request, and print the answer.
+
+    Your key goes with it, and it is sent again where that helps.
+    """
     params: dict[str, list[str]] = {}
     for each in field:
         name, _, value = each.partition("=")

@@ -2,6 +2,7 @@
 
 import click
 
+from retriever_client.cli.commands.bulk import YES, confirm
 from retriever_client.cli.commands.options import (
     BATCH,
     JOB,
@@ -64,11 +65,30 @@ def show_results(session: Session, batch_id: str, *, follow: bool) -> None:
     session.output.many(found, JOB, at_once=follow)
 
 
+@batches.command("rejected")
+@click.argument("batch_id")
+@limited
+@pass_session
+def show_rejected(session: Session, batch_id: str, limit: int, is_all: bool) -> None:
+    """Show the lines of a batch that became no job, and why."""
+    found = session.retriever.batches.rejected(batch_id, page_size=page_size(limit, is_all=is_all))
+    show_list(session, found, ("number", "ref", "given", "msg"), limit=limit, is_all=is_all)
+
+
 @batches.command("cancel")
 @click.argument("ids", nargs=-1, required=True, metavar="BATCH_ID...")
+@click.option("--dry-run", is_flag=True, help="Only say what would be cancelled.")
+@YES
 @pass_session
-def cancel_batches(session: Session, ids: tuple[str, ...]) -> None:
-    """Cancel what of batches has not ended."""
+def cancel_batches(session: Session, ids: tuple[str, ...], *, dry_run: bool, yes: bool) -> None:
+    """Cancel what of batches has not ended; what has stays as it is."""
+    found = [session.retriever.batches.get(each) for each in ids]
+    if dry_run:
+        session.output.many(found, BATCH)
+        return
+    unfinished = sum(each.total - each.ended for each in found)
+    if unfinished:
+        confirm(f"Cancel {unfinished:,} jobs that have not ended?", yes=yes)
     session.output.many((session.retriever.batches.cancel(each) for each in ids), BATCH)
 
 

@@ -1,12 +1,27 @@
 """`retriever jobs`: look at jobs, and decide on them."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, BinaryIO, Final
 
 import click
 
-from retriever_client.cli.commands.options import JOB, JOB_FIELDS, LABEL, WAIT, limited, page_size, show_list
+from retriever_client.cli.commands.bulk import bulk_options, decide_on_many
+from retriever_client.cli.commands.options import (
+    JOB,
+    JOB_FIELDS,
+    LABEL,
+    WAIT,
+    Command,
+    limited,
+    page_size,
+    show_list,
+)
+from retriever_client.cli.output import escaped
 from retriever_client.cli.session import Session, SessionGroup, pass_session
+from retriever_client.models import Job
+
+_SAMPLES: Final = 5
 
 
 @click.group(cls=SessionGroup)
@@ -14,15 +29,31 @@ def jobs() -> None:
     """Look at jobs, and decide on them."""
 
 
-@jobs.command("list")
-@click.option("--state")
-@click.option("--kind")
-@click.option("--host")
-@click.option("--url", help="A part of the URL.")
-@click.option("--reason")
-@click.option("--ref")
-@click.option("--batch")
-@LABEL
+def _filters(command: Command) -> Command:
+    for option in (
+        LABEL,
+        click.option("--schedule", metavar="ID", help="Made by this schedule."),
+        click.option("--batch", metavar="ID", help="Of this batch."),
+        click.option("--ref", help="Handed in with exactly this ref."),
+        click.option("--reason", help="Whose last failure had this reason, such as http_503."),
+        click.option("--url", help="A part of the URL."),
+        click.option("--host", help="Exactly this host."),
+        click.option("--kind", help="Such as check or fetch."),
+    ):
+        command = option(command)
+    return command
+
+
+@jobs.command(
+    "list",
+    epilog="""\b
+Examples:
+  retriever jobs list --state parked --host example.com
+  retriever jobs list --label team=docs --all -o csv > jobs.csv
+  retriever jobs list --query '[].{id: id, status: result.status}'""",
+)
+@click.option("--state", help="Such as running, parked or succeeded.")
+@_filters
 @limited
 @pass_session
 def list_jobs(session: Session, /, limit: int, is_all: bool, **which: Any) -> None:
@@ -35,7 +66,7 @@ def list_jobs(session: Session, /, limit: int, is_all: bool, **which: Any) -> No
 @click.argument("job_id")
 @pass_session
 def show_job(session: Session, job_id: str) -> None:
-    """Show a job."""
+    """Show a job; `-o json` has every attempt and the whole result."""
     session.output.one(session.retriever.jobs.get(job_id), JOB_FIELDS)
 
 
@@ -48,17 +79,81 @@ def watch_job(session: Session, job_id: str, wait: float | None) -> None:
     session.output.one(session.retriever.jobs.wait(job_id, timeout_seconds=wait), JOB_FIELDS)
 
 
-def _add_decision(action: str, words: str) -> None:
-    @click.argument("ids", nargs=-1, required=True, metavar="JOB_ID...")
+@jobs.command("body")
+@click.argument("job_id")
+@click.option("--to", type=click.File("wb", lazy=True), default="-", help="A file. Default: stdout.")
+@pass_session
+def write_body(session: Session, job_id: str, to: BinaryIO) -> None:
+    """Write what a fetch brought back, as it is."""
+    with session.retriever.jobs.body(job_id) as response:
+        for chunk in response.iter_bytes():
+            to.write(chunk)
+
+
+@jobs.command("output")
+@click.argument("job_id")
+@click.option("--stderr", "is_stderr", is_flag=True, help="What it wrote to its stderr.")
+@pass_session
+def show_output(session: Session, job_id: str, *, is_stderr: bool) -> None:
+    """Print what a command or task has written so far; of much the beginning and the end."""
+    output = session.retriever.jobs.output(job_id)
+    written = output.stderr if is_stderr else output.stdout
+    parts = [written.text]
+    if written.omitted_bytes:
+        parts.append(f"\n... {written.omitted_bytes:,} bytes are left out ...\n")
+    parts.append(written.tail)
+    click.echo(escaped("".join(parts), keep="\n\t"), nl=False)
+
+
+def _add_decision(action: str, words: str, which_jobs: str) -> None:
+    @click.argument("ids", nargs=-1, metavar="[JOB_ID]...")
+    @_filters
+    @bulk_options
     @pass_session
-    def decide(session: Session, ids: tuple[str, ...]) -> None:
-        do: Callable[[str], Any] = getattr(session.retriever.jobs, action)
-        session.output.many((do(each) for each in ids), JOB)
+    def decide(
+        session: Session, /, ids: tuple[str, ...], rate: int | None, dry_run: bool, yes: bool, **which: Any
+    ) -> None:
+        chosen = {name: value for name, value in which.items() if value}
+        if bool(ids) == bool(chosen):
+            raise click.UsageError("Name jobs by their ids, or say which by options such as --host.")
+        if ids:
+            do: Callable[[str], Any] = getattr(session.retriever.jobs, action)
+            session.output.many((do(each) for each in ids), JOB)
+            return
+        operations = session.retriever.operations
+        decide_on_many(
+            session,
+            "Send back" if action == "redrive" else action.capitalize(),
+            matching=operations.count(action, **chosen),
+            samples=_samples(session, action, chosen),
+            begin=lambda: operations.begin(action, rate_per_second=rate, **chosen),
+            dry_run=dry_run,
+            yes=yes,
+        )
 
-    decide.__doc__ = words
-    jobs.command(action)(decide)
+    decide.__doc__ = f"""{words}
+
+    By their ids, or all {which_jobs} that match: then what they are is shown first, and you are asked.
+    """
+    example = f"""\b
+Examples:
+  retriever jobs {action} 0199aa3e-7c1b-7d4e-9f00-3b1f6c2a9d10
+  retriever jobs {action} --host example.com --dry-run"""
+    jobs.command(action, epilog=example)(decide)
 
 
-_add_decision("cancel", "Cancel jobs.")
-_add_decision("redrive", "Send parked jobs back.")
-_add_decision("discard", "End parked jobs for good.")
+def _samples(session: Session, action: str, which: dict[str, Any]) -> Iterator[str]:
+    found = session.retriever.jobs.list(
+        state=None if action == "cancel" else "parked", page_size=100, **which
+    )
+    open_or_parked = (job for job in islice(found, 1_000) if action != "cancel" or not job.is_ended)
+    return map(_sample, islice(open_or_parked, _SAMPLES))
+
+
+def _sample(job: Job) -> str:
+    return "  ".join(filter(None, (job.id, job.kind, job.state, job.reason, job.url)))
+
+
+_add_decision("cancel", "Cancel jobs.", "unfinished jobs")
+_add_decision("redrive", "Send parked jobs back.", "parked jobs")
+_add_decision("discard", "End parked jobs for good.", "parked jobs")
