@@ -15,13 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from retriever_client import ConnectionFailed, NotAllowed, RetrieverError, Unavailable
+from retriever_client._fake_answers import invalid
 from retriever_client.cli import watching
 from retriever_client.cli.commands import check as check_module
 from retriever_client.cli.commands.check import WRITERS
 from retriever_client.cli.exit_codes import ExitCode
 from retriever_client.cli.main import retriever
 from retriever_client.errors import Problem
-from retriever_client.testing import Ended, FakeRetriever, FakeService, _invalid, broken, parked
+from retriever_client.testing import Ended, FakeRetriever, FakeService, broken, parked
 
 OK, BAD, DOWN = "https://example.com/ok", "https://example.com/bad", "https://example.com/down"
 MOVED, WALLED, DENIED = "https://example.com/moved", "https://example.com/walled", "http://10.0.0.1/"
@@ -348,7 +349,7 @@ def test_what_the_service_refuses_is_rejected_and_the_rest_runs(
 
     def check_args(_service: FakeService, _kind: str, args: dict[str, Any], at: str) -> None:
         if args["url"].startswith(refuse):
-            raise _invalid(f"{at}/url", "It is too long")
+            raise invalid(f"{at}/url", "It is too long")
 
     monkeypatch.setattr(FakeService, "_check_args", check_args)
     Path("r.md").write_text(f"[a]({OK}) [b]({refuse}) [c]({BAD})\n")

@@ -171,3 +171,78 @@ def test_a_file_with_what_is_not_known_is_an_error(tmp_path: Path, text: str, wo
 
     with pytest.raises(ConfigurationInvalid, match=words.replace("?", r"\?")):
         find_configuration(tmp_path)
+
+
+def test_a_file_has_options_of_check_and_settings_of_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: FakeRetriever
+) -> None:
+    (tmp_path / "retriever.toml").write_text(
+        '[check]\nfail-on = "down"\nexclude = ["/private/"]\n'
+        '[hosts."www.Example.com"]\nstatuses = [403, "500-599"]\n'
+        'headers = { Authorization = { secret = "crm" } }\n'
+        '[hosts."slow.example:8080"]\nskip = true\n'
+    )
+    (tmp_path / "a.md").write_text(
+        "<https://WWW.example.com:443/a> <https://example.com/private/b>\n<http://slow.example:8080/c> <https://b.example/>\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("retriever_client.Retriever", lambda *_where, **_how: client)
+
+    checked = CliRunner().invoke(retriever, ["check", "a.md"])
+    shown = CliRunner().invoke(retriever, ["config", "show"])
+
+    assert checked.exit_code == 0, checked.output
+    args = [job["args"] for job in client.service.jobs.values()]
+    assert sorted((each.get("statuses"), each.get("headers")) for each in args if "statuses" in each) == [
+        ([403, "500-599"], {"Authorization": {"secret": "crm"}})
+    ]
+    assert sorted(each["url"].lower() for each in args)[0] == "https://b.example/"
+    assert len(args) == 2
+    assert 'hosts."www.example.com"' in shown.stdout
+    assert "check.fail-on" in shown.stdout
+    assert str(tmp_path / "retriever.toml") in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[check]\nfail_on = "down"', "did you mean fail-on?"),
+        ("check = 5", "check cannot be 5"),
+        ('[hosts."a.example"]\nstatus = [1]', "hosts.\"a.example\".'status'; did you mean statuses?"),
+        ('[hosts."a.example"]\nskip = 1', "skip cannot be 1"),
+        ("[hosts]\na = 1", 'hosts."a" is no table'),
+        ('[check]\nlane = "fast"', "'fast' is not one of"),
+    ],
+)
+def test_what_a_file_cannot_say_of_check_and_hosts_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    (tmp_path / "retriever.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+    result = CliRunner().invoke(retriever, ["check", "a.md"])
+
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_what_is_in_force_is_shown_with_who_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "retriever.toml").write_text('url = "http://far.example"\ntimeout_seconds = 5\n')
+    monkeypatch.chdir(tmp_path)
+    for name in ("RETRIEVER_URL", "RETRIEVER_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RETRIEVER_KEY", "rtv_abcdefgh_secret")
+
+    def told(*arguments: str) -> dict[str, list[str]]:
+        shown = CliRunner().invoke(retriever, [*arguments, "config", "show", "-o", "plain"])
+        assert shown.exit_code == 0, shown.output
+        assert "secret" not in shown.output
+        return {line.split("\t")[0]: line.split("\t")[1:] for line in shown.stdout.splitlines()}
+
+    file = str(tmp_path / "retriever.toml")
+    assert told()["url"] == ["http://far.example", file]
+    assert told()["timeout_seconds"] == ["5", file]
+    assert told()["key"] == ["rtv_abcd...", "RETRIEVER_KEY"]
+    monkeypatch.setenv("RETRIEVER_URL", "http://near.example")
+    assert told()["url"] == ["http://near.example", "RETRIEVER_URL"]
+    assert told("--url", "http://here.example")["url"] == ["http://here.example", "--url"]

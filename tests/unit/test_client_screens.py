@@ -1,10 +1,12 @@
 """What the documents show of the command line is what it prints, on a service in memory."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from retriever_client.cli.commands import doctor
+from retriever_client.cli.configuration import find_configuration
 from tests.support.cli_screens import run_line, shown_service
 from tests.support.documents import blocks, read
 
@@ -74,3 +76,14 @@ def _named(text: str) -> set[str]:
     """Return the commands that a text names between backticks."""
     groups = "jobs|batches|operations|keys|secrets|parked|kinds|lanes|hosts|limits|tasks|schedules"
     return {" ".join(each.split()) for each in re.findall(rf"`((?:{groups})(?: [a-z]+)?)\b[^`]*`", text)}
+
+
+def test_the_file_that_is_shown_can_be_read(tmp_path: Path) -> None:
+    (example,) = (block.text for block in blocks(DOCUMENT) if block.language == "toml")
+    (tmp_path / "retriever.toml").write_text(example)
+
+    said = find_configuration(tmp_path)
+
+    assert said.host_of("https://www.example.com/a").statuses == (403, "200-299")
+    assert said.host_of("http://slow.example:80/").skip
+    assert not said.host_of("http://slow.example:8080/").skip

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from retriever_client.cli.configuration import Configuration, find_configuration
+from retriever_client.cli.configuration import Configuration, check_names, find_configuration
 from retriever_client.cli.exit_codes import ExitCode, code_of
 from retriever_client.cli.output import FORMATS, Output, colour_choice, say
 from retriever_client.cli.session import LONGEST_SUMMARY, Session, SessionCommand
@@ -120,8 +120,25 @@ def retriever(
         # A client, from a test.
         ctx.obj = Session(Configuration(), shown, client=ctx.obj)
         return
-    ctx.obj = Session(find_configuration(Path.cwd()), shown, url, timeout)
+    said = find_configuration(Path.cwd())
+    ctx.obj = Session(said, shown, url, timeout)
     ctx.call_on_close(ctx.obj.close)
+    if said.check and ctx.invoked_subcommand in {"check", "config"}:
+        ctx.default_map = {"check": _defaults_of_check(ctx, said)}
+
+
+def _defaults_of_check(ctx: click.Context, said: Configuration) -> dict[str, Any]:
+    """Return the options of `check` that a file has, by the names of its parameters."""
+    command = retriever.get_command(ctx, "check")
+    assert command is not None
+    names = {
+        option.removeprefix("--"): str(each.name)
+        for each in command.params
+        for option in each.opts
+        if option.startswith("--")
+    }
+    check_names(said.path, "check.", said.check, names)
+    return {names[name]: value for name, value in said.check.items()}
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from retriever_client.cli.collecting import (
     name_of,
     shown_target,
 )
+from retriever_client.cli.configuration import Configuration
 from retriever_client.cli.exit_codes import ExitCode
 from retriever_client.cli.link_store import Ask, LinkStore, Position, places_of_ref
 from retriever_client.cli.links.document import Link
@@ -279,7 +280,7 @@ class _Check:
         if not store.count_asked():
             return self._report(store, [], is_finished=True)
         with self._service() as retriever:
-            sent = _submit(retriever, store, self._options)
+            sent = _submit(retriever, store, self._options, self._session.configuration)
             ids = [each.batch.id for each in sent]
             for each in sent:
                 say(f"Batch {each.batch.id} at {retriever.url}: {each.batch.total:,} URLs.")
@@ -318,6 +319,9 @@ class _Check:
                 return
             case Web() if self._options.offline:
                 self._collected.skipped["offline"] += 1
+                return
+            case Web() if self._session.configuration.host_of(target.url).skip:
+                self._collected.skipped["host"] += 1
                 return
             case Web():
                 judged = self._options.fragments and not is_top(target.fragment)
@@ -389,7 +393,9 @@ class _Check:
         return self._options.output or ("json" if self._query else self._session.output.format)
 
 
-def _submit(retriever: Retriever, store: LinkStore, options: Options) -> list[Sent]:
+def _submit(
+    retriever: Retriever, store: LinkStore, options: Options, configuration: Configuration
+) -> list[Sent]:
     """Hand all URLs in, each once, and return their batches."""
     total, asks = store.count_asked(), store.asks()
     sent = []
@@ -398,7 +404,7 @@ def _submit(retriever: Retriever, store: LinkStore, options: Options) -> list[Se
         try:
             batch = retriever.batches.submit(
                 "check",
-                (_item(ask) for ask in islice(asks, count)),
+                (_item(ask, configuration) for ask in islice(asks, count)),
                 defaults=_defaults(options),
                 lane=options.lane,
                 labels=dict(options.labels) or None,
@@ -419,8 +425,8 @@ def _submit(retriever: Retriever, store: LinkStore, options: Options) -> list[Se
     return sent
 
 
-def _item(ask: Ask) -> dict[str, Any]:
-    item: dict[str, Any] = {"url": ask.url}
+def _item(ask: Ask, configuration: Configuration) -> dict[str, Any]:
+    item: dict[str, Any] = {"url": ask.url, **configuration.host_of(ask.url).args}
     if ask.ref:
         item["ref"] = ask.ref
     if ask.fragments:

@@ -14,10 +14,16 @@ def config() -> None:
 @pass_session
 def show_config(session: Session) -> None:
     """Show the settings in force, and who says so; a key is shown by its beginning alone."""
-    told = session.where_from()
+    said = session.configuration
+    told = {
+        **session.where_from(),
+        **{f"check.{name}": (value, str(said.path)) for name, value in said.check.items()},
+        **{f'hosts."{host}"': (each.shown, str(said.path)) for host, each in said.hosts.items()},
+    }
     session.output.many(
         [{"setting": name, "value": value, "from": source} for name, (value, source) in told.items()],
         ("setting", "value", "from"),
+        is_whole=True,
     )
 
 
