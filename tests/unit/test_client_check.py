@@ -749,3 +749,64 @@ def test_an_error_of_the_client_is_words(client: FakeRetriever, monkeypatch: pyt
     result = run(client, *FOUND)
 
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, "retriever: It is so.")
+
+
+def test_a_program_that_ran_is_printed_and_judged(client: FakeRetriever) -> None:
+    written = {"text": "out\n", "tail": "", "bytes": 4, "omitted_bytes": 0}
+    cut = {"text": "begin", "tail": "end\n", "bytes": 1_000, "omitted_bytes": 991}
+    # A command has no URL.
+    client.service.answers[""] = Ended(result={"exit_code": 0, "stdout": written, "stderr": cut})
+
+    good = run(
+        client, "run", "--stdin", "-", "--limit", "5m", "--env", "A=1", "--", "sort", "-u", given="b\na\n"
+    )
+
+    (job,) = client.service.jobs.values()
+    assert (good.exit_code, good.stdout) == (0, "out\n")
+    assert "begin\n[991 bytes are not kept]\nend\n" in good.stderr
+    assert job["args"] == {
+        "argv": ["sort", "-u"],
+        "stdin": "b\na\n",
+        "env": {"A": "1"},
+        "timeout_seconds": 300.0,
+    }
+    client.service.answers[""] = Ended("parked", {"exit_code": 3, "stdout": written}, "exit_3", "It failed.")
+    bad = run(client, "run", "--shell", "exit 3", "--attempts", "1")
+    assert (bad.exit_code, bad.stdout) == (1, "out\n")
+    assert "exit_3" in bad.stderr and "jobs redrive" in bad.stderr
+
+
+@pytest.mark.parametrize("command", [["fetch", OK], ["run", "true"]], ids=["fetch", "run"])
+def test_one_job_is_left_waited_for_and_interrupted_as_a_batch_is(
+    client: FakeRetriever, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    never_ends(monkeypatch)
+    name, *rest = command
+    left = run(client, name, "--detach", *rest)
+    late = run(client, name, "--wait", "0", *rest)
+    monkeypatch.setattr(client.jobs, "wait", fail(KeyboardInterrupt()))
+    stopped = run(client, name, *rest)
+
+    assert (left.exit_code, left.stdout.strip()) == (0, next(iter(client.service.jobs)))
+    assert (late.exit_code, late.stdout) == (5, "")
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    assert [job["state"] for job in client.service.jobs.values()] == ["accepted", "accepted", "cancelled"]
+    assert all("jobs watch" in each.stderr for each in (left, late))
+
+
+def test_arguments_of_a_kind_are_json_or_text(client: FakeRetriever) -> None:
+    run(
+        client,
+        "fetch",
+        OK,
+        "--arg",
+        'pages={"by": "page"}',
+        "--arg",
+        "method=GET",
+        "--detach",
+        "--header",
+        "A: b",
+    )
+
+    (job,) = client.service.jobs.values()
+    assert job["args"] == {"url": OK, "pages": {"by": "page"}, "method": "GET", "headers": {"A": "b"}}
