@@ -104,6 +104,7 @@ def build_site() -> web.Application:
             web.get("/broken", _broken),
             web.get("/flaky/{key}", _flaky),
             web.get("/limited/{key}", _limited),
+            web.get("/busy", _busy),
             web.get("/mendable/{key}", _mendable),
             web.get("/api/items", _items),
             web.get(r"/api/posts/{id:\d{1,9}}", _post),
@@ -194,6 +195,10 @@ async def _limited(request: web.Request) -> web.Response:
         state.limited.add(key)
         raise web.HTTPTooManyRequests(headers={"Retry-After": str(LIMITED_SECONDS)})
     return web.Response(text="Welcome back.")
+
+
+async def _busy(_request: web.Request) -> web.Response:
+    raise web.HTTPTooManyRequests(headers={"Retry-After": "1"})
 
 
 async def _mendable(request: web.Request) -> web.Response:
