@@ -10,13 +10,14 @@ from bench.hosts import hosts
 from bench.keys import keys
 from bench.lanes import lanes
 from bench.latency import latency
+from bench.links import links
 from bench.pipeline import pipeline
 from bench.store import store
 from bench.submission import submission
 from bench.tasks import tasks
 from bench.throughput import throughput
 
-PARTS = (throughput, submission, latency, lanes, delays, pipeline, tasks, store, memory, keys, hosts)
+PARTS = (throughput, submission, latency, lanes, delays, pipeline, tasks, store, memory, keys, hosts, links)
 JUDGEMENTS = (attacks, hostile)
 """They measure too, but end with status 1 when a figure is not as it must be."""
 

@@ -1,0 +1,142 @@
+"""Part (j): `retriever check` beside the bare API, and the memory it needs.
+
+`make bench ARGS=links`. Both check the same number of URLs of one local site: the one reads them from
+documents and reports them by line and column, the other sends lines, waits and reads the results, in turns.
+"""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+
+from bench.batch import recount, submit_lines, wait_finished
+from bench.report import machine, write_report
+from bench.system import POSTGRESQL, STORES, System, open_system
+from deploy.local.errors import LocalError
+
+URLS = 10_000
+ROUNDS = 5
+LINKS_A_DOCUMENT = 100
+# For the memory: a tenth of them, and ten times as many.
+SIZES = (1_000, 10_000, 100_000)
+DEADLINE_SECONDS = 900.0
+ROOT = Path(__file__).resolve().parents[1]
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run of the command ended."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mebibytes: float
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A tenth of the URLs, one round: its figures say nothing.")
+@click.option("--store", default=POSTGRESQL, show_default=True, type=click.Choice(STORES))
+def links(quick: bool, store: str) -> None:
+    """`retriever check` of 10,000 URLs beside the bare API, and its memory."""
+    divisor, rounds = (10, 1) if quick else (1, ROUNDS)
+    report: Figures = {**machine(), "store": store, "urls": URLS // divisor, "rounds": rounds}
+    try:
+        with open_system(store) as system, tempfile.TemporaryDirectory(prefix="retriever-links-") as folder:
+            report |= _measure(system, Path(folder), URLS // divisor, rounds)
+            report["memory"] = _memory(system, Path(folder), [size // divisor for size in SIZES])
+    except (LocalError, TimeoutError, subprocess.CalledProcessError) as error:
+        print(f"bench links: {error}", file=sys.stderr)
+        sys.exit(1)
+    print(report, flush=True)
+    write_report(f"links-{store}{'-quick' if quick else ''}", report)
+
+
+def _measure(system: System, folder: Path, urls: int, rounds: int) -> Figures:
+    bare: list[float] = []
+    ours: list[Ended] = []
+    # The first of each warms caches, pools and connections.
+    for number in range(rounds + 1):
+        bare.append(asyncio.run(_bare(system, f"{system.target_url}/bare-{number}", urls)))
+        documents = _documents(folder / f"round-{number}", f"{system.target_url}/ours-{number}", urls)
+        ours.append(_check(system, documents))
+        print(f"{number}: bare {bare[-1]:.2f} s, check {ours[-1]}", flush=True)
+    seconds_bare = statistics.median(bare[1:])
+    seconds = statistics.median(each.seconds for each in ours[1:])
+    return {
+        "bare_seconds": round(seconds_bare, 2),
+        "check_seconds": round(seconds, 2),
+        "overhead_percent": round(100 * (seconds / seconds_bare - 1), 1),
+        "check_cpu_seconds": round(statistics.median(each.cpu_seconds for each in ours[1:]), 2),
+        "bare_rounds": [round(each, 2) for each in bare[1:]],
+        "check_rounds": [round(each.seconds, 2) for each in ours[1:]],
+    }
+
+
+def _memory(system: System, folder: Path, sizes: Sequence[int]) -> Mapping[str, float]:
+    """Return the peak of the command's memory in MiB by how many URLs it checked."""
+    return {
+        str(size): _check(
+            system, _documents(folder / f"size-{size}", f"{system.target_url}/size-{size}", size)
+        ).peak_mebibytes
+        for size in sizes
+    }
+
+
+async def _bare(system: System, target_url: str, urls: int) -> float:
+    began = time.monotonic()
+    async with httpx.AsyncClient(base_url=system.api_url, timeout=DEADLINE_SECONDS) as http:
+        batch = await submit_lines(http, target_url, urls)
+        await wait_finished(http, batch["id"], deadline_seconds=DEADLINE_SECONDS)
+        states, ids = await recount(http, batch["id"])
+    if ids != urls or states.get("succeeded") != urls:
+        raise LocalError(f"of {urls} URLs {ids} were checked: {states}")
+    return time.monotonic() - began
+
+
+def _documents(folder: Path, target_url: str, urls: int) -> Path:
+    """Write documents with so many different links, and return their folder."""
+    folder.mkdir()
+    for first in range(0, urls, LINKS_A_DOCUMENT):
+        lines = [
+            f"See [page {number}]({target_url}/{number}).\n"
+            for number in range(first, min(urls, first + LINKS_A_DOCUMENT))
+        ]
+        (folder / f"{first}.md").write_text("# Links\n\n" + "\n".join(lines))
+    return folder
+
+
+def _check(system: System, documents: Path) -> Ended:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")},
+        "RETRIEVER_URL": system.api_url,
+        "PYTHONPATH": str(ROOT / "client" / "src"),
+    }
+    command = [sys.executable, "-m", "retriever_client.cli.main", "check", str(documents), "-o", "json"]
+    began = time.monotonic()
+    with (system.logs / "check.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        # Its own figures, which the other ways to wait do not give.
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Ended(
+        seconds=time.monotonic() - began,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_mebibytes=round(usage.ru_maxrss / 1_024, 1),
+    )
+
+
+if __name__ == "__main__":
+    links()
