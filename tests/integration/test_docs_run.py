@@ -3,6 +3,7 @@
 One service is shared by all of them, the README first: what a document shows must not depend on the others.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -105,6 +106,9 @@ def service(
         "amqp://guest:guest@127.0.0.1:5672/": amqp_url,
     }
     names["examples/"] = f"{examples_with_real_names(folder, names)}/"
+    # Documents that a page writes.
+    names["handbook"] = str(folder / "handbook")
+    environment |= _with_command(folder / "bin", api_port)
     management.create_vhost(vhost)
     log = folder / "make-run.log"
     try:
@@ -154,6 +158,23 @@ def test_the_demo_ends_as_it_says() -> None:
 
     assert (demo.returncode, demo.stderr) == (0, ""), demo.stdout
     assert "Every job ended as it must" in demo.stdout
+
+
+def _with_command(programs: Path, api_port: int) -> dict[str, str]:
+    """Put the command `retriever` into a folder; return the variables that let it be found, and find us."""
+    programs.mkdir()
+    program = programs / "retriever"
+    program.write_text(
+        f'#!/bin/sh\n"{sys.executable}" -m retriever_client.cli.main "$@"\n'
+        # A blank line tells answers apart.
+        "code=$?; echo; exit $code\n"
+    )
+    program.chmod(0o755)
+    return {
+        "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
+        "PYTHONPATH": str(ROOT / "client" / "src"),
+        "RETRIEVER_URL": f"http://127.0.0.1:{api_port}",
+    }
 
 
 @contextmanager

@@ -1,15 +1,20 @@
 """The examples of client/README.md run, against the service in memory."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import retriever_client
-from retriever_client.testing import AsyncFakeRetriever, FakeRetriever
+from retriever_client.cli.main import retriever
+from retriever_client.testing import AsyncFakeRetriever, FakeRetriever, parked
 
 README = Path(__file__).resolve().parents[2] / "client" / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^retriever .*$", README.read_text(), re.MULTILINE)
+ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
@@ -22,3 +27,22 @@ def test_an_example_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_there_are_examples_of_everything() -> None:
     assert len(BLOCKS) == 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text("<https://example.com/>\n")
+    with FakeRetriever() as client:
+        client.service.answers["https://example.com/bad"] = parked()
+        batch = client.batches.submit("check", ["https://example.com/bad"])
+        (job,) = client.batches.results(batch)
+        real = ID.sub(batch.id if " batches " in command else job.id, command)
+
+        result = CliRunner().invoke(retriever, shlex.split(real)[1:], obj=client)
+
+    assert result.exit_code == 0, result.output
+
+
+def test_there_are_commands_of_everything() -> None:
+    assert len(COMMANDS) >= 8
