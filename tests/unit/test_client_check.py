@@ -459,6 +459,22 @@ def test_inputs_of_every_sort_are_read(client: FakeRetriever) -> None:
     assert places(given) == [("-", 1, 5, "broken")]
 
 
+def test_files_are_called_by_their_way_from_here(
+    client: FakeRetriever, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "below").mkdir()
+    Path("a.md").write_text("[g](good.md)\n")
+
+    here = links(client, "check", str(tmp_path / "a.md"), "--offline")
+    monkeypatch.chdir(tmp_path / "below")
+    below = links(client, "check", "../a.md", "--offline")
+
+    assert [(each["file"], each["url"]) for each in here] == [("a.md", "good.md")]
+    assert [(each["file"], each["url"]) for each in below] == [
+        (f"{tmp_path}/a.md", f"{tmp_path}/good.md"),
+    ]
+
+
 def test_ignore_comments_hold_and_a_word_that_means_nothing_is_told(client: FakeRetriever) -> None:
     Path("i.md").write_text(f"[b]({BAD}) <!-- retriever: ignore -->\n[o]({OK}) <!-- retriever: ignroe -->\n")
 

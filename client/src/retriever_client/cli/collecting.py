@@ -158,14 +158,17 @@ class Collected:
 
 
 def name_of(source: Source | Unread) -> str:
-    """Return how a document is called in all reports: files from here, whatever way they were named."""
-    if isinstance(source, Unread) or source.path is None:
-        return source.name
-    inside = os.path.relpath(source.path)
-    return source.name if inside.startswith("..") else Path(inside).as_posix()
+    """Return how a document is called in all reports, whatever way it was named."""
+    return source.name if isinstance(source, Unread) or source.path is None else _shown_path(source.path)
 
 
 def shown_target(target: Web | File) -> str:
-    """Return the URL of a target, or its path from here, with its fragment."""
-    name = target.url if isinstance(target, Web) else Path(os.path.relpath(target.path)).as_posix()
+    """Return the URL of a target, or its path, with its fragment."""
+    name = target.url if isinstance(target, Web) else _shown_path(target.path)
     return name if target.fragment is None else f"{name}#{target.fragment}"
+
+
+def _shown_path(path: Path) -> str:
+    """Return a path from here, as build servers want it; in full where it leads out of here."""
+    inside = Path(os.path.relpath(path)).as_posix()
+    return Path(os.path.abspath(path)).as_posix() if inside.startswith("../") else inside  # noqa: PTH100 - links stay
