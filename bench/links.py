@@ -1,7 +1,7 @@
 """Part (j): `retriever check` beside the bare API, and the memory it needs.
 
-`make bench ARGS=links`. Both check the same number of URLs of one local site: the one reads them from
-documents and reports them by line and column, the other sends lines, waits and reads the results, in turns.
+`make bench ARGS=links`. Both check the same list of URLs of one local site, in turns: the one reports them by
+line and column, the other sends lines, waits and reads the results. Memory is that for Markdown documents.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import click
 import httpx
 
 from bench.batch import recount, submit_lines, wait_finished
+from bench.memory import MemoryWatch
 from bench.report import machine, write_report
 from bench.system import POSTGRESQL, STORES, System, open_system
 from deploy.local.errors import LocalError
@@ -27,8 +28,8 @@ from deploy.local.errors import LocalError
 URLS = 10_000
 ROUNDS = 5
 LINKS_A_DOCUMENT = 100
-# For the memory: a tenth of them, and ten times as many.
-SIZES = (1_000, 10_000, 100_000)
+# For the memory: a tenth of them, and three times as many.
+SIZES = (1_000, 10_000, 30_000)
 DEADLINE_SECONDS = 900.0
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,10 +47,13 @@ class Ended:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A tenth of the URLs, one round: its figures say nothing.")
+@click.option(
+    "--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Of each, in turns."
+)
 @click.option("--store", default=POSTGRESQL, show_default=True, type=click.Choice(STORES))
-def links(quick: bool, store: str) -> None:
+def links(quick: bool, rounds: int, store: str) -> None:
     """`retriever check` of 10,000 URLs beside the bare API, and its memory."""
-    divisor, rounds = (10, 1) if quick else (1, ROUNDS)
+    divisor, rounds = (10, 1) if quick else (1, rounds)
     report: Figures = {**machine(), "store": store, "urls": URLS // divisor, "rounds": rounds}
     try:
         with open_system(store) as system, tempfile.TemporaryDirectory(prefix="retriever-links-") as folder:
@@ -68,8 +72,10 @@ def _measure(system: System, folder: Path, urls: int, rounds: int) -> Figures:
     # The first of each warms caches, pools and connections.
     for number in range(rounds + 1):
         bare.append(asyncio.run(_bare(system, f"{system.target_url}/bare-{number}", urls)))
-        documents = _documents(folder / f"round-{number}", f"{system.target_url}/ours-{number}", urls)
-        ours.append(_check(system, documents))
+        listed = folder / f"round-{number}.txt"
+        target_url = f"{system.target_url}/ours-{number}"
+        listed.write_text("".join(f"{target_url}/{each}\n" for each in range(urls)))
+        ours.append(_check(system, listed))
         print(f"{number}: bare {bare[-1]:.2f} s, check {ours[-1]}", flush=True)
     seconds_bare = statistics.median(bare[1:])
     seconds = statistics.median(each.seconds for each in ours[1:])
@@ -126,15 +132,18 @@ def _check(system: System, documents: Path) -> Ended:
     began = time.monotonic()
     with (system.logs / "check.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        # Its own figures, which the other ways to wait do not give.
-        _, status, usage = os.wait4(process.pid, 0)
+        watch = MemoryWatch({"check": process.pid})
+        with watch.phase("run"):
+            # Its own CPU time, which the other ways to wait do not give. Its greatest memory is not there:
+            # that counts what it was forked from.
+            _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return Ended(
         seconds=time.monotonic() - began,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_mebibytes=round(usage.ru_maxrss / 1_024, 1),
+        peak_mebibytes=watch.report()["check"]["peak_run"],
     )
 
 

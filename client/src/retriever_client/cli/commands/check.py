@@ -149,6 +149,9 @@ def check(ctx: click.Context, session: Session, /, **given: Any) -> None:
     """Check the links of documents: files, folders, patterns, URLs, - for stdin.
 
     Each distinct URL is asked for once, and reported at every place where it is written.
+
+    Exit codes: 0 good, 1 found what --fail-on names, 2 usage or no link, 3 unreachable, 4 not allowed,
+    5 not finished in time, 130 interrupted.
     """
     names = {each.name for each in fields(Inputs)}
     inputs = Inputs(**{name: value for name, value in given.items() if name in names})
