@@ -1,6 +1,7 @@
 """One large batch: handed in as one streamed request, waited for, and counted again by its results."""
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -75,3 +76,22 @@ async def recount(http: httpx.AsyncClient, batch_id: str) -> tuple[Json, int]:
             states[job["state"]] += 1
             ids.add(job["id"])
     return dict(states), len(ids)
+
+
+async def check_bare(api_url: str, target_url: str, lines: int, *, deadline_seconds: float) -> None:
+    """Check so many URLs and read what became of them, as a script of a few lines does.
+
+    Raises:
+        RuntimeError: not all of them were good.
+    """
+    async with httpx.AsyncClient(base_url=api_url, timeout=deadline_seconds) as http:
+        batch = await submit_lines(http, target_url, lines)
+        await wait_finished(http, batch["id"], deadline_seconds=deadline_seconds)
+        states, ids = await recount(http, batch["id"])
+    if ids != lines or states.get("succeeded") != lines:
+        raise RuntimeError(f"of {lines} URLs {ids} were checked: {states}")
+
+
+if __name__ == "__main__":
+    # `python -m bench.batch API TARGET URLS SECONDS`: a process of its own.
+    asyncio.run(check_bare(sys.argv[1], sys.argv[2], int(sys.argv[3]), deadline_seconds=float(sys.argv[4])))

@@ -1,10 +1,10 @@
 """Part (j): `retriever check` beside the bare API, and the memory it needs.
 
 `make bench ARGS=links`. Both check the same list of URLs of one local site, in turns: the one reports them by
-line and column, the other sends lines, waits and reads the results. Memory is that for Markdown documents.
+line and column, the other is a script of a few lines that sends them, waits and reads the results. Each is a
+process, and its start counts. Memory is that for Markdown documents.
 """
 
-import asyncio
 import os
 import statistics
 import subprocess
@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 
-from bench.batch import recount, submit_lines, wait_finished
 from bench.memory import MemoryWatch
 from bench.report import machine, write_report
 from bench.system import POSTGRESQL, STORES, System, open_system
@@ -67,24 +65,25 @@ def links(quick: bool, rounds: int, store: str) -> None:
 
 
 def _measure(system: System, folder: Path, urls: int, rounds: int) -> Figures:
-    bare: list[float] = []
+    bare: list[Ended] = []
     ours: list[Ended] = []
     # The first of each warms caches, pools and connections.
     for number in range(rounds + 1):
-        bare.append(asyncio.run(_bare(system, f"{system.target_url}/bare-{number}", urls)))
+        bare.append(_bare(system, f"{system.target_url}/bare-{number}", urls))
         listed = folder / f"round-{number}.txt"
         target_url = f"{system.target_url}/ours-{number}"
         listed.write_text("".join(f"{target_url}/{each}\n" for each in range(urls)))
         ours.append(_check(system, listed))
-        print(f"{number}: bare {bare[-1]:.2f} s, check {ours[-1]}", flush=True)
-    seconds_bare = statistics.median(bare[1:])
+        print(f"{number}: bare {bare[-1]}, check {ours[-1]}", flush=True)
+    seconds_bare = statistics.median(each.seconds for each in bare[1:])
     seconds = statistics.median(each.seconds for each in ours[1:])
     return {
         "bare_seconds": round(seconds_bare, 2),
         "check_seconds": round(seconds, 2),
         "overhead_percent": round(100 * (seconds / seconds_bare - 1), 1),
+        "bare_cpu_seconds": round(statistics.median(each.cpu_seconds for each in bare[1:]), 2),
         "check_cpu_seconds": round(statistics.median(each.cpu_seconds for each in ours[1:]), 2),
-        "bare_rounds": [round(each, 2) for each in bare[1:]],
+        "bare_rounds": [round(each.seconds, 2) for each in bare[1:]],
         "check_rounds": [round(each.seconds, 2) for each in ours[1:]],
     }
 
@@ -99,15 +98,9 @@ def _memory(system: System, folder: Path, sizes: Sequence[int]) -> Mapping[str, 
     }
 
 
-async def _bare(system: System, target_url: str, urls: int) -> float:
-    began = time.monotonic()
-    async with httpx.AsyncClient(base_url=system.api_url, timeout=DEADLINE_SECONDS) as http:
-        batch = await submit_lines(http, target_url, urls)
-        await wait_finished(http, batch["id"], deadline_seconds=DEADLINE_SECONDS)
-        states, ids = await recount(http, batch["id"])
-    if ids != urls or states.get("succeeded") != urls:
-        raise LocalError(f"of {urls} URLs {ids} were checked: {states}")
-    return time.monotonic() - began
+def _bare(system: System, target_url: str, urls: int) -> Ended:
+    arguments = [system.api_url, target_url, str(urls), str(DEADLINE_SECONDS)]
+    return _run(system, [sys.executable, "-m", "bench.batch", *arguments])
 
 
 def _documents(folder: Path, target_url: str, urls: int) -> Path:
@@ -122,17 +115,22 @@ def _documents(folder: Path, target_url: str, urls: int) -> Path:
     return folder
 
 
-def _check(system: System, documents: Path) -> Ended:
+def _check(system: System, inputs: Path) -> Ended:
+    return _run(
+        system, [sys.executable, "-m", "retriever_client.cli.main", "check", str(inputs), "-o", "json"]
+    )
+
+
+def _run(system: System, command: Sequence[str]) -> Ended:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")},
         "RETRIEVER_URL": system.api_url,
-        "PYTHONPATH": str(ROOT / "client" / "src"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "client" / "src"), str(ROOT)]),
     }
-    command = [sys.executable, "-m", "retriever_client.cli.main", "check", str(documents), "-o", "json"]
     began = time.monotonic()
     with (system.logs / "check.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        watch = MemoryWatch({"check": process.pid})
+        watch = MemoryWatch({"command": process.pid})
         with watch.phase("run"):
             # Its own CPU time, which the other ways to wait do not give. Its greatest memory is not there:
             # that counts what it was forked from.
@@ -143,7 +141,7 @@ def _check(system: System, documents: Path) -> Ended:
     return Ended(
         seconds=time.monotonic() - began,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_mebibytes=watch.report()["check"]["peak_run"],
+        peak_mebibytes=watch.report()["command"]["peak_run"],
     )
 
 

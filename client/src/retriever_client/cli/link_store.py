@@ -158,10 +158,12 @@ class LinkStore:
         self._database.execute(
             "INSERT OR IGNORE INTO asks SELECT row_number() OVER (ORDER BY id), id FROM targets WHERE asked"
         )
+        judges = bool(self._count("SELECT EXISTS (SELECT 1 FROM fragments)"))
         for number, target_id, url in self._rows(
             "SELECT number, target_id, url FROM asks JOIN targets ON targets.id = target_id ORDER BY number"
         ):
-            yield Ask(number, url, self._ref(target_id), self._fragments(target_id))
+            fragments = self._fragments(target_id) if judges else ()
+            yield Ask(number, url, self._ref(target_id), fragments)
 
     def record(self, number: int, answer: Answer) -> None:
         """Keep what was found out about an ask."""

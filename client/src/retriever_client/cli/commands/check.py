@@ -276,7 +276,7 @@ class _Check:
     def _check(self, store: LinkStore) -> ExitCode:
         self._collect(store)
         if not self._collected.links:
-            say(f"There is no link in {self._collected.documents:,} documents.")
+            say(f"There is no link in any input; documents read: {self._collected.documents:,}.")
             if not self._inputs.allow_empty:
                 say("That is an error unless you say --allow-empty.")
                 return ExitCode.USAGE

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import PurePath
 
 from retriever_client.cli.links.document import (
@@ -16,18 +17,15 @@ from retriever_client.cli.links.document import (
     Word,
     normal_line_ends,
 )
-from retriever_client.cli.links.html import find_in_html
-from retriever_client.cli.links.markdown import find_in_markdown
-from retriever_client.cli.links.plain import find_in_plain_text
-from retriever_client.cli.links.rest import find_in_rest
-from retriever_client.cli.links.sitemap import find_in_sitemap
 
-FINDERS: dict[Format, Callable[[str], Findings]] = {
-    Format.MARKDOWN: find_in_markdown,
-    Format.HTML: find_in_html,
-    Format.REST: find_in_rest,
-    Format.TEXT: find_in_plain_text,
-    Format.SITEMAP: find_in_sitemap,
+# The module and the name of what finds links, loaded for the first document of a format: parsers take a
+# tenth of a second.
+_FINDERS = {
+    Format.MARKDOWN: ("markdown", "find_in_markdown"),
+    Format.HTML: ("html", "find_in_html"),
+    Format.REST: ("rest", "find_in_rest"),
+    Format.TEXT: ("plain", "find_in_plain_text"),
+    Format.SITEMAP: ("sitemap", "find_in_sitemap"),
 }
 _SUFFIXES = {
     **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd", ".mkdn", ".mdx"), Format.MARKDOWN),
@@ -76,7 +74,7 @@ def extract(text: str, written_in: Format) -> Extraction:
         NoSitemap: It should be a sitemap and is none.
     """
     text = normal_line_ends(text)
-    findings = FINDERS[written_in](text)
+    findings = _finder_of(written_in)(text)
     lines = Lines(text)
     misread = tuple(
         Misread(remark.said, *lines.position(remark.start))
@@ -95,6 +93,12 @@ def extract(text: str, written_in: Format) -> Extraction:
         base=findings.base,
         misread=misread,
     )
+
+
+def _finder_of(written_in: Format) -> Callable[[str], Findings]:
+    module, name = _FINDERS[written_in]
+    found: Callable[[str], Findings] = getattr(import_module(f"retriever_client.cli.links.{module}"), name)
+    return found
 
 
 def _link(found: Found, lines: Lines) -> Link:
