@@ -20,7 +20,11 @@ from click.testing import CliRunner, Result
 from retriever_client import Retriever
 from retriever_client.cli.main import retriever
 from tests.support.environment import clean_environment
+from tests.support.stores import on_one_store
 from tests.support.system import System
+
+# A command line knows nothing of stores.
+pytestmark = on_one_store
 
 ROOT = Path(__file__).resolve().parents[2]
 # With 1,000 it takes 50 s, because the host is asked more slowly with each complaint.
