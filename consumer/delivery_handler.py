@@ -6,6 +6,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, suppress
+from datetime import datetime
 
 from consumer.backlog import SlotAdmission
 from consumer.control_streams import Cancellations
@@ -42,6 +43,8 @@ from shared.veiled_args import unveiled, veiled
 _SETTLE_LIMIT_SECONDS = 10.0
 # How often in a row an attempt may find an address busy. A second time is rare: a connection to another one.
 _MOST_GIVEN_BACK = 4
+# The ledger gives times that are nearer. A clock that differs from its own must not hold up a job.
+_LONGEST_AHEAD_SECONDS = 1.0
 _ROUNDS = tuple(reversed(range(_MOST_GIVEN_BACK)))
 # About as many as one connection can have unacked, several times over; 100 bytes each.
 _SETTLED_KEPT = 10_000
@@ -189,6 +192,10 @@ class DeliveryHandler:
         The address of a host is known only when the name has been looked up. An attempt that finds it busy
         then has not begun, and waits for it here, or is deferred, as if it had been known.
         """
+        if job.starts_at is not None:
+            if delivery.is_redelivered:
+                return await _lost_its_time()
+            await _wait_until(job.starts_at)
         given_back: Attempt | None = None
         address: str | None = None
         for rounds_left in _ROUNDS:
@@ -295,6 +302,23 @@ class DeliveryHandler:
             reason, seconds = attempt.outcome.reason, attempt.outcome.seconds
             self._metrics.deferrals.labels(job.kind, reason).inc()
             logger.info("job_deferred", extra={**facts, "reason": reason, "seconds": round(seconds, 3)})
+
+
+async def _wait_until(starts_at: datetime) -> None:
+    seconds = (starts_at - utc_now()).total_seconds()
+    if seconds > 0:
+        await asyncio.sleep(min(seconds, _LONGEST_AHEAD_SECONDS))
+
+
+async def _lost_its_time() -> Attempt:
+    """Return the deferral of a job whose worker died with it, or lost its connection.
+
+    Its request may have been made, and there are others like it. So it asks for a time anew, and not in the
+    same moment as they.
+    """
+    await asyncio.sleep(random.random())
+    said = "Deferred, because it was delivered again, and its time at its host is over."
+    return Attempt(None, utc_now(), Deferred(SHORTEST_DEFERRAL_SECONDS, DeferralReason.BUSY, said))
 
 
 def _deferred_again(address: str) -> Deferred:

@@ -44,6 +44,8 @@ from shared.states import JobState
 
 _REPUBLISH_SECONDS = 1.0
 _STATE, _OUTCOME = JobState.SUCCEEDED.value, OutcomeName.SUCCEEDED.value
+# Its own time is over when a job comes back. Version 0.1.0 planned turns.
+_NO_TIME: Mapping[str, None] = {"starts_at": None, "turn_at": None}
 _CANCELLED = "Cancelled by its worker, before or while it ran."
 # A third party may put much into a message that nobody reads; with a result it could be more than a
 # broker takes.
@@ -125,12 +127,11 @@ def settlement_message(
                 job,
                 report,
                 step_seconds,
-                {"attempt": job.attempt + 1, "deferrals": 0, "returns": 0, "turn_at": None},
+                {"attempt": job.attempt + 1, "deferrals": 0, "returns": 0, **_NO_TIME},
             )
         case Defer(step_seconds):
             deferrals = min(job.deferrals + 1, MAX_DEFERRALS)
-            # Version 0.1.0 planned turns.
-            return _delayed_copy(job, report, step_seconds, {"deferrals": deferrals, "turn_at": None})
+            return _delayed_copy(job, report, step_seconds, {"deferrals": deferrals, **_NO_TIME})
         case Park():
             # A redrive sends it with the secrets that there are then.
             copy = job.model_copy(update={"report": report, "sealed": None})

@@ -14,7 +14,9 @@ FAVOUR: Final = 3 / 4
 """The share of a page that goes to the flow that was served least."""
 
 LOOK_AGAIN: Final = timedelta(seconds=0.2)
-"""A batch that was handed in since is found after so long."""
+"""A batch that was handed in since is found after so long, where somebody has told of it."""
+
+_LOOK_ANYWAY = timedelta(seconds=1)
 
 _MOST_REMEMBERED = 10_000
 
@@ -39,15 +41,20 @@ class Flows:
         self._served: dict[Flow, float] = {}
         self._ready: set[Flow] = set()
         self._looked_at: datetime | None = None
+        self._has_news = False
+
+    def look_again(self) -> None:
+        """Note that there may be others: jobs were stored."""
+        self._has_news = True
 
     def is_old(self, now: datetime) -> bool:
         """Return whether it is time to look which flows there are."""
-        looked_at = self._looked_at
-        return not self._ready or looked_at is None or not timedelta(0) <= now - looked_at < LOOK_AGAIN
+        looked_at, kept = self._looked_at, LOOK_AGAIN if self._has_news else _LOOK_ANYWAY
+        return not self._ready or looked_at is None or not timedelta(0) <= now - looked_at < kept
 
     def found(self, ready: Iterable[Flow], now: datetime) -> None:
         """Note the flows that have jobs now."""
-        self._ready, self._looked_at = set(ready), now
+        self._ready, self._looked_at, self._has_news = set(ready), now, False
         for flow in self._ready:
             served = self._served.pop(flow, 0.0)
             # Single jobs never end: what they had some time ago does not count.

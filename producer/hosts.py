@@ -20,11 +20,14 @@ from shared.outcomes import OutcomeName
 from shared.settings import Settings
 
 HORIZON_SECONDS: Final = 0.2
-"""How far ahead jobs of a host are released, each to be published at its time: so a look at a host with 20 a
-second finds four, and a page that holds three jobs of one host need not put two aside."""
+"""How far ahead jobs of a host are released, each with its time: so it is with a worker by then, a look at a
+host with 20 a second finds four, and a page that holds three jobs of one host need not put two aside."""
 
 NEAR_SECONDS: Final = 0.5
 """A retry counts as in flight from so long before its time on."""
+
+JITTER_SECONDS: Final = 0.07
+"""Jobs are spaced so that no second has more than the limit while some start so much later than others."""
 
 MOST_COUNTED: Final = 10_000
 """Jobs that wait before another are counted no further."""
@@ -133,6 +136,11 @@ class HostState:
         is_ill = self.rests_until is not None or self.pace(now) < 1.0 or (self.paused_until or now) > now
         return not has_work and not is_ill and self.limit is None
 
+    def taken(self, now: datetime) -> int:
+        """Return how many jobs are in flight, with the retries that are near."""
+        near = now.timestamp() + NEAR_SECONDS
+        return self.in_flight + sum(each <= near for each in self.retries)
+
     def pace(self, now: datetime) -> float:
         """Return how much of its limit it is asked for now, as a share."""
         if self.cut_at is None:
@@ -153,7 +161,11 @@ class HostState:
 
 @dataclass(frozen=True, slots=True)
 class HostChange:
-    """What happened to a host's jobs, all in one transaction."""
+    """What happened to a host's jobs, all in one transaction.
+
+    Attributes:
+        not_retries: The times of retries that never come, or that have come and ended.
+    """
 
     ended: int = 0
     unheld: int = 0
@@ -306,21 +318,33 @@ def release(state: HostState, limit: HostLimit, most: int, *, now: datetime) -> 
     if state.is_open() and state.rests_until is not None:
         # One probe, when the rest is over.
         at_once = 1 if state.rests_until <= now else 0
-    room = min(at_once - state.in_flight, most)
+    room = min(at_once - state.taken(now), most)
     if room <= 0:
         return state, []
     if not allowed.rate_per_second:
         return replace(state, in_flight=state.in_flight + room), [0.0] * room
-    interval = 1 / allowed.rate_per_second
+    interval = interval_seconds(allowed)
     waits: list[float] = []
+    retries = sorted(state.retries)
     at = max((state.next_at - now).total_seconds() if state.next_at else 0.0, 0.0)
     while len(waits) < room and at <= HORIZON_SECONDS:
-        waits.append(at)
+        if retries and retries[0] - now.timestamp() < at + interval / 2:
+            # It takes the place that is nearest to its time.
+            retries.pop(0)
+        else:
+            waits.append(at)
         at += interval
-    if not waits:
+    back = len(state.retries) - len(retries)
+    if not waits and not back:
         return state, []
     next_at = now + timedelta(seconds=at)
-    return replace(state, in_flight=state.in_flight + len(waits), next_at=next_at), waits
+    in_flight = state.in_flight + back + len(waits)
+    return replace(state, in_flight=in_flight, retries=retries, next_at=next_at), waits
+
+
+def interval_seconds(limit: HostLimit) -> float:
+    """Return how far apart jobs start, for a limit with a rate."""
+    return (1 + JITTER_SECONDS) / limit.rate_per_second
 
 
 def settled(state: HostState, limit: HostLimit | None, now: datetime) -> HostState:
@@ -329,18 +353,18 @@ def settled(state: HostState, limit: HostLimit | None, now: datetime) -> HostSta
     Args:
         limit: None where nobody knows it; then requests stay owed.
     """
-    near = now.timestamp() + NEAR_SECONDS
-    if state.retries and (count := sum(each <= near for each in state.retries)):
-        later = [each for each in state.retries if each > near]
+    at = now.timestamp()
+    if state.retries and (count := sum(each <= at for each in state.retries)):
+        later = [each for each in state.retries if each > at]
         in_flight, owed = state.in_flight + count, state.owed + count
         state = replace(state, in_flight=in_flight, owed=owed, retries=later)
     if state.next_at is not None and state.next_at > now + _FARTHEST:
         state = replace(state, next_at=None)
     if state.owed and limit is not None:
-        rate = state.allowed(limit, now).rate_per_second
-        next_at = state.next_at
-        if rate:
-            next_at = max(next_at or now, now) + timedelta(seconds=state.owed / rate)
+        allowed, next_at = state.allowed(limit, now), state.next_at
+        if allowed.rate_per_second:
+            owed_seconds = state.owed * interval_seconds(allowed)
+            next_at = max(next_at or now, now) + timedelta(seconds=owed_seconds)
         state = replace(state, owed=0, next_at=next_at)
     return state
 
@@ -355,12 +379,12 @@ def ready_at(state: HostState, limit: HostLimit | None, now: datetime) -> dateti
         at = max(now, state.paused_until or now)
         return max(at, state.next_at - timedelta(seconds=HORIZON_SECONDS / 2)) if state.next_at else at
     at = max(state.paused_until or now, now)
-    full = state.in_flight >= state.allowed(limit, now).concurrency
+    full = state.taken(now) >= state.allowed(limit, now).concurrency
     if state.is_open() and state.rests_until is not None:
-        full, at = state.in_flight >= 1, max(at, state.rests_until)
+        full, at = state.taken(now) >= 1, max(at, state.rests_until)
     if full and at <= now:
         # A pace that grows makes room, too.
-        grows = state.pace(now) < 1.0 and state.in_flight < limit.concurrency and not state.is_open()
+        grows = state.pace(now) < 1.0 and state.taken(now) < limit.concurrency and not state.is_open()
         return now + timedelta(seconds=_DOUBLING_SECONDS / 4) if grows else None
     if state.next_at is not None and limit.rate_per_second:
         at = max(at, state.next_at - timedelta(seconds=HORIZON_SECONDS / 2))
@@ -374,13 +398,15 @@ def changed(state: HostState, change: HostChange, *, failures_to_open: int, now:
         failures_to_open: In a row; 0 never opens the breaker.
     """
     state = settled(state, None, now)
-    retries = [*state.retries, *change.retries]
+    retries, ended = [*state.retries, *change.retries], change.ended
     for each in change.not_retries:
         if each in retries:
             retries.remove(each)
+        else:
+            ended += 1
     state = replace(
         state,
-        in_flight=max(state.in_flight - change.ended, 0),
+        in_flight=max(state.in_flight - ended, 0),
         waiting=max(state.waiting - change.unheld, 0),
         retries=retries,
         owed=state.owed + change.more_requests,

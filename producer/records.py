@@ -327,7 +327,7 @@ def url_in(args: Mapping[str, Any]) -> object:
 class ClaimedJob:
     """An accepted job that one relay has leased for publishing; `known` is the copy that it can build on.
 
-    Its host's rate says in how many seconds it is to start. What its message carries unchanged stays as it
+    Its host's rate says when it `starts_at` the earliest. What its message carries unchanged stays as it
     was stored: JSON. `sealed` are the secrets that it names.
     """
 
@@ -343,7 +343,7 @@ class ClaimedJob:
     ref: str | None = None
     known: KnownCopy | None = None
     sealed: tuple[SealedSecret, ...] = ()
-    starts_in_seconds: float = 0.0
+    starts_at: datetime | None = None
 
     @property
     def claimed_bytes(self) -> int:

@@ -217,7 +217,8 @@ class JobMessage(Job):
     publish reaches both the delay or parking queue and the recorder. `known` is the last copy of what the
     job fetches, when the job asks for changes alone. A copy that was deferred asks for the same attempt
     again: `deferrals` says how often it was; `turn_at` is of version 0.1.0. `returns` says
-    how often workers died with copies before this one, or lost them, during the present attempt. `sealed` are
+    how often workers died with copies before this one, or lost them, during the present attempt. No request
+    is made before `starts_at`: so the ledger spaces the jobs of a host over all workers. `sealed` are
     the secrets of its project that it names, or that its webhook is signed with, as they were when the ledger
     sent it; a copy that is parked has none. Its `args` are masked there, and all of them in `sealed_args`.
     """
@@ -225,6 +226,7 @@ class JobMessage(Job):
     deferrals: Deferrals = 0
     returns: Deferrals = 0
     turn_at: WireTime | None = None
+    starts_at: WireTime | None = None
     known: KnownCopy | None = None
     sealed: Annotated[tuple[SealedSecret, ...] | None, Field(max_length=MAX_SEALED)] = None
     sealed_args: Annotated[str | None, Field(max_length=MAX_JOB_BYTES)] = None

@@ -27,7 +27,7 @@ from producer.store import events, outbox
 from producer.store.database import Store, retry_until_store_up
 from producer.store.hosts import HostTurns
 from producer.store.page_bytes import PAGE_BYTES
-from producer.store.wakeup import ENDED, PollWakeup, Wakeup
+from producer.store.wakeup import ENDED, ROOM, PollWakeup, Wakeup
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
 from shared.clock import utc_now
@@ -43,10 +43,12 @@ _REFUSED_PAUSE_SECONDS = 1.0
 _SAFETY_SECONDS = 5.0
 # Between two looks at hosts, so that others get at the database.
 _SHORTEST_SECONDS = 0.01
-# The window is looked at so often while it is full.
-_ROOM_SECONDS = 0.02
+# The window is looked at so often while it is full: twice for each look that the window itself has.
+_ROOM_SECONDS = 0.05
 # For so long the relay of the interactive lane has its jobs for itself.
 _LEFT = timedelta(seconds=1)
+# What is said while jobs end, which makes no job ready.
+_NO_NEWS = frozenset({ENDED})
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ class OutboxRelay(ABC, Generic[C]):
                 rows = await self._calling(
                     lambda: self._claim(self._page_rows, self._lease_seconds, now=utc_now())
                 )
-                pages.create_task(self._send_page(rows, pages))
+                pages.create_task(self._send_page(rows))
                 if not self._is_full(rows):
                     await self._rest()
 
@@ -165,17 +167,8 @@ class OutboxRelay(ABC, Generic[C]):
 
         return await retry_until_store_up(attempt)
 
-    async def _send_page(self, rows: Sequence[C], pages: asyncio.TaskGroup | None = None) -> None:
-        """Publish a page, and make room for the next.
-
-        Args:
-            pages: Owns what goes on when there is room.
-        """
-        await self._send_rows(rows)
-        self._free_pages.release()
-
-    async def _send_rows(self, rows: Sequence[C]) -> None:
-        """Publish rows, settle what is confirmed, and let go of the rest."""
+    async def _send_page(self, rows: Sequence[C]) -> None:
+        """Publish a page, settle what is confirmed, and let go of the rest."""
         packed = self._pack_safely(rows)
         confirmed = await self._publish([message for message, _ in packed])
         carried = [carried for _, carried in packed]
@@ -184,6 +177,7 @@ class OutboxRelay(ABC, Generic[C]):
         if refused := [row.id for row in chain.from_iterable(compress(carried, map(not_, confirmed)))]:
             retry_at = utc_now() + timedelta(seconds=_REFUSED_PAUSE_SECONDS)
             await self._calling(lambda: self._release(refused, retry_at=retry_at))
+        self._free_pages.release()
 
     def _pack_safely(self, rows: Sequence[C]) -> Sequence[Packed[C]]:
         """Return the messages of rows, without the rows of which none can be made.
@@ -271,16 +265,16 @@ class Relay(OutboxRelay[ClaimedJob]):
         self._leaves_interactive = leaves_interactive
         self._flows = Flows()
         self._released = window or ReleaseWindow(settings)
-        # When a host has room for a job that it holds; None when nobody knows.
-        self._look_at: datetime | None = utc_now()
         # Of the jobs on their way, those that might have shared a message and go alone: a few of a page.
         self._alone: frozenset[UUID] = frozenset()
 
     async def _claim(self, limit: int, lease_seconds: float, *, now: datetime) -> Sequence[ClaimedJob]:
-        # What waits longer goes first.
-        held, self._look_at = await self._store.write(
-            outbox.claim_held, self._turns, limit=limit, lease_seconds=lease_seconds, now=now
-        )
+        held: Sequence[ClaimedJob] = []
+        if self._turns.look_at <= now:
+            # What waits longer goes first.
+            held = await self._store.write(
+                outbox.claim_held, self._turns, limit=limit, lease_seconds=lease_seconds, now=now
+            )
         ready = await self._store.write(
             outbox.claim_accepted,
             limit=limit,
@@ -291,49 +285,33 @@ class Relay(OutboxRelay[ClaimedJob]):
             most_of=self._released.rooms,
             interactive_before=now - _LEFT if self._leaves_interactive else None,
         )
-        self._released.note_more(self._flows.ready_kinds)
+        self._released.note(ready, more=self._flows.ready_kinds)
         return [*held, *ready]
 
     def _is_full(self, rows: Sequence[ClaimedJob]) -> bool:
         return self._flows.is_page_full
 
     async def _rest(self) -> None:
-        ends_at = utc_now() + timedelta(seconds=_SAFETY_SECONDS)
-        if self._look_at is not None:
-            ends_at = min(ends_at, self._look_at)
+        """Return when jobs were stored, a host may have room, or the window has room for what waits."""
+        ends_at = min(utc_now() + timedelta(seconds=_SAFETY_SECONDS), self._turns.look_at)
+        is_short = self._flows.waits_for_room(self._released.rooms)
         while True:
             left_seconds = max((ends_at - utc_now()).total_seconds(), _SHORTEST_SECONDS)
-            is_short = self._flows.waits_for_room(self._released.rooms)
             told = await self._wakeup.wait(min(left_seconds, _ROOM_SECONDS) if is_short else left_seconds)
-            # Nothing but room is waited for without asking the store.
-            is_told = bool(told) or isinstance(self._wakeup, PollWakeup)
-            if is_told or not is_short or utc_now() >= ends_at:
+            # Nobody tells a relay on SQLite, nor of what happened while it was not listening.
+            is_untold = isinstance(self._wakeup, PollWakeup) or not (told or is_short)
+            if is_untold or ROOM in told:
+                self._turns.look_at = utc_now()
+            if is_untold or told - _NO_NEWS:
+                if told != {ROOM}:
+                    self._flows.look_again()
                 return
-            if not self._flows.waits_for_room(self._released.rooms):
+            if utc_now() >= ends_at or (is_short and not self._flows.waits_for_room(self._released.rooms)):
                 return
-
-    async def _send_page(self, rows: Sequence[ClaimedJob], pages: asyncio.TaskGroup | None = None) -> None:
-        """Publish a page, and each job that its host's rate spaces at its time.
-
-        Its room is free before those: they are few, and wait for a fraction of a second.
-        """
-        later: dict[float, list[ClaimedJob]] = {}
-        for job in rows:
-            if job.starts_in_seconds:
-                later.setdefault(round(job.starts_in_seconds, 2), []).append(job)
-        for seconds, spaced in sorted(later.items()):
-            if pages is not None:
-                pages.create_task(self._send_later(seconds, spaced))
-        now = [job for job in rows if not job.starts_in_seconds] if later and pages is not None else rows
-        await super()._send_page(now, pages)
-
-    async def _send_later(self, seconds: float, rows: Sequence[ClaimedJob]) -> None:
-        await asyncio.sleep(seconds)
-        await self._send_rows(rows)
 
     def _pack(self, rows: Sequence[ClaimedJob]) -> Iterable[Packed[ClaimedJob]]:
         packed = list(job_messages(rows, tokens=self._tokens, bundle_jobs=self._bundle_jobs))
-        self._released.note(carried for _, carried in packed)
+        self._released.note_messages(carried for _, carried in packed)
         self._alone |= {
             carried[0].id
             for _, carried in packed
@@ -375,7 +353,8 @@ class InteractiveRelay(Relay):
         ends_at = time.monotonic() + _SAFETY_SECONDS
         while (left_seconds := ends_at - time.monotonic()) > 0:
             # While a batch runs, most of what is said is that jobs of it have ended.
-            if await self._wakeup.wait(left_seconds) != {ENDED}:
+            told = await self._wakeup.wait(left_seconds)
+            if not told or told - {ENDED, ROOM}:
                 return
 
 

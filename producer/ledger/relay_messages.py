@@ -56,6 +56,7 @@ def job_message(job: ClaimedJob, *, tokens: RunTokens, attempt: int = 1) -> JobM
         attempt=attempt,
         batch_id=job.batch_id,
         expires_at=_expires_at(job),
+        starts_at=job.starts_at,
         token=tokens.of(job.id, job.run),
         ref=job.ref,
         project=wire_project(job.project),
@@ -120,6 +121,7 @@ def _body(job: ClaimedJob, tokens: RunTokens) -> bytes:
     batch = f',"batch_id":"{job.batch_id}"' if job.batch_id else ""
     expires_at = _expires_at(job)
     expiry = f',"expires_at":"{expires_at.isoformat()}"' if expires_at else ""
+    start = f',"starts_at":"{job.starts_at.isoformat()}"' if job.starts_at else ""
     ref = f',"ref":{json.dumps(job.ref)}' if job.ref else ""
     project = f',"project":"{job.project}"' if wire_project(job.project) else ""
     known = f',"known":{job.known.model_dump_json(exclude_none=True)}' if job.known else ""
@@ -127,5 +129,5 @@ def _body(job: ClaimedJob, tokens: RunTokens) -> bytes:
     return (
         f'{{"version":1,"id":"{job.id}","kind":"{job.kind}","lane":"{job.lane}","args":{job.args_json},'
         f'"retry":{job.retry_json},"run":{job.run},"attempt":1,"deferrals":0,"returns":0,'
-        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{ref}{project}{known}{sealed}}}'
+        f'"token":"{tokens.of(job.id, job.run)}"{batch}{expiry}{start}{ref}{project}{known}{sealed}}}'
     ).encode()

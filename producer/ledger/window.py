@@ -6,6 +6,7 @@ So a queue has work for a moment, as fast as its workers are at the time.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,23 +104,22 @@ class ReleaseWindow:
             return {}
         return {kind: lane.room for kind, lane in self._lanes.items()}
 
-    def note(self, messages: Iterable[Sequence[ClaimedJob]]) -> None:
-        """Note the jobs of messages that are published."""
-        for carried in messages:
-            first = carried[0]
-            if first.lane is not Lane.BULK or first.kind not in self._lanes:
-                continue
-            self._lanes[first.kind].released(len(carried))
-            self._wanted.add(first.kind)
-            if len(carried) > 1:
-                mean = self._jobs_a_bundle[first.kind]
-                self._jobs_a_bundle[first.kind] = mean + (len(carried) - mean) / 50
-
-    def note_more(self, kinds: Iterable[str]) -> None:
-        """Note the kinds of which the store has more jobs than were let through."""
-        for kind in kinds:
+    def note(self, jobs: Iterable[ClaimedJob], *, more: Iterable[str]) -> None:
+        """Note jobs that are to be published, and the kinds of which the store has more."""
+        of_bulk = Counter(job.kind for job in jobs if job.lane is Lane.BULK)
+        for kind in of_bulk.keys() & self._lanes.keys():
+            self._lanes[kind].released(of_bulk[kind])
+            self._wanted.add(kind)
+        for kind in more:
             if kind in self._lanes:
                 self._lanes[kind].has_more = True
+
+    def note_messages(self, messages: Iterable[Sequence[ClaimedJob]]) -> None:
+        """Note how many jobs share a message."""
+        for carried in messages:
+            if len(carried) > 1 and (kind := carried[0].kind) in self._lanes:
+                mean = self._jobs_a_bundle[kind]
+                self._jobs_a_bundle[kind] = mean + (len(carried) - mean) / 50
 
     def _names(self) -> list[str]:
         # A queue to which nothing was published since it was seen empty is not looked at.

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from producer.hosts import (
     LONGEST_PAUSE_SECONDS,
     MOST_COUNTED,
-    NEAR_SECONDS,
     Hold,
     HostChange,
     HostLimits,
@@ -35,8 +34,9 @@ from producer.store.audit import host_target, write_audit
 from producer.store.rows import Standing
 from producer.store.schema import IS_HELD, hosts, jobs
 from producer.store.sql import POSTGRESQL, insert_absent, is_one_of, json_rowset, rows_parameter
-from producer.store.wakeup import announce_jobs
+from producer.store.wakeup import announce_room
 from shared import exact_json
+from shared.clock import utc_now
 from shared.hosts import HostLimit, host_key
 from shared.kinds.registry import Lane
 from shared.messages import Report
@@ -47,6 +47,7 @@ _MOST_HOSTS = 200
 _FORGET_AFTER = timedelta(seconds=60)
 # A name and a port.
 _MOST_CHARACTERS = 260
+_LOOK_ANYWAY = timedelta(seconds=5)
 _STATE_NAMES = (
     "in_flight",
     "waiting",
@@ -68,12 +69,27 @@ _IS_READY = hosts.c.ready_at.is_not(None)
 _COLUMNS = [hosts.c[name] for name in ("name", *_STATE_NAMES, "set_concurrency", "set_rate_per_second")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HostTurns:
-    """What a ledger knows of hosts beside the store."""
+    """What a ledger knows of hosts beside the store.
+
+    Attributes:
+        look_at: When a host may have room for a job that it holds, as far as is known here. A report may make
+            room before, and whoever records it tells.
+    """
 
     limits: HostLimits = field(default_factory=HostLimits)
     recent: RecentHosts = field(default_factory=RecentHosts)
+    look_at: datetime = field(default_factory=utc_now)
+
+    def looked(self, ready_at: datetime | None, *, now: datetime) -> None:
+        """Note when the next host is ready, if one is: after a look at all of them."""
+        # Another ledger may have died with what it alone knew.
+        self.look_at = min(ready_at or now + _LOOK_ANYWAY, now + _LOOK_ANYWAY)
+
+    def held(self, ready_at: datetime | None) -> None:
+        """Note when a host has room for a job that was held just now."""
+        self.look_at = min(ready_at or self.look_at, self.look_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,9 @@ def place(
         connection, {job_id: {"held_for": name, "claimed_until": None} for job_id, name in held.items()}
     )
     write_states(connection, after, turns.limits, now=now)
+    for state in after:
+        if state.waiting:
+            turns.held(ready_at(state, turns.limits.of(state.name, state), now))
     return [(each.id, waits.get(each.id, 0.0)) for each in found if each.id not in held]
 
 
@@ -186,7 +205,7 @@ def note_changes(
     # A relay knows the limits, and looks closer.
     write_states(connection, after, None, now=now)
     if any(state.waiting for state in after):
-        announce_jobs(connection)
+        announce_room(connection)
 
 
 def left(place: Standing, *, now: datetime) -> list[tuple[str, HostChange]]:
@@ -196,9 +215,7 @@ def left(place: Standing, *, now: datetime) -> list[tuple[str, HostChange]]:
     if place.counted_for is None or place.state.is_final:
         return []
     if place.state is JobState.DELAYED and place.due_at is not None:
-        due = place.due_at.timestamp()
-        if due > now.timestamp() + NEAR_SECONDS:
-            return [(place.counted_for, HostChange(not_retries=[due]))]
+        return [(place.counted_for, HostChange(not_retries=[place.due_at.timestamp()]))]
     return [(place.counted_for, HostChange(ended=1))]
 
 
@@ -311,7 +328,7 @@ def set_limit(
             details={"host": name, "before": _words(state.limit), "after": _words(limit)},
             now=now,
         )
-        announce_jobs(connection)
+        announce_room(connection)
     found = get_host(connection, name)
     assert found is not None
     return found
@@ -391,7 +408,7 @@ def recount_stuck(connection: sa.Connection, *, now: datetime, limit: int = 1_00
     ]
     write_states(connection, wrong, None, now=now)
     if wrong:
-        announce_jobs(connection)
+        announce_room(connection)
     return [state.name for state in wrong]
 
 

@@ -19,7 +19,7 @@ from producer.store.rows import CLAIM_COLUMNS, claimed_job, first_id, lock_jobs
 from producer.store.schema import IS_ACCEPTED, IS_READY_BULK, IS_READY_INTERACTIVE, jobs
 from producer.store.secrets import note_use, with_secrets
 from producer.store.sql import is_free, is_one_of, read_in_order
-from producer.store.wakeup import announce_jobs, announce_waiting
+from producer.store.wakeup import announce_room, announce_waiting
 from shared.kinds.registry import BROKERED_KINDS, KINDS, Lane, is_bundled
 from shared.states import JobState, position
 
@@ -106,19 +106,20 @@ def claim_interactive(
     waits = place(connection, found.candidates, turns, now=now)
     if len(waits) < len(found.rows):
         # Who claims what is held is to look when their hosts have room.
-        announce_jobs(connection)
+        announce_room(connection)
     leased = _leased(connection, waits, until=now + timedelta(seconds=lease_seconds), now=now)
     return leased, not found.has_room or len(found.rows) >= limit
 
 
 def claim_held(
     connection: sa.Connection, turns: HostTurns, *, limit: int, lease_seconds: float, now: datetime
-) -> tuple[list[ClaimedJob], datetime | None]:
-    """Lease held jobs whose host has room now; return them, and when to look again, if that can be told."""
+) -> list[ClaimedJob]:
+    """Lease held jobs whose host has room now, and return them; `turns` then knows when to look again."""
     read_in_order(connection)
     until = now + timedelta(seconds=lease_seconds)
     waits = release_held(connection, turns, limit=limit, now=now)
-    return _leased(connection, waits, until=until, now=now), next_ready_at(connection)
+    turns.looked(next_ready_at(connection), now=now)
+    return _leased(connection, waits, until=until, now=now)
 
 
 def mark_queued(
@@ -280,7 +281,7 @@ def _leased(
     # RETURNING promises no order. By the numbers, because ids are hashed in Python.
     leased = {row[0].int: claimed_job(row) for row in connection.execute(lease).all()}
     claimed = [
-        replace(leased[job_id.int], starts_in_seconds=wait) if wait else leased[job_id.int]
+        replace(leased[job_id.int], starts_at=now + timedelta(seconds=wait)) if wait else leased[job_id.int]
         for job_id, wait in waits
     ]
     if pulled := [job for job in claimed if job.kind not in BROKERED_KINDS and job.kind in KINDS]:

@@ -25,12 +25,19 @@ CHANNEL: Final = "retriever_jobs"
 TASK_CHANNEL: Final = "retriever_tasks"
 # What is said on the channel of the relays of ends, which they publish; of other news of theirs nothing is.
 ENDED: Final = "ended"
+# And of hosts that may have room for the jobs that they hold.
+ROOM: Final = "room"
 _MOST_QUEUES = 1_000
 
 
 def announce_jobs(connection: sa.Connection) -> None:
     """Wake the relays when this transaction commits; does nothing on SQLite."""
     _announce(connection, "")
+
+
+def announce_room(connection: sa.Connection) -> None:
+    """Wake the relays when this transaction commits, for the jobs that hosts hold; not on SQLite."""
+    _announce(connection, ROOM)
 
 
 def announce_ends(connection: sa.Connection) -> None:

@@ -46,7 +46,7 @@ def store_batch(
 
 def claim(store: Database, turns: HostTurns, *, at: datetime = NOON, limit: int = 100) -> list[ClaimedJob]:
     """Claim as a relay does: what is held first."""
-    held, _ = store.write(outbox.claim_held, turns, limit=limit, lease_seconds=60, now=at)
+    held = store.write(outbox.claim_held, turns, limit=limit, lease_seconds=60, now=at)
     ready = store.write(
         outbox.claim_accepted, limit=limit, lease_seconds=60, now=at, turns=turns, flows=Flows()
     )
@@ -170,9 +170,12 @@ def test_a_rate_spaces_what_one_page_releases(store: Database) -> None:
     first = claim(store, turns)
     second = claim(store, turns, at=later(0.15))
 
-    assert [job.starts_in_seconds for job in first] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
-    assert ids(second) == ids(new[5 : 5 + len(second)])
-    assert second[0].starts_in_seconds == pytest.approx(0.1)
+    assert [job.starts_at for job in first] == [
+        None,
+        *(later(number * 0.05 * 1.07) for number in range(1, 4)),
+    ]
+    assert ids(second) == ids(new[4 : 4 + len(second)])
+    assert second[0].starts_at == later(4 * 0.05 * 1.07)
 
 
 def test_a_port_is_a_host_of_its_own(store: Database) -> None:
@@ -315,9 +318,9 @@ def test_a_redirect_is_charged_to_the_host_that_it_leads_to_if_that_is_tracked(s
 
     report(store, ended)
     assert state_of(store, "b.example").owed == 3
-    # Three were released for 0, 0.1 and 0.2 s; what the redirect took comes before the fourth.
+    # Two were released for 0 and 0.107 s; what the redirect took comes before the third.
     assert claim(store, turns, at=later(0.25)) == []
-    assert state_of(store, "b.example").next_at == later(0.6)
+    assert state_of(store, "b.example").next_at == later(0.25 + 3 * 0.107)
 
 
 def test_a_limit_that_is_set_at_run_time_holds_at_once_and_is_audited(store: Database) -> None:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 from pydantic import BaseModel
@@ -22,6 +23,7 @@ from consumer.running_attempts import RunningAttempts
 from shared.broker.bundle import bundled
 from shared.broker.outgoing import Outgoing
 from shared.broker.topology import DEAD, DELAY, JOBS, RESULTS, WORK_DELIVERY_LIMIT
+from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable, DeliveryLost, MessageTooLarge
 from shared.events import Cancellation
 from shared.kinds.registry import Lane
@@ -510,6 +512,41 @@ async def test_what_was_given_back_runs_again_when_it_comes_again(heart: Heart) 
     await heart.finish()
 
     assert (heart.work.starts, again.settled) == (2, ["ack"])
+
+
+async def test_a_job_makes_no_request_before_its_time(heart: Heart) -> None:
+    starts_at = utc_now() + timedelta(seconds=0.05)
+    delivery = heart.take(make_job().model_copy(update={"starts_at": starts_at}))
+    await heart.finish()
+
+    (report,) = heart.reports
+    assert report.started_at is not None
+    assert report.started_at >= starts_at
+    assert delivery.settled == ["ack"]
+
+
+async def test_a_clock_that_is_ahead_holds_up_no_job_for_long(
+    heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_handler, "_LONGEST_AHEAD_SECONDS", 0.01)
+    heart.take(make_job().model_copy(update={"starts_at": utc_now() + timedelta(days=1)}))
+    await heart.finish()
+
+    assert heart.work.starts == 1
+
+
+async def test_a_job_that_had_a_time_and_is_delivered_again_asks_for_another(
+    heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    job = make_job().model_copy(update={"starts_at": utc_now()})
+    delivery = heart.take(job, is_redelivered=True)
+    await heart.finish()
+
+    (copy,) = heart.publisher.published
+    left = JobMessage.decode(copy.body)
+    assert (copy.exchange, heart.work.starts, delivery.settled) == (DELAY, 0, ["ack"])
+    assert (left.attempt, left.deferrals, left.starts_at) == (job.attempt, 1, None)
 
 
 async def test_a_worker_that_stops_is_not_taken_for_a_cancelled_job(heart: Heart) -> None:

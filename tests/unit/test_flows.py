@@ -78,11 +78,14 @@ def test_a_kind_that_has_no_room_leaves_it_to_the_others() -> None:
     assert flows.shares(1_000, {"check": 10, "fetch": 20}) == [(full, 10), (other, 20)]
 
 
-def test_flows_are_looked_for_again_soon_and_at_once_when_none_is_left() -> None:
+def test_flows_are_looked_for_again_soon_after_news_and_at_once_when_none_is_left() -> None:
     flows, flow = Flows(), make_flow()
     assert flows.is_old(NOON)
 
     flows.found([flow], NOON)
+    assert not flows.is_old(NOON + timedelta(seconds=0.9))
+    assert flows.is_old(NOON + timedelta(seconds=1.1))
+    flows.look_again()
     assert not flows.is_old(NOON + timedelta(seconds=0.1))
     assert flows.is_old(NOON + timedelta(seconds=0.3))
     flows.took(flow, 3, share=10)

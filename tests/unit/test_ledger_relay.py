@@ -12,13 +12,18 @@ from uuid import UUID
 import pytest
 
 from producer.ledger.metrics import LedgerMetrics
-from producer.ledger.relay import EventRelay, OutboxRelay, Packed
+from producer.ledger.relay import EventRelay, OutboxRelay, Packed, Relay
+from producer.store import outbox
+from producer.store.database import Store
 from producer.store.page_bytes import PAGE_BYTES
+from producer.store.wakeup import ENDED, ROOM, Wakeup
 from shared.broker.outgoing import Outgoing
 from shared.broker.publisher import Publisher
+from shared.clock import utc_now
 from shared.errors import BrokerError, BrokerUnavailable, MessageRefused, StoreUnavailable
 from shared.identity import new_id
 from shared.settings import Settings
+from tests.support.factories import TOKENS
 
 
 def make_relay(publisher: object = sentinel.publisher, **publishers: object) -> EventRelay:
@@ -287,3 +292,55 @@ async def test_a_relay_that_failed_with_all_pages_in_hand_can_run_again() -> Non
             await table.run()
 
     await table.run_until(lambda: len(table.settled) == 3)
+
+
+class Idle:
+    """A store without jobs, and what wakes a relay of it: each thing that is said, and then nothing."""
+
+    def __init__(self, *said: str) -> None:
+        self.said = [*said]
+        self.calls: list[str] = []
+        self.is_over = asyncio.Event()
+
+    async def write(self, change: Callable[..., object], *arguments: Any, **_: object) -> list[object]:
+        """Note a call."""
+        self.calls.append(change.__name__)
+        if change is outbox.claim_held:
+            arguments[0].looked(None, now=utc_now())
+        return []
+
+    async def wait(self, _timeout_seconds: float) -> frozenset[str]:
+        """Return what is said next."""
+        if not self.said:
+            self.is_over.set()
+            await asyncio.Event().wait()
+        self.calls.append(self.said[0] or "stored")
+        return frozenset({self.said.pop(0)})
+
+    async def wait_ready(self) -> None:
+        """Be ready at once."""
+
+
+async def test_a_relay_looks_for_what_it_was_told_of_and_for_nothing_while_jobs_end() -> None:
+    idle = Idle(ENDED, ENDED, "", ENDED, ROOM)
+    relay = Relay(
+        store=cast("Store", idle),
+        publisher=cast("Publisher", idle),
+        wakeup=cast("Wakeup", idle),
+        metrics=LedgerMetrics(),
+        settings=Settings(),
+        tokens=TOKENS,
+    )
+
+    running = asyncio.create_task(relay.run())
+    async with asyncio.timeout(5):
+        await idle.is_over.wait()
+    running.cancel()
+    await asyncio.wait([running])
+
+    first, stored, room = (
+        ["claim_held", "claim_accepted"],
+        ["claim_accepted"],
+        ["claim_held", "claim_accepted"],
+    )
+    assert idle.calls == [*first, ENDED, ENDED, "stored", *stored, ENDED, ROOM, *room]

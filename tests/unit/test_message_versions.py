@@ -3,7 +3,7 @@
 `tests/data/messages` has what version 0.1.0 writes, and in files of their own what later versions add:
 `job_with_token`, `job_with_ref`, `job_with_project`, `delayed_with_publisher`, `outcome_with_ref`,
 `outcome_with_project`, `batch_with_project`, `job_with_secret`, `parked_with_sealed_args`,
-`running_with_output`, `put_off` and `delayed_with_asked` since 0.2.0. All stay.
+`running_with_output`, `put_off`, `delayed_with_asked` and `job_with_time` since 0.2.0. All stay.
 `bundles` has messages of several jobs or reports.
 """
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from producer.hosts import (
     FIRST_REST_SECONDS,
     FLOOR,
     HORIZON_SECONDS,
+    JITTER_SECONDS,
     NEAR_SECONDS,
     RESTS_BEFORE_ASKING_ANYWAY,
     Answer,
@@ -58,8 +60,9 @@ def test_what_is_released_keeps_concurrency_and_rate_over_every_stretch_of_time(
 def test_jobs_are_released_no_further_ahead_than_the_horizon() -> None:
     state, waits = release(HostState("a.example"), LIMIT, 100, now=NOON)
 
-    assert waits == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
-    assert ready_at(state, LIMIT, NOON) == later(0.25 - HORIZON_SECONDS / 2)
+    interval = 0.05 * (1 + JITTER_SECONDS)
+    assert waits == pytest.approx([number * interval for number in range(4)])
+    assert ready_at(state, LIMIT, NOON) == later(4 * interval - HORIZON_SECONDS / 2)
 
 
 def test_a_host_that_is_full_is_ready_when_a_report_makes_room() -> None:
@@ -71,19 +74,44 @@ def test_a_host_that_is_full_is_ready_when_a_report_makes_room() -> None:
     assert ready_at(state, limit, later(1)) == later(1)
 
 
-def test_a_retry_counts_as_in_flight_when_its_time_is_near_and_takes_its_part_of_the_rate() -> None:
+def test_a_retry_takes_a_place_when_its_time_is_near_and_the_part_of_the_rate_that_is_nearest_to_it() -> None:
     limit, due = HostLimit(2, 10), later(20).timestamp()
     state, _ = release(HostState("a.example"), limit, 2, now=NOON)
     state = changed(state, HostChange(ended=1, retries=[due]), failures_to_open=0, now=later(1))
 
-    far, waits_far = release(state, limit, 9, now=later(2))
+    _, waits_far = release(state, limit, 9, now=later(2))
     near, waits_near = release(state, limit, 9, now=later(20 - NEAR_SECONDS))
 
-    assert (far.in_flight, len(waits_far)) == (2, 1)
-    assert (near.in_flight, len(waits_near)) == (2, 0)
-    # It ends: its place is free, and its request is in the rate.
-    ended = changed(near, HostChange(ended=1), failures_to_open=0, now=later(20))
-    assert (ended.in_flight, ended.retries) == (1, [])
+    assert (len(waits_far), len(waits_near), near.taken(later(20 - NEAR_SECONDS))) == (1, 0, 2)
+    # Before it is back it has neither place nor part, and when it ends it gives back the place that it has.
+    gone = changed(near, HostChange(not_retries=[due]), failures_to_open=0, now=later(19.6))
+    ended = changed(near, HostChange(not_retries=[due]), failures_to_open=0, now=later(20.1))
+    assert (gone.in_flight, ended.in_flight, gone.retries, ended.retries) == (1, 1, [], [])
+
+
+@pytest.mark.parametrize(
+    ("rate", "late_seconds", "retries_a_look"),
+    # A retry comes up to half an interval from the time that is left for it, which is lateness, too.
+    [(20, JITTER_SECONDS, 0.0), (3, JITTER_SECONDS, 0.0), (20, 0.01, 0.1), (100, 0.05, 0.3)],
+)
+def test_no_second_has_more_than_the_limit_although_jobs_are_late_and_retries_come_back(
+    rate: int, late_seconds: float, retries_a_look: float
+) -> None:
+    limit, chance = HostLimit(1_000, rate), Random(19)
+    state, now, asked, seconds = HostState("a.example"), 0.0, list[float](), 60
+    while now < seconds:
+        state, waits = release(state, limit, 100, now=later(now))
+        asked += [now + each + chance.uniform(0.0, late_seconds) for each in waits]
+        if chance.random() < retries_a_look:
+            asked.append(now + chance.choice([1.0, 2.0]))
+            retry = HostChange(retries=[later(asked[-1]).timestamp()])
+            state = changed(state, retry, failures_to_open=0, now=later(now))
+        state = replace(state, in_flight=0)
+        now += 0.1
+
+    asked = sorted(each for each in asked if each < seconds)
+    assert max(sum(start <= each < start + 1 for each in asked) for start in asked) <= rate
+    assert len(asked) >= 0.9 * seconds * rate
 
 
 def test_a_job_that_is_cancelled_while_it_is_delayed_leaves_no_place_taken() -> None:
