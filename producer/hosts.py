@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
+from math import log
 from threading import Lock
 from typing import Final
 from uuid import UUID
@@ -148,6 +149,13 @@ class HostState:
         doubled = max((now - self.cut_at).total_seconds(), 0.0) / _DOUBLING_SECONDS
         grown: float = self.share * 2.0 ** min(doubled, 16.0)
         return min(grown, 1.0)
+
+    def used_per_second(self, now: datetime) -> float:
+        """Return how many requests a second were answered lately, as those say that count in `asked`."""
+        if self.heard_at is None:
+            return 0.0
+        kept: float = 0.5 ** (max((now - self.heard_at).total_seconds(), 0.0) / _MEMORY_SECONDS)
+        return self.asked * kept * log(2) / _MEMORY_SECONDS
 
     def allowed(self, limit: HostLimit, now: datetime) -> HostLimit:
         """Return what it may be asked now, of a limit."""

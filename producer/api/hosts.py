@@ -56,6 +56,9 @@ class HostDocument(Document):
         HostLimitDocument | None, Field(description="The limit at its present pace; null as `limit`.")
     ]
     pace: Annotated[float, Field(description="How much of its limit it is asked for now: 1 is all of it.")]
+    used_per_second: Annotated[
+        float, Field(description="How many of its requests were answered a second, over some five seconds.")
+    ]
     answers: Annotated[float, Field(description="How many were heard lately; older ones count less.")]
     complaints: Annotated[float, Field(description="How many of them were 429 or 503.")]
     paused_until: Annotated[datetime | None, Field(description="As its `Retry-After` asked.")]
@@ -152,6 +155,7 @@ def _document(host: TrackedHost) -> HostDocument:
         is_set=state.limit is not None,
         allowed=None if limit is None else _limit(state.allowed(limit, now)),
         pace=round(state.pace(now), 4),
+        used_per_second=round(state.used_per_second(now), 1),
         answers=round(state.asked, 1),
         complaints=round(state.complained, 1),
         paused_until=state.paused_until if is_paused else None,

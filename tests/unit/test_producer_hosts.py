@@ -132,6 +132,16 @@ def test_pages_that_answer_503_among_others_that_answer_200_slow_nothing_down() 
     assert state.pace(later(60)) == 1.0
 
 
+def test_the_rate_at_which_a_host_is_asked_is_told_by_its_answers() -> None:
+    state = HostState("a.example")
+    for number in range(600):
+        state = heard(state, Answer.GOOD, at=number / 15)
+
+    assert state.used_per_second(later(40)) == pytest.approx(15, rel=0.1)
+    assert state.used_per_second(later(50)) == pytest.approx(15 / 4, rel=0.1)
+    assert HostState("a.example").used_per_second(NOON) == 0.0
+
+
 def test_a_host_of_which_most_answers_complain_falls_to_the_floor_and_is_back_within_ten_seconds() -> None:
     state = HostState("a.example")
     for second in range(20):
