@@ -12,18 +12,26 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import click
 import httpx
 
-from bench.batch import progress, wait_finished
+from bench.batch import POLL_SECONDS, progress, wait_finished
 from bench.polite_site import PoliteSite, most_within
 from bench.report import machine, write_report
+from bench.summary import percentiles
 from bench.system import API, LEDGER, POSTGRESQL, STORES, System, open_system
 from deploy.local.errors import ControlFailed, LocalError
 from deploy.local.ports import free_port
+from producer.hosts import HostLimits
+from producer.store import outbox
+from producer.store.database import Database
+from producer.store.hosts import HostTurns
+from shared.clock import utc_now
+from shared.hosts import HostLimit
 
 CONCURRENCY, RATE = 8, 20
 LIMITS = {
@@ -34,6 +42,8 @@ LIMITS = {
 REQUEST_SECONDS = 600.0
 DEADLINE_SECONDS = 900.0
 KILL_EVERY_SECONDS = 10.0
+HELD_QUESTIONS = 200
+NAMES = ("one-host", "slow-hosts", "small-batch", "paused", "held")
 
 Figures = dict[str, Any]
 
@@ -41,7 +51,9 @@ Figures = dict[str, Any]
 @click.command()
 @click.option("--quick", is_flag=True, help="A tenth of the jobs: its figures say nothing.")
 @click.option("--store", default=POSTGRESQL, show_default=True, type=click.Choice(STORES))
-@click.option("--part", "parts", multiple=True, help="Some of: one-host, slow-hosts, small-batch, paused.")
+@click.option(
+    "--part", "parts", multiple=True, help="Some of: one-host, slow-hosts, small-batch, paused, held."
+)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 4))
 @click.option("--ledgers", default=1, show_default=True, type=click.IntRange(1, 2))
 @click.option("--faults", is_flag=True, help="A worker is killed every 10 s, the broker restarted once.")
@@ -135,12 +147,66 @@ async def _paused(system: System, site: PoliteSite, port: int, jobs: int, diviso
     }
 
 
-PARTS: Mapping[str, Callable[..., Any]] = {
-    "one-host": _one_host,
-    "slow-hosts": _slow_hosts,
-    "small-batch": _small_batch,
-    "paused": _paused,
-}
+async def _held(system: System, _: PoliteSite, port: int, jobs: int, divisor: int) -> Figures:
+    """Very many jobs of one host: what a ledger claims of them, what is told of them, and their end."""
+    jobs = jobs or 1_000_000 // divisor
+    database = Database.open(system.database_url)
+    began = time.monotonic()
+    async with _http(system) as http:
+        batch = await _submit(http, [f"http://127.0.0.1:{port}/fast/{number}" for number in range(jobs)])
+        stored = time.monotonic() - began
+        await _until_held(http, jobs * 0.98)
+        held = time.monotonic() - began
+        page = await _get(http, f"/jobs?batch_id={batch['id']}&state=accepted&limit=1000")
+        some = [job["id"] for job in page["items"]]
+        asked = {
+            "job": [f"/jobs/{some[7 * number % len(some)]}" for number in range(HELD_QUESTIONS)],
+            "list": [f"/jobs?batch_id={batch['id']}&state=accepted&limit=50"] * HELD_QUESTIONS,
+            "hosts": ["/hosts"] * HELD_QUESTIONS,
+        }
+        figures: Figures = {"jobs": jobs, "stored_seconds": round(stored, 1), "held_seconds": round(held, 1)}
+        for name, paths in asked.items():
+            figures[f"{name}_ms"] = asdict(percentiles([await _asked_ms(http, path) for path in paths]))
+        claims = await asyncio.to_thread(_claims_ms, database)
+        figures["claims_ms"] = asdict(percentiles(claims))
+        began = time.monotonic()
+        (await http.post(f"/batches/{batch['id']}/cancel")).raise_for_status()
+        figures["cancel_seconds"] = round(time.monotonic() - began, 1)
+    return figures
+
+
+async def _until_held(http: httpx.AsyncClient, jobs: float) -> None:
+    """Return when hosts hold as many jobs."""
+    while True:
+        if sum(host["waiting"] for host in (await _get(http, "/hosts"))["items"]) >= jobs:
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _claims_ms(database: Database) -> list[float]:
+    """Claim as one more ledger does, when there is room; what it gets is published by another, later."""
+    turns = HostTurns(HostLimits(HostLimit(CONCURRENCY, RATE)))
+    took: list[float] = []
+    while len(took) < HELD_QUESTIONS:
+        began = time.perf_counter()
+        database.write(outbox.claim_held, turns, limit=1_000, lease_seconds=1.0, now=utc_now())
+        took.append((time.perf_counter() - began) * 1_000)
+        time.sleep(0.02)
+    return took
+
+
+async def _asked_ms(http: httpx.AsyncClient, path: str) -> float:
+    began = time.perf_counter()
+    await _get(http, path)
+    return (time.perf_counter() - began) * 1_000
+
+
+async def _get(http: httpx.AsyncClient, path: str) -> Figures:
+    return dict((await http.get(path)).raise_for_status().json())
+
+
+_RUNS = (_one_host, _slow_hosts, _small_batch, _paused, _held)
+PARTS: Mapping[str, Callable[..., Any]] = dict(zip(NAMES, _RUNS, strict=True))
 
 
 def _distinct(port: int, net: int, count: int) -> list[str]:
