@@ -225,6 +225,7 @@ class FakeOperators:
                 "waiting": 0,
                 "in_flight": 0,
                 "pace": 1.0,
+                "used_per_second": 0.0,
                 "answers": 0.0,
                 "complaints": 0.0,
                 "paused_until": None,

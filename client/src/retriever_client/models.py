@@ -458,6 +458,7 @@ class Host(Shown):
     is_set: bool
     allowed: HostLimit | None = None
     pace: float
+    used_per_second: float
     answers: float
     complaints: float
     paused_until: datetime | None = None
