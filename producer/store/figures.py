@@ -4,7 +4,7 @@ What is there is counted anew, and rows that have changed are written. What has 
 hours, once each: ends are numbered in the order of their commits, and a row says up to which they are in.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -142,8 +142,7 @@ def fold_ends(connection: sa.Connection, *, now: datetime, rows: int = FOLD_ROWS
     has_more = end is not None
     until = last if end is None else end
     if until > after:
-        for table, seconds in _SPANS:
-            _add_ends(connection, table, seconds, after=after, until=until)
+        _add_ends(connection, after=after, until=until)
     note = {"name": ENDS, "at": now, "seconds": 0.0, "number": max(until, after)}
     connection.execute(upsert(connection.dialect.name, figures), note)
     return has_more
@@ -240,9 +239,9 @@ def _last_number(connection: sa.Connection) -> int:
     return connection.scalar(sa.select(revisions.c.value).where(revisions.c.name == ENDS)) or 0
 
 
-def _add_ends(connection: sa.Connection, table: sa.Table, seconds: int, *, after: int, until: int) -> None:
+def _add_ends(connection: sa.Connection, *, after: int, until: int) -> None:
     # Numbers of the feed are times.
-    span = (jobs.c.feed_number // sa.literal_column(str(seconds * _MICROSECONDS))).label("span")
+    minute = (jobs.c.feed_number // sa.literal_column(str(60 * _MICROSECONDS))).label("span")
     took = jobs.c.feed_number - microseconds(connection.dialect.name, jobs.c.created_at)
     bucket = sa.case(
         *(
@@ -251,14 +250,22 @@ def _add_ends(connection: sa.Connection, table: sa.Table, seconds: int, *, after
         ),
         else_=sa.literal_column(str(len(BUCKET_SECONDS))),
     ).label("bucket")
-    by = (span, jobs.c.project, jobs.c.kind, jobs.c.lane, jobs.c.state, bucket)
+    by = (minute, jobs.c.project, jobs.c.kind, jobs.c.lane, jobs.c.state, bucket)
     ended = (
         sa.select(*by, sa.func.count())
         .where(jobs.c.feed_number > after, jobs.c.feed_number <= until, jobs.c.state.in_(FINAL_STATES))
         .group_by(*by)
     )
-    added = upsert(connection.dialect.name, table, values={"jobs": table.c.jobs + sa.text("excluded.jobs")})
-    connection.execute(added.from_select([*_names(table.primary_key), "jobs"], ended))
+    minutes = {tuple(row[:-1]): row[-1] for row in connection.execute(ended)}
+    hours: Counter[tuple[Any, ...]] = Counter()
+    for (span, *more), number in minutes.items():
+        hours[span // 60, *more] += number
+    for table, found in ((ended_minutes, minutes), (ended_hours, hours)):
+        names = [*_names(table.primary_key), "jobs"]
+        rows = [dict(zip(names, (*key, number), strict=True)) for key, number in sorted(found.items())]
+        if rows:
+            more_of_it = {"jobs": table.c.jobs + sa.text("excluded.jobs")}
+            connection.execute(upsert(connection.dialect.name, table, values=more_of_it), rows)
 
 
 def _replace(
