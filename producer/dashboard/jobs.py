@@ -22,7 +22,7 @@ from producer.api.requests import Query
 from producer.callbacks import CALLBACK_LABEL
 from producer.callers import Scope
 from producer.dashboard.drawing import PAGE_ROWS, caller, check_may, page, see_other, visit
-from producer.dashboard.json_view import show_json
+from producer.dashboard.json_view import indent, show_json
 from producer.dashboard.mount import PREFIX
 from producer.dashboard.operations import Call
 from producer.dashboard.search import (
@@ -104,6 +104,8 @@ class JobPages:
         """Add its pages to an application."""
         app.add_url_rule(f"{PREFIX}jobs", "jobs", self._list)
         app.add_url_rule(f"{PREFIX}jobs/<uuid:job_id>", "job", self._show)
+        app.add_url_rule(f"{PREFIX}jobs/<uuid:job_id>/edit", "job_edit", self._edit)
+        app.add_url_rule(f"{PREFIX}jobs/<uuid:job_id>/edit", "job_edited", self._edited, methods=["POST"])
         app.add_url_rule(f"{PREFIX}jobs/<uuid:job_id>/again", "job_again", self._again, methods=["POST"])
         app.add_url_rule(f"{PREFIX}jobs/<uuid:job_id>/<action>", "job_act", self._act, methods=["POST"])
 
@@ -195,6 +197,20 @@ class JobPages:
         key = f"dashboard/{action}/{job_id}/{fields.get('run', '')[:10]}" if action == "redrive" else None
         here.call(Call(f"{action}_job", {"job_id": str(job_id)}, key=key))
         return see_other(f"{PREFIX}jobs/{job_id}", done=_ACTIONS[action])
+
+    def _edit(self, job_id: UUID) -> flask.Response:
+        check_may(Scope.JOBS_OPERATE)
+        document, _ = self._database.read(look_up_job, job_id, project=caller().project)
+        stored = pick(StoredObject(document.decode()), _STORED)
+        return page("edit.html", job=json.loads(document), args=indent(text_of(stored.args)))
+
+    def _edited(self, job_id: UUID) -> flask.Response:
+        here = visit()
+        # As it was written: numbers are not read on the way.
+        body = f'{{"args":{here.fields.get("args", "")}}}'.encode("utf-8", "surrogatepass")
+        key = f"dashboard/edit/{job_id}/{here.fields.get('once', '')[:80]}"
+        here.call(Call("redrive_job", {"job_id": str(job_id)}, body=body, key=key))
+        return see_other(f"{PREFIX}jobs/{job_id}", done="redriven")
 
     def _again(self, job_id: UUID) -> flask.Response:
         check_may(Scope.JOBS_READ)

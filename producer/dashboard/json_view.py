@@ -44,6 +44,11 @@ def show_json(text: str) -> Shown:
     return Shown(indented[:end], indented[end:], is_cut)
 
 
+def indent(text: str) -> str:
+    """Return a JSON text with a line for each value, all of it."""
+    return "".join(_indented(text))
+
+
 def _indented(text: str) -> Iterator[str]:
     depth, was_open = 0, False
     for match in _TOKENS.finditer(text):

@@ -6,7 +6,7 @@ import flask
 
 from producer.callers import Scope
 from producer.dashboard.batches import page_query
-from producer.dashboard.drawing import PAGE_ROWS, check_may, page, see_other, visit
+from producer.dashboard.drawing import PAGE_ROWS, caller, check_may, page, see_other, visit
 from producer.dashboard.mount import PREFIX
 from producer.dashboard.operations import Call
 from producer.store import queues
@@ -63,7 +63,9 @@ class ServicePages:
             for kind in KINDS.values()
             for lane in Lane
         ]
-        return page("kinds.html", rows=rows, brokered=BROKERED_KINDS, pauses=known.pauses)
+        # Task queues are named by those who send tasks, of all projects.
+        asked = () if caller().project else self._database.read(queues.list_asked, limit=PAGE_ROWS)
+        return page("kinds.html", rows=rows, brokered=BROKERED_KINDS, asked=asked)
 
     def _kind(self, kind: str, action: str) -> flask.Response:
         if action not in {"pause", "resume"}:

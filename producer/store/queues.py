@@ -102,6 +102,16 @@ def note_asked(connection: sa.Connection, name: str, *, agent: str, now: datetim
     connection.execute(insert_absent(connection, task_queues), row)
 
 
+def list_asked(connection: sa.Connection, *, limit: int) -> list[tuple[str, datetime, str]]:
+    """Return the task queues that agents have asked for, the latest first: name, when, and which agent.
+
+    Names are as `producer.callers.scoped` makes them.
+    """
+    query = sa.select(task_queues.c.name, task_queues.c.asked_at, task_queues.c.agent)
+    latest = query.order_by(task_queues.c.asked_at.desc()).limit(limit)
+    return [tuple(row) for row in connection.execute(latest)]
+
+
 def _look_at(
     connection: sa.Connection, names: Mapping[str, tuple[str, str]]
 ) -> dict[str, TaskQueueObservation]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from producer.callers import Scope
 from producer.dashboard import overview, parking
 from producer.ledger.figures import FigureKeeper
-from producer.store import queries, recording
+from producer.store import queries, queues, recording
 from producer.store.database import RetryingStore
 from shared.clock import utc_now
 from shared.identity import new_id
@@ -340,6 +340,8 @@ def test_schedules_kinds_hosts_and_the_audit_log_are_shown_and_changed(
     for action in ("schedule_created", "schedule_paused", "schedule_resumed"):
         assert action in audit.text
     assert "paused" in visitor.see("/dashboard/audit").text
+    module_api.store.write(queues.note_asked, "films", agent="encoder-7", now=utc_now())
+    assert re.search(r"films .* encoder-7", visitor.see("/dashboard/kinds").text)
     assert visitor.see("/dashboard/hosts").text
 
 

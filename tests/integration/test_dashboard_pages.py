@@ -228,6 +228,26 @@ def test_a_job_is_cancelled_and_run_again(api: RunningApi, visitor: Visitor) -> 
     )
 
 
+def test_a_parked_job_is_redriven_with_other_arguments(api: RunningApi, visitor: Visitor) -> None:
+    job_id = submit(api, "https://user:hunter2@example.com/")
+    park(api, job_id)
+    path = f"/dashboard/jobs/{job_id}/edit"
+    form = visitor.see(path)
+
+    broken = visitor.send(form, path, {"args": '{"url": '})
+    wrong = visitor.send(form, path, {"args": '{"url": "https://other.example/", "nope": 1}'})
+    more = visitor.send(form, path, {"args": '{"url": "https://a.example/"}, "x": 1'})
+    right = visitor.send(form, path, {"args": '{"url": "https://other.example/"}'})
+    record = api.store.read(queries.get_job, UUID(job_id), project=None)
+
+    assert "hunter2" not in form.text
+    assert [answer.status_code for answer in (broken, wrong, more)] == [400, 400, 400]
+    assert "/args/nope" in problem_in(wrong.text)
+    assert right.headers["location"].endswith("done=redriven")
+    assert (record.url, record.run, record.state) == ("https://other.example/", 2, JobState.ACCEPTED)
+    assert visitor.see(path).text.count("only a parked job can be redriven") == 1
+
+
 @pytest.mark.parametrize("token", [None, "", "x" * 27])
 def test_a_form_without_the_token_of_its_session_does_nothing(
     api: RunningApi, visitor: Visitor, token: str | None
