@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run drain up down down-prune-db logs scale-workers scale-agents unit test check e2e faults soak fuzz hostile \
-  reliability bench bench-peers audit sbom asyncapi lock lock-peers lock-audit lock-pipenv pin-images clean
+  reliability bench bench-peers audit sbom asyncapi lock lock-peers lock-audit lock-browser lock-pipenv pin-images clean
 
 PYTHON_IN_VENV := .venv/bin/python
 # Made by deploy/local/setup when it has finished; older than the lock means: install again.
@@ -149,6 +149,9 @@ pin-images: ## Name the images of the compose stack by their digests, in .env, a
 
 lock-peers: $(READY) ## Renew bench/peers/Pipfile.lock in the same way
 	@deploy/local/setup-beside bench/peers .run/peers lock
+
+lock-browser: $(READY) ## Renew tests/browser/Pipfile.lock in the same way
+	@deploy/local/setup-beside tests/browser .run/browser lock
 
 lock-audit: $(READY) ## Renew deploy/audit/Pipfile.lock in the same way
 	@deploy/local/setup-beside deploy/audit .run/audit lock

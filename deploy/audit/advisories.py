@@ -18,7 +18,12 @@ from typing import Any, Final
 from deploy.local.errors import ControlFailed
 
 PIP_AUDIT: Final = Path(".run/audit/bin/pip-audit")
-LOCKS: Final = ("Pipfile.lock", "bench/peers/Pipfile.lock", "deploy/audit/Pipfile.lock")
+LOCKS: Final = (
+    "Pipfile.lock",
+    "bench/peers/Pipfile.lock",
+    "deploy/audit/Pipfile.lock",
+    "tests/browser/Pipfile.lock",
+)
 NOTHING_KNOWN: Final = 0
 VULNERABLE: Final = 1
 # EX_TEMPFAIL of sysexits.h, as `worker --drain` ends when its broker is away.

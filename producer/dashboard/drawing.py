@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -255,6 +255,3 @@ def _finished(response: flask.Response, etag: str | None) -> flask.Response:
     drawn = utc_now().strftime("%H:%M:%S UTC").encode()
     response.set_data(body.replace(_ETAG_PLACE, etag.strip('"').encode()).replace(_DRAWN_PLACE, drawn))
     return response
-
-
-View = Callable[..., flask.Response]

@@ -131,11 +131,10 @@
 
   let isGo = false;
   const move = (step) => {
-    const rows = [...document.querySelectorAll("[data-rows] tbody tr")];
-    const links = rows.map((row) => row.querySelector("a")).filter(Boolean);
-    if (!links.length) return;
+    const rows = [...document.querySelectorAll("[data-rows] tbody tr:has(a)")];
+    if (!rows.length) return;
     const here = rows.findIndex((row) => row.contains(document.activeElement));
-    links[Math.min(Math.max(here + step, 0), links.length - 1)].focus();
+    rows[Math.min(Math.max(here + step, 0), rows.length - 1)].querySelector("a").focus();
   };
   const press = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
