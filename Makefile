@@ -37,7 +37,7 @@ $(READY): Pipfile.lock deploy/local/setup
 demo: $(READY) ## Show the service at work on a flaky local site, in half a minute
 	@$(PYTHON_IN_VENV) -m deploy.local.demo $(ARGS)
 
-run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, Swagger UI at /ui/
+run: $(READY) ## Serve on this machine until Ctrl-C: API on :8080, dashboard at /dashboard/
 	@$(PYTHON_IN_VENV) -m deploy.local.run --with-parent
 
 drain: $(READY) ## Work until the queues are empty, then end, with the settings in .env (ARGS="--kinds fetch")

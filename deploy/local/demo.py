@@ -83,7 +83,7 @@ def run_demo(screen: Screen, *, stay: bool) -> int:
         return 1
     screen.gap()
     screen.say(f"Every job ended as it must, in {time.monotonic() - started_at:.0f} s from start to stop.")
-    screen.say("Next: `make run` serves until Ctrl-C, with Swagger UI at http://127.0.0.1:8080/ui/.")
+    screen.say("Next: `make run` serves until Ctrl-C, with a dashboard at http://127.0.0.1:8080/dashboard/.")
     return 0
 
 
@@ -225,6 +225,7 @@ async def _stay(service: DemoClient) -> None:
 def _addresses(stack: Stack) -> list[tuple[str, str]]:
     return [
         ("API", stack.api_url),
+        ("dashboard", f"{stack.api_url}/dashboard/"),
         ("Swagger UI", f"{stack.api_url}/ui/"),
         ("RabbitMQ console", stack.console()),
         ("Log of the services", _shown(LOG)),

@@ -45,6 +45,7 @@ def announcement(stack: Stack, data_dir: Path) -> list[str]:
     """Return the lines that say where everything is, with the passwords of what we started ourselves."""
     facts = {
         "API": stack.api_url,
+        "dashboard": f"{stack.api_url}/dashboard/",
         "Swagger UI": f"{stack.api_url}/ui/",
         "RabbitMQ console": stack.console(),
         "RabbitMQ": stack.broker.amqp_url if stack.broker.is_ours else "the one of RETRIEVER_AMQP_URL",
