@@ -79,6 +79,7 @@ def somebody_submits_a_check_and_watches_it_finish(visitor: Visitor) -> None:
         expect(page.locator("#now .state-succeeded")).to_be_visible()
         expect(page).to_have_title(re.compile("succeeded"))
         expect(page.locator("[data-live-state]")).to_have_text("Live.")
+        expect(page.locator("#hops")).to_contain_text("finish.example")
         assert page.locator("time").first.get_attribute("title"), "a time has no hint"
 
 

@@ -126,7 +126,11 @@ def _work(store: Database, stop: threading.Event) -> None:
         done = waiting["finish.example"]
         if waiting["release.example"]:
             done += waiting["hold.example"]
-        reports = [make_report(each, JobState.SUCCEEDED, started_at=utc_now()) for each in done]
+        hop = {"method": "GET", "url": "https://finish.example/me", "status": 200, "seconds": 0.1}
+        result = {"verdict": "ok", "hops": [hop]}
+        reports = [
+            make_report(each, JobState.SUCCEEDED, started_at=utc_now(), result=result) for each in done
+        ]
         store.write(recording.record_reports, reports, now=utc_now())
         asyncio.run(keeper.count())
 
