@@ -446,6 +446,22 @@ def test_a_stream_of_events_comes_back_behind_the_last_one(slept: list[float]) -
     assert sent == [None, "1", "1", "5", "5"]
 
 
+def test_a_stream_that_keeps_on_comes_back_however_long_the_service_is_away(slept: list[float]) -> None:
+    def stream(text: str) -> httpx2.Response:
+        return httpx2.Response(200, text=text, headers={"Content-Type": "text/event-stream"})
+
+    event = f"id: 6\nevent: job.succeeded\ndata: {json.dumps(JOB)}\n\n"
+    refused = httpx2.ConnectError("refused")
+    script = Script(stream("id: 5\n\n"), *[refused] * 40, stream(event))
+
+    assert next(script.client().events(keep_on=True)).id == "6"
+    assert script.requests[-1].headers["Last-Event-ID"] == "5"
+    with pytest.raises(ConnectionFailed):
+        next(Script(stream("id: 5\n\n"), *[refused] * 40).client().events())
+    with pytest.raises(ConnectionFailed):
+        next(Script(*[refused] * 40).client().events(keep_on=True))
+
+
 def test_results_as_they_end_are_over_when_the_batch_is_complete() -> None:
     batch: dict[str, Any] = {**dict.fromkeys(SCHEMAS["Batch"]["properties"]), "id": "b", "counts": {}}
     done = batch | {"finished_at": "2026-01-02T12:00:00Z"}
