@@ -54,8 +54,8 @@ Model = TypeVar("Model", bound=Shown)
 list_of = list
 # How long an event stream waits before it comes back.
 _AGAIN_SECONDS = 1.0
-# An operation is looked at so often.
-_LOOK_SECONDS = 1.0
+# An operation is looked at so often; many are done soon, so the first pauses are shorter.
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.1, 1.0
 
 
 class Resource:
@@ -578,6 +578,7 @@ class AsyncOperations(Resource):
             NotFinished: it goes on; `last` is how it is.
         """
         ends_at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        pause_seconds = _FIRST_LOOK_SECONDS
         while True:
             found = await self.get(operation)
             if on_progress is not None:
@@ -586,7 +587,8 @@ class AsyncOperations(Resource):
                 return found
             if ends_at is not None and time.monotonic() >= ends_at:
                 raise NotFinished(f"{found.done} of {found.total} jobs are done", found)
-            await sleep_async(_LOOK_SECONDS)
+            await sleep_async(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LOOK_SECONDS)
 
     async def cancel(self, operation: Operation | str) -> Operation:
         """End an operation early; what it has done stays done.
