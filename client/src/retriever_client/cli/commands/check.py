@@ -382,7 +382,7 @@ class _Check:
             batch_ids=[each.batch.id for each in sent],
             skipped=self._collected.skipped,
             ignored=self._collected.ignored,
-            answered_before=sum(each.batch.repeats for each in sent),
+            answered_before=sum(each.batch.repeats for each in sent) if options.max_age else 0,
             has_baseline=bool(options.baseline),
         )
         _write_reports(run, options, self._output, self._query)

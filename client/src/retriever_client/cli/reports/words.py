@@ -90,7 +90,7 @@ def sentences(run: Run) -> list[str]:
     if summary.elsewhere and not summary.outcomes[Outcome.REDIRECT]:
         lines.append(f"Good, but elsewhere: {summary.elsewhere:,}; --redirects warn lists them.")
     if run.answered_before:
-        lines.append(f"{_some(run.answered_before, 'URL')} of {run.urls:,} had a recent answer.")
+        lines.append(f"{_some(run.answered_before, 'URL')} of {run.urls:,} had an answer already.")
     if run.has_baseline:
         lines.append(f"{summary.known:,} known by the baseline, {summary.failures:,} new.")
     if summary.mended:
