@@ -734,6 +734,25 @@ def test_progress_is_a_line_now_and_then_in_a_pipe(
     assert run(client, *FOUND, "--wait", "0", "--progress", "bar").exit_code == 5
 
 
+def test_what_is_unfinished_is_counted_for_people_and_listed_for_programs(
+    client: FakeRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_ends(monkeypatch)
+    reports = [f"--report={name}=report.{name}" for name in WRITERS]
+
+    run(client, *FOUND, "--wait", "0", *reports)
+    said = {name: Path(f"report.{name}").read_text() for name in WRITERS}
+
+    assert said["table"] == "4 links in 1 document: 4 unfinished.\n"
+    assert said["github"] == ""
+    assert "| `" not in said["markdown"]
+    assert {name: len(count) for name in ("plain", "ndjson") if (count := said[name].splitlines())} == {
+        "plain": 4,
+        "ndjson": 4,
+    }
+    assert len(json.loads(said["sarif"])["runs"][0]["results"]) == 4
+
+
 def test_links_are_shown_and_nobody_is_asked(client: FakeRetriever) -> None:
     table = run(client, "links", "a.md")
     as_csv = list(csv.DictReader(io.StringIO(run(client, "links", "a.md", "b.html", "-o", "csv").stdout)))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from retriever_client.cli.link_store import CheckedLink
 from retriever_client.cli.outcomes import Outcome
 from retriever_client.cli.reports.run import Run, document_of_summary
-from retriever_client.cli.reports.words import TOLD
+from retriever_client.cli.reports.words import NOT_GOOD
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _RULES: Final[Mapping[Outcome, str]] = {
@@ -47,7 +47,7 @@ def write_sarif(run: Run, out: TextIO) -> None:
     out.write(f'{{"$schema": {json.dumps(_SCHEMA)}, "version": "2.1.0", "runs": [\n')
     out.write(f'{json.dumps(head)[:-1]}, "results": [')
     separator = "\n"
-    for link in run.links(TOLD):
+    for link in run.links(NOT_GOOD):
         out.write(separator + json.dumps(_result(link, has_baseline=run.has_baseline)))
         separator = ",\n"
     out.write("]}]}\n")

@@ -1,5 +1,6 @@
 """Reports for people: a table, lines for `grep`, Markdown for a pull request, annotations for GitHub."""
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Final, TextIO
 
@@ -10,8 +11,10 @@ from retriever_client.cli.outcomes import Outcome
 from retriever_client.cli.output import escaped
 from retriever_client.cli.reports.run import Run
 
-# What a person is told of; the rest is good.
-TOLD: Final = tuple(outcome for outcome in Outcome if outcome is not Outcome.OK)
+# The rest is good.
+NOT_GOOD: Final = tuple(outcome for outcome in Outcome if outcome is not Outcome.OK)
+# What a person is told of one by one: of a run that was left there may be very many unfinished.
+_TOLD: Final = tuple(outcome for outcome in NOT_GOOD if outcome is not Outcome.UNFINISHED)
 # Of a table of Markdown: GitHub takes 65,536 characters for a comment, and 1 MiB for a summary.
 MOST_MARKDOWN_ROWS: Final = 250
 _COLOURS: Final = {
@@ -45,7 +48,7 @@ def write_table(run: Run, out: TextIO) -> None:
 
 def write_plain(run: Run, out: TextIO) -> None:
     """Write a line for each link that is not good, with tabs: place, outcome, reason, URL, explanation."""
-    for link in _told(run):
+    for link in _told(run, NOT_GOOD):
         place = f"{link.place.file}:{link.place.line}:{link.place.column}"
         cells = (place, link.outcome, link.reason or "-", link.url, link.explanation or "-")
         out.write("\t".join(escaped(cell) for cell in cells) + "\n")
@@ -105,9 +108,9 @@ def sentences(run: Run) -> list[str]:
     return lines
 
 
-def _told(run: Run) -> "filter[CheckedLink]":
+def _told(run: Run, outcomes: Sequence[Outcome] = _TOLD) -> "filter[CheckedLink]":
     """Return what a person is told of; what the baseline has is only counted."""
-    return filter(lambda link: not link.is_known, run.links(TOLD))
+    return filter(lambda link: not link.is_known, run.links(outcomes))
 
 
 def _what(link: CheckedLink) -> str:
