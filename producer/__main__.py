@@ -1,4 +1,4 @@
-"""`python -m producer api | ledger | migrate | keys | projects | secrets | republish | adopt-parked`."""
+"""`python -m producer api | ledger | migrate | doctor | keys | projects | secrets | ...`."""
 
 import sys
 import warnings
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 import uvloop
 
+from producer.doctor import Health, examine
 from producer.key_commands import keys
 from producer.ledger.recovery import adopt_parked, chosen_queues, republish_all
 from producer.ledger.service import run_ledger
@@ -72,6 +73,19 @@ def migrate(settings: Settings) -> None:
     """Bring the store's schema to this version; harmless when it is there, or newer."""
     if not migrate_store(settings.database_url):
         click.echo("The tables are of a newer version, which this one may use: nothing was done.")
+
+
+@main.command()
+@click.pass_obj
+def doctor(settings: Settings) -> None:
+    """Look whether this machine's settings, the store and the broker are as they must be; change nothing."""
+    findings = uvloop.run(examine(settings))
+    for each in findings:
+        click.echo(printable(f"{each.state:<5} {each.check:<7} {each.says}"))
+        if each.todo:
+            click.echo(printable(f"      {'':<7} -> {each.todo}"))
+    if any(each.state is Health.BAD for each in findings):
+        sys.exit(1)
 
 
 @main.command()

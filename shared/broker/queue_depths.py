@@ -8,7 +8,13 @@ from functools import partial
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from shared.broker.connection import close_channel, keep_connected, open_channel, throw_away_channel
+from shared.broker.connection import (
+    close_channel,
+    connected,
+    keep_connected,
+    open_channel,
+    throw_away_channel,
+)
 from shared.broker.topology import QueueDepth, declare_topology, depth_of, queues
 
 _LOOK_SECONDS = 30.0
@@ -93,3 +99,27 @@ async def _count(connection: AbstractConnection, kinds: Iterable[str]) -> list[Q
             channel = await open_channel(connection)
     await close_channel(channel)
     return depths
+
+
+async def find_faults(url: str, *, name: str, kinds: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return which queues are missing, and what the broker says of each that has other arguments than ours.
+
+    Declares no queue that is not there.
+
+    Raises:
+        NotConnected: no host answered in time, or took us.
+        TimeoutError: the broker took us, and answers no more.
+    """
+    missing, different = [], []
+    async with connected(url, name=name) as connection, asyncio.timeout(_LOOK_SECONDS):
+        for spec in queues(kinds):
+            # What is not as it is asked for takes its channel with it.
+            async with throw_away_channel(connection) as channel:
+                try:
+                    await channel.declare_queue(spec.name, passive=True)
+                    await channel.declare_queue(spec.name, durable=True, arguments=spec.all_arguments)
+                except ChannelNotFoundEntity:
+                    missing.append(spec.name)
+                except ChannelPreconditionFailed as error:
+                    different.append(f"{spec.name}: {error}")
+    return missing, different

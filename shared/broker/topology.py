@@ -75,6 +75,11 @@ class QueueSpec:
     has_copies: bool = False
     """Whether all of its messages are in other queues, too: losing it loses nothing."""
 
+    @property
+    def all_arguments(self) -> FieldTable:
+        """What it is declared with."""
+        return {"x-queue-type": self.type, **self.arguments}
+
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
@@ -228,9 +233,7 @@ async def declare_topology(channel: AbstractChannel, kinds: Iterable[str]) -> li
         )
     depths = []
     for queue_spec in queues(kinds):
-        queue = await channel.declare_queue(
-            queue_spec.name, durable=True, arguments={"x-queue-type": queue_spec.type, **queue_spec.arguments}
-        )
+        queue = await channel.declare_queue(queue_spec.name, durable=True, arguments=queue_spec.all_arguments)
         for exchange, key in queue_spec.bindings:
             await queue.bind(declared[exchange], key)
         depths.append(depth_of(queue))
