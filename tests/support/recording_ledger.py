@@ -86,12 +86,14 @@ class Ledger:
 
         return await eventually(look)
 
-    async def all_recorded(self) -> None:
-        """Return once the recorder has acked all that it was given before."""
+    async def all_recorded(self) -> bytes:
+        """Return a last message once the recorder has acked all before it; itself it may not be acked yet."""
         last = make_message()
-        await self.publish(last.encode())
+        body = last.encode()
+        await self.publish(body)
         # A worker, if there is one, may have run it by now.
         await self.job_in(last.id, JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED)
+        return body
 
     def submit(self, *, lane: Lane = Lane.BULK) -> JobMessage:
         """Store a job that is queued, and return the message that the relay has published."""
