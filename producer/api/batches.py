@@ -21,7 +21,7 @@ from producer.api.guard import JSON_TYPE
 from producer.api.problems import RETRY_AFTER_SECONDS, HttpProblem
 from producer.api.replays import key_of, replay, respond
 from producer.api.requests import Query, departure, read_actor, read_caller, read_id, read_idempotency_key
-from producer.api.responses import first_page, json_response
+from producer.api.responses import first_page, json_response, page_link
 from producer.api.security import check_scopes
 from producer.api.slow_work import SlowWork, caller_of
 from producer.batch_validation import validate_items
@@ -194,13 +194,13 @@ class BatchHandlers:
         wait_seconds = Query(request).number("wait")
         if not wait_seconds:
             record = await self._store.read(queries.get_batch, batch_id, project=project)
-            return json_response(batch_document(record))
+            return json_response(batch_document(record), headers=page_link("batches", batch_id))
         async with departure(request) as gone, self._waiters.waiting(Waited.BATCH, batch_id) as ended:
             record = await self._store.read(queries.get_batch, batch_id, project=project)
             if record.finished_at is None:
                 await first_of(ended, gone, wait_seconds=wait_seconds)
                 record = await self._store.read(queries.get_batch, batch_id, project=project)
-        return json_response(batch_document(record))
+        return json_response(batch_document(record), headers=page_link("batches", batch_id))
 
     async def list_batches(self, request: Request) -> Response:
         """Answer with one page of batches, newest first; it may be short while there is more."""

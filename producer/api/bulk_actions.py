@@ -26,7 +26,7 @@ from producer.api.requests import (
     read_id,
     read_idempotency_key,
 )
-from producer.api.responses import json_response
+from producer.api.responses import json_response, page_link
 from producer.api.slow_work import SlowWork, caller_of
 from producer.parking import (
     DEFAULT_RATE_PER_SECOND,
@@ -324,7 +324,7 @@ class BulkActionHandlers:
         operation_id = read_id(request, "operation_id", OperationNotFound)
         project = read_caller(request).project
         operation = await self._store.read(bulk_actions.get_operation, operation_id, project=project)
-        return json_response(_operation_document(operation))
+        return json_response(_operation_document(operation), headers=page_link("operations", operation_id))
 
     async def cancel_operation(self, request: Request) -> Response:
         """End a running operation; what it has done stays done."""

@@ -22,7 +22,7 @@ from producer.api.requests import (
     read_document,
     read_id,
 )
-from producer.api.responses import json_response
+from producer.api.responses import json_response, page_link
 from producer.api.security import check_may_run
 from producer.api.slow_work import SlowWork, caller_of
 from producer.api.writer import JobWriter
@@ -91,13 +91,13 @@ class JobHandlers:
         wait_seconds = Query(request).number("wait")
         if not wait_seconds:
             document, _ = await self._store.read(look_up_job, job_id, project=project)
-            return json_response(document)
+            return json_response(document, headers=page_link("jobs", job_id))
         async with departure(request) as gone, self._waiters.waiting(Waited.JOB, job_id) as ended:
             document, is_ended = await self._store.read(look_up_job, job_id, project=project)
             if not is_ended:
                 await first_of(ended, gone, wait_seconds=wait_seconds)
                 document, _ = await self._store.read(look_up_job, job_id, project=project)
-        return json_response(document)
+        return json_response(document, headers=page_link("jobs", job_id))
 
     async def list_jobs(self, request: Request) -> Response:
         """Answer with one page of jobs, newest first; it may be short while there is more."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -22,6 +23,11 @@ def json_response(
     """Return an answer with a document as its body; a large one comes as JSON that a thread has made."""
     body = document if isinstance(document, bytes) else document.model_dump_json()
     return Response(body, status, headers, JSON_TYPE)
+
+
+def page_link(place: str, id_: UUID) -> dict[str, str]:
+    """Return the header that says where the dashboard shows something (RFC 8288)."""
+    return {"Link": f'</dashboard/{place}/{id_}>; rel="alternate"; type="text/html"'}
 
 
 def first_page(

@@ -93,6 +93,21 @@ def test_every_page_is_whole_and_all_in_it_is_ours(api: RunningApi, visitor: Vis
         assert "{{" not in answer.text
 
 
+def test_what_the_api_answers_of_a_thing_leads_to_its_page(api: RunningApi, visitor: Visitor) -> None:
+    job_id = submit(api)
+    park(api, job_id)
+    listed = {"kind": "check", "items": [{"url": "https://example.com/"}]}
+    batch = api.client.post("/batches", json=listed).json()
+    operation = api.client.post("/operations", json={"action": "discard", "filter": {"kind": "fetch"}}).json()
+
+    for path in (f"/jobs/{job_id}", f"/batches/{batch['id']}", f"/operations/{operation['id']}"):
+        link = api.client.get(path).links["alternate"]
+
+        assert link["type"] == "text/html"
+        assert visitor.http.get(link["url"]).status_code == 200
+        assert link["url"].endswith(path)
+
+
 def test_all_assets_together_are_small_and_kept_by_browsers(api: RunningApi) -> None:
     sizes = {}
     for name, version in ASSET_VERSIONS.items():
