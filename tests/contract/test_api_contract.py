@@ -74,8 +74,11 @@ def _shorten_wait(case: schemathesis.Case[Any]) -> None:
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     database = tmp_path_factory.mktemp("contract") / "retriever.db"
-    with running_api(Settings(database_url=f"sqlite:///{database}")) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        # Limits that are set hold a moment later; a hundred times that is too long.
+        patch.setattr("producer.store.quotas.SETTLED_SECONDS", 0.0)
+        with running_api(Settings(database_url=f"sqlite:///{database}")) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")

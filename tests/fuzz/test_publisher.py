@@ -41,8 +41,8 @@ THEIRS = "zeta"
 GROWTH_BYTES = 100 * 1_048_576
 _DONE_SECONDS = 120.0 + PUBLISHED / 20
 _SETTLED = {"succeeded", "parked", "delayed", "scheduled", "queued"}
-# They change whatever anybody publishes: leases, looks at the queues, events under way, when keys were used, and what a
-# ledger counts every few seconds.
+# They change whatever anybody publishes: leases, looks at the queues, events under way, when keys were used,
+# and what a ledger counts every few seconds.
 _MOVING = {
     *("api_keys", "api_key_secrets", "events", "leases", "queues", "rate_demands"),
     *("job_counts", "parked_counts", "delay_depths", "ended_minutes", "ended_hours", "figures"),

@@ -34,16 +34,16 @@ def examine(amqp_url: str, database_url: str, **settings: str) -> tuple[int, str
 
 
 async def test_queues_that_are_missing_or_other_than_ours_are_named(
-    vhost_url: str, vhost: str, management: Management, database_url: str
+    new_vhost_url: str, new_vhost: str, management: Management, database_url: str
 ) -> None:
-    empty = examine(vhost_url, database_url)
+    empty = examine(new_vhost_url, database_url)
     assert empty[0] == 1
     assert "bad   queues  Missing: " in empty[1]
-    assert management.queues(vhost) == []
+    assert management.queues(new_vhost) == []
 
-    async with open_channel(vhost_url) as channel:
+    async with open_channel(new_vhost_url) as channel:
         await declare_topology(channel, BROKERED_KINDS)
-    code, said = examine(vhost_url, database_url, RETRIEVER_EGRESS_ALLOW="10.0.0.0/8")
+    code, said = examine(new_vhost_url, database_url, RETRIEVER_EGRESS_ALLOW="10.0.0.0/8")
     assert (code, said.count("bad")) == (0, 0)
     assert "ok    store" in said
     assert "ok    queues" in said
@@ -51,10 +51,10 @@ async def test_queues_that_are_missing_or_other_than_ours_are_named(
     assert "10.0.0.0/8" in said
 
     other = next(iter(queues(BROKERED_KINDS))).name
-    async with open_channel(vhost_url) as channel:
+    async with open_channel(new_vhost_url) as channel:
         await channel.queue_delete(other)
         await channel.declare_queue(other, durable=True, arguments={"x-queue-type": "quorum"})
-    code, said = examine(vhost_url, database_url)
+    code, said = examine(new_vhost_url, database_url)
     assert code == 1
     assert f"bad   queues  {other}: " in said
     assert "inequivalent arg" in said
