@@ -43,9 +43,6 @@ MAX_KEPT_MIB = 100.0
 MAX_KEPT_BY_CHILDREN_MIB = 150.0
 """Two processes that look at answers, 28 MiB each at first, which end when they keep 32 MiB more."""
 
-SITE_NICE = 15
-"""Who attacks does it with machines of his own, and these two cores are ours."""
-
 WARM_UP_JOBS = 50
 EVERY_SECONDS = 0.1
 SETTLE_SECONDS = 10.0
@@ -124,7 +121,7 @@ def hostile(quick: bool, jobs: int, innocent: int, store: str) -> None:
     facts = {**machine(), "store": store, "kinds": len(HOSTILE)}
     with TemporaryDirectory(prefix="retriever-soak-") as folder:
         try:
-            with open_hostile_site(Path(folder) / "site.log", nice=SITE_NICE) as site:
+            with open_hostile_site(Path(folder) / "site.log") as site:
                 settings = {"RETRIEVER_DNS_SERVERS": site.dns_server, **SETTINGS}
                 with open_system(store, PROCESSES, settings=settings) as system:
                     soak = asyncio.run(_soak(system, site, len(HOSTILE) if quick else jobs, innocent))

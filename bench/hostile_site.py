@@ -6,7 +6,6 @@ What is said without end ends all the same: with the client, after a while, or a
 import asyncio
 import contextlib
 import datetime as dt
-import os
 import socket
 import ssl
 import struct
@@ -62,18 +61,14 @@ def address_of(hostile: Hostile) -> str:
 
 
 @contextmanager
-def open_hostile_site(log: Path, *, nice: int = 0) -> Iterator[HostileSite]:
+def open_hostile_site(log: Path) -> Iterator[HostileSite]:
     """Run the site in a process of its own while inside.
-
-    Args:
-        nice: By how much it lowers its priority: it stands for machines that are not ours.
 
     Raises:
         StartFailed: it did not start; the message ends with its log.
     """
     port, dns_port = free_ports(2)
     command = [sys.executable, "-m", "bench.hostile_site", "--port", str(port), "--dns-port", str(dns_port)]
-    command += ["--nice", str(nice)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -231,10 +226,8 @@ def huge_certificate(folder: Path) -> ssl.SSLContext:
 @click.command()
 @click.option("--port", required=True, type=click.IntRange(1, 65_535))
 @click.option("--dns-port", required=True, type=click.IntRange(1, 65_535))
-@click.option("--nice", default=0, type=click.IntRange(0, 19))
-def main(port: int, dns_port: int, nice: int) -> None:
+def main(port: int, dns_port: int) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    os.nice(nice)
     uvloop.run(_serve(port, dns_port))
 
 

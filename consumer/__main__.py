@@ -1,6 +1,5 @@
 """`python -m consumer worker --kinds check,fetch,webhook` and `python -m consumer agent --api URL`."""
 
-import os
 import sys
 
 import click
@@ -106,9 +105,6 @@ def worker(
         every_seconds=every,
     )
     warn_of_open_broker(settings)
-    if plan.lanes == (Lane.BULK,):
-        # Nobody waits for it as others on the machine are waited for. What it starts inherits it.
-        os.nice(settings.worker_bulk_nice)
     uvloop.run(_run_worker(settings, plan))
 
 

@@ -139,7 +139,6 @@ class Settings(BaseSettings):
 
     worker_interactive_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 20
     worker_bulk_prefetch: Annotated[int, Field(ge=1, le=2_000)] = 100
-    worker_bulk_nice: Annotated[int, Field(ge=0, le=19)] = 10
     command_concurrency: Annotated[int, Field(ge=1, le=2_000)] = 1
     worker_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     compute_processes: Annotated[int, Field(ge=1, le=64)] = 2
