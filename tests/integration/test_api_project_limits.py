@@ -324,6 +324,8 @@ async def test_two_processes_that_race_for_the_last_places_let_in_as_many_as_the
     assert usage_of(store, WEB).jobs == 40
 
 
+# The command has no SQL of its own.
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_command_line_sets_lists_and_shows_limits(database_url: str, store: Database) -> None:
     def run(*arguments: str) -> tuple[int, str]:
         done = run_producer(database_url, "amqp://127.0.0.1:1/", "projects", "limits", *arguments)
@@ -331,12 +333,11 @@ def test_the_command_line_sets_lists_and_shows_limits(database_url: str, store: 
 
     began = time.monotonic()
     first = run("set", WEB, "stored_jobs=5", "labels=3")
-    assert time.monotonic() - began >= quotas.SETTLED_SECONDS
+    # In the other process it was not patched.
+    assert time.monotonic() - began >= 1.5
     second = run("set", WEB, "labels=none", "batch_jobs=2")
     every = run("set", "*", "schedules=7")
-    wrong = [
-        run("set", WEB, each)[1] for each in ("jobs=3", "labels=21", "labels=", "labels=-1", "stored_jobs")
-    ]
+    wrong = [run("set", WEB, each)[1] for each in ("jobs=3", "labels=21", "labels=", "stored_jobs")]
 
     assert first == (0, "web  stored_jobs=5  labels=3\n")
     assert second == (0, "web  stored_jobs=5  batch_jobs=2\n")
