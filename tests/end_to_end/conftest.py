@@ -18,6 +18,17 @@ from tests.support.system import LocalSystem, System, running_system
 _OF_AGENTS = ["test_agent_programs.py", "test_agents.py"]
 _LOCAL_ONLY = [*_OF_AGENTS, "test_guard.py", "test_paged_fetch.py", "test_upgrade.py"]
 collect_ignore = _LOCAL_ONLY if IS_COMPOSE else ["test_compose.py"]
+# There agents have an API of their own, which the network of agents alone reaches.
+_TASKS_OF_CLIENTS = ("test_client_", "test_a_task_")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `_LOCAL_ONLY` cannot name: two tests of files whose others run in containers, too."""
+    file, test = _TASKS_OF_CLIENTS
+    left = [each for each in items if each.path.name.startswith(file) and each.name.startswith(test)]
+    if IS_COMPOSE and left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [each for each in items if each not in left]
 
 
 @pytest.fixture(scope="session", params=STORES)
