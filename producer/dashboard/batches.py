@@ -7,7 +7,7 @@ from uuid import UUID
 import flask
 
 from producer.callers import Scope
-from producer.dashboard.drawing import PAGE_ROWS, check_may, page, see_other, visit
+from producer.dashboard.drawing import PAGE_ROWS, check_may, page, press_key, see_other, visit
 from producer.dashboard.mount import PREFIX
 from producer.dashboard.operations import Call
 from shared.errors import FieldError, JobInvalid
@@ -50,7 +50,7 @@ class BatchPages:
                 here.call(Call("cancel_batch", path))
                 return see_other(f"{PREFIX}batches/{batch_id}", done="batch-cancelled")
             case "redrive":
-                key = f"dashboard/redrive/{batch_id}/{here.fields.get('once', '')[:80]}"
+                key = press_key(f"redrive/{batch_id}")
                 operation = here.call(Call("redrive_batch", path, key=key)).document
                 return see_other(f"{PREFIX}operations/{operation['id']}", done="started")
         raise JobInvalid([FieldError("/action", "It must be cancel or redrive")])
@@ -66,7 +66,7 @@ class BatchPages:
             raise JobInvalid([FieldError("/kind", f"It must be one of: {', '.join(FORM_KINDS)}")])
         if not urls:
             raise JobInvalid([FieldError("/urls", "Write a URL a line")])
-        key = f"dashboard/submit/{here.fields.get('once', '')[:80]}"
+        key = press_key("submit")
         if len(urls) == 1:
             body = json.dumps({"kind": kind, "args": {"url": urls[0]}}).encode()
             job = here.call(Call("submit_job", body=body, key=key)).document

@@ -95,6 +95,17 @@ def caller() -> Caller:
     return found
 
 
+def press_key(what: str, *, name: str = "once") -> str | None:
+    """Return the Idempotency-Key of a button: pressed twice in one page, it does its work once.
+
+    Args:
+        what: What it does, and to which thing.
+        name: The field that names the page; None comes of what no page of ours says in it.
+    """
+    said = visit().fields.get(name, "")[:80]
+    return f"dashboard/{what}/{said}" if said.isascii() and said.isprintable() else None
+
+
 def check_may(*needed: Scope) -> None:
     """Do nothing if whoever asks has some scopes.
 

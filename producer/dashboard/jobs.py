@@ -21,7 +21,7 @@ from producer.api.parameters import Parameters
 from producer.api.requests import Query
 from producer.callbacks import CALLBACK_LABEL
 from producer.callers import Scope
-from producer.dashboard.drawing import PAGE_ROWS, caller, check_may, page, see_other, visit
+from producer.dashboard.drawing import PAGE_ROWS, caller, check_may, page, press_key, see_other, visit
 from producer.dashboard.json_view import indent, show_json
 from producer.dashboard.mount import PREFIX
 from producer.dashboard.operations import Call
@@ -190,12 +190,11 @@ class JobPages:
         )
 
     def _act(self, job_id: UUID, action: str) -> flask.Response:
-        here, fields = visit(), visit().fields
         if action not in _ACTIONS:
             raise JobNotFound(f"nothing is done by {action}")
         # A second click is the first one again; one in a page of an earlier run changes nothing of this.
-        key = f"dashboard/{action}/{job_id}/{fields.get('run', '')[:10]}" if action == "redrive" else None
-        here.call(Call(f"{action}_job", {"job_id": str(job_id)}, key=key))
+        key = press_key(f"{action}/{job_id}", name="run") if action == "redrive" else None
+        visit().call(Call(f"{action}_job", {"job_id": str(job_id)}, key=key))
         return see_other(f"{PREFIX}jobs/{job_id}", done=_ACTIONS[action])
 
     def _edit(self, job_id: UUID) -> flask.Response:
@@ -208,7 +207,7 @@ class JobPages:
         here = visit()
         # As it was written: numbers are not read on the way.
         body = f'{{"args":{here.fields.get("args", "")}}}'.encode("utf-8", "surrogatepass")
-        key = f"dashboard/edit/{job_id}/{here.fields.get('once', '')[:80]}"
+        key = press_key(f"edit/{job_id}")
         here.call(Call("redrive_job", {"job_id": str(job_id)}, body=body, key=key))
         return see_other(f"{PREFIX}jobs/{job_id}", done="redriven")
 
@@ -218,9 +217,7 @@ class JobPages:
         asked = {"kind": record.kind, "lane": record.lane, "labels": dict(record.labels)}
         head = json.dumps(asked)[:-1]
         body = f'{head},"args":{json_text(record.args)}}}'.encode()
-        name = visit().fields.get("once", "")[:64]
-        key = f"dashboard/again/{job_id}/{name}" if name.isascii() and name.isprintable() else None
-        answer = visit().call(Call("submit_job", body=body, key=key))
+        answer = visit().call(Call("submit_job", body=body, key=press_key(f"again/{job_id}")))
         return see_other(f"{PREFIX}jobs/{answer.document['id']}", done="submitted")
 
     def _preview(self, record: JobRecord) -> Mapping[str, Any] | None:

@@ -13,7 +13,16 @@ import flask
 
 from producer.callers import Scope
 from producer.dashboard.batches import page_query
-from producer.dashboard.drawing import PAGE_ROWS, caller, check_may, page, see_other, show_count, visit
+from producer.dashboard.drawing import (
+    PAGE_ROWS,
+    caller,
+    check_may,
+    page,
+    press_key,
+    see_other,
+    show_count,
+    visit,
+)
 from producer.dashboard.jobs import find_rows
 from producer.dashboard.mount import PREFIX
 from producer.dashboard.operations import Call
@@ -108,8 +117,7 @@ class ParkingPages:
         if now > expected * (1 + _TOLERATED_SHARE):
             why = f"There were {show_count(expected)} jobs when you looked, and now more: nothing was done."
             return _confirmation(action, asked, now, problem=why)
-        key = f"dashboard/operate/{fields.get('once', '')[:80]}"
-        call = _call(action, asked, rate_per_second=rate, dry_run=False, key=key)
+        call = _call(action, asked, rate_per_second=rate, dry_run=False, key=press_key("operate"))
         return see_other(f"{PREFIX}operations/{visit().call(call).document['id']}", done="started")
 
     def _operations(self) -> flask.Response:

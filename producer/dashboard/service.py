@@ -6,7 +6,7 @@ import flask
 
 from producer.callers import Scope
 from producer.dashboard.batches import page_query
-from producer.dashboard.drawing import PAGE_ROWS, caller, check_may, page, see_other, visit
+from producer.dashboard.drawing import PAGE_ROWS, caller, check_may, page, press_key, see_other, visit
 from producer.dashboard.mount import PREFIX
 from producer.dashboard.operations import Call
 from producer.store import queues
@@ -44,9 +44,8 @@ class ServicePages:
     def _schedule(self, schedule_id: UUID, action: str) -> flask.Response:
         if action not in _SCHEDULE_ACTIONS:
             raise JobInvalid([FieldError("/action", f"It must be one of: {', '.join(_SCHEDULE_ACTIONS)}")])
-        here = visit()
-        key = f"dashboard/run/{schedule_id}/{here.fields.get('once', '')[:80]}" if action == "run" else None
-        here.call(Call(f"{action}_schedule", {"schedule_id": str(schedule_id)}, key=key))
+        key = press_key(f"run/{schedule_id}") if action == "run" else None
+        visit().call(Call(f"{action}_schedule", {"schedule_id": str(schedule_id)}, key=key))
         return see_other(f"{PREFIX}schedules", done=_SCHEDULE_ACTIONS[action])
 
     def _hosts(self) -> flask.Response:

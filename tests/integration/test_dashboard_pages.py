@@ -206,6 +206,33 @@ def test_a_parked_job_is_redriven_once_however_often_it_is_clicked(api: RunningA
     assert [entry["action"] for entry in audit] == ["job_redriven"]
 
 
+@pytest.mark.parametrize("name", ["€", "a\nb", "\x00"])
+def test_a_form_with_a_name_that_no_page_of_ours_gives_it_is_taken_without(
+    api: RunningApi, visitor: Visitor, name: str
+) -> None:
+    job_id = submit(api)
+    park(api, job_id)
+    batch = api.client.post(
+        "/batches", json={"kind": "check", "items": [{"url": "https://a.example/"}]}
+    ).json()
+    for each in api.client.get("/jobs", params={"batch_id": batch["id"]}).json()["items"]:
+        park(api, each["id"])
+    path, here = f"/dashboard/jobs/{job_id}", f"/dashboard/batches/{batch['id']}"
+
+    sent = [
+        visitor.send(visitor.see(path), f"{path}/redrive", {"run": name}),
+        visitor.send(visitor.see(path), f"{path}/again", {"once": name}),
+        visitor.send(visitor.see(here), f"{here}/redrive", {"once": name}),
+        visitor.send(
+            visitor.see("/dashboard/submit"),
+            "/dashboard/submit",
+            {"once": name, "kind": "check", "urls": "http://a.example/"},
+        ),
+    ]
+
+    assert [each.status_code for each in sent] == [303] * 4, [problem_in(each.text) for each in sent]
+
+
 def test_a_page_of_an_earlier_state_explains_instead_of_acting(api: RunningApi, visitor: Visitor) -> None:
     job_id = submit(api)
     park(api, job_id)
