@@ -13,6 +13,9 @@ from shared.states import JobState
 MOST_COUNTED: Final = 1_000_000
 """Of one state no more are counted, the oldest first; so many stand for as many or more."""
 
+REST_FACTOR: Final = 20
+"""A count rests for so many times as long as it took."""
+
 MOST_GROUPS: Final = 1_000
 """So many groups of parked jobs are kept, the largest."""
 

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from producer.dashboard.mount import PREFIX
-from producer.figures import JobCount, Overview
+from producer.figures import REST_FACTOR, JobCount, Overview
 from producer.pausing import Pause
 from shared.events import EVERY
 from shared.kinds.registry import BROKERED_KINDS
@@ -16,7 +16,6 @@ from shared.states import JobState
 # A relay publishes at once; later than so it lags.
 _RELAY_LAG: Final = timedelta(minutes=1)
 _STALE: Final = timedelta(seconds=60)
-_REST_FACTOR = 20
 _NAMED_HOSTS = 3
 
 
@@ -49,7 +48,7 @@ def _of_processes(seen: Overview, now: datetime) -> Iterator[Alarm]:
             since=since,
         )
     else:
-        stale = max(_STALE, timedelta(seconds=seen.count_seconds * _REST_FACTOR * 2))
+        stale = max(_STALE, timedelta(seconds=seen.count_seconds * REST_FACTOR * 2))
         if seen.counted_at is not None and now - seen.counted_at > stale:
             yield Alarm("The figures on this page are old: no ledger has counted", since=seen.counted_at)
     looked_at = max((queue.observed_at for queue in seen.queues), default=None)

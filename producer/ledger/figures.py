@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from producer.figures import MOST_GROUPS, DelayDepth
+from producer.figures import MOST_GROUPS, REST_FACTOR, DelayDepth
 from producer.store import figures, parking
 from producer.store.database import RetryingStore
 from shared.broker.topology import QueueDepth, delay_queue
@@ -18,7 +18,6 @@ from shared.retry import DELAY_STEPS_SECONDS
 
 # At least; so much is what a reader may see late.
 _COUNT_SECONDS = 2.0
-_REST_FACTOR = 20
 _PAUSE_SECONDS = 0.05
 # Where nothing has changed, it is noted so often that this is so.
 _NOTE_SECONDS = 10.0
@@ -52,7 +51,7 @@ class FigureKeeper:
             if began - forgotten_at > _FORGET_SECONDS:
                 await self._store.write(figures.forget_old, now=utc_now())
                 forgotten_at = began
-            await asyncio.sleep(max(_COUNT_SECONDS, (time.monotonic() - began) * _REST_FACTOR))
+            await asyncio.sleep(max(_COUNT_SECONDS, (time.monotonic() - began) * REST_FACTOR))
 
     async def fold(self) -> None:
         """Add all that has ended since the last time to its minutes and hours."""

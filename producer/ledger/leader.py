@@ -16,7 +16,6 @@ from producer.store.database import Store
 from shared.errors import StoreUnavailable
 from shared.repeated_warning import RepeatedWarning
 
-LEADER: Final = "leader"
 LEADER_LEASE_SECONDS: Final = 15.0
 
 # Several renewals may fail before leadership is lost, and a follower sees a lease that was released as soon.

@@ -9,7 +9,7 @@ from producer.hosts import HostLimits
 from producer.ledger.bulk_operations import BulkOperationRunner
 from producer.ledger.dead_letters import DeadLetterWatch
 from producer.ledger.figures import FigureKeeper
-from producer.ledger.leader import LEADER, LEADER_LEASE_SECONDS, Elector, Lease, Service
+from producer.ledger.leader import LEADER_LEASE_SECONDS, Elector, Lease, Service
 from producer.ledger.lost_jobs import LostJobReconciler
 from producer.ledger.maintenance import BatchReconciler, HostKeeper, Janitor, UsageKeeper
 from producer.ledger.metrics import LedgerMetrics
@@ -26,6 +26,7 @@ from producer.ledger.window import ReleaseWindow
 from producer.run_tokens import KEY_BYTES, RunTokens
 from producer.store.database import Database, RetryingStore, Store
 from producer.store.hosts import HostTurns
+from producer.store.leader import LEADER
 from producer.store.secret_keys import RUN_TOKENS, keep_key
 from producer.store.wakeup import open_wakeup
 from producer.store_probe import StoreProbe

@@ -27,8 +27,16 @@ WINDOW_ROWS = 1_000
 ENDS: Final = "ends"
 """The name under which the last number is kept."""
 
+MICROSECONDS: Final = 1_000_000
+"""Numbers are times since 1970 in microseconds, or greater."""
+
 # Clocks of the processes that count and of those that store batches may differ so much.
-_SKEW_MICROSECONDS = 3_600 * 1_000_000
+_SKEW_MICROSECONDS = 3_600 * MICROSECONDS
+
+
+def number_at(at: datetime) -> int:
+    """Return the number that ends of a time have at the least."""
+    return int(at.timestamp() * MICROSECONDS)
 
 
 def next_number(connection: sa.Connection, *, now: datetime) -> int:
@@ -38,7 +46,7 @@ def next_number(connection: sa.Connection, *, now: datetime) -> int:
     for a row while holding it could wait for somebody who waits for it. It is the time in microseconds where
     that is greater, so that a restored database goes on above what readers have seen of the one before.
     """
-    micros = int(now.timestamp() * 1_000_000)
+    micros = number_at(now)
     following = sa.case((revisions.c.value + 1 > micros, revisions.c.value + 1), else_=micros)
     counting = upsert(connection.dialect.name, revisions, values={"value": following})
     number: int | None = connection.scalar(
@@ -67,7 +75,7 @@ def first_place(connection: sa.Connection, asked: FeedFilter, *, project: str | 
     created_at: datetime | None = connection.scalar(sa.select(batches.c.created_at).where(*here))
     if created_at is None:
         return Place(0)
-    return Place(max(0, int(created_at.timestamp() * 1_000_000) - _SKEW_MICROSECONDS))
+    return Place(max(0, number_at(created_at) - _SKEW_MICROSECONDS))
 
 
 def read_feed(

@@ -23,7 +23,8 @@ from producer.figures import (
     Span,
 )
 from producer.parking import GroupKey
-from producer.store.feed import ENDS
+from producer.store.feed import ENDS, MICROSECONDS, number_at
+from producer.store.leader import LEADER
 from producer.store.projects import visible
 from producer.store.queues import list_queues, read_pauses
 from producer.store.rows import FINAL_STATES
@@ -51,12 +52,10 @@ FOLD_ROWS: Final = 5_000
 """Of so many ends at a time, so that no transaction is long."""
 
 _JOBS = "jobs"
-_MICROSECONDS = 1_000_000
 # Parked jobs are counted by their groups; those that have ended for good by the minute of their end.
 _COUNTED_STATES = [state for state in JobState if state not in FINAL_STATES]
 _SHOWN_ROWS = 20
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
-_LEADER = "leader"
 _SPANS = ((ended_minutes, 60), (ended_hours, 3_600))
 
 
@@ -135,7 +134,7 @@ def fold_ends(connection: sa.Connection, *, now: datetime, rows: int = FOLD_ROWS
         sa.select(figures.c.number).where(figures.c.name == ENDS).with_for_update()
     ).one_or_none()
     last = _last_number(connection)
-    after = known.number if known else int((now - KEPT_MINUTES).timestamp()) * _MICROSECONDS
+    after = known.number if known else number_at(now - KEPT_MINUTES)
     # All ends of one transaction have one number, and stay together.
     beyond = sa.select(jobs.c.feed_number).where(jobs.c.feed_number > after, jobs.c.feed_number <= last)
     end = connection.scalar(beyond.order_by(jobs.c.feed_number).offset(rows).limit(1))
@@ -176,7 +175,7 @@ def read_overview(connection: sa.Connection, *, project: str | None, now: dateti
         hosts=_held_hosts(connection, now) if is_operator else (),
         batches=_running_batches(connection, project),
         operations=len(connection.execute(running.limit(100)).all()),
-        leads_until=connection.scalar(sa.select(leases.c.held_until).where(leases.c.name == _LEADER)),
+        leads_until=connection.scalar(sa.select(leases.c.held_until).where(leases.c.name == LEADER)),
     )
 
 
@@ -240,12 +239,11 @@ def _last_number(connection: sa.Connection) -> int:
 
 
 def _add_ends(connection: sa.Connection, *, after: int, until: int) -> None:
-    # Numbers of the feed are times.
-    minute = (jobs.c.feed_number // sa.literal_column(str(60 * _MICROSECONDS))).label("span")
+    minute = (jobs.c.feed_number // sa.literal_column(str(60 * MICROSECONDS))).label("span")
     took = jobs.c.feed_number - microseconds(connection.dialect.name, jobs.c.created_at)
     bucket = sa.case(
         *(
-            (took <= sa.literal_column(str(int(bound * _MICROSECONDS))), sa.literal_column(str(place)))
+            (took <= sa.literal_column(str(int(bound * MICROSECONDS))), sa.literal_column(str(place)))
             for place, bound in enumerate(BUCKET_SECONDS)
         ),
         else_=sa.literal_column(str(len(BUCKET_SECONDS))),

@@ -4,12 +4,16 @@ A lease ends by the wall clock, because another machine judges it; that clock ma
 """
 
 from datetime import datetime, timedelta
+from typing import Final
 
 import sqlalchemy as sa
 
 from producer.store.schema import leases
 from producer.store.sql import is_free, upsert
 from shared.clock import utc_now
+
+LEADER: Final = "leader"
+"""The lease of the ledger that leads."""
 
 
 def hold_lease(connection: sa.Connection, name: str, *, holder: str, seconds: float, now: datetime) -> bool:

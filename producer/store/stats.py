@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from producer.store.feed import number_at
 from producer.store.projects import visible
 from producer.store.rows import FINAL_STATES
 from producer.store.schema import IS_RUNNING_OPERATION, batches, jobs, operations
@@ -86,8 +87,7 @@ def _ended_since(
     connection: sa.Connection, since: datetime, project: str | None, most_rows: int
 ) -> tuple[dict[JobState, int], bool]:
     """Return how many ended since a time by their state, and whether there may be more."""
-    # Numbers of the feed are times, or greater.
-    number = int(since.timestamp() * 1_000_000)
+    number = number_at(since)
     newest = (
         sa.select(jobs.c.project, jobs.c.state)
         .where(jobs.c.feed_number >= number)
