@@ -811,6 +811,15 @@ def test_a_program_that_ran_is_printed_and_judged(client: FakeRetriever) -> None
     assert "exit_3" in bad.stderr and "jobs redrive" in bad.stderr
 
 
+def test_values_are_sent_as_they_are_and_fields_without_the_blanks_around(client: FakeRetriever) -> None:
+    run(client, "run", "--detach", "--env", "A= two = b ", "--", "env")
+    run(client, "fetch", "--detach", "--header", "X-Kind:  a b ", OK)
+
+    command, fetched = client.service.jobs.values()
+    assert command["args"]["env"] == {"A": " two = b "}
+    assert fetched["args"]["headers"] == {"X-Kind": "a b"}
+
+
 @pytest.mark.parametrize("command", [["fetch", OK], ["run", "true"]], ids=["fetch", "run"])
 def test_one_job_is_left_waited_for_and_interrupted_as_a_batch_is(
     client: FakeRetriever, monkeypatch: pytest.MonkeyPatch, command: list[str]

@@ -2,11 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -27,14 +27,13 @@ from retriever_client.cli.links.inputs import (
 from retriever_client.cli.links.pages import fetch_page
 from retriever_client.cli.links.targets import File, Rules, Target, Web, target_of
 from retriever_client.cli.output import say
-from retriever_client.cli.parameters import Pattern
+from retriever_client.cli.parameters import Pattern, several
 from retriever_client.errors import RetrieverError
 
 NOTHING_NAMED = (
     "Name what to look at: files, folders, URLs, - for stdin, --sitemap, --git or --changed-since."
 )
-Command = TypeVar("Command", bound=Callable[..., Any])
-_OPTIONS = (
+input_options: Final = several(
     click.argument("inputs", nargs=-1, metavar="[INPUT]..."),
     click.option(
         "--files-from",
@@ -63,13 +62,7 @@ _OPTIONS = (
     ),
     click.option("--allow-empty", is_flag=True, help="Finding no link is good."),
 )
-
-
-def input_options(command: Command) -> Command:
-    """Give a command the arguments that say which links are meant; `Inputs` takes them."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+"""Gives a command the arguments that say which links are meant; `Inputs` takes them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,27 @@
-"""Types of options that several commands take."""
+"""Types of options that several commands take, and how they take several options."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+
+
+def several(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Return what gives a command options, in the order in which its help shows them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 class Duration(click.ParamType[float]):
@@ -41,7 +55,7 @@ class Pattern(click.ParamType[re.Pattern[str]]):
 
 
 class Pair(click.ParamType[tuple[str, str]]):
-    """A name and a value with a mark between them."""
+    """A name and a value with a mark between them; of header fields without blanks around the value."""
 
     name = "pair"
 
@@ -51,13 +65,13 @@ class Pair(click.ParamType[tuple[str, str]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, str]:
-        """Return both, without blanks around them."""
+        """Return both."""
         if isinstance(value, tuple):
             return value[0], value[1]
         name, mark, text = value.partition(self._mark)
         if not mark or not name.strip():
             self.fail(f"{value!r} has no name and value with {self._mark!r} between them.", param, ctx)
-        return name.strip(), text.strip()
+        return name.strip(), text.strip() if mark == ":" else text
 
 
 class Choices(click.ParamType[tuple[str, ...]]):

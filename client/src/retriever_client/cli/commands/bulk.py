@@ -6,19 +6,17 @@ from typing import Any, Final
 
 import click
 
-from retriever_client.cli.commands.options import OPERATION, Command
+from retriever_client.cli.commands.options import OPERATION
 from retriever_client.cli.exit_codes import ExitCode
 from retriever_client.cli.output import say
+from retriever_client.cli.parameters import several
 from retriever_client.cli.session import Session
 
 _RATE: Final = click.option("--rate", type=click.IntRange(1, 1_000), help="Jobs a second. Default: 50.")
 _DRY_RUN: Final = click.option("--dry-run", is_flag=True, help="Only say how many there are.")
 YES: Final = click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
-
-
-def bulk_options(command: Command) -> Command:
-    """Give a command `--rate`, `--dry-run` and `--yes`."""
-    return _RATE(_DRY_RUN(YES(command)))
+bulk_options: Final = several(_RATE, _DRY_RUN, YES)
+"""Gives a command all three."""
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -12,12 +12,12 @@ from retriever_client.cli.commands.options import (
     JOB_FIELDS,
     LABEL,
     WAIT,
-    Command,
     limited,
     page_size,
     show_list,
 )
 from retriever_client.cli.output import escaped
+from retriever_client.cli.parameters import several
 from retriever_client.cli.session import Session, SessionGroup, pass_session
 from retriever_client.models import Job
 
@@ -29,19 +29,16 @@ def jobs() -> None:
     """Look at jobs, and decide on them."""
 
 
-def _filters(command: Command) -> Command:
-    for option in (
-        LABEL,
-        click.option("--schedule", metavar="ID", help="Made by this schedule."),
-        click.option("--batch", metavar="ID", help="Of this batch."),
-        click.option("--ref", help="Handed in with exactly this ref."),
-        click.option("--reason", help="Whose last failure had this reason, such as http_503."),
-        click.option("--url", help="A part of the URL."),
-        click.option("--host", help="Exactly this host."),
-        click.option("--kind", help="Such as check or fetch."),
-    ):
-        command = option(command)
-    return command
+_filters: Final = several(
+    click.option("--kind", help="Such as check or fetch."),
+    click.option("--host", help="Exactly this host."),
+    click.option("--url", help="A part of the URL."),
+    click.option("--reason", help="Whose last failure had this reason, such as http_503."),
+    click.option("--ref", help="Handed in with exactly this ref."),
+    click.option("--batch", metavar="ID", help="Of this batch."),
+    click.option("--schedule", metavar="ID", help="Made by this schedule."),
+    LABEL,
+)
 
 
 @jobs.command(

@@ -1,12 +1,13 @@
 """Options and columns that several groups have, written once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import click
 
 from retriever_client.cli.output import say
+from retriever_client.cli.parameters import Pair, several
 from retriever_client.cli.session import Session
 
 JOB: Final = ("id", "kind", "state", "verdict", "reason", "url", "created_at")
@@ -14,7 +15,6 @@ JOB_FIELDS: Final = (*JOB, "finished_at", "attempt", "batch_id", "labels", "ref"
 BATCH: Final = ("id", "kind", "total", "ended", "counts", "created_at", "finished_at")
 OPERATION: Final = ("id", "action", "state", "total", "done", "skipped", "created_at")
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")
 
 LIMIT: Final = click.option(
@@ -22,14 +22,17 @@ LIMIT: Final = click.option(
 )
 ALL: Final = click.option("--all", "is_all", is_flag=True, help="However many there are.")
 LABEL: Final = click.option(
-    "--label", "labels", multiple=True, metavar="NAME=VALUE", callback=lambda *each: _pairs(each[2])
+    "--label",
+    "labels",
+    type=Pair("="),
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda *each: dict(each[2]),
 )
+limited: Final = several(LIMIT, ALL)
+"""Gives a command both."""
+
 WAIT: Final = click.option("--wait", type=click.FloatRange(min=0), help="Seconds at most. Default: for ever.")
-
-
-def limited(command: Command) -> Command:
-    """Give a command `--limit` and `--all`."""
-    return LIMIT(ALL(command))
 
 
 def show_list(
@@ -45,13 +48,3 @@ def show_list(
 def page_size(limit: int, *, is_all: bool) -> int:
     """Return how many to ask for at once: one more than is shown tells whether there are more."""
     return 500 if is_all else min(limit + 1, 500)
-
-
-def _pairs(texts: Iterable[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for each in texts:
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{each!r} is not NAME=VALUE.")
-        pairs[name] = value
-    return pairs

@@ -6,8 +6,8 @@ from typing import Any, Final
 import click
 
 from retriever_client.cli.commands.bulk import bulk_options, decide_on_many
-from retriever_client.cli.commands.options import Command
 from retriever_client.cli.output import say
+from retriever_client.cli.parameters import several
 from retriever_client.cli.session import Session, SessionGroup, pass_session
 from retriever_client.models import ParkedGroup
 
@@ -20,15 +20,12 @@ def parked() -> None:
     """Look at the jobs that were given up, and decide on them."""
 
 
-def _filters(command: Command) -> Command:
-    for option in (
-        click.option("--batch", metavar="ID", help="Of this batch."),
-        click.option("--reason", help="Parked for this reason, such as http_503."),
-        click.option("--host", help="Exactly this host."),
-        click.option("--kind", help="Such as check or fetch."),
-    ):
-        command = option(command)
-    return command
+_filters: Final = several(
+    click.option("--kind", help="Such as check or fetch."),
+    click.option("--host", help="Exactly this host."),
+    click.option("--reason", help="Parked for this reason, such as http_503."),
+    click.option("--batch", metavar="ID", help="Of this batch."),
+)
 
 
 @parked.command("list", epilog="\b\nExample:\n  retriever parked list --reason http_503 -o csv")

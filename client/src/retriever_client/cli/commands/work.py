@@ -11,7 +11,7 @@ import click
 from retriever_client import NotFinished
 from retriever_client.cli.exit_codes import ExitCode
 from retriever_client.cli.output import say
-from retriever_client.cli.parameters import Duration, Pair
+from retriever_client.cli.parameters import Duration, Pair, several
 from retriever_client.cli.session import Session, SessionCommand, pass_session
 from retriever_client.cli.watching import Interrupted, interruptible
 from retriever_client.models import Job
@@ -28,6 +28,14 @@ _FIELDS: Final = (
     "explanation",
 )
 _DOCUMENTS: Final = frozenset({"json", "ndjson"})
+_submitted = several(
+    click.option("--attempts", type=click.IntRange(min=1), help="How often it is tried that may recover."),
+    click.option("--wait", type=Duration(), help="For how long at most; then the exit code is 5."),
+    click.option("--detach", is_flag=True, help="Print the id of the job, and do not wait."),
+    click.option(
+        "--detach-on-interrupt", is_flag=True, help="Ctrl-C cancels nothing where nobody can be asked."
+    ),
+)
 
 
 @click.command(cls=SessionCommand)
@@ -41,10 +49,7 @@ _DOCUMENTS: Final = frozenset({"json", "ndjson"})
 @click.option(
     "--to", type=click.Path(path_type=Path, dir_okay=False), help="A file for the body. Default: stdout."
 )
-@click.option("--attempts", type=click.IntRange(min=1), help="How often it is tried that may recover.")
-@click.option("--wait", type=Duration(), help="For how long at most; then the exit code is 5.")
-@click.option("--detach", is_flag=True, help="Print the id of the job, and do not wait.")
-@click.option("--detach-on-interrupt", is_flag=True, help="Ctrl-C cancels nothing where nobody can be asked.")
+@_submitted
 @pass_session
 @click.pass_context
 def fetch(
@@ -99,10 +104,7 @@ def fetch(
 @click.option(
     "--arg", "args", type=Pair("="), multiple=True, metavar="NAME=JSON", help="Any argument of the kind."
 )
-@click.option("--attempts", type=click.IntRange(min=1), help="How often it is tried that may recover.")
-@click.option("--wait", type=Duration(), help="For how long at most; then the exit code is 5.")
-@click.option("--detach", is_flag=True, help="Print the id of the job, and do not wait.")
-@click.option("--detach-on-interrupt", is_flag=True, help="Ctrl-C cancels nothing where nobody can be asked.")
+@_submitted
 @pass_session
 @click.pass_context
 def run_command(
